@@ -1,0 +1,54 @@
+"""Files that are either the old one or the new one, never half of each."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from img2img.errors import InputError
+
+
+def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
+    """Call `write(temporary)` on a path beside `path`, flush it to the disk and rename it to `path`.
+
+    A kill or a full disk at any moment leaves the earlier file whole; the temporary file is removed when `write` fails.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the message says which file and that the old one stands.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        kept = "the earlier file is unchanged" if path.exists() else "no file was left behind"
+        raise OSError(
+            error.errno,
+            f"could not write {path} ({error.strerror or error}); {kept}. "
+            "Free some space or choose another folder, then run again",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+    """Write `value` as indented UTF-8 JSON, atomically. NaN and infinity are refused, since JSON has neither."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read JSON, or raise an `InputError` that names the file and the line at fault."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no file at {path}: expected a JSON file there; check the path")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}): restore it from a copy or write it again") from error

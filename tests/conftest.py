@@ -1,0 +1,13 @@
+"""What every test shares."""
+
+import os
+
+import pytest
+import torch
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
