@@ -1,0 +1,115 @@
+"""A bundle on disk: a folder with the backbone, one file a task, and `bundle.json` that says what they are."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from img2img.backbones import EncoderDecoder, build_backbone
+from img2img.errors import InputError
+from img2img.files import read_json, write_atomic, write_json
+from img2img.masks import MaskedNetwork
+
+FORMAT = "img2img-bundle"
+VERSION = 1
+HEAD = "head"
+"""The submodule of every `EncoderDecoder` that tasks replace."""
+
+
+def save_backbone(folder: str | os.PathLike[str], network: MaskedNetwork, spec: Mapping[str, Any]) -> None:
+    """Write the backbone of `network`, without a head, and a `bundle.json` without tasks."""
+    folder = Path(folder)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in network.backbone.state_dict().items()}
+    blob = safetensors.torch.save(tensors, metadata={"format": FORMAT})
+    write_atomic(folder / "backbone.safetensors", lambda p: p.write_bytes(blob))
+    description = {"format": FORMAT, "version": VERSION, "sha256": network.backbone_sha256, "spec": dict(spec), "tasks": []}
+    write_json(folder / "bundle.json", description)
+
+
+def add_task_to_bundle(
+    folder: str | os.PathLike[str], network: MaskedNetwork, task: str, *, options: Mapping[str, Any], info: Mapping[str, Any]
+) -> Path:
+    """Write the file of `task`, which freezes it, and list it in `bundle.json`.
+
+    Args:
+        folder: the bundle's.
+        network: holds the task.
+        task: its name.
+        options: what `tasks.build_task` rebuilds the task from.
+        info: further JSON values for the file's header, such as figures.
+    """
+    folder = Path(folder)
+    path = network.save_task(task, folder / "tasks" / f"{task}.safetensors", info={"task": dict(options), **info})
+    description = read_bundle(folder)
+    names = [name for name in description["tasks"] if name != task]
+    write_json(folder / "bundle.json", description | {"tasks": [*names, task]})
+    return path
+
+
+def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The contents of `bundle.json`, checked.
+
+    Raises:
+        InputError: no bundle there, or it was edited into something else, or is of a newer format.
+    """
+    path = Path(folder) / "bundle.json"
+    if not path.is_file():
+        raise InputError(f"no bundle in {folder}: expected the file bundle.json there; give the folder that a run wrote")
+    description = read_json(path)
+    form = {"format": str, "version": int, "sha256": str, "spec": dict, "tasks": list}
+    wrong = [k for k, kind in form.items() if not isinstance(description, dict) or not isinstance(description.get(k), kind)]
+    if wrong or description["format"] != FORMAT or not all(isinstance(name, str) for name in description["tasks"]):
+        raise InputError(
+            f"{path} is no description of a bundle (wrong or missing: {wrong or ['format']}): restore it from a copy"
+        )
+    if description["version"] > VERSION:
+        raise InputError(f"{path} has version {description['version']}, this img2img reads up to {VERSION}: upgrade it")
+    return description
+
+
+def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, EncoderDecoder]:
+    """Rebuild the network of a bundle and load all of its tasks.
+
+    Returns:
+        The network in evaluation mode, and the plain backbone, which knows `stride`, `min_size` and `make_head`.
+
+    Raises:
+        InputError: a file is missing, damaged, or does not belong to the others.
+    """
+    folder = Path(folder)
+    description = read_bundle(folder)
+    network, backbone = load_backbone(folder, description)
+    for name in description["tasks"]:
+        if "/" in name or "\\" in name:
+            raise InputError(f"{folder / 'bundle.json'} lists the task {name!r}, which is no task name: restore it from a copy")
+        network.load_task(folder / "tasks" / f"{name}.safetensors", name=name)
+    network.eval()
+    return network, backbone
+
+
+def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedNetwork, EncoderDecoder]:
+    """The network of a bundle without its tasks, and the plain backbone."""
+    path = folder / "backbone.safetensors"
+    if not path.is_file():
+        raise InputError(f"no backbone at {path}: copy the bundle again, whole")
+    backbone = build_backbone(description["spec"] | {"out_channels": 1})
+    try:
+        tensors = safetensors.torch.load(path.read_bytes())
+        missing, unexpected = backbone.load_state_dict(tensors, strict=False)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged or of another network ({str(error).splitlines()[0]}): copy it again") from error
+    odd = [name for name in missing if not name.startswith(HEAD + ".")] + unexpected
+    if odd:
+        raise InputError(
+            f"{path} does not fit the network that bundle.json describes: {odd[:3]} missing or unexpected; copy both"
+        )
+    network = MaskedNetwork(backbone, head=HEAD)
+    if network.backbone_sha256 != description["sha256"]:
+        raise InputError(
+            f"the backbone in {path} has the SHA-256 {network.backbone_sha256[:12]}…, bundle.json says "
+            f"{description['sha256'][:12]}…: one of them was changed; copy both again"
+        )
+    return network, backbone

@@ -1,0 +1,105 @@
+"""A dataset that is decoded and resized once."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from img2img.data.base import PictureSet, Sample
+from img2img.errors import InputError
+
+
+class Cached(PictureSet):
+    """`pictures`, each decoded and resized on its first access and then kept in memory.
+
+    Threads may share it. A process that is forked keeps what is already there, so `preload` before worker processes start;
+    one that is spawned begins with an empty cache, as pickling leaves the pictures behind.
+
+    Args:
+        pictures: the set to read.
+        short_side: resize every picture so that its shorter side has this many pixels, smaller pictures are enlarged; `image`
+            and `source` antialiased (Lanczos), `label` to the nearest pixel. None keeps the sizes.
+        max_bytes: keep pictures until they take this much memory; those beyond it are decoded at each access.
+
+    Raises:
+        InputError: an option is out of range.
+    """
+
+    def __init__(self, pictures: PictureSet, *, short_side: int | None = None, max_bytes: int = 2 << 30) -> None:
+        if (short_side is not None and short_side < 1) or max_bytes < 0:
+            raise InputError(
+                f"short_side={short_side}, max_bytes={max_bytes}: expected 1 pixel or more, or none, and 0 bytes or more; "
+                "give for instance short_side=128"
+            )
+        self.classes = pictures.classes
+        self.name = pictures.name
+        self._pictures = pictures
+        self._short_side = short_side
+        self._max_bytes = max_bytes
+        self._forget()
+
+    def _forget(self) -> None:
+        self._kept: dict[int, Sample] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_kept", "_bytes", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    @property
+    def bytes_kept(self) -> int:
+        """How much memory the kept pictures take, in bytes."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        sample = self._pictures[index]
+        if self._short_side is not None:
+            sample = resize_sample(sample, self._short_side)
+        size = sum(a.nbytes for a in (sample.image, sample.label, sample.source) if a is not None)
+        with self._lock:
+            if index not in self._kept and self._bytes + size <= self._max_bytes:
+                self._kept[index] = sample
+                self._bytes += size
+        return sample
+
+    def preload(self, progress: Callable[[int, int], object] | None = None) -> None:
+        """Decode until every picture is kept or the memory is used up; `progress(done, total)` is called after each."""
+        for index in range(len(self)):
+            self[index]
+            if progress is not None:
+                progress(index + 1, len(self))
+            if index not in self._kept:
+                break
+
+
+def resize_sample(sample: Sample, short_side: int) -> Sample:
+    """The sample with its shorter side at `short_side` pixels and its proportions kept; see `Cached`."""
+    h, w = sample.image.shape[:2]
+    scale = short_side / min(h, w)
+    height, width = max(1, round(h * scale)), max(1, round(w * scale))
+
+    def resized(picture: NDArray[np.uint8], method: Image.Resampling) -> NDArray[np.uint8]:
+        if picture.shape[:2] == (height, width):
+            return picture
+        return np.array(Image.fromarray(picture).resize((width, height), method))
+
+    return replace(
+        sample,
+        image=resized(sample.image, Image.Resampling.LANCZOS),
+        label=None if sample.label is None else resized(sample.label, Image.Resampling.NEAREST),
+        source=None if sample.source is None else resized(sample.source, Image.Resampling.LANCZOS),
+    )

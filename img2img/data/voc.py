@@ -1,0 +1,61 @@
+"""Pascal VOC segmentation: `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation` of one year."""
+
+import os
+from pathlib import Path
+
+from img2img.data.decode import require_folder
+from img2img.data.folder import LabelledPictures, LabelTable
+from img2img.errors import InputError
+
+VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+"""The 21 classes by label value; 255 is void, the outline that VOC draws around every object."""
+
+
+class VocSegmentation(LabelledPictures):
+    """One list of Pascal VOC with semantic labels (Everingham et al., "The Pascal Visual Object Classes Challenge", 2010).
+
+    Args:
+        root: the folder of one year (`VOCdevkit/VOC2012`), or a folder above it that holds one year only.
+        split: a list in `ImageSets/Segmentation`: "train", "val" or "trainval".
+
+    Raises:
+        InputError: no VOC layout there, several years, no such list, a listed picture or label that is missing; at access
+            what `LabelledPictures` raises.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], split: str) -> None:
+        year = _year(require_folder(root))
+        lists = year / "ImageSets" / "Segmentation"
+        file = lists / f"{split}.txt"
+        if not file.is_file():
+            known = sorted(p.stem for p in lists.glob("*.txt"))
+            raise InputError(f"no list {file}: expected {f'one of {known}' if known else 'VOC segmentation lists there'}")
+        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not names:
+            raise InputError(f"the list {file} is empty: expected one picture name a line; restore it")
+        items = [(n, year / "JPEGImages" / f"{n}.jpg", year / "SegmentationClass" / f"{n}.png") for n in names]
+        missing = [path for _, picture, label in items for path in (picture, label) if not path.is_file()]
+        if missing:
+            raise InputError(
+                f"{missing[0]} is missing{f', and {len(missing) - 1} more files' if len(missing) > 1 else ''}: expected every "
+                f"picture and label of the list {file}; unpack the data again or take the names off the list"
+            )
+        super().__init__(items, LabelTable.build(VOC_CLASSES), name=f"{year.name}-{split}")
+
+
+def _year(root: Path) -> Path:
+    """The one folder at or below `root` that has the VOC layout."""
+    if (root / "JPEGImages").is_dir():
+        return root
+    years = sorted(p.parent for pattern in ("*", "VOCdevkit/*") for p in root.glob(f"{pattern}/JPEGImages"))
+    if not years:
+        raise InputError(
+            f"{root} is not a Pascal VOC folder: expected JPEGImages, SegmentationClass and ImageSets in it or in one "
+            "folder in it; give the folder of one year, such as VOCdevkit/VOC2012"
+        )
+    if len(years) > 1:
+        raise InputError(f"{root} holds {[y.name for y in years]}: expected one year; give the folder of the one you want")
+    return years[0]

@@ -1,0 +1,89 @@
+"""One experiment from its config to its report: what `pipelines/` calls."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from img2img.files import write_json
+from img2img.reports.page import write_report
+from img2img.reports.pictures import save_panels
+from img2img.training.experiment import read_experiment
+from img2img.training.results import collect_results
+from img2img.training.sequence import SequenceRunner
+
+
+def run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Run an experiment into its folder and write `results.json`, `pictures/` and `report.html` there.
+
+    Args:
+        config: plain values, as of `configs/image_to_image.yaml` resolved.
+
+    Returns:
+        The results, as in `results.json`.
+
+    Raises:
+        InputError: a key, a value, a file or a picture that cannot be used.
+        TrainingDivergedError: a loss is not a number.
+        OutOfMemoryError: with what to lower.
+    """
+    experiment = read_experiment(config)
+    console = Console()
+    with logged_to(experiment.folder / "log.txt", console), _bars(console) as bars:
+
+        def progress_for(what: str, steps: int) -> Any:
+            bar = bars.add_task(what, total=steps, figures="")
+
+            def update(step: int, *, loss: float, best: float | None) -> None:
+                best_text = "" if best is None else f" best {best:.4g}"
+                bars.update(bar, completed=step, figures=f"loss {loss:.4g}{best_text}")
+
+            return update
+
+        runner = SequenceRunner(experiment, progress_for=progress_for)
+        results = collect_results(experiment, runner.progress, runner.run())
+        write_json(experiment.folder / "results.json", results)
+        save_panels(runner)
+        page = write_report(experiment.folder)
+        logging.getLogger("img2img").info("report: %s", page)
+    return results
+
+
+def _bars(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    return Progress(*columns, console=console)
+
+
+@contextmanager
+def logged_to(file: Path, console: Console) -> Iterator[None]:
+    """Log to a file of the run folder and to the console for the length of the block."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    logger = logging.getLogger("img2img")
+    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handlers: list[logging.Handler] = [to_file, RichHandler(console=console, show_path=False, show_level=False)]
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # Hydra's root logger would print each line again
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,33 @@
+"""The image tasks, one file a kind: what each feeds the network, its loss, its metrics and how a result is shown."""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from img2img.errors import InputError
+from img2img.options import call_with
+from img2img.tasks.base import Example, Metrics, Task
+
+__all__ = ["Example", "Metrics", "Task", "build_task", "task_kinds"]
+
+
+def task_kinds() -> list[str]:
+    """The kinds of task there are: the modules of this package."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+
+
+def build_task(config: Mapping[str, Any]) -> Task:
+    """The task that a config or a bundle describes: `kind` and the options of that kind.
+
+    Raises:
+        InputError: the kind or an option is unknown, or a required option is missing.
+    """
+    options = dict(config)
+    kind = options.pop("kind", None)
+    if kind not in task_kinds():
+        raise InputError(f"task kind {kind!r} is unknown; known: {', '.join(task_kinds())}")
+    module = importlib.import_module(f"{__name__}.{kind}")
+    (cls,) = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Task) and vars(c).get("kind") == kind]
+    task: Task = call_with(cls, options, what=f"task {kind!r}")
+    return task

@@ -1,0 +1,138 @@
+"""What a task is: what it feeds the network, its loss, its metrics, its trivial baseline, and how a result is shown."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from img2img.data.base import Batch, PictureSet
+from img2img.errors import InputError
+
+
+@dataclass(frozen=True)
+class Example:
+    """A batch as one task sees it.
+
+    Attributes:
+        input: (N, 3, H, W) float in [0, 1], what the network is fed.
+        target: what the loss and the metrics compare with, in the task's own form.
+    """
+
+    input: Tensor
+    target: Tensor
+
+
+class Metrics(Protocol):
+    """Figures over a whole set."""
+
+    def update(self, prediction: Tensor, example: Example) -> None:
+        """Measure a batch."""
+
+    def compute(self) -> dict[str, float]:
+        """The figures; the task's deciding one is among them."""
+
+
+class Task(ABC):
+    """One image task. A new kind of task is one new file in `img2img/tasks/`, named as its `kind`.
+
+    Attributes:
+        kind: the kind's name, its module's name and the config's `kind`.
+        metric: the figure that decides, a key of what `metrics()` computes; doing nothing cannot win it.
+        higher_is_better: its direction.
+        trivial_name: what the trivial baseline is called in reports.
+        out_channels: channels of the head.
+    """
+
+    kind: ClassVar[str]
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    trivial_name: ClassVar[str]
+    out_channels: int
+
+    @abstractmethod
+    def input(self, batch: Batch) -> Tensor:
+        """What the network is fed: (N, 3, H, W) float in [0, 1]."""
+
+    @abstractmethod
+    def target(self, batch: Batch) -> Tensor:
+        """What the prediction is compared with.
+
+        Raises:
+            InputError: the batch lacks what the task learns from, or holds what it cannot (a label out of range).
+        """
+
+    def example(self, batch: Batch) -> Example:
+        """Input and target of a batch; override where the two share work."""
+        return Example(self.input(batch), self.target(batch))
+
+    @abstractmethod
+    def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
+        """The prediction, in the target's form, from the head's raw output (N, out_channels, H, W) and its input."""
+
+    @abstractmethod
+    def loss(self, raw: Tensor, example: Example) -> Tensor:
+        """The scalar training loss of the head's raw output."""
+
+    @abstractmethod
+    def metrics(self) -> Metrics:
+        """Fresh figures to be updated over a set."""
+
+    @abstractmethod
+    def trivial(self, example: Example) -> Tensor:
+        """The prediction of doing nothing; `fit` has been called on the training set."""
+
+    @abstractmethod
+    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
+        """A prediction or a target as pictures (N, 3, H, W) float in [0, 1]."""
+
+    def reference(self, example: Example) -> Tensor:
+        """What stands beside an output in reports, (N, 3, H, W) in [0, 1]: the target, by default."""
+        return self.picture(example.target, example.input)
+
+    def fit(self, pictures: PictureSet) -> None:
+        """Gather what the trivial baseline or the loss needs from the training set. By default nothing."""
+
+    def options(self) -> dict[str, Any]:
+        """Plain JSON options that rebuild the task for inference, with `build_task`; the bundle stores them."""
+        return {"kind": self.kind}
+
+
+class _Example(Metrics):
+    def __init__(self, **parts: Any) -> None:
+        self.parts = parts
+
+    def update(self, prediction: Tensor, example: Example) -> None:
+        for part in self.parts.values():
+            part.update(prediction, example.target)
+
+    def compute(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for part in self.parts.values():
+            figures |= part.compute()
+        return figures
+
+
+def combine(**parts: Any) -> Metrics:
+    """Several metric objects with `update(prediction, target)` and `compute() -> dict` as one."""
+    return _Example(**parts)
+
+
+def unit(pictures: Tensor) -> Tensor:
+    """8-bit pictures as float in [0, 1]; float32."""
+    return pictures.float().div_(255)
+
+
+def mean_colour(pictures: PictureSet, *, most: int = 200) -> Tensor:
+    """The mean RGB colour, (3,) in [0, 1], of the pictures of a set (of `most` of them, evenly spread, each counting once)."""
+    count = min(len(pictures), most)
+    means = [torch.from_numpy(pictures[i * len(pictures) // count].image.mean((0, 1))) for i in range(count)]
+    return torch.stack(means).mean(0).float() / 255
+
+
+def need(value: Tensor | None, what: str, kind: str) -> Tensor:
+    """`value`, or an `InputError` that says which data the task needs."""
+    if value is None:
+        raise InputError(f"a {kind} task needs {what} with every picture, and the data has none: choose another data config")
+    return value

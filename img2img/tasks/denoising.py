@@ -1,0 +1,71 @@
+"""Denoising: a noisy photo in, the clean one out. A kind of task is one file; this one shows it."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from img2img.data.base import Batch
+from img2img.errors import InputError
+from img2img.metrics.pictures import PictureMetrics
+from img2img.tasks.base import Example, Metrics, Task, combine, unit
+
+
+class Denoising(Task):
+    """Gaussian noise is added to each picture and the network predicts what to subtract; MSE (0..255) decides.
+
+    Args:
+        sigma: the noise's standard deviation on the 0..255 scale.
+    """
+
+    kind: ClassVar[str] = "denoising"
+    metric: ClassVar[str] = "MSE"
+    higher_is_better: ClassVar[bool] = False
+    trivial_name: ClassVar[str] = "noisy copy"
+    out_channels = 3
+
+    def __init__(self, *, sigma: float = 25.0) -> None:
+        if not 0 < sigma <= 255:
+            raise InputError(f"denoising sigma={sigma}: expected more than 0 and at most 255, on the 0..255 scale")
+        self.sigma = sigma
+
+    def input(self, batch: Batch) -> Tensor:
+        """The picture plus noise, clipped to [0, 1]. A picture's noise depends on its pixels alone, so figures repeat."""
+        clean = unit(batch.image)
+        noise = torch.empty_like(clean, device="cpu")
+        for i, picture in enumerate(batch.image):
+            seed = int(picture.sum(dtype=torch.int64)) + 7919 * int(picture[0, 0].sum(dtype=torch.int64))
+            noise[i].normal_(generator=torch.Generator().manual_seed(seed))
+        return (clean + noise.to(clean.device) * (self.sigma / 255)).clamp(0, 1)
+
+    def target(self, batch: Batch) -> Tensor:
+        """The clean picture, (N, 3, H, W) in [0, 1]."""
+        return unit(batch.image)
+
+    def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
+        """The input minus the predicted noise, clipped to [0, 1]."""
+        return self._cleaned(raw, input).clamp(0, 1)
+
+    def _cleaned(self, raw: Tensor, input: Tensor) -> Tensor:
+        return input - raw.float() * (self.sigma / 255)
+
+    def loss(self, raw: Tensor, example: Example) -> Tensor:
+        """Mean squared error in units of the noise's variance, before clipping, which has no gradient."""
+        return F.mse_loss(self._cleaned(raw, example.input), example.target) * (255 / self.sigma) ** 2
+
+    def metrics(self) -> Metrics:
+        """SSIM, MSE and PSNR."""
+        return combine(pictures=PictureMetrics())
+
+    def trivial(self, example: Example) -> Tensor:
+        """The noisy input."""
+        return example.input
+
+    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
+        """The prediction itself."""
+        return prediction
+
+    def options(self) -> dict[str, Any]:
+        """The kind and the noise."""
+        return {"kind": self.kind, "sigma": self.sigma}

@@ -1,0 +1,82 @@
+"""Edge colouring: edges in, the photo out, as in edges2handbags."""
+
+from typing import ClassVar, Literal
+
+import torch
+from kornia.filters import canny, sobel
+from torch import Tensor
+from torch.nn import functional as F
+
+from img2img.data.base import Batch, PictureSet
+from img2img.errors import InputError
+from img2img.metrics.pictures import PictureMetrics
+from img2img.tasks.base import Example, Metrics, Task, combine, mean_colour, unit
+
+Drawing = Literal["pair", "canny", "sobel"]
+
+
+class EdgeColouring(Task):
+    """Dark edges on white in, RGB out; the loss is a mix of absolute and squared error, and MSE (0..255) decides.
+
+    Args:
+        drawing: where the edges come from: "pair" takes side A of A|B pairs, "canny" and "sobel" let kornia draw them from
+            the photo itself. Canny's are thin, closed and of one strength; Sobel's keep how strong each edge is.
+    """
+
+    kind: ClassVar[str] = "edges"
+    metric: ClassVar[str] = "MSE"
+    higher_is_better: ClassVar[bool] = False
+    trivial_name: ClassVar[str] = "mean colour"
+    out_channels = 3
+
+    def __init__(self, *, drawing: Drawing = "pair") -> None:
+        if drawing not in ("pair", "canny", "sobel"):
+            raise InputError(f"edges drawing={drawing!r}: expected 'pair', 'canny' or 'sobel'")
+        self.drawing = drawing
+        self.mean = torch.full((3,), 0.5)
+
+    def fit(self, pictures: PictureSet) -> None:
+        """Find the mean colour of the training set."""
+        self.mean = mean_colour(pictures)
+
+    def input(self, batch: Batch) -> Tensor:
+        """Edges, black on white, in three channels. A pair's side A where there is one; a drawing is taken as it is.
+
+        At inference a user's own line drawing comes as `image` without a source: with "pair" it is the input itself.
+        """
+        if self.drawing == "pair":
+            return unit(batch.image if batch.source is None else batch.source)
+        picture = unit(batch.image)
+        strength = canny(picture)[1] if self.drawing == "canny" else sobel(picture).mean(1, keepdim=True).mul(4).clamp(0, 1)
+        return (1 - strength).repeat(1, 3, 1, 1)
+
+    def target(self, batch: Batch) -> Tensor:
+        """The photo, (N, 3, H, W) in [0, 1]."""
+        if self.drawing == "pair" and batch.source is None:
+            raise InputError("an edges task with drawing='pair' needs A|B pairs: use a pairs data config, or drawing='canny'")
+        return unit(batch.image)
+
+    def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
+        """RGB in [0, 1]."""
+        return torch.sigmoid(raw.float())
+
+    def loss(self, raw: Tensor, example: Example) -> Tensor:
+        """Mean absolute plus twice the mean squared error, in [0, 1] units: the first keeps colours, the second decides."""
+        prediction = self.prediction(raw, example.input)
+        return F.l1_loss(prediction, example.target) + 2 * F.mse_loss(prediction, example.target)
+
+    def metrics(self) -> Metrics:
+        """SSIM, MSE and PSNR."""
+        return combine(pictures=PictureMetrics())
+
+    def trivial(self, example: Example) -> Tensor:
+        """The training set's mean colour everywhere."""
+        return self.mean.to(example.input.device).view(1, 3, 1, 1).expand_as(example.target).contiguous()
+
+    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
+        """The prediction itself."""
+        return prediction
+
+    def options(self) -> dict[str, str]:
+        """The kind and how edges are drawn."""
+        return {"kind": self.kind, "drawing": self.drawing}

@@ -1,0 +1,99 @@
+"""Semantic segmentation: a picture in, a class for each pixel out."""
+
+import colorsys
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from img2img.data.base import VOID, Batch, PictureSet
+from img2img.errors import InputError
+from img2img.metrics.segmentation import SegmentationMetrics
+from img2img.tasks.base import Metrics, Task, combine, need, unit
+
+
+class Segmentation(Task):
+    """Cross entropy over the pixels that are not void; mIoU decides.
+
+    Args:
+        classes: the class names by index.
+    """
+
+    kind: ClassVar[str] = "segmentation"
+    metric: ClassVar[str] = "mIoU"
+    higher_is_better: ClassVar[bool] = True
+    trivial_name: ClassVar[str] = "majority class"
+
+    def __init__(self, *, classes: Sequence[str]) -> None:
+        if len(classes) < 2:
+            raise InputError(f"segmentation needs two classes or more, got {list(classes)}: name them in the data config")
+        self.classes = tuple(classes)
+        self.out_channels = len(self.classes)
+        self.majority = 0
+
+    def fit(self, pictures: PictureSet) -> None:
+        """Find the majority class of the training set."""
+        counts = np.zeros(VOID + 1, np.int64)
+        for i in range(len(pictures)):
+            label = pictures[i].label
+            if label is not None:
+                counts += np.bincount(label.ravel(), minlength=VOID + 1)
+        self.majority = int(counts[:VOID].argmax())
+
+    def input(self, batch: Batch) -> Tensor:
+        """The picture."""
+        return unit(batch.image)
+
+    def target(self, batch: Batch) -> Tensor:
+        """(N, H, W) int64 class indices with void.
+
+        Raises:
+            InputError: no labels, or a label that is neither a class nor void.
+        """
+        label = need(batch.label, "a label", self.kind)
+        wrong = (label != VOID) & ((label < 0) | (label >= self.out_channels))
+        if wrong.any():
+            found = label[wrong].unique().tolist()[:10]
+            where = [n for n, w in zip(batch.names, wrong.flatten(1).any(1).tolist(), strict=False) if w][:3]
+            raise InputError(
+                f"labels {found} in {where}: expected 0..{self.out_channels - 1} ({self.out_channels} classes) or {VOID} for "
+                "void; correct the classes, or list the other values as void"
+            )
+        return label
+
+    def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
+        """(N, H, W) int64 class indices."""
+        return raw.argmax(1)
+
+    def loss(self, raw: Tensor, example: Any) -> Tensor:
+        """Mean cross entropy over the pixels that are not void; zero for a batch of void alone."""
+        total = F.cross_entropy(raw.float(), example.target, ignore_index=VOID, reduction="sum")
+        return total / (example.target != VOID).sum().clamp(min=1)
+
+    def metrics(self) -> Metrics:
+        """mIoU, pixel accuracy and IoU of each class."""
+        return combine(segmentation=SegmentationMetrics(self.classes))
+
+    def trivial(self, example: Any) -> Tensor:
+        """The training set's most frequent class everywhere."""
+        return torch.full(example.input[:, 0].shape, self.majority, device=example.input.device)
+
+    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
+        """A colour a class; void is black."""
+        return palette(self.out_channels).to(prediction.device)[prediction].permute(0, 3, 1, 2)
+
+    def options(self) -> dict[str, Any]:
+        """The kind and the classes."""
+        return {"kind": self.kind, "classes": list(self.classes)}
+
+
+def palette(classes: int) -> Tensor:
+    """Colours (256, 3) in [0, 1] by label: hues a golden section apart, so that neighbours differ; 0 is dark grey, void black."""
+    colours = torch.zeros(VOID + 1, 3)
+    for i in range(classes):
+        hue, light = (i * 0.618034) % 1, (0.55, 0.7, 0.42)[i % 3]
+        colours[i] = torch.tensor(colorsys.hls_to_rgb(hue, light, 0.75) if i else (0.25, 0.25, 0.25))
+    return colours

@@ -1,0 +1,160 @@
+"""Style transfer: a photo in, the same scene painted like one style picture out (Johnson et al., ECCV 2016)."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from img2img.backbones.perceptual import NETWORKS, PerceptualNetwork, perceptual_network
+from img2img.data.base import Batch
+from img2img.data.decode import read_picture
+from img2img.data.samples import style_picture
+from img2img.errors import InputError
+from img2img.metrics.pictures import PictureMetrics
+from img2img.metrics.style import StyleMetrics, StyleWeights, gram, style_terms
+from img2img.options import call_with
+from img2img.tasks.base import Example, Metrics, Task, unit
+
+
+SAMPLE = "sample:"
+"""`picture: sample:NAME` is a picture that scikit-image ships, see `data.samples.style_picture`."""
+
+
+class Style(Task):
+    """Perceptual content + Gram style + total variation against one style picture; the total style loss decides.
+
+    The perceptual network is read when the first loss or metric is asked for, so inference needs neither it nor the picture.
+    Each layer counts relative to the style picture itself: a style layer by its squared Gram norm, a content layer by its mean
+    squared feature. So the weights mean the same for every perceptual network.
+
+    Args:
+        picture: the style picture's file; None only for inference.
+        size: the style picture's shorter side in pixels after resizing, which sets the scale of its strokes.
+        network: `name`, `weights`, and optionally `preprocessing`, of `backbones.perceptual.perceptual_network`.
+        style: weight of the style loss, a mean over layers.
+        content: weight of the content loss, a mean over layers.
+        variation: weight of the total variation.
+    """
+
+    kind: ClassVar[str] = "style"
+    metric: ClassVar[str] = "total style loss"
+    higher_is_better: ClassVar[bool] = False
+    trivial_name: ClassVar[str] = "unstylised input"
+    out_channels = 3
+
+    def __init__(
+        self,
+        *,
+        picture: str | None = None,
+        size: int = 256,
+        network: Mapping[str, Any] | None = None,
+        style: float = 10.0,
+        content: float = 1.0,
+        variation: float = 0.1,
+    ) -> None:
+        self._picture_path, self._size, self._network_options = picture, size, network
+        self._weights = {"style": style, "content": content, "variation": variation}
+
+    @cached_property
+    def style_picture(self) -> Tensor:
+        """The style picture, (1, 3, H, W) in [0, 1], its shorter side resized to `size`."""
+        if self._picture_path is None:
+            raise InputError("a style task needs a style picture to train on: give picture=PATH in the task's config")
+        name = self._picture_path.removeprefix(SAMPLE)
+        path = style_picture(name) if self._picture_path.startswith(SAMPLE) else self._picture_path
+        picture = unit(torch.from_numpy(read_picture(path)).permute(2, 0, 1)[None])
+        scale = self._size / min(picture.shape[-2:])
+        return torch.nn.functional.interpolate(picture, scale_factor=scale, mode="bilinear", antialias=True).clamp(0, 1)
+
+    @cached_property
+    def _perceptual(self) -> PerceptualNetwork:
+        if self._network_options is None:
+            raise InputError("a style task needs a perceptual network to train with: give network={name, weights} in its config")
+        network: PerceptualNetwork = call_with(perceptual_network, self._network_options, what="perceptual network")
+        return network
+
+    @cached_property
+    def _targets(self) -> tuple[dict[str, Tensor], StyleWeights]:
+        """The style's Gram matrices and each layer's weight."""
+        network = self._perceptual
+        defaults = NETWORKS[self._network_options["name"]]  # type: ignore[index]
+        with torch.no_grad():
+            features = network(self.style_picture)
+        grams = {layer: gram(features[layer]) for layer in defaults.style}
+        return grams, StyleWeights(
+            style={k: self._weights["style"] / (len(grams) * g.square().sum().item()) for k, g in grams.items()},
+            content={
+                k: self._weights["content"] / (len(defaults.content) * features[k].square().mean().item())
+                for k in defaults.content
+            },
+            variation=self._weights["variation"],
+        )
+
+    def _on(self, device: torch.device) -> tuple[PerceptualNetwork, dict[str, Tensor], StyleWeights]:
+        grams, weights = self._targets
+        return self._perceptual.to(device), {k: g.to(device) for k, g in grams.items()}, weights
+
+    def input(self, batch: Batch) -> Tensor:
+        """The photo."""
+        return unit(batch.image)
+
+    def target(self, batch: Batch) -> Tensor:
+        """The photo again: it is the content to keep."""
+        return unit(batch.image)
+
+    def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
+        """RGB in [0, 1]."""
+        return torch.sigmoid(raw.float())
+
+    def loss(self, raw: Tensor, example: Example) -> Tensor:
+        """Mean total style loss of the batch."""
+        network, grams, weights = self._on(raw.device)
+        prediction = self.prediction(raw, example.input)
+        with torch.no_grad():
+            content = network(example.target)
+        return style_terms(prediction, network(prediction), content, grams, weights)["total style loss"].mean()
+
+    def metrics(self) -> Metrics:
+        """Style, content and total style loss; SSIM to the photo beside them."""
+        return _StyleFigures(self)
+
+    def trivial(self, example: Example) -> Tensor:
+        """The photo as it is."""
+        return example.target
+
+    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
+        """The prediction itself."""
+        return prediction
+
+
+    def reference(self, example: Example) -> Tensor:
+        """The style picture, cut to the shape of the pictures from its middle and resized."""
+        height, width = example.input.shape[-2:]
+        style = self.style_picture.to(example.input.device)
+        scale = min(style.shape[2] / height, style.shape[3] / width)
+        h, w = int(height * scale), int(width * scale)
+        top, left = (style.shape[2] - h) // 2, (style.shape[3] - w) // 2
+        cut = style[..., top : top + h, left : left + w]
+        shown = torch.nn.functional.interpolate(cut, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+        return shown.expand(len(example.input), -1, -1, -1)
+
+
+class _StyleFigures(Metrics):
+    def __init__(self, task: Style) -> None:
+        self._task = task
+        self._style: StyleMetrics | None = None
+        self._pictures = PictureMetrics()
+
+    def update(self, prediction: Tensor, example: Example) -> None:
+        network, grams, weights = self._task._on(prediction.device)
+        if self._style is None:
+            self._style = StyleMetrics(network, grams, weights)
+        self._style.update(prediction, example.target)
+        self._pictures.update(prediction, example.target)
+
+    def compute(self) -> dict[str, float]:
+        if self._style is None:
+            raise InputError("no picture was measured: the set is empty")
+        return self._style.compute() | {"SSIM": self._pictures.compute()["SSIM"]}

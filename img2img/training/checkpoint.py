@@ -1,0 +1,55 @@
+"""Mid-task checkpoints: everything that the rest of the training depends on, so that it ends bit-equal."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from img2img.errors import InputError
+from img2img.files import write_atomic
+
+
+def random_states() -> dict[str, Any]:
+    """torch's random states, on the CPU and every GPU. Pictures are drawn from (seed, step), so no other generator counts."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what `random_states` gave."""
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def save_checkpoint(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
+    """Write `values` (tensors and plain types), atomically: a kill or a full disk leaves the earlier checkpoint whole."""
+    write_atomic(path, lambda p: _save(values, p))
+
+
+def _save(values: dict[str, Any], path: Path) -> None:
+    # Through a Python file object, so that a full disk is an OSError rather than a RuntimeError of the zip writer.
+    with open(path, "wb") as file:
+        torch.save(values, file)
+
+
+def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str) -> dict[str, Any]:
+    """Read a checkpoint; tensors and plain types only, nothing is unpickled.
+
+    Raises:
+        InputError: it is damaged, or was written under another configuration.
+    """
+    try:
+        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        written = values["fingerprint"]
+    except Exception as error:  # torch.load raises many kinds on damaged files
+        raise InputError(
+            f"the checkpoint {path} cannot be read ({str(error).splitlines()[0]}): delete it, and the task starts again; "
+            "finished tasks are kept"
+        ) from error
+    if written != fingerprint:
+        raise InputError(
+            f"the checkpoint {path} was written under another configuration of this task: go back to it, delete the checkpoint, "
+            "or choose another run folder (out=...)"
+        )
+    return values

@@ -1,0 +1,153 @@
+"""An experiment: everything that a sequence of tasks on one backbone is made from, checked when it is read."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from img2img.errors import InputError
+from img2img.options import call_with
+from img2img.training.options import TrainOptions
+
+BackboneMode = Literal["first_task", "pretrained", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """One task of an experiment.
+
+    Attributes:
+        task: `kind` and options, see `tasks.build_task`.
+        data: `kind` and options, see `data.build_data`.
+        train: `TrainOptions` that differ from the experiment's.
+    """
+
+    task: Mapping[str, Any]
+    data: Mapping[str, Any]
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A sequence of tasks on one backbone.
+
+    Attributes:
+        name: what reports call it.
+        out: the run folder.
+        backbone: a backbone's spec with `weights`, see `backbones.build_backbone`; `mode` is taken out of it.
+        method: `name` and options of the mask method of every task that does not train the backbone.
+        norm: "own" or "frozen" normalisation state of masked tasks.
+        train: the `TrainOptions` of every task.
+        tasks: the tasks by name.
+        sequence: the names of the tasks to learn, in order; any subset, in any order.
+        decoder_only: tasks that are also trained with a frozen encoder, for comparison.
+        seed: of everything random.
+        resume: "auto" goes on with what is in the run folder; "never" refuses a folder that holds a run.
+        batch_size: of evaluations.
+        probe: pictures in the fixed batch whose outputs are compared bit for bit.
+        panels: test pictures shown for each task.
+        accelerator: Fabric's; "auto" takes a GPU when there is one.
+        precision: Fabric's.
+        threads: CPU threads, None for all; outputs are bit-equal for one number of threads only.
+        channels_last: memory format of weights and pictures.
+    """
+
+    name: str
+    out: str
+    backbone: Mapping[str, Any]
+    method: Mapping[str, Any]
+    train: Mapping[str, Any]
+    tasks: Mapping[str, Mapping[str, Any]]
+    sequence: Sequence[str]
+    norm: Literal["own", "frozen"] = "own"
+    decoder_only: Sequence[str] = ()
+    seed: int = 0
+    resume: Literal["auto", "never"] = "auto"
+    batch_size: int = 8
+    probe: int = 4
+    panels: int = 6
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    threads: int | None = None
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.sequence:
+            raise InputError(f"the sequence is empty: name one task or more of {', '.join(self.tasks)}")
+        for name in (*self.sequence, *self.decoder_only):
+            if name not in self.tasks:
+                raise InputError(
+                    f"the sequence names the task {name!r}, which the config does not have; it has {', '.join(self.tasks)}"
+                )
+        if len(set(self.sequence)) < len(self.sequence):
+            raise InputError(f"the sequence {list(self.sequence)} names a task twice: each is learned once")
+        if self.mode not in ("first_task", "pretrained", "random"):
+            raise InputError(f"backbone.mode={self.mode!r}: expected 'first_task', 'pretrained' or 'random'")
+        if self.mode == "pretrained" and not self.backbone.get("weights"):
+            raise InputError("backbone.mode='pretrained' needs backbone.weights: a file, 'imagenet' or 'package:…'")
+        if self.resume not in ("auto", "never"):
+            raise InputError(f"resume={self.resume!r}: expected 'auto' or 'never'")
+
+    @property
+    def mode(self) -> BackboneMode:
+        """Where the backbone's weights come from: trained by the first task, pre-trained elsewhere, or random."""
+        mode: BackboneMode = self.backbone.get("mode", "first_task")
+        return mode
+
+    @property
+    def backbone_options(self) -> dict[str, Any]:
+        """The backbone's spec alone."""
+        return {k: v for k, v in self.backbone.items() if k != "mode"}
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.out)
+
+    def task(self, name: str) -> TaskConfig:
+        """The config of a task."""
+        config: TaskConfig = call_with(TaskConfig, self.tasks[name], what=f"tasks.{name}")
+        return config
+
+    def train_options(self, name: str) -> TrainOptions:
+        """The experiment's options with the task's own on top."""
+        options = {**self.train, **self.task(name).train}
+        if "zoom" in options:
+            options["zoom"] = tuple(options["zoom"])
+        train: TrainOptions = call_with(TrainOptions, options, what=f"tasks.{name}.train")
+        return train
+
+    def seed_of(self, name: str) -> int:
+        """A seed for one task: the same wherever it stands in the sequence and whatever ran before."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:4], "big")
+
+    def fingerprint(self, name: str) -> str:
+        """A hash of whatever the training of a task depends on, for its checkpoints."""
+        index = list(self.sequence).index(name)
+        depends = {
+            "task": self.tasks[name],
+            "train": self.train,
+            "method": self.method,
+            "norm": self.norm,
+            "backbone": self.backbone,
+            "first": self.sequence[0] if self.mode == "first_task" else None,
+            "first_config": self.tasks[self.sequence[0]] if self.mode == "first_task" and index else None,
+            "seed": self.seed,
+            "precision": self.precision,
+            "channels_last": self.channels_last,
+        }
+        return hashlib.sha256(json.dumps(depends, sort_keys=True, default=list).encode()).hexdigest()
+
+
+def read_experiment(config: Mapping[str, Any]) -> Experiment:
+    """The experiment of a plain (resolved) config.
+
+    Raises:
+        InputError: an unknown key, or a value that cannot be used.
+    """
+    experiment: Experiment = call_with(Experiment, config, what="the config")
+    for name in experiment.sequence:
+        experiment.train_options(name)
+    return experiment

@@ -1,0 +1,218 @@
+"""The training loop of one task: any module, any task, resumable at any step."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from img2img.data.loader import TrainBatches
+from img2img.masks import TaskModule
+from img2img.tasks import Task
+from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from img2img.training.log import TrainingLog
+from img2img.training.options import TrainOptions
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is no longer a number."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """The training does not fit into memory."""
+
+
+class Progress(Protocol):
+    """What is told about a running training."""
+
+    def __call__(self, step: int, *, loss: float, best: float | None) -> None:
+        """After each logged step."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The outcome of a training; the module holds the state of the best validation.
+
+    Attributes:
+        best: the deciding figure on the validation set, and the step of it.
+        best_step: the step after which it was measured.
+        seconds: time in the loop, validations included, over all resumptions.
+    """
+
+    best: float
+    best_step: int
+    seconds: float
+
+
+def fit(
+    module: nn.Module,
+    task: Task,
+    batches: TrainBatches,
+    validate: Callable[[], float],
+    options: TrainOptions,
+    *,
+    fabric: Fabric,
+    log: TrainingLog,
+    checkpoint: Path,
+    fingerprint: str,
+    progress: Progress | None = None,
+    channels_last: bool = False,
+) -> Fitted:
+    """Train `module` on `task` and leave it with the state that validated best.
+
+    If `checkpoint` exists the training goes on from it, and ends as it would have ended without the interruption: bit for bit
+    on a CPU. The file is removed at the end.
+
+    Args:
+        module: from inputs (N, 3, H, W) to raw outputs; what requires grad is trained.
+        task: gives the loss.
+        batches: the training pictures by step.
+        validate: measures the deciding figure on the validation set, with `module` in evaluation mode.
+        options: steps, rates and so on.
+        fabric: device and precision.
+        log: where rows go.
+        checkpoint: the file of the running training.
+        fingerprint: a hash of whatever the training depends on; a checkpoint of another one is refused.
+        progress: told about each logged step.
+        channels_last: run pictures in this memory format; the module's weights should be in it.
+
+    Raises:
+        TrainingDivergedError: the loss or the validation is NaN or infinite; nothing is saved of it.
+        OutOfMemoryError: names the batch size and crop to try.
+        InputError: the checkpoint is damaged or of another configuration.
+    """
+    optimiser = _optimiser(module, options)
+    wrapped, fabric_optimiser = fabric.setup(module, optimiser)
+    start, seconds, since = 0, 0.0, 0
+    rows: list[dict[str, Any]] = []
+    running = torch.zeros((), device=fabric.device)
+    best: dict[str, Any] = {"value": None, "step": 0, "state": None}
+    if checkpoint.exists():
+        saved = load_checkpoint(checkpoint, fingerprint=fingerprint)
+        module.load_state_dict(saved["module"])
+        optimiser.load_state_dict(saved["optimiser"])
+        set_random_states(saved["random"])
+        start, seconds, rows, best = saved["step"], saved["seconds"], saved["rows"], saved["best"]
+        running, since = saved["running"].to(fabric.device), saved["since"]
+    log.start(rows)
+    began = time.monotonic() - seconds
+    module.train()
+
+    for step, batch in zip(range(start, options.steps), batches.iterate(start), strict=False):
+        factor = schedule(step, options)
+        for group in optimiser.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        with explained_out_of_memory(options):
+            example = task.example(batch.to(fabric.device))
+            input = example.input.contiguous(memory_format=torch.channels_last) if channels_last else example.input
+            loss = task.loss(wrapped(input), example)
+            fabric_optimiser.zero_grad()
+            fabric.backward(loss)
+        running += loss.detach()
+        since += 1
+        # Before the step, so that the weights are still those of the last good one. On a GPU looking is a
+        # synchronisation, so there it happens with the log.
+        done = step + 1
+        logged = done % options.log_every == 0 or done == options.steps
+        if logged or fabric.device.type == "cpu":
+            _require_finite(float(running), task, step, options)
+        fabric_optimiser.step()
+
+        validated = done % options.val_every == 0 or done == options.steps
+        value = None
+        if validated:
+            module.eval()
+            value = validate()
+            module.train()
+            if not math.isfinite(value):
+                raise TrainingDivergedError(_diverged(f"the validation's {task.metric}", task, step, options))
+            better = best["value"] is None or (value > best["value"] if task.higher_is_better else value < best["value"])
+            if better:
+                best = {"value": value, "step": done, "state": copy.deepcopy(module.state_dict())}
+        if logged or validated:
+            mean = float(running) / max(since, 1)
+            log.add({"step": done, "loss": mean, "rate": factor, f"val {task.metric}": value})
+            running.zero_()
+            since = 0
+            if progress is not None:
+                progress(done, loss=mean, best=best["value"])
+        if done % options.checkpoint_every == 0 and done < options.steps:
+            save_checkpoint(
+                checkpoint,
+                {
+                    "fingerprint": fingerprint,
+                    "step": done,
+                    "module": module.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "random": random_states(),
+                    "best": best,
+                    "seconds": time.monotonic() - began,
+                    "rows": log.rows,
+                    "running": running,
+                    "since": since,
+                },
+            )
+            log.write()
+
+    assert best["state"] is not None
+    module.load_state_dict(best["state"])
+    module.eval()
+    log.write()
+    checkpoint.unlink(missing_ok=True)
+    return Fitted(best["value"], best["step"], time.monotonic() - began)
+
+
+def _optimiser(module: nn.Module, options: TrainOptions) -> torch.optim.Adam:
+    """Adam with the scores' own rate, and no weight decay, which would pull scores to the threshold."""
+    scores = list(module.state.masks.parameters()) if isinstance(module, TaskModule) else []
+    known = {id(p) for p in scores}
+    others = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
+    groups = [{"params": scores, "lr": options.mask_lr}, {"params": others, "lr": options.lr}]
+    return torch.optim.Adam([g | {"base_lr": g["lr"]} for g in groups if g["params"]])
+
+
+def schedule(step: int, options: TrainOptions) -> float:
+    """The factor on the learning rates at `step`: a linear rise over `warmup` steps times a cosine from 1 to 0."""
+    rise = min(1.0, (step + 1) / options.warmup) if options.warmup else 1.0
+    return rise * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+
+
+def _require_finite(loss: float, task: Task, step: int, options: TrainOptions) -> None:
+    if not math.isfinite(loss):
+        raise TrainingDivergedError(_diverged("the loss", task, step, options))
+
+
+def _diverged(what: str, task: Task, step: int, options: TrainOptions) -> str:
+    return (
+        f"{what} of the {task.kind} task is not a finite number at step {step + 1}: lower train.lr (now {options.lr:g}) or "
+        f"train.mask_lr (now {options.mask_lr:g}), or look for broken pictures. Nothing of this step was saved; finished tasks "
+        "and the last checkpoint are kept"
+    )
+
+
+@contextmanager
+def explained_out_of_memory(options: TrainOptions) -> Iterator[None]:
+    """Turn running out of memory, on a GPU or a CPU, into an error that names the batch size and resolution to try.
+
+    Raises:
+        OutOfMemoryError: the block ran out of memory.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        starved = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        if not starved:
+            raise
+        batch, crop = max(1, options.batch_size // 2), max(32, options.crop * 3 // 4 // 32 * 32)
+        raise OutOfMemoryError(
+            f"out of memory with train.batch_size={options.batch_size} at train.crop={options.crop}: try "
+            f"train.batch_size={batch}, or train.crop={crop}. Finished tasks and the last checkpoint are kept; run the same "
+            "command again"
+        ) from error

@@ -1,0 +1,48 @@
+"""The options of one task's training."""
+
+from dataclasses import dataclass
+
+from img2img.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How one task is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: pictures a step.
+        crop: side in pixels of the square training crops.
+        zoom: random scaling before the crop, smallest and largest factor.
+        flip: mirror half the crops.
+        jitter: strength of colour jitter, 0 for none.
+        mask_lr: Adam's learning rate of the mask scores.
+        lr: Adam's learning rate of everything else: head, norm state, and all of the network where it is trained whole.
+        warmup: steps over which the learning rates rise from 0; a cosine to 0 follows.
+        val_every: steps between two validations; the best one's state is kept.
+        checkpoint_every: steps between two checkpoints.
+        log_every: steps between two rows of the log; also how often the loss is checked for NaN on a GPU.
+        workers: processes that load pictures; 0 loads in the training process.
+    """
+
+    steps: int
+    batch_size: int = 8
+    crop: int = 96
+    zoom: tuple[float, float] = (0.8, 1.25)
+    flip: bool = True
+    jitter: float = 0.0
+    mask_lr: float = 1e-3
+    lr: float = 1e-3
+    warmup: int = 20
+    val_every: int = 100
+    checkpoint_every: int = 200
+    log_every: int = 20
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "crop", "val_every", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"train.{name}={getattr(self, name)}: expected 1 or more")
+        for name in ("mask_lr", "lr"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"train.{name}={getattr(self, name)}: expected more than 0")

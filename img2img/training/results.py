@@ -1,0 +1,121 @@
+"""`results.json`: the outcome of a sequence in one schema."""
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from img2img.masks import MaskedNetwork
+from img2img.metrics import sequence as transfer
+from img2img.tasks import build_task
+from img2img.training.experiment import Experiment
+
+SCHEMA = 1
+
+
+def collect_results(experiment: Experiment, progress: Mapping[str, Any], network: MaskedNetwork) -> dict[str, Any]:
+    """The results of the finished tasks.
+
+    `forgetting.value_matrix[t][i]` is the deciding figure of task i on its test set after task t was learned, null above the
+    diagonal; `max_abs_output_change` is over all earlier tasks' probes after every task.
+    """
+    names = [name for name in experiment.sequence if name in progress["tasks"]]
+    tasks, trivial, higher = [], [], []
+    for name in names:
+        entry = progress["tasks"][name]
+        kind = _kind(experiment, name)
+        decoder = progress["decoder_only"].get(name)
+        trivial.append(entry["trivial"][kind.metric])
+        higher.append(kind.higher_is_better)
+        tasks.append(
+            {
+                "name": name,
+                "kind": kind.kind,
+                "metric": kind.metric,
+                "higher_is_better": kind.higher_is_better,
+                "value": entry["value"],
+                "trivial": trivial[-1],
+                "trivial_name": kind.trivial_name,
+                "decoder_only": None if decoder is None else decoder["value"],
+                "decoder_only_bytes": None if decoder is None else decoder["bytes"],
+                "before": entry["before"],
+                "bytes": entry["bytes"],
+                "density": entry["density"],
+                "train_seconds": entry["train_seconds"],
+                "steps": entry["steps"],
+                "best_step": entry["best_step"],
+                "test_images": entry["test_images"],
+                "figures": entry["figures"],
+                "trivial_figures": entry["trivial"],
+            }
+        )
+    matrix: list[list[float | None]] = [row + [None] * (len(names) - len(row)) for row in progress["rows"]]
+    skills = transfer.skill_matrix(matrix, trivial, higher)
+    # Forward transfer wants each task's figure just before its own training: the row above its own.
+    with_before = [list(row) for row in matrix]
+    for i in range(1, len(names)):
+        with_before[i - 1][i] = tasks[i]["before"]
+    forward = transfer.forward_transfer(transfer.skill_matrix(with_before, trivial, higher))
+    changes = [change for row in progress["changes"] for change in row.values()]
+    return {
+        "schema": SCHEMA,
+        "experiment": experiment.name,
+        "backbone": {
+            "name": backbone_name(experiment.backbone_options),
+            "mode": experiment.mode,
+            "parameters": sum(p.numel() for p in network.backbone.parameters()),
+            "masked_parameters": sum(w.numel() for w in network.masked_weights().values()),
+            "bytes": (experiment.folder / "bundle" / "backbone.safetensors").stat().st_size,
+            "sha256": network.backbone_sha256,
+        },
+        "method": experiment.method["name"],
+        "method_options": {k: v for k, v in experiment.method.items() if k != "name"},
+        "tasks": tasks,
+        "forgetting": {"value_matrix": matrix, "max_abs_output_change": max(changes, default=0.0)},
+        "transfer": {
+            "average_skill": transfer.average_skill(skills),
+            "backward": transfer.backward_transfer(skills),
+            "forward": forward,
+            "forgetting": transfer.forgetting(skills),
+        },
+        "environment": environment(),
+    }
+
+
+def _kind(experiment: Experiment, name: str) -> Any:
+    config = dict(experiment.task(name).task)
+    if config.get("kind") == "segmentation":
+        config.setdefault("classes", ["", "-"])  # the class alone is asked for its metric and direction
+    return build_task(config)
+
+
+def backbone_name(options: Mapping[str, Any]) -> str:
+    """A short name such as "unet tu-tf_efficientnet_lite0"."""
+    return " ".join(str(options[k]) for k in ("arch", "encoder") if k in options) or str(options.get("kind"))
+
+
+def environment() -> dict[str, Any]:
+    """What a number was measured on: commit, hardware, versions."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{_processor()}, {torch.get_num_threads()} threads"
+    return {"commit": _commit(), "device": device, "python": platform.python_version(), "torch": torch.__version__}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str | None:
+    try:
+        git = ["git", "-C", str(Path(__file__).parent)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None  # installed without its repository
+    return commit + (" (with uncommitted changes)" if changed.strip() else "")

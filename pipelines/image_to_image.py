@@ -1,0 +1,30 @@
+"""Image tasks in sequence on one frozen network: `python pipelines/image_to_image.py experiment=demo`."""
+
+import os
+import sys
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from img2img.errors import InputError
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="image_to_image")
+def main(config: DictConfig) -> None:
+    """Resolve the config and run it; a user's error is one message, not a traceback."""
+    from img2img.run import run
+    from img2img.training.loop import OutOfMemoryError, TrainingDivergedError
+
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    plain.pop("hydra", None)
+    try:
+        run({str(k): v for k, v in plain.items()})
+    except (InputError, TrainingDivergedError, OutOfMemoryError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+import pickle
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from img2img.data.base import PictureSet, Sample
+from img2img.data.cache import Cached
+from img2img.errors import InputError
+
+
+class Counting(PictureSet):
+    """Random pictures of 20 x 30 pixels that counts how often each was decoded."""
+
+    classes = ("a", "b")
+    name = "counting"
+
+    def __init__(self, n=4, *, source=False):
+        self.source = source
+        self.reads = [0] * n
+
+    def __len__(self):
+        return len(self.reads)
+
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        rng = np.random.default_rng(index)
+        image = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        return Sample(image, image[:, :, 0] % 2, image[::-1].copy() if self.source else None, name=str(index))
+
+
+def test_each_picture_is_decoded_once_and_unchanged():
+    pictures = Counting()
+    cached = Cached(pictures)
+    for _ in range(3):
+        for i in range(4):
+            np.testing.assert_array_equal(cached[i].image, Counting()[i].image)
+            np.testing.assert_array_equal(cached[i].label, Counting()[i].label)
+    assert pictures.reads == [1, 1, 1, 1]
+    assert (len(cached), cached.classes, cached.name) == (4, ("a", "b"), "counting")
+    assert cached.bytes_kept == 4 * 20 * 30 * 4
+
+
+def test_pictures_beyond_the_memory_are_decoded_each_time():
+    pictures = Counting()
+    cached = Cached(pictures, max_bytes=2 * 20 * 30 * 4 + 100)
+    for _ in range(3):
+        for i in range(4):
+            np.testing.assert_array_equal(cached[i].image, Counting()[i].image)
+    assert pictures.reads == [1, 1, 3, 3]
+
+
+@pytest.mark.parametrize(("short_side", "size"), [(10, (15, 10)), (40, (60, 40))], ids=["smaller", "larger"])
+def test_pictures_are_resized_as_pillow_resizes_them(short_side, size):
+    sample = Cached(Counting(source=True), short_side=short_side)[1]
+    original = Counting(source=True)[1]
+
+    def pillow(array, method):
+        return np.asarray(Image.fromarray(array).resize(size, method))
+
+    np.testing.assert_array_equal(sample.image, pillow(original.image, Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(sample.source, pillow(original.source, Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(sample.label, pillow(original.label, Image.Resampling.NEAREST))
+    assert sample.name == "1"
+
+
+def test_labels_stay_labels_when_they_are_resized():
+    assert set(np.unique(Cached(Counting(), short_side=13)[0].label)) <= {0, 1}
+
+
+def test_preload_reports_progress_and_stops_when_the_memory_is_used_up():
+    told = []
+    pictures = Counting()
+    Cached(pictures).preload(lambda done, total: told.append((done, total)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    pictures = Counting()
+    Cached(pictures, max_bytes=20 * 30 * 4).preload()
+    assert pictures.reads == [1, 1, 0, 0]
+
+
+def test_threads_share_one_cache_and_its_byte_count_stays_right():
+    cached = Cached(Counting(50))
+    threads = [threading.Thread(target=cached.preload) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert cached.bytes_kept == 50 * 20 * 30 * 4
+
+
+def test_pickling_leaves_the_pictures_behind():
+    cached = Cached(Counting(), short_side=10)
+    cached.preload()
+    copy = pickle.loads(pickle.dumps(cached))
+    assert copy.bytes_kept == 0
+    np.testing.assert_array_equal(copy[2].image, cached[2].image)
+
+
+@pytest.mark.parametrize("options", [{"short_side": 0}, {"max_bytes": -1}])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        Cached(Counting(), **options)

@@ -1,0 +1,199 @@
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from img2img.data.base import VOID
+from img2img.data.folder import ImageFolder, ImageLabelFolder, read_classes
+from img2img.errors import InputError
+
+LABEL = np.array([[0, 1, 2], [2, 2, 11]], dtype=np.uint8)
+
+
+def write(root: Path, name: str, label: np.ndarray = LABEL, *, suffix: str = "", size: tuple[int, int] | None = None) -> None:
+    """`images/{name}.jpg` and `labels/{name}{suffix}.png` below `root`."""
+    for path in (root / "images" / f"{name}.jpg", root / "labels" / f"{name}{suffix}.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size or label.shape[::-1], (200, 10, 10)).save(root / "images" / f"{name}.jpg")
+    Image.fromarray(label).save(root / "labels" / f"{name}{suffix}.png")
+
+
+def open_set(root: Path, classes: Any = ("sky", "road", "car"), **options: Any) -> ImageLabelFolder:
+    return ImageLabelFolder(root / "images", root / "labels", classes, **{"void": (11,), **options})
+
+
+def test_an_image_folder_is_read_in_the_order_of_its_paths(tmp_path: Path) -> None:
+    for i, name in enumerate(("b/1.png", "a/2.png", "c.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (2, 3), (i, i, i)).save(tmp_path / name)
+    pictures = ImageFolder(tmp_path)
+    assert [(s.name, int(s.image[0, 0, 0])) for s in pictures] == [("a/2.png", 1), ("b/1.png", 0), ("c.png", 2)]
+    assert pictures[0].image.shape == (3, 2, 3)
+    assert pictures[0].label is None
+    assert pictures.classes == ()
+    assert pictures.name == tmp_path.name
+    assert len(pictures) == 3
+
+
+def test_image_folders_refuse_missing_and_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nearest that exists"):
+        ImageFolder(tmp_path / "gone")
+    with pytest.raises(InputError, match="no picture in"):
+        ImageFolder(tmp_path)
+
+
+def test_labels_are_paired_by_path_and_void_is_mapped(tmp_path: Path) -> None:
+    write(tmp_path, "sub/b")
+    write(tmp_path, "a.v2", np.zeros((4, 5), dtype=np.uint8))
+    pictures = open_set(tmp_path)
+    assert [s.name for s in pictures] == ["a.v2.jpg", "sub/b.jpg"]
+    assert pictures.classes == ("sky", "road", "car")
+    label = pictures[1].label
+    assert label is not None
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(label, [[0, 1, 2], [2, 2, VOID]])
+    assert pictures[1].image.shape == (2, 3, 3)
+
+
+def test_labels_may_have_a_suffix_and_pictures_a_missing_partner_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "a", suffix="_L")
+    np.testing.assert_array_equal(open_set(tmp_path, suffix="_L")[0].label, [[0, 1, 2], [2, 2, VOID]])
+    with pytest.raises(InputError, match=r"no label for .*a\.jpg: expected .*labels.a\.png; .*suffix"):
+        open_set(tmp_path)
+
+
+def test_the_number_of_missing_labels_is_told(tmp_path: Path) -> None:
+    for name in "abc":
+        write(tmp_path, name)
+    for name in "bc":
+        (tmp_path / "labels" / f"{name}.png").unlink()
+    with pytest.raises(InputError, match=r"no label for .*b\.jpg and 1 more pictures"):
+        open_set(tmp_path)
+
+
+def test_a_label_out_of_range_is_named_with_its_values(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.array([[0, 3, 4, 5, 77, 255, 11]], dtype=np.uint8))
+    with pytest.raises(InputError, match=r"labels.a\.png has the values 3\.\.5, 77, 255: expected 0\.\.2, 11 .*write 1 for 255"):
+        open_set(tmp_path)[0]
+
+
+def test_255_is_void_unless_told_otherwise(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.array([[1, 255]], dtype=np.uint8))
+    np.testing.assert_array_equal(ImageLabelFolder(tmp_path / "images", tmp_path / "labels", ["a", "b"])[0].label, [[1, VOID]])
+
+
+def test_a_label_of_another_size_names_both_sizes(tmp_path: Path) -> None:
+    write(tmp_path, "a", size=(6, 4))
+    with pytest.raises(InputError, match=r"images.a\.jpg is 6 x 4 and its label .*labels.a\.png is 3 x 2"):
+        open_set(tmp_path)[0]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
+def test_pictures_of_other_kinds_still_fit_their_labels(tmp_path: Path, mode: str) -> None:
+    write(tmp_path, "a")
+    (tmp_path / "images" / "a.jpg").unlink()
+    Image.new(mode, (3, 2)).save(tmp_path / "images" / "a.png")
+    assert open_set(tmp_path)[0].image.shape == (2, 3, 3)
+
+
+def test_damaged_pictures_and_labels_are_named(tmp_path: Path) -> None:
+    for name in "ab":
+        write(tmp_path, name)
+    (tmp_path / "images" / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "labels" / "b.png").write_bytes(b"\x89PNG")
+    pictures = open_set(tmp_path)
+    with pytest.raises(InputError, match=r"images.a\.jpg"):
+        pictures[0]
+    with pytest.raises(InputError, match=r"labels.b\.png"):
+        pictures[1]
+
+
+def test_two_files_of_one_stem_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    Image.fromarray(LABEL).save(tmp_path / "labels" / "a.tif")
+    with pytest.raises(InputError, match=r"a\.png and .*a\.tif|a\.tif and .*a\.png"):
+        open_set(tmp_path)
+
+
+def test_a_void_value_with_a_name_leaves_the_classes(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.array([[0, 1, 2, 255]], dtype=np.uint8))
+    pictures = open_set(tmp_path, ("sky", "unlabelled", "car"), void=(1, 255))
+    assert pictures.classes == ("sky", "car")
+    np.testing.assert_array_equal(pictures[0].label, [[0, VOID, 1, VOID]])
+
+
+def test_groups_merge_classes_and_the_rest_is_background(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.array([[0, 1, 2, 3, 4, 255]], dtype=np.uint8))
+    names = ("null", "shirt", "coat", "hair", "skin")
+    pictures = open_set(tmp_path, names, void=(255,), groups={"upper": ["coat", "shirt"], "body": ["skin"]})
+    assert pictures.classes == ("background", "upper", "body")
+    np.testing.assert_array_equal(pictures[0].label, [[0, 1, 1, 0, 2, VOID]])
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"upper": ["shrit"]}, r"no class for group 'upper' named 'shrit': did you mean shirt"),
+        ({"upper": ["shirt"], "all": ["coat", "shirt"]}, "'shirt' is in two groups"),
+        ({"upper": []}, "'upper' is"),
+        ({"upper": "shirt"}, "expected a list of class names"),
+        ({"background": ["shirt"]}, "no 'background'"),
+        ({}, "at least one"),
+    ],
+)
+def test_bad_groups_are_refused(tmp_path: Path, groups: dict[str, Any], message: str) -> None:
+    write(tmp_path, "a")
+    with pytest.raises(InputError, match=message):
+        open_set(tmp_path, ("null", "shirt", "coat"), groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("classes", "void", "message"),
+    [
+        ([], (255,), "0 class names"),
+        ([str(i) for i in range(256)], (255,), "256 class names: expected 1 to 255"),
+        (["a", "b", "a"], (255,), r"\['a'\] occur twice"),
+        (["a"], (256,), r"void values \[256\]"),
+    ],
+)
+def test_bad_classes_are_refused(tmp_path: Path, classes: list[str], void: tuple[int, ...], message: str) -> None:
+    write(tmp_path, "a")
+    with pytest.raises(InputError, match=message):
+        open_set(tmp_path, classes, void=void)
+
+
+def test_class_files_are_names_or_numbered_names(tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_bytes("\ufeffnull\r\nt-shirt\r\n\r\ntraffic light\r\n".encode())
+    assert read_classes(file) == ["null", "t-shirt", "traffic light"]
+    file.write_text("1: traffic light\n0 sky\n2,car\n")
+    assert read_classes(file) == ["sky", "traffic light", "car"]
+    file.write_text("sky\n2 wheels\n")
+    assert read_classes(file) == ["sky", "2 wheels"]
+
+
+def test_class_files_are_read_by_the_set(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    (tmp_path / "classes.txt").write_text("0 sky\n1 road\n2 car\n")
+    assert open_set(tmp_path, str(tmp_path / "classes.txt")).classes == ("sky", "road", "car")
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "is empty"), ("0 a\n2 b\n", r"\[0, 2\]"), ("1 a\n1 b\n", r"\[1, 1\]")])
+def test_bad_class_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_classes(tmp_path / "classes.txt")
+
+
+def test_a_missing_class_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no file at .*classes\.txt"):
+        read_classes(tmp_path / "classes.txt")
+
+
+def test_sets_reach_worker_processes(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    copy = pickle.loads(pickle.dumps(open_set(tmp_path)))
+    np.testing.assert_array_equal(copy[0].label, [[0, 1, 2], [2, 2, VOID]])

@@ -1,0 +1,130 @@
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from img2img.data.augment import Augment
+from img2img.data.base import PictureSet, Sample
+from img2img.data.loader import TrainBatches, eval_batches
+from img2img.errors import InputError
+
+
+class Numbered(PictureSet):
+    """Pictures of the given sizes, whose every pixel is the picture's number."""
+
+    name = "numbered"
+
+    def __init__(self, sizes, *, label=True, broken=None):
+        self.sizes, self.label, self.broken = sizes, label, broken
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        if index == self.broken:
+            raise InputError("3.png is not a picture: expected PNG; remove it")
+        h, w = self.sizes[index]
+        noise = np.random.default_rng(index).integers(0, 256, (h, w, 2), dtype=np.uint8)
+        image = np.concatenate([np.full((h, w, 1), index, np.uint8), noise], -1)
+        return Sample(image, image[:, :, 1].copy() if self.label else None, name=str(index))
+
+
+def stream(pictures=None, *, batch_size=4, seed=5, workers=0):
+    pictures = pictures or Numbered([(20, 24)] * 10)
+    return TrainBatches(pictures, Augment(12), batch_size=batch_size, seed=seed, workers=workers)
+
+
+def content(batch):
+    label = None if batch.label is None else batch.label.numpy().tobytes()
+    return batch.image.numpy().tobytes(), label, batch.names
+
+
+def take(batches, n, start=0):
+    return [content(b) for b in itertools.islice(batches.iterate(start), n)]
+
+
+def drawn(batches, steps):
+    return [int(name) for step in range(steps) for name in batches.batch(step).names]
+
+
+def test_a_resumed_stream_gives_the_batches_of_one_that_never_stopped():
+    whole = take(stream(), 9)
+    assert take(stream(), 4, start=5) == whole[5:]
+    assert content(stream().batch(7)) == whole[7]
+    assert len(set(whole)) == 9
+
+
+def test_workers_give_the_batches_of_no_workers():
+    assert take(stream(workers=2), 6, start=3) == take(stream(), 6, start=3)
+
+
+def test_a_pickled_stream_as_spawned_workers_get_it_gives_the_same_batches():
+    assert content(pickle.loads(pickle.dumps(stream())).batch(2)) == content(stream().batch(2))
+
+
+def test_every_epoch_draws_each_picture_once_in_a_new_order():
+    order = drawn(stream(batch_size=4), 15)  # 60 draws, 6 epochs of 10: batches reach over the ends
+    epochs = [order[i : i + 10] for i in range(0, 60, 10)]
+    assert all(sorted(e) == list(range(10)) for e in epochs)
+    assert len({tuple(e) for e in epochs}) == 6
+
+
+def test_a_set_smaller_than_the_batch_wraps_around():
+    order = drawn(stream(Numbered([(20, 20)] * 3), batch_size=7), 3)
+    assert all(sorted(order[i : i + 3]) == [0, 1, 2] for i in range(0, 21, 3))
+
+
+def test_one_picture_drawn_twice_in_a_batch_is_augmented_twice():
+    batch = stream(Numbered([(20, 24)]), batch_size=2).batch(0)
+    assert not torch.equal(batch.image[0], batch.image[1])
+
+
+def test_seeds_give_different_streams():
+    assert take(stream(seed=1), 3) != take(stream(seed=2), 3)
+
+
+def test_a_batch_has_the_documented_shapes_and_a_label_that_went_through_the_same_crop():
+    batch = TrainBatches(Numbered([(20, 24)] * 4), Augment(12, zoom=(1, 1)), batch_size=3, seed=0).batch(0)
+    assert batch.image.shape == (3, 3, 12, 12)
+    assert batch.image.dtype == torch.uint8
+    assert batch.label.dtype == torch.int64
+    assert torch.equal(batch.label, batch.image[:, 1].long())
+
+
+def test_the_global_random_states_are_left_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    take(stream(), 2)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_reported_in_one_clear_message(workers):
+    with pytest.raises(InputError) as error:
+        take(stream(Numbered([(20, 20)] * 4, broken=3), workers=workers), 4)
+    assert str(error.value) == "3.png is not a picture: expected PNG; remove it"
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(InputError, match="numbered is empty"):
+        TrainBatches(Numbered([]), Augment(8), batch_size=2, seed=0)
+    with pytest.raises(InputError, match="numbered is empty"):
+        eval_batches(Numbered([]), batch_size=2)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"seed": -1}, {"workers": -1}], ids=lambda o: next(iter(o)))
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        TrainBatches(Numbered([(8, 8)]), Augment(8), **{"batch_size": 2, "seed": 0, **options})
+
+
+def test_evaluation_gives_whole_pictures_in_order_and_stacks_neighbours_of_one_size():
+    pictures = Numbered([(8, 9)] * 5 + [(9, 8)] + [(8, 9)])
+    batches = list(eval_batches(pictures, batch_size=2))
+    assert [b.names for b in batches] == [("0", "1"), ("2", "3"), ("4",), ("5",), ("6",)]
+    assert [tuple(b.image.shape) for b in batches] == [(2, 3, 8, 9), (2, 3, 8, 9), (1, 3, 8, 9), (1, 3, 9, 8), (1, 3, 8, 9)]
+    np.testing.assert_array_equal(batches[1].image[1].permute(1, 2, 0).numpy(), pictures[3].image)
+    np.testing.assert_array_equal(batches[1].label[1].numpy(), pictures[3].label)

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from img2img.data.base import PictureSet, Sample
+from img2img.data.split import PARTS, Subset, limit, take
+from img2img.errors import InputError
+
+
+class Numbers(PictureSet):
+    """Pictures named by their position."""
+
+    classes = ("a", "b")
+    name = "numbers"
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(image=np.zeros((1, 1, 3), dtype=np.uint8), name=str(range(self.size)[index]))
+
+
+def positions(pictures: PictureSet) -> list[int]:
+    return [int(pictures[i].name) for i in range(len(pictures))]
+
+
+def test_a_subset_shows_the_chosen_items_in_their_order() -> None:
+    subset = Subset(Numbers(10), [7, 2, 2])
+    assert positions(subset) == [7, 2, 2]
+    assert [s.name for s in subset] == ["7", "2", "2"]
+    assert subset.classes == ("a", "b")
+    assert subset.name == "numbers"
+    assert subset[-1].name == "2"
+
+
+@pytest.mark.parametrize("index", [-1, 10])
+def test_a_subset_refuses_positions_outside_its_set(index: int) -> None:
+    with pytest.raises(InputError, match=rf"indices \[{index}\]: expected 0\.\.9"):
+        Subset(Numbers(10), [index])
+
+
+@given(size=st.integers(10, 300), weights=st.lists(st.integers(0, 20), min_size=3, max_size=3).filter(any))
+def test_the_parts_are_disjoint_exhaustive_ordered_and_of_the_right_size(size: int, weights: list[int]) -> None:
+    fractions = [w / sum(weights) for w in weights]
+    everything: list[int] = []
+    for part, fraction in zip(PARTS, fractions, strict=True):
+        if fraction == 0:
+            with pytest.raises(InputError, match="is 0"):
+                take(Numbers(size), part, fractions=fractions)
+            continue
+        try:
+            found = positions(take(Numbers(size), part, fractions=fractions))
+        except InputError:
+            assert min(f for f in fractions if f) * size < 2  # only a set too small for a part may be refused
+            return
+        assert found == sorted(found)
+        assert abs(len(found) - fraction * size) < 2
+        everything += found
+    assert sorted(everything) == list(range(size))
+
+
+def test_the_default_is_eight_one_one_in_every_ten() -> None:
+    sizes = {part: positions(take(Numbers(1000), part)) for part in PARTS}
+    assert {part: len(found) for part, found in sizes.items()} == {"train": 800, "val": 100, "test": 100}
+    for found in sizes.values():
+        # every run of a hundred neighbours, such as one sorted class, gives every part its share
+        counts = np.histogram(found, bins=range(0, 1001, 100))[0]
+        assert np.ptp(counts) <= 2
+
+
+def test_the_same_set_gives_the_same_parts() -> None:
+    assert positions(take(Numbers(57), "val")) == positions(take(Numbers(57), "val"))
+    assert take(Numbers(57), "val").name == "numbers-val"
+    assert take(Numbers(57), "val").classes == ("a", "b")
+
+
+def test_ten_pictures_are_enough_and_three_are_not() -> None:
+    assert [len(take(Numbers(10), part)) for part in PARTS] == [8, 1, 1]
+    with pytest.raises(InputError, match=r"'numbers' has 3 pictures, .* into \{'train': 3, 'val': 0, .* at least one"):
+        take(Numbers(3), "train")
+
+
+def test_a_set_without_a_test_part_can_be_asked_for() -> None:
+    train, val = (positions(take(Numbers(4), part, fractions=(0.5, 0.5, 0.0))) for part in ("train", "val"))
+    assert (train, val) == ([0, 2], [1, 3])
+
+
+@pytest.mark.parametrize("fractions", [(0.8, 0.1), (0.8, 0.1, 0.2), (1.1, -0.1, 0.0), (float("nan"), 0.5, 0.5)])
+def test_fractions_that_are_no_split_are_refused(fractions: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="that sum to 1"):
+        take(Numbers(50), "train", fractions=fractions)
+
+
+def test_another_part_is_refused() -> None:
+    with pytest.raises(InputError, match="'dev': expected one of train, val, test"):
+        take(Numbers(50), "dev")  # type: ignore[arg-type]
+
+
+def test_a_limit_spreads_over_the_set() -> None:
+    assert positions(limit(Numbers(10), 5)) == [0, 2, 4, 6, 8]
+    assert positions(limit(Numbers(10), 3)) == [0, 3, 6]
+    assert positions(limit(Numbers(3), 10)) == [0, 1, 2]
+    with pytest.raises(InputError, match="limit of 0"):
+        limit(Numbers(3), 0)
