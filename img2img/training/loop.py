@@ -175,7 +175,7 @@ def _optimiser(module: nn.Module, options: TrainOptions) -> torch.optim.Adam:
     known = {id(p) for p in scores}
     others = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
     groups = [{"params": scores, "lr": options.mask_lr}, {"params": others, "lr": options.lr}]
-    return torch.optim.Adam([g | {"base_lr": g["lr"]} for g in groups if g["params"]])
+    return torch.optim.Adam([g | {"base_lr": g["lr"]} for g in groups if g["params"]], fused=True)
 
 
 def schedule(step: int, options: TrainOptions) -> float:

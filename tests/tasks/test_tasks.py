@@ -1,0 +1,237 @@
+"""The contract of every task, and what each is measured against."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.color import rgb2lab
+
+from img2img import InputError
+from img2img.data.base import VOID, Batch, PictureSet, Sample
+from img2img.tasks import Task, build_task, task_kinds
+from img2img.tasks.base import mean_colour
+
+
+class Pictures(PictureSet):
+    """Four random pictures with labels."""
+
+    name = "four"
+    classes = ("a", "b", "c")
+
+    def __init__(self, size: int = 32) -> None:
+        rng = np.random.default_rng(0)
+        self._samples = []
+        for i in range(4):
+            image = rng.integers(0, 256, (size // 8, size // 8, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+            label = rng.choice(3, (size, size), p=[0.2, 0.5, 0.3]).astype(np.uint8)
+            label[:2] = VOID
+            self._samples.append(Sample(image, label, source=255 - image, name=f"picture {i}"))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._samples[index]
+
+
+@pytest.fixture
+def style_file(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(1)
+    path = tmp_path / "style.png"
+    Image.fromarray(rng.integers(0, 256, (48, 64, 3)).astype(np.uint8)).save(path)
+    return path
+
+
+def _config(kind: str, style_file: Path) -> dict[str, Any]:
+    options: dict[str, dict[str, Any]] = {
+        "segmentation": {"classes": ["a", "b", "c"]},
+        "style": {"picture": str(style_file), "size": 48, "network": {"name": "efficientnet_lite0", "weights": None}},
+        "edges": {"drawing": "canny"},
+        "denoising": {"sigma": 30},
+    }
+    return {"kind": kind, **options.get(kind, {})}
+
+
+@pytest.mark.parametrize("kind", task_kinds())
+class TestContract:
+    @pytest.fixture
+    def task(self, kind: str, style_file: Path) -> Task:
+        task = build_task(_config(kind, style_file))
+        task.fit(Pictures())
+        return task
+
+    @pytest.fixture
+    def batch(self) -> Batch:
+        pictures = Pictures()
+        return Batch.stack([pictures[i] for i in range(4)])
+
+    def test_the_network_is_fed_three_channels_in_the_unit_range(self, task: Task, batch: Batch) -> None:
+        input = task.example(batch).input
+        assert input.shape == (4, 3, 32, 32)
+        assert input.dtype == torch.float32
+        assert input.min() >= 0
+        assert input.max() <= 1
+        assert torch.equal(task.input(batch), input)
+        assert torch.equal(task.target(batch), task.example(batch).target)
+
+    def test_the_same_batch_gives_the_same_example(self, task: Task, batch: Batch) -> None:
+        assert torch.equal(task.example(batch).input, task.example(batch).input)
+
+    def test_inference_needs_the_picture_alone_and_the_stored_options(self, task: Task, batch: Batch) -> None:
+        again = build_task(task.options())
+        alone = Batch(image=batch.image)
+        assert torch.equal(again.input(alone), task.input(batch))
+        raw = torch.randn(4, task.out_channels, 32, 32)
+        input = task.input(alone)
+        assert torch.equal(again.prediction(raw, input), task.prediction(raw, input))
+
+    def test_the_loss_falls_when_the_raw_output_is_trained_directly(self, task: Task, batch: Batch) -> None:
+        example = task.example(batch)
+        raw = torch.zeros(4, task.out_channels, 32, 32, requires_grad=True)
+        optimiser = torch.optim.Adam([raw], 0.1)
+        losses = []
+        for _ in range(30):
+            optimiser.zero_grad()
+            loss = task.loss(raw, example)
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.8 * losses[0]
+
+    def test_training_the_raw_output_beats_the_trivial_baseline_on_the_deciding_metric(self, task: Task, batch: Batch) -> None:
+        example = task.example(batch)
+        raw = torch.zeros(4, task.out_channels, 32, 32, requires_grad=True)
+        optimiser = torch.optim.Adam([raw], 0.2)
+        for _ in range(60):
+            optimiser.zero_grad()
+            task.loss(raw, example).backward()
+            optimiser.step()
+        values = []
+        for prediction in (task.prediction(raw.detach(), example.input), task.trivial(example)):
+            figures = task.metrics()
+            figures.update(prediction, example)
+            values.append(figures.compute()[task.metric])
+        trained, trivial = values
+        assert trained > 1.1 * trivial if task.higher_is_better else trained < 0.9 * trivial
+
+    def test_predictions_and_targets_are_shown_as_pictures(self, task: Task, batch: Batch) -> None:
+        example = task.example(batch)
+        prediction = task.prediction(torch.randn(4, task.out_channels, 32, 32), example.input)
+        for picture in (task.picture(prediction, example.input), task.reference(example)):
+            assert picture.shape == (4, 3, 32, 32)
+            assert picture.min() >= 0
+            assert picture.max() <= 1
+
+
+def test_a_perfect_segmentation_scores_one_and_void_counts_nowhere() -> None:
+    task = build_task({"kind": "segmentation", "classes": ["a", "b", "c"]})
+    pictures = Pictures()
+    example = task.example(Batch.stack([pictures[i] for i in range(4)]))
+    raw = torch.nn.functional.one_hot(example.target.clamp(max=2), 3).permute(0, 3, 1, 2).float() * 20
+    assert task.loss(raw, example).item() < 1e-6, "void pixels, which are wrong here, add no loss"
+    figures = task.metrics()
+    figures.update(task.prediction(raw, example.input), example)
+    assert figures.compute()["mIoU"] == 1.0
+
+
+def test_a_batch_of_void_alone_has_no_loss_and_no_nan() -> None:
+    task = build_task({"kind": "segmentation", "classes": ["a", "b"]})
+    batch = Batch(image=torch.zeros(1, 3, 8, 8, dtype=torch.uint8), label=torch.full((1, 8, 8), VOID))
+    assert task.loss(torch.randn(1, 2, 8, 8), task.example(batch)).item() == 0
+
+
+def test_a_label_out_of_range_names_the_value_the_picture_and_the_range() -> None:
+    task = build_task({"kind": "segmentation", "classes": ["a", "b"]})
+    label = torch.zeros(2, 8, 8, dtype=torch.int64)
+    label[1, 0, 0] = 7
+    batch = Batch(image=torch.zeros(2, 3, 8, 8, dtype=torch.uint8), label=label, names=("good.png", "bad.png"))
+    with pytest.raises(InputError, match=r"labels \[7\] in \['bad.png'\]: expected 0..1"):
+        task.target(batch)
+
+
+def test_the_majority_class_is_the_most_frequent_one_and_not_void() -> None:
+    task = build_task({"kind": "segmentation", "classes": ["a", "b", "c"]})
+    pictures = Pictures()
+    task.fit(pictures)
+    example = task.example(Batch.stack([pictures[0]]))
+    assert (task.trivial(example) == 1).all()
+
+
+def test_colourisation_feeds_the_lightness_and_keeps_it() -> None:
+    task = build_task({"kind": "colourisation"})
+    pictures = Pictures()
+    example = task.example(Batch.stack([pictures[0]]))
+    lab = rgb2lab(pictures[0].image)
+    np.testing.assert_allclose(example.input[0, 0].numpy() * 100, lab[..., 0], atol=2e-3)
+    np.testing.assert_allclose(example.target[0].permute(1, 2, 0).numpy(), lab[..., 1:], atol=2e-2)
+    back = task.picture(example.target, example.input)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(back * 255, pictures[0].image, atol=1.0)
+    grey = task.picture(task.trivial(example), example.input)
+    assert (grey.amax(1) - grey.amin(1)).max() < 2e-3
+
+
+def test_edges_are_black_on_white_and_of_a_pair_side_a() -> None:
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[:, 8:] = 255
+    batch = Batch.stack([Sample(image, source=image[:, ::-1].copy())])
+    for drawing in ("canny", "sobel"):
+        drawn = build_task({"kind": "edges", "drawing": drawing}).input(batch)
+        assert drawn[0, 0, 8, 6:10].min() == 0, f"{drawing} draws the step"
+        assert drawn[0, 0, 8, :5].min() > 1 - 1e-4, f"{drawing} leaves the flat part white"
+    pair = build_task({"kind": "edges", "drawing": "pair"})
+    assert torch.equal(pair.input(batch), batch.source.float() / 255)
+    with pytest.raises(InputError, match=r"needs A\|B pairs"):
+        pair.target(Batch(image=batch.image))
+
+
+def test_the_mean_colour_counts_each_picture_once() -> None:
+    class Two(PictureSet):
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> Sample:
+            return Sample(np.full((4 + 60 * index, 4, 3), (0, 255)[index], np.uint8))
+
+    assert mean_colour(Two()).tolist() == pytest.approx([0.5] * 3)
+
+
+def test_the_noise_has_the_deviation_asked_for_and_differs_between_pictures() -> None:
+    task = build_task({"kind": "denoising", "sigma": 20})
+    image = torch.full((2, 3, 64, 64), 128, dtype=torch.uint8)
+    image[1] = 127
+    noise = (task.input(Batch(image=image)) - image.float() / 255) * 255
+    assert noise.std().item() == pytest.approx(20, rel=0.03)
+    assert not torch.allclose(noise[0], noise[1], atol=1)
+
+
+def test_style_weights_make_the_style_picture_itself_a_perfect_style(style_file: Path) -> None:
+    config = _config("style", style_file) | {"content": 0.0, "variation": 0.0, "style": 3.0}
+    task = build_task(config)
+    example = task.example(Batch(image=(task.style_picture * 255).round().byte()))
+    assert task.loss(torch.logit(example.target, eps=1e-6), example).item() < 1e-3
+    black = torch.full_like(example.target, -20.0)
+    assert task.loss(black, example).item() > 0.3
+
+
+def test_without_a_picture_or_a_perceptual_network_the_error_says_what_to_give(style_file: Path) -> None:
+    example = None
+    task = build_task({"kind": "style"})
+    with pytest.raises(InputError, match="give network"):
+        task.loss(torch.zeros(1, 3, 32, 32), example)
+    task = build_task({"kind": "style", "network": {"name": "efficientnet_lite0", "weights": None}})
+    with pytest.raises(InputError, match="give picture=PATH"):
+        task.loss(torch.zeros(1, 3, 32, 32), example)
+
+
+def test_an_unknown_kind_or_option_names_the_known_ones() -> None:
+    with pytest.raises(InputError, match="known: colourisation, denoising, edges, segmentation, style"):
+        build_task({"kind": "colorization"})
+    with pytest.raises(InputError, match="no option 'drawin': did you mean 'drawing'"):
+        build_task({"kind": "edges", "drawin": "canny"})
+    with pytest.raises(InputError, match="needs the option 'classes'"):
+        build_task({"kind": "segmentation"})
+    with pytest.raises(InputError, match="expected 'pair', 'canny' or 'sobel'"):
+        build_task({"kind": "edges", "drawing": "hed"})

@@ -1,0 +1,264 @@
+"""What a user can get wrong: one clear error each, and nothing already learned is lost."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import img2img
+from img2img import InputError
+from img2img.run import run
+from img2img.tasks.colourisation import Colourisation
+from img2img.training import checkpoint
+from img2img.training.experiment import read_experiment
+from img2img.training.loop import OutOfMemoryError, TrainingDivergedError, explained_out_of_memory, schedule
+from img2img.training.options import TrainOptions
+
+Make = Callable[..., dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sequnce": []}, "no option 'sequnce': did you mean 'sequence'"),
+        ({"sequence": ["disks", "colours"]}, "names the task 'colours', which the config does not have"),
+        ({"sequence": []}, "the sequence is empty"),
+        ({"sequence": ["disks", "disks"]}, "names a task twice"),
+        ({"train": {"stepz": 3}}, "tasks.disks.train has no option 'stepz': did you mean 'steps'"),
+        ({"train": {"steps": 0}}, "train.steps=0: expected 1 or more"),
+        ({"train": {"steps": 1, "lr": -1}}, "train.lr=-1: expected more than 0"),
+        ({"train": {}}, "needs the option 'steps'"),
+        ({"resume": "yes"}, "expected 'auto' or 'never'"),
+        ({"backbone": {"kind": "smp", "mode": "first"}}, "backbone.mode='first'"),
+        ({"backbone": {"kind": "smp", "mode": "pretrained"}}, "needs backbone.weights"),
+    ],
+)
+def test_a_wrong_config_is_refused_before_anything_starts(config: Make, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_experiment(config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "message"),
+    [
+        ({"kind": "colour"}, {}, "task kind 'colour' is unknown"),
+        ({}, {"kind": "imagefolder"}, "data kind 'imagefolder' is unknown"),
+        ({}, {"rot": "x"}, "no option 'rot'"),
+        ({}, {"parts": {"train": {}, "test": {}}}, "parts must be train, val, test"),
+        ({}, {"parts": {p: {"root": "nowhere"} for p in ("train", "val", "test")}}, "nowhere"),
+    ],
+)
+def test_a_wrong_task_or_dataset_is_refused_before_the_first_step(
+    config: Make, tmp_path: Path, task: dict[str, Any], data: dict[str, Any], message: str
+) -> None:
+    whole = config()
+    whole["tasks"]["edges"] = {
+        "task": whole["tasks"]["edges"]["task"] | task,
+        "data": whole["tasks"]["edges"]["data"] | data,
+    }
+    with pytest.raises(InputError, match=message):
+        run(whole)
+    assert not (tmp_path / "run" / "metrics").exists(), "the last task of the sequence is checked before the first is trained"
+
+
+def test_an_empty_folder_names_the_folder(config: Make, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    whole = config(sequence=["colour"])
+    whole["tasks"]["colour"]["data"] = {"kind": "image_folder", "root": str(tmp_path / "empty")}
+    with pytest.raises(InputError, match="empty"):
+        run(whole)
+
+
+def _folder(tmp_path: Path, pictures: list[Image.Image]) -> dict[str, Any]:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    for i, picture in enumerate(pictures):
+        picture.save(root / f"{i}.png")
+    return {"kind": "image_folder", "parts": {p: {"root": str(root)} for p in ("train", "val", "test")}}
+
+
+def test_a_corrupt_picture_is_named_and_the_finished_tasks_are_kept(config: Make, tmp_path: Path) -> None:
+    data = _folder(tmp_path, [Image.new("RGB", (40, 40), "red")] * 3)
+    whole = config(sequence=["disks", "colour"])
+    whole["tasks"]["colour"]["data"] = data
+    (tmp_path / "pictures" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    with pytest.raises(InputError, match=r"1\.png"):
+        run(whole)
+    (tmp_path / "pictures" / "1.png").unlink()
+    results = run(whole)
+    assert [t["name"] for t in results["tasks"]] == ["disks", "colour"]
+
+
+def test_grey_rgba_16_bit_and_small_pictures_train(config: Make, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [
+        Image.fromarray(rng.integers(0, 256, (40, 40)).astype(np.uint8)),
+        Image.fromarray(rng.integers(0, 256, (40, 40, 4)).astype(np.uint8)),
+        Image.fromarray(rng.integers(0, 65536, (40, 40)).astype(np.uint16)),
+        Image.fromarray(rng.integers(0, 256, (13, 17, 3)).astype(np.uint8)),  # smaller than the crop
+    ]
+    whole = config(sequence=["edges"])
+    whole["tasks"]["edges"]["data"] = _folder(tmp_path, pictures)
+    results = run(whole)
+    assert results["tasks"][0]["test_images"] == 4
+
+
+def test_a_nan_loss_stops_early_and_keeps_what_was_learned(config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(config(sequence=["disks"]))
+    before = (tmp_path / "run" / "progress.json").read_bytes()
+    original, calls = Colourisation.loss, 0
+
+    def poisoned(self: Colourisation, raw: torch.Tensor, example: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return original(self, raw, example) * (float("nan") if calls == 6 else 1)
+
+    monkeypatch.setattr(Colourisation, "loss", poisoned)
+    with pytest.raises(TrainingDivergedError, match=r"the loss of the colourisation task is not a finite number at step 6"):
+        run(config(sequence=["disks", "colour"]))
+    assert calls == 6
+    assert (tmp_path / "run" / "progress.json").read_bytes() == before
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "colour.pt", weights_only=True)
+    assert saved["step"] == 4, "the last checkpoint is the one before"
+    assert all(torch.isfinite(t).all() for t in saved["module"].values())
+    monkeypatch.setattr(Colourisation, "loss", original)
+    assert len(run(config(sequence=["disks", "colour"]))["tasks"]) == 2
+
+
+def test_a_full_disk_at_a_checkpoint_keeps_the_earlier_one(config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"sequence": ["disks"], "train": config()["train"] | {"steps": 12}}
+    whole = run(config(out=str(tmp_path / "whole"), **options))
+    original = torch.save
+
+    def full(values: dict[str, Any], file: Any) -> None:
+        original(values, file)
+        if values["step"] == 8:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(OSError, match=r"could not write .*disks\.pt \(No space left on device\); the earlier file is unchanged"):
+        run(config(**options))
+    folder = tmp_path / "run" / "checkpoints"
+    assert [p.name for p in folder.iterdir()] == ["disks.pt"], "no half-written file stays behind"
+    assert torch.load(folder / "disks.pt", weights_only=True)["step"] == 4
+    monkeypatch.undo()
+    assert run(config(**options))["tasks"][0]["value"] == whole["tasks"][0]["value"]
+
+
+def test_a_damaged_checkpoint_says_to_delete_it(config: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "disks.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match=r"disks\.pt cannot be read .*: delete it"):
+        run(config(sequence=["disks"]))
+
+
+def test_a_checkpoint_with_code_in_it_is_never_unpickled(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    torch.save({"fingerprint": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match="cannot be read"):
+        checkpoint.load_checkpoint(tmp_path / "evil.pt", fingerprint="x")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_run_folder_of_another_configuration_is_left_alone(config: Make, tmp_path: Path) -> None:
+    run(config(sequence=["disks", "colour"]))
+    before = (tmp_path / "run" / "progress.json").read_bytes()
+    with pytest.raises(InputError, match="under another configuration"):
+        run(config(sequence=["disks", "colour"], seed=1))
+    with pytest.raises(InputError, match="not change what was learned"):
+        run(config(sequence=["disks", "edges"]))
+    with pytest.raises(InputError, match="holds a run already"):
+        run(config(sequence=["disks", "colour"], resume="never"))
+    assert (tmp_path / "run" / "progress.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "message"),
+    [
+        ("bundle.json", lambda t: t.replace('"tasks"', '"taks"'), "no description of a bundle"),
+        ("bundle.json", lambda t: t[: len(t) // 2], "not valid JSON"),
+        ("bundle.json", lambda t: t.replace('"version": 1', '"version": 9'), "upgrade"),
+        ("bundle.json", lambda t: t.replace('"width": 4', '"width": 8'), "damaged or of another network"),
+        ("bundle.json", lambda t: t.replace('"blocks": 1', '"blocks": 0'), "does not fit the network"),
+        ("bundle.json", lambda t: t.replace('"disks"', '"../disks"'), "no task name"),
+        ("bundle.json", lambda t: t.replace('"disks"', '"squares"'), "no task file at"),
+        ("bundle.json", lambda t: t.replace('"sha256": "', '"sha256": "0'), "one of them was changed"),
+    ],
+)
+def test_a_bundle_edited_by_hand_is_refused(
+    config: Make, tmp_path: Path, file: str, edit: Callable[[str], str], message: str
+) -> None:
+    run(config(sequence=["disks"]))
+    path = tmp_path / "run" / "bundle" / file
+    changed = edit(path.read_text())
+    assert changed != path.read_text()
+    path.write_text(changed)
+    with pytest.raises(InputError, match=message):
+        img2img.load(str(tmp_path / "run"))
+
+
+def test_a_backbone_whose_bytes_were_changed_is_refused(config: Make, tmp_path: Path) -> None:
+    run(config(sequence=["disks"]))
+    path = tmp_path / "run" / "bundle" / "backbone.safetensors"
+    blob = bytearray(path.read_bytes())
+    blob[-3] ^= 1
+    path.write_bytes(blob)
+    with pytest.raises(InputError, match="one of them was changed"):
+        img2img.load(str(tmp_path / "run"))
+    path.unlink()
+    with pytest.raises(InputError, match="no backbone at"):
+        img2img.load(str(tmp_path / "run"))
+    with pytest.raises(InputError, match="no bundle in"):
+        img2img.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_running_out_of_memory_names_what_to_try(error: Exception) -> None:
+    wanted = r"batch_size=8 at train.crop=224: try train.batch_size=4, or train.crop=160"
+    with (
+        pytest.raises(OutOfMemoryError, match=wanted),
+        explained_out_of_memory(TrainOptions(steps=1, batch_size=8, crop=224)),
+    ):
+        raise error
+
+
+def test_another_runtime_error_is_passed_on() -> None:
+    with pytest.raises(RuntimeError, match="other"), explained_out_of_memory(TrainOptions(steps=1)):
+        raise RuntimeError("other")
+
+
+def test_the_rate_rises_and_falls_to_zero() -> None:
+    options = TrainOptions(steps=100, warmup=10)
+    rates = [schedule(step, options) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9]
+    assert all(a > b for a, b in pairwise(rates[9:]))
+    assert rates[-1] < 1e-3
+
+
+def test_the_pipeline_prints_one_message_and_no_traceback(config: Make, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "pipelines/image_to_image.py", f"out={tmp_path / 'cli'}", "sequence=[shape]"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: the sequence names the task 'shape', which the config does not have" in done.stderr
+    assert "Traceback" not in done.stderr
+    unknown = subprocess.run([*command[:2], "sequnce=[shapes]"], cwd=root, capture_output=True, text=True)
+    assert unknown.returncode != 0
+    assert "sequnce" in unknown.stderr

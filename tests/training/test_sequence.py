@@ -1,0 +1,218 @@
+"""The whole sequence on a tiny experiment: what it leaves, that nothing is forgotten, and that it goes on after a kill."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import img2img
+from img2img import InputError
+from img2img.bundle import load_bundle
+from img2img.masks.task import TaskState
+from img2img.run import run
+from img2img.training import sequence as sequence_module
+from img2img.training.experiment import read_experiment
+from img2img.training.loop import fit
+from img2img.training.results import collect_results
+from img2img.training.sequence import SequenceRunner
+
+Make = Callable[..., dict[str, Any]]
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    network, _ = load_bundle(folder / "bundle")
+    return {k: v.clone() for k, v in network.state_dict().items()}
+
+
+def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def _untimed(results: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps(results, default=str)
+    kept = json.loads(text)
+    for task in kept["tasks"]:
+        del task["train_seconds"]
+    return kept
+
+
+def test_a_run_leaves_a_bundle_results_pictures_logs_and_a_page(config: Make, tmp_path: Path) -> None:
+    results = run(config(decoder_only=["colour"]))
+    folder = tmp_path / "run"
+    assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert results["schema"] == 1
+    assert results["backbone"].keys() >= {"name", "parameters", "sha256"}
+    assert [t["name"] for t in results["tasks"]] == ["disks", "colour", "edges"]
+    wanted = {
+        "name", "kind", "metric", "higher_is_better", "value", "trivial", "decoder_only", "bytes", "density", "train_seconds",
+        "test_images",
+    }  # fmt: skip
+    assert all(t.keys() >= wanted for t in results["tasks"])
+    assert [t["decoder_only"] is None for t in results["tasks"]] == [True, False, True]
+    assert results["tasks"][0]["density"] is None, "the task that trained the backbone has no mask"
+    assert all(0 < t["density"] < 1 for t in results["tasks"][1:]), "bits have flipped"
+    assert results["forgetting"]["max_abs_output_change"] == 0.0
+    matrix = results["forgetting"]["value_matrix"]
+    assert [[v is None for v in row] for row in matrix] == [[i > t for i in range(3)] for t in range(3)]
+    assert all(matrix[t][i] == matrix[i][i] for t in range(3) for i in range(t))
+    assert results["transfer"]["backward"] == 0
+    assert results["transfer"]["forward"] is not None
+    for name in ("disks", "colour", "edges"):
+        assert (folder / "bundle" / "tasks" / f"{name}.safetensors").stat().st_size == next(
+            t["bytes"] for t in results["tasks"] if t["name"] == name
+        )
+        assert (folder / "pictures" / f"{name}.png").stat().st_size > 0
+        rows = list(csv.DictReader((folder / "metrics" / f"{name}.csv").open()))
+        assert [int(r["step"]) for r in rows] == [2, 3, 4, 6, 8]
+        assert any((folder / "tensorboard" / name).iterdir())
+    assert (folder / "metrics" / "colour.decoder_only.csv").exists()
+    assert (folder / "report.html").stat().st_size > 0
+    assert "largest change of an output 0" in (folder / "log.txt").read_text()
+    assert not list(folder.rglob("*.tmp"))
+    assert not list((folder / "checkpoints").glob("*"))
+
+
+def test_a_bundle_gives_the_outputs_that_were_reported(config: Make, tmp_path: Path) -> None:
+    runner = SequenceRunner(read_experiment(config()))
+    runner.run()
+    model = img2img.load(str(tmp_path / "run"))
+    assert model.tasks() == {"disks": "segmentation", "colour": "colourisation", "edges": "edges"}
+    sample = runner.ready["edges"].parts.test[0]
+    ready = runner.ready["edges"]
+    example = ready.task.example(img2img.data.Batch.stack([sample]))
+    expected = runner.evaluator.predict(runner.run_of("edges"), ready.task, example.input)[0]
+    assert torch.allclose(model.predict("edges", sample.image), expected, atol=1e-6)
+    odd = sample.image[:29, :31]
+    assert model.run("colour", odd).size == (31, 29), "pictures of any size"
+    with pytest.raises(InputError, match="no task 'style' in this bundle; it has disks, colour, edges"):
+        model.run("style", odd)
+    with pytest.raises(InputError, match=r"expected \(H, W, 3\) uint8"):
+        model.run("colour", odd.astype(np.float32))
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _kill_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    """Kill the run at the given optimiser step, counted over all its trainings."""
+    count = 0
+    original = torch.optim.Adam.step
+
+    def step(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == steps:
+            raise _Killed
+        return original(self, *args, **kwargs)
+
+    patch.setattr(torch.optim.Adam, "step", step)
+
+
+# In the first task before and after its checkpoint at step 4, in the second, and in the comparison (steps 17 to 24).
+@pytest.mark.parametrize("killed_at", [2, 7, 15, 22])
+def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path, killed_at: int) -> None:
+    options = {"decoder_only": ["colour"], "sequence": ["disks", "colour"]}
+    whole = run(config(out=str(tmp_path / "whole"), **options))
+    with pytest.MonkeyPatch.context() as patch:
+        _kill_after(patch, killed_at)
+        with pytest.raises(_Killed):
+            run(config(**options))
+    resumed_from = [p.name for p in (tmp_path / "run" / "checkpoints").glob("*.pt")]
+    assert resumed_from == {2: [], 7: ["disks.pt"], 15: ["colour.pt"], 22: ["colour.decoder_only.pt"]}[killed_at]
+    torch.manual_seed(12345)  # another process has other random states
+    resumed = run(config(**options))
+    assert _untimed(resumed) == _untimed(whole)
+    assert _same(_tensors(tmp_path / "run"), _tensors(tmp_path / "whole"))
+    for name in ("disks", "colour", "colour.decoder_only"):
+        assert (tmp_path / "run" / "metrics" / f"{name}.csv").read_text() == (
+            tmp_path / "whole" / "metrics" / f"{name}.csv"
+        ).read_text()
+
+
+def test_a_finished_run_trains_nothing_again_and_a_longer_sequence_goes_on(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = run(config(sequence=["disks", "colour"]))
+    trained: list[str] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        trained.append(kwargs["checkpoint"].stem)
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(sequence_module, "fit", counted)
+    assert _untimed(run(config(sequence=["disks", "colour"]))) == _untimed(short)
+    assert trained == []
+    longer = run(config())
+    assert trained == ["edges"]
+    assert longer["forgetting"]["max_abs_output_change"] == 0.0
+    assert [t["value"] for t in longer["tasks"][:2]] == [t["value"] for t in short["tasks"]]
+
+
+def test_any_subset_in_any_order_and_a_task_learns_the_same_wherever_it_stands(config: Make, tmp_path: Path) -> None:
+    one = run(config(out=str(tmp_path / "one"), sequence=["disks", "edges"]))
+    two = run(config(out=str(tmp_path / "two"), sequence=["disks", "colour", "edges"]))
+    assert one["tasks"][1]["value"] == two["tasks"][2]["value"], "what was learned in between is invisible"
+    other = run(config(out=str(tmp_path / "three"), sequence=["edges", "disks"]))
+    assert [t["kind"] for t in other["tasks"]] == ["edges", "segmentation"]
+
+
+@pytest.mark.parametrize("mode", ["random", "pretrained"])
+def test_a_backbone_that_no_task_trains_gets_a_mask_for_each_task(config: Make, tmp_path: Path, mode: str) -> None:
+    backbone = {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3, "mode": mode}
+    if mode == "pretrained":
+        run(config(out=str(tmp_path / "source"), sequence=["disks"]))
+        backbone["weights"] = str(tmp_path / "source" / "bundle" / "backbone.safetensors")
+    results = run(config(backbone=backbone, sequence=["disks", "colour"]))
+    assert all(t["density"] is not None for t in results["tasks"])
+    again = run(config(backbone=backbone, sequence=["disks", "colour", "edges"]))
+    assert again["backbone"]["sha256"] == results["backbone"]["sha256"]
+
+
+def test_the_state_of_the_best_validation_is_kept(config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = SequenceRunner(read_experiment(config(sequence=["disks"])))
+    seen: list[dict[str, torch.Tensor]] = []
+    original = runner._fit
+
+    def spy(name: str, module: torch.nn.Module, what: str) -> Any:
+        real = runner.evaluator.figures
+        calls = iter([0.0, 0.2, 0.7, 0.4])  # on the test set before training, then three validations
+
+        def figures(network: Any, task: Any, pictures: Any) -> dict[str, float]:
+            seen.append({k: v.clone() for k, v in module.state_dict().items()})
+            return real(network, task, pictures) | {"mIoU": next(calls)}
+
+        monkeypatch.setattr(type(runner.evaluator), "figures", lambda self, *a: figures(*a))
+        result = original(name, module, what)
+        monkeypatch.undo()
+        seen.append(module.state_dict())
+        return result
+
+    runner._fit = spy  # type: ignore[method-assign]
+    runner.run()
+    assert _same(seen[-1], seen[2])
+    assert runner.progress["tasks"]["disks"]["best_step"] == 6
+
+
+def test_a_forgetful_network_would_be_reported(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison is real: make training one task disturb another and the report says so."""
+    runner = SequenceRunner(read_experiment(config(sequence=["disks", "colour"])))
+    original = runner._learn
+
+    def disturb(name: str) -> Any:
+        entry = original(name)
+        state = runner.network.state("disks")
+        assert isinstance(state, TaskState)
+        with torch.no_grad():
+            state.head.weight.add_(0.5)  # type: ignore[union-attr]
+        return entry
+
+    monkeypatch.setattr(runner, "_learn", disturb)
+    network = runner.run()
+    results = collect_results(runner.experiment, runner.progress, network)
+    assert results["forgetting"]["max_abs_output_change"] > 0
