@@ -5,6 +5,7 @@ that the same random numbers give the same picture on every machine.
 """
 
 import colorsys
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -52,11 +53,9 @@ class Canvas:
         self.label = np.full((size, size), label, np.uint8)
 
     def patch(self, *outlines: Points, blur: int = 0, union: bool = False) -> Patch | None:
-        """The area inside the outlines, its edge softened over `blur` pixels.
+        """The area inside the outlines, its edge softened over `blur` pixels; None when nothing of it lies on the canvas.
 
         Where an even number of outlines overlap there is a hole, unless `union`.
-
-        None when nothing of it lies on the canvas.
         """
         xs = [x for outline in outlines for x, _ in outline]
         ys = [y for outline in outlines for _, y in outline]
@@ -68,8 +67,11 @@ class Canvas:
         fine = np.zeros(((bottom - top + 2 * blur) * _FINE, (right - left + 2 * blur) * _FINE), np.uint8)
         origin = np.array([left - blur, top - blur], np.float64)
         # OpenCV's integer coordinates are the centres of (sub-)pixels, hence the half
-        grid = [np.rint(((c - origin) * _FINE - 0.5) * (1 << _SHIFT)).astype(np.int32) for c in map(np.array, outlines)]
-        for group in [[g] for g in grid] if union else [grid]:
+        corners = np.array([corner for outline in outlines for corner in outline])
+        grid = np.rint(((corners - origin) * _FINE - 0.5) * (1 << _SHIFT)).astype(np.int32)
+        ends = itertools.accumulate(len(outline) for outline in outlines)
+        polygons = [grid[end - len(outline) : end] for outline, end in zip(outlines, ends, strict=True)]
+        for group in [[p] for p in polygons] if union else [polygons]:
             cv2.fillPoly(fine, group, (255,), lineType=cv2.LINE_8, shift=_SHIFT)
         cover = cv2.resize(fine, (fine.shape[1] // _FINE, fine.shape[0] // _FINE), interpolation=cv2.INTER_AREA)
         if blur:
@@ -139,9 +141,12 @@ class Stock:
         textures = {name: photo_region(name, part, side) for name in self._TEXTURES}
         self._textures = {name: t[:, :, 0] for name, t in textures.items() if t is not None}
 
-    def photo(self, rng: np.random.Generator, shape: tuple[int, int]) -> Colour:
-        """(h, w, 3) of [0, 255]: a random cut of a random photo, sometimes mirrored, re-coloured a little."""
-        cut = _cut(rng, self._scenery[rng.integers(len(self._scenery))], shape, least=0.4)
+    def photo(self, rng: np.random.Generator, shape: tuple[int, int], *, blur: int = 1) -> Colour:
+        """(h, w, 3) of about [0, 255]: a random cut of a random photo, sometimes mirrored, re-coloured a little.
+
+        It has the detail of a picture `blur` times smaller.
+        """
+        cut = _cut(rng, self._scenery[rng.integers(len(self._scenery))], shape, least=0.4, blur=blur)
         gain = 0.75 + 0.5 * rng.random(3)
         return cut * gain.astype(np.float32)
 
@@ -154,12 +159,16 @@ class Stock:
         return ((grey - grey.mean(dtype=np.float64).astype(np.float32)) * np.float32(1 / 128))[:, :, None]
 
 
-def _cut(rng: np.random.Generator, picture: NDArray[np.uint8], shape: tuple[int, int], *, least: float) -> NDArray[np.float32]:
+def _cut(
+    rng: np.random.Generator, picture: NDArray[np.uint8], shape: tuple[int, int], *, least: float, blur: int = 1
+) -> NDArray[np.float32]:
     """A random window of the proportions of `shape`, resized to it."""
     h, w = picture.shape[:2]
     scale = min(h / shape[0], w / shape[1]) * (least + (1 - least) * rng.random())
     height, width = max(1, int(shape[0] * scale)), max(1, int(shape[1] * scale))
     top, left = rng.integers(h - height + 1), rng.integers(w - width + 1)
     window = Image.fromarray(picture[top : top + height, left : left + width])
+    if blur > 1:
+        window = window.resize((max(1, shape[1] // blur), max(1, shape[0] // blur)), Image.Resampling.BILINEAR)
     resized = np.asarray(window.resize(shape[::-1], Image.Resampling.BILINEAR), np.float32)
     return resized[:, ::-1] if rng.random() < 0.5 else resized

@@ -53,11 +53,6 @@ class TrainBatches:
         self._seed = seed
         self._workers = workers
 
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps after which every picture has been drawn once; a fraction when the batches do not divide the set."""
-        return len(self._pictures) / self._batch_size
-
     def batch(self, step: int) -> Batch:
         """The batch at `step` >= 0, made in this process."""
         samples = []

@@ -2,7 +2,6 @@
 
 import math
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,9 +59,8 @@ def render(rng: np.random.Generator, size: int, stock: Stock) -> tuple[NDArray[n
         picture (size, size, 3) uint8 RGB and label (size, size) uint8, indices into `CLASSES`.
     """
     canvas = Canvas(size)
-    coarse = stock.photo(rng, (size // 2, size // 2))
     haze = random_colour(rng, (0, 1), (0, 0.3), (0.2, 0.8))
-    canvas.picture[:] = mix(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR), haze, 0.15 + 0.35 * rng.random())
+    canvas.picture[:] = mix(stock.photo(rng, (size, size), blur=2), haze, 0.15 + 0.35 * rng.random())
     lean = (rng.random(2) - 0.5) * 0.14 * size  # of all shadows in the scene
     depth = 0.25 + 0.4 * rng.random()
     placed: list[tuple[float, float, float]] = []

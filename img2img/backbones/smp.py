@@ -1,0 +1,219 @@
+"""Encoder-decoders of segmentation-models-pytorch (SMP): any encoder with any of its decoders.
+
+Each computes exactly what `smp.create_model` computes with the same weights. Two things differ in form: the head is made of
+plain `torch.nn` classes, and parameters that no output depends on (the last stages of a shallow encoder, the classifier
+neck of some) are dropped, since a mask over them could never learn.
+"""
+
+import inspect
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import Tensor, nn
+
+from img2img.backbones.efficientnet_lite0 import LITE_MEAN, LITE_STD, make_tensorflow_like
+from img2img.backbones.encoder_decoder import IMAGENET_MEAN, IMAGENET_STD, EncoderDecoder, HeadShape
+from img2img.backbones.pretrained import encoder_tensors, load_matching
+from img2img.errors import InputError
+
+ARCHITECTURES: dict[str, type[nn.Module]] = smp.MODEL_ARCHITECTURES_MAPPING
+
+# What this project fixes itself: three channels in, and a head that ends the network.
+_RESERVED = {
+    "self", "kwargs", "encoder_name", "encoder_weights", "encoder_depth", "in_channels", "classes", "activation",
+    "aux_params", "decoder_channels",
+}  # fmt: skip
+_TOO_SMALL = (RuntimeError, AssertionError, ValueError)  # what layers raise on a size that they cannot take
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# Encoders of SMP's own whose weights were not trained on ImageNet's mean and deviation, by how their names begin.
+_STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "timm-tf_efficientnet_lite": (LITE_MEAN, LITE_STD),
+    "tu-tf_efficientnet_lite": (LITE_MEAN, LITE_STD),
+    "inceptionv4": _HALF,
+    "inceptionresnetv2": _HALF,
+    "xception": _HALF,
+    "dpn": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
+}
+
+
+def smp_backbone(
+    arch: str = "unet",
+    encoder: str = "resnet18",
+    *,
+    out_channels: int,
+    weights: str | os.PathLike[str] | None = None,
+    decoder_channels: int | Sequence[int] | None = None,
+    depth: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> EncoderDecoder:
+    """Build an encoder-decoder of SMP.
+
+    Args:
+        arch: a decoder of SMP: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet,
+            segformer, dpt.
+        encoder: an encoder of SMP, or "tu-" and the name of a network of timm.
+        out_channels: of the head.
+        weights: of the encoder; see `img2img.backbones.pretrained`. The decoder is always random.
+        decoder_channels: as the decoder takes it (U-Net: one number a stage, deepest first); None: SMP's default.
+        depth: stages of the encoder; None: SMP's default (5; PSPNet 3, DPT 4).
+        options: further options of the decoder's class in SMP, and, of a "tu-" encoder, of `timm.create_model`.
+
+    Raises:
+        InputError: an unknown name or option, a combination that SMP cannot build, or weights that do not fit.
+    """
+    arch = arch.lower()
+    options = dict(options or {})
+    spec: dict[str, Any] = {"kind": "smp", "arch": arch, "encoder": encoder, "out_channels": out_channels}
+    spec |= {"decoder_channels": decoder_channels, "depth": depth, "options": options}
+    model = _create(arch, encoder, spec)
+    if encoder.startswith("timm-tf_efficientnet_lite"):
+        make_tensorflow_like(model.encoder)
+    decoder, head_shape = _split_head(model)
+    stride, min_size = _probe(model, decoder, head_shape.upsampling, arch, encoder, options)
+    if weights is not None:
+        tensors, partial = encoder_tensors(weights, encoder)
+        load_matching(model.encoder, tensors, origin=str(weights), partial=partial or depth is not None)
+    mean, std = input_statistics(encoder)
+    return EncoderDecoder(
+        model.encoder,
+        decoder,
+        head_shape,
+        out_channels=out_channels,
+        stride=stride,
+        min_size=min_size,
+        spec=spec,
+        mean=mean,
+        std=std,
+    )
+
+
+def input_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the pictures, on [0, 1], that the encoder's published weights expect."""
+    for start, statistics in _STATISTICS.items():
+        if encoder.startswith(start):
+            return statistics
+    config = timm.models.get_pretrained_cfg(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else None
+    return (tuple(config.mean), tuple(config.std)) if config is not None else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _create(arch: str, encoder: str, spec: Mapping[str, Any]) -> Any:
+    if arch not in ARCHITECTURES:
+        raise InputError(f"backbone arch {arch!r} is unknown to segmentation-models-pytorch: choose one of {[*ARCHITECTURES]}")
+    known = smp.encoders.get_encoder_names()
+    if not encoder.startswith("tu-") and encoder not in known:
+        raise InputError(
+            f"backbone encoder {encoder!r} is unknown to segmentation-models-pytorch: choose one of {known}, or tu- and "
+            "the name of a network of timm, such as tu-tf_efficientnet_lite0"
+        )
+    parameters = inspect.signature(ARCHITECTURES[arch].__init__).parameters
+    allowed = set(parameters) - _RESERVED
+    arguments = dict(spec["options"])
+    unknown = arguments.keys() & _RESERVED if encoder.startswith("tu-") else arguments.keys() - allowed
+    if unknown:
+        raise InputError(f"backbone options {sorted(unknown)} are unknown to {arch}: known options are {sorted(allowed)}")
+    if spec["decoder_channels"] is not None:
+        if "decoder_channels" not in parameters:
+            raise InputError(f"{arch} takes no decoder_channels: leave it out, or use its options {sorted(allowed)}")
+        arguments["decoder_channels"] = spec["decoder_channels"]
+    if spec["depth"] is not None:
+        arguments["encoder_depth"] = spec["depth"]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of `timm-` encoders, which keep working
+            return smp.create_model(arch, encoder, encoder_weights=None, classes=1, **arguments)
+    except (ValueError, TypeError, RuntimeError, KeyError, IndexError) as error:
+        raise InputError(
+            f"segmentation-models-pytorch cannot build {arch} on {encoder} with {arguments} ({error}): change these options"
+        ) from error
+
+
+class _DPTDecoder(nn.Module):
+    """The decoder of DPT and the hidden layers of its head, so that its last convolution alone is the head."""
+
+    def __init__(self, decoder: nn.Module, neck: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.neck = neck
+
+    def forward(self, features: tuple[list[Tensor], list[Tensor | None]]) -> Tensor:
+        """Feature maps and prefix tokens of a vision transformer to (N, C, H / 2, W / 2)."""
+        y: Tensor = self.neck(self.decoder(*features))
+        return y
+
+
+def _split_head(model: Any) -> tuple[nn.Module, HeadShape]:
+    """The decoder of an SMP model, and the shape of its head."""
+    if isinstance(model, smp.DPT):
+        *neck, conv = model.segmentation_head.head
+        factor = model.segmentation_head.upsampling_factor
+        return _DPTDecoder(model.decoder, nn.Sequential(*neck)), HeadShape(conv.in_channels, conv.kernel_size[0], int(factor))
+    conv, upsampling, _ = model.segmentation_head
+    factor = getattr(upsampling, "scale_factor", 1)
+    return model.decoder, HeadShape(conv.in_channels, conv.kernel_size[0], int(factor))
+
+
+def _probe(
+    model: Any, decoder: nn.Module, upsampling: int, arch: str, encoder: str, options: Mapping[str, Any]
+) -> tuple[int, int]:
+    """Run the network, to find what pictures it takes and the parameters that it never uses.
+
+    Returns:
+        The number that height and width must be multiples of (the encoder's own says too little for some decoders), and the
+        smallest height and width. Unused layers have been dropped from `model.encoder` and `decoder`.
+
+    Raises:
+        InputError: no size works, or the output has another size than the picture.
+    """
+    stride = model.encoder.output_stride
+    fixed = getattr(getattr(model.encoder, "model", None), "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
+    sizes = [stride * k for k in (1, 2, 4, 8)] + [int(options.get("img_size", fixed))]
+    training = model.training
+    for part in (model, decoder):
+        part.eval()
+    failure: Exception | None = None
+    for size in sizes:
+        try:
+            y = decoder(model.encoder(torch.zeros(1, 3, size, size)))
+            break
+        except _TOO_SMALL as error:
+            failure = error
+    else:
+        raise InputError(
+            f"{arch} on {encoder} runs on no picture of {sizes} pixels ({failure}): expected one to work; set img_size or "
+            "dynamic_img_size in the backbone's options, or choose another encoder"
+        ) from failure
+    if y.shape[-1] * upsampling != size:
+        raise InputError(
+            f"{arch} on {encoder} makes {y.shape[-1] * upsampling} pixels of {size}: expected as many as the picture has; set "
+            "`upsampling` in the backbone's options, or leave its depth and strides alone"
+        )
+    y.sum().backward()
+    for part in (model.encoder, decoder):
+        _drop_unused(part)
+    width = size + stride
+    try:
+        with torch.no_grad():
+            fits = decoder(model.encoder(torch.zeros(1, 3, size, width))).shape[-1] * upsampling == width
+    except _TOO_SMALL:
+        fits = False
+    for part in (model.encoder, decoder):
+        part.train(training)
+    # DPT halves its smallest map once more than the encoder's stride says; windows of a fixed size take no other at all.
+    return (stride if fits else size), size
+
+
+def _drop_unused(module: nn.Module) -> None:
+    """Replace each child that no output depends on with `nn.Identity`; clear the gradients that told."""
+    for name, child in module.named_children():
+        parameters = list(child.parameters())
+        if parameters and all(p.grad is None for p in parameters):
+            setattr(module, name, nn.Identity())
+        else:
+            _drop_unused(child)
+    for parameter in module.parameters(recurse=False):
+        parameter.grad = None

@@ -1,0 +1,68 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from img2img.backbones import build_backbone
+from img2img.errors import InputError
+
+SPECS = [
+    {"kind": "smp", "arch": "unet", "encoder": "resnet18", "out_channels": 3, "decoder_channels": [8, 8, 8, 8, 8]},
+    {"kind": "smp", "arch": "fpn", "encoder": "tu-tf_efficientnet_lite0", "out_channels": 2, "options": {"upsampling": 4}},
+    {"kind": "image_transformer", "out_channels": 3, "width": 4, "blocks": 1, "norm": "instance"},
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_network_is_rebuilt_from_its_spec_and_state_dict(spec) -> None:
+    first = build_backbone(spec).eval()
+    again = build_backbone(json.loads(json.dumps(first.spec))).eval()
+    assert again.spec == first.spec
+    again.load_state_dict(first.state_dict())
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x), first(x))
+
+
+def test_the_spec_keeps_no_path_of_this_machine(tmp_path) -> None:
+    first = build_backbone(SPECS[2])
+    torch.save(first.state_dict(), tmp_path / "first.pth")
+    second = build_backbone(SPECS[2] | {"weights": str(tmp_path / "first.pth")})
+    assert torch.equal(second.encoder[0][0].weight, first.encoder[0][0].weight)
+    assert second.spec == first.spec
+    assert "weights" not in second.spec
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "unet"}, "kind 'unet' is unknown.*'smp', 'image_transformer'"),
+        ({"kind": None}, "kind None is unknown"),
+        ({"encoders": "x"}, "no option 'encoders'.*'encoder'"),
+        ({"out_channels": "3"}, "out_channels: '3'.*int"),
+        ({"out_channels": True}, "out_channels: True"),
+        ({"depth": 2.5}, "depth: 2.5"),
+        ({"decoder_channels": "8,8"}, "decoder_channels: '8,8'"),
+        ({"options": [1]}, r"options: \[1\]"),
+        ({"weights": 3}, "weights: 3"),
+    ],
+)
+def test_a_wrong_spec_is_refused_with_what_is_known(change, message) -> None:
+    with pytest.raises(InputError, match=message):
+        build_backbone(SPECS[0] | change)
+
+
+def test_a_spec_without_output_channels_is_refused() -> None:
+    with pytest.raises(InputError, match="needs 'out_channels'"):
+        build_backbone({"kind": "image_transformer"})
+
+
+def test_importing_the_backbones_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, img2img.backbones; "
+        "print({'segmentation_models_pytorch', 'timm', 'torchvision', 'huggingface_hub'} & sys.modules.keys())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
