@@ -251,11 +251,17 @@ class MaskedNetwork(nn.Module):
         """
         state = self.state(task)
         with self._lock, torch.no_grad():
-            plain = copy.deepcopy(self.backbone)
+            plain = self.copy_backbone(copy.deepcopy(state.head))
             copy_into(plain, self._effective(task, state) | state.norm_tensors())
-        if self.head_name is not None and state.head is not None:
-            plain.set_submodule(self.head_name, copy.deepcopy(state.head))
         return plain.requires_grad_(True).eval()
+
+    def copy_backbone(self, head: nn.Module | None = None) -> nn.Module:
+        """An ordinary module with the backbone's weights and `head` (used as it is) in its place; it shares nothing else."""
+        with self._lock:
+            plain = copy.deepcopy(self.backbone)
+        if self.head_name is not None and head is not None:
+            plain.set_submodule(self.head_name, head)
+        return plain
 
     def save_task(self, task: str, path: str | os.PathLike[str], *, info: Mapping[str, Any] | None = None) -> Path:
         """Freeze `task` and write its file; see `storage.save_task_file`."""

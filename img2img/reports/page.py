@@ -1,0 +1,204 @@
+"""The page of a run: `report.html`, one file that needs nothing else, from `results.json`, the pictures and the logs.
+
+`python -m img2img.reports.page FOLDER` writes it again.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from img2img.errors import InputError
+from img2img.files import write_atomic
+from img2img.reports import text
+from img2img.reports.figures import learning_curve
+from img2img.reports.read import read_curve, read_picture, read_results
+from img2img.tasks.segmentation import palette
+
+_CLASS = "IoU "
+"""What the figure of one class begins with, see `metrics.segmentation`."""
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a run folder, from the `results.json`, `pictures/` and `metrics/` that lie there.
+
+    The page loads nothing from elsewhere and runs no script; the same files give the same page, byte for byte. Pictures and
+    logs that are missing are left out.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InputError: `results.json`, a picture or a log is missing where it must be or cannot be read.
+        OSError: the page cannot be written.
+    """
+    folder = Path(folder)
+    page = _template().render(_view(folder, read_results(folder)))
+    return write_atomic(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("img2img", "reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for show in (text.number, text.signed, text.percent, text.gain, text.count, text.size, text.duration, text.spelled):
+        environment.filters[show.__name__] = show
+    return environment.get_template("page.html.jinja")
+
+
+def _view(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """What the template shows."""
+    backbone, forgetting = results["backbone"], results["forgetting"]
+    tasks = [_task(folder, task, i, backbone.get("bytes")) for i, task in enumerate(results["tasks"])]
+    occurring = dict.fromkeys(figure["name"] for task in tasks for figure in task["figures"])
+    rows = _matrix(forgetting["value_matrix"], results["tasks"])
+    below = [cell["state"] for row in rows for cell in row if cell["state"] in ("same", "changed")]
+    gains = [task["gain"] for task in tasks]
+    return {
+        "experiment": results.get("experiment"),
+        "tasks": tasks,
+        "glossary": [(name, *text.FIGURES[name]) for name in occurring if name in text.FIGURES],
+        "compared": any(task["decoder_only"] is not None for task in tasks),
+        "better": sum(gain is not None and gain > 0 for gain in gains),
+        "matrix": rows,
+        "same": below.count("same"),
+        "below": len(below),
+        "change": forgetting["max_abs_output_change"],
+        "transfer": {key: results.get("transfer", {}).get(key) for key in ("average_skill", "backward", "forward", "forgetting")},
+        "disk": _disk(backbone.get("bytes"), results["tasks"]),
+        "backbone": {"mode": None, "masked_parameters": None, "bytes": None} | backbone,
+        "method": results["method"],
+        "method_meaning": text.METHODS.get(results["method"]),
+        "method_options": _plain(results.get("method_options", {})),
+        "environment": _plain(results.get("environment", {})),
+    }
+
+
+def _task(folder: Path, task: dict[str, Any], index: int, backbone_bytes: float | None) -> dict[str, Any]:
+    name, metric, higher = task["name"], task["metric"], task["higher_is_better"]
+    figures, trivial = task.get("figures", {}), task.get("trivial_figures", {})
+    first = [metric, *(key for key in {**figures, **trivial} if key != metric)]
+    # The task's own entry decides; the lists beside it may lack the deciding figure.
+    pairs = {key: (figures.get(key), trivial.get(key)) for key in first} | {metric: (task["value"], task["trivial"])}
+    classes = [key for key in pairs if key.startswith(_CLASS)] if task["kind"] == "segmentation" else []
+    colours = [_hex(colour) for colour in palette(len(classes)).tolist()] if classes else []
+    curve = read_curve(folder, name, metric)
+    other = read_curve(folder, f"{name}.decoder_only", metric)
+    optional = dict.fromkeys(("trivial_name", "decoder_only_bytes", "before", "steps", "best_step"))
+    return {
+        **optional,
+        **task,
+        "id": f"task-{index + 1}",
+        "arrow": _arrow(higher),
+        "gain": improvement(task["value"], task["trivial"], higher_is_better=higher),
+        "share": task["bytes"] / backbone_bytes if task["bytes"] is not None and backbone_bytes else None,
+        "figures": [
+            {
+                "name": key,
+                "arrow": _arrow(higher) if key == metric else text.FIGURES.get(key, ("",))[0],
+                "value": value,
+                "trivial": base,
+                "decides": key == metric,
+            }
+            for key, (value, base) in pairs.items()
+            if key not in classes
+        ],
+        "classes": [
+            {"name": key.removeprefix(_CLASS), "colour": colour, "value": pairs[key][0], "trivial": pairs[key][1]}
+            for key, colour in zip(classes, colours, strict=False)
+        ],
+        "picture": read_picture(folder, name),
+        "columns": text.COLUMNS.get(task["kind"], text.ANY_COLUMNS),
+        "curve": curve and learning_curve(curve, other, metric=metric, best_step=task.get("best_step"), key=f"curve-{index + 1}"),
+        "curve_of_decoder": other is not None,
+    }
+
+
+def improvement(value: float | None, trivial: float | None, *, higher_is_better: bool) -> float | None:
+    """How much better than the trivial baseline, as a fraction of it: a score's rise or an error's fall.
+
+    Returns:
+        0.1 is 10 % better, negative is worse; None if either is missing or the baseline is 0.
+    """
+    if value is None or not trivial:
+        return None
+    return (value - trivial if higher_is_better else trivial - value) / abs(trivial)
+
+
+def _matrix(values: list[list[float | None]], tasks: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Cells with how they stand to the diagonal, the figure when the task was new: "same" is exactly equal."""
+    rows = []
+    for t, row in enumerate(values):
+        cells = []
+        for i, value in enumerate(row):
+            new = values[i][i]
+            cell: dict[str, Any] = {"value": value, "difference": None, "better": None, "state": "none"}
+            if i > t:
+                cell["state"] = "future"
+            elif i == t:
+                cell["state"] = "new"
+            elif value is not None and new is not None:
+                better = (value > new) == tasks[i]["higher_is_better"]
+                cell |= {"difference": value - new, "better": better, "state": "same" if value == new else "changed"}
+            cells.append(cell)
+        rows.append(cells)
+    return rows
+
+
+def _disk(backbone: float | None, tasks: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Sizes as bars, whose width is in per cent of the longest; None if a size is not known."""
+    sizes = [task["bytes"] for task in tasks]
+    if not backbone or None in sizes:
+        return None
+    total, separate = backbone + sum(sizes), backbone * len(tasks)
+    bars = [("backbone, shared by all", backbone, "part")]
+    bars += [(task["name"], task["bytes"], "part") for task in tasks]
+    bars += [("all together", total, "total"), (f"one network a task ({len(tasks)} × backbone)", separate, "separate")]
+    longest = max(total, separate)
+    return {
+        "bars": [
+            {"label": label, "bytes": size, "width": f"{100 * size / longest:.3f}", "kind": kind} for label, size, kind in bars
+        ],
+        "total": total,
+        "separate": separate,
+        "saving": 1 - total / separate,
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Keys and values as text."""
+    shown = {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+    return [(key.replace("_", " "), text.DASH if value == "null" else value) for key, value in shown.items()]
+
+
+def _arrow(higher_is_better: bool) -> str:
+    return "↑" if higher_is_better else "↓"
+
+
+def _hex(colour: list[float]) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colour)
+
+
+def main() -> None:
+    """Write the page of the run folder named on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m img2img.reports.page", description="Write a run's report.html again.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run folder, such as runs/demo")
+    try:
+        print(write_report(parser.parse_args().folder))
+    except (InputError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

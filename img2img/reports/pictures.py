@@ -1,0 +1,52 @@
+"""Pictures of what each task does: a row a test picture, with input, output and target."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from img2img.data.base import Batch
+from img2img.data.split import limit
+from img2img.files import write_atomic
+from img2img.training.sequence import SequenceRunner
+
+GAP = 4
+"""White pixels between pictures."""
+SIDE = 128
+"""Pictures with a smaller shorter side are enlarged, by whole factors and without smoothing."""
+
+
+def save_panels(runner: SequenceRunner) -> list[Path]:
+    """Write `pictures/<task>.png` for every task of a run: rows of input, output, target, of evenly spread test pictures."""
+    paths = []
+    for name, ready in runner.ready.items():
+        rows = []
+        shown = limit(ready.parts.test, runner.experiment.panels)
+        for i in range(len(shown)):
+            example = ready.task.example(Batch.stack([shown[i]]).to(runner.evaluator.device))
+            prediction = runner.evaluator.predict(runner.run_of(name), ready.task, example.input)
+            output = ready.task.picture(prediction, example.input)
+            rows.append([example.input, output, ready.task.reference(example)])
+        paths.append(save_picture(runner.folder / "pictures" / f"{name}.png", grid(rows)))
+    return paths
+
+
+def grid(rows: list[list[Tensor]]) -> NDArray[np.uint8]:
+    """Rows of pictures, each (1, 3, H, W) in [0, 1], on white: (H', W', 3) uint8."""
+    lines = []
+    for row in rows:
+        factor = max(1, round(SIDE / min(row[0].shape[-2:])))
+        enlarged = [F.interpolate(p, scale_factor=factor, mode="nearest") if factor > 1 else p for p in row]
+        lines.append(torch.cat([F.pad(p, (0, GAP, 0, GAP), value=1.0) for p in enlarged], 3))
+    width = max(line.shape[3] for line in lines)
+    page = torch.cat([F.pad(line, (0, width - line.shape[3]), value=1.0) for line in lines], 2)
+    return page[0].mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def save_picture(path: Path, pixels: NDArray[np.uint8]) -> Path:
+    """Write (H, W, 3) uint8 as PNG, atomically."""
+    return write_atomic(path, lambda p: Image.fromarray(pixels).save(p, format="PNG"))

@@ -1,0 +1,120 @@
+"""Numbers as people read them, and what the figures, the kinds of task and the methods are, in one sentence each."""
+
+import math
+
+DASH = "—"
+
+FIGURES = {
+    "mIoU": (
+        "↑",
+        "how well the areas of the classes are found: for each class, the pixels that prediction and truth share, divided by "
+        "those that either has (intersection over union); then the mean over the classes. 1 is perfect",
+    ),
+    "pixel accuracy": ("↑", "the fraction of pixels with the right class. 1 is perfect"),
+    "ab error": ("↓", "the squared error of the two colour channels (a and b of CIE Lab); lightness is given and does not count"),
+    "delta E": ("↓", "the mean distance between the colours in CIE Lab; about 2 is just visible"),
+    "SSIM": (
+        "↑",
+        "structural similarity: compares local brightness, contrast and structure with the target's; for a style, with the "
+        "photo's. 1 is the same picture",
+    ),
+    "MSE": ("↓", "mean squared error of the pixel values on the scale 0 to 255"),
+    "PSNR": ("↑", "peak signal-to-noise ratio in decibels: the mean squared error on a logarithmic scale"),
+    "total style loss": (
+        "↓",
+        "how far a picture is from having the style picture's textures and colours while keeping the photo's content, as a "
+        "perceptual network sees both",
+    ),
+    "style loss": ("↓", "the part of the total style loss for textures and colours"),
+    "content loss": ("↓", "its part for the photo's content; a photo that is left alone has none"),
+    "total variation": ("↓", "the mean difference between neighbouring pixels, before its weight in the total style loss"),
+}
+"""By figure: the direction that is better, and what it measures."""
+
+COLUMNS = {
+    "segmentation": ("the picture", "the class the network gives each pixel, in colours", "the true classes"),
+    "colourisation": ("the lightness of a photo", "the photo as the network colours it", "the photo itself"),
+    "style": ("a photo", "the photo as the network paints it", "the style picture it was to be painted like"),
+    "edges": ("the edges of a photo", "the picture the network makes of them", "the photo itself"),
+    "denoising": ("a photo with noise added", "the photo as the network cleans it", "the photo itself"),
+}
+"""By kind of task: what its picture's columns show."""
+
+ANY_COLUMNS = ("what the network is fed", "its output", "the target")
+
+METHODS = {
+    "piggyback": "one bit for each weight, which keeps the weight or sets it to zero",
+    "identity": "none at all: every weight is kept",
+}
+"""By mask method: what a mask is."""
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, whole numbers from 1,000 on, "—" for None."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size < 1e-4 or size >= 1e9:
+        text = f"{value:.3g}"
+    elif size >= 999.95:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:#.4g}".rstrip(".")
+    return text.replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """As `number`, with a plus where it is above 0."""
+    return ("+" if value is not None and value > 0 else "") + number(value)
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as per cent in three significant digits: 0.0123 is "1.23 %"."""
+    if fraction is None or not math.isfinite(fraction):
+        return DASH
+    value = 100 * fraction
+    text = f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}" if value else "0"
+    return text.replace("-", "−") + " %"
+
+
+def gain(fraction: float | None) -> str:
+    """As `percent`, with a plus where it is above 0."""
+    return ("+" if fraction is not None and fraction > 0 else "") + percent(fraction)
+
+
+def count(value: float | None) -> str:
+    """A whole number with commas: "24,400,000"."""
+    return DASH if value is None else f"{value:,.0f}"
+
+
+def size(count: float | None) -> str:
+    """Bytes in decimal units and three significant digits: 56400000 is "56.4 MB"."""
+    if count is None:
+        return DASH
+    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.0f} {units[0]}" if units[0] == "bytes" else f"{value:#.3g}".rstrip(".") + f" {units[0]}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as "4.2 s", "1 min 24 s" or "2 h 5 min"."""
+    if seconds is None:
+        return DASH
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{round(seconds / 60) // 60} h {round(seconds / 60) % 60} min"
+
+
+def spelled(number: int) -> str:
+    """Small numbers as words: 6 is "six"."""
+    words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    return words[number] if number < len(words) else str(number)
