@@ -11,6 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from img2img.errors import InputError
 
 
+ONLY_HERE = ("hydra", "data_root")
+"""Keys of the config that other keys refer to and the experiment does not know."""
+
+
 @hydra.main(version_base="1.3", config_path="../configs", config_name="image_to_image")
 def main(config: DictConfig) -> None:
     """Resolve the config and run it; a user's error is one message, not a traceback."""
@@ -19,9 +23,8 @@ def main(config: DictConfig) -> None:
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
-    plain.pop("hydra", None)
     try:
-        run({str(k): v for k, v in plain.items()})
+        run({str(k): v for k, v in plain.items() if k not in ONLY_HERE})
     except (InputError, TrainingDivergedError, OutOfMemoryError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -12,7 +12,7 @@ from img2img.masks.base import Mask, MaskMethod, pack_bits, unpack_bits
 
 
 class _ThresholdedWeight(torch.autograd.Function):
-    """`W ∘ 1[R >= τ]` with the straight-through gradient `∂L/∂R = ∂L/∂(W ∘ M) ∘ W` (equations 4 and 5).
+    """`W ∘ 1[R >= τ]` with the straight-through gradient `∂L/∂R := ∂L/∂M = ∂L/∂(W ∘ M) ∘ W` (equations 4 and 7).
 
     A function of its own because it saves nothing but `W`, which exists anyway, and because the usual idiom
     `hard + R - R.detach()` is not exact in floating point.
@@ -72,7 +72,7 @@ class PiggybackMask(Mask):
 
 @dataclass(frozen=True, kw_only=True)
 class Piggyback(MaskMethod):
-    """Effective weight `W ∘ M`, `M = 1[R >= τ]`, straight-through gradient (Piggyback, equations 2 to 5).
+    """Effective weight `W ∘ M`, `M = 1[R >= τ]`, straight-through gradient (Piggyback, equations 4 and 7).
 
     Attributes:
         threshold: τ. The paper's 5e-3.

@@ -47,7 +47,10 @@ class EdgeColouring(Task):
         if self.drawing == "pair":
             return unit(batch.image if batch.source is None else batch.source)
         picture = unit(batch.image)
-        strength = canny(picture)[1] if self.drawing == "canny" else sobel(picture, eps=1e-12).mean(1, keepdim=True).mul(4).clamp(0, 1)
+        if self.drawing == "canny":
+            strength = canny(picture)[1]
+        else:
+            strength = sobel(picture, eps=1e-12).mean(1, keepdim=True).mul(4).clamp(0, 1)
         return (1 - strength).repeat(1, 3, 1, 1)
 
     def target(self, batch: Batch) -> Tensor:

@@ -17,7 +17,6 @@ from img2img.metrics.style import StyleMetrics, StyleWeights, gram, style_terms
 from img2img.options import call_with
 from img2img.tasks.base import Example, Metrics, Task, unit
 
-
 SAMPLE = "sample:"
 """`picture: sample:NAME` is a picture that scikit-image ships, see `data.samples.style_picture`."""
 
@@ -127,7 +126,6 @@ class Style(Task):
     def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
         """The prediction itself."""
         return prediction
-
 
     def reference(self, example: Example) -> Tensor:
         """The style picture, cut to the shape of the pictures from its middle and resized."""

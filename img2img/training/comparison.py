@@ -19,7 +19,7 @@ class DecoderOnly(nn.Module):
     def __init__(self, network: MaskedNetwork, head: nn.Module) -> None:
         super().__init__()
         self.model = network.copy_backbone(head).requires_grad_(True)
-        self.model.encoder.requires_grad_(False)
+        self._encoder = (self.model.get_submodule("encoder").requires_grad_(False),)  # in a tuple: registered already
         assert self.model.get_submodule(HEAD) is head
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,5 +35,5 @@ class DecoderOnly(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """As any module's, but the encoder stays in evaluation mode."""
         super().train(mode)
-        self.model.encoder.train(False)
+        self._encoder[0].train(False)
         return self

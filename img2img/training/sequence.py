@@ -251,7 +251,7 @@ class SequenceRunner:
         self.progress["rows"].append([measured[n][self.ready[n].task.metric] for n in names])
         self.progress["changes"].append(changes)
         if network.hash_backbone() != network.backbone_sha256 or not all(map(math.isfinite, changes.values())):
-            raise RuntimeError("training a task changed the backbone or broke an earlier task: a bug in img2img, please report it")
+            raise RuntimeError("training a task changed the backbone or broke an earlier one: a bug in img2img, please report it")
         write_progress(self.experiment, self.progress)
         logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], ready.task.trivial_name, trivial[metric])
         if changes:

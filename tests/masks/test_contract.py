@@ -62,9 +62,7 @@ class TestContract:
         for _, mask in net.state("second").named_masks():
             assert all(p.dtype == torch.float32 for p in mask.parameters())
 
-    def test_gradients_reach_every_score_and_no_backbone_tensor(
-        self, net: MaskedNetwork, x: torch.Tensor, method: str
-    ) -> None:
+    def test_gradients_reach_every_score_and_no_backbone_tensor(self, net: MaskedNetwork, x: torch.Tensor, method: str) -> None:
         net.train()
         out = net(x, task="first")
         if method == "identity" and not list(net.state("first").parameters()):

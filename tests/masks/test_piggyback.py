@@ -30,7 +30,7 @@ def test_forward_is_exact_and_the_gradient_is_the_straight_through_one() -> None
     hard = (score * 0.01 >= 5e-3).float()
     assert torch.equal(effective, torch.where(hard.bool(), weight, torch.zeros(())))
     effective.backward(upstream)
-    # Equations 2 to 5: y = (W ∘ m) x, and dL/dm^r := dL/dm = dL/d(W ∘ m) ∘ W.
+    # Equations 4 to 7: y = (W ∘ m) x, and dL/dm^r := dL/dm = dL/d(W ∘ m) ∘ W.
     reference = hard.clone().requires_grad_()
     (weight * reference).backward(upstream)
     assert mask.score is not None

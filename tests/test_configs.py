@@ -1,0 +1,71 @@
+"""Every config that is shipped composes and is accepted."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from img2img.backbones import build_backbone
+from img2img.masks.storage import METHODS, build_method
+from img2img.tasks import build_task
+from img2img.training.experiment import Experiment, read_experiment
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def _names(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
+
+
+def _compose(*overrides: str) -> Experiment:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = OmegaConf.to_container(compose("image_to_image", list(overrides)), resolve=True)
+    assert isinstance(config, dict)
+    config.pop("data_root")  # other keys refer to it
+    return read_experiment(config)  # type: ignore[arg-type]
+
+
+def _overrides(name: str) -> list[str]:
+    return [f"experiment={name}", *(["data_root=somewhere"] if name != "demo" else [])]
+
+
+@pytest.mark.parametrize("name", _names("experiment"))
+def test_an_experiment_composes_and_its_tasks_are_known(name: str) -> None:
+    experiment = _compose(*_overrides(name))
+    assert experiment.name == name
+    for task in experiment.sequence:
+        options = dict(experiment.task(task).task)
+        if options["kind"] == "segmentation":
+            options["classes"] = ["a", "b"]
+        assert build_task(options).kind == options["kind"]
+
+
+@pytest.mark.parametrize("method", _names("method"))
+def test_a_method_config_is_accepted(method: str) -> None:
+    options = dict(_compose(f"method={method}").method)
+    name = options.pop("name")
+    assert build_method(name, options).options() == options, "a config names every option, so that all can be overridden"
+
+
+def test_every_method_has_a_config() -> None:
+    assert METHODS.keys() <= set(_names("method"))
+
+
+@pytest.mark.parametrize("backbone", _names("backbone"))
+def test_a_backbone_config_builds(backbone: str) -> None:
+    options = _compose(f"backbone={backbone}").backbone_options
+    assert build_backbone({**options, "weights": None, "out_channels": 2}).head_channels > 0
+
+
+def test_any_subset_can_be_asked_for_on_the_command_line() -> None:
+    experiment = _compose("experiment=demo", "sequence=[edges,colour]", "train.steps=7", "+tasks.edges.train.crop=32")
+    assert list(experiment.sequence) == ["edges", "colour"]
+    assert experiment.train_options("edges").steps == 7
+    assert experiment.train_options("edges").crop == 32
+
+
+def test_an_unknown_key_on_the_command_line_is_refused() -> None:
+    with pytest.raises(ConfigCompositionException, match="stepz"):
+        _compose("experiment=demo", "train.stepz=7")
