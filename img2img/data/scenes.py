@@ -1,5 +1,6 @@
 """Rendered segmentation sets with exact labels, as many pictures as one asks for, the same on every machine."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -15,13 +16,15 @@ _Render = Callable[[np.random.Generator, int, Stock], tuple[NDArray[np.uint8], N
 _KINDS: dict[str, tuple[_Render, tuple[str, ...]]] = {
     "shapes": (scenes_shapes.render, scenes_shapes.CLASSES),
     "landscape": (scenes_landscape.render, scenes_landscape.CLASSES),
+    "summer": (functools.partial(scenes_landscape.render, daylight=True), scenes_landscape.CLASSES),
 }
 
 
 class Scenes(PictureSet):
     """`count` rendered scenes; item i depends on nothing but (kind, part, size, seed, i).
 
-    "shapes" are geometric figures on photographs, "landscape" sky, land, water, roads, houses and trees. All photos and
+    "shapes" are geometric figures on photographs, "landscape" sky, land, water, roads, houses and trees, and "summer" the
+    same always on a clear day, so that colours follow from what is shown. All photos and
     textures are regions of the embedded samples that belong to the same part (`samples.region_box`), so a test
     scene shows no pixel that a training scene could show. Labels are exact and without `VOID`: the class that covers
     at least half of the pixel, the nearest thing first.
@@ -29,7 +32,7 @@ class Scenes(PictureSet):
     Each access renders (a few milliseconds); wrap it in `Cached` to do so once.
 
     Args:
-        kind: "shapes" or "landscape".
+        kind: "shapes", "landscape" or "summer".
         part: "train", "val" or "test": different scenes on different backgrounds.
         count: number of scenes; the first ones stay the same when it grows.
         size: side in pixels, 32 or more.

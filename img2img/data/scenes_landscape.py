@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from img2img.data.canvas import Canvas, Stock, mix, random_colour, smooth_noise
 from img2img.data.scenes_objects import paint_objects
-from img2img.data.scenes_view import LEAVES, Palette, Thing, View, choose_colour, ellipse
+from img2img.data.scenes_view import Palette, Thing, View, choose_colour, ellipse
 
 CLASSES = tuple(thing.name.lower() for thing in Thing)
 
@@ -21,18 +21,23 @@ _GROUNDS: Palette = (
     (0.3, ((0.08, 0.16), (0.25, 0.65), (0.45, 0.85))),  # dry grass, sand
     (0.2, ((0, 1), (0, 0.3), (0.4, 0.85))),  # snow, rock
 )
+_SUMMER_SKY = ((0.56, 0.6), (0.6, 0.8), (0.8, 0.95)), ((0.54, 0.58), (0.15, 0.3), (0.9, 1))
+_SUMMER_GROUNDS: Palette = ((1.0, ((0.24, 0.3), (0.5, 0.7), (0.5, 0.65))),)
 
 
-def render(rng: np.random.Generator, size: int, stock: Stock) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def render(
+    rng: np.random.Generator, size: int, stock: Stock, *, daylight: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """One scene: sky with or without sun, clouds, ridges, land, often water or a road, houses and trees.
 
     Every class has colours that other classes have too: skies from noon to dusk, meadows, dry grass and sand, water that
-    mirrors the sky, roads from asphalt to clay, green and autumn trees, houses of any colour.
+    mirrors the sky, roads from asphalt to clay, green and autumn trees, houses of any colour. With `daylight` it is always a
+    clear summer day over meadows and brick houses: then the colours follow from what is shown, for tasks that paint.
 
     Returns:
         picture (size, size, 3) uint8 RGB and label (size, size) uint8, indices into `CLASSES`.
     """
-    _, zenith, haze = _SKIES[rng.choice(len(_SKIES), p=[share for share, *_ in _SKIES])]
+    zenith, haze = _SUMMER_SKY if daylight else _SKIES[rng.choice(len(_SKIES), p=[share for share, *_ in _SKIES])][1:]
     view = View(
         rng,
         Canvas(size, label=Thing.SKY),
@@ -40,7 +45,8 @@ def render(rng: np.random.Generator, size: int, stock: Stock) -> tuple[NDArray[n
         horizon=(0.34 + 0.24 * float(rng.random())) * size,
         zenith=random_colour(rng, *zenith),
         haze=random_colour(rng, *haze),
-        ground=choose_colour(rng, _GROUNDS),
+        ground=choose_colour(rng, _SUMMER_GROUNDS if daylight else _GROUNDS),
+        daylight=daylight,
     )
     _paint_sky(view)
     _paint_ridges(view)
@@ -53,8 +59,8 @@ def render(rng: np.random.Generator, size: int, stock: Stock) -> tuple[NDArray[n
     if road:
         _paint_road(view, shore)
     paint_objects(view)
-    cast = (0.85 + 0.3 * rng.random(3)).astype(np.float32)
-    view.canvas.picture *= cast
+    if not daylight:
+        view.canvas.picture *= (0.85 + 0.3 * rng.random(3)).astype(np.float32)
     return view.canvas.finish(rng, grain=int(rng.integers(2, 9))), view.canvas.label
 
 
@@ -90,7 +96,7 @@ def _paint_cloud(view: View) -> None:
             ellipse(x + off * width * 0.75, base - across * view.between(0.15, 0.3), across, across * view.between(0.55, 0.8))
         )
     top = random_colour(rng, (0, 1), (0, 0.12), (0.9, 1))
-    light = rng.random() < 0.7
+    light = view.daylight or rng.random() < 0.7
     bright = mix(view.haze, top, view.between(0.5, 1)) if light else view.zenith * np.float32(view.between(0.45, 0.7))
     patch = canvas.patch(*puffs, blur=max(1, size // 64), union=True)
     if patch is None:
@@ -109,7 +115,7 @@ def _paint_ridges(view: View) -> None:
         crest = [(float(x), view.horizon - 1 - float(y)) for x, y in enumerate(line)]
         patch = canvas.patch([*crest, (size, view.horizon + 2), (0.0, view.horizon + 2)])
         if patch is not None:
-            rock = mix(mix(view.ground, choose_colour(rng, LEAVES), 0.5), view.haze, 0.2 + 0.2 * k)
+            rock = mix(mix(view.ground, choose_colour(rng, view.leaves), 0.5), view.haze, 0.2 + 0.2 * k)
             light = view.stock.texture(rng, "gravel" if rng.random() < 0.4 else "grass", patch.shape, least=0.4)
             canvas.paint(patch, rock * (1 + np.float32(0.5 - 0.12 * k) * light), label=Thing.LAND)
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from img2img.data.canvas import Points, mix, random_colour
-from img2img.data.scenes_view import LEAVES, Thing, View, choose_colour, ellipse
+from img2img.data.scenes_view import Thing, View, choose_colour, ellipse
 
 
 def paint_objects(view: View) -> None:
@@ -29,7 +29,10 @@ def _paint_house(view: View, x: float, foot: float, scale: float) -> None:
     width, height = view.between(0.34, 0.6) * scale, view.between(0.2, 0.38) * scale
     left, right, top = x - width / 2, x + width / 2, foot - height
     canvas.shade(canvas.patch(ellipse(x, foot, width * 1.2, height * 0.25), blur=2), 0.4)
-    wall = random_colour(rng, (0, 1) if rng.random() < 0.4 else (0, 0.14), (0.05, 0.6), (0.4, 0.95))
+    if view.daylight:
+        wall = random_colour(rng, (0.02, 0.1), (0.45, 0.65), (0.65, 0.9))
+    else:
+        wall = random_colour(rng, (0, 1) if rng.random() < 0.4 else (0, 0.14), (0.05, 0.6), (0.4, 0.95))
     wall = mix(wall, view.haze, 0.1)
     outline = [(left, foot), (right, foot), (right, top), (left, top)]
     front = canvas.patch(outline)
@@ -37,7 +40,10 @@ def _paint_house(view: View, x: float, foot: float, scale: float) -> None:
         return
     bricks = view.stock.texture(rng, "brick", front.shape, least=0.3)
     canvas.paint(front, wall * (1 + np.float32(view.between(0, 1.2)) * bricks), label=Thing.HOUSE)
-    roof = random_colour(rng, (-0.05, 0.12) if rng.random() < 0.6 else (0, 1), (0.1, 0.75), (0.2, 0.65))
+    if view.daylight:
+        roof = random_colour(rng, (-0.03, 0.03), (0.5, 0.7), (0.3, 0.5))
+    else:
+        roof = random_colour(rng, (-0.05, 0.12) if rng.random() < 0.6 else (0, 1), (0.1, 0.75), (0.2, 0.65))
     peak, over = top - view.between(0.35, 0.8) * height, 0.06 * width
     flat = view.between(0, 0.35) * width if rng.random() < 0.5 else 0.0
     gable = canvas.patch([(left - over, top), (right + over, top), (x + flat, peak), (x - flat, peak)])
@@ -84,7 +90,7 @@ def _paint_tree(view: View, x: float, foot: float, scale: float) -> None:
     if patch is None:
         return
     h, w = patch.shape
-    leaf = mix(choose_colour(rng, LEAVES), view.haze, 0.08)
+    leaf = mix(choose_colour(rng, view.leaves), view.haze, 0.08)
     leaves = view.stock.texture(rng, "grass", (h, w), least=0.3)
     lit = 1.2 - np.float32(0.5) * np.linspace(0, 1, h, dtype=np.float32)[:, None, None]
     canvas.paint(patch, leaf * (lit + np.float32(0.9) * leaves), label=Thing.TREE)

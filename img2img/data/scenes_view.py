@@ -33,6 +33,7 @@ LEAVES: Palette = (
     (0.65, ((0.2, 0.45), (0.3, 0.8), (0.2, 0.6))),
     (0.35, ((-0.03, 0.15), (0.4, 0.85), (0.3, 0.8))),  # autumn, blossom
 )
+SUMMER_LEAVES: Palette = ((1.0, ((0.28, 0.36), (0.5, 0.75), (0.25, 0.45))),)
 
 
 class View(NamedTuple):
@@ -45,6 +46,12 @@ class View(NamedTuple):
     zenith: Colour
     haze: Colour  # the sky at the horizon, which distance mixes into everything
     ground: Colour
+    daylight: bool = False  # colours that follow from what is shown
+
+    @property
+    def leaves(self) -> Palette:
+        """The colours of trees and woods."""
+        return SUMMER_LEAVES if self.daylight else LEAVES
 
     def between(self, low: float, high: float) -> float:
         """A random number."""

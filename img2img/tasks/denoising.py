@@ -13,7 +13,7 @@ from img2img.tasks.base import Example, Metrics, Task, combine, unit
 
 
 class Denoising(Task):
-    """Gaussian noise is added to each picture and the network predicts what to subtract; MSE (0..255) decides.
+    """Gaussian noise is added to each picture and the network estimates the clean one; MSE (0..255) decides.
 
     Args:
         sigma: the noise's standard deviation on the 0..255 scale.
@@ -23,7 +23,7 @@ class Denoising(Task):
     metric: ClassVar[str] = "MSE"
     higher_is_better: ClassVar[bool] = False
     trivial_name: ClassVar[str] = "noisy copy"
-    out_channels = 3
+    out_channels = 4
 
     def __init__(self, *, sigma: float = 25.0) -> None:
         if not 0 < sigma <= 255:
@@ -44,15 +44,17 @@ class Denoising(Task):
         return unit(batch.image)
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
-        """The input minus the predicted noise, clipped to [0, 1]."""
-        return self._cleaned(raw, input).clamp(0, 1)
+        """RGB in [0, 1]: a mix of the input and of a picture that the network paints, by a share that it chooses for each pixel.
 
-    def _cleaned(self, raw: Tensor, input: Tensor) -> Tensor:
-        return input - raw.float() * (self.sigma / 255)
+        Most decoders draw at half resolution, so they cannot paint the noise that would have to be subtracted; but they can
+        say where the picture is smooth.
+        """
+        painted, share = torch.sigmoid(raw.float()).split([3, 1], 1)
+        return share * input + (1 - share) * painted
 
     def loss(self, raw: Tensor, example: Example) -> Tensor:
-        """Mean squared error in units of the noise's variance, before clipping, which has no gradient."""
-        return F.mse_loss(self._cleaned(raw, example.input), example.target) * (255 / self.sigma) ** 2
+        """Mean squared error in units of the noise's variance."""
+        return F.mse_loss(self.prediction(raw, example.input), example.target) * (255 / self.sigma) ** 2
 
     def metrics(self) -> Metrics:
         """SSIM, MSE and PSNR."""

@@ -27,7 +27,7 @@ class EdgeColouring(Task):
     metric: ClassVar[str] = "MSE"
     higher_is_better: ClassVar[bool] = False
     trivial_name: ClassVar[str] = "mean colour"
-    out_channels = 3
+    out_channels = 6
 
     def __init__(self, *, drawing: Drawing = "pair") -> None:
         if drawing not in ("pair", "canny", "sobel"):
@@ -60,8 +60,13 @@ class EdgeColouring(Task):
         return unit(batch.image)
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
-        """RGB in [0, 1]."""
-        return torch.sigmoid(raw.float())
+        """RGB in [0, 1]: `sigmoid(colour + gain * ink)`, three channels of the raw output each; ink is 1 - input.
+
+        Most decoders draw at half resolution; the gain brings the drawing's own fine lines into the picture, darker or
+        lighter as the network chooses.
+        """
+        colour, gain = raw.float().chunk(2, 1)
+        return torch.sigmoid(colour + gain * (1 - input))
 
     def loss(self, raw: Tensor, example: Example) -> Tensor:
         """Mean absolute plus twice the mean squared error, in [0, 1] units: the first keeps colours, the second decides."""

@@ -50,7 +50,7 @@ class Style(Task):
         size: int = 256,
         network: Mapping[str, Any] | None = None,
         style: float = 10.0,
-        content: float = 1.0,
+        content: float = 3.5,
         variation: float = 0.1,
     ) -> None:
         self._picture_path, self._size, self._network_options = picture, size, network

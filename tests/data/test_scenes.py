@@ -10,7 +10,7 @@ from img2img.data.canvas import Canvas
 from img2img.data.scenes import Scenes
 from img2img.errors import InputError
 
-KINDS = ("shapes", "landscape")
+KINDS = ("shapes", "landscape", "summer")
 
 
 def fingerprints(scenes, indices):
