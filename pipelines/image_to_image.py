@@ -1,15 +1,11 @@
 """Image tasks in sequence on one frozen network: `python pipelines/image_to_image.py experiment=demo`."""
 
-import os
 import sys
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from img2img.errors import InputError
-
 
 ONLY_HERE = ("hydra", "data_root")
 """Keys of the config that other keys refer to and the experiment does not know."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,13 +16,17 @@ from img2img.training.sequence import SequenceRunner
 
 GAP = 4
 """White pixels between pictures."""
+OVERVIEW = 3
+"""Rows of each task in the overview of a run."""
 SIDE = 128
 """Pictures with a smaller shorter side are enlarged, by whole factors and without smoothing."""
 
 
 def save_panels(runner: SequenceRunner) -> list[Path]:
-    """Write `pictures/<task>.png` for every task of a run: rows of input, output, target, of evenly spread test pictures."""
-    paths = []
+    """Write `pictures/<task>.png` for every task of a run, rows of input, output, target of evenly spread test pictures, and
+    `overview.png`, the first rows of all tasks side by side.
+    """
+    paths, grids = [], {}
     for name, ready in runner.ready.items():
         rows = []
         shown = limit(ready.parts.test, runner.experiment.panels)
@@ -32,7 +36,21 @@ def save_panels(runner: SequenceRunner) -> list[Path]:
             output = ready.task.picture(prediction, example.input)
             rows.append([example.input, output, ready.task.reference(example)])
         paths.append(save_picture(runner.folder / "pictures" / f"{name}.png", grid(rows)))
-    return paths
+        grids[name] = grid(rows[:OVERVIEW])
+    return [*paths, save_picture(runner.folder / "overview.png", overview(grids))]
+
+
+def overview(grids: dict[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Grids side by side under their tasks' names, on white: (H, W, 3) uint8."""
+    title, gap = 28, 6 * GAP
+    width = sum(g.shape[1] + gap for g in grids.values()) - gap
+    page = Image.new("RGB", (width, title + max(g.shape[0] for g in grids.values())), "white")
+    draw, left = ImageDraw.Draw(page), 0
+    for name, pixels in grids.items():
+        draw.text((left, 4), name, fill="black", font=ImageFont.load_default(18))
+        page.paste(Image.fromarray(pixels), (left, title))
+        left += pixels.shape[1] + gap
+    return np.asarray(page)
 
 
 def grid(rows: list[list[Tensor]]) -> NDArray[np.uint8]:
