@@ -46,7 +46,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
             return update
 
         runner = SequenceRunner(experiment, progress_for=progress_for)
-        results = collect_results(experiment, runner.progress, runner.run())
+        results = collect_results(experiment, runner.progress, runner.run(), runner.environment)
         write_json(experiment.folder / "results.json", results)
         save_panels(runner)
         page = write_report(experiment.folder)

@@ -21,6 +21,8 @@ def main(config: DictConfig) -> None:
     assert isinstance(plain, dict)
     try:
         run({str(k): v for k, v in plain.items() if k not in ONLY_HERE})
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from the last checkpoint")
     except (InputError, TrainingDivergedError, OutOfMemoryError, OSError) as error:
         sys.exit(f"error: {error}")
 

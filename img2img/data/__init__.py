@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from img2img.data.base import VOID, Batch, PictureSet, Sample
+from img2img.data.cache import Cached
 from img2img.errors import InputError
 from img2img.options import call_with
 
@@ -17,9 +18,9 @@ PARTS = ("train", "val", "test")
 class Parts:
     """The three parts of a dataset: to train on, to choose the model by, to report on."""
 
-    train: PictureSet
-    val: PictureSet
-    test: PictureSet
+    train: Cached
+    val: Cached
+    test: Cached
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -67,7 +68,6 @@ def build_data(config: Mapping[str, Any]) -> Parts:
     Raises:
         InputError: an unknown kind or option, or data that is missing or unusable.
     """
-    from img2img.data.cache import Cached
     from img2img.data.split import limit as limited
     from img2img.data.split import take
 
@@ -78,7 +78,7 @@ def build_data(config: Mapping[str, Any]) -> Parts:
     resize, limits = options.pop("resize", None), options.pop("limit", None) or {}
     what = f"data {kind!r}"
 
-    def part_of(part: str) -> PictureSet:
+    def part_of(part: str) -> Cached:
         if kind in _RENDERED:
             pictures: PictureSet = call_with(_RENDERED[kind], options | {"part": part}, what=what)
         elif "parts" in options:

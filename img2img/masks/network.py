@@ -114,6 +114,8 @@ class MaskedNetwork(nn.Module):
             raise InputError(f"task name {task!r}: use letters, digits, '_' and '-' only, since it names a file too")
         if task in self._tasks:
             raise InputError(f"there is a task {task!r} already; delete_task it first or choose another name")
+        if hasattr(self._tasks, task):
+            raise InputError(f"task name {task!r} is a word that PyTorch's modules reserve; choose another name")
         if (head is None) != (self.head_name is None):
             raise InputError(
                 f"task {task!r}: give `head` exactly when the network has one; got head={head and type(head).__name__}, "

@@ -35,10 +35,10 @@ class Segmentation(Task):
         self.majority = 0
 
     def fit(self, pictures: PictureSet) -> None:
-        """Find the majority class of the training set."""
-        counts = np.zeros(VOID + 1, np.int64)
-        for i in range(len(pictures)):
-            label = pictures[i].label
+        """Find the majority class of the training set, from a thousand of its pictures at most, evenly spread."""
+        counts, read = np.zeros(VOID + 1, np.int64), min(len(pictures), 1000)
+        for i in range(read):
+            label = pictures[i * len(pictures) // read].label
             if label is not None:
                 counts += np.bincount(label.ravel(), minlength=VOID + 1)
         self.majority = int(counts[:VOID].argmax())

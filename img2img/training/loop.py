@@ -68,7 +68,7 @@ def fit(
     """Train `module` on `task` and leave it with the state that validated best.
 
     If `checkpoint` exists the training goes on from it, and ends as it would have ended without the interruption: bit for bit
-    on a CPU. The file is removed at the end.
+    on a CPU. The last checkpoint holds the end; the caller removes it once the outcome is safe elsewhere.
 
     Args:
         module: from inputs (N, 3, H, W) to raw outputs; what requires grad is trained.
@@ -143,7 +143,7 @@ def fit(
             since = 0
             if progress is not None:
                 progress(done, loss=mean, best=best["value"])
-        if done % options.checkpoint_every == 0 and done < options.steps:
+        if done % options.checkpoint_every == 0 or done == options.steps:
             save_checkpoint(
                 checkpoint,
                 {
@@ -164,8 +164,6 @@ def fit(
     assert best["state"] is not None
     module.load_state_dict(best["state"])
     module.eval()
-    log.write()
-    checkpoint.unlink(missing_ok=True)
     return Fitted(best["value"], best["step"], time.monotonic() - began)
 
 

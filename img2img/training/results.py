@@ -1,12 +1,7 @@
 """`results.json`: the outcome of a sequence in one schema."""
 
-import platform
-import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from img2img.masks import MaskedNetwork
 from img2img.metrics import sequence as transfer
@@ -16,7 +11,9 @@ from img2img.training.experiment import Experiment
 SCHEMA = 1
 
 
-def collect_results(experiment: Experiment, progress: Mapping[str, Any], network: MaskedNetwork) -> dict[str, Any]:
+def collect_results(
+    experiment: Experiment, progress: Mapping[str, Any], network: MaskedNetwork, environment: Mapping[str, Any]
+) -> dict[str, Any]:
     """The results of the finished tasks.
 
     `forgetting.value_matrix[t][i]` is the deciding figure of task i on its test set after task t was learned, null above the
@@ -81,7 +78,7 @@ def collect_results(experiment: Experiment, progress: Mapping[str, Any], network
             "forward": forward,
             "forgetting": transfer.forgetting(skills),
         },
-        "environment": environment(),
+        "environment": dict(environment),
     }
 
 
@@ -95,27 +92,3 @@ def _kind(experiment: Experiment, name: str) -> Any:
 def backbone_name(options: Mapping[str, Any]) -> str:
     """A short name such as "unet tu-tf_efficientnet_lite0"."""
     return " ".join(str(options[k]) for k in ("arch", "encoder") if k in options) or str(options.get("kind"))
-
-
-def environment() -> dict[str, Any]:
-    """What a number was measured on: commit, hardware, versions."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{_processor()}, {torch.get_num_threads()} threads"
-    return {"commit": _commit(), "device": device, "python": platform.python_version(), "torch": torch.__version__}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _commit() -> str | None:
-    try:
-        git = ["git", "-C", str(Path(__file__).parent)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None  # installed without its repository
-    return commit + (" (with uncommitted changes)" if changed.strip() else "")

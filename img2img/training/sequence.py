@@ -23,6 +23,7 @@ from img2img.masks.storage import build_method
 from img2img.metrics.change import max_abs_change
 from img2img.tasks import Task, build_task
 from img2img.training.comparison import DecoderOnly
+from img2img.training.environment import environment
 from img2img.training.evaluate import Evaluator, Network, finite
 from img2img.training.experiment import Experiment
 from img2img.training.log import TrainingLog
@@ -60,6 +61,7 @@ class SequenceRunner:
     Attributes:
         ready: the tasks by name.
         progress: what is finished, as in `progress.json`.
+        environment: the commit, the hardware and the versions that it runs on.
         network: the network with the finished tasks; it exists once the backbone does.
         evaluator: runs networks of this backbone over pictures.
     """
@@ -76,6 +78,7 @@ class SequenceRunner:
             torch.set_num_threads(experiment.threads)
         self._fabric = Fabric(accelerator=experiment.accelerator, devices=1, precision=experiment.precision)  # type: ignore[arg-type]
         self.progress = read_progress(experiment)
+        self.environment = environment()  # at the start: the files of a repository may change while it runs
         self.ready: dict[str, Ready] = {}
 
     # ------------------------------------------------------------------ the sequence
@@ -191,6 +194,7 @@ class SequenceRunner:
             "bytes": model.own_bytes(),
         }
         write_progress(self.experiment, self.progress)
+        self._checkpoint(f"{name}.decoder_only").unlink()
         logger.info("%s: %s %.4g with the decoder alone", name, ready.task.metric, value)
 
     # ------------------------------------------------------------------ training and measuring
@@ -203,6 +207,8 @@ class SequenceRunner:
         batches = TrainBatches(
             ready.parts.train, augment, batch_size=options.batch_size, seed=experiment.seed_of(name), workers=options.workers
         )
+        if options.workers:
+            ready.parts.train.preload()  # before the worker processes fork, so that they share it
         module.eval()
         before = self.evaluator.figures(module, task, ready.parts.test)[task.metric]
         with TrainingLog(self.folder, what) as log:
@@ -214,7 +220,7 @@ class SequenceRunner:
                 options,
                 fabric=self._fabric,
                 log=log,
-                checkpoint=self.folder / "checkpoints" / f"{what}.pt",
+                checkpoint=self._checkpoint(what),
                 fingerprint=experiment.fingerprint(name),
                 progress=None if self._progress_for is None else self._progress_for(what, options.steps),
                 channels_last=experiment.channels_last,
@@ -253,9 +259,13 @@ class SequenceRunner:
         if network.hash_backbone() != network.backbone_sha256 or not all(map(math.isfinite, changes.values())):
             raise RuntimeError("training a task changed the backbone or broke an earlier one: a bug in img2img, please report it")
         write_progress(self.experiment, self.progress)
+        self._checkpoint(name).unlink()
         logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], ready.task.trivial_name, trivial[metric])
         if changes:
             logger.info("earlier tasks: largest change of an output %g", max(changes.values()))
+
+    def _checkpoint(self, what: str) -> Path:
+        return self.folder / "checkpoints" / f"{what}.pt"
 
     def run_of(self, name: str) -> Network:
         """The network as one task sees it."""

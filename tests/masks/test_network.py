@@ -304,6 +304,8 @@ def test_errors_say_what_was_got_and_what_to_do(net: MaskedNetwork, x: torch.Ten
         net.add_task("a", masks.Piggyback(), head=head())
     with pytest.raises(InputError, match="letters, digits"):
         net.add_task("../a", masks.Piggyback(), head=head())
+    with pytest.raises(InputError, match="reserve"):
+        net.add_task("train", masks.Piggyback(), head=head())
     with pytest.raises(InputError, match="give `head` exactly when"):
         net.add_task("c", masks.Piggyback())
     with pytest.raises(InputError, match="no submodule"):

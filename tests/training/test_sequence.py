@@ -135,6 +135,28 @@ def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path, k
         ).read_text()
 
 
+@pytest.mark.parametrize("name", ["disks", "colour"])
+def test_a_run_killed_between_training_and_bookkeeping_repeats_no_step(config: Make, tmp_path: Path, name: str) -> None:
+    options = {"sequence": ["disks", "colour"]}
+    whole = run(config(out=str(tmp_path / "whole"), **options))
+    original = SequenceRunner._finish
+
+    def killed(self: SequenceRunner, names: list[str], entry: dict[str, Any]) -> None:
+        if names[-1] == name:
+            raise _Killed
+        original(self, names, entry)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SequenceRunner, "_finish", killed)
+        with pytest.raises(_Killed):
+            run(config(**options))
+    with pytest.MonkeyPatch.context() as patch:
+        _kill_after(patch, 1)  # not one step is taken again
+        run(config(sequence=["disks", "colour"][: 1 + (name == "colour")]))
+    assert _untimed(run(config(**options))) == _untimed(whole)
+    assert _same(_tensors(tmp_path / "run"), _tensors(tmp_path / "whole"))
+
+
 def test_a_finished_run_trains_nothing_again_and_a_longer_sequence_goes_on(
     config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,5 +236,5 @@ def test_a_forgetful_network_would_be_reported(config: Make, monkeypatch: pytest
 
     monkeypatch.setattr(runner, "_learn", disturb)
     network = runner.run()
-    results = collect_results(runner.experiment, runner.progress, network)
+    results = collect_results(runner.experiment, runner.progress, network, runner.environment)
     assert results["forgetting"]["max_abs_output_change"] > 0
