@@ -1,7 +1,10 @@
 """Options from a config checked against what a class or function takes, with errors that help."""
 
+import collections.abc
 import difflib
 import inspect
+import types
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +12,7 @@ from img2img.errors import InputError
 
 
 def call_with(build: Callable[..., Any], options: Mapping[str, Any], *, what: str) -> Any:
-    """`build(**options)`, after a check of the names.
+    """`build(**options)`, after a check of the names and of the values' types.
 
     Args:
         build: a class or a function that takes keywords.
@@ -17,7 +20,8 @@ def call_with(build: Callable[..., Any], options: Mapping[str, Any], *, what: st
         what: what the config calls it, for messages, such as "task 'style'".
 
     Raises:
-        InputError: a key is unknown (the closest known one is named) or a required one is missing.
+        InputError: a key is unknown (the closest known one is named), a required one is missing, or a value is of another
+            type than the annotation says.
     """
     parameters = inspect.signature(build).parameters
     for key in options:
@@ -28,4 +32,28 @@ def call_with(build: Callable[..., Any], options: Mapping[str, Any], *, what: st
     missing = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty and n not in options]
     if missing:
         raise InputError(f"{what} needs the option {missing[0]!r}: add it to the config; its options are {', '.join(parameters)}")
+    hints = typing.get_type_hints(build.__init__ if inspect.isclass(build) else build)
+    for name, value in options.items():
+        if not _is_a(value, hints.get(name, Any)):
+            raise InputError(f"{what} got {name}: {value!r}: expected {_spelled(parameters[name].annotation)}; correct it")
     return build(**options)
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether `value` has the type `hint`: a class, a union, or a container whose contents are left unchecked."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return any(_is_a(value, part) for part in typing.get_args(hint))
+    kind = typing.get_origin(hint) or hint
+    if kind is Any or kind is typing.Literal:  # a class names the values that it allows better than this could
+        return True
+    if kind is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if kind in (tuple, collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable):
+        return isinstance(value, list | tuple)  # not text, which is a sequence too
+    if isinstance(value, bool | str):  # True is an int, but is not meant as one
+        return kind is type(value)
+    return isinstance(value, kind)
+
+
+def _spelled(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)

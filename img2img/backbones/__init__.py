@@ -7,14 +7,12 @@ A backbone is described by plain JSON, so that a bundle on disk can rebuild it:
     again.load_state_dict(backbone.state_dict())
 """
 
-import inspect
-import types
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from img2img.backbones.encoder_decoder import EncoderDecoder
 from img2img.errors import InputError
+from img2img.options import call_with
 
 __all__ = ["EncoderDecoder", "build_backbone"]
 
@@ -46,27 +44,5 @@ def build_backbone(spec: Mapping[str, Any]) -> EncoderDecoder:
     arguments = dict(spec)
     kind = arguments.pop("kind", None)
     build = _builder(kind)
-    parameters = inspect.signature(build).parameters
-    unknown = arguments.keys() - parameters.keys()
-    if unknown:
-        raise InputError(
-            f"backbone {kind!r} has no option {', '.join(map(repr, sorted(unknown)))}: known options are {[*parameters]}"
-        )
-    missing = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty and n not in arguments]
-    if missing:
-        raise InputError(f"backbone {kind!r} needs {', '.join(map(repr, missing))}: add it to the backbone's config")
-    hints = typing.get_type_hints(build.__init__ if inspect.isclass(build) else build)
-    for name, value in arguments.items():
-        if not _is_a(value, hints[name]):
-            raise InputError(f"backbone {kind!r} got {name}: {value!r}: expected {parameters[name].annotation}; correct it")
-    return build(**arguments)
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    """Whether `value` has the type `hint`: a class, a union, or a container whose contents are left unchecked."""
-    if isinstance(hint, types.UnionType):
-        return any(_is_a(value, part) for part in typing.get_args(hint))
-    kind = typing.get_origin(hint) or hint
-    if isinstance(value, bool | str):  # True is an int and text is a sequence, but neither is meant as one
-        return kind is type(value)
-    return isinstance(value, kind)
+    backbone: EncoderDecoder = call_with(build, arguments, what=f"backbone {kind!r}")
+    return backbone

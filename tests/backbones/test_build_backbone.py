@@ -55,7 +55,7 @@ def test_a_wrong_spec_is_refused_with_what_is_known(change, message) -> None:
 
 
 def test_a_spec_without_output_channels_is_refused() -> None:
-    with pytest.raises(InputError, match="needs 'out_channels'"):
+    with pytest.raises(InputError, match="needs the option 'out_channels'"):
         build_backbone({"kind": "image_transformer"})
 
 
