@@ -10,7 +10,7 @@ import safetensors.torch
 
 from img2img.backbones import EncoderDecoder, build_backbone
 from img2img.errors import InputError
-from img2img.files import read_json, write_atomic, write_json
+from img2img.files import read_json, write_bytes, write_json
 from img2img.masks import MaskedNetwork
 
 FORMAT = "img2img-bundle"
@@ -24,7 +24,7 @@ def save_backbone(folder: str | os.PathLike[str], network: MaskedNetwork, spec: 
     folder = Path(folder)
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.backbone.state_dict().items()}
     blob = safetensors.torch.save(tensors, metadata={"format": FORMAT})
-    write_atomic(folder / "backbone.safetensors", lambda p: p.write_bytes(blob))
+    write_bytes(folder / "backbone.safetensors", blob)
     description = {"format": FORMAT, "version": VERSION, "sha256": network.backbone_sha256, "spec": dict(spec), "tasks": []}
     write_json(folder / "bundle.json", description)
 
@@ -95,7 +95,8 @@ def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedN
     path = folder / "backbone.safetensors"
     if not path.is_file():
         raise InputError(f"no backbone at {path}: copy the bundle again, whole")
-    backbone = build_backbone(description["spec"] | {"out_channels": 1})
+    # No weights of another origin, whatever an edited file may ask for: they come from the bundle.
+    backbone = build_backbone(description["spec"] | {"out_channels": 1, "weights": None})
     try:
         tensors = safetensors.torch.load(path.read_bytes())
         missing, unexpected = backbone.load_state_dict(tensors, strict=False)

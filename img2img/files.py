@@ -37,6 +37,11 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) 
     return path
 
 
+def write_bytes(path: str | os.PathLike[str], blob: bytes) -> Path:
+    """Write `blob`, atomically."""
+    return write_atomic(path, lambda p: p.write_bytes(blob))
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """Write `value` as indented UTF-8 JSON, atomically. NaN and infinity are refused, since JSON has neither."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from img2img.bundle import load_bundle
-from img2img.data.base import Batch
+from img2img.data.base import Batch, Sample
 from img2img.data.decode import read_picture
 from img2img.errors import InputError
 from img2img.tasks import build_task
+from img2img.tasks.base import pixels
 from img2img.training.evaluate import Evaluator
 
 
@@ -27,7 +28,7 @@ class Model:
         self.network, backbone = load_bundle(folder)
         self.network.to(device)
         self._evaluator = Evaluator(stride=backbone.stride, min_size=backbone.min_size, device=torch.device(device))
-        self._tasks = {name: build_task(self.network.state(name).info["task"]) for name in self.network.tasks()}
+        self._tasks = {name: build_task(self.network.state(name).info.get("task", {})) for name in self.network.tasks()}
 
     def tasks(self) -> dict[str, str]:
         """The kind of each task, by name."""
@@ -47,19 +48,17 @@ class Model:
         Raises:
             InputError: no such task, or the file is no picture.
         """
-        pixels = picture if isinstance(picture, np.ndarray) else read_picture(picture)
-        input, prediction = self._predict(task, pixels)
-        shown = self._tasks[task].picture(prediction, input)[0]
-        return Image.fromarray(shown.mul(255).round().byte().permute(1, 2, 0).cpu().numpy())
+        image = picture if isinstance(picture, np.ndarray) else read_picture(picture)
+        input, prediction = self._predict(task, image)
+        return Image.fromarray(pixels(self._tasks[task].picture(prediction, input)[0]))
 
-    def _predict(self, name: str, pixels: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _predict(self, name: str, image: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
         if name not in self._tasks:
             raise InputError(f"no task {name!r} in this bundle; it has {', '.join(self._tasks)}")
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise InputError(f"got a picture of {pixels.shape} {pixels.dtype}: expected (H, W, 3) uint8 RGB")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise InputError(f"got a picture of {image.shape} {image.dtype}: expected (H, W, 3) uint8 RGB")
         task = self._tasks[name]
-        image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
-        input = task.input(Batch(image=image).to(self._evaluator.device))
+        input = task.input(Batch.stack([Sample(image)]).to(self._evaluator.device))
         return input, self._evaluator.predict(lambda x: self.network(x, task=name), task, input)
 
 

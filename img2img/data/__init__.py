@@ -4,14 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from img2img.data.base import VOID, Batch, PictureSet, Sample
+from img2img.data.base import PARTS, VOID, Batch, PictureSet, Sample
 from img2img.data.cache import Cached
 from img2img.errors import InputError
 from img2img.options import call_with
 
 __all__ = ["VOID", "Batch", "Parts", "PictureSet", "Sample", "build_data"]
-
-PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 VOID = 255
 """The label of a pixel that counts nowhere: not in the loss, not in a metric, not in the range check."""
 
+PARTS = ("train", "val", "test")
+"""The parts of a dataset: to train on, to choose the model by, to report on."""
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from img2img.data.base import PictureSet, Sample
+from img2img.data.base import PARTS, PictureSet, Sample
 from img2img.errors import InputError
-
-PARTS = ("train", "val", "test")
 
 
 class _Cut(NamedTuple):

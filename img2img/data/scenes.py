@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img.data import scenes_landscape, scenes_shapes
-from img2img.data.base import PictureSet, Sample
+from img2img.data.base import PARTS, PictureSet, Sample
 from img2img.data.canvas import Stock
-from img2img.data.samples import PARTS, check_part
+from img2img.data.samples import check_part
 from img2img.errors import InputError
 
 _Render = Callable[[np.random.Generator, int, Stock], tuple[NDArray[np.uint8], NDArray[np.uint8]]]

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from img2img.data.base import PictureSet, Sample
+from img2img.data.base import PARTS, PictureSet, Sample
 from img2img.errors import InputError
 
-PARTS = ("train", "val", "test")
 Part = Literal["train", "val", "test"]
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.files import write_atomic
+from img2img.files import write_bytes
 from img2img.masks.base import MaskMethod
 from img2img.masks.heads import build_head, describe_head
 from img2img.masks.identity import Identity
@@ -81,7 +81,7 @@ def save_task_file(path: str | os.PathLike[str], task: str, state: TaskState, ne
     header = json.loads(json.dumps(header, allow_nan=False))  # tuples become lists, as they will read back
     header["checksum"] = checksum(header, tensors)
     blob = safetensors.torch.save(tensors, metadata={"format": FORMAT, "header": json.dumps(header)})
-    return write_atomic(path, lambda p: p.write_bytes(blob))
+    return write_bytes(path, blob)
 
 
 def read_task_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from img2img.data.base import Batch
 from img2img.data.split import limit
 from img2img.files import write_atomic
+from img2img.tasks.base import pixels
 from img2img.training.sequence import SequenceRunner
 
 GAP = 4
@@ -46,10 +47,10 @@ def overview(grids: dict[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
     width = sum(g.shape[1] + gap for g in grids.values()) - gap
     page = Image.new("RGB", (width, title + max(g.shape[0] for g in grids.values())), "white")
     draw, left = ImageDraw.Draw(page), 0
-    for name, pixels in grids.items():
+    for name, panel in grids.items():
         draw.text((left, 4), name, fill="black", font=ImageFont.load_default(18))
-        page.paste(Image.fromarray(pixels), (left, title))
-        left += pixels.shape[1] + gap
+        page.paste(Image.fromarray(panel), (left, title))
+        left += panel.shape[1] + gap
     return np.asarray(page)
 
 
@@ -62,9 +63,9 @@ def grid(rows: list[list[Tensor]]) -> NDArray[np.uint8]:
         lines.append(torch.cat([F.pad(p, (0, GAP, 0, GAP), value=1.0) for p in enlarged], 3))
     width = max(line.shape[3] for line in lines)
     page = torch.cat([F.pad(line, (0, width - line.shape[3]), value=1.0) for line in lines], 2)
-    return page[0].mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return pixels(page[0])
 
 
-def save_picture(path: Path, pixels: NDArray[np.uint8]) -> Path:
+def save_picture(path: Path, picture: NDArray[np.uint8]) -> Path:
     """Write (H, W, 3) uint8 as PNG, atomically."""
-    return write_atomic(path, lambda p: Image.fromarray(pixels).save(p, format="PNG"))
+    return write_atomic(path, lambda p: Image.fromarray(picture).save(p, format="PNG"))

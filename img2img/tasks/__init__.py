@@ -9,12 +9,25 @@ from img2img.errors import InputError
 from img2img.options import call_with
 from img2img.tasks.base import Example, Metrics, Task
 
-__all__ = ["Example", "Metrics", "Task", "build_task", "task_kinds"]
+__all__ = ["Example", "Metrics", "Task", "build_task", "task_class", "task_kinds"]
 
 
 def task_kinds() -> list[str]:
     """The kinds of task there are: the modules of this package."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base")
+
+
+def task_class(kind: Any) -> type[Task]:
+    """The class of a kind: its metric, direction and so on without a task.
+
+    Raises:
+        InputError: the kind is unknown.
+    """
+    if kind not in task_kinds():
+        raise InputError(f"task kind {kind!r} is unknown; known: {', '.join(task_kinds())}")
+    module = importlib.import_module(f"{__name__}.{kind}")
+    (cls,) = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Task) and vars(c).get("kind") == kind]
+    return cls
 
 
 def build_task(config: Mapping[str, Any]) -> Task:
@@ -25,9 +38,5 @@ def build_task(config: Mapping[str, Any]) -> Task:
     """
     options = dict(config)
     kind = options.pop("kind", None)
-    if kind not in task_kinds():
-        raise InputError(f"task kind {kind!r} is unknown; known: {', '.join(task_kinds())}")
-    module = importlib.import_module(f"{__name__}.{kind}")
-    (cls,) = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Task) and vars(c).get("kind") == kind]
-    task: Task = call_with(cls, options, what=f"task {kind!r}")
+    task: Task = call_with(task_class(kind), options, what=f"task {kind!r}")
     return task

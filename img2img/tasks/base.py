@@ -2,13 +2,17 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from img2img.data.base import Batch, PictureSet
 from img2img.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,11 @@ def unit(pictures: Tensor) -> Tensor:
     return pictures.float().div_(255)
 
 
+def pixels(picture: Tensor) -> NDArray[np.uint8]:
+    """A picture (3, H, W) in [0, 1] as (H, W, 3) uint8; the way back of `unit`."""
+    return picture.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
 def mean_colour(pictures: PictureSet, *, most: int = 200) -> Tensor:
     """The mean RGB colour, (3,) in [0, 1], of the pictures of a set (of `most` of them, evenly spread, each counting once)."""
     count = min(len(pictures), most)
@@ -131,7 +140,7 @@ def mean_colour(pictures: PictureSet, *, most: int = 200) -> Tensor:
     return torch.stack(means).mean(0).float() / 255
 
 
-def need(value: Tensor | None, what: str, kind: str) -> Tensor:
+def need(value: T | None, what: str, kind: str) -> T:
     """`value`, or an `InputError` that says which data the task needs."""
     if value is None:
         raise InputError(f"a {kind} task needs {what} with every picture, and the data has none: choose another data config")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from img2img.data.base import VOID, Batch, PictureSet
 from img2img.errors import InputError
-from img2img.metrics.segmentation import SegmentationMetrics
+from img2img.metrics.segmentation import SegmentationMetrics, majority_class
 from img2img.tasks.base import Metrics, Task, combine, need, unit
 
 
@@ -38,10 +38,9 @@ class Segmentation(Task):
         """Find the majority class of the training set, from a thousand of its pictures at most, evenly spread."""
         counts, read = np.zeros(VOID + 1, np.int64), min(len(pictures), 1000)
         for i in range(read):
-            label = pictures[i * len(pictures) // read].label
-            if label is not None:
-                counts += np.bincount(label.ravel(), minlength=VOID + 1)
-        self.majority = int(counts[:VOID].argmax())
+            label = need(pictures[i * len(pictures) // read].label, "a label", self.kind)
+            counts += np.bincount(label.ravel(), minlength=VOID + 1)
+        self.majority = majority_class(torch.from_numpy(counts[:VOID]))
 
     def input(self, batch: Batch) -> Tensor:
         """The picture."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from img2img.masks import MaskedNetwork
 from img2img.metrics import sequence as transfer
-from img2img.tasks import build_task
+from img2img.tasks import task_class
 from img2img.training.experiment import Experiment
 
 SCHEMA = 1
@@ -23,7 +23,7 @@ def collect_results(
     tasks, trivial, higher = [], [], []
     for name in names:
         entry = progress["tasks"][name]
-        kind = _kind(experiment, name)
+        kind = task_class(experiment.task(name).task["kind"])
         decoder = progress["decoder_only"].get(name)
         trivial.append(entry["trivial"][kind.metric])
         higher.append(kind.higher_is_better)
@@ -80,13 +80,6 @@ def collect_results(
         },
         "environment": dict(environment),
     }
-
-
-def _kind(experiment: Experiment, name: str) -> Any:
-    config = dict(experiment.task(name).task)
-    if config.get("kind") == "segmentation":
-        config.setdefault("classes", ["", "-"])  # the class alone is asked for its metric and direction
-    return build_task(config)
 
 
 def backbone_name(options: Mapping[str, Any]) -> str:

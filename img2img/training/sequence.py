@@ -17,7 +17,7 @@ from img2img.bundle import HEAD, add_task_to_bundle, load_backbone, read_bundle,
 from img2img.data import Parts, build_data
 from img2img.data.augment import Augment
 from img2img.data.loader import TrainBatches
-from img2img.files import write_atomic
+from img2img.files import write_bytes
 from img2img.masks import Identity, MaskedNetwork
 from img2img.masks.storage import build_method
 from img2img.metrics.change import max_abs_change
@@ -291,7 +291,7 @@ class SequenceRunner:
         input = self.evaluator.probe_input(ready.task, ready.parts.test, self.experiment.probe)
         output = self.evaluator.run(self.run_of(name), input).cpu()
         blob = safetensors.torch.save({"input": input.contiguous(), "output": output.contiguous()})
-        write_atomic(self._probe_path(name), lambda p: p.write_bytes(blob))
+        write_bytes(self._probe_path(name), blob)
 
     def _probe_change(self, name: str) -> float:
         probe = safetensors.torch.load(self._probe_path(name).read_bytes())

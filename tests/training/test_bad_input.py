@@ -16,6 +16,7 @@ from PIL import Image
 
 import img2img
 from img2img import InputError
+from img2img.bundle import load_bundle
 from img2img.run import run
 from img2img.tasks.colourisation import Colourisation
 from img2img.training import checkpoint
@@ -212,6 +213,32 @@ def test_a_bundle_edited_by_hand_is_refused(
     path.write_text(changed)
     with pytest.raises(InputError, match=message):
         img2img.load(str(tmp_path / "run"))
+
+
+def test_a_bundle_never_reads_weights_from_elsewhere(config: Make, tmp_path: Path) -> None:
+    run(config(sequence=["disks"]))
+    path = tmp_path / "run" / "bundle" / "bundle.json"
+    path.write_text(path.read_text().replace('"width": 4', '"weights": "elsewhere.pth", "width": 4'))
+    assert img2img.load(str(tmp_path / "run")).tasks() == {"disks": "segmentation"}
+
+
+def test_a_task_that_does_not_say_its_kind_is_refused(config: Make, tmp_path: Path) -> None:
+    run(config(sequence=["disks"]))
+    network, _ = load_bundle(tmp_path / "run" / "bundle")
+    network.state("disks").info.clear()
+    network.save_task("disks", tmp_path / "run" / "bundle" / "tasks" / "disks.safetensors")
+    with pytest.raises(InputError, match="task kind None is unknown"):
+        img2img.load(str(tmp_path / "run"))
+
+
+def test_segmentation_without_labels_says_what_it_needs(config: Make) -> None:
+    whole = config(sequence=["disks"])
+    whole["tasks"]["disks"] = {
+        "task": {"kind": "segmentation", "classes": ["a", "b"]},
+        "data": whole["tasks"]["colour"]["data"],
+    }
+    with pytest.raises(InputError, match="a segmentation task needs a label with every picture"):
+        run(whole)
 
 
 def test_a_backbone_whose_bytes_were_changed_is_refused(config: Make, tmp_path: Path) -> None:
