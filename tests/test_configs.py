@@ -1,5 +1,6 @@
 """Every config that is shipped composes and is accepted."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from img2img.backbones import build_backbone
 from img2img.masks import METHODS, build_method
 from img2img.tasks import build_task
 from img2img.training.experiment import Experiment, read_experiment
+from img2img.training.learners import LEARNERS, build_learner
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -46,11 +48,15 @@ def test_an_experiment_composes_and_its_tasks_are_known(name: str) -> None:
 def test_a_method_config_is_accepted(method: str) -> None:
     options = dict(_compose(f"method={method}", "+bases.impressions={count: 10, density: 0.1, seed: 0}").method)
     name = options.pop("name")
+    if name in LEARNERS:
+        build_learner({"name": name, **options})
+        assert {field.name for field in fields(LEARNERS[name]) if field.init} == set(options), "a config names every option"
+        return
     assert build_method(name, options).options() == options, "a config names every option, so that all can be overridden"
 
 
 def test_every_method_has_a_config() -> None:
-    assert METHODS.keys() <= set(_names("method"))
+    assert METHODS.keys() | LEARNERS.keys() <= set(_names("method"))
 
 
 @pytest.mark.parametrize("backbone", _names("backbone"))

@@ -48,8 +48,8 @@ class FrozenBackbone(nn.Module):
         self.roles = assign_roles(backbone, select, is_norm)
         self._lock = threading.RLock()
         self.backbone_sha256 = self.hash_backbone()
-        self._norm_modules = [m for name, m in backbone.named_modules() if is_norm(name, m)]
         self._is_norm = is_norm
+        self._norm_modules = [backbone.get_submodule(name) for name in self.norm_modules()]
         self._inner: Callable[[dict[str, Tensor], tuple[Any, ...], dict[str, Any]], Any] = self._call_backbone
         self._head_checked = head is None
         self._reset_tensors()
@@ -63,6 +63,10 @@ class FrozenBackbone(nn.Module):
             if self._frozen is None:
                 self._frozen = detached(all_tensors(self.backbone))
             return self._frozen
+
+    def norm_modules(self) -> tuple[str, ...]:
+        """The names of the normalisation modules."""
+        return tuple(name for name, module in self.backbone.named_modules() if self._is_norm(name, module))
 
     def masked_weights(self) -> dict[str, Tensor]:
         """The backbone's weights that are masked, by name, without autograd history; the tensors themselves."""

@@ -79,6 +79,13 @@ class Task(ABC):
     def loss(self, raw: Tensor, example: Example) -> Tensor:
         """The scalar training loss of the head's raw output."""
 
+    def distillation(self, raw: Tensor, target: Tensor, *, temperature: float) -> Tensor:
+        """How far the head's raw output is from an earlier network's, both (N, out_channels, H, W): a scalar, for LwF.
+
+        For outputs that are pictures the mean squared error, which knows no `temperature`.
+        """
+        return torch.nn.functional.mse_loss(raw, target)
+
     @abstractmethod
     def metrics(self) -> Metrics:
         """Fresh figures to be updated over a set."""

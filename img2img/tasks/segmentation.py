@@ -72,6 +72,14 @@ class Segmentation(Task):
         total = F.cross_entropy(raw.float(), example.target, ignore_index=VOID, reduction="sum")
         return total / (example.target != VOID).sum().clamp(min=1)
 
+    def distillation(self, raw: Tensor, target: Tensor, *, temperature: float) -> Tensor:
+        """The cross entropy of class probabilities softened by T, mean over pixels (Li and Hoiem 2016, equations 2 to 4).
+
+        The paper's `y_i^(1/T) / Σ_j y_j^(1/T)` of probabilities y is the softmax of the raw outputs over T.
+        """
+        soft = F.softmax(target.float() / temperature, dim=1)
+        return -(soft * F.log_softmax(raw.float() / temperature, dim=1)).sum(1).mean()
+
     def metrics(self) -> Metrics:
         """mIoU, pixel accuracy and IoU of each class."""
         return combine(segmentation=SegmentationMetrics(self.classes))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from img2img.errors import InputError
+from img2img.masks import METHODS
 from img2img.options import call_with
 from img2img.training.options import TrainOptions
 
@@ -42,7 +43,8 @@ class Experiment:
         name: what reports call it.
         out: the run folder.
         backbone: a backbone's spec with `weights`, see `backbones.build_backbone`; `mode` is taken out of it.
-        method: `name` and options of the mask method of every task that does not train the backbone.
+        method: `name` and options of the mask method of every task that does not train the backbone; or of a comparison method,
+            see `learners`.
         norm: "own", "statistics" or "frozen" normalisation state of masked tasks, see `MaskedNetwork.add_task`.
         bases: by name, what tasks with ImpressLearn combine: `tasks: [...]`, finished before they are needed, and `kind`, see
             `Basis.of_tasks`; or the options of `Basis.random`.
@@ -50,6 +52,9 @@ class Experiment:
         tasks: the tasks by name.
         sequence: the names of the tasks to learn, in order; any subset, in any order.
         decoder_only: tasks that are also trained with a frozen encoder, for comparison.
+        first_from: the folder of another run with the same first task and seed, from which the trained backbone is taken in place
+            of training it again: so that several methods start from the very same one.
+        select: patterns of the names of the weights that are masked, such as `["decoder.*"]`; None for all.
         seed: of everything random.
         resume: "auto" goes on with what is in the run folder; "never" refuses a folder that holds a run.
         batch_size: of evaluations.
@@ -71,6 +76,8 @@ class Experiment:
     norm: Literal["own", "statistics", "frozen"] = "own"
     bases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     decoder_only: Sequence[str] = ()
+    first_from: str | None = None
+    select: Sequence[str] | None = None
     seed: int = 0
     resume: Literal["auto", "never"] = "auto"
     batch_size: int = 8
@@ -164,14 +171,19 @@ class Experiment:
         needed |= set(earlier) if start == "nearest" else {start} - {None}
         return {"basis": dict(options), "tasks": {task: self.tasks[task] for task in earlier if task in needed}}
 
-    def fingerprint(self, name: str) -> str:
-        """A hash of whatever the training of a task depends on, for its checkpoints."""
+    def fingerprint(self, name: str, *, backbone: bool = False) -> str:
+        """A hash of whatever the training of a task depends on, for its checkpoints; `backbone`: of the backbone's."""
         index = list(self.sequence).index(name)
+        if backbone:
+            options = {"task": self.tasks[name], "train": self.train, "backbone": self.backbone, "seed": self.seed}
+            options |= {"precision": self.precision, "channels_last": self.channels_last}
+            return hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode()).hexdigest()
         depends = {
             "task": self.tasks[name],
             "train": self.train,
             "method": self.method_of(name),
             "norm": self.norm,
+            "select": self.select,
             "earlier": self._needed_by(name),
             "backbone": self.backbone,
             "first": self.sequence[0] if self.mode == "first_task" else None,
@@ -179,6 +191,8 @@ class Experiment:
             "seed": self.seed,
             "precision": self.precision,
             "channels_last": self.channels_last,
+            # Methods whose tasks change one another depend on all that came before.
+            "before": list(self.sequence)[:index] if self.method.get("name") not in METHODS else None,
         }
         return hashlib.sha256(json.dumps(depends, sort_keys=True, default=list).encode()).hexdigest()
 

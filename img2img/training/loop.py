@@ -11,12 +11,11 @@ from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
-from img2img.data.loader import TrainBatches
 from img2img.masks import TaskModule
 from img2img.masks.analysis import FlipMeter
-from img2img.tasks import Task
+from img2img.tasks.base import Example
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.log import TrainingLog
 from img2img.training.options import TrainOptions
@@ -28,6 +27,35 @@ class TrainingDivergedError(RuntimeError):
 
 class OutOfMemoryError(RuntimeError):
     """The training does not fit into memory."""
+
+
+class Objective(Protocol):
+    """What is trained for: a `Task`, or several as one."""
+
+    @property
+    def kind(self) -> str:
+        """What messages call it."""
+
+    @property
+    def metric(self) -> str:
+        """The figure that decides."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Its direction."""
+
+    def example(self, batch: Any) -> Example:
+        """Input and target of a batch."""
+
+    def loss(self, raw: Tensor, example: Example) -> Tensor:
+        """The scalar loss of a raw output."""
+
+
+class Batches(Protocol):
+    """The training pictures."""
+
+    def iterate(self, start_step: int = 0) -> Iterator[Any]:
+        """The batches from a step on, without end."""
 
 
 class Progress(Protocol):
@@ -54,8 +82,8 @@ class Fitted:
 
 def fit(
     module: nn.Module,
-    task: Task,
-    batches: TrainBatches,
+    task: Objective,
+    batches: Batches,
     validate: Callable[[], float],
     options: TrainOptions,
     *,
@@ -63,6 +91,7 @@ def fit(
     log: TrainingLog,
     checkpoint: Path,
     fingerprint: str,
+    extra: Callable[[Tensor, Tensor], Tensor | None] | None = None,
     progress: Progress | None = None,
     channels_last: bool = False,
 ) -> Fitted:
@@ -81,6 +110,7 @@ def fit(
         log: where rows go.
         checkpoint: the file of the running training.
         fingerprint: a hash of whatever the training depends on; a checkpoint of another one is refused.
+        extra: `extra(input, output)` is added to the loss, a penalty or a distillation; None for nothing.
         progress: told about each logged step.
         channels_last: run pictures in this memory format; the module's weights should be in it.
 
@@ -117,10 +147,11 @@ def fit(
         with explained_out_of_memory(options):
             example = task.example(batch.to(fabric.device))
             input = example.input.contiguous(memory_format=torch.channels_last) if channels_last else example.input
-            loss = task.loss(wrapped(input), example)
-            penalty = module.state.penalty() if isinstance(module, TaskModule) else None
-            if penalty is not None:
-                loss = loss + penalty
+            output = wrapped(input)
+            loss = task.loss(output, example)
+            more = None if extra is None else extra(input, output)
+            if more is not None:
+                loss = loss + more
             fabric_optimiser.zero_grad()
             fabric.backward(loss)
         running += loss.detach()
@@ -194,12 +225,12 @@ def schedule(step: int, options: TrainOptions) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * step / options.steps))
 
 
-def _require_finite(loss: float, task: Task, step: int, options: TrainOptions) -> None:
+def _require_finite(loss: float, task: Objective, step: int, options: TrainOptions) -> None:
     if not math.isfinite(loss):
         raise TrainingDivergedError(_diverged("the loss", task, step, options))
 
 
-def _diverged(what: str, task: Task, step: int, options: TrainOptions) -> str:
+def _diverged(what: str, task: Objective, step: int, options: TrainOptions) -> str:
     return (
         f"{what} of the {task.kind} task is not a finite number at step {step + 1}: lower train.lr (now {options.lr:g}) or "
         f"train.mask_lr (now {options.mask_lr:g}), or look for broken pictures. Nothing of this step was saved; finished tasks "

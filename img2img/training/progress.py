@@ -1,5 +1,6 @@
 """`progress.json`: which tasks of a run are finished, with their figures; what a later run goes on from."""
 
+from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
@@ -8,8 +9,8 @@ from img2img.training.experiment import Experiment
 
 
 def _fresh() -> dict[str, Any]:
-    # tasks and decoder_only: an entry a task; rows and changes: an entry after each task.
-    return {"fingerprints": {}, "tasks": {}, "decoder_only": {}, "rows": [], "changes": []}
+    # backbone: the fingerprint of its training; tasks and decoder_only: an entry a task; rows and changes: an entry after each.
+    return {"fingerprints": {}, "backbone": None, "tasks": {}, "decoder_only": {}, "shared_bytes": 0, "rows": [], "changes": []}
 
 
 def read_progress(experiment: Experiment) -> dict[str, Any]:
@@ -23,9 +24,7 @@ def read_progress(experiment: Experiment) -> dict[str, Any]:
         return fresh
     if experiment.resume == "never":
         raise InputError(f"{experiment.folder} holds a run already: choose another folder (out=...) or go on with resume=auto")
-    progress = read_json(path)
-    if not isinstance(progress, dict) or progress.keys() != fresh.keys():
-        raise InputError(f"{path} was not written by this version of img2img: choose another folder (out=...)")
+    progress = _read(path)
     finished, wanted = list(progress["tasks"]), list(experiment.sequence)
     if finished != wanted[: len(finished)]:
         raise InputError(
@@ -44,4 +43,31 @@ def read_progress(experiment: Experiment) -> dict[str, Any]:
 def write_progress(experiment: Experiment, progress: dict[str, Any]) -> None:
     """Write `progress.json`, atomically, with the fingerprints of the finished tasks."""
     fingerprints = {name: experiment.fingerprint(name) for name in progress["tasks"]}
-    write_json(experiment.folder / "progress.json", progress | {"fingerprints": fingerprints})
+    backbone = experiment.fingerprint(experiment.sequence[0], backbone=True) if experiment.mode == "first_task" else None
+    write_json(experiment.folder / "progress.json", progress | {"fingerprints": fingerprints, "backbone": backbone})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    progress = read_json(path)
+    if not isinstance(progress, dict) or progress.keys() != _fresh().keys():
+        raise InputError(f"{path} was not written by this version of img2img: choose another folder (out=...)")
+    return progress
+
+
+def source_of_backbone(source: Path, first: str, fingerprint: str) -> dict[str, Any]:
+    """The entry of the first task of another run, whose backbone is to be used here.
+
+    Raises:
+        InputError: there is no such run, or its first task was learned under another configuration.
+    """
+    path = source / "progress.json"
+    if not path.is_file():
+        raise InputError(f"first_from={source} holds no run: expected progress.json there; give the folder of one with {first!r}")
+    progress = _read(path)
+    if progress["backbone"] != fingerprint or first not in progress["tasks"]:
+        raise InputError(
+            f"first_from={source}: its first task was learned under another configuration than {first!r} here; give one with the "
+            "same first task, backbone, steps and seed, or leave first_from out"
+        )
+    entry: dict[str, Any] = progress["tasks"][first]
+    return entry

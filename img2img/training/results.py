@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from img2img.masks import MaskedNetwork
+from img2img.masks.task import total_bytes
 from img2img.metrics import sequence as transfer
 from img2img.tasks import task_class
 from img2img.training.experiment import Experiment
@@ -38,6 +39,7 @@ def collect_results(
                 "trivial_name": kind.trivial_name,
                 "decoder_only": None if decoder is None else decoder["value"],
                 "decoder_only_bytes": None if decoder is None else decoder["bytes"],
+                "method": None if experiment.task(name).method is None else experiment.method_of(name)["name"],
                 "before": entry["before"],
                 "bytes": entry["bytes"],
                 "density": entry["density"],
@@ -65,11 +67,14 @@ def collect_results(
             "mode": experiment.mode,
             "parameters": sum(p.numel() for p in network.backbone.parameters()),
             "masked_parameters": sum(w.numel() for w in network.masked_weights().values()),
-            "bytes": (experiment.folder / "bundle" / "backbone.safetensors").stat().st_size,
+            "bytes": total_bytes(network.backbone.state_dict()),
             "sha256": network.backbone_sha256,
         },
         "method": experiment.method["name"],
         "method_options": {k: v for k, v in experiment.method.items() if k != "name"},
+        "norm": experiment.norm,
+        "seed": experiment.seed,
+        "shared_bytes": progress["shared_bytes"],
         "tasks": tasks,
         "forgetting": {"value_matrix": matrix, "max_abs_output_change": max(changes, default=0.0)},
         "transfer": {

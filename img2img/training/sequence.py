@@ -1,35 +1,33 @@
-"""The sequence: one task after another on one frozen backbone, each earlier one measured again after every step."""
+"""The sequence: one task after another on one backbone, each earlier one measured again after every step."""
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from img2img.backbones import EncoderDecoder, build_backbone
-from img2img.bundle import HEAD, add_task_to_bundle, load_backbone, read_bundle, save_backbone
-from img2img.data import Parts, build_data
-from img2img.data.augment import Augment
-from img2img.data.loader import TrainBatches
+from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone
+from img2img.data import build_data
 from img2img.files import write_bytes
-from img2img.masks import Basis, Identity, MaskedNetwork, build_method
+from img2img.masks import MaskedNetwork
+from img2img.masks.layers import is_weight
 from img2img.metrics.change import max_abs_change
-from img2img.options import call_with
-from img2img.tasks import Task, build_task
-from img2img.training.comparison import DecoderOnly
+from img2img.tasks import build_task
 from img2img.training.environment import environment
 from img2img.training.evaluate import Evaluator, Network, finite
 from img2img.training.experiment import Experiment
+from img2img.training.learned import read_learned, remove_older, write_learned
+from img2img.training.learners import Context, Learner, MaskLearner, PartlyTrained, Phase, Ready, build_learner
 from img2img.training.log import TrainingLog
 from img2img.training.loop import Fitted, Progress, fit
-from img2img.training.options import TrainOptions
-from img2img.training.progress import read_progress, write_progress
+from img2img.training.progress import read_progress, source_of_backbone, write_progress
 
 logger = logging.getLogger("img2img")
 
@@ -37,22 +35,12 @@ ProgressFor = Callable[[str, int], Progress]
 """`progress_for(what, steps)`: a progress bar for one training."""
 
 
-@dataclass(frozen=True)
-class Ready:
-    """A task of the sequence with its data, built once."""
-
-    name: str
-    task: Task
-    parts: Parts
-    options: TrainOptions
-
-
 class SequenceRunner:
     """Runs an experiment into its folder; a second run of the same experiment goes on where the first ended.
 
-    The folder holds `bundle/` (the network), `progress.json` (what is finished, with its figures), `metrics/` and
-    `tensorboard/` (training logs), `probes/` (inputs and outputs that must not change) and, in the middle of a task,
-    `checkpoints/`.
+    The folder holds `bundle/` (the backbone and, for masks, the tasks), `learned/` (what a comparison method learned),
+    `progress.json` (what is finished, with its figures), `metrics/` and `tensorboard/` (training logs), `probes/` (inputs and
+    outputs that are compared) and, in the middle of a task, `checkpoints/`.
 
     Args:
         experiment: what to run.
@@ -62,8 +50,12 @@ class SequenceRunner:
         ready: the tasks by name.
         progress: what is finished, as in `progress.json`.
         environment: the commit, the hardware and the versions that it runs on.
-        network: the network with the finished tasks; it exists once the backbone does.
+        learner: the method: how tasks are learned and run.
+        network: the frozen backbone, with the finished tasks of mask methods; it exists once the backbone does.
         evaluator: runs networks of this backbone over pictures.
+
+    Raises:
+        InputError: the method's options, or the folder's earlier run, do not fit.
     """
 
     network: MaskedNetwork
@@ -77,6 +69,7 @@ class SequenceRunner:
         if experiment.threads is not None:
             torch.set_num_threads(experiment.threads)
         self._fabric = Fabric(accelerator=experiment.accelerator, devices=1, precision=experiment.precision)  # type: ignore[arg-type]
+        self.learner: Learner = build_learner(experiment.method) or MaskLearner(bundle=self.folder / "bundle")
         self.progress = read_progress(experiment)
         self.environment = environment()  # at the start: the files of a repository may change while it runs
         self.ready: dict[str, Ready] = {}
@@ -94,14 +87,14 @@ class SequenceRunner:
         names = list(self.experiment.sequence)
         for name in names:  # every task and dataset is opened before the first step, since hours may pass until the last
             self.ready[name] = self._prepare(name)
-        opened = self._open_backbone()
+        self._open()
         for index, name in enumerate(names):
             if name in self.progress["tasks"]:
                 logger.info("%s: finished in an earlier run", name)
             else:
-                entry = self._learn(name) if opened else self._train_backbone(name)
+                trains_backbone = index == 0 and self._first_trains_backbone
+                entry = self._train_backbone(name) if trains_backbone else self._learn(name)
                 self._finish(names[: index + 1], entry)
-            opened = True
             if name in self.experiment.decoder_only and name not in self.progress["decoder_only"]:
                 self._decoder_only(name)
         return self.network
@@ -116,28 +109,34 @@ class SequenceRunner:
         task.fit(parts.train)
         return Ready(name, task, parts, self.experiment.train_options(name))
 
-    def _open_backbone(self) -> bool:
-        """Set up the network from an earlier run, or from a backbone that no task trains; False if the first task is to."""
+    @property
+    def _first_trains_backbone(self) -> bool:
+        return self.experiment.mode == "first_task" and not self.learner.learns_first
+
+    def _open(self) -> None:
+        """Set up the network from an earlier run, or from a backbone that no task trains, or as the first task will train it."""
         bundle = self.folder / "bundle"
         if self.progress["tasks"]:
-            network, backbone = load_backbone(bundle, read_bundle(bundle))
-            self._set_up(network, backbone)
-            for name in self.progress["tasks"]:
-                self.network.load_task(bundle / "tasks" / f"{name}.safetensors", name=name)
-            self._place(self.network)
-            return True
+            stored, backbone = load_backbone(bundle, read_bundle(bundle))
+            self._set_up(backbone)
+            for name, basis in stored.bases().items():
+                self.network.add_basis(name, basis)
+            self.learner.begin(self._context())
+            self.learner.restore(*read_learned(self.folder, list(self.progress["tasks"])))
+            return
         torch.manual_seed(self.experiment.seed_of("backbone"))
         first = self.ready[self.experiment.sequence[0]]
         backbone = build_backbone({**self.experiment.backbone_options, "out_channels": first.task.out_channels})
-        self._set_up(MaskedNetwork(backbone, head=HEAD), backbone)
-        if self.experiment.mode == "first_task":
-            return False
-        save_backbone(bundle, self.network, backbone.spec)
-        return True
+        self._set_up(backbone)
+        if not self._first_trains_backbone:
+            save_backbone(bundle, self.network, backbone.spec)
+            self.learner.begin(self._context())
 
-    def _set_up(self, network: MaskedNetwork, backbone: EncoderDecoder) -> None:
-        self.network, self._backbone = network, backbone
-        self._place(network)
+    def _set_up(self, backbone: EncoderDecoder) -> None:
+        self._backbone = backbone
+        select = self.experiment.select
+        self.network = MaskedNetwork(backbone, head=HEAD, select=is_weight if select is None else list(select))
+        self._place(self.network)
         self.evaluator = Evaluator(
             stride=backbone.stride,
             min_size=backbone.min_size,
@@ -146,79 +145,83 @@ class SequenceRunner:
             channels_last=self.experiment.channels_last,
         )
 
+    def _context(self) -> Context:
+        return Context(
+            experiment=self.experiment,
+            network=self.network,
+            backbone=self._backbone,
+            ready=self.ready,
+            evaluator=self.evaluator,
+            place=self._place,
+        )
+
     def _train_backbone(self, name: str) -> dict[str, Any]:
-        """Train the whole network on the first task and freeze it; that task runs on it without a mask."""
+        """Train the whole network on the first task and freeze it; the method takes that task over."""
+        entry = self._taken_backbone(name) or self._trained_backbone(name)
+        save_backbone(self.folder / "bundle", self.network, self._backbone.spec)
+        self.learner.begin(self._context())
+        _, fitted = self._fit_phases(name, self.learner.adopt(name, self._backbone.get_submodule(HEAD)))
+        return entry | self._entry(name, entry["before"], fitted) if fitted else entry
+
+    def _trained_backbone(self, name: str) -> dict[str, Any]:
         logger.info("%s: trains the backbone", name)
-        backbone = self._backbone
         torch.manual_seed(self.experiment.seed_of(name))
-        self._place(backbone)
-        before, fitted = self._fit(name, backbone, name)
-        network = MaskedNetwork(backbone, head=HEAD)
-        network.add_task(name, Identity(), head=backbone.get_submodule(HEAD))
-        network.freeze_task(name)
-        self._set_up(network, backbone)
-        save_backbone(self.folder / "bundle", network, backbone.spec)
-        return self._entry(name, before, fitted)
+        self._place(self._backbone)
+        before = self._figure(self._backbone.eval(), name, "test")
+        fingerprint = self.experiment.fingerprint(name, backbone=True)
+        fitted = self._fit(name, Phase(module=self._backbone), name, fingerprint=fingerprint)
+        self._set_up(self._backbone)
+        return self._entry(name, before, [fitted])
+
+    def _taken_backbone(self, name: str) -> dict[str, Any] | None:
+        """The backbone of another run with the same first task, if the experiment names one."""
+        if self.experiment.first_from is None:
+            return None
+        source = Path(self.experiment.first_from)
+        entry = source_of_backbone(source, name, self.experiment.fingerprint(name, backbone=True))
+        logger.info("%s: the backbone is that of %s", name, source)
+        network, backbone = load_backbone(source / "bundle", read_bundle(source / "bundle"))
+        network.load_task(source / "bundle" / "tasks" / f"{name}.safetensors", name=name)
+        head = network.state(name).head
+        assert head is not None
+        backbone.set_submodule(HEAD, head)
+        self._set_up(backbone)
+        return {key: entry[key] for key in ("before", "val", "best_step", "train_seconds", "steps", "test_images")}
 
     def _learn(self, name: str) -> dict[str, Any]:
-        """Learn one task with a mask, norm state and head of its own."""
-        options = dict(self.experiment.method_of(name))
-        method = build_method(options.pop("name"), options)
-        self._make_basis(method.basis_name())
-        start_from = self._start_of(name)
-        logger.info("%s: learns a mask (%s%s)", name, method.name, f", from {start_from}'s" if start_from else "")
+        """Learn one task by the experiment's method."""
+        logger.info("%s: is learned (%s)", name, self.experiment.method_of(name)["name"])
         torch.manual_seed(self.experiment.seed_of(name))
-        head = self._backbone.make_head(self.ready[name].task.out_channels)
-        self.network.add_task(name, method, head=head, norm=self.experiment.norm, start_from=start_from)
-        self._place(self.network)
         try:
-            before, fitted = self._fit(name, self.network.task_module(name), name)
+            before, fitted = self._fit_phases(name, self.learner.learn(name))
         except BaseException:
-            self.network.delete_task(name)
+            self.learner.abandon(name)
             raise
-        self.network.freeze_task(name)
         return self._entry(name, before, fitted)
 
-    def _make_basis(self, name: str | None) -> None:
-        """Make a basis of the experiment, unless a task before used it."""
-        if name is None or name in self.network.bases():
-            return
-        options = dict(self.experiment.bases[name])
-        logger.info("basis %s: %s", name, options)
-
-        def of_tasks(*, tasks: Sequence[str], kind: str = "binary") -> Basis:
-            return Basis.of_tasks(self.network, tasks, kind=kind)  # type: ignore[arg-type]
-
-        def random(*, count: int, density: float, seed: int, kind: str = "binary") -> Basis:
-            return Basis.random(self.network.layers(), count=count, density=density, seed=seed, kind=kind)  # type: ignore[arg-type]
-
-        basis = call_with(of_tasks if "tasks" in options else random, options, what=f"bases.{name}")
-        self.network.add_basis(name, basis)
-
-    def _start_of(self, name: str) -> str | None:
-        """The task that this one starts from."""
-        start = self.experiment.task(name).start_from
-        if start != "nearest":
-            return start
-        ready = self.ready[name]
-        input = self.evaluator.probe_input(ready.task, ready.parts.train, self.experiment.batch_size)
-        return self.network.nearest_task(self.evaluator.placed(input))
+    def _fit_phases(self, name: str, phases: Iterator[Phase]) -> tuple[float | None, list[Fitted]]:
+        """Do the trainings of a task; the deciding figure on the test set before the first, and their outcomes."""
+        before, fitted = None, []
+        for phase in phases:
+            before = self._figure(phase.module.eval(), name, "test") if before is None else before
+            fitted.append(self._fit(name, phase, name + phase.suffix))
+        return before, fitted
 
     def _decoder_only(self, name: str) -> None:
         """Train the task with the encoder frozen instead of a mask, under the same budget."""
         ready = self.ready[name]
         logger.info("%s: decoder alone, for comparison", name)
         torch.manual_seed(self.experiment.seed_of(name))
-        model = DecoderOnly(self.network, self._backbone.make_head(ready.task.out_channels))
+        model = PartlyTrained(self.network, self._backbone.make_head(ready.task.out_channels), ("decoder", HEAD))
         self._place(model)
-        _, fitted = self._fit(name, model, f"{name}.decoder_only")
+        fitted = self._fit(name, Phase(module=model), f"{name}.decoder_only")
         figures = self.evaluator.figures(model, ready.task, ready.parts.test)
         value = figures[ready.task.metric]
         self.progress["decoder_only"][name] = {
             "value": value,
             "figures": finite(figures),
             "train_seconds": fitted.seconds,
-            "bytes": model.own_bytes(),
+            "bytes": sum(t.numel() * t.element_size() for t in model.own_tensors().values()),
         }
         write_progress(self.experiment, self.progress)
         self._checkpoint(f"{name}.decoder_only").unlink()
@@ -226,67 +229,75 @@ class SequenceRunner:
 
     # ------------------------------------------------------------------ training and measuring
 
-    def _fit(self, name: str, module: nn.Module, what: str) -> tuple[float, Fitted]:
-        """Train a module on a task; the deciding figure on the test set before that, and the outcome."""
+    def _fit(self, name: str, phase: Phase, what: str, *, fingerprint: str | None = None) -> Fitted:
+        """Do one training of a task."""
         ready, experiment = self.ready[name], self.experiment
-        task, options = ready.task, ready.options
-        augment = Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)
-        batches = TrainBatches(
-            ready.parts.train, augment, batch_size=options.batch_size, seed=experiment.seed_of(name), workers=options.workers
-        )
+        options = ready.options if phase.steps is None else replace(ready.options, steps=phase.steps)
         if options.workers:
             ready.parts.train.preload()  # before the worker processes fork, so that they share it
-        module.eval()
-        before = self.evaluator.figures(module, task, ready.parts.test)[task.metric]
         with TrainingLog(self.folder, what) as log:
-            fitted = fit(
-                module,
-                task,
-                batches,
-                lambda: self.evaluator.figures(module, task, ready.parts.val)[task.metric],
+            return fit(
+                phase.module,
+                phase.objective or ready.task,
+                phase.batches or ready.batches(experiment.seed_of(name)),
+                phase.validate or (lambda: self._figure(phase.module, name, "val")),
                 options,
                 fabric=self._fabric,
                 log=log,
                 checkpoint=self._checkpoint(what),
-                fingerprint=experiment.fingerprint(name),
+                fingerprint=fingerprint or experiment.fingerprint(name),
+                extra=phase.extra,
                 progress=None if self._progress_for is None else self._progress_for(what, options.steps),
                 channels_last=experiment.channels_last,
             )
-        return before, fitted
 
-    def _entry(self, name: str, before: float, fitted: Fitted) -> dict[str, Any]:
+    def _figure(self, network: Network, name: str, part: Literal["val", "test"]) -> float:
+        """The deciding figure of a network on a part of a task's pictures."""
+        ready = self.ready[name]
+        return self.evaluator.figures(network, ready.task, getattr(ready.parts, part))[ready.task.metric]
+
+    def _entry(self, name: str, before: float | None, fitted: Sequence[Fitted]) -> dict[str, Any]:
+        """What is kept of a task's trainings; the last one's validation counts."""
         return {
             "before": before,
-            "val": fitted.best,
-            "best_step": fitted.best_step,
-            "train_seconds": fitted.seconds,
+            "val": fitted[-1].best if fitted else None,
+            "best_step": fitted[-1].best_step if fitted else None,
+            "train_seconds": sum(f.seconds for f in fitted),
             "steps": self.ready[name].options.steps,
             "test_images": len(self.ready[name].parts.test),
         }
 
     def _finish(self, names: list[str], entry: dict[str, Any]) -> None:
-        """Store the newest task, measure it and every earlier one on its test set, and compare the probes bit for bit."""
-        name, network = names[-1], self.network.eval()
+        """Measure the newest task and every earlier one on its test set, compare the probes bit for bit, and store all."""
+        name, learner = names[-1], self.learner
         ready, metric = self.ready[name], self.ready[name].task.metric
         measured = {n: self.evaluator.figures(self.run_of(n), self.ready[n].task, self.ready[n].parts.test) for n in names}
         changes = {n: self._probe_change(n) for n in names[:-1]}
         trivial = self.evaluator.figures(None, ready.task, ready.parts.test)
         self._save_probe(name)
         figures = finite(measured[name])
-        path = add_task_to_bundle(self.folder / "bundle", network, name, options=ready.task.options(), info={"figures": figures})
+        if isinstance(learner, MaskLearner):
+            learner.store(name, figures)
+        else:
+            write_learned(self.folder, names, learner.own_tensors(name), learner.shared_tensors())
         self.progress["tasks"][name] = entry | {
             "value": measured[name][metric],
             "figures": figures,
             "trivial": finite(trivial),
-            "density": network.state(name).density(),
-            "bytes": path.stat().st_size,
+            "density": learner.density(name),
+            "bytes": learner.own_bytes(name),
         }
+        self.progress["shared_bytes"] = learner.shared_bytes()
         self.progress["rows"].append([measured[n][self.ready[n].task.metric] for n in names])
         self.progress["changes"].append(changes)
-        if network.hash_backbone() != network.backbone_sha256 or not all(map(math.isfinite, changes.values())):
+        intact = self.network.hash_backbone() == self.network.backbone_sha256
+        if not intact or not all(map(math.isfinite, changes.values())):
             raise RuntimeError("training a task changed the backbone or broke an earlier one: a bug in img2img, please report it")
         write_progress(self.experiment, self.progress)
-        self._checkpoint(name).unlink()
+        remove_older(self.folder, names)
+        for path in (self.folder / "checkpoints").glob(f"{name}*.pt"):
+            if path.name.split(".")[0] == name and "decoder_only" not in path.name:
+                path.unlink()
         logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], ready.task.trivial_name, trivial[metric])
         if changes:
             logger.info("earlier tasks: largest change of an output %g", max(changes.values()))
@@ -296,12 +307,7 @@ class SequenceRunner:
 
     def run_of(self, name: str) -> Network:
         """The network as one task sees it."""
-
-        def run(x: Tensor) -> Tensor:
-            y: Tensor = self.network(x, task=name)
-            return y
-
-        return run
+        return self.learner.network(name)
 
     def _place(self, module: nn.Module) -> None:
         module.to(self._fabric.device)

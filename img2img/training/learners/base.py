@@ -1,0 +1,197 @@
+"""How a sequence is learned: what is trained for each task, what runs it afterwards, and what it stores."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from img2img.backbones import EncoderDecoder
+from img2img.data import Parts
+from img2img.data.augment import Augment
+from img2img.data.loader import TrainBatches
+from img2img.errors import InputError
+from img2img.masks import MaskedNetwork
+from img2img.options import call_with
+from img2img.tasks import Task
+from img2img.training.evaluate import Evaluator, Network
+from img2img.training.experiment import Experiment
+from img2img.training.loop import Batches, Objective
+from img2img.training.options import TrainOptions
+
+LEARNERS: dict[str, type["Learner"]] = {}
+"""The comparison methods by the name that `method.name` of a config uses; a subclass of `Learner` with a name enters itself."""
+
+ExtraLoss = Callable[[Tensor, Tensor], Tensor | None]
+"""`extra(input, raw output)`: what a method adds to the task's loss on a training batch, a scalar; None for nothing."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A task of the sequence with its data, built once."""
+
+    name: str
+    task: Task
+    parts: Parts
+    options: TrainOptions
+
+    def batches(self, seed: int) -> TrainBatches:
+        """The training pictures, augmented, in the order of `seed`."""
+        options = self.options
+        augment = Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)
+        return TrainBatches(self.parts.train, augment, batch_size=options.batch_size, seed=seed, workers=options.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a learner works with.
+
+    Attributes:
+        experiment: the whole of it.
+        network: the frozen backbone that every method of one seed starts from; mask methods add their tasks to it.
+        backbone: the same as a plain module, of which `spec` and `make_head` are used.
+        ready: the tasks by name.
+        evaluator: runs networks of this backbone over pictures.
+        place: moves a module to the device, in the memory format of the experiment.
+    """
+
+    experiment: Experiment
+    network: MaskedNetwork
+    backbone: EncoderDecoder
+    ready: Mapping[str, Ready]
+    evaluator: Evaluator
+    place: Callable[[nn.Module], None]
+
+    def steps(self, name: str, share: float) -> int:
+        """A share of a task's steps, one at least."""
+        return max(1, round(self.ready[name].options.steps * share))
+
+    def head(self, name: str) -> nn.Module:
+        """A fresh head for a task."""
+        return self.backbone.make_head(self.ready[name].task.out_channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One training: what requires grad in `module` is trained.
+
+    Attributes:
+        module: from inputs to the raw output of the task.
+        extra: what is added to the task's loss.
+        suffix: tells the trainings of one task apart, in the names of logs and checkpoints.
+        steps: in place of the task's, of which methods with several phases share out the same number.
+        objective: what is trained for, `batches` and `validate` with it, where that is not the task alone.
+        batches: its training pictures.
+        validate: its deciding figure on the validation pictures.
+    """
+
+    module: nn.Module
+    extra: ExtraLoss | None = None
+    suffix: str = ""
+    steps: int | None = None
+    objective: Objective | None = None
+    batches: Batches | None = None
+    validate: Callable[[], float] | None = None
+
+
+@dataclass(kw_only=True)
+class Learner(ABC):
+    """One way to learn a sequence; subclasses are dataclasses whose fields are the options of a config.
+
+    The runner calls `begin` once the backbone exists, then `adopt` for a first task that trained the backbone, and `learn`
+    for every other one. Both give the trainings to be done, one after another, and go on when each is done.
+
+    Attributes:
+        forgets: later tasks may change earlier ones' outputs.
+        learns_first: the first task is learned like any other, from random weights; the backbone is not used.
+    """
+
+    name: ClassVar[str] = ""
+    forgets: ClassVar[bool] = False
+    learns_first: ClassVar[bool] = False
+    context: Context = field(init=False, repr=False)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.name:
+            LEARNERS[cls.name] = cls
+
+    def begin(self, context: Context) -> None:
+        """Start from the backbone, with no task learned."""
+        self.context = context
+
+    @abstractmethod
+    def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
+        """Take over the first task, which trained the backbone, with its trained `head`; mostly without more training."""
+
+    @abstractmethod
+    def learn(self, name: str) -> Iterator[Phase]:
+        """Learn a task; what follows the last phase ends it."""
+
+    def abandon(self, name: str) -> None:
+        """Undo what `learn` began, after its training failed: by default the process ends and there is nothing to undo."""
+        return
+
+    @abstractmethod
+    def network(self, name: str) -> Network:
+        """The trained network of a task as it is now, in evaluation mode."""
+
+    @abstractmethod
+    def own_bytes(self, name: str) -> int:
+        """What is stored for this task alone."""
+
+    @abstractmethod
+    def shared_bytes(self) -> int:
+        """What is stored once for all tasks."""
+
+    def density(self, name: str) -> float | None:
+        """The fraction of ones in the task's masks; None where it has none."""
+        return None
+
+    def own_tensors(self, name: str) -> dict[str, Tensor]:
+        """What a task's file holds, written once, after the task was learned."""
+        return {}
+
+    def shared_tensors(self) -> dict[str, Tensor]:
+        """What every later task may change: written after each."""
+        return {}
+
+    @abstractmethod
+    def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
+        """Take up finished tasks, after `begin`, from their `own_tensors` by name and the last `shared_tensors`."""
+
+
+def build_learner(method: Mapping[str, Any]) -> Learner | None:
+    """The comparison method of a config's `method`; None where that names a mask method.
+
+    Raises:
+        InputError: an option is unknown or has a value that is not allowed.
+    """
+    from img2img.training import learners  # noqa: F401  (its modules enter their classes in LEARNERS)
+
+    options = dict(method)
+    name = options.pop("name", None)
+    if name not in LEARNERS:
+        return None
+    learner: Learner = call_with(LEARNERS[name], options, what=f"method {name!r}")
+    return learner
+
+
+def in_range(method: str, option: str, value: float, low: float, high: float) -> None:
+    """Raise an `InputError` unless `low <= value <= high`."""
+    if not low <= value <= high:
+        raise InputError(f"method {method!r} got {option}={value}: expected {low:g} to {high:g}; correct it")
+
+
+def evaluated(module: nn.Module) -> Network:
+    """A module as a network to be evaluated."""
+    return partial(_evaluate, module)
+
+
+def _evaluate(module: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        y: Tensor = module.eval()(x)
+    return y

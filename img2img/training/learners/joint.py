@@ -1,0 +1,140 @@
+"""Joint training: all tasks at once, each in turn: what sharing all weights costs where nothing is learned in sequence."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from img2img.data.base import Batch
+from img2img.data.loader import TrainBatches
+from img2img.errors import InputError
+from img2img.metrics.sequence import skill
+from img2img.tasks import Task
+from img2img.tasks.base import Example
+from img2img.training.learners.base import Context, Phase
+from img2img.training.learners.shared import SharedLearner, SharedNetwork, SharedNorm, within
+
+
+@dataclass(frozen=True)
+class TaskBatch(Batch):
+    """A batch of one of several tasks."""
+
+    task: str = ""
+
+
+class JointBatches:
+    """Batches of several tasks in turn: step s is task number s mod n's own batch s div n."""
+
+    def __init__(self, batches: Mapping[str, TrainBatches]) -> None:
+        self._batches = batches
+
+    def iterate(self, start_step: int = 0) -> Iterator[TaskBatch]:
+        """The batches from `start_step` on, without end."""
+        names = list(self._batches)
+        # The tasks before the one that is next have had one batch more.
+        begun = {name: (start_step + len(names) - 1 - i) // len(names) for i, name in enumerate(names)}
+        streams = {name: self._batches[name].iterate(begun[name]) for name in names}
+        for step in itertools.count(start_step):
+            name = names[step % len(names)]
+            batch = next(streams[name])
+            yield TaskBatch(**{f.name: getattr(batch, f.name) for f in fields(Batch)}, task=name)
+
+
+class JointTask:
+    """Several tasks as one, as far as the training loop asks: the loss of a batch, and the mean skill that decides.
+
+    Args:
+        tasks: by name.
+        model: is told which task a batch is of, since it is called with the input alone.
+    """
+
+    kind = "joint"
+    metric = "mean skill"
+    higher_is_better = True
+
+    def __init__(self, tasks: Mapping[str, Task], model: SharedNetwork) -> None:
+        self._tasks = tasks
+        self._model = model
+
+    def example(self, batch: Any) -> Example:
+        """Input and target of the batch's task, which becomes the active one."""
+        self._model.active = batch.task
+        return self._tasks[batch.task].example(batch)
+
+    def loss(self, raw: Tensor, example: Example) -> Tensor:
+        """The active task's loss."""
+        return self._tasks[self._model.active].loss(raw, example)
+
+
+@dataclass(kw_only=True)
+class Joint(SharedLearner):
+    """One network trained on all tasks of the sequence at once, each in turn, for the sum of their steps.
+
+    That happens when the first of them is due; it starts where the other methods start. Tasks cannot be added afterwards.
+
+    Attributes:
+        norm: "own", since batches of one task at a time fit no common running statistics.
+    """
+
+    name: ClassVar[str] = "joint"
+    forgets: ClassVar[bool] = False
+    norm: SharedNorm = "own"
+
+    def begin(self, context: Context) -> None:
+        """All heads from the start."""
+        super().begin(context)
+        self._names = list(context.experiment.sequence)
+        for name in self._names:
+            self.add(name, context.head(name))
+        self._trained = False
+
+    def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
+        """Train all tasks, the first again."""
+        self.model.heads[name] = head
+        return self.learn(name)
+
+    def learn(self, name: str) -> Iterator[Phase]:
+        """Train all tasks, if that has not been done."""
+        if self._trained:
+            return
+        self.model.train_only(*self._names)
+        self.model.active = name
+        ready, experiment = self.context.ready, self.context.experiment
+        yield Phase(
+            module=self.model,
+            suffix=".joint",
+            steps=sum(ready[n].options.steps for n in self._names),
+            objective=JointTask({n: ready[n].task for n in self._names}, self.model),
+            batches=JointBatches({n: ready[n].batches(experiment.seed_of(n)) for n in self._names}),
+            validate=self._mean_skill,
+        )
+        self._trained = True
+
+    def _mean_skill(self) -> float:
+        """The mean over the tasks of the skill on the validation pictures, see `metrics.sequence.skill`."""
+        skills = []
+        for name in self._names:
+            task, pictures = self.context.ready[name].task, self.context.ready[name].parts.val
+            value, trivial = (
+                self.context.evaluator.figures(network, task, pictures)[task.metric] for network in (self.network(name), None)
+            )
+            skills.append(skill(value, trivial, higher_is_better=task.higher_is_better))
+        known = [s for s in skills if s is not None]
+        return sum(known) / len(known)
+
+    def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
+        """The network; its tasks must be the sequence's.
+
+        Raises:
+            InputError: the sequence has a task that was not trained with the others.
+        """
+        missing = [n for n in self._names if not any(key.startswith(f"model.heads.{n}.") for key in shared)]
+        if missing:
+            raise InputError(
+                f"{missing} were not trained with the others, and joint training adds no task afterwards: choose another run "
+                "folder (out=...), or the sequence that was trained"
+            )
+        self.model.load_state_dict(within("model", shared))
+        self._trained = True

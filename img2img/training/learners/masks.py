@@ -1,0 +1,118 @@
+"""Masks on the frozen backbone: what img2img is about. Everything that was learned is in the run's bundle."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from img2img.bundle import add_task_to_bundle
+from img2img.masks import Basis, Identity, build_method
+from img2img.masks.task import total_bytes
+from img2img.options import call_with
+from img2img.training.evaluate import Network
+from img2img.training.learners.base import Learner, Phase
+
+logger = logging.getLogger("img2img")
+
+
+@dataclass(kw_only=True)
+class MaskLearner(Learner):
+    """A mask, a normalisation state and a head a task, by the mask methods of the experiment.
+
+    Attributes:
+        bundle: where tasks are stored.
+    """
+
+    bundle: Path
+    name: ClassVar[str] = ""  # no comparison method
+
+    def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
+        """The first task runs on the backbone without a mask."""
+        network = self.context.network
+        network.add_task(name, Identity(), head=head)
+        network.freeze_task(name)
+        return iter(())
+
+    def learn(self, name: str) -> Iterator[Phase]:
+        """Train a mask."""
+        experiment, network = self.context.experiment, self.context.network
+        options = dict(experiment.method_of(name))
+        method = build_method(options.pop("name"), options)
+        self._make_basis(method.basis_name())
+        start_from = self._start_of(name)
+        if start_from is not None:
+            logger.info("%s: starts from the masks of %s", name, start_from)
+        network.add_task(name, method, head=self.context.head(name), norm=experiment.norm, start_from=start_from)
+        self.context.place(network)
+        module = network.task_module(name)
+        yield Phase(module=module, extra=lambda input, output: module.state.penalty())
+        network.freeze_task(name)
+
+    def abandon(self, name: str) -> None:
+        """The network as it was before the task."""
+        if name in self.context.network.tasks():
+            self.context.network.delete_task(name)
+
+    def network(self, name: str) -> Network:
+        """The masked network as the task sees it."""
+        network = self.context.network
+
+        def run(x: Tensor) -> Tensor:
+            y: Tensor = network.eval()(x, task=name)
+            return y
+
+        return run
+
+    def store(self, name: str, figures: Mapping[str, float | None]) -> None:
+        """Write the task's file into the bundle."""
+        options = self.context.ready[name].task.options()
+        add_task_to_bundle(self.bundle, self.context.network, name, options=options, info={"figures": dict(figures)})
+
+    def own_bytes(self, name: str) -> int:
+        """The task's file."""
+        return self._file(name).stat().st_size
+
+    def shared_bytes(self) -> int:
+        """The backbone."""
+        return total_bytes(self.context.network.backbone.state_dict())
+
+    def density(self, name: str) -> float | None:
+        """The fraction of ones over all binary masks."""
+        return self.context.network.state(name).density()
+
+    def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
+        """Load the finished tasks from the bundle."""
+        for name in own:
+            self.context.network.load_task(self._file(name), name=name)
+        self.context.place(self.context.network)
+
+    def _file(self, name: str) -> Path:
+        return self.bundle / "tasks" / f"{name}.safetensors"
+
+    def _make_basis(self, name: str | None) -> None:
+        """Make a basis of the experiment, unless a task before used it."""
+        network = self.context.network
+        if name is None or name in network.bases():
+            return
+        options = dict(self.context.experiment.bases[name])
+        logger.info("basis %s: %s", name, options)
+
+        def of_tasks(*, tasks: Sequence[str], kind: str = "binary") -> Basis:
+            return Basis.of_tasks(network, tasks, kind=kind)  # type: ignore[arg-type]
+
+        def random(*, count: int, density: float, seed: int, kind: str = "binary") -> Basis:
+            return Basis.random(network.layers(), count=count, density=density, seed=seed, kind=kind)  # type: ignore[arg-type]
+
+        network.add_basis(name, call_with(of_tasks if "tasks" in options else random, options, what=f"bases.{name}"))
+
+    def _start_of(self, name: str) -> str | None:
+        """The task that this one starts from."""
+        experiment, evaluator, ready = self.context.experiment, self.context.evaluator, self.context.ready[name]
+        start = experiment.task(name).start_from
+        if start != "nearest":
+            return start
+        input = evaluator.probe_input(ready.task, ready.parts.train, experiment.batch_size)
+        return self.context.network.nearest_task(evaluator.placed(input))

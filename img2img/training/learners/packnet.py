@@ -1,0 +1,141 @@
+"""PackNet (Mallya and Lazebnik, CVPR 2018): each task keeps a part of the weights; the rest is pruned and left to later tasks."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from img2img.masks.base import one_of
+from img2img.masks.coding import encode
+from img2img.training.evaluate import Network
+from img2img.training.learners.base import Context, Phase, in_range
+from img2img.training.learners.shared import SharedLearner, SharedNorm, within
+
+FREE = 0
+"""The owner of weights that no task has kept: they are 0."""
+
+
+@dataclass(kw_only=True)
+class PackNet(SharedLearner):
+    """PackNet: train the free weights, prune the smallest of them by magnitude in each layer, and train what is left again.
+
+    Task number t runs with the weights owned by tasks 1 to t, and zeros elsewhere; its own never change again. The trunk's
+    biases are the first task's. The last task in the sequence is pruned too, so that another may follow.
+
+    Protocol of Piggyback's comparison (section 4): 50 % of the first task's weights are pruned, 75 % of the free ones after each
+    later task, and retraining takes half as many epochs as training. Here both share the task's budget.
+
+    Attributes:
+        first: the fraction of the weights that the first task gives up.
+        later: the fraction of the free weights that a later task leaves free.
+        retrain: the share of the steps after pruning; the first task, which is trained already, gets these alone.
+        norm: the published code freezes normalisation after the first task; masks are given their own.
+    """
+
+    name: ClassVar[str] = "packnet"
+    forgets: ClassVar[bool] = False
+    norm: SharedNorm = "own"
+    first: float = 0.5
+    later: float = 0.75
+    retrain: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        one_of(self.name, "norm", self.norm, ("own", "frozen"))  # shared, it would move under the earlier tasks
+        for option in ("first", "later", "retrain"):
+            in_range(self.name, option, getattr(self, option), 0, 0.999)
+
+    def begin(self, context: Context) -> None:
+        """Every weight is free. A backbone that no task trained belongs to no task: its weights are where training starts."""
+        super().begin(context)
+        weights = self.weights()
+        self.owner = {name: torch.zeros_like(w, dtype=torch.uint8, requires_grad=False) for name, w in weights.items()}
+        self.order: list[str] = []
+        self._trainable: dict[str, Tensor] = {}
+        for name, weight in weights.items():
+            weight.register_hook(lambda gradient, name=name: self._only_trainable(name, gradient))
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The weights that tasks own: those that masks select."""
+        parameters = dict(self.model.trunk.named_parameters())
+        return {name: parameters[name] for name in self.model.roles.masked}
+
+    def _only_trainable(self, name: str, gradient: Tensor) -> Tensor:
+        # Adam leaves a weight whose gradients have all been zero exactly where it is.
+        return gradient * self._trainable[name] if name in self._trainable else gradient
+
+    def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
+        """Prune what the first task trained, and train what it keeps again."""
+        self.add(name, head)
+        self.order.append(name)
+        self.prune(self.first)
+        yield self._phase(name, ".retrain", self.retrain)
+
+    def learn(self, name: str) -> Iterator[Phase]:
+        """Train the free weights, prune, train again."""
+        self.add(name, self.context.head(name))
+        self.order.append(name)
+        self._trainable = {key: owner == FREE for key, owner in self.owner.items()}
+        yield self._phase(name, "", 1 - self.retrain)
+        self.prune(self.later)
+        yield self._phase(name, ".retrain", self.retrain)
+
+    def _phase(self, name: str, suffix: str, share: float) -> Phase:
+        self.model.train_only(name)
+        for key in self.model.roles.fixed_parameters:
+            self.model.trunk.get_parameter(key).requires_grad_(False)
+        return Phase(module=self.model, suffix=suffix, steps=self.context.steps(name, share))
+
+    @torch.no_grad()
+    def prune(self, fraction: float) -> None:
+        """Give the newest task the largest free weights of each layer, and set the others, `fraction` of them, to zero."""
+        number = len(self.order)
+        for name, weight in self.weights().items():
+            owner = self.owner[name]
+            free = owner == FREE
+            sizes = weight.abs()[free]
+            count = round(fraction * len(sizes))
+            kept = torch.ones_like(sizes, dtype=torch.bool)
+            kept[sizes.argsort(stable=True)[:count]] = False  # exactly so many, also where sizes are equal
+            owner[free] = torch.where(kept, number, FREE).to(torch.uint8)
+            weight.masked_fill_(owner == FREE, 0)
+        self._trainable = {key: owner == number for key, owner in self.owner.items()}
+
+    def used(self, name: str) -> dict[str, Tensor]:
+        """By weight, which ones a task runs with, bool: those of its own and of the tasks before it."""
+        number = self.order.index(name) + 1
+        return {key: (owner != FREE) & (owner <= number) for key, owner in self.owner.items()}
+
+    def network(self, name: str) -> Network:
+        """The trunk with the weights that the task uses. In the middle of its training that is all of them."""
+        used, weights = self.used(name), self.weights()
+        # Free weights are zero except while the newest task trains them.
+        tensors = {} if name == self.order[-1] else {k: w.detach() * used[k] for k, w in weights.items()}
+
+        def run(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                return self.model.eval().run(x, name, tensors)
+
+        return run
+
+    def density(self, name: str) -> float | None:
+        """The fraction of the weights that the task uses."""
+        used = self.used(name).values()
+        return sum(int(u.sum()) for u in used) / sum(u.numel() for u in used)
+
+    def own_bytes(self, name: str) -> int:
+        """Head, normalisation, and which of the weights are the task's own, coded at their entropy."""
+        number = self.order.index(name) + 1
+        return super().own_bytes(name) + sum(len(encode(owner == number)) for owner in self.owner.values())
+
+    def shared_tensors(self) -> dict[str, Tensor]:
+        """The network and who owns which weight."""
+        return super().shared_tensors() | {f"owner.{name}": owner for name, owner in self.owner.items()}
+
+    def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
+        """The network and the owners; the order of the tasks numbers them."""
+        super().restore(own, shared)
+        self.order = list(own)
+        for name, owner in within("owner", shared).items():
+            self.owner[name].copy_(owner)

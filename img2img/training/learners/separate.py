@@ -1,0 +1,139 @@
+"""A network of its own for each task, trained whole or in its last parts only: nothing can be forgotten."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from torch import Tensor, nn
+
+from img2img.backbones import build_backbone
+from img2img.bundle import HEAD
+from img2img.masks.frozen import FrozenBackbone
+from img2img.masks.task import total_bytes
+from img2img.training.evaluate import Network
+from img2img.training.learners.base import Context, Learner, Phase, evaluated
+
+
+class PartlyTrained(nn.Module):
+    """A copy of the backbone of which some children are trained; the others stay in evaluation mode, normalisation included.
+
+    Args:
+        backbone: gives the copy.
+        head: the task's head, used as it is.
+        trained: names of children, such as ("decoder", "head"); None for all.
+    """
+
+    def __init__(self, backbone: FrozenBackbone, head: nn.Module, trained: tuple[str, ...] | None = None) -> None:
+        super().__init__()
+        self.model = backbone.copy_backbone(head).requires_grad_(True)
+        # In a tuple, since they are registered already.
+        self._fixed = tuple(child for name, child in self.model.named_children() if trained is not None and name not in trained)
+        self._trained = trained
+        for child in self._fixed:
+            child.requires_grad_(False)
+        if trained is not None:
+            for _, parameter in self.model.named_parameters(recurse=False):
+                parameter.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The raw output."""
+        y: Tensor = self.model(x)
+        return y
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """What the task has to store: the trained children, with their normalisation state, by name."""
+        tensors = self.model.state_dict()
+        return {name: t for name, t in tensors.items() if self._trained is None or name.partition(".")[0] in self._trained}
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module's, but what is fixed stays in evaluation mode."""
+        super().train(mode)
+        for child in self._fixed:
+            child.train(False)
+        return self
+
+
+@dataclass(kw_only=True)
+class SeparateNetworks(Learner):
+    """What the methods below share: each task trains `trained` children of a copy of the backbone."""
+
+    trained: ClassVar[tuple[str, ...] | None] = None
+
+    def begin(self, context: Context) -> None:
+        """No network yet."""
+        super().begin(context)
+        self._networks: dict[str, PartlyTrained] = {}
+
+    def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
+        """The backbone itself is the first task's network."""
+        self._add(name, head)
+        return iter(())
+
+    def learn(self, name: str) -> Iterator[Phase]:
+        """Train a copy of the backbone."""
+        yield Phase(module=self._add(name, self.context.head(name)))
+
+    def _add(self, name: str, head: nn.Module) -> PartlyTrained:
+        network = self._networks[name] = PartlyTrained(self._start(), head, self.trained)
+        self.context.place(network)
+        return network
+
+    def _start(self) -> FrozenBackbone:
+        return self.context.network
+
+    def network(self, name: str) -> Network:
+        """The task's own."""
+        return evaluated(self._networks[name])
+
+    def own_bytes(self, name: str) -> int:
+        """The trained children."""
+        return total_bytes(self._networks[name].own_tensors())
+
+    def shared_bytes(self) -> int:
+        """The backbone, where a part of it is used by all tasks."""
+        return 0 if self.trained is None else total_bytes(self.context.network.backbone.state_dict())
+
+    def own_tensors(self, name: str) -> dict[str, Tensor]:
+        """The trained children."""
+        return self._networks[name].own_tensors()
+
+    def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
+        """Every network from its file."""
+        for name, tensors in own.items():
+            self._add(name, self.context.head(name)).model.load_state_dict(tensors, strict=False)
+
+
+@dataclass(kw_only=True)
+class FineTune(SeparateNetworks):
+    """Individual fine-tuning: a copy of the backbone a task, all of it trained."""
+
+    name: ClassVar[str] = "finetune"
+
+
+@dataclass(kw_only=True)
+class DecoderOnly(SeparateNetworks):
+    """The encoder frozen, normalisation included; a decoder and a head a task (the poster's "decoder")."""
+
+    name: ClassVar[str] = "decoder_only"
+    trained: ClassVar[tuple[str, ...] | None] = ("decoder", HEAD)
+
+
+@dataclass(kw_only=True)
+class HeadOnly(SeparateNetworks):
+    """All but the head frozen: what the backbone's features alone are worth."""
+
+    name: ClassVar[str] = "head_only"
+    trained: ClassVar[tuple[str, ...] | None] = (HEAD,)
+
+
+@dataclass(kw_only=True)
+class Scratch(SeparateNetworks):
+    """An independent network a task, from random weights: the encoder has none of ImageNet's either."""
+
+    name: ClassVar[str] = "scratch"
+    learns_first: ClassVar[bool] = True
+
+    def _start(self) -> FrozenBackbone:
+        spec = {**self.context.backbone.spec, "weights": None, "out_channels": 1}
+        network = self.context.network
+        return type(network)(build_backbone(spec), head=HEAD)

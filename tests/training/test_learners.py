@@ -1,0 +1,87 @@
+"""Every comparison method in a sequence of tasks: what it changes, what it stores, that it goes on after a kill."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from img2img import InputError
+from img2img.run import run
+from img2img.training.learners import LEARNERS
+
+Make = Callable[..., dict[str, Any]]
+FORGETFUL = {"sequential", "lwf", "ewc"}
+
+
+def _method(name: str) -> dict[str, Any]:
+    return {"name": name, **({"samples": 3} if name == "ewc" else {})}
+
+
+def _untimed(results: dict[str, Any]) -> dict[str, Any]:
+    kept = json.loads(json.dumps(results))
+    for task in kept["tasks"]:
+        del task["train_seconds"]
+    return kept  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", sorted(LEARNERS))
+def test_every_comparison_method_learns_a_sequence_and_forgets_or_does_not(config: Make, tmp_path: Path, name: str) -> None:
+    results = run(config(method=_method(name)))
+    change = results["forgetting"]["max_abs_output_change"]
+    assert change > 0 if name in FORGETFUL else change == 0
+    matrix = results["forgetting"]["value_matrix"]
+    assert [[v is None for v in row] for row in matrix] == [[i > t for i in range(3)] for t in range(3)]
+    if name not in FORGETFUL:
+        assert all(matrix[t][i] == matrix[i][i] for t in range(3) for i in range(t))
+    backbone = results["backbone"]["bytes"]
+    assert results["shared_bytes"] == (0 if name in ("scratch", "finetune") else pytest.approx(backbone, rel=1e-6))
+    assert all(task["bytes"] > 0 for task in results["tasks"])
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+    assert len(list((tmp_path / "run" / "learned").glob("shared*"))) == 1
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("killed_at", [12, 15, 23])
+@pytest.mark.parametrize("name", sorted(LEARNERS))
+def test_a_killed_comparison_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path, name: str, killed_at: int) -> None:
+    whole = run(config(method=_method(name), out=str(tmp_path / "whole")))
+    count, original = 0, torch.optim.Adam.step
+
+    def step(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == killed_at:
+            raise _Killed
+        return original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", step)
+        with pytest.raises(_Killed):
+            run(config(method=_method(name)))
+    torch.manual_seed(777)  # another process has other random states
+    assert _untimed(run(config(method=_method(name)))) == _untimed(whole)
+    assert _untimed(run(config(method=_method(name)))) == _untimed(whole), "a finished run is only read"
+
+
+def test_methods_start_from_the_backbone_of_another_run(config: Make, tmp_path: Path) -> None:
+    first = run(config(sequence=["disks"], out=str(tmp_path / "first")))
+    taken = run(config(method={"name": "finetune"}, first_from=str(tmp_path / "first")))
+    own = run(config(method={"name": "finetune"}, out=str(tmp_path / "own")))
+    assert taken["backbone"]["sha256"] == first["backbone"]["sha256"] == own["backbone"]["sha256"]
+    assert [t["value"] for t in taken["tasks"]] == [t["value"] for t in own["tasks"]]
+    log = (tmp_path / "run" / "metrics").glob("disks*")
+    assert not list(log), "the first task was not trained again"
+
+
+def test_a_backbone_of_another_configuration_is_refused(config: Make, tmp_path: Path) -> None:
+    run(config(sequence=["disks"], out=str(tmp_path / "first")))
+    with pytest.raises(InputError, match="learned under another configuration than 'disks' here"):
+        run(config(method={"name": "finetune"}, first_from=str(tmp_path / "first"), seed=1))
+    with pytest.raises(InputError, match="holds no run"):
+        run(config(method={"name": "finetune"}, first_from=str(tmp_path / "nowhere")))
