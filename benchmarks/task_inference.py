@@ -28,7 +28,7 @@ def main(overrides: list[str]) -> None:
     with initialize_config_dir(str(Path(__file__).parents[1] / "configs"), version_base="1.3"):
         config = OmegaConf.to_container(compose("image_to_image", overrides), resolve=True)
     assert isinstance(config, dict)
-    config.pop("data_root")
+    config.pop("data_root", None)
     runner = SequenceRunner(read_experiment(config))  # type: ignore[arg-type]
     network = runner.run().eval()  # a finished run trains nothing
     print(environment())

@@ -4,6 +4,7 @@ import sys
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from img2img.errors import InputError
 
@@ -17,7 +18,11 @@ def main(config: DictConfig) -> None:
     from img2img.run import run
     from img2img.training.loop import OutOfMemoryError, TrainingDivergedError
 
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (MissingMandatoryValue, InterpolationToMissingValueError):
+        missing = ", ".join(str(key) for key in config if OmegaConf.is_missing(config, key)) or "a key that others refer to"
+        sys.exit(f"error: the config has no value for {missing}: give it on the command line, such as data_root=DATA")
     assert isinstance(plain, dict)
     try:
         run({str(k): v for k, v in plain.items() if k not in ONLY_HERE})

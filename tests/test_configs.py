@@ -25,7 +25,7 @@ def _compose(*overrides: str) -> Experiment:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = OmegaConf.to_container(compose("image_to_image", list(overrides)), resolve=True)
     assert isinstance(config, dict)
-    config.pop("data_root")  # other keys refer to it
+    config.pop("data_root", None)  # other keys refer to it
     return read_experiment(config)  # type: ignore[arg-type]
 
 

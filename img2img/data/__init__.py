@@ -1,6 +1,6 @@
 """Datasets of pictures: one file a format, the embedded samples, caching, augmentation and loading."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,14 +60,15 @@ def build_data(config: Mapping[str, Any]) -> Parts:
     Args:
         config: `kind` (scenes, samples, coco, voc, image_folder, image_label_folder, pairs) and the options of that kind.
             Of stored kinds, `parts` may give options of their own to `train`, `val` and `test` (other folders, other
-            lists); without it one set is split by `fractions`. `resize` brings the shorter side of every picture to that
-            many pixels, once. `limit` caps the number of pictures of a part.
+            lists); without it one set is split by `fractions`, three numbers. For a dataset whose official validation set is
+            the one to report on, `parts` has `train` and `test` alone, and `fractions`, two numbers, cut `val` from `train`.
+            `resize` brings the shorter side of every picture to that many pixels, once. `limit` caps the number of pictures
+            of a part.
 
     Raises:
-        InputError: an unknown kind or option, or data that is missing or unusable.
+        InputError: an unknown kind or option, data that is missing or unusable, or parts with different classes.
     """
     from img2img.data.split import limit as limited
-    from img2img.data.split import take
 
     options = dict(config)
     kind = options.pop("kind", None)
@@ -75,21 +76,49 @@ def build_data(config: Mapping[str, Any]) -> Parts:
         raise InputError(f"data kind {kind!r} is unknown; known: {', '.join((*_RENDERED, *_STORED))}")
     resize, limits = options.pop("resize", None), options.pop("limit", None) or {}
     what = f"data {kind!r}"
+    if kind in _RENDERED:
+        sets = {part: call_with(_RENDERED[kind], options | {"part": part}, what=what) for part in PARTS}
+    else:
+        sets = _stored_parts(kind, options, what)
+    parts = {part: limited(pictures, limits[part]) if part in limits else pictures for part, pictures in sets.items()}
+    for part, pictures in parts.items():
+        if pictures.classes != parts["train"].classes:  # a label would mean one thing in training and another in the test
+            raise InputError(
+                f"{what}: {part} has the classes {_shown(pictures)} and train has {_shown(parts['train'])}: expected the same "
+                "in the same order; name them in the config, or correct the files"
+            )
+    return Parts(**{part: Cached(pictures, short_side=resize) for part, pictures in parts.items()})
 
-    def part_of(part: str) -> Cached:
-        if kind in _RENDERED:
-            pictures: PictureSet = call_with(_RENDERED[kind], options | {"part": part}, what=what)
-        elif "parts" in options:
-            if set(options["parts"]) != set(PARTS):
-                raise InputError(f"{what}: parts must be {', '.join(PARTS)}, got {', '.join(options['parts'])}")
-            own = {k: v for k, v in options.items() if k != "parts"} | dict(options["parts"][part])
-            pictures = call_with(_whole(kind), own, what=what)
-        else:
-            own = {k: v for k, v in options.items() if k != "fractions"}
-            fractions: Sequence[float] = options.get("fractions", (0.8, 0.1, 0.1))
-            pictures = take(call_with(_whole(kind), own, what=what), part, fractions=fractions)  # type: ignore[arg-type]
-        if part in limits:
-            pictures = limited(pictures, limits[part])
-        return Cached(pictures, short_side=resize)
 
-    return Parts(*(part_of(part) for part in PARTS))
+def _stored_parts(kind: str, options: Mapping[str, Any], what: str) -> dict[str, PictureSet]:
+    """The three parts of a stored kind, each folder or file of annotations read once: COCO's is half a gigabyte."""
+    from img2img.data.split import take
+
+    common = {k: v for k, v in options.items() if k not in ("parts", "fractions")}
+    fractions = options.get("fractions")
+    if fractions is not None and not (isinstance(fractions, list | tuple) and all(isinstance(f, int | float) for f in fractions)):
+        raise InputError(f"{what} got fractions: {fractions!r}: expected a list of numbers that sum to 1; correct it")
+    if "parts" not in options:
+        whole = call_with(_whole(kind), common, what=what)
+        shares = (0.8, 0.1, 0.1) if fractions is None else fractions
+        return {part: take(whole, part, fractions=shares) for part in PARTS}  # type: ignore[arg-type]
+    given = options["parts"]
+    if set(given) == set(PARTS) and fractions is None:
+        return {part: call_with(_whole(kind), common | dict(given[part]), what=what) for part in PARTS}
+    if set(given) != {"train", "test"} or fractions is None:
+        raise InputError(
+            f"{what}: parts must be {', '.join(PARTS)}, or train and test with `fractions` that cut val from train, got "
+            f"{', '.join(given)}{' without fractions' if fractions is None else ' with fractions'}"
+        )
+    if len(fractions) != 2:
+        raise InputError(
+            f"{what}: got the fractions {list(fractions)}: expected two, of train and val, since test has a set of its own; "
+            "give for instance [0.9, 0.1]"
+        )
+    train, test = (call_with(_whole(kind), common | dict(given[part]), what=what) for part in ("train", "test"))
+    return {part: take(train, part, fractions=(*fractions, 0)) for part in ("train", "val")} | {"test": test}
+
+
+def _shown(pictures: PictureSet) -> str:
+    shown = ", ".join(pictures.classes[:4]) or "none"
+    return f"{shown}, ... ({len(pictures.classes)})" if len(pictures.classes) > 4 else shown

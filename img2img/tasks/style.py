@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from img2img.backbones.perceptual import NETWORKS, PerceptualNetwork, perceptual_network
-from img2img.data.base import Batch
+from img2img.data.base import Batch, PictureSet
 from img2img.data.decode import read_picture
 from img2img.data.samples import style_picture
 from img2img.errors import InputError
@@ -94,6 +94,10 @@ class Style(Task):
     def _on(self, device: torch.device) -> tuple[PerceptualNetwork, dict[str, Tensor], StyleWeights]:
         grams, weights = self._targets
         return self._perceptual.to(device), {k: g.to(device) for k, g in grams.items()}, weights
+
+    def fit(self, pictures: PictureSet) -> None:
+        """See the style picture and the network's weights now, so that a missing one is found before any training."""
+        _ = self._targets
 
     def input(self, batch: Batch) -> Tensor:
         """The photo."""

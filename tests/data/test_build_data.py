@@ -1,6 +1,7 @@
 """Datasets from a config."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from img2img import InputError
 from img2img.data import build_data
+from img2img.data.folder import ImageFolder
 
 
 @pytest.fixture
@@ -51,3 +53,71 @@ def test_an_unknown_kind_or_option_is_named(folder: Path) -> None:
         build_data({"kind": "image_folder", "roots": str(folder)})
     with pytest.raises(InputError, match="no option 'scene'"):
         build_data({"kind": "scenes", "scene": "shapes"})
+
+
+def test_val_is_cut_from_train_where_test_has_a_set_of_its_own(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "more" / "x.png")
+    for i in range(10):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (folder / f"{i:02}.png").rename(tmp_path / "train" / f"{i:02}.png")
+    own = {"train": {"root": str(tmp_path / "train")}, "test": {"root": str(tmp_path / "more")}}
+    parts = build_data({"kind": "image_folder", "parts": own, "fractions": [0.8, 0.2]})
+    names = [[p[i].name for i in range(len(p))] for p in (parts.train, parts.val, parts.test)]
+    assert [len(n) for n in names] == [8, 2, 1]
+    assert sorted(names[0] + names[1]) == [f"{i:02}.png" for i in range(10)], "disjoint, and together the training set"
+    assert names[2] == ["x.png"]
+
+
+def test_a_stored_set_is_read_once_for_all_parts_that_are_cut_from_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    original = ImageFolder.__init__
+
+    def counted(self: ImageFolder, root: str) -> None:
+        opened.append(root)
+        original(self, root)
+
+    monkeypatch.setattr(ImageFolder, "__init__", counted)
+    build_data({"kind": "image_folder", "root": str(folder)})
+    assert opened == [str(folder)]
+    own = {"train": {"root": str(folder)}, "test": {"root": str(tmp_path)}}
+    build_data({"kind": "image_folder", "parts": own, "fractions": [0.9, 0.1]})
+    assert opened == [str(folder), str(folder), str(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "fractions", "message"),
+    [
+        (("train", "test"), None, "or train and test with `fractions` that cut val from train, got train, test without"),
+        (("train", "val", "test"), [0.9, 0.1], "got train, val, test with fractions"),
+        (("train", "val"), [0.9, 0.1], "got train, val with fractions"),
+        (("train", "test"), [0.8, 0.1, 0.1], "expected two, of train and val"),
+        (("train", "test"), [0.8, 0.1], "that sum to 1"),
+        (("train", "test"), 0.9, "got fractions: 0.9: expected a list of numbers"),
+        (("train", "test"), ["most", "few"], "expected a list of numbers"),
+    ],
+)
+def test_parts_and_fractions_that_do_not_go_together_are_refused(
+    folder: Path, parts: tuple[str, ...], fractions: Any, message: str
+) -> None:
+    config: dict[str, Any] = {"kind": "image_folder", "parts": {p: {"root": str(folder)} for p in parts}}
+    if fractions is not None:
+        config["fractions"] = fractions
+    with pytest.raises(InputError, match=message):
+        build_data(config)
+
+
+def test_parts_with_different_classes_are_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    for i in range(10):
+        Image.new("L", (30, 20)).save(tmp_path / "labels" / f"{i:02}.png")
+    own = {"images": str(tmp_path / "images"), "labels": str(tmp_path / "labels")}
+    (tmp_path / "images").mkdir()
+    for i in range(10):
+        (folder / f"{i:02}.png").rename(tmp_path / "images" / f"{i:02}.png")
+    parts = {"train": own | {"classes": ["sky", "road"]}, "val": own | {"classes": ["sky", "road"]}}
+    parts["test"] = own | {"classes": ["road", "sky"]}
+    with pytest.raises(InputError, match="test has the classes road, sky and train has sky, road: expected the same"):
+        build_data({"kind": "image_label_folder", "parts": parts})
