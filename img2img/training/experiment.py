@@ -175,7 +175,9 @@ class Experiment:
         """A hash of whatever the training of a task depends on, for its checkpoints; `backbone`: of the backbone's."""
         index = list(self.sequence).index(name)
         if backbone:
-            options = {"task": self.tasks[name], "train": self.train, "backbone": self.backbone, "seed": self.seed}
+            config = self.task(name)
+            train = {key: value for key, value in vars(self.train_options(name)).items() if key not in ("mask_lr", "head_lr")}
+            options = {"task": config.task, "data": config.data, "train": train, "backbone": self.backbone, "seed": self.seed}
             options |= {"precision": self.precision, "channels_last": self.channels_last}
             return hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode()).hexdigest()
         depends = {

@@ -212,10 +212,12 @@ def fit(
 
 def _optimiser(module: nn.Module, options: TrainOptions) -> torch.optim.Adam:
     """Adam with the scores' own rate, and no weight decay, which would pull scores to the threshold."""
+    masked = isinstance(module, TaskModule)
     scores = list(module.state.masks.parameters()) if isinstance(module, TaskModule) else []
     known = {id(p) for p in scores}
     others = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
-    groups = [{"params": scores, "lr": options.mask_lr}, {"params": others, "lr": options.lr}]
+    lr = options.head_lr if masked and options.head_lr is not None else options.lr
+    groups = [{"params": scores, "lr": options.mask_lr}, {"params": others, "lr": lr}]
     return torch.optim.Adam([g | {"base_lr": g["lr"]} for g in groups if g["params"]], fused=True)
 
 

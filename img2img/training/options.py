@@ -17,7 +17,8 @@ class TrainOptions:
         flip: mirror half the crops.
         jitter: strength of colour jitter, 0 for none.
         mask_lr: Adam's learning rate of the mask scores.
-        lr: Adam's learning rate of everything else: head, norm state, and all of the network where it is trained whole.
+        lr: Adam's learning rate of networks, or parts of them, that are trained themselves.
+        head_lr: that of a masked task's norm state and head, which bear higher ones while the weights stand still; None: `lr`.
         warmup: steps over which the learning rates rise from 0; a cosine to 0 follows.
         val_every: steps between two validations; the best one's state is kept.
         checkpoint_every: steps between two checkpoints.
@@ -33,6 +34,7 @@ class TrainOptions:
     jitter: float = 0.0
     mask_lr: float = 1e-3
     lr: float = 1e-3
+    head_lr: float | None = None
     warmup: int = 20
     val_every: int = 100
     checkpoint_every: int = 200
@@ -43,6 +45,6 @@ class TrainOptions:
         for name in ("steps", "batch_size", "crop", "val_every", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"train.{name}={getattr(self, name)}: expected 1 or more")
-        for name in ("mask_lr", "lr"):
-            if not getattr(self, name) > 0:
+        for name in ("mask_lr", "lr", "head_lr"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"train.{name}={getattr(self, name)}: expected more than 0")
