@@ -11,15 +11,18 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from img2img.files import write_json
+from img2img.reports.comparison.masks_json import describe_masks
+from img2img.reports.comparison.outputs import save_outputs
 from img2img.reports.page import write_report
 from img2img.reports.pictures import save_panels
 from img2img.training.experiment import read_experiment
+from img2img.training.learners import MaskLearner
 from img2img.training.results import collect_results
 from img2img.training.sequence import SequenceRunner
 
 
 def run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Run an experiment into its folder and write `results.json`, `pictures/` and `report.html` there.
+    """Run an experiment into its folder and write `results.json`, `masks.json`, `pictures/`, `outputs/` and `report.html` there.
 
     Args:
         config: plain values, as of `configs/image_to_image.yaml` resolved.
@@ -49,6 +52,9 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
         results = collect_results(experiment, runner.progress, runner.run(), runner.environment)
         write_json(experiment.folder / "results.json", results)
         save_panels(runner)
+        save_outputs(runner, experiment.folder)
+        if isinstance(runner.learner, MaskLearner):
+            write_json(experiment.folder / "masks.json", describe_masks(runner.network))
         page = write_report(experiment.folder)
         logging.getLogger("img2img").info("report: %s", page)
     return results

@@ -1,0 +1,149 @@
+"""A suite: one experiment under many methods and seeds, each a run of its own, all from the same backbone of their seed."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from img2img.errors import InputError
+from img2img.files import write_json
+from img2img.reports.comparison.store import store_run, write_summary
+
+logger = logging.getLogger("img2img")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One method of a suite.
+
+    Attributes:
+        title: what reports call it.
+        group: "mask", "comparison" (learns the sequence in one network, or parts of one) or "reference" (a network a task).
+        note: one sentence for the report.
+        overrides: what it changes in the experiment, as on the command line.
+        seeds: its seeds in place of the suite's.
+    """
+
+    title: str
+    group: str
+    overrides: Sequence[str]
+    note: str = ""
+    seeds: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A comparison, as a file under `configs/suite/` describes it.
+
+    Attributes:
+        name: also the name of its folders.
+        title: what the report calls it.
+        overrides: the experiment and what the suite changes in it, as on the command line of `pipelines/image_to_image.py`.
+        first: overrides that leave the first task alone in the sequence; each seed's backbone is trained so, once.
+        seeds: of every method, in the order in which they are run: all methods of one seed before the next.
+        methods: by label.
+    """
+
+    name: str
+    title: str
+    overrides: Sequence[str]
+    first: Sequence[str]
+    seeds: Sequence[int]
+    methods: Mapping[str, Any]
+
+    def variant(self, label: str) -> Variant:
+        """The method of that label.
+
+        Raises:
+            InputError: there is none, or it has an option that is unknown.
+        """
+        from img2img.options import call_with
+
+        if label not in self.methods:
+            raise InputError(f"the suite {self.name!r} has no method {label!r}; it has {', '.join(self.methods)}")
+        variant: Variant = call_with(Variant, self.methods[label], what=f"methods.{label}")
+        return variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of a suite: its folder, and the command line that makes it."""
+
+    label: str
+    seed: int
+    folder: Path
+    overrides: list[str] = field(default_factory=list)
+
+
+def backbone_jobs(suite: Suite, out: Path, seeds: Sequence[int], more: Sequence[str]) -> list[Job]:
+    """The runs that train the backbone of each seed."""
+    jobs = []
+    for seed in seeds:
+        folder = out / "backbone" / str(seed)
+        overrides = [*suite.overrides, *suite.first, *more, f"seed={seed}", f"out={folder}"]
+        jobs.append(Job(label="backbone", seed=seed, folder=folder, overrides=overrides))
+    return jobs
+
+
+def method_jobs(suite: Suite, out: Path, labels: Sequence[str], seeds: Sequence[int], more: Sequence[str]) -> list[Job]:
+    """The runs of the methods, seed by seed."""
+    variants = {label: suite.variant(label) for label in labels}
+    jobs = []
+    for seed in seeds:
+        for label, variant in variants.items():
+            if variant.seeds is not None and seed not in variant.seeds:
+                continue
+            folder = out / label / str(seed)
+            first = f"first_from={out / 'backbone' / str(seed)}"
+            overrides = [*suite.overrides, first, *variant.overrides, *more, f"seed={seed}", f"out={folder}"]
+            jobs.append(Job(label=label, seed=seed, folder=folder, overrides=overrides))
+    return jobs
+
+
+def run_jobs(pipeline: Path, jobs: Sequence[Job], *, parallel: int, store: Path | None) -> list[Job]:
+    """Run jobs, `parallel` at once, each as a process of `pipeline`; a job that is finished, or was cut off, goes on.
+
+    Args:
+        pipeline: the script.
+        jobs: what to run.
+        parallel: processes at a time.
+        store: a folder of results to which each finished run's config and metrics are added; None for none.
+
+    Returns:
+        The jobs that failed; the console output of each job is in its folder, `console.txt`.
+    """
+
+    def run(job: Job) -> bool:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        logger.info("%s, seed %d: begins", job.label, job.seed)
+        with open(job.folder / "console.txt", "w", encoding="utf-8") as console:
+            code = subprocess.run([sys.executable, str(pipeline), *job.overrides], stdout=console, stderr=console).returncode
+        if code:
+            last = (job.folder / "console.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
+            logger.error("%s, seed %d: failed: %s", job.label, job.seed, *(last or ["no output"]))
+        else:
+            logger.info("%s, seed %d: finished", job.label, job.seed)
+            if store is not None and job.label != "backbone":
+                # Reports show the pictures of each method's lowest seed.
+                store_run(job.folder, store, label=job.label, seed=job.seed, pictures=job.seed == shown[job.label])
+        return code == 0
+
+    shown: dict[str, int] = {}
+    for job in jobs:
+        shown[job.label] = min(job.seed, shown.get(job.label, job.seed))
+    with ThreadPoolExecutor(parallel) as pool:
+        return [job for job, fine in zip(jobs, pool.map(run, jobs), strict=True) if not fine]
+
+
+def describe(suite: Suite, store: Path) -> None:
+    """Write `suite.json` and `summary.json` of a folder of results."""
+    methods = {}
+    for label in suite.methods:
+        variant = suite.variant(label)
+        methods[label] = {"title": variant.title, "group": variant.group, "note": variant.note}
+    write_json(store / "suite.json", {"name": suite.name, "title": suite.title, "methods": methods, "order": list(methods)})
+    write_summary(store)

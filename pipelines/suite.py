@@ -1,0 +1,59 @@
+"""Many methods and seeds of one experiment, side by side.
+
+    python pipelines/suite.py image_to_image data_root=DATA --store docs/results/image_to_image --parallel 2
+    python pipelines/suite.py image_to_image data_root=DATA --methods piggyback finetune --seeds 0
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from img2img.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(arguments: list[str]) -> None:
+    """Read the suite's config and run it; the same command goes on after an interruption."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", help="a file of configs/suite, without .yaml")
+    parser.add_argument("overrides", nargs="*", help="of every run, such as data_root=DATA train.steps=100")
+    parser.add_argument("--methods", nargs="+", help="labels; all by default")
+    parser.add_argument("--seeds", nargs="+", type=int, help="the suite's by default")
+    parser.add_argument("--out", type=Path, help="where the runs go; runs/SUITE by default")
+    parser.add_argument("--store", type=Path, help="a folder for configs and metrics of finished runs, for `img2img report`")
+    parser.add_argument("--parallel", type=int, default=1, help="runs at a time, each with threads=1 then")
+    options = parser.parse_intermixed_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+
+    from img2img.options import call_with
+    from img2img.suite import Suite, backbone_jobs, describe, method_jobs, run_jobs
+
+    file = ROOT / "configs" / "suite" / f"{options.suite}.yaml"
+    try:
+        if not file.is_file():
+            known = ", ".join(sorted(p.stem for p in file.parent.glob("*.yaml")))
+            raise InputError(f"no suite {options.suite!r}: expected one of {known}")
+        suite = call_with(Suite, OmegaConf.to_container(OmegaConf.load(file), resolve=True), what=str(file))  # type: ignore[arg-type]
+        out = options.out or ROOT / "runs" / suite.name
+        seeds = list(suite.seeds) if options.seeds is None else options.seeds
+        labels = list(suite.methods) if options.methods is None else options.methods
+        more = [*options.overrides, *(["threads=1"] if options.parallel > 1 else [])]
+        pipeline = ROOT / "pipelines" / "image_to_image.py"
+        failed = run_jobs(pipeline, backbone_jobs(suite, out, seeds, more), parallel=options.parallel, store=None)
+        if not failed:
+            jobs = method_jobs(suite, out, labels, seeds, more)
+            failed = run_jobs(pipeline, jobs, parallel=options.parallel, store=options.store)
+        if options.store is not None:
+            describe(suite, options.store)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    if failed:
+        sys.exit("error: failed, see console.txt in " + ", ".join(str(job.folder) for job in failed))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,124 @@
+"""The command line: what it prints, what it writes, and how it fails."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from img2img import __version__
+from img2img.cli import main
+
+
+def results() -> dict[str, Any]:
+    """One task, learned by one run."""
+    task = {
+        "name": "streets", "kind": "segmentation", "metric": "mIoU", "higher_is_better": True, "value": 0.5, "trivial": 0.1,
+        "decoder_only": None, "bytes": 10, "density": None, "train_seconds": 1.0, "test_images": 2,
+    }  # fmt: skip
+    return {
+        "schema": 1,
+        "backbone": {"name": "unet", "parameters": 10, "sha256": "0" * 64, "bytes": 100},
+        "method": "piggyback",
+        "tasks": [task],
+        "forgetting": {"value_matrix": [[0.5]], "max_abs_output_change": 0.0},
+    }
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    run = tmp_path / "suite" / "runs" / "piggyback" / "0"
+    run.mkdir(parents=True)
+    (run / "results.json").write_text(json.dumps(results()), encoding="utf-8")
+    (run / "metrics").mkdir()
+    (run / "metrics" / "streets.csv").write_text("step,loss,val mIoU\n1,2.0,0.3\n2,1.0,0.5\n", encoding="utf-8")
+    return tmp_path / "suite"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `img2img ...`."""
+    monkeypatch.setattr(sys, "argv", ["img2img", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    out, err = capsys.readouterr()
+    return int(exit_.value.code or 0), out, err
+
+
+Fixtures = tuple[pytest.MonkeyPatch, pytest.CaptureFixture[str]]
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fixtures:
+    return monkeypatch, capsys
+
+
+def test_a_suite_becomes_a_page(suite: Path, tmp_path: Path, shell: Fixtures) -> None:
+    out = tmp_path / "out"
+    assert call(*shell, "report", str(suite), "--out", str(out)) == (0, f"{out / 'index.html'}\n", "")
+    assert (out / "summary.json").is_file()
+    assert (out / "tables" / "final.csv").is_file()
+    assert "piggyback" in (out / "index.html").read_text(encoding="utf-8")
+
+
+def test_json_names_page_and_summary(suite: Path, tmp_path: Path, shell: Fixtures) -> None:
+    code, said, _ = call(*shell, "report", str(suite), "--out", str(tmp_path / "out"), "--json")
+    assert code == 0
+    named = json.loads(said)
+    assert named == {"page": str(tmp_path / "out" / "index.html"), "summary": str(tmp_path / "out" / "summary.json")}
+    assert json.loads(Path(named["summary"]).read_text(encoding="utf-8"))["methods"]["piggyback"]["streets"]["mean"] == 0.5
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_one_run_becomes_its_own_page(suite: Path, tmp_path: Path, shell: Fixtures, elsewhere: bool) -> None:
+    run = suite / "runs" / "piggyback" / "0"
+    out = tmp_path / "out" if elsewhere else run
+    code, said, _ = call(*shell, "report", str(run), *(["--out", str(out)] if elsewhere else []))
+    assert (code, said) == (0, f"{out / 'report.html'}\n")
+    assert "<svg" in (out / "report.html").read_text(encoding="utf-8")  # the learning curve came along
+    assert (run / "report.html").is_file() is not elsewhere
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["report", "nowhere", "--out", "x"], "error: no runs in nowhere: no such folder;"),
+     (["report", "damaged", "--out", "x"], "error: damaged/results.json is not valid JSON")],
+)  # fmt: skip
+def test_a_users_error_is_one_line_and_code_1(tmp_path: Path, shell: Fixtures, arguments: list[str], said: str) -> None:
+    shell[0].chdir(tmp_path)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "results.json").write_text("{", encoding="utf-8")
+    code, out, err = call(*shell, *arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith(said)
+    assert err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("arguments", [["report"], ["report", "a", "--odd"], ["odd"], ["report", "a"]])
+def test_wrong_use_is_code_2(tmp_path: Path, shell: Fixtures, arguments: list[str]) -> None:
+    shell[0].chdir(tmp_path)
+    code, out, err = call(*shell, *arguments)
+    assert (code, out) == (2, "")
+    assert "Usage: img2img" in err
+    assert "Traceback" not in err
+
+
+def test_help_teaches(shell: Fixtures) -> None:
+    code, said, _ = call(*shell, "--help")
+    assert code == 0
+    assert "report" in said
+    assert "methods side by side" in " ".join(said.split())
+    _, said, _ = call(*shell, "report", "--help")
+    for part in ("SUITE", "--out", "--json", "Example: img2img report docs/results/image_to_image --out report"):
+        assert part in " ".join(said.split())
+
+
+def test_version(shell: Fixtures) -> None:
+    assert call(*shell, "--version") == (0, f"img2img {__version__}\n", "")
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "img2img.cli", "--version"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f"img2img {__version__}\n")
