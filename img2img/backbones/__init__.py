@@ -27,16 +27,21 @@ def _builder(kind: Any) -> Callable[..., EncoderDecoder]:
         from img2img.backbones.transformer import ImageTransformer
 
         return ImageTransformer
-    raise InputError(f"backbone kind {kind!r} is unknown: choose one of 'smp', 'image_transformer'")
+    if kind == "fcn32s":
+        from img2img.backbones.fcn32s import FCN32s
+
+        return FCN32s
+    raise InputError(f"backbone kind {kind!r} is unknown: choose one of 'smp', 'image_transformer', 'fcn32s'")
 
 
 def build_backbone(spec: Mapping[str, Any]) -> EncoderDecoder:
     """Build the encoder-decoder that `spec` describes.
 
     Args:
-        spec: "kind" is "smp" or "image_transformer"; the other keys are the arguments of
-            `img2img.backbones.smp.smp_backbone` or `img2img.backbones.transformer.ImageTransformer`. "out_channels" is
-            required; without "weights" they are random. An `EncoderDecoder.spec` is such a mapping.
+        spec: "kind" is "smp", "image_transformer" or "fcn32s"; the other keys are the arguments of
+            `img2img.backbones.smp.smp_backbone`, `img2img.backbones.transformer.ImageTransformer` or
+            `img2img.backbones.fcn32s.FCN32s`. "out_channels" is required; without "weights" they are random. An
+            `EncoderDecoder.spec` is such a mapping.
 
     Raises:
         InputError: an unknown kind or key, a missing key, or a value of another type or that cannot be used.

@@ -39,11 +39,12 @@ def _samples(part: str, *, short_side: int = 160, tile: int = 64) -> PictureSet:
 
 
 def _whole(kind: str) -> Callable[..., PictureSet]:
-    from img2img.data import coco, folder, pairs, voc
+    from img2img.data import coco, folder, pairs, voc, voc_sbd
 
     return {
         "coco": coco.CocoSegmentation,
         "voc": voc.VocSegmentation,
+        "voc_sbd": voc_sbd.VocSbd,
         "image_folder": folder.ImageFolder,
         "image_label_folder": folder.ImageLabelFolder,
         "pairs": pairs.PairFolder,
@@ -51,15 +52,15 @@ def _whole(kind: str) -> Callable[..., PictureSet]:
 
 
 _RENDERED: dict[str, Callable[..., PictureSet]] = {"scenes": _scenes, "samples": _samples}
-_STORED = ("coco", "voc", "image_folder", "image_label_folder", "pairs")
+_STORED = ("coco", "voc", "voc_sbd", "image_folder", "image_label_folder", "pairs")
 
 
 def build_data(config: Mapping[str, Any]) -> Parts:
     """The parts of the dataset that a config describes, cached in memory as they are first read.
 
     Args:
-        config: `kind` (scenes, samples, coco, voc, image_folder, image_label_folder, pairs) and the options of that kind.
-            Of stored kinds, `parts` may give options of their own to `train`, `val` and `test` (other folders, other
+        config: `kind` (scenes, samples, coco, voc, voc_sbd, image_folder, image_label_folder, pairs) and the options of that
+            kind. Of stored kinds, `parts` may give options of their own to `train`, `val` and `test` (other folders, other
             lists); without it one set is split by `fractions`, three numbers. For a dataset whose official validation set is
             the one to report on, `parts` has `train` and `test` alone, and `fractions`, two numbers, cut `val` from `train`.
             `resize` brings the shorter side of every picture to that many pixels, once. `limit` caps the number of pictures

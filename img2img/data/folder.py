@@ -122,7 +122,7 @@ class LabelledPictures(PictureSet):
 
     def __getitem__(self, index: int) -> Sample:
         name, picture, labels = self._items[index]
-        image, label = read_picture(picture), read_label(labels)
+        image, label = read_picture(picture), self._label(labels)
         if image.shape[:2] != label.shape:
             (height, width), (h, w) = image.shape[:2], label.shape
             raise InputError(
@@ -130,6 +130,10 @@ class LabelledPictures(PictureSet):
                 "orientation); export the label again at the picture's size, without interpolation"
             )
         return Sample(image=image, label=self._table.apply(label, labels), name=name)
+
+    def _label(self, path: Path) -> NDArray[np.uint8]:
+        """The values in a label file, (H, W); formats that keep them elsewhere than in a picture read them here."""
+        return read_label(path)
 
 
 class ImageLabelFolder(LabelledPictures):

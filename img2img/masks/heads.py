@@ -17,6 +17,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Upsample": ("scale_factor", "mode", "align_corners"),
     "ReflectionPad2d": ("padding",),
+    "ReplicationPad2d": ("padding",),
     "AdaptiveAvgPool2d": ("output_size",),
     "Flatten": ("start_dim", "end_dim"),
     "Dropout": ("p",),

@@ -70,10 +70,10 @@ class EWC(SharedLearner):
     def _consolidate(self, name: str) -> None:
         fisher = self.fisher(name)
         for key, parameter in self.protected().items():
-            before, new = self.importance[key], fisher[key]
-            total = before + new
-            centre = (before * self.centre[key] + new * parameter) / total
-            self.centre[key] = torch.where(total > 0, centre, parameter)
+            total = self.importance[key] + fisher[key]
+            # Between the two centres, exactly at one of them where the other has no weight.
+            share = torch.where(total > 0, fisher[key] / total, 1.0)
+            self.centre[key] = torch.lerp(self.centre[key], parameter, share)
             self.importance[key] = total
 
     def fisher(self, name: str) -> dict[str, Tensor]:
@@ -92,7 +92,8 @@ class EWC(SharedLearner):
             example = ready.task.example(pictures.batch(step).to(self.context.evaluator.device))
             with torch.enable_grad():
                 loss = ready.task.loss(model(self.context.evaluator.placed(example.input)), example)
-                gradients = torch.autograd.grad(loss, list(parameters.values()))
+                # Zero for a parameter that the output does not depend on, such as those of an encoder's unused last layer.
+                gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
             for key, gradient in zip(parameters, gradients, strict=True):
                 total[key].addcmul_(gradient, gradient, value=1 / self.samples)
         return total

@@ -1,6 +1,7 @@
 """Joint training: all tasks at once, each in turn: what sharing all weights costs where nothing is learned in sequence."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -113,7 +114,10 @@ class Joint(SharedLearner):
         self._trained = True
 
     def _mean_skill(self) -> float:
-        """The mean over the tasks of the skill on the validation pictures, see `metrics.sequence.skill`."""
+        """The mean over the tasks of the skill on the validation pictures, see `metrics.sequence.skill`.
+
+        NaN where a task's figure is no number: the loop ends the training then, as it does when a task is trained alone.
+        """
         skills = []
         for name in self._names:
             task, pictures = self.context.ready[name].task, self.context.ready[name].parts.val
@@ -121,20 +125,19 @@ class Joint(SharedLearner):
                 self.context.evaluator.figures(network, task, pictures)[task.metric] for network in (self.network(name), None)
             )
             skills.append(skill(value, trivial, higher_is_better=task.higher_is_better))
-        known = [s for s in skills if s is not None]
-        return sum(known) / len(known)
+        return sum(math.nan if s is None else s for s in skills) / len(skills)
 
     def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
         """The network; its tasks must be the sequence's.
 
         Raises:
-            InputError: the sequence has a task that was not trained with the others.
+            InputError: the sequence has other tasks than were trained together.
         """
-        missing = [n for n in self._names if not any(key.startswith(f"model.heads.{n}.") for key in shared)]
-        if missing:
+        trained = {name.partition(".")[0]: None for name in within("model.heads", shared)}
+        if trained.keys() != set(self._names):
             raise InputError(
-                f"{missing} were not trained with the others, and joint training adds no task afterwards: choose another run "
-                "folder (out=...), or the sequence that was trained"
+                f"{list(trained)} were trained together, the sequence has {self._names}, and joint training adds no task "
+                "afterwards and drops none: choose another run folder (out=...), or the sequence that was trained"
             )
         self.model.load_state_dict(within("model", shared))
         self._trained = True

@@ -45,15 +45,18 @@ class LwF(SharedLearner):
         self.model.features = torch.empty(0)  # with a gradient's history they could not be copied
         teacher = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.add(name, self.context.head(name))
+        steps = self.context.steps(name, 1)
         if self.warmup:
+            first = self.context.steps(name, self.warmup)
+            steps = max(1, steps - first)
             self.model.train_only(name, trunk=False)
-            yield Phase(module=self.model, suffix=".warmup", steps=self.context.steps(name, self.warmup))
+            yield Phase(module=self.model, suffix=".warmup", steps=first)
         self.model.train_only(name, *earlier)
 
         def distillation(input: Tensor, output: Tensor) -> Tensor | None:
             return self.distillation(teacher, earlier, input)
 
-        yield Phase(module=self.model, extra=distillation, steps=self.context.steps(name, 1 - self.warmup))
+        yield Phase(module=self.model, extra=distillation, steps=steps)
 
     def distillation(self, teacher: SharedNetwork, earlier: list[str], input: Tensor) -> Tensor | None:
         """`λ Σ_old tasks L_old`, right after the model's forward pass on `input`, whose features it uses."""

@@ -22,7 +22,8 @@ class PackNet(SharedLearner):
     """PackNet: train the free weights, prune the smallest of them by magnitude in each layer, and train what is left again.
 
     Task number t runs with the weights owned by tasks 1 to t, and zeros elsewhere; its own never change again. The trunk's
-    biases are the first task's. The last task in the sequence is pruned too, so that another may follow.
+    biases are the first task's, or those of a backbone that no task trained. The last task in the sequence is pruned too, so
+    that another may follow.
 
     Protocol of Piggyback's comparison (section 4): 50 % of the first task's weights are pruned, 75 % of the free ones after each
     later task, and retraining takes half as many epochs as training. Here both share the task's budget.
@@ -70,22 +71,23 @@ class PackNet(SharedLearner):
         self.add(name, head)
         self.order.append(name)
         self.prune(self.first)
-        yield self._phase(name, ".retrain", self.retrain)
+        yield self._phase(name, ".retrain", self.context.steps(name, self.retrain))
 
     def learn(self, name: str) -> Iterator[Phase]:
         """Train the free weights, prune, train again."""
         self.add(name, self.context.head(name))
         self.order.append(name)
         self._trainable = {key: owner == FREE for key, owner in self.owner.items()}
-        yield self._phase(name, "", 1 - self.retrain)
-        self.prune(self.later)
-        yield self._phase(name, ".retrain", self.retrain)
+        retraining = self.context.steps(name, self.retrain)
+        yield self._phase(name, "", max(1, self.context.steps(name, 1) - retraining))
+        self.prune(self.first if len(self.order) == 1 else self.later)
+        yield self._phase(name, ".retrain", retraining)
 
-    def _phase(self, name: str, suffix: str, share: float) -> Phase:
+    def _phase(self, name: str, suffix: str, steps: int) -> Phase:
         self.model.train_only(name)
         for key in self.model.roles.fixed_parameters:
             self.model.trunk.get_parameter(key).requires_grad_(False)
-        return Phase(module=self.model, suffix=suffix, steps=self.context.steps(name, share))
+        return Phase(module=self.model, suffix=suffix, steps=steps)
 
     @torch.no_grad()
     def prune(self, fraction: float) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from img2img.backbones import build_backbone
 from img2img.bundle import HEAD
+from img2img.errors import InputError
 from img2img.masks.frozen import FrozenBackbone
 from img2img.masks.task import total_bytes
 from img2img.training.evaluate import Network
@@ -98,9 +99,20 @@ class SeparateNetworks(Learner):
         return self._networks[name].own_tensors()
 
     def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
-        """Every network from its file."""
+        """Every network from its file.
+
+        Raises:
+            InputError: a file has other tensors than its network's.
+        """
         for name, tensors in own.items():
-            self._add(name, self.context.head(name)).model.load_state_dict(tensors, strict=False)
+            network = self._add(name, self.context.head(name))
+            differ = sorted(tensors.keys() ^ network.own_tensors().keys())
+            if differ:
+                raise InputError(
+                    f"what was stored of {name!r} and its network differ in {differ[:3]}: expected the same tensors in both; "
+                    "choose another run folder (out=...)"
+                )
+            network.model.load_state_dict(tensors, strict=False)  # what is fixed is the backbone's
 
 
 @dataclass(kw_only=True)

@@ -56,6 +56,7 @@ class SharedNetwork(nn.Module):
         self.norms = nn.ModuleDict()
         self.roles = backbone.roles
         self._norm = norm
+        self._trains_trunk = True
         self._norm_modules = tuple(self.trunk.get_submodule(name) for name in backbone.norm_modules())
         self.active = ""
         self.features = torch.empty(0)
@@ -72,7 +73,11 @@ class SharedNetwork(nn.Module):
         return norm.tensors() if isinstance(norm, NormState) else {}
 
     def train_only(self, *names: str, trunk: bool = True, heads: bool = True) -> None:
-        """Let gradients reach the trunk and what the named tasks own, and nothing else."""
+        """Let gradients reach the trunk and what the named tasks own, and nothing else.
+
+        A trunk that is not trained stays in evaluation mode, so that its features do not change by running statistics either.
+        """
+        self._trains_trunk = trunk
         self.requires_grad_(False)
         self.trunk.requires_grad_(trunk)
         if self._norm != "shared":
@@ -96,8 +101,10 @@ class SharedNetwork(nn.Module):
         return self.run(x, self.active)
 
     def train(self, mode: bool = True) -> Self:
-        """As any module's, but frozen normalisation stays in evaluation mode."""
+        """As any module's, but what is not trained, the trunk or its normalisation, stays in evaluation mode."""
         super().train(mode)
+        if not self._trains_trunk:
+            self.trunk.train(False)
         if self._norm == "frozen":
             for module in self._norm_modules:
                 module.train(False)
