@@ -234,9 +234,9 @@ def _require_finite(loss: float, task: Objective, step: int, options: TrainOptio
 
 def _diverged(what: str, task: Objective, step: int, options: TrainOptions) -> str:
     return (
-        f"{what} of the {task.kind} task is not a finite number at step {step + 1}: lower train.lr (now {options.lr:g}) or "
-        f"train.mask_lr (now {options.mask_lr:g}), or look for broken pictures. Nothing of this step was saved; finished tasks "
-        "and the last checkpoint are kept"
+        f"{what} of the {task.kind} task is not a finite number at step {step + 1}: lower train.lr (now {options.lr:g}), "
+        f"train.head_lr or train.mask_lr (now {options.mask_lr:g}), or look for broken pictures. Nothing of this step was saved; "
+        "finished tasks and the last checkpoint are kept"
     )
 
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import img2img
-from img2img import InputError, masks
+from img2img import InputError, MaskedNetwork, masks
 from img2img.bundle import load_bundle
 from img2img.run import run
 from img2img.training.experiment import read_experiment
+from img2img.training.loop import _optimiser
+from img2img.training.options import TrainOptions
 
 Make = Callable[..., dict[str, Any]]
 SUPSUP = {"name": "supsup", "density": 0.4}
@@ -118,3 +120,18 @@ def _best_step(folder: Path) -> int:
     progress = json.loads((folder / "run" / "progress.json").read_text())
     step: int = progress["tasks"]["colour"]["best_step"]
     return step
+
+
+def test_scores_norm_state_with_head_and_whole_networks_have_rates_of_their_own() -> None:
+    options = TrainOptions(steps=1, mask_lr=1e-4, head_lr=1e-2, lr=1e-3)
+    plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 2, 1))
+    network = MaskedNetwork(plain, head="2")
+    network.add_task("a", masks.Piggyback(), head=torch.nn.Conv2d(4, 2, 1))
+
+    def rates(module: torch.nn.Module) -> dict[tuple[int, ...], float]:
+        return {tuple(p.shape): group["lr"] for group in _optimiser(module, options).param_groups for p in group["params"]}
+
+    assert rates(network.task_module("a")) == {(4, 3, 3, 3): 1e-4, (4,): 1e-2, (2, 4, 1, 1): 1e-2, (2,): 1e-2}
+    assert set(rates(plain).values()) == {1e-3}
+    options = TrainOptions(steps=1, mask_lr=1e-4, lr=1e-3)
+    assert set(rates(network.task_module("a")).values()) == {1e-4, 1e-3}, "without head_lr they train at lr"
