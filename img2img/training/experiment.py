@@ -171,6 +171,14 @@ class Experiment:
         needed |= set(earlier) if start == "nearest" else {start} - {None}
         return {"basis": dict(options), "tasks": {task: self.tasks[task] for task in earlier if task in needed}}
 
+    def _before(self, index: int) -> dict[str, Any] | None:
+        """The configs of the tasks that change what task number `index` learns: for comparison methods those before it."""
+        name = self.method.get("name")
+        if name in METHODS:
+            return None
+        together = list(self.sequence) if name == "joint" else list(self.sequence)[:index]
+        return {task: self.tasks[task] for task in together}
+
     def fingerprint(self, name: str, *, backbone: bool = False) -> str:
         """A hash of whatever the training of a task depends on, for its checkpoints; `backbone`: of the backbone's."""
         index = list(self.sequence).index(name)
@@ -193,8 +201,7 @@ class Experiment:
             "seed": self.seed,
             "precision": self.precision,
             "channels_last": self.channels_last,
-            # Methods whose tasks change one another depend on all that came before.
-            "before": list(self.sequence)[:index] if self.method.get("name") not in METHODS else None,
+            "before": self._before(index),
         }
         return hashlib.sha256(json.dumps(depends, sort_keys=True, default=list).encode()).hexdigest()
 

@@ -1,0 +1,366 @@
+"""PackNet: who owns which weight, what moves, and the published algorithm written out in a plain loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from tiny_learners import LR, begun, changed, context, first, learned, probe, restored, small_backbone, snapshot, train
+from torch import Tensor
+from torch.nn import functional as F
+
+from img2img import InputError
+from img2img.masks.coding import decode, encode
+from img2img.run import run
+from img2img.training.learners import Learner, PackNet, Phase
+from img2img.training.learners.packnet import FREE
+
+CONV1, CONV2 = "encoder.0.weight", "decoder.0.weight"  # 108 and 72 weights
+
+
+def _owners(learner: PackNet) -> dict[str, list[int]]:
+    """By weight, how many are free and each task's."""
+    size = len(learner.order) + 1
+    return {name: torch.bincount(owner.flatten().long(), minlength=size).tolist() for name, owner in learner.owner.items()}
+
+
+@pytest.fixture
+def learner() -> PackNet:
+    return begun(PackNet())
+
+
+# ---------------------------------------------------------------------- ownership
+
+
+def test_each_layer_is_shared_out_by_itself_with_exact_counts(learner: PackNet) -> None:
+    first(learner)
+    assert _owners(learner) == {CONV1: [54, 54], CONV2: [36, 36]}
+    learned(learner, "colour")
+    assert _owners(learner) == {CONV1: [40, 54, 14], CONV2: [27, 36, 9]}  # round(0.75 * 54) = 40, 0.75 * 36 = 27 stay free
+    learned(learner, "more")
+    assert _owners(learner) == {CONV1: [30, 54, 14, 10], CONV2: [20, 36, 9, 7]}  # round(20.25) = 20
+
+
+def test_pruning_keeps_the_largest_magnitudes_of_each_layer(learner: PackNet) -> None:
+    before = {name: weight.detach().clone() for name, weight in learner.weights().items()}
+    first(learner)
+    for name, owner in learner.owner.items():
+        kept, given_up = before[name][owner == 1].abs(), before[name][owner == FREE].abs()
+        assert kept.min() > given_up.max()
+    # With one threshold for the whole network the layers would not have the same share, their weights' scales being different.
+    assert before[CONV1].std() > before[CONV2].std() * 1.05
+
+
+def test_pruning_by_hand() -> None:
+    learner = begun(PackNet(first=0.5, later=0.5))
+    learner.add("classes", learner.context.head("classes"))
+    learner.order.append("classes")
+    weight = learner.weights()[CONV2]
+    with torch.no_grad():
+        weight.zero_()
+        weight.view(-1)[:6] = torch.tensor([-3.0, 1.0, 2.0, -0.5, 0.25, 4.0])
+    learner.owner[CONV2].fill_(9)
+    learner.owner[CONV2].view(-1)[:6] = FREE
+    learner.prune(0.5)
+    assert weight.view(-1)[:6].tolist() == [-3.0, 0.0, 2.0, 0.0, 0.0, 4.0]
+    assert learner.owner[CONV2].view(-1)[:6].tolist() == [1, 0, 1, 0, 0, 1]
+    assert (learner.owner[CONV2].view(-1)[6:] == 9).all(), "what others own is not touched"
+
+
+def test_ties_leave_exactly_the_asked_share_free(learner: PackNet) -> None:
+    with torch.no_grad():
+        for weight in learner.weights().values():
+            weight.copy_(torch.where(weight < 0, -1.0, 1.0))
+    first(learner)
+    assert _owners(learner) == {CONV1: [54, 54], CONV2: [36, 36]}
+
+
+@pytest.mark.parametrize("order", [("colour", "more"), ("more", "colour")])
+def test_a_backbone_that_no_task_trained_is_shared_out_from_the_first_task_on(order: tuple[str, str]) -> None:
+    learner = begun(PackNet())
+    before = {name: weight.detach().clone() for name, weight in learner.weights().items()}
+    next(learner.learn(order[0]))
+    assert all(torch.equal(weight, before[name]) for name, weight in learner.weights().items()), "training starts from it"
+
+    learner = begun(PackNet())
+    learned(learner, order[0])
+    assert _owners(learner) == {CONV1: [54, 54], CONV2: [36, 36]}, "the first task gives up `first`"
+    output = probe(learner, order[0])
+    learned(learner, order[1])
+    assert _owners(learner) == {CONV1: [40, 54, 14], CONV2: [27, 36, 9]}
+    assert torch.equal(probe(learner, order[0]), output)
+
+
+# ---------------------------------------------------------------------- what moves
+
+
+@pytest.mark.parametrize("norm", ["own", "frozen"])
+def test_outputs_and_weights_of_earlier_tasks_stay_bit_equal(norm: Any) -> None:
+    learner = begun(PackNet(norm=norm))
+    outputs, kept = {}, {}
+    for name in ("classes", "colour", "more"):
+        (first if name == "classes" else learned)(learner, name)
+        number = len(learner.order)
+        outputs[name] = probe(learner, name)
+        kept[number] = {key: weight[learner.owner[key] == number].clone() for key, weight in learner.weights().items()}
+        for owner, tensors in kept.items():
+            for key, weight in learner.weights().items():
+                assert torch.equal(weight[learner.owner[key] == owner], tensors[key])
+        for earlier, output in outputs.items():
+            assert torch.equal(probe(learner, earlier), output)
+
+
+def test_earlier_tasks_do_not_read_later_tasks_weights_and_later_ones_read_all(learner: PackNet) -> None:
+    first(learner)
+    learned(learner, "colour")
+    learned(learner, "more")
+    outputs = {name: probe(learner, name) for name in learner.order}
+    with torch.no_grad():
+        for key, weight in learner.weights().items():
+            weight[learner.owner[key] == 2] += 1.0
+    assert torch.equal(probe(learner, "classes"), outputs["classes"])
+    assert not torch.equal(probe(learner, "colour"), outputs["colour"])
+    assert not torch.equal(probe(learner, "more"), outputs["more"]), "a later task runs with earlier tasks' weights, too"
+
+
+def test_an_earlier_task_is_as_it_was_in_the_middle_of_a_later_ones_training(learner: PackNet) -> None:
+    first(learner)
+    output = probe(learner, "classes")
+    steps = []
+
+    def after(phase: Phase) -> None:
+        steps.append(torch.equal(probe(learner, "classes"), output))
+        phase.module.train()
+
+    train(learner, "colour", learner.learn("colour"), after)
+    assert steps == [True] * 6
+
+
+def test_gradients_are_zero_exactly_where_a_phase_does_not_train(learner: PackNet) -> None:
+    def gradients() -> dict[str, Tensor]:
+        return {key: weight.grad != 0 for key, weight in learner.weights().items() if weight.grad is not None}
+
+    seen: list[tuple[str, dict[str, Tensor]]] = []
+    first(learner)
+    train(learner, "colour", learner.learn("colour"), lambda phase: seen.append((phase.suffix, gradients())))
+    assert [suffix for suffix, _ in seen] == [""] * 4 + [".retrain"] * 2
+    for suffix, moving in seen:
+        for key, owner in learner.owner.items():
+            # Seen after the end: free at the start of the task is what is free or the second task's now.
+            allowed = owner == 2 if suffix else (owner == 2) | (owner == FREE)
+            assert not (moving[key] & ~allowed).any()
+            assert moving[key].any()
+
+
+def test_adam_moves_no_weight_that_is_not_trained(learner: PackNet) -> None:
+    first(learner)
+    phases = learner.learn("colour")
+    training = next(phases)
+    before, fixed = snapshot(learner.model), {key: owner != FREE for key, owner in learner.owner.items()}
+    train(learner, "colour", iter([training]))
+    for key, weight in learner.weights().items():
+        assert torch.equal(weight[fixed[key]], before[f"trunk.{key}"][fixed[key]])
+        assert (weight[~fixed[key]] != 0).float().mean() > 0.5, "free weights leave zero"
+    retraining = next(phases)
+    before, own = snapshot(learner.model), {key: owner == 2 for key, owner in learner.owner.items()}
+    train(learner, "colour", iter([retraining]))
+    for key, weight in learner.weights().items():
+        assert torch.equal(weight[~own[key]], before[f"trunk.{key}"][~own[key]])
+        assert not torch.equal(weight[own[key]], before[f"trunk.{key}"][own[key]])
+        assert (weight[learner.owner[key] == FREE] == 0).all()
+
+
+def test_biases_stay_the_first_tasks(learner: PackNet) -> None:
+    biases = {name: p.detach().clone() for name, p in learner.model.trunk.named_parameters() if name.endswith("0.bias")}
+    assert len(biases) == 2
+    first(learner)
+    learned(learner, "colour")
+    assert all(torch.equal(learner.model.trunk.get_parameter(name), bias) for name, bias in biases.items())
+
+
+def test_own_normalisation_starts_from_the_backbones_and_moves_for_the_task_alone(learner: PackNet) -> None:
+    start = {name: t.detach().clone() for name, t in learner.model.trunk.state_dict().items() if ".1." in name}
+    first(learner)
+    of_first = {name: t.detach().clone() for name, t in learner.model.own("classes").items()}
+    next(learner.learn("colour"))
+    assert all(torch.equal(t, start[name]) for name, t in learner.model.own("colour").items())
+    learner = begun(PackNet(), learner.context)
+    first(learner)
+    learned(learner, "colour")
+    assert all(torch.equal(t, start[name]) for name, t in learner.model.trunk.state_dict().items() if ".1." in name)
+    assert of_first.keys() == start.keys()
+    assert not any(torch.equal(t, start[name]) for name, t in learner.model.own("colour").items())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 6, 10, 15, 25])
+@pytest.mark.parametrize("retrain", [0.25, 1 / 3, 0.5])
+def test_training_and_retraining_share_out_the_tasks_steps(steps: int, retrain: float) -> None:
+    learner = begun(PackNet(retrain=retrain), context(steps=steps))
+    first(learner)
+    given = [phase.steps for phase in learner.learn("colour")]
+    assert sum(s or 0 for s in given) == max(steps, 2)  # one each at least
+
+
+# ---------------------------------------------------------------------- the published algorithm
+
+
+@dataclass
+class _Published:
+    """PackNet as its section 3 describes it, for two convolutions without normalisation.
+
+    Every weight has an entry in a mask: the number of the task that keeps it, 0 if it was pruned.
+    1. Gradients of weights that another task keeps are set to zero, and those of biases.
+    2. After training, the weights of the current task in a layer are sorted by magnitude; the lowest share is set to zero.
+    3. The surviving weights of the current task alone are trained again.
+    A task is run with the weights of the tasks up to it.
+    """
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+
+    def __post_init__(self) -> None:
+        self.masks = [torch.ones_like(w, dtype=torch.long) for w in self.weights]  # all the first task's before its pruning
+        self.heads: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, weights: list[Tensor], x: Tensor, head: tuple[Tensor, Tensor]) -> Tensor:
+        x = (x - MEAN) / STD
+        for weight, bias in zip(weights, self.biases, strict=True):
+            x = F.relu(F.conv2d(x, weight, bias, padding=1))
+        return F.conv2d(x, *head)
+
+    def take_free(self, task: int) -> None:
+        for mask in self.masks:
+            mask[mask == 0] = task
+
+    def train(self, task: int, steps: int, learner: Learner, name: str) -> None:
+        ready, head = learner.context.ready[name], self.heads[task - 1]
+        trained = [t.detach().requires_grad_() for t in (*self.weights, *head)]
+        optimiser = torch.optim.Adam(trained, LR, fused=True)
+        batches = ready.batches(learner.context.experiment.seed_of(name))
+        for step in range(steps):
+            example = ready.task.example(batches.batch(step))
+            *weights, head_weight, head_bias = trained
+            loss = ready.task.loss(self.forward(weights, example.input, (head_weight, head_bias)), example)
+            optimiser.zero_grad()
+            loss.backward()
+            for weight, mask in zip(weights, self.masks, strict=True):
+                assert weight.grad is not None
+                weight.grad[mask != task] = 0
+            optimiser.step()
+            with torch.no_grad():
+                for weight, mask in zip(weights, self.masks, strict=True):
+                    weight[mask == 0] = 0
+        *self.weights, head_weight, head_bias = [t.detach() for t in trained]
+        self.heads[task - 1] = (head_weight, head_bias)
+
+    def prune(self, task: int, share: float) -> None:
+        for weight, mask in zip(self.weights, self.masks, strict=True):
+            magnitudes = weight[mask == task].abs()
+            threshold = magnitudes.sort().values[round(share * len(magnitudes)) - 1]
+            pruned = (mask == task) & (weight.abs() <= threshold)
+            mask[pruned] = 0
+            weight[pruned] = 0
+
+    def run(self, task: int, x: Tensor) -> Tensor:
+        used = [w * ((m >= 1) & (m <= task)) for w, m in zip(self.weights, self.masks, strict=True)]
+        return self.forward(used, x, self.heads[task - 1])
+
+
+MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
+STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
+
+
+def test_a_sequence_equals_the_published_algorithm_written_out() -> None:
+    backbone = small_backbone(norm=False)
+    learner = begun(PackNet(), context(backbone, steps=12))
+    convolutions = (backbone.encoder[0], backbone.decoder[0])  # type: ignore[index]
+    reference = _Published([c.weight.detach().clone() for c in convolutions], [c.bias.detach().clone() for c in convolutions])
+
+    def same_head(name: str) -> None:
+        head = learner.model.heads[name]
+        reference.heads.append((head.weight.detach().clone(), head.bias.detach().clone()))  # type: ignore[operator]
+
+    phases = learner.adopt("classes", learner.context.head("classes"))
+    phase = next(phases)
+    same_head("classes")
+    train(learner, "classes", iter([phase]))
+    assert next(phases, None) is None
+    reference.prune(1, 0.5)
+    reference.train(1, 4, learner, "classes")
+
+    for task, name in ((2, "colour"), (3, "more")):
+        phases = learner.learn(name)
+        phase = next(phases)
+        same_head(name)
+        train(learner, name, iter([phase]))
+        train(learner, name, phases)
+        reference.take_free(task)
+        reference.train(task, 8, learner, name)
+        reference.prune(task, 0.75)
+        reference.train(task, 4, learner, name)
+
+    for (key, weight), mask, expected in zip(learner.weights().items(), reference.masks, reference.weights, strict=True):
+        assert torch.equal(learner.owner[key].long(), mask)
+        torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-6)
+    x = torch.rand(2, 3, 8, 8)
+    for task, name in enumerate(("classes", "colour", "more"), 1):
+        torch.testing.assert_close(learner.network(name)(x), reference.run(task, x), rtol=1e-5, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- what is stored
+
+
+def test_own_bytes_are_head_normalisation_and_coded_ownership(learner: PackNet) -> None:
+    first(learner)
+    learned(learner, "colour")
+    for number, (name, head) in enumerate({"classes": 2 * 3 + 3, "colour": 2 * 2 + 2}.items(), 1):
+        norm = (4 * 4 + 4 * 2) * 4 + 2 * 8  # weight, bias, mean, variance of 4 and 2 channels; a 64-bit counter each
+        blobs = {key: encode(owner == number) for key, owner in learner.owner.items()}
+        assert learner.own_bytes(name) == head * 4 + norm + sum(len(blob) for blob in blobs.values())
+        for key, blob in blobs.items():
+            assert torch.equal(decode(blob, torch.bool, learner.owner[key].shape), learner.owner[key] == number)
+    assert learner.shared_bytes() == (108 + 4 + 72 + 2) * 4 + (4 * 4 + 4 * 2) * 4 + 2 * 8 + 2 * 3 * 4  # and mean and deviation
+
+
+def test_density_is_the_share_of_weights_that_a_task_uses(learner: PackNet) -> None:
+    first(learner)
+    learned(learner, "colour")
+    assert learner.density("classes") == 90 / 180
+    assert learner.density("colour") == (90 + 14 + 9) / 180
+
+
+@pytest.mark.parametrize("norm", ["own", "frozen"])
+def test_a_restored_learner_gives_the_same_outputs_and_learns_on_alike(norm: Any) -> None:
+    learner = begun(PackNet(norm=norm))
+    first(learner)
+    learned(learner, "colour")
+    again = restored(PackNet, learner, ["classes", "colour"], norm=norm)
+    for name in ("classes", "colour"):
+        assert torch.equal(probe(again, name), probe(learner, name))
+        assert again.own_bytes(name) == learner.own_bytes(name)
+    for one in (learner, again):
+        torch.manual_seed(3)
+        learned(one, "more")
+    assert not changed(snapshot(learner.model), again.model)
+    assert all(torch.equal(again.owner[key], owner) for key, owner in learner.owner.items())
+
+
+@pytest.mark.parametrize("order", [("disks", "colour", "edges"), ("disks", "edges", "colour")])
+def test_both_orders_of_tasks_through_a_config(config: Callable[..., Any], tmp_path: Path, order: tuple[str, ...]) -> None:
+    results = run(config(method={"name": "packnet"}, sequence=list(order)))
+    assert results["forgetting"]["max_abs_output_change"] == 0
+    densities = [task["density"] for task in results["tasks"]]
+    assert densities == pytest.approx([0.5, 0.625, 0.71875], abs=2e-3)  # 1/2, 1/4 of a half, 1/4 of three eighths
+    shared = safetensors.torch.load_file(tmp_path / "run" / "learned" / "shared after 3.safetensors")
+    owners = {name.removeprefix("owner."): owner for name, owner in shared.items() if name.startswith("owner.")}
+    assert owners
+    assert all((shared[f"model.trunk.{name}"][owner == FREE] == 0).all() for name, owner in owners.items())
+
+
+@pytest.mark.parametrize("options", [{"norm": "shared"}, {"first": 1.0}, {"later": -0.1}, {"retrain": 1.0}])
+def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        PackNet(**options)

@@ -1,0 +1,192 @@
+"""A network a task: what is trained in each, what stays frozen, and what is stored."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_learners import begun, changed, context, first, learned, probe, restored, snapshot, train, transformer
+
+from img2img import InputError
+from img2img.masks import MaskedNetwork
+from img2img.training.learners import DecoderOnly, FineTune, HeadOnly, Learner, PartlyTrained, Scratch
+from img2img.training.learners.separate import SeparateNetworks
+
+ENCODER = {"encoder.0.weight", "encoder.0.bias", "encoder.1.weight", "encoder.1.bias"}
+DECODER = {name.replace("encoder", "decoder") for name in ENCODER}
+HEAD = {"head.weight", "head.bias"}
+STATISTICS = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+# Parameters of 4 bytes: a block's are convolution weights, its bias, and normalisation weight and bias.
+ENCODER_BYTES = (108 + 4 + 4 + 4) * 4 + (4 + 4) * 4 + 8  # with running mean and variance and a 64-bit counter
+DECODER_BYTES = (72 + 2 + 2 + 2) * 4 + (2 + 2) * 4 + 8
+CONSTANTS = 2 * 3 * 4  # the pictures' mean and deviation
+
+
+def _network(learner: SeparateNetworks, name: str) -> PartlyTrained:
+    return learner._networks[name]
+
+
+def _head_bytes(outputs: int) -> int:
+    return (2 * outputs + outputs) * 4
+
+
+# ---------------------------------------------------------------------- what is trained
+
+
+@pytest.mark.parametrize(
+    ("kind", "trainable", "moving"),
+    [
+        (FineTune, ENCODER | DECODER | HEAD, ("encoder", "decoder")),
+        (DecoderOnly, DECODER | HEAD, ("decoder",)),
+        (HeadOnly, HEAD, ()),
+    ],
+)
+def test_what_is_trained_and_nothing_else_moves(kind: type[Any], trainable: set[str], moving: tuple[str, ...]) -> None:
+    learner = begun(kind())
+    first(learner)
+    phases = learner.learn("colour")
+    phase = next(phases)
+    model = _network(learner, "colour").model
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == trainable
+    before = snapshot(model)
+    train(learner, "colour", iter([phase]))
+    statistics = {f"{child}.{name}" for child in moving for name in STATISTICS}
+    assert changed(before, model) == trainable | statistics, "the statistics of what is fixed are fixed"
+    assert next(phases, None) is None
+
+
+def test_parameters_beside_the_children_are_fixed_unless_all_is_trained() -> None:
+    plain = context()
+    plain.network.backbone.scale = torch.nn.Parameter(torch.ones(1))
+    head = plain.head("colour")
+    assert PartlyTrained(plain.network, head).model.get_parameter("scale").requires_grad
+    assert not PartlyTrained(plain.network, head, ("decoder", "head")).model.get_parameter("scale").requires_grad
+
+
+@pytest.mark.parametrize(
+    ("kind", "evaluating"), [(FineTune, set()), (DecoderOnly, {"encoder"}), (HeadOnly, {"encoder", "decoder"})]
+)
+def test_what_is_fixed_stays_in_evaluation_mode(kind: type[Any], evaluating: set[str]) -> None:
+    learner = begun(kind())
+    network = next(learner.learn("colour")).module
+    assert isinstance(network, PartlyTrained)
+    for _ in range(2):
+        network.train()
+        for child in ("encoder", "decoder", "head"):
+            modes = {module.training for module in network.model.get_submodule(child).modules()}
+            assert modes == {child not in evaluating}
+        network.eval()
+        assert not any(module.training for module in network.modules())
+
+
+@pytest.mark.parametrize("kind", [FineTune, DecoderOnly, HeadOnly])
+def test_every_task_starts_from_the_backbone_and_leaves_the_others_alone(kind: type[Any]) -> None:
+    learner = begun(kind())
+    backbone = snapshot(learner.context.network.backbone)
+    first(learner)
+    learned(learner, "colour")
+    outputs = {name: probe(learner, name) for name in ("classes", "colour")}
+    phases = learner.learn("more")
+    next(phases)
+    assert not changed(backbone, _without_head(_network(learner, "more").model))
+    learned(learner, "more")
+    assert all(torch.equal(probe(learner, name), output) for name, output in outputs.items())
+    assert not changed(backbone, learner.context.network.backbone)
+
+
+def _without_head(model: Any) -> torch.nn.Module:
+    plain: torch.nn.Module = MaskedNetwork(model, head="head").backbone
+    return plain
+
+
+@pytest.mark.parametrize("kind", [FineTune, DecoderOnly, HeadOnly])
+def test_the_first_task_runs_on_the_backbone_with_its_own_head(kind: type[Any]) -> None:
+    learner = begun(kind())
+    head = learner.context.head("classes")
+    assert list(learner.adopt("classes", head)) == []
+    x = torch.rand(2, 3, 8, 8)
+    expected = head(learner.context.network.backbone.eval()(x))
+    assert torch.equal(learner.network("classes")(x), expected)
+
+
+# ---------------------------------------------------------------------- from scratch
+
+
+def test_scratch_starts_from_weights_of_its_own() -> None:
+    learner = begun(Scratch(), context(transformer()))
+    assert Scratch.learns_first
+    backbone = learner.context.network.backbone
+    starts = []
+    for name in ("classes", "colour"):
+        next(learner.learn(name))
+        starts.append(snapshot(_network(learner, name).model))
+    convolutions = [name for name in backbone.state_dict() if name.endswith("0.weight")]
+    assert len(convolutions) == 5
+    for name in convolutions:
+        assert not torch.equal(starts[0][name], backbone.get_parameter(name))
+        assert not torch.equal(starts[0][name], starts[1][name])
+        assert starts[0][name].shape == backbone.get_parameter(name).shape
+    assert all(p.requires_grad for p in _network(learner, "colour").model.parameters())
+
+
+def test_scratch_takes_no_pretrained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    from img2img.backbones import build_backbone
+    from img2img.training.learners import separate
+
+    specs: list[dict[str, Any]] = []
+
+    def build(spec: dict[str, Any]) -> Any:
+        specs.append(spec)
+        return build_backbone(spec)
+
+    learner = begun(Scratch(), context(transformer()))
+    learner.context.backbone.spec["weights"] = "imagenet"
+    monkeypatch.setattr(separate, "build_backbone", build)
+    next(learner.learn("classes"))
+    assert [spec["weights"] for spec in specs] == [None]
+
+
+# ---------------------------------------------------------------------- what is stored
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "shared"),
+    [
+        (FineTune, ENCODER_BYTES + DECODER_BYTES + CONSTANTS, 0),
+        (DecoderOnly, DECODER_BYTES, ENCODER_BYTES + DECODER_BYTES + CONSTANTS),
+        (HeadOnly, 0, ENCODER_BYTES + DECODER_BYTES + CONSTANTS),
+    ],
+)
+def test_stored_bytes_by_hand(kind: type[Any], own: int, shared: int) -> None:
+    learner = begun(kind())
+    first(learner)
+    learned(learner, "colour")
+    assert learner.own_bytes("classes") == own + _head_bytes(3)
+    assert learner.own_bytes("colour") == own + _head_bytes(2)
+    assert learner.shared_bytes() == shared
+    for name in ("classes", "colour"):
+        written = learner.own_tensors(name)
+        assert sum(t.numel() * t.element_size() for t in written.values()) == learner.own_bytes(name)
+
+
+@pytest.mark.parametrize("kind", [FineTune, DecoderOnly, HeadOnly, Scratch])
+def test_a_restored_learner_gives_the_same_outputs_and_learns_on_alike(kind: type[Any]) -> None:
+    learner: Learner = begun(kind(), context(transformer()))
+    (learned if kind is Scratch else first)(learner, "classes")
+    learned(learner, "colour")
+    again = restored(kind, learner, ["classes", "colour"])
+    assert all(torch.equal(probe(again, name), probe(learner, name)) for name in ("classes", "colour"))
+    assert not learner.shared_tensors()
+    for one in (learner, again):
+        torch.manual_seed(3)
+        learned(one, "more")
+    assert torch.equal(probe(again, "more"), probe(learner, "more"))
+
+
+@pytest.mark.parametrize("kind", [FineTune, DecoderOnly, HeadOnly])
+def test_a_file_that_lacks_a_tensor_or_has_another_is_not_taken(kind: type[Any]) -> None:
+    learner = begun(kind())
+    first(learner)
+    tensors = learner.own_tensors("classes")
+    for wrong in ({k: t for k, t in tensors.items() if k != "head.bias"}, tensors | {"head.scale": torch.ones(1)}):
+        with pytest.raises(InputError, match=r"head\.(bias|scale)"):
+            begun(kind(), learner.context).restore({"classes": wrong}, {})

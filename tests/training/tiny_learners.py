@@ -1,0 +1,177 @@
+"""A network of a few hundred weights, pictures made in memory and a plain training loop, to test the comparison methods with."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from img2img.backbones import EncoderDecoder
+from img2img.backbones.encoder_decoder import HeadShape
+from img2img.backbones.transformer import ImageTransformer
+from img2img.bundle import HEAD
+from img2img.data import Parts
+from img2img.data.base import PictureSet, Sample
+from img2img.data.cache import Cached
+from img2img.masks import MaskedNetwork
+from img2img.tasks import Task, build_task
+from img2img.training.evaluate import Evaluator
+from img2img.training.experiment import Experiment
+from img2img.training.learners import Context, Learner, Phase, Ready
+
+SIZE, LR = 8, 1e-2
+TASKS: dict[str, dict[str, Any]] = {
+    "classes": {"kind": "segmentation", "classes": ["a", "b", "c"]},
+    "colour": {"kind": "colourisation"},
+    "more": {"kind": "segmentation", "classes": ["a", "b"]},
+}
+L = TypeVar("L", bound=Learner)
+
+
+class Pictures(PictureSet):
+    """Random pictures; the labels follow from the pictures' brightness."""
+
+    def __init__(self, seed: int, count: int, classes: int) -> None:
+        rng = np.random.default_rng(seed)
+        self._images = rng.integers(0, 256, (count, SIZE, SIZE, 3)).astype(np.uint8)
+        self._classes = classes
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = self._images[index]
+        label = image.mean(2).astype(np.int64) * self._classes // 256
+        return Sample(image, label.astype(np.uint8), name=str(index))
+
+
+def small_backbone(*, norm: bool = True, bias: bool = True) -> EncoderDecoder:
+    """Two convolutions, of 108 and 72 weights, in the shape that every backbone has; random, normalisation statistics too."""
+
+    def block(inputs: int, outputs: int) -> nn.Sequential:
+        layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)]
+        if norm:
+            layers.append(nn.BatchNorm2d(outputs))
+        return nn.Sequential(*layers, nn.ReLU())
+
+    shape = HeadShape(2, 1)
+    network = EncoderDecoder(block(3, 4), block(4, 2), shape, out_channels=2, stride=1, min_size=4, spec={"kind": "small"})
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for name, low, high in (
+                ("weight", 0.5, 1.5),
+                ("bias", -0.5, 0.5),
+                ("running_mean", -0.5, 0.5),
+                ("running_var", 0.5, 2),
+            ):
+                nn.init.uniform_(getattr(module, name), low, high)
+    return network
+
+
+def transformer() -> ImageTransformer:
+    """A real backbone that its spec rebuilds."""
+    return ImageTransformer(out_channels=2, width=2, blocks=0, head_kernel=1)
+
+
+def context(backbone: nn.Module | None = None, *, names: Sequence[str] = tuple(TASKS), steps: int = 6, **train: Any) -> Context:
+    """What a learner works with, without a run folder: a backbone, and tasks of 7 training and 3 validation pictures."""
+    backbone = small_backbone() if backbone is None else backbone
+    options = {"steps": steps, "batch_size": 2, "crop": SIZE, "lr": LR} | train
+    experiment = Experiment(
+        name="tiny",
+        out="not written",
+        backbone={"mode": "random"},
+        method={},
+        train=options,
+        tasks={name: {"task": TASKS[name], "data": {}} for name in names},
+        sequence=list(names),
+    )
+    ready = {}
+    for i, name in enumerate(names):
+        task: Task = build_task(TASKS[name])
+        classes = task.out_channels
+        parts = Parts(*(Cached(Pictures(10 * i + k, count, classes)) for k, count in enumerate((7, 3, 3))))
+        task.fit(parts.train)
+        ready[name] = Ready(name, task, parts, experiment.train_options(name))
+    evaluator = Evaluator(stride=4, min_size=8, device=torch.device("cpu"))
+    network = MaskedNetwork(backbone, head=HEAD)
+    return Context(
+        experiment=experiment,
+        network=network,
+        backbone=backbone,  # type: ignore[arg-type]
+        ready=ready,
+        evaluator=evaluator,
+        place=lambda module: None,
+    )
+
+
+def begun(learner: L, with_: Context | None = None) -> L:
+    """A learner that has begun."""
+    learner.begin(context() if with_ is None else with_)
+    return learner
+
+
+def train(learner: Learner, name: str, phases: Iterator[Phase], after: Callable[[Phase], None] | None = None) -> list[Phase]:
+    """Do the trainings of a task as the loop does them, without validation and checkpoints; `after` is told of each step."""
+    done = []
+    for phase in phases:
+        ready = learner.context.ready[name]
+        objective = phase.objective or ready.task
+        batches = phase.batches or ready.batches(learner.context.experiment.seed_of(name))
+        optimiser = torch.optim.Adam([p for p in phase.module.parameters() if p.requires_grad], LR, fused=True)
+        phase.module.train()
+        steps = ready.options.steps if phase.steps is None else phase.steps
+        for _, batch in zip(range(steps), batches.iterate(), strict=False):
+            example = objective.example(batch)
+            output = phase.module(example.input)
+            loss = objective.loss(output, example)
+            more = None if phase.extra is None else phase.extra(example.input, output)
+            optimiser.zero_grad()
+            (loss if more is None else loss + more).backward()
+            optimiser.step()
+            if after is not None:
+                after(phase)
+        phase.module.eval()
+        done.append(phase)
+    return done
+
+
+def first(learner: Learner, name: str = "classes") -> list[Phase]:
+    """Let a learner take over a first task, which is not trained here."""
+    return train(learner, name, learner.adopt(name, learner.context.head(name)))
+
+
+def learned(learner: Learner, name: str) -> list[Phase]:
+    """Let a learner learn a task."""
+    return train(learner, name, learner.learn(name))
+
+
+def probe(learner: Learner, name: str) -> Tensor:
+    """A task's output on fixed inputs."""
+    x = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
+    return learner.network(name)(x).clone()
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of every tensor."""
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], module: nn.Module) -> set[str]:
+    """The names of the tensors that are no longer bit-equal."""
+    return {name for name, tensor in module.state_dict().items() if not torch.equal(before[name], tensor)}
+
+
+def restored(kind: type[L], finished: Learner, names: Sequence[str], **options: Any) -> L:
+    """A new learner of the same experiment from what `finished` would have written; `names` are the finished tasks."""
+    own = {name: _stored(finished.own_tensors(name)) for name in names}
+    shared = _stored(finished.shared_tensors())
+    torch.manual_seed(99)  # another process
+    fresh = begun(kind(**options), finished.context)
+    fresh.restore(own, shared)
+    return fresh
+
+
+def _stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
