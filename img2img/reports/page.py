@@ -76,10 +76,11 @@ def _view(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
         "below": len(below),
         "change": forgetting["max_abs_output_change"],
         "transfer": {key: results.get("transfer", {}).get(key) for key in ("average_skill", "backward", "forward", "forgetting")},
-        "disk": _disk(backbone.get("bytes"), results["tasks"]),
+        "disk": _disk(backbone.get("bytes"), results.get("shared_bytes"), results["tasks"]),
         "backbone": {"mode": None, "masked_parameters": None, "bytes": None} | backbone,
         "method": results["method"],
         "method_meaning": text.METHODS.get(results["method"]),
+        "comparison": text.COMPARISONS.get(results["method"]),
         "method_options": _plain(results.get("method_options", {})),
         "environment": _plain(results.get("environment", {})),
     }
@@ -156,13 +157,20 @@ def _matrix(values: list[list[float | None]], tasks: list[dict[str, Any]]) -> li
     return rows
 
 
-def _disk(backbone: float | None, tasks: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Sizes as bars, whose width is in per cent of the longest; None if a size is not known."""
+def _disk(backbone: float | None, shared: float | None, tasks: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Sizes as bars, whose width is in per cent of the longest; None if a size is not known.
+
+    Args:
+        backbone: bytes of one network.
+        shared: bytes stored once for all tasks; None for the backbone's.
+        tasks: with the bytes of each.
+    """
     sizes = [task["bytes"] for task in tasks]
     if not backbone or None in sizes:
         return None
-    total, separate = backbone + sum(sizes), backbone * len(tasks)
-    bars = [("backbone, shared by all", backbone, "part")]
+    shared = backbone if shared is None else shared
+    total, separate = shared + sum(sizes), backbone * len(tasks)
+    bars = [("shared by all", shared, "part")] if shared else []
     bars += [(task["name"], task["bytes"], "part") for task in tasks]
     bars += [("all together", total, "total"), (f"one network a task ({len(tasks)} × backbone)", separate, "separate")]
     longest = max(total, separate)

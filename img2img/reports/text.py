@@ -52,6 +52,19 @@ METHODS = {
 }
 """By mask method: what a mask is."""
 
+COMPARISONS = {
+    "scratch": "Each task trained a network of its own, from random weights.",
+    "finetune": "Each task trained a copy of the backbone, all of it.",
+    "decoder_only": "The encoder is shared and frozen; each task trained a decoder and a last layer of its own.",
+    "head_only": "Everything but the last layer is shared and frozen; each task trained its last layer.",
+    "sequential": "One network was carried on from task to task, so later tasks change what earlier ones do.",
+    "lwf": "One network was carried on from task to task; its earlier answers to the new pictures were to stay (LwF).",
+    "ewc": "One network was carried on from task to task; weights that earlier tasks need were held back (EWC).",
+    "packnet": "Each task kept a part of one network's weights; the rest was pruned and left to later tasks (PackNet).",
+    "joint": "One network was trained on all tasks at once, each in turn.",
+}
+"""By comparison method: how the tasks were learned."""
+
 
 def number(value: float | None) -> str:
     """Four significant digits, whole numbers from 1,000 on, "—" for None."""

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
 import torch
 from lightning_fabric import Fabric
 from torch import nn
@@ -15,10 +14,8 @@ from torch import nn
 from img2img.backbones import EncoderDecoder, build_backbone
 from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone
 from img2img.data import build_data
-from img2img.files import write_bytes
 from img2img.masks import MaskedNetwork
 from img2img.masks.layers import is_weight
-from img2img.metrics.change import max_abs_change
 from img2img.tasks import build_task
 from img2img.training.environment import environment
 from img2img.training.evaluate import Evaluator, Network, finite
@@ -27,6 +24,7 @@ from img2img.training.learned import read_learned, remove_older, write_learned
 from img2img.training.learners import Context, Learner, MaskLearner, PartlyTrained, Phase, Ready, build_learner
 from img2img.training.log import TrainingLog
 from img2img.training.loop import Fitted, Progress, fit
+from img2img.training.probes import Probes
 from img2img.training.progress import read_progress, source_of_backbone, write_progress
 
 logger = logging.getLogger("img2img")
@@ -73,6 +71,7 @@ class SequenceRunner:
         self.progress = read_progress(experiment)
         self.environment = environment()  # at the start: the files of a repository may change while it runs
         self.ready: dict[str, Ready] = {}
+        self._probes = Probes(self.folder / "probes", experiment.probe)
 
     # ------------------------------------------------------------------ the sequence
 
@@ -272,9 +271,9 @@ class SequenceRunner:
         name, learner = names[-1], self.learner
         ready, metric = self.ready[name], self.ready[name].task.metric
         measured = {n: self.evaluator.figures(self.run_of(n), self.ready[n].task, self.ready[n].parts.test) for n in names}
-        changes = {n: self._probe_change(n) for n in names[:-1]}
+        changes = {n: self._probes.change(n, self.run_of(n), self.evaluator) for n in names[:-1]}
         trivial = self.evaluator.figures(None, ready.task, ready.parts.test)
-        self._save_probe(name)
+        self._probes.save(ready, self.run_of(name), self.evaluator)
         figures = finite(measured[name])
         if isinstance(learner, MaskLearner):
             learner.store(name, figures)
@@ -313,19 +312,3 @@ class SequenceRunner:
         module.to(self._fabric.device)
         if self.experiment.channels_last:
             module.to(memory_format=torch.channels_last)
-
-    # ------------------------------------------------------------------ probes
-
-    def _probe_path(self, name: str) -> Path:
-        return self.folder / "probes" / f"{name}.safetensors"
-
-    def _save_probe(self, name: str) -> None:
-        ready = self.ready[name]
-        input = self.evaluator.probe_input(ready.task, ready.parts.test, self.experiment.probe)
-        output = self.evaluator.run(self.run_of(name), input).cpu()
-        blob = safetensors.torch.save({"input": input.contiguous(), "output": output.contiguous()})
-        write_bytes(self._probe_path(name), blob)
-
-    def _probe_change(self, name: str) -> float:
-        probe = safetensors.torch.load(self._probe_path(name).read_bytes())
-        return max_abs_change(probe["output"], self.evaluator.run(self.run_of(name), probe["input"]))

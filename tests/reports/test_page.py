@@ -482,3 +482,15 @@ def test_the_page_can_be_made_again_from_the_command_line(
     monkeypatch.setattr(sys, "argv", ["page", str(tmp_path)])
     with pytest.raises(SystemExit, match="error: no results in"):
         main()
+
+
+def test_the_page_of_a_comparison_method_speaks_of_no_mask(tmp_path: Path) -> None:
+    results = six_tasks() | {"method": "finetune", "method_options": {}, "shared_bytes": 0}
+    for task in results["tasks"]:
+        task |= {"density": None, "bytes": 17_402_112}
+    text = report(tmp_path / "run", results).text
+    assert "Each task trained a copy of the backbone, all of it." in text
+    assert "One frozen network" not in text
+    assert "mask over the backbone" not in text
+    assert "mask method" not in text
+    assert "take 104 MB; one network a task would take 104 MB" in text, "nothing is shared"
