@@ -123,6 +123,17 @@ def test_the_second_table_has_the_methods_whose_figures_moved_as_they_were_when_
     assert {entry["method"] for entry in table(made[1], "just_learned")} == {"sequential"}
 
 
+def test_the_headline_for_documents_says_the_same_in_markdown(made: tuple[Path, Path]) -> None:
+    lines = (made[1] / "tables" / "headline.md").read_text(encoding="utf-8").splitlines()
+    rows = {row[0]: row[1:] for line in lines if (row := [cell.strip() for cell in line.strip("|").split("|")])}
+    assert rows["method"][:3] == ["streets mIoU ↑", "colour ab error ↓", "edges MSE ↓"]
+    assert rows["Piggyback"][:3] == ["**0.5500 ± 0.071**", "110.0 ± 14", "1,100 ± 140"]
+    # At the end, and in brackets when it was learned, for a method that forgets.
+    assert rows["Fine-tuned on"][:2] == ["0.2000 ± 0.14 (0.7500 ± 0.071)", "275.0 ± 35 (85.00 ± 7.1)"]
+    assert {len(row) for row in rows.values()} == {8}
+    assert {row[-1] for row in rows.values()} == {"seeds", "---", "", "2"}
+
+
 def test_the_task_that_trained_the_backbone_counts_for_no_mask(made: tuple[Path, Path], tmp_path: Path) -> None:
     text = page_of(made[1]).text
     assert "streets trained the backbone and has no mask" in text

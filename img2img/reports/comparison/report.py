@@ -13,6 +13,7 @@ from img2img.reports.comparison import mask_figures, quality_figures, words
 from img2img.reports.comparison.curves import Points, mean_curve
 from img2img.reports.comparison.gallery import Gallery, Shown
 from img2img.reports.comparison.grids import task_grid
+from img2img.reports.comparison.markdown import headline
 from img2img.reports.comparison.numbers import (
     TRANSFER,
     final,
@@ -59,6 +60,7 @@ def write_comparison(suite: Path, out: Path) -> Path:
     for table in tables:
         write_table(table, out / "tables")
     view["tables"] = [table.name for table in tables]
+    write_atomic(out / "tables" / "headline.md", lambda path: path.write_text(headline(read), encoding="utf-8"))
     write_json(out / "summary.json", summary_of(read))
     page = _template().render(view)
     return write_atomic(out / "index.html", lambda path: path.write_text(page, encoding="utf-8"))
