@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
 from img2img.errors import InputError
 from img2img.files import write_atomic
 from img2img.reports import text
 from img2img.reports.figures import learning_curve
 from img2img.reports.read import read_curve, read_picture, read_results
+from img2img.reports.template import page_template
 from img2img.tasks.segmentation import palette
 
 _CLASS = "IoU "
@@ -40,21 +39,8 @@ def write_report(folder: Path) -> Path:
         OSError: the page cannot be written.
     """
     folder = Path(folder)
-    page = _template().render(_view(folder, read_results(folder)))
+    page = page_template("img2img", "reports").render(_view(folder, read_results(folder)))
     return write_atomic(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
-
-
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("img2img", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for show in (text.number, text.signed, text.percent, text.gain, text.count, text.size, text.duration, text.spelled):
-        environment.filters[show.__name__] = show
-    return environment.get_template("page.html.jinja")
 
 
 def _view(folder: Path, results: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from img2img.files import write_atomic, write_json
@@ -31,6 +30,7 @@ from img2img.reports.comparison.store import environment_of, summary_of
 from img2img.reports.comparison.style import styled
 from img2img.reports.comparison.suite import Method, Suite, TaskInfo, read_suite
 from img2img.reports.comparison.tables import REFERENCE, all_tables, write_table
+from img2img.reports.template import page_template
 
 
 def write_comparison(suite: Path, out: Path) -> Path:
@@ -62,21 +62,8 @@ def write_comparison(suite: Path, out: Path) -> Path:
     view["tables"] = [table.name for table in tables]
     write_atomic(out / "tables" / "headline.md", lambda path: path.write_text(headline(read), encoding="utf-8"))
     write_json(out / "summary.json", summary_of(read))
-    page = _template().render(view)
+    page = page_template("img2img.reports", "comparison").render(view)
     return write_atomic(out / "index.html", lambda path: path.write_text(page, encoding="utf-8"))
-
-
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("img2img.reports", "comparison"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for show in (text.number, text.signed, text.percent, text.count, text.size, text.duration, text.spelled):
-        environment.filters[show.__name__] = show
-    return environment.get_template("page.html.jinja")
 
 
 def _view(
