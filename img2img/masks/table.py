@@ -23,6 +23,15 @@ class TaskFile:
     head: Callable[[], nn.Module] | None
 
 
+def check_name(name: str) -> None:
+    """Raise an `InputError` unless `name` may be the name of a task: of a file, and of a submodule."""
+    if not _TASK_NAME.fullmatch(name):
+        raise InputError(f"task name {name!r}: use letters, digits, '_' and '-' only, since it names a file too")
+    if hasattr(nn.ModuleDict(), name):
+        raise InputError(f"task name {name!r} is a word that PyTorch's modules reserve; choose another name")
+
+
+
 class TaskTable(nn.Module):
     """Tasks by name, in the order in which they were added.
 
@@ -57,12 +66,9 @@ class TaskTable(nn.Module):
 
     def check_new(self, name: str) -> None:
         """Raise an `InputError` unless `name` may be the name of a new task."""
-        if not _TASK_NAME.fullmatch(name):
-            raise InputError(f"task name {name!r}: use letters, digits, '_' and '-' only, since it names a file too")
+        check_name(name)
         if name in self._names:
             raise InputError(f"there is a task {name!r} already; delete_task it first or choose another name")
-        if hasattr(self.states, name):
-            raise InputError(f"task name {name!r} is a word that PyTorch's modules reserve; choose another name")
 
     def get(self, name: str, read: Callable[[TaskFile], TaskState]) -> TaskState:
         """The task, by `read` from its file if need be.

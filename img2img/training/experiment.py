@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from img2img.errors import InputError
 from img2img.masks import METHODS
+from img2img.masks.table import check_name
 from img2img.options import call_with
 from img2img.training.options import TrainOptions
 
@@ -92,6 +93,7 @@ class Experiment:
         if not self.sequence:
             raise InputError(f"the sequence is empty: name one task or more of {', '.join(self.tasks)}")
         for name in (*self.sequence, *self.decoder_only):
+            check_name(name)
             if name not in self.tasks:
                 raise InputError(
                     f"the sequence names the task {name!r}, which the config does not have; it has {', '.join(self.tasks)}"

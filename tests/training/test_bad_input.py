@@ -293,3 +293,11 @@ def test_the_pipeline_prints_one_message_and_no_traceback(config: Make, tmp_path
     unknown = subprocess.run([*command[:2], "sequnce=[shapes]"], cwd=root, capture_output=True, text=True)
     assert unknown.returncode != 0
     assert "sequnce" in unknown.stderr
+
+
+@pytest.mark.parametrize(("name", "said"), [("a/b", "letters, digits"), ("a.b", "letters, digits"), ("items", "reserve")])
+def test_a_task_name_that_no_file_or_module_can_have_is_refused_before_training(config: Make, name: str, said: str) -> None:
+    made = config(method={"name": "sequential"})
+    made["tasks"][name] = made["tasks"]["colour"]
+    with pytest.raises(InputError, match=said):
+        read_experiment({**made, "sequence": ["disks", name]})
