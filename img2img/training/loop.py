@@ -149,7 +149,8 @@ def fit(
             input = example.input.contiguous(memory_format=torch.channels_last) if channels_last else example.input
             output = wrapped(input)
             loss = task.loss(output, example)
-            more = None if extra is None else extra(input, output)
+            with fabric.autocast():  # as the module runs in: what is added may run parts of it again
+                more = None if extra is None else extra(input, output)
             if more is not None:
                 loss = loss + more
             fabric_optimiser.zero_grad()

@@ -43,6 +43,12 @@ def test_every_comparison_method_learns_a_sequence_and_forgets_or_does_not(confi
     assert len(list((tmp_path / "run" / "learned").glob("shared*"))) == 1
 
 
+@pytest.mark.parametrize("name", [*sorted(LEARNERS), "piggyback"])
+def test_every_method_trains_in_mixed_precision(config: Make, name: str) -> None:
+    results = run(config(method=_method(name), precision="bf16-mixed", sequence=["disks", "colour"]))
+    assert [task["name"] for task in results["tasks"]] == ["disks", "colour"]
+
+
 class _Killed(BaseException):
     pass
 
