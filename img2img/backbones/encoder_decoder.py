@@ -103,7 +103,7 @@ class EncoderDecoder(nn.Module):
         return self._head_shape.in_channels
 
     def make_head(self, out_channels: int) -> nn.Module:
-        """A fresh head for `out_channels`, `Conv2d` or `Sequential(Conv2d, Upsample)`, of the same shape as `head`."""
+        """A fresh head for `out_channels`, of plain `torch.nn` classes and the same shape as `head`."""
         return self._head_shape.build(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone
 from img2img.data import build_data
 from img2img.masks import MaskedNetwork
 from img2img.masks.layers import is_weight
+from img2img.masks.task import total_bytes
 from img2img.tasks import build_task
 from img2img.training.environment import environment
 from img2img.training.evaluate import Evaluator, Network, finite
@@ -220,7 +221,7 @@ class SequenceRunner:
             "value": value,
             "figures": finite(figures),
             "train_seconds": fitted.seconds,
-            "bytes": sum(t.numel() * t.element_size() for t in model.own_tensors().values()),
+            "bytes": total_bytes(model.own_tensors()),
         }
         write_progress(self.experiment, self.progress)
         self._checkpoint(f"{name}.decoder_only").unlink()
@@ -294,9 +295,8 @@ class SequenceRunner:
             raise RuntimeError("training a task changed the backbone or broke an earlier one: a bug in img2img, please report it")
         write_progress(self.experiment, self.progress)
         remove_older(self.folder, names)
-        for path in (self.folder / "checkpoints").glob(f"{name}*.pt"):
-            if path.name.split(".")[0] == name and "decoder_only" not in path.name:
-                path.unlink()
+        for path in (self.folder / "checkpoints").glob(f"{name}.*"):  # of all phases; no task's name has a dot
+            path.unlink()
         logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], ready.task.trivial_name, trivial[metric])
         if changes:
             logger.info("earlier tasks: largest change of an output %g", max(changes.values()))

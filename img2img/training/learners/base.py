@@ -38,11 +38,12 @@ class Ready:
     parts: Parts
     options: TrainOptions
 
-    def batches(self, seed: int) -> TrainBatches:
-        """The training pictures, augmented, in the order of `seed`."""
+    def batches(self, seed: int, *, batch_size: int | None = None) -> TrainBatches:
+        """The training pictures, augmented, in the order of `seed`; `batch_size` in place of the task's."""
         options = self.options
         augment = Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)
-        return TrainBatches(self.parts.train, augment, batch_size=options.batch_size, seed=seed, workers=options.workers)
+        size = options.batch_size if batch_size is None else batch_size
+        return TrainBatches(self.parts.train, augment, batch_size=size, seed=seed, workers=options.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +106,10 @@ class Learner(ABC):
     for every other one. Both give the trainings to be done, one after another, and go on when each is done.
 
     Attributes:
-        forgets: later tasks may change earlier ones' outputs.
         learns_first: the first task is learned like any other, from random weights; the backbone is not used.
     """
 
     name: ClassVar[str] = ""
-    forgets: ClassVar[bool] = False
     learns_first: ClassVar[bool] = False
     context: Context = field(init=False, repr=False)
 

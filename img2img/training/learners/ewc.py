@@ -7,8 +7,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from img2img.data.augment import Augment
-from img2img.data.loader import TrainBatches
 from img2img.training.learners.base import Context, Phase, in_range
 from img2img.training.learners.shared import SharedLearner, within
 
@@ -79,10 +77,7 @@ class EWC(SharedLearner):
     def fisher(self, name: str) -> dict[str, Tensor]:
         """The diagonal of a task's Fisher information, by parameter: mean squared gradients over `samples` pictures."""
         ready, model = self.context.ready[name], self.model
-        options = ready.options
-        augment = Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)
-        seed = self.context.experiment.seed_of(f"{name} fisher")
-        pictures = TrainBatches(ready.parts.train, augment, batch_size=1, seed=seed)
+        pictures = ready.batches(self.context.experiment.seed_of(f"{name} fisher"), batch_size=1)
         model.train_only(name)
         model.eval()
         model.active = name

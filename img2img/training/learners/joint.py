@@ -14,6 +14,7 @@ from img2img.errors import InputError
 from img2img.metrics.sequence import skill
 from img2img.tasks import Task
 from img2img.tasks.base import Example
+from img2img.training.evaluate import Network
 from img2img.training.learners.base import Context, Phase
 from img2img.training.learners.shared import SharedLearner, SharedNetwork, SharedNorm, within
 
@@ -80,7 +81,6 @@ class Joint(SharedLearner):
     """
 
     name: ClassVar[str] = "joint"
-    forgets: ClassVar[bool] = False
     norm: SharedNorm = "own"
 
     def begin(self, context: Context) -> None:
@@ -90,6 +90,7 @@ class Joint(SharedLearner):
         for name in self._names:
             self.add(name, context.head(name))
         self._trained = False
+        self._trivial: dict[str, float] = {}
 
     def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
         """Train all tasks, the first again."""
@@ -120,12 +121,16 @@ class Joint(SharedLearner):
         """
         skills = []
         for name in self._names:
-            task, pictures = self.context.ready[name].task, self.context.ready[name].parts.val
-            value, trivial = (
-                self.context.evaluator.figures(network, task, pictures)[task.metric] for network in (self.network(name), None)
-            )
-            skills.append(skill(value, trivial, higher_is_better=task.higher_is_better))
+            if name not in self._trivial:  # measured once, since it never changes
+                self._trivial[name] = self._figure(None, name)
+            higher = self.context.ready[name].task.higher_is_better
+            skills.append(skill(self._figure(self.network(name), name), self._trivial[name], higher_is_better=higher))
         return sum(math.nan if s is None else s for s in skills) / len(skills)
+
+    def _figure(self, network: Network | None, name: str) -> float:
+        """The deciding figure on the validation pictures; of the trivial baseline for None."""
+        ready = self.context.ready[name]
+        return self.context.evaluator.figures(network, ready.task, ready.parts.val)[ready.task.metric]
 
     def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
         """The network; its tasks must be the sequence's.

@@ -36,7 +36,6 @@ class PackNet(SharedLearner):
     """
 
     name: ClassVar[str] = "packnet"
-    forgets: ClassVar[bool] = False
     norm: SharedNorm = "own"
     first: float = 0.5
     later: float = 0.75

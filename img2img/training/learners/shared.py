@@ -72,7 +72,7 @@ class SharedNetwork(nn.Module):
         norm = self.norms[name] if self._norm == "own" else None
         return norm.tensors() if isinstance(norm, NormState) else {}
 
-    def train_only(self, *names: str, trunk: bool = True, heads: bool = True) -> None:
+    def train_only(self, *names: str, trunk: bool = True) -> None:
         """Let gradients reach the trunk and what the named tasks own, and nothing else.
 
         A trunk that is not trained stays in evaluation mode, so that its features do not change by running statistics either.
@@ -85,7 +85,7 @@ class SharedNetwork(nn.Module):
             for name in self.roles.norm_parameters:
                 tensors[name].requires_grad_(False)
         for name in names:
-            self.heads[name].requires_grad_(heads)
+            self.heads[name].requires_grad_(True)
             if self._norm == "own":
                 self.norms[name].requires_grad_(trunk)
 
@@ -120,7 +120,6 @@ class SharedLearner(Learner):
     """
 
     norm: SharedNorm = "shared"
-    forgets: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         one_of(self.name, "norm", self.norm, ("shared", "own", "frozen"))
