@@ -186,7 +186,8 @@ class Experiment:
         index = list(self.sequence).index(name)
         if backbone:
             config = self.task(name)
-            train = {key: value for key, value in vars(self.train_options(name)).items() if key not in ("mask_lr", "head_lr")}
+            unused = ("mask_lr", "head_lr", "head_first")
+            train = {key: value for key, value in vars(self.train_options(name)).items() if key not in unused}
             options = {"task": config.task, "data": config.data, "train": train, "backbone": self.backbone, "seed": self.seed}
             options |= {"precision": self.precision, "channels_last": self.channels_last}
             return hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode()).hexdigest()

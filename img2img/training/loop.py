@@ -19,6 +19,7 @@ from img2img.tasks.base import Example
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.log import TrainingLog
 from img2img.training.options import TrainOptions
+from img2img.training.settle import settle
 
 
 class TrainingDivergedError(RuntimeError):
@@ -92,6 +93,7 @@ def fit(
     checkpoint: Path,
     fingerprint: str,
     extra: Callable[[Tensor, Tensor], Tensor | None] | None = None,
+    head: nn.Module | None = None,
     progress: Progress | None = None,
     channels_last: bool = False,
 ) -> Fitted:
@@ -111,6 +113,7 @@ def fit(
         checkpoint: the file of the running training.
         fingerprint: a hash of whatever the training depends on; a checkpoint of another one is refused.
         extra: `extra(input, output)` is added to the loss, a penalty or a distillation; None for nothing.
+        head: the part of `module` that is trained alone at first, see `TrainOptions.head_first`; None: all from the start.
         progress: told about each logged step.
         channels_last: run pictures in this memory format; the module's weights should be in it.
 
@@ -138,15 +141,24 @@ def fit(
             flips.go_on_from(saved["seen"])
     log.start(rows, mask_rows)
     began = time.monotonic() - seconds
+    alone = 0 if head is None else int(options.head_first * options.steps)
+    waiting = _all_but(head, module) if head is not None and start < alone else []
+    for parameter in waiting:
+        parameter.requires_grad_(False)
+
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
     module.train()
 
     for step, batch in zip(range(start, options.steps), batches.iterate(start), strict=False):
         factor = schedule(step, options)
         for group in optimiser.param_groups:
             group["lr"] = group["base_lr"] * factor
+        if step == alone:
+            for parameter in waiting:
+                parameter.requires_grad_(True)
         with explained_out_of_memory(options):
             example = task.example(batch.to(fabric.device))
-            input = example.input.contiguous(memory_format=torch.channels_last) if channels_last else example.input
+            input = example.input.contiguous(memory_format=memory_format)
             output = wrapped(input)
             loss = task.loss(output, example)
             with fabric.autocast():  # as the module runs in: what is added may run parts of it again
@@ -168,6 +180,9 @@ def fit(
         validated = done % options.val_every == 0 or done == options.steps
         value = None
         if validated:
+            examples = (task.example(batch.to(fabric.device)) for batch in batches.iterate(done))
+            inputs = (example.input.contiguous(memory_format=memory_format) for example in examples)
+            settle(module, wrapped, inputs, options.norm_batches)
             module.eval()
             value = validate()
             module.train()
@@ -220,6 +235,12 @@ def _optimiser(module: nn.Module, options: TrainOptions) -> torch.optim.Adam:
     lr = options.head_lr if masked and options.head_lr is not None else options.lr
     groups = [{"params": scores, "lr": options.mask_lr}, {"params": others, "lr": lr}]
     return torch.optim.Adam([g | {"base_lr": g["lr"]} for g in groups if g["params"]], fused=True)
+
+
+def _all_but(head: nn.Module, module: nn.Module) -> list[nn.Parameter]:
+    """What is trained of `module`, less `head`."""
+    known = {id(p) for p in head.parameters()}
+    return [p for p in module.parameters() if p.requires_grad and id(p) not in known]
 
 
 def schedule(step: int, options: TrainOptions) -> float:

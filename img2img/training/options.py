@@ -19,7 +19,11 @@ class TrainOptions:
         mask_lr: Adam's learning rate of the mask scores.
         lr: Adam's learning rate of networks, or parts of them, that are trained themselves.
         head_lr: that of a masked task's norm state and head, which bear higher ones while the weights stand still; None: `lr`.
+        head_first: the share of the steps, the first ones, in which the new head alone is trained. A fresh head sends the rest
+            gradients that mean nothing, and scores or weights that followed them do not come back.
         warmup: steps over which the learning rates rise from 0; a cosine to 0 follows.
+        norm_batches: training batches over which normalisation statistics are averaged before each validation, see `settle`; 0
+            leaves the running averages as they are.
         val_every: steps between two validations; the best one's state is kept.
         checkpoint_every: steps between two checkpoints.
         log_every: steps between two rows of the log; also how often the loss is checked for NaN on a GPU.
@@ -35,7 +39,9 @@ class TrainOptions:
     mask_lr: float = 1e-3
     lr: float = 1e-3
     head_lr: float | None = None
+    head_first: float = 0.0
     warmup: int = 20
+    norm_batches: int = 0
     val_every: int = 100
     checkpoint_every: int = 200
     log_every: int = 20
@@ -48,3 +54,7 @@ class TrainOptions:
         for name in ("mask_lr", "lr", "head_lr"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"train.{name}={getattr(self, name)}: expected more than 0")
+        if not 0 <= self.head_first < 1:
+            raise InputError(f"train.head_first={self.head_first}: expected a share of the steps, at least 0 and below 1")
+        if self.norm_batches < 0:
+            raise InputError(f"train.norm_batches={self.norm_batches}: expected 0 or more")

@@ -214,7 +214,7 @@ class SequenceRunner:
         torch.manual_seed(self.experiment.seed_of(name))
         model = PartlyTrained(self.network, self._backbone.make_head(ready.task.out_channels), ("decoder", HEAD))
         self._place(model)
-        fitted = self._fit(name, Phase(module=model), f"{name}.decoder_only")
+        fitted = self._fit(name, Phase(module=model, head=model.head), f"{name}.decoder_only")
         figures = self.evaluator.figures(model, ready.task, ready.parts.test)
         value = figures[ready.task.metric]
         self.progress["decoder_only"][name] = {
@@ -247,6 +247,7 @@ class SequenceRunner:
                 checkpoint=self._checkpoint(what),
                 fingerprint=fingerprint or experiment.fingerprint(name),
                 extra=phase.extra,
+                head=phase.head,
                 progress=None if self._progress_for is None else self._progress_for(what, options.steps),
                 channels_last=experiment.channels_last,
             )

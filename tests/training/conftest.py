@@ -59,6 +59,8 @@ def config(disk_data: Path, tmp_path: Path) -> Callable[..., Config]:
                 "lr": 1e-2,
                 "mask_lr": 1e-2,
                 "warmup": 0,
+                "head_first": 0.25,
+                "norm_batches": 4,
             },
             "tasks": {
                 "disks": {"task": {"kind": "segmentation"}, "data": labelled},

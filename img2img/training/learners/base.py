@@ -82,6 +82,7 @@ class Phase:
     Attributes:
         module: from inputs to the raw output of the task.
         extra: what is added to the task's loss.
+        head: the part of `module` that `train.head_first` trains alone at first; None where the head is not fresh.
         suffix: tells the trainings of one task apart, in the names of logs and checkpoints.
         steps: in place of the task's, of which methods with several phases share out the same number.
         objective: what is trained for, `batches` and `validate` with it, where that is not the task alone.
@@ -91,6 +92,7 @@ class Phase:
 
     module: nn.Module
     extra: ExtraLoss | None = None
+    head: nn.Module | None = None
     suffix: str = ""
     steps: int | None = None
     objective: Objective | None = None

@@ -56,7 +56,7 @@ class EWC(SharedLearner):
         """Train under the penalty, then hold back what this task needs, too."""
         self.add(name, self.context.head(name))
         self.model.train_only(name)
-        yield Phase(module=self.model, extra=lambda input, output: self.penalty())
+        yield Phase(module=self.model, head=self.model.heads[name], extra=lambda input, output: self.penalty())
         self._consolidate(name)
 
     def penalty(self) -> Tensor:

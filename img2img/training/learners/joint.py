@@ -106,6 +106,7 @@ class Joint(SharedLearner):
         ready, experiment = self.context.ready, self.context.experiment
         yield Phase(
             module=self.model,
+            head=self.model.heads,
             suffix=".joint",
             steps=sum(ready[n].options.steps for n in self._names),
             objective=JointTask({n: ready[n].task for n in self._names}, self.model),

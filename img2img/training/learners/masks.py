@@ -48,7 +48,7 @@ class MaskLearner(Learner):
         network.add_task(name, method, head=self.context.head(name), norm=experiment.norm, start_from=start_from)
         self.context.place(network)
         module = network.task_module(name)
-        yield Phase(module=module, extra=lambda input, output: module.state.penalty())
+        yield Phase(module=module, head=module.state.head, extra=lambda input, output: module.state.penalty())
         network.freeze_task(name)
 
     def abandon(self, name: str) -> None:

@@ -86,7 +86,7 @@ class PackNet(SharedLearner):
         self.model.train_only(name)
         for key in self.model.roles.fixed_parameters:
             self.model.trunk.get_parameter(key).requires_grad_(False)
-        return Phase(module=self.model, suffix=suffix, steps=steps)
+        return Phase(module=self.model, head=None if suffix else self.model.heads[name], suffix=suffix, steps=steps)
 
     @torch.no_grad()
     def prune(self, fraction: float) -> None:

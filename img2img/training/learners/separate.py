@@ -41,6 +41,11 @@ class PartlyTrained(nn.Module):
         y: Tensor = self.model(x)
         return y
 
+    @property
+    def head(self) -> nn.Module:
+        """The task's head."""
+        return self.model.get_submodule(HEAD)
+
     def own_tensors(self) -> dict[str, Tensor]:
         """What the task has to store: the trained children, with their normalisation state, by name."""
         tensors = self.model.state_dict()
@@ -72,7 +77,8 @@ class SeparateNetworks(Learner):
 
     def learn(self, name: str) -> Iterator[Phase]:
         """Train a copy of the backbone."""
-        yield Phase(module=self._add(name, self.context.head(name)))
+        network = self._add(name, self.context.head(name))
+        yield Phase(module=network, head=None if self.learns_first else network.head)  # from scratch all of it is fresh
 
     def _add(self, name: str, head: nn.Module) -> PartlyTrained:
         network = self._networks[name] = PartlyTrained(self._start(), head, self.trained)

@@ -184,4 +184,4 @@ class Sequential(SharedLearner):
         """Train everything that is shared, and the new head."""
         self.add(name, self.context.head(name))
         self.model.train_only(name)
-        yield Phase(module=self.model)
+        yield Phase(module=self.model, head=self.model.heads[name])

@@ -1,0 +1,176 @@
+"""Statistics averaged while the weights stand still, by hand, and the head that is trained alone at first, in the loop."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from tiny_learners import begun, changed, context, first, small_backbone, snapshot, transformer
+from torch import Tensor, nn
+
+from img2img import InputError
+from img2img.bundle import HEAD
+from img2img.masks import MaskedNetwork, Piggyback
+from img2img.training.learners import EWC, FineTune, HeadOnly, Joint, LwF, PackNet, Phase, Ready, Scratch, Sequential
+from img2img.training.log import TrainingLog
+from img2img.training.loop import fit
+from img2img.training.options import TrainOptions
+from img2img.training.settle import settle
+
+
+def _inputs(count: int, channels: int = 3) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(4, channels, 5, 5, generator=generator) * (i + 1) for i in range(count)]
+
+
+def test_the_statistics_are_those_of_the_later_passes() -> None:
+    # With momentum 1 a running statistic is the last batch's, so that the mean can be taken over the batches themselves.
+    norm = nn.BatchNorm2d(3, momentum=1.0)
+    inputs = _inputs(8)
+    settle(norm, norm, iter(inputs), 8)
+    torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in inputs[2:]]).mean(0))
+    variances = torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in inputs[2:]])
+    torch.testing.assert_close(norm.running_var, variances.mean(0))
+
+
+def test_with_a_momentum_the_running_averages_are_averaged() -> None:
+    norm = nn.BatchNorm2d(3, momentum=0.1)
+    inputs, mean, means = _inputs(6), torch.zeros(3), []
+    for x in inputs:
+        mean = 0.9 * mean + 0.1 * x.mean((0, 2, 3))
+        means.append(mean)
+    settle(norm, norm, iter(inputs), 6)
+    torch.testing.assert_close(norm.running_mean, torch.stack(means[1:]).mean(0))
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 5])
+def test_any_number_of_passes_will_do(passes: int) -> None:
+    norm = nn.BatchNorm2d(3)
+    settle(norm, norm, iter(_inputs(9)), passes)
+    assert norm.num_batches_tracked == passes
+    assert changed(snapshot(nn.BatchNorm2d(3)), norm) >= {"running_mean", "running_var"}
+
+
+def test_no_passes_and_frozen_statistics_change_nothing() -> None:
+    norm = nn.BatchNorm2d(3)
+    before = snapshot(norm)
+    settle(norm, norm, iter(_inputs(3)), 0)
+    assert not changed(before, norm)
+    calls = []
+
+    def run(x: Tensor) -> Tensor:
+        calls.append(x)
+        norm.eval()
+        return norm(x)  # type: ignore[no-any-return]
+
+    settle(norm, run, iter(_inputs(9)), 9)
+    assert not changed(before, norm)
+    assert len(calls) == 1, "the rest of the passes would change nothing either"
+
+
+def test_a_task_settles_its_own_statistics_and_never_the_backbones() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    network = MaskedNetwork(plain, head="2")
+    network.add_task("a", Piggyback(), head=nn.Conv2d(4, 2, 1))
+    network.add_task("b", Piggyback(), head=nn.Conv2d(4, 2, 1))
+    module, other = network.task_module("a"), snapshot(network.state("b"))
+    before = snapshot(module.state)
+    settle(module, module, iter(_inputs(5)), 5)
+    moved = changed(before, module.state)
+    assert len(moved) == 3
+    assert all("running" in name or "num_batches" in name for name in moved), moved
+    assert not changed(other, network.state("b"))
+    assert network.hash_backbone() == network.backbone_sha256
+
+
+# ---------------------------------------------------------------------- the head that is trained alone at first
+
+
+def _fit(learner: Any, name: str, folder: Path, **options: Any) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
+    """Each training of a task through the real loop: its module, and how that was before."""
+    ready = learner.context.ready[name]
+    for i, phase in enumerate(learner.learn(name)):
+        before = snapshot(phase.module)
+        _train(phase, ready, folder, f"{name}{i}", **options)
+        yield phase.module, before
+
+
+def _train(phase: Phase, ready: Ready, folder: Path, what: str, **options: Any) -> None:
+    trainable = {n for n, p in phase.module.named_parameters() if p.requires_grad}
+    with TrainingLog(folder, what) as log:
+        fit(
+            phase.module,
+            phase.objective or ready.task,
+            phase.batches or ready.batches(1),
+            lambda: 0.0,
+            TrainOptions(**{"batch_size": 2, "crop": 8, "warmup": 0} | options),
+            fabric=Fabric(accelerator="cpu", devices=1),
+            log=log,
+            checkpoint=folder / f"{what}.pt",
+            fingerprint="",
+            extra=phase.extra,
+            head=phase.head,
+        )
+    assert {n for n, p in phase.module.named_parameters() if p.requires_grad} == trainable, "all learns again in the end"
+
+
+def _weights(names: set[str], module: nn.Module) -> set[str]:
+    return names & {name for name, _ in module.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", [FineTune, Sequential, EWC, PackNet])
+def test_at_first_the_head_alone_learns(kind: Any, tmp_path: Path) -> None:
+    learner = begun(kind(), context(steps=5))
+    first(learner)
+    module, before = next(_fit(learner, "colour", tmp_path, head_first=0.7, steps=4, val_every=2))
+    # Validations are at steps 2 and 4 and all are alike, so that the state is that of step 2, when the head alone had learned.
+    moved = _weights(changed(before, module), module)
+    assert moved
+    assert all("head" in name for name in moved), moved
+
+
+@pytest.mark.parametrize("kind", [FineTune, Sequential, EWC, PackNet])
+def test_then_all_learns(kind: Any, tmp_path: Path) -> None:
+    learner = begun(kind(), context(steps=5))
+    first(learner)
+    module, before = next(_fit(learner, "colour", tmp_path, head_first=0.7, steps=4, val_every=4))
+    moved = _weights(changed(before, module), module)
+    assert any("head" in name for name in moved)
+    assert any("encoder" in name for name in moved)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_scores_and_norm_state_of_a_masked_task_wait_too(later: bool, tmp_path: Path) -> None:
+    ready = context().ready["colour"]
+    network = MaskedNetwork(small_backbone(), head=HEAD)
+    network.add_task("colour", Piggyback(), head=small_backbone().make_head(2))
+    module = network.task_module("colour")
+    before = snapshot(module.state)
+    phase = Phase(module=module, head=module.state.head)
+    options = {"steps": 4, "val_every": 4 if later else 2, "head_first": 0.7}
+    _train(phase, ready, tmp_path, "colour", **options)
+    moved = _weights(changed(before, module.state), module.state)
+    assert any("masks" in name for name in moved) == later
+    assert any("norm" in name for name in moved) == later
+    assert any("head" in name for name in moved)
+
+
+def test_where_the_head_is_not_what_is_fresh_nothing_waits() -> None:
+    scratch = begun(Scratch(), context(transformer(), steps=2))
+    assert next(scratch.learn("colour")).head is None
+    packnet, lwf = begun(PackNet(), context(steps=6)), begun(LwF(), context(steps=6))
+    for learner in (packnet, lwf):
+        first(learner)
+    assert [phase.head is None for phase in packnet.learn("colour")] == [False, True], "not again before retraining"
+    assert [phase.head is None for phase in lwf.learn("colour")] == [True, True], "the paper's own warm-up step"
+    joint = begun(Joint(), context(steps=2))
+    assert next(joint.learn("classes")).head is joint.model.heads
+    assert next(begun(HeadOnly(), context(steps=2)).learn("colour")).head is not None
+
+
+@pytest.mark.parametrize(("options", "message"), [({"head_first": 1.0}, "below 1"), ({"norm_batches": -1}, "0 or more")])
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainOptions(steps=3, **options)
