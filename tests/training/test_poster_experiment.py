@@ -43,6 +43,7 @@ SMALL = [
     "train.val_every=2",
     "train.log_every=2",
     "train.warmup=0",
+    "train.norm_batches=2",
     "train.workers=0",
     "panels=1",
     "accelerator=cpu",
