@@ -72,7 +72,8 @@ def test_methods_of_one_seed_come_together_and_a_method_may_have_fewer_seeds(tmp
 
 def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path) -> None:
     suite, pipeline, store = _suite(), ROOT / "pipelines" / "image_to_image.py", tmp_path / "store"
-    small = ["sequence=[shapes,landscape]", "decoder_only=[]", "train.steps=2", "train.val_every=2", "train.norm_batches=2", "threads=1"]
+    small = ["sequence=[shapes,landscape]", "decoder_only=[]", "train.steps=2", "train.val_every=2", "threads=1"]
+    small += ["train.norm_batches=2"]
     small += [f"tasks.{name}.data.count={{train: 4, val: 2, test: 2}}" for name in ("shapes", "landscape")]
     first = [s for s in small if not s.startswith("sequence")]
     assert run_jobs(pipeline, backbone_jobs(suite, tmp_path, [0], first), parallel=1, store=None) == []
