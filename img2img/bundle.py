@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,16 @@ HEAD = "head"
 """The submodule of every `EncoderDecoder` that tasks replace."""
 
 
-def save_backbone(folder: str | os.PathLike[str], network: MaskedNetwork, spec: Mapping[str, Any]) -> None:
-    """Write the backbone of `network`, without a head, and a `bundle.json` without tasks."""
+def save_backbone(
+    folder: str | os.PathLike[str], network: MaskedNetwork, spec: Mapping[str, Any], select: Sequence[str] | None = None
+) -> None:
+    """Write the backbone of `network`, without a head, and a `bundle.json` without tasks; `select` is what it was made with."""
     folder = Path(folder)
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.backbone.state_dict().items()}
     blob = safetensors.torch.save(tensors, metadata={"format": FORMAT})
     write_bytes(folder / "backbone.safetensors", blob)
     description = {"format": FORMAT, "version": VERSION, "sha256": network.backbone_sha256, "spec": dict(spec)}
-    write_json(folder / "bundle.json", description | {"tasks": [], "bases": {}})
+    write_json(folder / "bundle.json", description | {"select": list(select or ["*"]), "tasks": [], "bases": {}})
 
 
 def add_task_to_bundle(
@@ -75,9 +77,12 @@ def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if isinstance(version, int) and version != VERSION:
         remedy = "upgrade it" if version > VERSION else "use the img2img that wrote it, or run the experiment again"
         raise InputError(f"{path} has version {version}, this img2img reads {VERSION}: {remedy}")
-    form = {"format": str, "version": int, "sha256": str, "spec": dict, "tasks": list, "bases": dict}
+    form = {"format": str, "version": int, "sha256": str, "spec": dict, "select": list, "tasks": list, "bases": dict}
+    if isinstance(description, dict):
+        description.setdefault("select", ["*"])  # bundles had none at first
     wrong = [k for k, kind in form.items() if not isinstance(description, dict) or not isinstance(description.get(k), kind)]
-    if wrong or description["format"] != FORMAT or not all(isinstance(name, str) for name in description["tasks"]):
+    texts = [] if wrong else [*description["select"], *description["tasks"]]
+    if wrong or description["format"] != FORMAT or not all(isinstance(text, str) for text in texts):
         raise InputError(
             f"{path} is no description of a bundle (wrong or missing: {wrong or ['format']}): restore it from a copy"
         )
@@ -121,7 +126,7 @@ def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedN
         raise InputError(
             f"{path} does not fit the network that bundle.json describes: {odd[:3]} missing or unexpected; copy both"
         )
-    network = MaskedNetwork(backbone, head=HEAD)
+    network = MaskedNetwork(backbone, head=HEAD, select=description["select"])
     if network.backbone_sha256 != description["sha256"]:
         raise InputError(
             f"the backbone in {path} has the SHA-256 {network.backbone_sha256[:12]}…, bundle.json says "

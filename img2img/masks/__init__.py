@@ -11,6 +11,7 @@ from img2img.masks.methods.affine import Affine
 from img2img.masks.methods.identity import Identity
 from img2img.masks.methods.impresslearn import ImpressLearn
 from img2img.masks.methods.ksm import KSM
+from img2img.masks.methods.mixed import Mixed, OwnWeight
 from img2img.masks.methods.piggyback import Piggyback
 from img2img.masks.methods.supsup import SupSup
 from img2img.masks.network import MaskedNetwork
@@ -29,6 +30,8 @@ __all__ = [
     "Mask",
     "MaskMethod",
     "MaskedNetwork",
+    "Mixed",
+    "OwnWeight",
     "Piggyback",
     "SupSup",
     "TaskModule",

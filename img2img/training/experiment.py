@@ -56,6 +56,8 @@ class Experiment:
         first_from: the folder of another run with the same first task and seed, from which the trained backbone is taken in place
             of training it again: so that several methods start from the very same one.
         select: patterns of the names of the weights that are masked, such as `["decoder.*"]`; None for all.
+        own: patterns of the names of weights of which each masked task trains a copy of its own in place of a mask, such as
+            `["decoder.blocks.4.*"]`, see `masks.Mixed`; None for none.
         seed: of everything random.
         resume: "auto" goes on with what is in the run folder; "never" refuses a folder that holds a run.
         batch_size: of evaluations.
@@ -79,6 +81,7 @@ class Experiment:
     decoder_only: Sequence[str] = ()
     first_from: str | None = None
     select: Sequence[str] | None = None
+    own: Sequence[str] | None = None
     seed: int = 0
     resume: Literal["auto", "never"] = "auto"
     batch_size: int = 8
@@ -197,6 +200,7 @@ class Experiment:
             "method": self.method_of(name),
             "norm": self.norm,
             "select": self.select,
+            "own": self.own,
             "earlier": self._needed_by(name),
             "backbone": self.backbone,
             "first": self.sequence[0] if self.mode == "first_task" else None,

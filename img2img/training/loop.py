@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from img2img.masks import TaskModule
+from img2img.masks import OwnWeight, TaskModule
 from img2img.masks.analysis import FlipMeter
 from img2img.tasks.base import Example
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
@@ -227,14 +227,21 @@ def fit(
 
 
 def _optimiser(module: nn.Module, options: TrainOptions) -> torch.optim.Adam:
-    """Adam with the scores' own rate, and no weight decay, which would pull scores to the threshold."""
-    masked = isinstance(module, TaskModule)
-    scores = list(module.state.masks.parameters()) if isinstance(module, TaskModule) else []
-    known = {id(p) for p in scores}
-    others = [p for p in module.parameters() if p.requires_grad and id(p) not in known]
-    lr = options.head_lr if masked and options.head_lr is not None else options.lr
-    groups = [{"params": scores, "lr": options.mask_lr}, {"params": others, "lr": lr}]
-    return torch.optim.Adam([g | {"base_lr": g["lr"]} for g in groups if g["params"]], fused=True)
+    """Adam with rates of their own for scores, for a masked task's norm state and head, and for weights; no weight decay, which
+    would pull scores to the threshold.
+    """
+    scores: list[nn.Parameter] = []
+    weights = [p for p in module.parameters() if p.requires_grad]
+    others: list[nn.Parameter] = []
+    if isinstance(module, TaskModule):
+        masks = list(module.state.masks.children())
+        scores = [p for mask in masks if not isinstance(mask, OwnWeight) for p in mask.parameters()]
+        known = {id(p) for p in module.state.masks.parameters()}
+        others = [p for p in weights if id(p) not in known]
+        weights = [p for mask in masks if isinstance(mask, OwnWeight) for p in mask.parameters()]
+    head_lr = options.lr if options.head_lr is None else options.head_lr
+    groups = [(scores, options.mask_lr), (others, head_lr), (weights, options.lr)]
+    return torch.optim.Adam([{"params": p, "lr": lr, "base_lr": lr} for p, lr in groups if p], fused=True)
 
 
 def _all_but(head: nn.Module, module: nn.Module) -> list[nn.Parameter]:

@@ -16,6 +16,7 @@ from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone
 from img2img.data import build_data
 from img2img.masks import MaskedNetwork
 from img2img.masks.layers import is_weight
+from img2img.masks.methods.mixed import check_patterns
 from img2img.masks.task import total_bytes
 from img2img.tasks import build_task
 from img2img.training.environment import environment
@@ -129,13 +130,14 @@ class SequenceRunner:
         backbone = build_backbone({**self.experiment.backbone_options, "out_channels": first.task.out_channels})
         self._set_up(backbone)
         if not self._first_trains_backbone:
-            save_backbone(bundle, self.network, backbone.spec)
+            save_backbone(bundle, self.network, backbone.spec, self.experiment.select)
             self.learner.begin(self._context())
 
     def _set_up(self, backbone: EncoderDecoder) -> None:
         self._backbone = backbone
         select = self.experiment.select
         self.network = MaskedNetwork(backbone, head=HEAD, select=is_weight if select is None else list(select))
+        check_patterns(self.experiment.own or (), self.network.roles.masked)
         self._place(self.network)
         self.evaluator = Evaluator(
             stride=backbone.stride,
@@ -158,7 +160,7 @@ class SequenceRunner:
     def _train_backbone(self, name: str) -> dict[str, Any]:
         """Train the whole network on the first task and freeze it; the method takes that task over."""
         entry = self._taken_backbone(name) or self._trained_backbone(name)
-        save_backbone(self.folder / "bundle", self.network, self._backbone.spec)
+        save_backbone(self.folder / "bundle", self.network, self._backbone.spec, self.experiment.select)
         self.learner.begin(self._context())
         _, fitted = self._fit_phases(name, self.learner.adopt(name, self._backbone.get_submodule(HEAD)))
         return entry | self._entry(name, entry["before"], fitted) if fitted else entry

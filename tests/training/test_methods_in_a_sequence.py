@@ -45,6 +45,28 @@ def test_a_task_may_have_a_method_of_its_own(config: Make, tmp_path: Path) -> No
     assert [network.state(t).method.name for t in network.tasks()] == ["identity", "piggyback", "ksm"]
 
 
+def test_tasks_may_have_weights_of_their_own_and_leave_others_as_they_are(config: Make, tmp_path: Path) -> None:
+    changed = config(own=["decoder.1.*"], select=["decoder.*", "encoder.3.*"])
+    results = run(changed)
+    assert results["forgetting"]["max_abs_output_change"] == 0.0
+    network, _ = load_bundle(tmp_path / "run" / "bundle")
+    masked = {name: type(mask).__name__ for name, mask in network.state("edges").named_masks()}
+    assert masked.pop("decoder.1.0.weight") == "OwnWeight"
+    assert sorted(masked) == ["decoder.0.0.weight", "encoder.3.conv1.0.weight", "encoder.3.conv2.0.weight"]
+    assert set(masked.values()) == {"PiggybackMask"}
+    learned = [dict(network.state(task).named_masks())["decoder.1.0.weight"].weight for task in ("colour", "edges")]
+    frozen = network.masked_weights()["decoder.1.0.weight"]
+    assert all(float((weight - frozen).abs().max()) > 0.005 for weight in learned), "they learn at train.lr"
+    assert not torch.equal(*learned)
+    assert [t["value"] for t in run(changed)["tasks"]] == [t["value"] for t in results["tasks"]], "measured again from the bundle"
+
+
+def test_patterns_of_own_weights_that_fit_nothing_are_refused_before_training(config: Make, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"own='nothing\.\*' fits no weight that is masked; among them are"):
+        run(config(own=["nothing.*"]))
+    assert not (tmp_path / "run" / "bundle").exists()
+
+
 @pytest.mark.parametrize("start", ["colour", "nearest"])
 def test_a_task_may_start_from_another(config: Make, tmp_path: Path, start: str) -> None:
     frozen = {"steps": 1, "val_every": 1, "mask_lr": 1e-12, "lr": 1e-12}

@@ -1,0 +1,152 @@
+"""Mixed training: some weights are the task's own and learned themselves, the others are masked (Piggyback, section 6)."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from img2img.errors import InputError
+from img2img.masks.base import Mask, MaskMethod, build_method, check_parts
+from img2img.masks.basis import Basis
+from img2img.masks.layers import Layer
+
+
+class OwnWeight(Mask):
+    """No mask: the task's own weight in place of the backbone's, from which it starts. Float32 whatever the backbone's type."""
+
+    def __init__(self, layer: Layer, value: Tensor | None = None) -> None:
+        """`value`, frozen; or the backbone's weight, to be trained."""
+        super().__init__()
+        start = layer.weight if value is None else value
+        own = torch.empty_like(layer.weight, dtype=torch.float32, requires_grad=False).copy_(start)
+        self.weight = nn.Parameter(own, requires_grad=value is None)
+        self.frozen = value is not None
+
+    def effective(self, weight: Tensor) -> Tensor:
+        """The task's weight."""
+        return self.weight.to(weight.dtype)
+
+    def decode(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """The task's weight."""
+        return (self.weight.detach(),)
+
+    def write(self, weight: Tensor, decoded: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        """The task's weight."""
+        return out.copy_(decoded[0])
+
+    def freeze(self) -> None:
+        """Train no longer."""
+        self.weight.requires_grad_(False)
+        self.frozen = True
+
+    def stored(self) -> dict[str, Tensor]:
+        """`{"weight": float32}`."""
+        self.freeze()
+        return {"weight": self.weight.detach()}
+
+    def binary(self) -> None:
+        """None: nothing is masked."""
+        return
+
+    @torch.no_grad()
+    def start_from(self, other: Mask) -> None:
+        """Another task's own weight, where it has one."""
+        if isinstance(other, OwnWeight):
+            self.weight.copy_(other.weight)
+        self.weight.requires_grad_(True)
+        self.frozen = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed(MaskMethod):
+    """`method` on all weights but those that fit the patterns `own`, of which the task has a trained copy.
+
+    The paper has it for FCN-32s (figure 4): new layers are learned from scratch, those below are masked. Here it also serves
+    small weights near the output of an encoder-decoder, where a mask has little to choose from and a copy costs little. Such
+    weights learn at the rate of a network that is trained itself (`TrainOptions.lr`).
+
+    Attributes:
+        method: how the others are masked; or its name and options as a config has them.
+        own: shell patterns for whole weight names, such as `"decoder.blocks.4.*"`; each must fit a weight.
+    """
+
+    name: ClassVar[str] = "mixed"
+    method: MaskMethod | Mapping[str, Any]
+    own: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.method, Mapping):
+            options = dict(self.method)
+            name = options.pop("name", None)
+            if name == self.name:  # a forged file could nest without end
+                raise InputError("mixed of mixed: name all patterns in one")
+            object.__setattr__(self, "method", build_method(name, options))
+        if isinstance(self.own, str) or not self.own or not all(isinstance(p, str) for p in self.own):
+            raise InputError(f"mixed own={self.own!r}: expected a list of patterns of weight names, one or more")
+        object.__setattr__(self, "own", tuple(self.own))
+
+    def options(self) -> dict[str, Any]:
+        """The options as plain JSON values."""
+        return {"method": {"name": self.inner.name, **self.inner.options()}, "own": list(self.own)}
+
+    @property
+    def inner(self) -> MaskMethod:
+        """How the others are masked."""
+        assert isinstance(self.method, MaskMethod)
+        return self.method
+
+    def basis_name(self) -> str | None:
+        """Of the masked weights' method."""
+        return self.inner.basis_name()
+
+    def create(self, layers: Mapping[str, Layer], bases: Mapping[str, Basis]) -> dict[str, Mask]:
+        """Copies of the backbone's weights, and fresh masks for the others."""
+        own, others = self._split(layers)
+        return self._in_order(layers, {name: OwnWeight(layer) for name, layer in own.items()}, self.inner.create(others, bases))
+
+    def restore(
+        self, stored: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, Layer], bases: Mapping[str, Basis]
+    ) -> dict[str, Mask]:
+        """Frozen weights and masks from their compact parts."""
+        own, others = self._split(layers)
+        found = {name: parts for name, parts in stored.items() if name in own}
+        check_parts(found, {name: {"weight": (torch.float32, tuple(layer.weight.shape))} for name, layer in own.items()})
+        if odd := [name for name, parts in found.items() if not parts["weight"].isfinite().all()]:
+            raise InputError(f"the task's own weight {odd[0]} has values that are no finite numbers: the task file is damaged")
+        weights: dict[str, Mask] = {
+            name: OwnWeight(layer, found[name]["weight"].to(layer.weight.device)) for name, layer in own.items()
+        }
+        rest = {name: parts for name, parts in stored.items() if name not in own}
+        return self._in_order(layers, weights, self.inner.restore(rest, others, bases))
+
+    def prepare(self, masks: Mapping[str, Mask]) -> None:
+        """Of the masked weights' method."""
+        self.inner.prepare(_masked(masks))
+
+    def penalty(self, masks: Mapping[str, Mask]) -> Tensor | None:
+        """Of the masked weights' method."""
+        return self.inner.penalty(_masked(masks))
+
+    def _split(self, layers: Mapping[str, Layer]) -> tuple[dict[str, Layer], dict[str, Layer]]:
+        check_patterns(self.own, layers)
+        own = {name: layer for name, layer in layers.items() if any(fnmatch.fnmatchcase(name, p) for p in self.own)}
+        return own, {name: layer for name, layer in layers.items() if name not in own}
+
+    @staticmethod
+    def _in_order(layers: Mapping[str, Layer], *parts: Mapping[str, Mask]) -> dict[str, Mask]:
+        return {name: part[name] for name in layers for part in parts if name in part}
+
+
+def check_patterns(own: Sequence[str], weights: Iterable[str]) -> None:
+    """Raise an `InputError` unless each pattern fits one of the weight names."""
+    names = list(weights)
+    for pattern in own:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise InputError(f"own={pattern!r} fits no weight that is masked; among them are {', '.join(names[-4:])}")
+
+
+def _masked(masks: Mapping[str, Mask]) -> dict[str, Mask]:
+    return {name: mask for name, mask in masks.items() if not isinstance(mask, OwnWeight)}
