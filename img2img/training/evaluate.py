@@ -66,6 +66,10 @@ class Evaluator:
             figures.update(task.trivial(example) if network is None else self.predict(network, task, example.input), example)
         return figures.compute()
 
+    def deciding(self, network: Network | None, task: Task, pictures: PictureSet) -> float:
+        """The one of the figures that decides."""
+        return self.figures(network, task, pictures)[task.metric]
+
     def probe_input(self, task: Task, pictures: PictureSet, count: int) -> Tensor:
         """The task's input of the first `count` pictures, cut from their top left corners to one size that the backbone takes.
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -169,7 +169,7 @@ class SequenceRunner:
         logger.info("%s: trains the backbone", name)
         torch.manual_seed(self.experiment.seed_of(name))
         self._place(self._backbone)
-        before = self._figure(self._backbone.eval(), name, "test")
+        before = self.evaluator.deciding(self._backbone.eval(), self.ready[name].task, self.ready[name].parts.test)
         fingerprint = self.experiment.fingerprint(name, backbone=True)
         fitted = self._fit(name, Phase(module=self._backbone), name, fingerprint=fingerprint)
         self._set_up(self._backbone)
@@ -203,9 +203,9 @@ class SequenceRunner:
 
     def _fit_phases(self, name: str, phases: Iterator[Phase]) -> tuple[float | None, list[Fitted]]:
         """Do the trainings of a task; the deciding figure on the test set before the first, and their outcomes."""
-        before, fitted = None, []
+        before, fitted, ready = None, [], self.ready[name]
         for phase in phases:
-            before = self._figure(phase.module.eval(), name, "test") if before is None else before
+            before = self.evaluator.deciding(phase.module.eval(), ready.task, ready.parts.test) if before is None else before
             fitted.append(self._fit(name, phase, name + phase.suffix))
         return before, fitted
 
@@ -242,7 +242,7 @@ class SequenceRunner:
                 phase.module,
                 phase.objective or ready.task,
                 phase.batches or ready.batches(experiment.seed_of(name)),
-                phase.validate or (lambda: self._figure(phase.module, name, "val")),
+                phase.validate or (lambda: self.evaluator.deciding(phase.module, ready.task, ready.parts.val)),
                 options,
                 fabric=self._fabric,
                 log=log,
@@ -253,11 +253,6 @@ class SequenceRunner:
                 progress=None if self._progress_for is None else self._progress_for(what, options.steps),
                 channels_last=experiment.channels_last,
             )
-
-    def _figure(self, network: Network, name: str, part: Literal["val", "test"]) -> float:
-        """The deciding figure of a network on a part of a task's pictures."""
-        ready = self.ready[name]
-        return self.evaluator.figures(network, ready.task, getattr(ready.parts, part))[ready.task.metric]
 
     def _entry(self, name: str, before: float | None, fitted: Sequence[Fitted]) -> dict[str, Any]:
         """What is kept of a task's trainings; the last one's validation counts."""

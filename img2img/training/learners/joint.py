@@ -14,7 +14,6 @@ from img2img.errors import InputError
 from img2img.metrics.sequence import skill
 from img2img.tasks import Task
 from img2img.tasks.base import Example
-from img2img.training.evaluate import Network
 from img2img.training.learners.base import Context, Phase
 from img2img.training.learners.shared import SharedLearner, SharedNetwork, SharedNorm, within
 
@@ -120,18 +119,14 @@ class Joint(SharedLearner):
 
         NaN where a task's figure is no number: the loop ends the training then, as it does when a task is trained alone.
         """
-        skills = []
+        skills, evaluator = [], self.context.evaluator
         for name in self._names:
+            task, pictures = self.context.ready[name].task, self.context.ready[name].parts.val
             if name not in self._trivial:  # measured once, since it never changes
-                self._trivial[name] = self._figure(None, name)
-            higher = self.context.ready[name].task.higher_is_better
-            skills.append(skill(self._figure(self.network(name), name), self._trivial[name], higher_is_better=higher))
+                self._trivial[name] = evaluator.deciding(None, task, pictures)
+            value = evaluator.deciding(self.network(name), task, pictures)
+            skills.append(skill(value, self._trivial[name], higher_is_better=task.higher_is_better))
         return sum(math.nan if s is None else s for s in skills) / len(skills)
-
-    def _figure(self, network: Network | None, name: str) -> float:
-        """The deciding figure on the validation pictures; of the trivial baseline for None."""
-        ready = self.context.ready[name]
-        return self.context.evaluator.figures(network, ready.task, ready.parts.val)[ready.task.metric]
 
     def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
         """The network; its tasks must be the sequence's.
