@@ -194,6 +194,8 @@ def test_a_run_folder_of_another_configuration_is_left_alone(config: Make, tmp_p
     ("file", "edit", "message"),
     [
         ("bundle.json", lambda t: t.replace('"tasks"', '"taks"'), "no description of a bundle"),
+        ("bundle.json", lambda t: t.replace('"*"', "5"), "no description of a bundle"),
+        ("bundle.json", lambda t: t.replace('"select": [', '"select": 5, "other": ['), "no description of a bundle"),
         ("bundle.json", lambda t: t[: len(t) // 2], "not valid JSON"),
         ("bundle.json", lambda t: t.replace('"version": 2', '"version": 9'), "upgrade"),
         ("bundle.json", lambda t: t.replace('"width": 4', '"width": 8'), "damaged or of another network"),
