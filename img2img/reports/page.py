@@ -63,7 +63,7 @@ def _view(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
         "change": forgetting["max_abs_output_change"],
         "transfer": {key: results.get("transfer", {}).get(key) for key in ("average_skill", "backward", "forward", "forgetting")},
         "disk": _disk(backbone.get("bytes"), results.get("shared_bytes"), results["tasks"]),
-        "backbone": {"mode": None, "masked_parameters": None, "bytes": None} | backbone,
+        "backbone": {"mode": None, "masked_parameters": None, "own_parameters": None, "bytes": None} | backbone,
         "method": results["method"],
         "method_meaning": text.METHODS.get(results["method"]),
         "comparison": text.COMPARISONS.get(results["method"]),

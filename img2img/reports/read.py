@@ -41,7 +41,7 @@ _TASK_MORE = {
 _RESULTS = {"schema": int, "backbone": dict, "method": str, "tasks": list, "forgetting": dict}
 _RESULTS_MORE = {"experiment": (str, type(None)), "method_options": dict, "transfer": dict, "environment": dict}
 _BACKBONE = {"name": str, "parameters": _NUMBER, "sha256": str}
-_BACKBONE_MORE = {"mode": (str, type(None)), "masked_parameters": _NUMBER, "bytes": _NUMBER}
+_BACKBONE_MORE = {"mode": (str, type(None)), "masked_parameters": _NUMBER, "own_parameters": _NUMBER, "bytes": _NUMBER}
 _FORGETTING = {"value_matrix": list, "max_abs_output_change": _NUMBER}
 
 _AGAIN = "run the experiment again, which writes it anew"

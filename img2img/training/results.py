@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from img2img.masks import MaskedNetwork
+from img2img.masks.base import METHODS
+from img2img.masks.methods.mixed import own_names
 from img2img.masks.task import total_bytes
 from img2img.metrics import sequence as transfer
 from img2img.tasks import task_class
@@ -58,6 +60,8 @@ def collect_results(
     for i in range(1, len(names)):
         with_before[i - 1][i] = tasks[i]["before"]
     forward = transfer.forward_transfer(transfer.skill_matrix(with_before, trivial, higher))
+    weights = network.masked_weights()
+    own = own_names(experiment.own or (), weights) if experiment.method["name"] in METHODS else []
     changes = [change for row in progress["changes"] for change in row.values()]
     return {
         "schema": SCHEMA,
@@ -66,7 +70,8 @@ def collect_results(
             "name": backbone_name(experiment.backbone_options),
             "mode": experiment.mode,
             "parameters": sum(p.numel() for p in network.backbone.parameters()),
-            "masked_parameters": sum(w.numel() for w in network.masked_weights().values()),
+            "masked_parameters": sum(w.numel() for name, w in weights.items() if name not in own),
+            "own_parameters": sum(weights[name].numel() for name in own),
             "bytes": total_bytes(network.backbone.state_dict()),
             "sha256": network.backbone_sha256,
         },

@@ -16,7 +16,7 @@ from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone
 from img2img.data import build_data
 from img2img.masks import MaskedNetwork
 from img2img.masks.layers import is_weight
-from img2img.masks.methods.mixed import check_patterns
+from img2img.masks.methods.mixed import own_names
 from img2img.masks.task import total_bytes
 from img2img.tasks import build_task
 from img2img.training.environment import environment
@@ -137,7 +137,7 @@ class SequenceRunner:
         self._backbone = backbone
         select = self.experiment.select
         self.network = MaskedNetwork(backbone, head=HEAD, select=is_weight if select is None else list(select))
-        check_patterns(self.experiment.own or (), self.network.roles.masked)
+        own_names(self.experiment.own or (), self.network.roles.masked)  # refuses patterns that fit nothing before any training
         self._place(self.network)
         self.evaluator = Evaluator(
             stride=backbone.stride,

@@ -81,6 +81,7 @@ def six_tasks() -> dict[str, Any]:
             "mode": "first_task",
             "parameters": 4_312_345,
             "masked_parameters": 4_280_112,
+            "own_parameters": 31_337,
             "bytes": 17_402_112,
             "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         },
@@ -322,6 +323,7 @@ def test_the_setup_is_on_the_page(demo: tuple[Path, Page]) -> None:
     results = six_tasks()
     for part in (results["backbone"]["sha256"], results["environment"]["commit"], "4,312,345, of which masks cover 4,280,112"):
         assert part in page.text
+    assert "each masked task has a copy of its own of 31,337" in page.text
     assert "piggyback (threshold 0.005, init 0.01, start ones)" in page.text
 
 

@@ -56,6 +56,8 @@ def test_tasks_may_have_weights_of_their_own_and_leave_others_as_they_are(config
     assert set(masked.values()) == {"PiggybackMask"}
     learned = [dict(network.state(task).named_masks())["decoder.1.0.weight"].weight for task in ("colour", "edges")]
     frozen = network.masked_weights()["decoder.1.0.weight"]
+    assert results["backbone"]["own_parameters"] == frozen.numel()
+    assert results["backbone"]["masked_parameters"] == sum(network.masked_weights()[name].numel() for name in masked)
     assert all(float((weight - frozen).abs().max()) > 0.005 for weight in learned), "they learn at train.lr"
     assert not torch.equal(*learned)
     assert [t["value"] for t in run(changed)["tasks"]] == [t["value"] for t in results["tasks"]], "measured again from the bundle"

@@ -131,8 +131,7 @@ class Mixed(MaskMethod):
         return self.inner.penalty(_masked(masks))
 
     def _split(self, layers: Mapping[str, Layer]) -> tuple[dict[str, Layer], dict[str, Layer]]:
-        check_patterns(self.own, layers)
-        own = {name: layer for name, layer in layers.items() if any(fnmatch.fnmatchcase(name, p) for p in self.own)}
+        own = {name: layers[name] for name in own_names(self.own, layers)}
         return own, {name: layer for name, layer in layers.items() if name not in own}
 
     @staticmethod
@@ -140,12 +139,17 @@ class Mixed(MaskMethod):
         return {name: part[name] for name in layers for part in parts if name in part}
 
 
-def check_patterns(own: Sequence[str], weights: Iterable[str]) -> None:
-    """Raise an `InputError` unless each pattern fits one of the weight names."""
+def own_names(own: Sequence[str], weights: Iterable[str]) -> list[str]:
+    """The names of the weights that fit one of the patterns.
+
+    Raises:
+        InputError: a pattern fits none.
+    """
     names = list(weights)
     for pattern in own:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             raise InputError(f"own={pattern!r} fits no weight that is masked; among them are {', '.join(names[-4:])}")
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in own)]
 
 
 def _masked(masks: Mapping[str, Mask]) -> dict[str, Mask]:
