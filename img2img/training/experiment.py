@@ -194,6 +194,8 @@ class Experiment:
             options = {"task": config.task, "data": config.data, "train": train, "backbone": self.backbone, "seed": self.seed}
             options |= {"precision": self.precision, "channels_last": self.channels_last}
             return hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode()).hexdigest()
+        if index == 0 and self.mode == "first_task" and self.method.get("name") in METHODS:
+            return self.fingerprint(name, backbone=True)  # it has no mask: how later tasks are masked does not matter to it
         depends = {
             "task": self.tasks[name],
             "train": self.train,
