@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from img2img.reports.comparison.curves import mean_curve, run_curve
 from img2img.reports.comparison.grids import task_grid
 from img2img.reports.comparison.numbers import Stat, best, relative_skill
 from img2img.reports.comparison.outputs import read_strip, save_strip
+from img2img.reports.comparison.quality_figures import quality_bytes_figure
 from img2img.reports.comparison.report import write_comparison
 from img2img.reports.comparison.style import look, with_palette
 from img2img.reports.comparison.suite import read_suite
@@ -162,6 +164,27 @@ def test_skills_are_relative_to_fine_tuning(made: tuple[Path, Path]) -> None:
     # colour: (200 - 275) / 200 < 0, worse than doing nothing; fine-tuning (200 - 100) / 200.
     assert by["colour", "sequential"]["relative_to_finetune"] == pytest.approx(-0.375 / 0.5)
     assert by["edges", "finetune"]["relative_to_finetune"] == 1
+
+
+def test_relative_skills_are_those_of_the_seeds_that_both_have(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    piggyback, finetune = (next(m for m in suite.methods if m.label == label) for label in ("piggyback", "finetune"))
+    colour = next(task for task in suite.tasks if task.name == "colour")
+    # Seed 0: (200 - 100) / 200 and (200 - 90) / 200; seed 1: 80 and 90.
+    assert relative_skill(piggyback, finetune, colour) == pytest.approx((100 + 80) / (110 + 90))
+    assert relative_skill(replace(piggyback, runs=piggyback.runs[:1]), finetune, colour) == pytest.approx(100 / 110)
+    assert relative_skill(piggyback, replace(finetune, runs=finetune.runs[1:]), colour) == pytest.approx(80 / 90)
+    apart = replace(finetune, runs=tuple(replace(run, seed=run.seed + 10) for run in finetune.runs))
+    assert relative_skill(piggyback, apart, colour) == pytest.approx((100 + 80) / (110 + 90)), "all where they share none"
+
+
+def test_a_disaster_does_not_squeeze_the_others_into_a_line(made: tuple[Path, Path]) -> None:
+    methods = read_suite(made[0]).methods
+    points = [(method, 1e6, value) for method, value in zip(methods, (0.5, 0.4, -7.0), strict=True)]
+    axes = quality_bytes_figure(points, all_tasks=dict.fromkeys(methods, True)).axes[0]
+    assert 0 < axes.get_ylim()[0] < 0.4
+    assert f"{methods[2].title} (−7.000, below)" in [note.get_text() for note in axes.texts]
+    assert sum(line.get_marker() == "v" for line in axes.lines) >= 1
 
 
 def test_a_reference_that_learned_nothing_is_nothing_to_compare_with(made: tuple[Path, Path]) -> None:

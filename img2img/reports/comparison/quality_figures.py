@@ -189,12 +189,15 @@ def quality_bytes_figure(points: Sequence[tuple[Method, float, float]], *, all_t
     axes = figure.subplots()
     tidy(axes)
     axes.set_xscale("log")
+    # A disaster is drawn at the lower edge with its number, or all others would lie in one line.
+    floor = min([value for _, _, value in points if value >= 0], default=-math.inf) - 0.1
     for method, size, value in points:
-        axes.plot(size, value, **{**look(method.index), "linestyle": "none", "markersize": 8})
+        marker = {} if value >= floor else {"marker": "v"}
+        axes.plot(size, max(value, floor), **{**look(method.index), "linestyle": "none", "markersize": 8, **marker})
     sizes = [size for _, size, _ in points]
     low, high = min(sizes), max(sizes)
     axes.set_xlim(low / 1.6, high * max(2.0, (high / low) ** 0.45))  # room for the names
-    values = [value for _, _, value in points]
+    values = [max(value, floor) for _, _, value in points]
     room = 0.08 * max(max(values) - min(values), 0.05)
     axes.set_ylim(min(values) - room, max(values) + 1.6 * room)
     ticks = [f * 10.0**e for e in range(int(math.log10(low)) - 1, int(math.log10(high)) + 2) for f in (1, 2, 5)]
@@ -206,7 +209,9 @@ def quality_bytes_figure(points: Sequence[tuple[Method, float, float]], *, all_t
     axes.set_ylabel("mean skill over the tasks")
     axes.annotate("better: higher and further left", (0.01, 0.99), xycoords="axes fraction", va="top", fontsize=8, color="0.35")
     figure.draw_without_rendering()
-    _place_names(axes, [(m, x, y, plain(m.title) + ("" if all_tasks[m] else " *")) for m, x, y in points])
+    below = {m: f" ({text.number(y)}, below)" for m, _, y in points if y < floor}
+    names = {m: plain(m.title) + below.get(m, "") + ("" if all_tasks[m] else " *") for m, _, _ in points}
+    _place_names(axes, [(m, x, max(y, floor), names[m]) for m, x, y in points])
     return figure
 
 
