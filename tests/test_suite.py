@@ -22,7 +22,9 @@ def _suite(**changes: Any) -> Suite:
         {
             "name": "tiny",
             "title": "Two methods",
-            "overrides": ["experiment=demo", "backbone=image_transformer", "backbone.width=4", "backbone.blocks=1", "probe=1"],
+            "overrides": [
+                "experiment=demo", "backbone=image_transformer", "backbone.width=4", "backbone.blocks=1", "own=null", "probe=1",
+            ],
             "first": ["sequence=[shapes]"],
             "seeds": [0],
             "methods": {

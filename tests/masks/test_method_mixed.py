@@ -81,7 +81,9 @@ def test_the_penalty_and_basis_are_the_inner_methods() -> None:
             if name != "weight":
                 parameter.data.fill_(1.0)
     assert method.basis_name() == "random"
-    assert float(state.penalty()) == pytest.approx(2.0 * (3 - 1) ** 2), "λ (Σ|α| - 1)² of the one masked layer"
+    penalty = state.penalty()
+    assert penalty is not None
+    assert penalty.item() == pytest.approx(2.0 * (3 - 1) ** 2), "λ (Σ|α| - 1)² of the one masked layer"
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_tasks_may_have_weights_of_their_own_and_leave_others_as_they_are(config
 
 
 def test_patterns_of_own_weights_that_fit_nothing_are_refused_before_training(config: Make, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"own='nothing\.\*' fits no weight that is masked; among them are"):
+    with pytest.raises(InputError, match=r"own='nothing\.\*' fits no weight that is masked; name some of this network, such as"):
         run(config(own=["nothing.*"]))
     assert not (tmp_path / "run" / "bundle").exists()
 

@@ -148,7 +148,8 @@ def own_names(own: Sequence[str], weights: Iterable[str]) -> list[str]:
     names = list(weights)
     for pattern in own:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            raise InputError(f"own={pattern!r} fits no weight that is masked; among them are {', '.join(names[-4:])}")
+            some = ", ".join(names[-4:])
+            raise InputError(f"own={pattern!r} fits no weight that is masked; name some of this network, such as {some}, or none")
     return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in own)]
 
 
