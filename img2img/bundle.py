@@ -30,7 +30,8 @@ def save_backbone(
     blob = safetensors.torch.save(tensors, metadata={"format": FORMAT})
     write_bytes(folder / "backbone.safetensors", blob)
     description = {"format": FORMAT, "version": VERSION, "sha256": network.backbone_sha256, "spec": dict(spec)}
-    write_json(folder / "bundle.json", description | {"select": list(select or ["*"]), "tasks": [], "bases": {}})
+    description |= {"select": ["*"] if select is None else list(select), "tasks": [], "bases": {}}
+    write_json(folder / "bundle.json", description)
 
 
 def add_task_to_bundle(

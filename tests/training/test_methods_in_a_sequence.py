@@ -11,7 +11,8 @@ import torch
 
 import img2img
 from img2img import InputError, MaskedNetwork, masks
-from img2img.bundle import load_bundle
+from img2img.backbones import build_backbone
+from img2img.bundle import HEAD, load_bundle, save_backbone
 from img2img.run import run
 from img2img.training.experiment import read_experiment
 from img2img.training.loop import _optimiser
@@ -61,6 +62,14 @@ def test_tasks_may_have_weights_of_their_own_and_leave_others_as_they_are(config
     assert all(float((weight - frozen).abs().max()) > 0.005 for weight in learned), "they learn at train.lr"
     assert not torch.equal(*learned)
     assert [t["value"] for t in run(changed)["tasks"]] == [t["value"] for t in results["tasks"]], "measured again from the bundle"
+
+
+@pytest.mark.parametrize("select", [[], ["decoder.*"], None])
+def test_a_bundle_keeps_which_weights_are_masked(select: list[str] | None, tmp_path: Path) -> None:
+    backbone = build_backbone({"kind": "image_transformer", "width": 4, "blocks": 1, "out_channels": 2})
+    network = MaskedNetwork(backbone, head=HEAD, select=["*"] if select is None else select)
+    save_backbone(tmp_path, network, backbone.spec, select)
+    assert load_bundle(tmp_path)[0].masked_weights().keys() == network.masked_weights().keys()
 
 
 def test_patterns_of_own_weights_that_fit_nothing_are_refused_before_training(config: Make, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class Mixed(MaskMethod):
     """`method` on all weights but those that fit the patterns `own`, of which the task has a trained copy.
 
     The paper has it for FCN-32s (figure 4): new layers are learned from scratch, those below are masked. Here it also serves
-    small weights near the output of an encoder-decoder, where a mask has little to choose from and a copy costs little. Such
+    small weights near the pixels of an encoder-decoder, where a mask has little to choose from and a copy costs little. Such
     weights learn at the rate of a network that is trained itself (`TrainOptions.lr`).
 
     Attributes:
