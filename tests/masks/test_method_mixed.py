@@ -54,11 +54,26 @@ def test_the_others_are_masked_as_the_inner_method_does() -> None:
     assert net.state("mixed").densities().keys() == {"body.0.weight"}
 
 
-def test_its_file_holds_the_weights_in_full_and_says_so(net: MaskedNetwork, tmp_path: Path) -> None:
+def test_its_file_holds_the_weights_in_half_precision_and_says_so(net: MaskedNetwork, tmp_path: Path) -> None:
     train(net, "mixed", torch.randn(4, 3, 8, 8))
     path = net.save_task("mixed", tmp_path / "mixed.safetensors")
     row = next(row for row in storage_table(path) if row["weight"] == "body.3.weight")
-    assert (row["part"], row["bytes"], row["coder"]) == ("weight", 8 * 8 * 9 * 4, "raw")
+    assert (row["part"], row["bytes"], row["coder"]) == ("weight", 8 * 8 * 9 * 2, "raw")
+
+
+def test_freezing_rounds_its_weights_once_to_half_precision(net: MaskedNetwork) -> None:
+    train(net, "mixed", torch.randn(4, 3, 8, 8))
+    mask = dict(net.state("mixed").named_masks())["body.3.weight"]
+    assert isinstance(mask, masks.OwnWeight)
+    mask.weight.data.view(-1)[:2] = torch.tensor([1e6, -1e6])
+    trained = mask.weight.detach().clone()
+    net.freeze_task("mixed")
+    rounded = mask(net.masked_weights()["body.3.weight"])
+    assert rounded.dtype == torch.float32
+    assert torch.equal(rounded.view(-1)[:2], torch.tensor([65504.0, -65504.0])), "beyond the range: its end, not infinity"
+    assert torch.equal(rounded.view(-1)[2:], torch.from_numpy(trained.view(-1)[2:].numpy().astype("float16").astype("float32")))
+    mask.freeze()
+    assert torch.equal(mask(net.masked_weights()["body.3.weight"]), rounded)
 
 
 def test_a_warm_start_takes_over_own_weights(net: MaskedNetwork) -> None:
@@ -66,7 +81,8 @@ def test_a_warm_start_takes_over_own_weights(net: MaskedNetwork) -> None:
     net.freeze_task("mixed")
     net.add_task("warm", masks.Mixed(method=masks.Affine(), own=OWN), head=head(), start_from="mixed")
     theirs, mine = (dict(net.state(task).named_masks())["body.3.weight"] for task in ("mixed", "warm"))
-    assert torch.equal(theirs.weight, mine.weight)  # type: ignore[arg-type]
+    assert torch.equal(theirs.weight.float(), mine.weight)  # type: ignore[operator, arg-type]
+    assert mine.weight.dtype == torch.float32  # type: ignore[union-attr]
     assert mine.weight.requires_grad  # type: ignore[union-attr]
     assert not theirs.weight.requires_grad  # type: ignore[union-attr]
 

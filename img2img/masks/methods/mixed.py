@@ -15,13 +15,19 @@ from img2img.masks.layers import Layer
 
 
 class OwnWeight(Mask):
-    """No mask: the task's own weight in place of the backbone's, from which it starts. Float32 whatever the backbone's type."""
+    """No mask: the task's own weight in place of the backbone's, from which it starts.
+
+    It is trained in float32 whatever the backbone's type. Frozen it is rounded to float16 once, which moves each weight by
+    less than 0.05 % and halves the file; bfloat16 would move them by up to 0.4 %.
+    """
+
+    exact = False
 
     def __init__(self, layer: Layer, value: Tensor | None = None) -> None:
         """`value`, frozen; or the backbone's weight, to be trained."""
         super().__init__()
-        start = layer.weight if value is None else value
-        own = torch.empty_like(layer.weight, dtype=torch.float32, requires_grad=False).copy_(start)
+        start, dtype = (layer.weight, torch.float32) if value is None else (value, torch.float16)
+        own = torch.empty_like(layer.weight, dtype=dtype, requires_grad=False).copy_(start)
         self.weight = nn.Parameter(own, requires_grad=value is None)
         self.frozen = value is not None
 
@@ -38,12 +44,14 @@ class OwnWeight(Mask):
         return out.copy_(decoded[0])
 
     def freeze(self) -> None:
-        """Train no longer."""
-        self.weight.requires_grad_(False)
-        self.frozen = True
+        """Round to float16; what is beyond its range, which no sane network has, goes to its end."""
+        if not self.frozen:
+            end = torch.finfo(torch.float16).max
+            self.weight = nn.Parameter(self.weight.detach().clamp(-end, end).half(), requires_grad=False)
+            self.frozen = True
 
     def stored(self) -> dict[str, Tensor]:
-        """`{"weight": float32}`."""
+        """`{"weight": float16}`."""
         self.freeze()
         return {"weight": self.weight.detach()}
 
@@ -54,9 +62,9 @@ class OwnWeight(Mask):
     @torch.no_grad()
     def start_from(self, other: Mask) -> None:
         """Another task's own weight, where it has one."""
-        if isinstance(other, OwnWeight):
-            self.weight.copy_(other.weight)
-        self.weight.requires_grad_(True)
+        start = other.weight if isinstance(other, OwnWeight) else self.weight
+        own = torch.empty_like(self.weight, dtype=torch.float32, requires_grad=False).copy_(start)
+        self.weight = nn.Parameter(own)
         self.frozen = False
 
 
@@ -113,7 +121,7 @@ class Mixed(MaskMethod):
         """Frozen weights and masks from their compact parts."""
         own, others = self._split(layers)
         found = {name: parts for name, parts in stored.items() if name in own}
-        check_parts(found, {name: {"weight": (torch.float32, tuple(layer.weight.shape))} for name, layer in own.items()})
+        check_parts(found, {name: {"weight": (torch.float16, tuple(layer.weight.shape))} for name, layer in own.items()})
         if odd := [name for name, parts in found.items() if not parts["weight"].isfinite().all()]:
             raise InputError(f"the task's own weight {odd[0]} has values that are no finite numbers: the task file is damaged")
         weights: dict[str, Mask] = {
