@@ -91,7 +91,7 @@ def density_table(network: MaskedNetwork, tasks: Sequence[str] | None = None) ->
 
 
 def density_totals(rows: Sequence[DensityRow]) -> list[DensityTotal]:
-    """One row a task, from `density_table`'s."""
+    """One row a task, from `density_table`'s; none where nothing is masked, since the table then has no rows."""
     totals = []
     for task in dict.fromkeys(row.task for row in rows):
         kept = [(row.weights, row.density) for row in rows if row.task == task and row.density is not None]

@@ -109,6 +109,9 @@ class Experiment:
             raise InputError("backbone.mode='pretrained' needs backbone.weights: a file, 'imagenet' or 'package:…'")
         for name in self.sequence:
             self._check_start(name)
+        for name in ("batch_size", "probe", "panels"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: expected 1 or more pictures")
         if self.resume not in ("auto", "never"):
             raise InputError(f"resume={self.resume!r}: expected 'auto' or 'never'")
 

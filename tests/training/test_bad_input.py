@@ -43,6 +43,7 @@ Make = Callable[..., dict[str, Any]]
         ({"channels_last": "yes"}, "the config got channels_last: 'yes': expected bool"),
         ({"train": {}}, "needs the option 'steps'"),
         ({"resume": "yes"}, "expected 'auto' or 'never'"),
+        ({"panels": 0}, "panels=0: expected 1 or more pictures"),
         ({"backbone": {"kind": "smp", "mode": "first"}}, "backbone.mode='first'"),
         ({"backbone": {"kind": "smp", "mode": "pretrained"}}, "needs backbone.weights"),
     ],

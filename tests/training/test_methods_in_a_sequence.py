@@ -78,6 +78,20 @@ def test_patterns_of_own_weights_that_fit_nothing_are_refused_before_training(co
     assert not (tmp_path / "run" / "bundle").exists()
 
 
+def test_a_comparison_method_does_not_ask_which_weights_would_be_masked_tasks_own(config: Make) -> None:
+    results = run(config(own=["nothing.*"], method={"name": "head_only"}, sequence=["disks", "colour"]))
+    assert results["backbone"]["own_parameters"] == 0
+
+
+def test_a_run_that_masks_nothing_has_a_report_like_any_other(config: Make, tmp_path: Path) -> None:
+    results = run(config(select=[], sequence=["disks", "colour"]))
+    assert results["backbone"]["masked_parameters"] == 0
+    assert [task["density"] for task in results["tasks"]] == [None, None]
+    assert (tmp_path / "run" / "report.html").is_file()
+    found = json.loads((tmp_path / "run" / "masks.json").read_text(encoding="utf-8"))
+    assert found["tasks"]["colour"] == {"method": "piggyback", "density": None, "zeroed": None, "densities": [], "values": {}}
+
+
 @pytest.mark.parametrize("start", ["colour", "nearest"])
 def test_a_task_may_start_from_another(config: Make, tmp_path: Path, start: str) -> None:
     frozen = {"steps": 1, "val_every": 1, "mask_lr": 1e-12, "lr": 1e-12}

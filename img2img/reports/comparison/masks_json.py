@@ -44,13 +44,14 @@ def describe_masks(network: MaskedNetwork) -> dict[str, Any]:
     tasks: dict[str, Any] = {}
     for task in network.tasks():
         state = network.state(task)
+        total = totals.get(task)  # None where nothing is masked
         values: dict[str, list[float | None]] = {}
         for row in value_table(network, task):
             values.setdefault(row.name, [None] * len(layers))[row.depth] = _finite(row.mean)
         tasks[task] = {
             "method": state.method.name,
-            "density": totals[task].density,
-            "zeroed": totals[task].zeroed,
+            "density": None if total is None else total.density,
+            "zeroed": None if total is None else total.zeroed,
             "densities": [row.density for row in rows if row.task == task],
             "values": values,
         }
