@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -25,10 +26,10 @@ from img2img.reports.comparison.curves import mean_curve, run_curve
 from img2img.reports.comparison.grids import task_grid
 from img2img.reports.comparison.numbers import Stat, best, relative_skill
 from img2img.reports.comparison.outputs import read_strip, save_strip
-from img2img.reports.comparison.quality_figures import quality_bytes_figure
+from img2img.reports.comparison.quality_figures import curve_figure, quality_bytes_figure, zeroed_figure
 from img2img.reports.comparison.report import write_comparison
-from img2img.reports.comparison.style import look, with_palette
-from img2img.reports.comparison.suite import read_suite
+from img2img.reports.comparison.style import look, save_png, with_palette
+from img2img.reports.comparison.suite import Method, TaskInfo, read_suite
 from img2img.reports.comparison.words import spread
 
 FIGURES = (
@@ -254,6 +255,21 @@ def test_learning_curves_join_the_phases_of_a_task_and_average_seeds(tmp_path: P
     (tmp_path / "runs" / "sequential" / "0" / "metrics" / "streets.joint.csv").write_text("step,loss\n1,1\n", encoding="utf-8")
     assert len(run_curve(suite.methods[0].runs[0], suite.tasks[0])) == 0
     assert len(run_curve(suite.methods[0].runs[1], suite.tasks[0])) == 5
+
+
+def test_forty_methods_leave_room_for_the_axes(tmp_path: Path) -> None:
+    """Their legend has columns; matplotlib's warning that it found no room would fail the test."""
+    methods = [Method(f"m{i}", f"a method with a longer name {i}", "mask", "", i, ()) for i in range(40)]
+    task = TaskInfo("edges", "edges", "MSE", False, None, None)
+    curves = curve_figure(task, {method: [(1, i + 1.0), (2, 2.0)] for i, method in enumerate(methods)})
+    bars = zeroed_figure(methods, ["edges"], {method: {"edges": 0.5} for method in methods})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for figure in (curves, bars):
+            save_png(figure, tmp_path / "figure.png")
+            (axes,) = figure.axes
+            assert axes.bbox.width > 0.4 * figure.bbox.width
+            assert axes.bbox.height > 0.6 * figure.bbox.height
 
 
 def test_csv_and_json_tables_say_the_same(made: tuple[Path, Path]) -> None:

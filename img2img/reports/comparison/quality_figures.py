@@ -184,7 +184,7 @@ def quality_bytes_figure(points: Sequence[tuple[Method, float, float]], *, all_t
         points: the method, its bytes for all tasks, above 0, and its mean skill.
         all_tasks: whether it learned all the tasks; the others get a star behind their names.
     """
-    figure = new_figure(WIDE, 5.6)
+    figure = new_figure(WIDE, max(5.6, 0.2 * len(points)))  # a name needs 0.15 inches
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     tidy(axes)

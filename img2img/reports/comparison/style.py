@@ -1,5 +1,6 @@
 """How the figures of a comparison look: dark text on white, one look a method, the same bytes each time."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ _EXACT = 128
 DPI = 150
 WIDE = 12.2
 """The width of a figure that takes the whole page, in inches."""
+_ROWS_AN_INCH = 5
 _LONGEST = 34
 """Names with more letters are shortened on figures; the page has them whole."""
 
@@ -76,8 +78,10 @@ def tidy(axes: Axes, *, grid: str = "both") -> None:
     axes.tick_params(length=3, color="0.6", which="both")
 
 
-def side_legend(axes: Axes, *, columns: int = 1) -> None:
-    """A legend to the right of the axes."""
+def side_legend(axes: Axes) -> None:
+    """A legend to the right of the axes, in as many columns as it needs to be no taller than the figure."""
+    count, rows = len(axes.get_legend_handles_labels()[1]), max(1, int(_ROWS_AN_INCH * axes.figure.bbox.height / axes.figure.dpi))
+    columns = max(1, math.ceil(count / rows))
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, ncols=columns)
 
 
