@@ -248,7 +248,7 @@ def _gap(shift: float, height: float) -> float:
 
 def zeroed_figure(methods: Sequence[Method], tasks: Sequence[str], zeroed: Mapping[Method, Mapping[str, float | None]]) -> Figure:
     """The fraction of zeroed weights, a group of bars a task, a bar a method."""
-    figure = new_figure(WIDE, 3.4)
+    figure = new_figure(WIDE, max(3.4, 0.1 * len(methods)))  # no more than two columns of names
     axes = figure.subplots()
     tidy(axes, grid="y")
     width = 0.82 / len(methods)
