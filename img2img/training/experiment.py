@@ -138,6 +138,11 @@ class Experiment:
         return self.method if own is None else own
 
     @property
+    def masks(self) -> bool:
+        """Whether tasks are learned by masks; otherwise a comparison method learns them."""
+        return self.method.get("name") in METHODS
+
+    @property
     def mode(self) -> BackboneMode:
         """Where the backbone's weights come from: trained by the first task, pre-trained elsewhere, or random."""
         mode: BackboneMode = self.backbone.get("mode", "first_task")
@@ -181,10 +186,9 @@ class Experiment:
 
     def _before(self, index: int) -> dict[str, Any] | None:
         """The configs of the tasks that change what task number `index` learns: for comparison methods those before it."""
-        name = self.method.get("name")
-        if name in METHODS:
+        if self.masks:
             return None
-        together = list(self.sequence) if name == "joint" else list(self.sequence)[:index]
+        together = list(self.sequence) if self.method.get("name") == "joint" else list(self.sequence)[:index]
         return {task: self.tasks[task] for task in together}
 
     def fingerprint(self, name: str, *, backbone: bool = False) -> str:
@@ -197,7 +201,7 @@ class Experiment:
             options = {"task": config.task, "data": config.data, "train": train, "backbone": self.backbone, "seed": self.seed}
             options |= {"precision": self.precision, "channels_last": self.channels_last}
             return hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode()).hexdigest()
-        if index == 0 and self.mode == "first_task" and self.method.get("name") in METHODS:
+        if index == 0 and self.mode == "first_task" and self.masks:
             return self.fingerprint(name, backbone=True)  # it has no mask: how later tasks are masked does not matter to it
         depends = {
             "task": self.tasks[name],

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from img2img.masks import MaskedNetwork
-from img2img.masks.base import METHODS
 from img2img.masks.methods.mixed import own_names
 from img2img.masks.task import total_bytes
 from img2img.metrics import sequence as transfer
@@ -61,7 +60,7 @@ def collect_results(
         with_before[i - 1][i] = tasks[i]["before"]
     forward = transfer.forward_transfer(transfer.skill_matrix(with_before, trivial, higher))
     weights = network.masked_weights()
-    own = own_names(experiment.own or (), weights) if experiment.method["name"] in METHODS else []
+    own = own_names(experiment.own or (), weights) if experiment.masks else []
     changes = [change for row in progress["changes"] for change in row.values()]
     return {
         "schema": SCHEMA,

@@ -15,7 +15,6 @@ from img2img.backbones import EncoderDecoder, build_backbone
 from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone
 from img2img.data import build_data
 from img2img.masks import MaskedNetwork
-from img2img.masks.base import METHODS
 from img2img.masks.layers import is_weight
 from img2img.masks.methods.mixed import own_names
 from img2img.masks.task import total_bytes
@@ -138,7 +137,7 @@ class SequenceRunner:
         self._backbone = backbone
         select = self.experiment.select
         self.network = MaskedNetwork(backbone, head=HEAD, select=is_weight if select is None else list(select))
-        if self.experiment.method["name"] in METHODS:
+        if self.experiment.masks:
             own_names(self.experiment.own or (), self.network.roles.masked)  # refuses what fits nothing before any training
         self._place(self.network)
         self.evaluator = Evaluator(
