@@ -26,6 +26,7 @@ from img2img.reports.comparison.curves import mean_curve, run_curve
 from img2img.reports.comparison.grids import task_grid
 from img2img.reports.comparison.numbers import Stat, best, relative_skill
 from img2img.reports.comparison.outputs import read_strip, save_strip
+from img2img.reports.comparison.pairs import gain, nearest_mask, pairs
 from img2img.reports.comparison.quality_figures import curve_figure, quality_bytes_figure, zeroed_figure
 from img2img.reports.comparison.report import write_comparison
 from img2img.reports.comparison.style import look, save_png, with_palette
@@ -33,7 +34,7 @@ from img2img.reports.comparison.suite import Method, TaskInfo, read_suite
 from img2img.reports.comparison.words import spread
 
 FIGURES = (
-    "skill", "bytes", "quality_against_bytes", "time", "zeroed_by_task", "similarity_piggyback", "kappa_piggyback",
+    "skill", "pairs", "bytes", "quality_against_bytes", "time", "zeroed_by_task", "similarity_piggyback", "kappa_piggyback",
     "zeroed_by_layer_piggyback", "k_by_layer_piggyback", "kernels_by_layer_piggyback",
     *(f"forgetting_{label}" for label in ("piggyback", "finetune", "sequential")),
     *(f"{kind}_{task[0]}" for kind in ("curve", "grid") for task in TASKS),
@@ -141,7 +142,7 @@ def test_the_task_that_trained_the_backbone_counts_for_no_mask(made: tuple[Path,
     text = page_of(made[1]).text
     assert "streets trained the backbone and has no mask" in text
     # On colour fine-tuning is better, 100 against 110, on edges the mask, 1,100 against 1,200.
-    assert "tasks with masks on which the best mask is at least as good as Fine-tuned networks1 of 2" in text
+    assert "tasks on which Piggyback is on average at least as good as Fine-tuned networks of the same seeds1 of 2" in text
     suite = bare_suite(tmp_path, "a")
     other = results("piggyback", 0)
     other["backbone"]["mode"] = "pretrained"
@@ -177,6 +178,47 @@ def test_relative_skills_are_those_of_the_seeds_that_both_have(made: tuple[Path,
     assert relative_skill(piggyback, replace(finetune, runs=finetune.runs[1:]), colour) == pytest.approx(80 / 90)
     apart = replace(finetune, runs=tuple(replace(run, seed=run.seed + 10) for run in finetune.runs))
     assert relative_skill(piggyback, apart, colour) == pytest.approx((100 + 80) / (110 + 90)), "all where they share none"
+
+
+def test_pairs_are_of_the_same_seed_and_a_gain_is_better_in_either_direction(made: tuple[Path, Path]) -> None:
+    rows = {(row["task"], row["method"], row["seed"]): row for row in table(made[1], "pairs")}
+    assert {task for task, *_ in rows} == {"colour", "edges"}, "streets is the backbone's own"
+    assert "finetune" not in {method for _, method, _ in rows}
+    # Lower is better: 1,000 against 1,100 of seed 0 is a gain, 120 against 110 of seed 1 is a loss.
+    assert rows["edges", "piggyback", 0]["gain"] == pytest.approx(100 / 1100)
+    assert rows["colour", "piggyback", 1]["gain"] == pytest.approx(-10 / 110)
+    suite = read_suite(made[0])
+    piggyback, finetune = (next(m for m in suite.methods if m.label == label) for label in ("piggyback", "finetune"))
+    streets = suite.tasks[0]
+    assert [pair.gain for pair in pairs(piggyback, finetune, streets)] == pytest.approx([0.0, 0.2]), "higher is better"
+    assert [pair.seed for pair in pairs(piggyback, replace(finetune, runs=finetune.runs[1:]), streets)] == [1]
+    apart = replace(finetune, runs=tuple(replace(run, seed=run.seed + 10) for run in finetune.runs))
+    assert gain(piggyback, apart, streets) is None
+
+
+def test_a_gain_has_its_standard_error_and_its_wins(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    piggyback, finetune = (next(m for m in suite.methods if m.label == label) for label in ("piggyback", "finetune"))
+    found = gain(piggyback, finetune, suite.tasks[0])
+    # 0 and 0.2: their standard deviation is 0.1414, over the root of two pairs 0.1.
+    assert found is not None
+    assert (found.mean, found.error, found.wins, found.pairs) == (pytest.approx(0.1), pytest.approx(0.1), 2, 2)
+    lines = (made[1] / "tables" / "pairs.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "| better than Fine-tuned networks by | colour | edges | a task |"
+    # (-11.11 - 9.09) / 2 and (9.09 + 7.69) / 2 per cent, half their differences.
+    assert "| Piggyback | −10.1 ± 1.0 % (0/2) | **+8.4 ± 0.7 %** (2/2) |" in "\n".join(lines)
+    row = [row for row in page_of(made[1]).rows if row and row[0] == "Piggyback" and "%" in row[1]]
+    assert row == [["Piggyback", "−10.1 ± 1.0 % 0 of 2", "+8.4 ± 0.7 % 2 of 2"]]
+
+
+def test_the_mask_that_is_named_has_as_many_pairs_as_any(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    piggyback = next(m for m in suite.methods if m.label == "piggyback")
+    sequential = next(m for m in suite.methods if m.label == "sequential")
+    # When it was lucky in its only seed, it is not the one to quote: sequential's edges, 900, are best of all.
+    lucky = replace(sequential, label="lucky", group="mask", runs=sequential.runs[:1])
+    assert nearest_mask(replace(suite, methods=(*suite.methods, lucky))) == (piggyback, 1, 2)
+    assert nearest_mask(replace(suite, methods=(piggyback,))) is None
 
 
 def test_a_disaster_does_not_squeeze_the_others_into_a_line(made: tuple[Path, Path]) -> None:
@@ -393,6 +435,7 @@ def test_what_a_suite_lacks_is_left_out(tmp_path: Path) -> None:
     write_comparison(suite, tmp_path / "out")
     page = page_of(tmp_path / "out")
     assert {path.stem for path in (tmp_path / "out" / "figures").iterdir()} == {"skill", "forgetting_piggyback"}
+    assert not list((tmp_path / "out" / "tables").glob("pairs.*")), "nothing to compare with"
     headings = [attrs.get("id") for tag, attrs in page.tags if tag == "h2"]
     assert headings == ["results", "skill", "forgetting", "figures", "setup"]
     assert page.row("piggyback")[1:] == ["0.5000", "100.0◆", "1,000◆", "0.5417", "—", "1"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from img2img.files import write_atomic, write_json
+from img2img.files import write_atomic, write_bytes, write_json
 from img2img.reports import text
 from img2img.reports.comparison import mask_figures, quality_figures, words
 from img2img.reports.comparison.curves import Points, mean_curve
@@ -26,10 +26,11 @@ from img2img.reports.comparison.numbers import (
     skills,
     transfer,
 )
+from img2img.reports.comparison.pairs import compared, pairs_figure, pairs_markdown
 from img2img.reports.comparison.store import environment_of, summary_of
 from img2img.reports.comparison.style import styled
 from img2img.reports.comparison.suite import Method, Suite, TaskInfo, read_suite
-from img2img.reports.comparison.tables import REFERENCE, all_tables, write_table
+from img2img.reports.comparison.tables import all_tables, write_table
 from img2img.reports.template import page_template
 
 
@@ -60,7 +61,9 @@ def write_comparison(suite: Path, out: Path) -> Path:
     for table in tables:
         write_table(table, out / "tables")
     view["tables"] = [table.name for table in tables]
-    write_atomic(out / "tables" / "headline.md", lambda path: path.write_text(headline(read), encoding="utf-8"))
+    for name, table_text in (("headline", headline(read)), ("pairs", pairs_markdown(read))):
+        if table_text:
+            write_bytes(out / "tables" / f"{name}.md", table_text.encode())
     write_json(out / "summary.json", summary_of(read))
     page = page_template("img2img.reports", "comparison").render(view)
     return write_atomic(out / "index.html", lambda path: path.write_text(page, encoding="utf-8"))
@@ -87,7 +90,8 @@ def _view(
         "final": words.quality(suite, final, suite.methods, mark=True),
         "learned": words.quality(suite, learned, [m for m in suite.methods if moved(m, suite)], mark=False),
         "skill": _skill(suite, gallery),
-        "reference": next((m.title for m in suite.methods if m.label == REFERENCE), None),
+        "reference": None if suite.reference is None else suite.reference.title,
+        "pairs": _pairs(suite, gallery),
         "transfer": [(m, [transfer(m, key) for key in TRANSFER[:3]]) for m in suite.methods],
         "matrices": [(m, gallery.add(quality_figures.forgetting_figure(m, matrix(m, suite)), "forgetting", m.label))
                      for m in suite.methods if max(len(run.tasks) for run in m.runs) > 1],
@@ -106,7 +110,7 @@ def _view(
 
 
 def _skill(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:
-    reference = next((method for method in suite.methods if method.label == REFERENCE), None)
+    reference = suite.reference
     if reference is None:
         rows = [[None if (s := skills(m, task)) is None else s.mean for task in suite.tasks] for m in suite.methods]
     else:
@@ -117,6 +121,14 @@ def _skill(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:
     figure = quality_figures.skill_figure(suite.methods, suite.tasks, rows, reference=title)
     missing = [task.name for i, task in enumerate(suite.tasks) if all(row[i] is None for row in rows)]
     return {"figure": gallery.add(figure, "skill"), "missing": missing, "relative": reference is not None}
+
+
+def _pairs(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:
+    figure = gallery.add(pairs_figure(suite), "pairs")
+    if figure is None:
+        return None
+    _, tasks = compared(suite)
+    return {"figure": figure, "tasks": [task.name for task in tasks], "rows": words.gains(suite)}
 
 
 def _sizes(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:

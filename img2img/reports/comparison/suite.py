@@ -19,6 +19,9 @@ from img2img.reports.read import read_results
 GROUPS = {"mask": "Masks on the frozen backbone", "comparison": "Comparison methods", "reference": "Reference"}
 """The groups of methods, in the order of the tables, with their headings."""
 
+REFERENCE = "finetune"
+"""The label of the method that others are compared with: individually fine-tuned networks."""
+
 _SAME_TRIVIAL = 1e-3
 """Trivial baselines of one task that differ by more, relatively, were measured on different test pictures."""
 
@@ -131,6 +134,11 @@ class Suite:
     def runs(self) -> tuple[Run, ...]:
         """All runs, by method and seed."""
         return tuple(run for method in self.methods for run in method.runs)
+
+    @property
+    def reference(self) -> Method | None:
+        """The method that others are compared with; None if the suite has none."""
+        return next((method for method in self.methods if method.label == REFERENCE), None)
 
     @property
     def backbone_task(self) -> str | None:

@@ -27,10 +27,8 @@ from img2img.reports.comparison.numbers import (
     task_bytes,
     transfer,
 )
-from img2img.reports.comparison.suite import Method, Suite, TaskInfo
-
-REFERENCE = "finetune"
-"""The label of the method that skills are compared with."""
+from img2img.reports.comparison.pairs import pair_rows
+from img2img.reports.comparison.suite import REFERENCE, Method, Suite, TaskInfo
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def winners(suite: Suite, task: TaskInfo) -> tuple[set[str], set[str]]:
 
 def all_tables(suite: Suite, curves: Mapping[str, Mapping[str, Points]]) -> list[Table]:
     """Every table of a suite; `curves[task][label]` are the learning curves. Those without rows are left out."""
-    reference = next((method for method in suite.methods if method.label == REFERENCE), None)
+    reference = suite.reference
     pairs = [(method, task) for task in suite.tasks for method in suite.methods]
     wins = {task.name: winners(suite, task) for task in suite.tasks}
     runs = [(method, run) for method in suite.methods for run in method.runs]
@@ -117,6 +115,7 @@ def all_tables(suite: Suite, curves: Mapping[str, Mapping[str, Points]]) -> list
                 if (s := skills(method, task)) is not None
             ),
         ),
+        Table("pairs", ("task", "method", "seed", "value", REFERENCE, "gain"), tuple(pair_rows(suite))),
         Table(
             "transfer",
             ("method", *(f"{key}_{part}" for key in TRANSFER for part in ("mean", "std"))),

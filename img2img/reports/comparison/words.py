@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from img2img.reports import text
-from img2img.reports.comparison.numbers import Stat, final, mean_skill, sizes
+from img2img.reports.comparison.numbers import Stat, mean_skill, sizes
+from img2img.reports.comparison.pairs import compared, gain, in_words, nearest_mask
 from img2img.reports.comparison.suite import GROUPS, Method, Suite, TaskInfo
-from img2img.reports.comparison.tables import REFERENCE, figure_names, figure_stat, trivial_of, winners
+from img2img.reports.comparison.tables import figure_names, figure_stat, trivial_of, winners
 
 
 def spread(found: Stat | None) -> tuple[str, str]:
@@ -51,14 +52,11 @@ def facts(suite: Suite) -> list[tuple[str, str]]:
     """The few numbers that one should take along: (number, what it is)."""
     masks = [method for method in suite.methods if method.group == "mask"]
     facts = []
-    reference = next((method for method in suite.methods if method.label == REFERENCE), None)
-    if reference is not None and masks:
-        pairs = [(theirs.mean, [s.mean for m in masks if (s := final(m, task)) is not None], task.higher_is_better)
-                 for task in suite.tasks
-                 if task.name != suite.backbone_task and (theirs := final(reference, task)) is not None]  # fmt: skip
-        won = sum(bool(own) and (max(own) >= theirs if higher else min(own) <= theirs) for theirs, own, higher in pairs)
-        what = f"tasks with masks on which the best mask is at least as good as {reference.title}"
-        facts.append((f"{won} of {len(pairs)}", what))
+    reference = suite.reference
+    if reference is not None and (found := nearest_mask(suite)) is not None:
+        method, won, of = found
+        what = f"tasks on which {method.title} is on average at least as good as {reference.title} of the same seeds"
+        facts.append((f"{won} of {of}", what))
     changes = [run.results["forgetting"]["max_abs_output_change"] for method in masks for run in method.runs]
     if masks and None not in changes:
         facts.append((text.number(max(changes)), "largest change of an earlier task’s output, over all runs with masks"))
@@ -100,6 +98,24 @@ def quality(
         if rows:
             groups.append({"heading": heading, "rows": rows})
     return groups
+
+
+def gains(suite: Suite) -> list[dict[str, Any]]:
+    """A row a method that shares seeds with the reference: its gain on each task and in how many pairs it holds its own."""
+    reference, (methods, tasks) = suite.reference, compared(suite)
+    rows: list[dict[str, Any]] = []
+    if reference is None:
+        return rows
+    for method in methods:
+        found = [gain(method, reference, task) for task in tasks]
+        cells = [
+            {"shown": text.DASH, "won": "", "ahead": False}
+            if entry is None
+            else {"shown": in_words(entry), "won": f"{entry.wins} of {entry.pairs}", "ahead": entry.mean >= 0}
+            for entry in found
+        ]
+        rows.append({"title": method.title, "cells": cells})
+    return rows
 
 
 def figures(suite: Suite, task: TaskInfo) -> dict[str, Any]:
