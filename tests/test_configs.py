@@ -1,5 +1,7 @@
 """Every config that is shipped composes and is accepted."""
 
+import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
@@ -76,3 +78,32 @@ def test_any_subset_can_be_asked_for_on_the_command_line() -> None:
 def test_an_unknown_key_on_the_command_line_is_refused() -> None:
     with pytest.raises(ConfigCompositionException, match="stepz"):
         _compose("experiment=demo", "train.stepz=7")
+
+
+ROOT = CONFIGS.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _commands() -> list[str]:
+    """The command lines of the documentation, less those with words in capitals to be filled in."""
+    lines = [line.strip() for page in PAGES for line in page.read_text(encoding="utf-8").splitlines()]
+    found = {line for line in lines if line.startswith("python pipelines/image_to_image.py")}
+    return sorted(line for line in found if "..." not in line and not re.search(r"=[A-Z]{4,}\b", line.replace("=DATA", "=data")))
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_a_command_of_the_documentation_composes(command: str) -> None:
+    overrides = shlex.split(command, comments=True)[2:]
+    assert _compose(*overrides).sequence
+
+
+def test_the_experiment_and_the_backbone_that_the_readme_shows_are_accepted(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL)
+    (backbone,) = re.findall(r"`(\{kind: smp, .*?\})`", readme)
+    for group, text in (("experiment", example), ("backbone", f"{{mode: first_task, {backbone[1:]}")):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "mine.yaml").write_text(text + "\n", encoding="utf-8")
+    experiment = _compose(f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", "backbone=mine")
+    assert list(experiment.sequence) == ["parts", "colour"]
+    assert build_backbone({**experiment.backbone_options, "weights": None, "out_channels": 2}).head_channels > 0
