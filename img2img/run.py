@@ -49,7 +49,8 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
             return update
 
         runner = SequenceRunner(experiment, progress_for=progress_for)
-        results = collect_results(experiment, runner.progress, runner.run(), runner.environment)
+        network = runner.run()
+        results = collect_results(experiment, runner.progress, network)
         write_json(experiment.folder / "results.json", results)
         save_panels(runner)
         save_outputs(runner, experiment.folder)

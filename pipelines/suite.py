@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
         if not failed:
             jobs = method_jobs(suite, out, labels, seeds, more)
             failed = run_jobs(pipeline, jobs, parallel=options.parallel, store=options.store)
-        if options.store is not None:
+        if options.store is not None and any((options.store / "runs").glob("*/*/results.json")):
             describe(suite, options.store)
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from img2img.errors import InputError
-from img2img.masks import METHODS
+from img2img.masks import METHODS, MaskMethod, Mixed, build_method
 from img2img.masks.table import check_name
 from img2img.options import call_with
 from img2img.training.options import TrainOptions
@@ -137,6 +137,16 @@ class Experiment:
         own = self.task(name).method
         return self.method if own is None else own
 
+    def mask_method(self, name: str) -> MaskMethod:
+        """The mask method of a task, with the experiment's own weights.
+
+        Raises:
+            InputError: there is no such method, or it has an option or a value that is not allowed.
+        """
+        options = dict(self.method_of(name))
+        method = build_method(options.pop("name", None), options)
+        return Mixed(method=method, own=self.own) if self.own else method
+
     @property
     def masks(self) -> bool:
         """Whether tasks are learned by masks; otherwise a comparison method learns them."""
@@ -163,12 +173,12 @@ class Experiment:
         config: TaskConfig = call_with(TaskConfig, self.tasks[name], what=f"tasks.{name}")
         return config
 
-    def train_options(self, name: str) -> TrainOptions:
-        """The experiment's options with the task's own on top."""
-        options = {**self.train, **self.task(name).train}
+    def train_options(self, name: str | None = None) -> TrainOptions:
+        """The experiment's options, with a task's own on top where one is named."""
+        options = dict(self.train) if name is None else {**self.train, **self.task(name).train}
         if "zoom" in options:
             options["zoom"] = tuple(options["zoom"])
-        train: TrainOptions = call_with(TrainOptions, options, what=f"tasks.{name}.train")
+        train: TrainOptions = call_with(TrainOptions, options, what="train" if name is None else f"tasks.{name}.train")
         return train
 
     def seed_of(self, name: str) -> int:

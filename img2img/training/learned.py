@@ -33,13 +33,11 @@ def remove_older(folder: Path, names: Sequence[str]) -> None:
 
 
 def read_learned(folder: Path, names: Sequence[str]) -> tuple[dict[str, Tensors], Tensors]:
-    """What each of the finished tasks owns, by name, and what they share; nothing for a run of masks.
+    """What each of the finished tasks owns, by name, and what they share.
 
     Raises:
         InputError: a file is missing or damaged.
     """
-    if not (folder / "learned").is_dir():
-        return {name: {} for name in names}, {}
     return {name: _read(folder / "learned" / f"{name}.safetensors") for name in names}, _read(_shared(folder, len(names)))
 
 

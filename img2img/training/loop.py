@@ -74,11 +74,13 @@ class Fitted:
         best: the deciding figure on the validation set, and the step of it.
         best_step: the step after which it was measured.
         seconds: time in the loop, validations included, over all resumptions.
+        steps: how many there were.
     """
 
     best: float
     best_step: int
     seconds: float
+    steps: int
 
 
 def fit(
@@ -201,6 +203,7 @@ def fit(
             if progress is not None:
                 progress(done, loss=mean, best=best["value"])
         if done % options.checkpoint_every == 0 or done == options.steps:
+            log.write()  # first: a run that was killed after its last checkpoint does no more steps
             save_checkpoint(
                 checkpoint,
                 {
@@ -218,12 +221,11 @@ def fit(
                     "since": since,
                 },
             )
-            log.write()
 
     assert best["state"] is not None
     module.load_state_dict(best["state"])
     module.eval()
-    return Fitted(best["value"], best["step"], time.monotonic() - began)
+    return Fitted(best["value"], best["step"], time.monotonic() - began, options.steps)
 
 
 def _optimiser(module: nn.Module, options: TrainOptions) -> torch.optim.Adam:

@@ -9,8 +9,10 @@ from img2img.training.experiment import Experiment
 
 
 def _fresh() -> dict[str, Any]:
-    # backbone: the fingerprint of its training; tasks and decoder_only: an entry a task; rows and changes: an entry after each.
-    return {"fingerprints": {}, "backbone": None, "tasks": {}, "decoder_only": {}, "shared_bytes": 0, "rows": [], "changes": []}
+    # backbone: the fingerprint of its training; tasks and decoder_only: an entry a task; rows and changes: an entry after each;
+    # environment: what the last of them was measured on.
+    entries = {"tasks": {}, "decoder_only": {}, "shared_bytes": 0, "rows": [], "changes": []}
+    return {"fingerprints": {}, "backbone": None, **entries, "environment": {}}
 
 
 def read_progress(experiment: Experiment) -> dict[str, Any]:

@@ -13,9 +13,7 @@ from img2img.training.experiment import Experiment
 SCHEMA = 1
 
 
-def collect_results(
-    experiment: Experiment, progress: Mapping[str, Any], network: MaskedNetwork, environment: Mapping[str, Any]
-) -> dict[str, Any]:
+def collect_results(experiment: Experiment, progress: Mapping[str, Any], network: MaskedNetwork) -> dict[str, Any]:
     """The results of the finished tasks.
 
     `forgetting.value_matrix[t][i]` is the deciding figure of task i on its test set after task t was learned, null above the
@@ -87,7 +85,7 @@ def collect_results(
             "forward": forward,
             "forgetting": transfer.forgetting(skills),
         },
-        "environment": dict(environment),
+        "environment": dict(progress["environment"]),
     }
 
 

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 from img2img.backbones import EncoderDecoder, build_backbone
 from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone
 from img2img.data import build_data
+from img2img.errors import InputError
 from img2img.masks import MaskedNetwork
 from img2img.masks.layers import is_weight
 from img2img.masks.methods.mixed import own_names
@@ -49,13 +49,12 @@ class SequenceRunner:
     Attributes:
         ready: the tasks by name.
         progress: what is finished, as in `progress.json`.
-        environment: the commit, the hardware and the versions that it runs on.
         learner: the method: how tasks are learned and run.
         network: the frozen backbone, with the finished tasks of mask methods; it exists once the backbone does.
         evaluator: runs networks of this backbone over pictures.
 
     Raises:
-        InputError: the method's options, or the folder's earlier run, do not fit.
+        InputError: a method's options, or the folder's earlier run, do not fit.
     """
 
     network: MaskedNetwork
@@ -70,10 +69,22 @@ class SequenceRunner:
             torch.set_num_threads(experiment.threads)
         self._fabric = Fabric(accelerator=experiment.accelerator, devices=1, precision=experiment.precision)  # type: ignore[arg-type]
         self.learner: Learner = build_learner(experiment.method) or MaskLearner(bundle=self.folder / "bundle")
+        self._check_methods()
         self.progress = read_progress(experiment)
-        self.environment = environment()  # at the start: the files of a repository may change while it runs
+        self._environment = environment()  # at the start: the files of a repository may change while it runs
         self.ready: dict[str, Ready] = {}
         self._probes = Probes(self.folder / "probes", experiment.probe)
+
+    def _check_methods(self) -> None:
+        """Refuse before any training what the tasks' methods would refuse when they are due."""
+        for name in self.experiment.sequence:
+            if isinstance(self.learner, MaskLearner):
+                self.experiment.mask_method(name)
+            elif self.experiment.task(name).method is not None:
+                raise InputError(
+                    f"tasks.{name}.method={dict(self.experiment.method_of(name))}: the method {self.learner.name!r} learns all "
+                    "tasks itself; leave the task's out, or choose a mask method for all"
+                )
 
     # ------------------------------------------------------------------ the sequence
 
@@ -123,7 +134,9 @@ class SequenceRunner:
             for name, basis in stored.bases().items():
                 self.network.add_basis(name, basis)
             self.learner.begin(self._context())
-            self.learner.restore(*read_learned(self.folder, list(self.progress["tasks"])))
+            names = list(self.progress["tasks"])
+            masked = isinstance(self.learner, MaskLearner)  # all that masks learned is in the bundle
+            self.learner.restore(*(({name: {} for name in names}, {}) if masked else read_learned(self.folder, names)))
             return
         torch.manual_seed(self.experiment.seed_of("backbone"))
         first = self.ready[self.experiment.sequence[0]]
@@ -164,7 +177,10 @@ class SequenceRunner:
         save_backbone(self.folder / "bundle", self.network, self._backbone.spec, self.experiment.select)
         self.learner.begin(self._context())
         _, fitted = self._fit_phases(name, self.learner.adopt(name, self._backbone.get_submodule(HEAD)))
-        return entry | self._entry(name, entry["before"], fitted) if fitted else entry
+        if not fitted:
+            return entry
+        more = self._entry(name, entry["before"], fitted)
+        return entry | more | {key: entry[key] + more[key] for key in ("train_seconds", "steps")}
 
     def _trained_backbone(self, name: str) -> dict[str, Any]:
         logger.info("%s: trains the backbone", name)
@@ -235,7 +251,7 @@ class SequenceRunner:
     def _fit(self, name: str, phase: Phase, what: str, *, fingerprint: str | None = None) -> Fitted:
         """Do one training of a task."""
         ready, experiment = self.ready[name], self.experiment
-        options = ready.options if phase.steps is None else replace(ready.options, steps=phase.steps)
+        options = phase.options or ready.options
         if options.workers:
             ready.parts.train.preload()  # before the worker processes fork, so that they share it
         with TrainingLog(self.folder, what) as log:
@@ -262,7 +278,7 @@ class SequenceRunner:
             "val": fitted[-1].best if fitted else None,
             "best_step": fitted[-1].best_step if fitted else None,
             "train_seconds": sum(f.seconds for f in fitted),
-            "steps": self.ready[name].options.steps,
+            "steps": sum(f.steps for f in fitted),
             "test_images": len(self.ready[name].parts.test),
         }
 
@@ -287,6 +303,7 @@ class SequenceRunner:
             "bytes": learner.own_bytes(name),
         }
         self.progress["shared_bytes"] = learner.shared_bytes()
+        self.progress["environment"] = self._environment
         self.progress["rows"].append([measured[n][self.ready[n].task.metric] for n in names])
         self.progress["changes"].append(changes)
         intact = self.network.hash_backbone() == self.network.backbone_sha256

@@ -26,11 +26,12 @@ from img2img.reports.comparison.curves import mean_curve, run_curve
 from img2img.reports.comparison.grids import task_grid
 from img2img.reports.comparison.numbers import Stat, best, relative_skill
 from img2img.reports.comparison.outputs import read_strip, save_strip
-from img2img.reports.comparison.pairs import gain, nearest_mask, pairs
+from img2img.reports.comparison.pairs import gain, nearest_mask, pair_rows, pairs
 from img2img.reports.comparison.quality_figures import curve_figure, quality_bytes_figure, zeroed_figure
 from img2img.reports.comparison.report import write_comparison
 from img2img.reports.comparison.style import look, save_png, with_palette
 from img2img.reports.comparison.suite import Method, TaskInfo, read_suite
+from img2img.reports.comparison.tables import winners
 from img2img.reports.comparison.words import spread
 
 FIGURES = (
@@ -150,6 +151,25 @@ def test_the_task_that_trained_the_backbone_counts_for_no_mask(made: tuple[Path,
     assert read_suite(suite).backbone_task is None
 
 
+def test_a_mask_on_another_backbone_leaves_the_backbones_task_what_it_is(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path / "suite")
+    other = results("piggyback", 0)
+    other["backbone"]["mode"] = "random"
+    (suite / "runs" / "random" / "0").mkdir(parents=True)
+    (suite / "runs" / "random" / "0" / "results.json").write_text(json.dumps(other), encoding="utf-8")
+    read = read_suite(suite)
+    assert read.backbone_task == "streets"
+    assert {task for task, *_ in pair_rows(read)} == {"colour", "edges"}
+
+
+def test_a_lucky_seed_is_not_marked_best(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    edges = suite.tasks[2]
+    assert winners(suite, edges) == ({"sequential"}, {"piggyback"})
+    few = tuple(replace(m, runs=m.runs[:1]) if m.label == "sequential" else m for m in suite.methods)
+    assert winners(replace(suite, methods=few), edges) == ({"piggyback"}, {"piggyback"})
+
+
 def test_methods_stand_by_group_in_the_suites_order(made: tuple[Path, Path]) -> None:
     first = [row[0] for row in page_of(made[1]).rows if row]
     assert first[:7] == [
@@ -194,6 +214,8 @@ def test_pairs_are_of_the_same_seed_and_a_gain_is_better_in_either_direction(mad
     assert [pair.seed for pair in pairs(piggyback, replace(finetune, runs=finetune.runs[1:]), streets)] == [1]
     apart = replace(finetune, runs=tuple(replace(run, seed=run.seed + 10) for run in finetune.runs))
     assert gain(piggyback, apart, streets) is None
+    elsewhere = [replace(run, results=run.results | {"environment": {"device": "another"}}) for run in finetune.runs]
+    assert gain(piggyback, replace(finetune, runs=tuple(elsewhere)), streets) is None, "their backbones differ"
 
 
 def test_a_gain_has_its_standard_error_and_its_wins(made: tuple[Path, Path]) -> None:

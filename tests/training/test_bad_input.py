@@ -54,6 +54,26 @@ def test_a_wrong_config_is_refused_before_anything_starts(config: Make, changes:
 
 
 @pytest.mark.parametrize(
+    ("changes", "of_task", "message"),
+    [
+        ({"method": {"name": "pigyback"}}, None, "pigyback"),
+        ({"method": {"name": "piggyback", "start": "onez"}}, None, "onez"),
+        ({"own": ["*"]}, {"name": "mixed", "method": {"name": "piggyback"}, "own": ["*"]}, "mixed of mixed"),
+        ({"method": {"name": "finetune"}}, {"name": "ksm"}, r"tasks\.colour\.method=.*: the method 'finetune' learns all"),
+    ],
+)
+def test_a_wrong_method_is_refused_before_the_backbone_is_trained(
+    config: Make, tmp_path: Path, changes: dict[str, Any], of_task: dict[str, Any] | None, message: str
+) -> None:
+    wrong = config(**changes)
+    if of_task is not None:
+        wrong["tasks"]["colour"]["method"] = of_task
+    with pytest.raises(InputError, match=message):
+        run(wrong)
+    assert not (tmp_path / "run" / "metrics").exists()
+
+
+@pytest.mark.parametrize(
     ("task", "data", "message"),
     [
         ({"kind": "colour"}, {}, "task kind 'colour' is unknown"),

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -68,11 +68,29 @@ def test_a_batch_keeps_its_task_when_it_is_moved(learner: Joint) -> None:
 
 
 def test_one_training_of_the_sum_of_all_steps_serves_all_tasks(learner: Joint) -> None:
-    assert [phase.steps for phase in first(learner)] == [3 * 6]
+    assert [phase.options.steps for phase in first(learner) if phase.options] == [3 * 6]
     output = probe(learner, "colour")
     assert learned(learner, "colour") == []
     assert learned(learner, "more") == []
     assert torch.equal(probe(learner, "colour"), output)
+
+
+def test_rates_are_the_experiments_and_what_comes_by_steps_scales_with_the_tasks() -> None:
+    plain = context(val_every=5, norm_batches=7)
+    slow = replace(plain.ready["classes"], options=replace(plain.ready["classes"].options, lr=1e-9, val_every=2))
+    learner = begun(Joint(), replace(plain, ready={**plain.ready, "classes": slow}))
+    options = _phase(learner).options
+    assert options is not None
+    assert (options.lr, options.val_every, options.norm_batches) == (plain.experiment.train["lr"], 15, 21)
+
+
+def test_the_taken_head_is_placed_with_the_rest() -> None:
+    placed: list[torch.nn.Module] = []
+    learner = begun(Joint(), replace(context(), place=placed.append))
+    head = learner.context.head("classes")
+    placed.clear()
+    next(learner.adopt("classes", head))
+    assert any(head in module.modules() for module in placed)
 
 
 def test_each_step_trains_the_trunk_and_the_head_of_its_task_alone(learner: Joint) -> None:

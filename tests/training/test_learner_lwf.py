@@ -190,14 +190,14 @@ def test_the_warm_up_trains_the_new_head_alone(norm: Any) -> None:
 def test_without_a_warm_up_there_is_one_phase_of_all_steps() -> None:
     learner = begun(LwF(warmup=0.0))
     first(learner)
-    assert [phase.steps for phase in learner.learn("colour")] == [6]
+    assert [phase.options.steps for phase in learner.learn("colour") if phase.options] == [6]
 
 
 @pytest.mark.parametrize("steps", [2, 5, 6, 15, 25, 105])
 def test_the_phases_share_out_the_tasks_steps(steps: int) -> None:
     learner = begun(LwF(), context(steps=steps))
     first(learner)
-    assert sum(phase.steps or 0 for phase in learner.learn("colour")) == steps
+    assert sum(phase.options.steps for phase in learner.learn("colour") if phase.options) == steps
 
 
 def test_strength_zero_is_sequential_fine_tuning_with_the_same_phases() -> None:

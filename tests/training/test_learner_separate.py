@@ -152,7 +152,7 @@ def test_scratch_takes_no_pretrained_weights(monkeypatch: pytest.MonkeyPatch) ->
     ("kind", "own", "shared"),
     [
         (FineTune, ENCODER_BYTES + DECODER_BYTES + CONSTANTS, 0),
-        (DecoderOnly, DECODER_BYTES, ENCODER_BYTES + DECODER_BYTES + CONSTANTS),
+        (DecoderOnly, DECODER_BYTES, ENCODER_BYTES + CONSTANTS),  # each task has a decoder, the first too
         (HeadOnly, 0, ENCODER_BYTES + DECODER_BYTES + CONSTANTS),
     ],
 )

@@ -237,5 +237,5 @@ def test_a_forgetful_network_would_be_reported(config: Make, monkeypatch: pytest
 
     monkeypatch.setattr(runner, "_learn", disturb)
     network = runner.run()
-    results = collect_results(runner.experiment, runner.progress, network, runner.environment)
+    results = collect_results(runner.experiment, runner.progress, network)
     assert results["forgetting"]["max_abs_output_change"] > 0

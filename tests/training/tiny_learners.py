@@ -119,10 +119,10 @@ def train(learner: Learner, name: str, phases: Iterator[Phase], after: Callable[
         ready = learner.context.ready[name]
         objective = phase.objective or ready.task
         batches = phase.batches or ready.batches(learner.context.experiment.seed_of(name))
-        optimiser = torch.optim.Adam([p for p in phase.module.parameters() if p.requires_grad], LR, fused=True)
+        options = phase.options or ready.options
+        optimiser = torch.optim.Adam([p for p in phase.module.parameters() if p.requires_grad], options.lr, fused=True)
         phase.module.train()
-        steps = ready.options.steps if phase.steps is None else phase.steps
-        for _, batch in zip(range(steps), batches.iterate(), strict=False):
+        for _, batch in zip(range(options.steps), batches.iterate(), strict=False):
             example = objective.example(batch)
             output = phase.module(example.input)
             loss = objective.loss(output, example)

@@ -92,6 +92,8 @@ class Mixed(MaskMethod):
             if name == self.name:  # a forged file could nest without end
                 raise InputError("mixed of mixed: name all patterns in one")
             object.__setattr__(self, "method", build_method(name, options))
+        elif isinstance(self.method, Mixed):
+            raise InputError("mixed of mixed: the experiment's own weights and a mixed method; name all patterns in one of them")
         if isinstance(self.own, str) or not self.own or not all(isinstance(p, str) for p in self.own):
             raise InputError(f"mixed own={self.own!r}: expected a list of patterns of weight names, one or more")
         object.__setattr__(self, "own", tuple(self.own))

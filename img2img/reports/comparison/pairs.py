@@ -18,7 +18,7 @@ _EDGE = 0.25
 
 @dataclass(frozen=True)
 class Pair:
-    """A method and the reference on one task, from one seed.
+    """A method and the reference on one task, from one seed on one kind of machine.
 
     Attributes:
         seed: of both.
@@ -51,11 +51,14 @@ class Gain:
 
 
 def pairs(method: Method, reference: Method, task: TaskInfo) -> list[Pair]:
-    """The pairs of the seeds that both have, by seed; where the reference's figure is 0 there is no gain and no pair."""
-    theirs = {run.seed: run.final(task.name) for run in reference.runs}
+    """The pairs of the seeds that both ran on one kind of machine, by seed: on another, the same seed gives another backbone.
+
+    Where the reference's figure is 0 there is no gain and no pair.
+    """
+    theirs = {(run.seed, run.device): run.final(task.name) for run in reference.runs}
     found = []
     for run in method.runs:
-        value, base = run.final(task.name), theirs.get(run.seed)
+        value, base = run.final(task.name), theirs.get((run.seed, run.device))
         if value is not None and base:
             better = value - base if task.higher_is_better else base - value
             found.append(Pair(run.seed, value, base, better / abs(base)))

@@ -68,6 +68,12 @@ class Run:
         return value
 
     @property
+    def device(self) -> str | None:
+        """The processor or GPU that it ran on; None if that was not noted."""
+        device: str | None = self.results.get("environment", {}).get("device")
+        return device
+
+    @property
     def shared_bytes(self) -> float | None:
         """What is stored once for all its tasks: `shared_bytes` of its results, or else the backbone's size."""
         shared: float | None = self.results.get("shared_bytes", self.results["backbone"].get("bytes"))
@@ -142,9 +148,12 @@ class Suite:
 
     @property
     def backbone_task(self) -> str | None:
-        """The task that trained the backbone, where no mask method has a mask; None if there is none for all of them."""
+        """The task that trained the backbone, where mask methods have no mask; None if there is none, or not the same for all.
+
+        Runs whose backbone came from elsewhere do not count: they may stand beside the others as an ablation.
+        """
         runs = [run for method in self.methods if method.group == "mask" for run in method.runs]
-        first = {run.tasks[0] if run.results["backbone"].get("mode") == "first_task" else None for run in runs}
+        first = {run.tasks[0] for run in runs if run.results["backbone"].get("mode") == "first_task"}
         return first.pop() if len(first) == 1 else None
 
 

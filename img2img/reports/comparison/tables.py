@@ -61,11 +61,16 @@ def _cell(value: Any) -> Any:
 
 
 def winners(suite: Suite, task: TaskInfo) -> tuple[set[str], set[str]]:
-    """The labels of the best methods of a task, and of the best mask methods; none of these on the task without masks."""
+    """The labels of the best methods of a task, and of the best mask methods; none of these on the task without masks.
+
+    Only methods with as many seeds as any stand for it: one lucky seed is no better than the mean of several.
+    """
 
     def of(methods: Sequence[Method]) -> set[str]:
-        places = best([final(method, task) for method in methods], higher_is_better=task.higher_is_better)
-        return {methods[i].label for i in places}
+        stats = [final(method, task) for method in methods]
+        most = max((stat.seeds for stat in stats if stat is not None), default=0)
+        standing = [stat if stat is not None and stat.seeds == most else None for stat in stats]
+        return {methods[i].label for i in best(standing, higher_is_better=task.higher_is_better)}
 
     masked = [method for method in suite.methods if method.group == "mask" and task.name != suite.backbone_task]
     return of(suite.methods), of(masked)

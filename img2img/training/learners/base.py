@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -66,6 +66,12 @@ class Context:
     evaluator: Evaluator
     place: Callable[[nn.Module], None]
 
+    def options(self, name: str, *, steps: int, rate: float = 1.0) -> TrainOptions:
+        """A task's options for a part of its steps, one at least, with `rate` times its learning rates."""
+        given = self.ready[name].options
+        head_lr = None if given.head_lr is None else rate * given.head_lr
+        return replace(given, steps=max(1, steps), lr=rate * given.lr, head_lr=head_lr)
+
     def steps(self, name: str, share: float) -> int:
         """A share of a task's steps, one at least."""
         return max(1, round(self.ready[name].options.steps * share))
@@ -84,7 +90,7 @@ class Phase:
         extra: what is added to the task's loss.
         head: the part of `module` that `train.head_first` trains alone at first; None where the head is not fresh.
         suffix: tells the trainings of one task apart, in the names of logs and checkpoints.
-        steps: in place of the task's, of which methods with several phases share out the same number.
+        options: steps, rates and so on, in place of the task's; methods with several phases share its steps out.
         objective: what is trained for, `batches` and `validate` with it, where that is not the task alone.
         batches: its training pictures.
         validate: its deciding figure on the validation pictures.
@@ -94,7 +100,7 @@ class Phase:
     extra: ExtraLoss | None = None
     head: nn.Module | None = None
     suffix: str = ""
-    steps: int | None = None
+    options: TrainOptions | None = None
     objective: Objective | None = None
     batches: Batches | None = None
     validate: Callable[[], float] | None = None

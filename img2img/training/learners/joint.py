@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -73,7 +73,9 @@ class JointTask:
 class Joint(SharedLearner):
     """One network trained on all tasks of the sequence at once, each in turn, for the sum of their steps.
 
-    That happens when the first of them is due; it starts where the other methods start. Tasks cannot be added afterwards.
+    That happens when the first of them is due; it starts where the other methods start. Tasks cannot be added afterwards. Rates
+    and so on are those of the whole experiment, not of a task; validations come as often in a task's own steps as when it is
+    trained alone, and as many batches of each task settle the statistics.
 
     Attributes:
         norm: "own", since batches of one task at a time fit no common running statistics.
@@ -94,6 +96,7 @@ class Joint(SharedLearner):
     def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
         """Train all tasks, the first again."""
         self.model.heads[name] = head
+        self.context.place(self.model)
         return self.learn(name)
 
     def learn(self, name: str) -> Iterator[Phase]:
@@ -103,11 +106,17 @@ class Joint(SharedLearner):
         self.model.train_only(*self._names)
         self.model.active = name
         ready, experiment = self.context.ready, self.context.experiment
+        common = experiment.train_options()
         yield Phase(
             module=self.model,
             head=self.model.heads,
             suffix=".joint",
-            steps=sum(ready[n].options.steps for n in self._names),
+            options=replace(
+                common,
+                steps=sum(ready[n].options.steps for n in self._names),
+                val_every=common.val_every * len(self._names),
+                norm_batches=common.norm_batches * len(self._names),
+            ),
             objective=JointTask({n: ready[n].task for n in self._names}, self.model),
             batches=JointBatches({n: ready[n].batches(experiment.seed_of(n)) for n in self._names}),
             validate=self._mean_skill,

@@ -50,13 +50,13 @@ class LwF(SharedLearner):
             first = self.context.steps(name, self.warmup)
             steps = max(1, steps - first)
             self.model.train_only(name, trunk=False)
-            yield Phase(module=self.model, suffix=".warmup", steps=first)
+            yield Phase(module=self.model, suffix=".warmup", options=self.context.options(name, steps=first))
         self.model.train_only(name, *earlier)
 
         def distillation(input: Tensor, output: Tensor) -> Tensor | None:
             return self.distillation(teacher, earlier, input)
 
-        yield Phase(module=self.model, extra=distillation, steps=steps)
+        yield Phase(module=self.model, extra=distillation, options=self.context.options(name, steps=steps))
 
     def distillation(self, teacher: SharedNetwork, earlier: list[str], input: Tensor) -> Tensor | None:
         """`λ Σ_old tasks L_old`, right after the model's forward pass on `input`, whose features it uses."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from img2img.bundle import add_task_to_bundle
-from img2img.masks import Basis, Identity, Mixed, build_method
+from img2img.masks import Basis, Identity
 from img2img.masks.task import total_bytes
 from img2img.options import call_with
 from img2img.training.evaluate import Network
@@ -39,10 +39,7 @@ class MaskLearner(Learner):
     def learn(self, name: str) -> Iterator[Phase]:
         """Train a mask."""
         experiment, network = self.context.experiment, self.context.network
-        options = dict(experiment.method_of(name))
-        method = build_method(options.pop("name"), options)
-        if experiment.own:
-            method = Mixed(method=method, own=experiment.own)
+        method = experiment.mask_method(name)
         self._make_basis(method.basis_name())
         start_from = self._start_of(name)
         if start_from is not None:

@@ -26,12 +26,13 @@ class PackNet(SharedLearner):
     that another may follow.
 
     Protocol of Piggyback's comparison (section 4): 50 % of the first task's weights are pruned, 75 % of the free ones after each
-    later task, and retraining takes half as many epochs as training. Here both share the task's budget.
+    later task, and retraining takes half as many epochs as training, at a tenth of its rate. Here both share the task's budget.
 
     Attributes:
         first: the fraction of the weights that the first task gives up.
         later: the fraction of the free weights that a later task leaves free.
         retrain: the share of the steps after pruning; the first task, which is trained already, gets these alone.
+        retrain_lr: the factor on the learning rates of these steps.
         norm: the published code freezes normalisation after the first task; masks are given their own.
     """
 
@@ -40,11 +41,13 @@ class PackNet(SharedLearner):
     first: float = 0.5
     later: float = 0.75
     retrain: float = 1 / 3
+    retrain_lr: float = 0.1
 
     def __post_init__(self) -> None:
         one_of(self.name, "norm", self.norm, ("own", "frozen"))  # shared, it would move under the earlier tasks
         for option in ("first", "later", "retrain"):
             in_range(self.name, option, getattr(self, option), 0, 0.999)
+        in_range(self.name, "retrain_lr", self.retrain_lr, 1e-6, 1)
 
     def begin(self, context: Context) -> None:
         """Every weight is free. A backbone that no task trained belongs to no task: its weights are where training starts."""
@@ -86,7 +89,10 @@ class PackNet(SharedLearner):
         self.model.train_only(name)
         for key in self.model.roles.fixed_parameters:
             self.model.trunk.get_parameter(key).requires_grad_(False)
-        return Phase(module=self.model, head=None if suffix else self.model.heads[name], suffix=suffix, steps=steps)
+        if suffix:
+            options = self.context.options(name, steps=steps, rate=self.retrain_lr)
+            return Phase(module=self.model, suffix=suffix, options=options)
+        return Phase(module=self.model, head=self.model.heads[name], options=self.context.options(name, steps=steps))
 
     @torch.no_grad()
     def prune(self, fraction: float) -> None:

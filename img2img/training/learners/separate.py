@@ -97,8 +97,11 @@ class SeparateNetworks(Learner):
         return total_bytes(self._networks[name].own_tensors())
 
     def shared_bytes(self) -> int:
-        """The backbone, where a part of it is used by all tasks."""
-        return 0 if self.trained is None else total_bytes(self.context.network.backbone.state_dict())
+        """What no task trains of the backbone; nothing where tasks train all of it."""
+        if self.trained is None:
+            return 0
+        tensors = self.context.network.backbone.state_dict()
+        return total_bytes({name: t for name, t in tensors.items() if name.partition(".")[0] not in self.trained})
 
     def own_tensors(self, name: str) -> dict[str, Tensor]:
         """The trained children."""
