@@ -222,7 +222,7 @@ def _place_names(axes: Axes, points: Sequence[tuple[Method, float, float, str]],
     edge, leftmost = scale * axes.bbox.x0, min(x for _, x, _, _ in points)
     placed: list[tuple[float, float, float, float]] = [(*(p - 4), *(p + 4)) for p in at.values()]
     for method, x, y, name in sorted(points, key=lambda point: -at[point[0]][1]):
-        width = 5.2 * len(name)
+        width = 5.5 * len(name) + 4
         # From top to bottom and downwards only, so that the names stand in the order of their points.
         places: list[tuple[float, bool]] = [(-k * height / 4, False) for k in range(200)]
         if x <= 1.02 * leftmost:
