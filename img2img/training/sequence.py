@@ -135,8 +135,10 @@ class SequenceRunner:
                 self.network.add_basis(name, basis)
             self.learner.begin(self._context())
             names = list(self.progress["tasks"])
-            masked = isinstance(self.learner, MaskLearner)  # all that masks learned is in the bundle
-            self.learner.restore(*(({name: {} for name in names}, {}) if masked else read_learned(self.folder, names)))
+            if isinstance(self.learner, MaskLearner):  # all that masks learned is in the bundle
+                self.learner.restore({name: {} for name in names}, {})
+            else:
+                self.learner.restore(*read_learned(self.folder, names))
             return
         torch.manual_seed(self.experiment.seed_of("backbone"))
         first = self.ready[self.experiment.sequence[0]]

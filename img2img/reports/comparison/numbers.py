@@ -94,20 +94,21 @@ RELATIVE_FLOOR = 0.02
 def relative_skill(method: Method, reference: Method, task: TaskInfo) -> float | None:
     """The skill in units of the reference's: 0 is the trivial baseline, 1 as good as the reference.
 
-    Means over the seeds that both have, since a lucky seed must not look like a better method; over all where they share none.
+    Means over the seeds that both ran on one kind of machine, since a lucky seed must not look like a better method; over all
+    where they share none.
     """
-    own, theirs = _skills_by_seed(method, task), _skills_by_seed(reference, task)
+    own, theirs = _skills_by_start(method, task), _skills_by_start(reference, task)
     both = own.keys() & theirs.keys()
-    mine = stat(value for seed, value in own.items() if seed in both or not both)
-    reference_skill = stat(value for seed, value in theirs.items() if seed in both or not both)
+    mine = stat(value for start, value in own.items() if start in both or not both)
+    reference_skill = stat(value for start, value in theirs.items() if start in both or not both)
     if mine is None or reference_skill is None or reference_skill.mean < RELATIVE_FLOOR:
         return None
     return mine.mean / reference_skill.mean
 
 
-def _skills_by_seed(method: Method, task: TaskInfo) -> dict[int, float]:
-    found = {run.seed: skill_of(run.final(task.name), task) for run in method.runs}
-    return {seed: value for seed, value in found.items() if value is not None}
+def _skills_by_start(method: Method, task: TaskInfo) -> dict[tuple[int, str | None], float]:
+    found = {run.start: skill_of(run.final(task.name), task) for run in method.runs}
+    return {start: value for start, value in found.items() if value is not None}
 
 
 def task_bytes(method: Method, task: TaskInfo) -> int | None:

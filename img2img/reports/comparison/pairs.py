@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -55,10 +56,10 @@ def pairs(method: Method, reference: Method, task: TaskInfo) -> list[Pair]:
 
     Where the reference's figure is 0 there is no gain and no pair.
     """
-    theirs = {(run.seed, run.device): run.final(task.name) for run in reference.runs}
+    theirs = {run.start: run.final(task.name) for run in reference.runs}
     found = []
     for run in method.runs:
-        value, base = run.final(task.name), theirs.get((run.seed, run.device))
+        value, base = run.final(task.name), theirs.get(run.start)
         if value is not None and base:
             better = value - base if task.higher_is_better else base - value
             found.append(Pair(run.seed, value, base, better / abs(base)))
@@ -74,14 +75,22 @@ def gain(method: Method, reference: Method, task: TaskInfo) -> Gain | None:
     return Gain(math.fsum(gains) / len(gains), error, sum(g >= 0 for g in gains), len(gains))
 
 
-def compared(suite: Suite) -> tuple[tuple[Method, ...], tuple[TaskInfo, ...]]:
-    """The methods that share a seed with the reference, and the tasks on which they differ: not the backbone's own."""
+class Compared(NamedTuple):
+    """What is compared: the reference, the methods that share a seed with it, and the tasks, less the backbone's own."""
+
+    reference: Method
+    methods: tuple[Method, ...]
+    tasks: tuple[TaskInfo, ...]
+
+
+def compared(suite: Suite) -> Compared | None:
+    """What there is to compare; None without a reference, or without another method of its seeds."""
     reference = suite.reference
     if reference is None:
-        return (), ()
+        return None
     tasks = tuple(t for t in suite.tasks if t.name != suite.backbone_task and any(pairs(reference, reference, t)))
     methods = tuple(m for m in suite.methods if m is not reference and any(pairs(m, reference, t) for t in tasks))
-    return methods, tasks
+    return Compared(reference, methods, tasks) if methods else None
 
 
 def nearest_mask(suite: Suite) -> tuple[Method, int, int] | None:
@@ -89,12 +98,14 @@ def nearest_mask(suite: Suite) -> tuple[Method, int, int] | None:
 
     Of those with the most pairs alone, since one lucky seed is no evidence. None where there is nothing to compare.
     """
-    reference, (methods, tasks) = suite.reference, compared(suite)
+    if (found := compared(suite)) is None:
+        return None
+    reference, methods, tasks = found
     masks = [method for method in methods if method.group == "mask"]
-    if reference is None or not masks:
+    if not masks:
         return None
     gains = {m: [g for t in tasks if (g := gain(m, reference, t)) is not None] for m in masks}
-    most = max(min(g.pairs for g in found) for found in gains.values())
+    most = max(min(g.pairs for g in each) for each in gains.values())
     known = [m for m in masks if min(g.pairs for g in gains[m]) == most and len(gains[m]) == len(tasks)]
     if not known:
         return None
@@ -104,19 +115,20 @@ def nearest_mask(suite: Suite) -> tuple[Method, int, int] | None:
 
 def pair_rows(suite: Suite) -> Iterator[tuple[str, str, int, float, float, float]]:
     """(task, method, seed, value, the reference's, gain) of every pair."""
-    reference, (methods, tasks) = suite.reference, compared(suite)
-    for task in tasks:
-        for method in methods:
-            assert reference is not None
-            for pair in pairs(method, reference, task):
+    found = compared(suite)
+    if found is None:
+        return
+    for task in found.tasks:
+        for method in found.methods:
+            for pair in pairs(method, found.reference, task):
                 yield task.name, method.label, pair.seed, pair.value, pair.reference, pair.gain
 
 
 def pairs_figure(suite: Suite) -> Figure | None:
     """A row a method, a panel a task: a dot a seed, a bar for the mean; None where there is nothing to compare."""
-    reference, (methods, tasks) = suite.reference, compared(suite)
-    if reference is None or not methods:
+    if (found := compared(suite)) is None:
         return None
+    reference, methods, tasks = found
     figure = new_figure(WIDE, 1.3 + 0.26 * len(methods))
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks, strict=True):
         tidy(axes, grid="x")
@@ -143,9 +155,9 @@ def pairs_markdown(suite: Suite) -> str:
 
     In brackets: pairs in which the method is at least as good, of all. Bytes are the mean over the tasks compared.
     """
-    reference, (methods, tasks) = suite.reference, compared(suite)
-    if reference is None or not methods:
+    if (found := compared(suite)) is None:
         return ""
+    reference, methods, tasks = found
     head = [f"better than {reference.title} by", *(task.name for task in tasks), "a task"]
     rows = [head, ["---"] * len(head)]
     for method in methods:

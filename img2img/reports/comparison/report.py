@@ -124,11 +124,11 @@ def _skill(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:
 
 
 def _pairs(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:
-    figure = gallery.add(pairs_figure(suite), "pairs")
-    if figure is None:
+    found = compared(suite)
+    if found is None:
         return None
-    _, tasks = compared(suite)
-    return {"figure": figure, "tasks": [task.name for task in tasks], "rows": words.gains(suite)}
+    figure = gallery.add(pairs_figure(suite), "pairs")
+    return {"figure": figure, "tasks": [task.name for task in found.tasks], "rows": words.gains(suite)}
 
 
 def _sizes(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:

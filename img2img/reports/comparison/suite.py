@@ -68,10 +68,9 @@ class Run:
         return value
 
     @property
-    def device(self) -> str | None:
-        """The processor or GPU that it ran on; None if that was not noted."""
-        device: str | None = self.results.get("environment", {}).get("device")
-        return device
+    def start(self) -> tuple[int, str | None]:
+        """Seed and kind of machine (None if not noted): on another machine the same seed gives another backbone."""
+        return self.seed, self.results.get("environment", {}).get("device")
 
     @property
     def shared_bytes(self) -> float | None:

@@ -102,10 +102,10 @@ def quality(
 
 def gains(suite: Suite) -> list[dict[str, Any]]:
     """A row a method that shares seeds with the reference: its gain on each task and in how many pairs it holds its own."""
-    reference, (methods, tasks) = suite.reference, compared(suite)
     rows: list[dict[str, Any]] = []
-    if reference is None:
+    if (compare := compared(suite)) is None:
         return rows
+    reference, methods, tasks = compare
     for method in methods:
         found = [gain(method, reference, task) for task in tasks]
         cells = [

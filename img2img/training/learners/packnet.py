@@ -89,10 +89,8 @@ class PackNet(SharedLearner):
         self.model.train_only(name)
         for key in self.model.roles.fixed_parameters:
             self.model.trunk.get_parameter(key).requires_grad_(False)
-        if suffix:
-            options = self.context.options(name, steps=steps, rate=self.retrain_lr)
-            return Phase(module=self.model, suffix=suffix, options=options)
-        return Phase(module=self.model, head=self.model.heads[name], options=self.context.options(name, steps=steps))
+        options = self.context.options(name, steps=steps, rate=self.retrain_lr if suffix else 1.0)
+        return Phase(module=self.model, head=None if suffix else self.model.heads[name], suffix=suffix, options=options)
 
     @torch.no_grad()
     def prune(self, fraction: float) -> None:
