@@ -9,7 +9,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
-from img2img.backbones import EncoderDecoder, build_backbone
+from img2img.backbones import Backbone, build_backbone
 from img2img.errors import InputError
 from img2img.files import read_json, write_bytes, write_json
 from img2img.masks import Basis, MaskedNetwork
@@ -18,7 +18,7 @@ FORMAT = "img2img-bundle"
 VERSION = 2
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 HEAD = "head"
-"""The submodule of every `EncoderDecoder` that tasks replace."""
+"""The submodule of every `Backbone` that tasks replace."""
 
 
 def save_backbone(
@@ -90,7 +90,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return description
 
 
-def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, EncoderDecoder]:
+def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone]:
     """Rebuild the network of a bundle and load all of its tasks.
 
     Returns:
@@ -110,13 +110,13 @@ def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, EncoderD
     return network, backbone
 
 
-def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedNetwork, EncoderDecoder]:
+def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedNetwork, Backbone]:
     """The network of a bundle without its tasks, and the plain backbone."""
     path = folder / "backbone.safetensors"
     if not path.is_file():
         raise InputError(f"no backbone at {path}: copy the bundle again, whole")
     # No weights of another origin, whatever an edited file may ask for: they come from the bundle.
-    backbone = build_backbone(description["spec"] | {"out_channels": 1, "weights": None})
+    backbone = build_backbone({"out_channels": 1} | description["spec"] | {"weights": None})
     try:
         tensors = safetensors.torch.load(path.read_bytes())
         missing, unexpected = backbone.load_state_dict(tensors, strict=False)

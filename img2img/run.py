@@ -1,7 +1,7 @@
 """One experiment from its config to its report: what `pipelines/` calls."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,16 @@ from img2img.training.results import collect_results
 from img2img.training.sequence import SequenceRunner
 
 
-def run(config: Mapping[str, Any]) -> dict[str, Any]:
+Then = Callable[[SequenceRunner, Mapping[str, Any]], object]
+"""`then(runner, results)`: what a pipeline does with a finished run."""
+
+
+def run(config: Mapping[str, Any], *, then: Then | None = None) -> dict[str, Any]:
     """Run an experiment into its folder and write `results.json`, `masks.json`, `pictures/`, `outputs/` and `report.html` there.
 
     Args:
-        config: plain values, as of `configs/image_to_image.yaml` resolved.
+        config: plain values, as of `configs/base.yaml` with an experiment, resolved.
+        then: called with the finished run and its results, before the pictures and the report; None for nothing.
 
     Returns:
         The results, as in `results.json`.
@@ -51,7 +56,10 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
         runner = SequenceRunner(experiment, progress_for=progress_for)
         network = runner.run()
         results = collect_results(experiment, runner.progress, network)
+        results["relative_parameters"] = runner.learner.relative_parameters()
         write_json(experiment.folder / "results.json", results)
+        if then is not None:
+            then(runner, results)
         save_panels(runner)
         save_outputs(runner, experiment.folder)
         if isinstance(runner.learner, MaskLearner):

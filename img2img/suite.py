@@ -42,8 +42,10 @@ class Suite:
     Attributes:
         name: also the name of its folders.
         title: what the report calls it.
-        overrides: the experiment and what the suite changes in it, as on the command line of `pipelines/image_to_image.py`.
-        first: overrides that leave the first task alone in the sequence; each seed's backbone is trained so, once.
+        overrides: the experiment and what the suite changes in it, as on the command line of the pipeline.
+        pipeline: the script in `pipelines/` that runs it.
+        first: overrides that leave the first task alone in the sequence; each seed's backbone is trained so, once. None where no
+            task trains the backbone.
         seeds: of every method, in the order in which they are run: all methods of one seed before the next.
         methods: by label.
     """
@@ -51,9 +53,10 @@ class Suite:
     name: str
     title: str
     overrides: Sequence[str]
-    first: Sequence[str]
     seeds: Sequence[int]
     methods: Mapping[str, Any]
+    pipeline: str = "image_to_image"
+    first: Sequence[str] | None = None
 
     def variant(self, label: str) -> Variant:
         """The method of that label.
@@ -81,10 +84,10 @@ class Job:
 
 def backbone_jobs(suite: Suite, out: Path, seeds: Sequence[int], more: Sequence[str]) -> list[Job]:
     """The runs that train the backbone of each seed."""
-    jobs = []
-    for seed in seeds:
+    jobs: list[Job] = []
+    for seed in seeds if suite.first is not None else ():
         folder = out / "backbone" / str(seed)
-        overrides = [*suite.overrides, *suite.first, *more, f"seed={seed}", f"out={folder}"]
+        overrides = [*suite.overrides, *(suite.first or ()), *more, f"seed={seed}", f"out={folder}"]
         jobs.append(Job(label="backbone", seed=seed, folder=folder, overrides=overrides))
     return jobs
 
@@ -98,8 +101,8 @@ def method_jobs(suite: Suite, out: Path, labels: Sequence[str], seeds: Sequence[
             if variant.seeds is not None and seed not in variant.seeds:
                 continue
             folder = out / label / str(seed)
-            first = f"first_from={out / 'backbone' / str(seed)}"
-            overrides = [*suite.overrides, first, *variant.overrides, *more, f"seed={seed}", f"out={folder}"]
+            first = [] if suite.first is None else [f"first_from={out / 'backbone' / str(seed)}"]
+            overrides = [*suite.overrides, *first, *variant.overrides, *more, f"seed={seed}", f"out={folder}"]
             jobs.append(Job(label=label, seed=seed, folder=folder, overrides=overrides))
     return jobs
 

@@ -12,27 +12,30 @@ from omegaconf import OmegaConf
 
 from img2img.backbones import build_backbone
 from img2img.masks import METHODS, build_method
-from img2img.tasks import build_task
+from img2img.tasks import build_task, task_class
 from img2img.training.experiment import Experiment, read_experiment
 from img2img.training.learners import LEARNERS, build_learner
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+PIPELINES = ("image_to_image", "cifar100", "imagenet_to_sketch", "decathlon")
+"""The scripts that run one experiment."""
+WITHOUT_DATA = ("demo", "cifar100_made", "domains_made", "decathlon_made")
 
 
 def _names(group: str) -> list[str]:
     return sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
 
 
-def _compose(*overrides: str) -> Experiment:
+def _compose(*overrides: str, pipeline: str = "image_to_image") -> Experiment:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = OmegaConf.to_container(compose("image_to_image", list(overrides)), resolve=True)
+        config = OmegaConf.to_container(compose(pipeline, list(overrides)), resolve=True)
     assert isinstance(config, dict)
     config.pop("data_root", None)  # other keys refer to it
     return read_experiment(config)  # type: ignore[arg-type]
 
 
 def _overrides(name: str) -> list[str]:
-    return [f"experiment={name}", *(["data_root=somewhere"] if name != "demo" else [])]
+    return [f"experiment={name}", *(["data_root=somewhere"] if name not in WITHOUT_DATA else [])]
 
 
 @pytest.mark.parametrize("name", _names("experiment"))
@@ -41,7 +44,7 @@ def test_an_experiment_composes_and_its_tasks_are_known(name: str) -> None:
     assert experiment.name == name
     for task in experiment.sequence:
         options = dict(experiment.task(task).task)
-        if options["kind"] == "segmentation":
+        if task_class(options["kind"]).has_classes:
             options["classes"] = ["a", "b"]
         assert build_task(options).kind == options["kind"]
 
@@ -75,6 +78,12 @@ def test_any_subset_can_be_asked_for_on_the_command_line() -> None:
     assert experiment.train_options("edges").crop == 32
 
 
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_a_script_runs_without_data_by_default(pipeline: str) -> None:
+    assert (CONFIGS.parent / "pipelines" / f"{pipeline}.py").is_file()
+    assert _compose(pipeline=pipeline).name in WITHOUT_DATA
+
+
 def test_an_unknown_key_on_the_command_line_is_refused() -> None:
     with pytest.raises(ConfigCompositionException, match="stepz"):
         _compose("experiment=demo", "train.stepz=7")
@@ -87,14 +96,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def _commands() -> list[str]:
     """The command lines of the documentation, less those with words in capitals to be filled in."""
     lines = [line.strip() for page in PAGES for line in page.read_text(encoding="utf-8").splitlines()]
-    found = {line for line in lines if line.startswith("python pipelines/image_to_image.py")}
+    found = {line for line in lines if line.startswith(tuple(f"python pipelines/{name}.py" for name in PIPELINES))}
     return sorted(line for line in found if "..." not in line and not re.search(r"=[A-Z]{4,}\b", line.replace("=DATA", "=data")))
 
 
 @pytest.mark.parametrize("command", _commands())
 def test_a_command_of_the_documentation_composes(command: str) -> None:
-    overrides = shlex.split(command, comments=True)[2:]
-    assert _compose(*overrides).sequence
+    _, script, *overrides = shlex.split(command, comments=True)
+    assert _compose(*overrides, pipeline=Path(script).stem).sequence
 
 
 def test_the_experiment_and_the_backbone_that_the_readme_shows_are_accepted(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_every_run_of_a_shipped_suite_composes_and_is_accepted(file: Path, tmp_p
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         first = None
         for job in jobs:
-            config = OmegaConf.to_container(compose("image_to_image", job.overrides), resolve=True)
+            config = OmegaConf.to_container(compose(suite.pipeline, job.overrides), resolve=True)
             assert isinstance(config, dict)
             config.pop("data_root")
             experiment = read_experiment(config)  # type: ignore[arg-type]

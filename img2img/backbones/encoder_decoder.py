@@ -1,18 +1,12 @@
-"""The shape that every backbone has: normalised picture -> encoder -> decoder -> head."""
+"""The shape of backbones for image to image: normalised picture -> encoder -> decoder -> head."""
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
-from img2img.errors import InputError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from img2img.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone
 
 
 @dataclass(frozen=True)
@@ -48,24 +42,17 @@ class HeadShape:
         return nn.Sequential(conv, nn.Upsample(scale_factor=self.upsampling, mode="bilinear", align_corners=True))
 
 
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(Backbone):
     """A network from pictures to maps of the same height and width: `head(decoder(encoder((x - mean) / std)))`.
 
-    Its children are `encoder`, `decoder` and `head`; the head is the last operation, so that tasks can replace it.
+    Its children are `encoder`, `decoder` and `head`.
 
     Raises:
         InputError: `spec` is not plain JSON.
 
     Attributes:
-        stride: height and width of a picture must be multiples of it.
-        min_size: height and width must be at least this.
         head_channels: channels that the head gets from the decoder.
-        spec: plain JSON that `img2img.backbones.build_backbone` rebuilds this network from, without its weights:
-            those come from a state dict (normalisation buffers included).
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -80,21 +67,10 @@ class EncoderDecoder(nn.Module):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        super().__init__()
+        super().__init__(stride=stride, min_size=min_size, spec=spec, mean=mean, std=std)
         self.encoder = encoder
         self.decoder = decoder
         self.head = head_shape.build(out_channels)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-        self.stride = stride
-        self.min_size = min_size
-        try:
-            self.spec: dict[str, Any] = json.loads(json.dumps(spec))
-        except TypeError as error:
-            raise InputError(
-                f"the backbone's options {dict(spec)} are not plain values ({error}): expected what JSON can hold; write "
-                "them as text, numbers, true, false, null, lists and mappings"
-            ) from error
         self._head_shape = head_shape
 
     @property
@@ -119,22 +95,5 @@ class EncoderDecoder(nn.Module):
         Raises:
             InputError: the batch has another form (not checked while compiling or tracing).
         """
-        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-            self._check(x)
-        # A fresh tensor, so that in-place operations of an encoder never reach the caller's; it broadcasts grey to three.
-        y: Tensor = self.head(self.decoder(self.encoder((x - self.mean) / self.std)))
+        y: Tensor = self.head(self.decoder(self.encoder(self.normalised(x))))
         return y
-
-    def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
-            raise InputError(
-                f"the network got {tuple(x.shape)} {x.dtype}: expected (N, 3, H, W) or (N, 1, H, W) float in [0, 1]; "
-                "convert the pictures first"
-            )
-        height, width = x.shape[-2:]
-        sizes = [max(self.min_size, math.ceil(n / self.stride) * self.stride) for n in (height, width)]
-        if sizes != [height, width]:
-            raise InputError(
-                f"the network got pictures of {height} x {width} pixels (height x width): expected multiples of "
-                f"{self.stride}, at least {self.min_size}; pad or resize them to {sizes[0]} x {sizes[1]}"
-            )

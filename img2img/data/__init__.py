@@ -38,33 +38,85 @@ def _samples(part: str, *, short_side: int = 160, tile: int = 64) -> PictureSet:
     return SamplePhotos(part, short_side=short_side, tile=None if part == "train" else tile)
 
 
-def _whole(kind: str) -> Callable[..., PictureSet]:
-    from img2img.data import coco, folder, pairs, voc, voc_sbd
+def _patterns(
+    part: str, *, count: Mapping[str, int], number: int = 1, classes: int = 5, size: int = 32, seed: int = 0
+) -> PictureSet:
+    from img2img.data.patterns import Patterns
 
-    return {
+    return Patterns(part, count=count[part], number=number, classes=classes, size=size, seed=seed)
+
+
+def _permuted_mnist(part: str, *, root: str, number: int, val: int = 0) -> PictureSet:
+    """Task `number` has the permutation of that number."""
+    from img2img.data.mnist import Mnist
+
+    return Mnist(root=root, part=part, permutation=number, val=val)  # type: ignore[arg-type]
+
+
+def _rotated_mnist(part: str, *, root: str, number: int, degrees: float = 10.0, val: int = 0) -> PictureSet:
+    """Task `number` is turned by `number - 1` times so many degrees."""
+    from img2img.data.mnist import Mnist
+
+    return Mnist(root=root, part=part, rotation=(number - 1) * degrees, val=val)  # type: ignore[arg-type]
+
+
+def _by_part(kind: str) -> Callable[..., PictureSet]:
+    """What makes one part of a kind that cuts itself into parts, called with `part` and the kind's options."""
+    from img2img.data import cifar100, mnist
+
+    kinds: dict[str, Callable[..., PictureSet]] = {
+        "scenes": _scenes,
+        "samples": _samples,
+        "patterns": _patterns,
+        "cifar100": cifar100.Cifar100,
+        "mnist": mnist.Mnist,
+        "permuted_mnist": _permuted_mnist,
+        "rotated_mnist": _rotated_mnist,
+    }
+    return kinds[kind]
+
+
+def _split_class_folder(*, root: str, number: int, classes_per_task: int, order: str = "sorted", seed: int = 0) -> PictureSet:
+    from img2img.data.class_folder import ClassFolder
+    from img2img.data.split_classes import SplitClasses
+
+    whole = ClassFolder(root=root)
+    return SplitClasses(whole, number=number, classes_per_task=classes_per_task, order=order, seed=seed)  # type: ignore[arg-type]
+
+
+def _whole(kind: str) -> Callable[..., PictureSet]:
+    """What makes a stored set, called for each part with that part's options, or once for a set that is then split."""
+    from img2img.data import class_folder, coco, decathlon, folder, pairs, voc, voc_sbd
+
+    kinds: dict[str, Callable[..., PictureSet]] = {
         "coco": coco.CocoSegmentation,
         "voc": voc.VocSegmentation,
         "voc_sbd": voc_sbd.VocSbd,
         "image_folder": folder.ImageFolder,
         "image_label_folder": folder.ImageLabelFolder,
         "pairs": pairs.PairFolder,
-    }[kind]
+        "class_folder": class_folder.ClassFolder,
+        "split_class_folder": _split_class_folder,
+        "decathlon": decathlon.Decathlon,
+    }
+    return kinds[kind]
 
 
-_RENDERED: dict[str, Callable[..., PictureSet]] = {"scenes": _scenes, "samples": _samples}
-_STORED = ("coco", "voc", "voc_sbd", "image_folder", "image_label_folder", "pairs")
+_BY_PART = ("scenes", "samples", "patterns", "cifar100", "mnist", "permuted_mnist", "rotated_mnist")
+_OF_PICTURES = ("coco", "voc", "voc_sbd", "image_folder", "image_label_folder", "pairs")
+_STORED = (*_OF_PICTURES, "class_folder", "split_class_folder", "decathlon")
 
 
 def build_data(config: Mapping[str, Any]) -> Parts:
     """The parts of the dataset that a config describes, cached in memory as they are first read.
 
     Args:
-        config: `kind` (scenes, samples, coco, voc, voc_sbd, image_folder, image_label_folder, pairs) and the options of that
-            kind. Of stored kinds, `parts` may give options of their own to `train`, `val` and `test` (other folders, other
-            lists); without it one set is split by `fractions`, three numbers. For a dataset whose official validation set is
-            the one to report on, `parts` has `train` and `test` alone, and `fractions`, two numbers, cut `val` from `train`.
-            `resize` brings the shorter side of every picture to that many pixels, once. `limit` caps the number of pictures
-            of a part.
+        config: `kind`, see `_by_part` and `_whole`, and the options of that kind. Of stored kinds, `parts` may give options of
+            their own to `train`, `val` and `test` (other folders, other lists); without it one set is split by `fractions`,
+            three numbers. For a dataset whose official validation set is the one to report on, `parts` has `train` and `test`
+            alone, and `fractions`, two numbers, cut `val` from `train`. Kinds that cut themselves into parts need neither.
+            `resize` brings the shorter side of every picture to that many pixels, once; `middle` cuts val and test pictures
+            to their middle square of so many. `limit` caps the number of pictures of a part.
 
     Raises:
         InputError: an unknown kind or option, data that is missing or unusable, or parts with different classes.
@@ -73,12 +125,12 @@ def build_data(config: Mapping[str, Any]) -> Parts:
 
     options = dict(config)
     kind = options.pop("kind", None)
-    if kind not in (*_RENDERED, *_STORED):
-        raise InputError(f"data kind {kind!r} is unknown; known: {', '.join((*_RENDERED, *_STORED))}")
-    resize, limits = options.pop("resize", None), options.pop("limit", None) or {}
+    if kind not in (*_BY_PART, *_STORED):
+        raise InputError(f"data kind {kind!r} is unknown; known: {', '.join((*_BY_PART, *_STORED))}")
+    resize, middle, limits = options.pop("resize", None), options.pop("middle", None), options.pop("limit", None) or {}
     what = f"data {kind!r}"
-    if kind in _RENDERED:
-        sets = {part: call_with(_RENDERED[kind], options | {"part": part}, what=what) for part in PARTS}
+    if kind in _BY_PART:
+        sets = {part: call_with(_by_part(kind), options | {"part": part}, what=what) for part in PARTS}
     else:
         sets = _stored_parts(kind, options, what)
     parts = {part: limited(pictures, limits[part]) if part in limits else pictures for part, pictures in sets.items()}
@@ -88,7 +140,8 @@ def build_data(config: Mapping[str, Any]) -> Parts:
                 f"{what}: {part} has the classes {_shown(pictures)} and train has {_shown(parts['train'])}: expected the same "
                 "in the same order; name them in the config, or correct the files"
             )
-    return Parts(**{part: Cached(pictures, short_side=resize) for part, pictures in parts.items()})
+    middles = {"val": middle, "test": middle}
+    return Parts(**{part: Cached(p, short_side=resize, middle=middles.get(part)) for part, p in parts.items()})
 
 
 def _stored_parts(kind: str, options: Mapping[str, Any], what: str) -> dict[str, PictureSet]:

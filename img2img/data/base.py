@@ -23,12 +23,14 @@ class Sample:
         image: (H, W, 3) uint8 RGB in [0, 255]: the picture; of an A|B pair, B.
         label: (H, W) uint8 class indices with `VOID` = 255, or None.
         source: (H, W, 3) uint8 RGB: A of an A|B pair, or None.
+        category: the class index of the whole picture, or None.
         name: what reports and error messages call it, usually the file's name.
     """
 
     image: NDArray[np.uint8]
     label: NDArray[np.uint8] | None = None
     source: NDArray[np.uint8] | None = None
+    category: int | None = None
     name: str = ""
 
 
@@ -36,11 +38,13 @@ class PictureSet(ABC):
     """A dataset of pictures, read by index and never changed: `len(set)`, `set[i] -> Sample`.
 
     Attributes:
-        classes: class names by index when samples carry labels, else an empty tuple.
+        classes: class names by index when samples carry labels or categories, else an empty tuple.
+        categories: (N,) class index of every picture, where the set knows them without decoding one, else None.
         name: a short name for messages and reports.
     """
 
     classes: tuple[str, ...] = ()
+    categories: NDArray[np.int64] | None = None
     name: str = ""
 
     @abstractmethod
@@ -48,6 +52,14 @@ class PictureSet(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
+
+    def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+        """All pictures, (N, H, W) or (N, H, W, 3), with their categories, (N,), of a set that has them in memory; else None."""
+        return None
+
+    def preload(self) -> None:
+        """Read now what would be read at the first access, before worker processes fork; by default there is nothing."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -58,12 +70,14 @@ class Batch:
         image: (N, 3, H, W) uint8 in [0, 255].
         label: (N, H, W) int64 with `VOID`, or None.
         source: (N, 3, H, W) uint8 in [0, 255], or None.
+        category: (N,) int64 class indices of whole pictures, or None.
         names: N names.
     """
 
     image: torch.Tensor
     label: torch.Tensor | None = None
     source: torch.Tensor | None = None
+    category: torch.Tensor | None = None
     names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -84,9 +98,11 @@ class Batch:
 
         labels = [s.label for s in samples if s.label is not None]
         sources = [s.source for s in samples if s.source is not None]
+        categories = [s.category for s in samples if s.category is not None]
         return cls(
             image=pictures([s.image for s in samples]),
             label=torch.from_numpy(np.stack(labels)).long() if labels else None,
             source=pictures(sources) if sources else None,
+            category=torch.tensor(categories) if categories else None,
             names=tuple(s.name for s in samples),
         )

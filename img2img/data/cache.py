@@ -23,22 +23,28 @@ class Cached(PictureSet):
         pictures: the set to read.
         short_side: resize every picture so that its shorter side has this many pixels, smaller pictures are enlarged; `image`
             and `source` antialiased (Lanczos), `label` to the nearest pixel. None keeps the sizes.
+        middle: keep the middle square of this many pixels of every picture, extended by its edge where it is smaller; None
+            keeps all of it.
         max_bytes: keep pictures until they take this much memory; those beyond it are decoded at each access.
 
     Raises:
         InputError: an option is out of range.
     """
 
-    def __init__(self, pictures: PictureSet, *, short_side: int | None = None, max_bytes: int = 2 << 30) -> None:
-        if (short_side is not None and short_side < 1) or max_bytes < 0:
+    def __init__(
+        self, pictures: PictureSet, *, short_side: int | None = None, middle: int | None = None, max_bytes: int = 2 << 30
+    ) -> None:
+        if (short_side is not None and short_side < 1) or (middle is not None and middle < 1) or max_bytes < 0:
             raise InputError(
-                f"short_side={short_side}, max_bytes={max_bytes}: expected 1 pixel or more, or none, and 0 bytes or more; "
-                "give for instance short_side=128"
+                f"short_side={short_side}, middle={middle}, max_bytes={max_bytes}: expected 1 pixel or more, or none, and 0 "
+                "bytes or more; give for instance short_side=128"
             )
         self.classes = pictures.classes
+        self.categories = pictures.categories
         self.name = pictures.name
         self._pictures = pictures
         self._short_side = short_side
+        self._middle = middle
         self._max_bytes = max_bytes
         self._forget()
 
@@ -69,12 +75,18 @@ class Cached(PictureSet):
         sample = self._pictures[index]
         if self._short_side is not None:
             sample = resize_sample(sample, self._short_side)
+        if self._middle is not None:
+            sample = middle_of(sample, self._middle)
         size = sum(a.nbytes for a in (sample.image, sample.label, sample.source) if a is not None)
         with self._lock:
             if index not in self._kept and self._bytes + size <= self._max_bytes:
                 self._kept[index] = sample
                 self._bytes += size
         return sample
+
+    def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+        """Those of the set that is read, where its pictures stay as they are."""
+        return self._pictures.arrays() if self._short_side is None and self._middle is None else None
 
     def preload(self, progress: Callable[[int, int], object] | None = None) -> None:
         """Decode until every picture is kept or the memory is used up; `progress(done, total)` is called after each."""
@@ -102,4 +114,23 @@ def resize_sample(sample: Sample, short_side: int) -> Sample:
         image=resized(sample.image, Image.Resampling.LANCZOS),
         label=None if sample.label is None else resized(sample.label, Image.Resampling.NEAREST),
         source=None if sample.source is None else resized(sample.source, Image.Resampling.LANCZOS),
+    )
+
+
+def middle_of(sample: Sample, side: int) -> Sample:
+    """The sample with `image`, `label` and `source` cut to their middle square of `side` pixels, see `Cached`."""
+    height, width = sample.image.shape[:2]
+    lack = [(max(side - n, 0) // 2, (max(side - n, 0) + 1) // 2) for n in (height, width)]
+    top, left = (max(n - side, 0) // 2 for n in (height, width))
+
+    def cut(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if any(map(any, lack)):
+            picture = np.pad(picture, [*lack, (0, 0)][: picture.ndim], mode="edge")
+        return np.array(picture[top : top + side, left : left + side])
+
+    return replace(
+        sample,
+        image=cut(sample.image),
+        label=None if sample.label is None else cut(sample.label),
+        source=None if sample.source is None else cut(sample.source),
     )

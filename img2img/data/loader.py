@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from img2img.data.base import Batch, PictureSet, Sample
+from img2img.data.shift import Shift
 from img2img.errors import InputError
 
 
@@ -20,7 +21,8 @@ class TrainBatches:
     Every epoch is a permutation of the set: sample k of step s is number p = s * batch_size + k of the stream, so it is entry
     p mod n of the permutation that `numpy.random.default_rng((seed, 0, p // n))` draws for epoch p // n. A batch may
     therefore reach over the end of an epoch, and over several when the set is smaller than the batch.
-    Its augmentation is seeded with the first 64 bits of `numpy.random.SeedSequence((seed, 1, s, k))`.
+    Its augmentation is seeded with the first 64 bits of `numpy.random.SeedSequence((seed, 1, s, k))`; that of a set in memory
+    (`PictureSet.arrays`) by `Shift`, the whole batch at once, with those of `(seed, 1, s)`.
 
     Args:
         pictures: the set to draw from.
@@ -55,13 +57,31 @@ class TrainBatches:
 
     def batch(self, step: int) -> Batch:
         """The batch at `step` >= 0, made in this process."""
-        samples = []
-        for k in range(self._batch_size):
-            epoch, entry = divmod(step * self._batch_size + k, len(self._pictures))
-            index = int(_permutation(len(self._pictures), self._seed, epoch)[entry])
-            seed = int(np.random.SeedSequence((self._seed, 1, step, k)).generate_state(1, np.uint64)[0])
-            samples.append(self._augment(self._pictures[index], seed))
+        indices = self._indices(step)
+        if isinstance(self._augment, Shift) and self._arrays is not None:
+            images, categories = self._arrays
+            image = torch.from_numpy(self._augment.batch(images[indices], self._seed_of(step)))
+            return Batch(image=image.expand(-1, 3, -1, -1), category=torch.from_numpy(categories[indices]))
+        samples = [self._augment(self._pictures[int(i)], self._seed_of(step, k)) for k, i in enumerate(indices)]
         return Batch.stack(samples)
+
+    @functools.cached_property
+    def _arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+        return self._pictures.arrays()
+
+    def _indices(self, step: int) -> NDArray[np.int64]:
+        """The entries of the set that make up the batch at `step`."""
+        numbers = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
+        epochs, entries = np.divmod(numbers, len(self._pictures))
+        indices = np.empty_like(numbers)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            indices[here] = _permutation(len(self._pictures), self._seed, int(epoch))[entries[here]]
+        return indices
+
+    def _seed_of(self, *place: int) -> int:
+        """A seed of the augmentation, of a step or of one sample of it."""
+        return int(np.random.SeedSequence((self._seed, 1, *place)).generate_state(1, np.uint64)[0])
 
     def iterate(self, start_step: int = 0) -> Iterator[Batch]:
         """The batches from `start_step` on, without end; the global random states of torch and numpy are left alone.

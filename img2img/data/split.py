@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from img2img.data.base import PARTS, PictureSet, Sample
 from img2img.errors import InputError
 
@@ -19,12 +22,19 @@ class Subset(PictureSet):
         self.name = name or pictures.name
         if wrong := [i for i in self._indices if not 0 <= i < len(pictures)]:
             raise InputError(f"got the indices {wrong[:8]}: expected 0..{len(pictures) - 1}, positions in {pictures.name!r}")
+        if pictures.categories is not None:
+            self.categories = pictures.categories[self._indices]
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> Sample:
         return self._pictures[self._indices[index]]
+
+    def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+        """The rows of the whole set's."""
+        whole = self._pictures.arrays()
+        return None if whole is None else (whole[0][self._indices], whole[1][self._indices])
 
 
 def take(pictures: PictureSet, part: Part, *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Subset:

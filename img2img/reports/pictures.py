@@ -58,8 +58,8 @@ def grid(rows: list[list[Tensor]]) -> NDArray[np.uint8]:
     """Rows of pictures, each (1, 3, H, W) in [0, 1], on white: (H', W', 3) uint8."""
     lines = []
     for row in rows:
-        factor = max(1, round(SIDE / min(row[0].shape[-2:])))
-        enlarged = [F.interpolate(p, scale_factor=factor, mode="nearest") if factor > 1 else p for p in row]
+        factors = [max(1, round(SIDE / min(p.shape[-2:]))) for p in row]
+        enlarged = [F.interpolate(p, scale_factor=f, mode="nearest") if f > 1 else p for p, f in zip(row, factors, strict=True)]
         lines.append(torch.cat([F.pad(p, (0, GAP, 0, GAP), value=1.0) for p in enlarged], 3))
     width = max(line.shape[3] for line in lines)
     page = torch.cat([F.pad(line, (0, width - line.shape[3]), value=1.0) for line in lines], 2)

@@ -61,6 +61,7 @@ COMPARISONS = {
     "lwf": "One network was carried on from task to task; its earlier answers to the new pictures were to stay (LwF).",
     "ewc": "One network was carried on from task to task; weights that earlier tasks need were held back (EWC).",
     "packnet": "Each task kept a part of one network's weights; the rest was pruned and left to later tasks (PackNet).",
+    "cpg": "As PackNet, and each task picked among the weights of earlier ones by a mask (CPG, without expansion).",
     "joint": "One network was trained on all tasks at once, each in turn.",
 }
 """By comparison method: how the tasks were learned."""

@@ -46,6 +46,7 @@ class Task(ABC):
         metric: the figure that decides, a key of what `metrics()` computes; doing nothing cannot win it.
         higher_is_better: its direction.
         trivial_name: what the trivial baseline is called in reports.
+        has_classes: its constructor takes the data's `classes`.
         out_channels: channels of the head.
     """
 
@@ -53,6 +54,7 @@ class Task(ABC):
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
     trivial_name: ClassVar[str]
+    has_classes: ClassVar[bool] = False
     out_channels: int
 
     @abstractmethod
@@ -73,7 +75,10 @@ class Task(ABC):
 
     @abstractmethod
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
-        """The prediction, in the target's form, from the head's raw output (N, out_channels, H, W) and its input."""
+        """The prediction, in the target's form, from the head's raw output (N, out_channels, H, W) and its input.
+
+        Of whole pictures' tasks, such as classification, the raw output is (N, out_channels).
+        """
 
     @abstractmethod
     def loss(self, raw: Tensor, example: Example) -> Tensor:

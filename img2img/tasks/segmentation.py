@@ -26,6 +26,7 @@ class Segmentation(Task):
     metric: ClassVar[str] = "mIoU"
     higher_is_better: ClassVar[bool] = True
     trivial_name: ClassVar[str] = "majority class"
+    has_classes: ClassVar[bool] = True
 
     def __init__(self, *, classes: Sequence[str]) -> None:
         if len(classes) < 2:

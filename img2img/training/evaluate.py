@@ -14,7 +14,9 @@ from img2img.data.loader import eval_batches
 from img2img.tasks import Task
 
 Network = Callable[[Tensor], Tensor]
-"""(N, 3, H, W) float in [0, 1], of a size that the backbone takes, to the head's raw output of the same height and width."""
+"""(N, 3, H, W) float in [0, 1], of a size that the backbone takes, to the head's raw output: of the same height and width, or
+(N, C) for whole pictures.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class Evaluator:
         height, width = input.shape[-2:]
         padded = [max(self.min_size, math.ceil(n / self.stride) * self.stride) - n for n in (height, width)]
         raw = self.run(network, F.pad(input, (0, padded[1], 0, padded[0]), mode="replicate") if any(padded) else input)
-        return task.prediction(raw[..., :height, :width], input)
+        return task.prediction(raw[..., :height, :width] if raw.ndim == 4 else raw, input)
 
     def figures(self, network: Network | None, task: Task, pictures: PictureSet) -> dict[str, float]:
         """All figures of `task` over a set of whole pictures, read once, in order.

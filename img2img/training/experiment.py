@@ -176,8 +176,9 @@ class Experiment:
     def train_options(self, name: str | None = None) -> TrainOptions:
         """The experiment's options, with a task's own on top where one is named."""
         options = dict(self.train) if name is None else {**self.train, **self.task(name).train}
-        if "zoom" in options:
-            options["zoom"] = tuple(options["zoom"])
+        for key in ("zoom", "decay_at"):
+            if isinstance(options.get(key), list):
+                options[key] = tuple(options[key])
         train: TrainOptions = call_with(TrainOptions, options, what="train" if name is None else f"tasks.{name}.train")
         return train
 
@@ -206,7 +207,7 @@ class Experiment:
         index = list(self.sequence).index(name)
         if backbone:
             config = self.task(name)
-            unused = ("mask_lr", "head_lr", "head_first")
+            unused = ("mask_lr", "head_lr", "norm_lr", "head_optimiser", "head_first")
             train = {key: value for key, value in vars(self.train_options(name)).items() if key not in unused}
             options = {"task": config.task, "data": config.data, "train": train, "backbone": self.backbone, "seed": self.seed}
             options |= {"precision": self.precision, "channels_last": self.channels_last}
@@ -233,12 +234,43 @@ class Experiment:
 
 
 def read_experiment(config: Mapping[str, Any]) -> Experiment:
-    """The experiment of a plain (resolved) config.
+    """The experiment of a plain (resolved) config, its families of tasks written out, see `with_families`.
 
     Raises:
         InputError: an unknown key, or a value that cannot be used.
     """
-    experiment: Experiment = call_with(Experiment, config, what="the config")
+    experiment: Experiment = call_with(Experiment, with_families(config), what="the config")
     for name in experiment.sequence:
         experiment.train_options(name)
     return experiment
+
+
+def with_families(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with one task for each member of a family.
+
+    A task with a `count`, such as `superclass: {count: 20, task: ..., data: ...}`, stands for `superclass_1` to `superclass_20`,
+    whose data get their number as `number`. In `sequence` the family's name stands for all of them in order; members may be
+    named too, and a task of a member's name under `tasks` changes that one.
+
+    Raises:
+        InputError: `count` is no whole number above 0.
+    """
+    tasks: dict[str, Any] = {}
+    members: dict[str, list[str]] = {}
+    given = config.get("tasks")
+    for name, task in given.items() if isinstance(given, Mapping) else ():
+        if not isinstance(task, Mapping) or "count" not in task:
+            tasks[name] = {**tasks.get(name, {}), **task} if isinstance(task, Mapping) else task
+            continue
+        count = task["count"]
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise InputError(f"tasks.{name}.count={count!r}: expected how many tasks there are, a whole number of 1 or more")
+        common = {key: value for key, value in task.items() if key != "count"}
+        members[name] = [f"{name}_{number}" for number in range(1, count + 1)]
+        for number, member in enumerate(members[name], start=1):
+            numbered = common | {"data": {**common.get("data", {}), "number": number}}
+            tasks[member] = numbered | dict(tasks.get(member, {}))
+    sequence = config.get("sequence")
+    if members and isinstance(sequence, list | tuple):
+        sequence = [member for name in sequence for member in members.get(name, [name])]
+    return {**config, "tasks": tasks, "sequence": sequence} if members else dict(config)

@@ -13,11 +13,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from img2img.masks import OwnWeight, TaskModule
+from img2img.masks import TaskModule
 from img2img.masks.analysis import FlipMeter
 from img2img.tasks.base import Example
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.log import TrainingLog
+from img2img.training.optimiser import all_groups, build_optimisers, schedule
 from img2img.training.options import TrainOptions
 from img2img.training.settle import settle
 
@@ -68,10 +69,10 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Fitted:
-    """The outcome of a training; the module holds the state of the best validation.
+    """The outcome of a training; the module holds the state that was kept.
 
     Attributes:
-        best: the deciding figure on the validation set, and the step of it.
+        best: the deciding figure on the validation set of the state that was kept.
         best_step: the step after which it was measured.
         seconds: time in the loop, validations included, over all resumptions.
         steps: how many there were.
@@ -99,7 +100,7 @@ def fit(
     progress: Progress | None = None,
     channels_last: bool = False,
 ) -> Fitted:
-    """Train `module` on `task` and leave it with the state that validated best.
+    """Train `module` on `task` and leave it with the state that validated best, or the last, see `TrainOptions.keep`.
 
     If `checkpoint` exists the training goes on from it, and ends as it would have ended without the interruption: bit for bit
     on a CPU. The last checkpoint holds the end; the caller removes it once the outcome is safe elsewhere.
@@ -124,8 +125,8 @@ def fit(
         OutOfMemoryError: names the batch size and crop to try.
         InputError: the checkpoint is damaged or of another configuration.
     """
-    optimiser = _optimiser(module, options)
-    wrapped, fabric_optimiser = fabric.setup(module, optimiser)
+    optimisers = build_optimisers(module, options)
+    wrapped, *fabric_optimisers = fabric.setup(module, *optimisers)
     start, seconds, since = 0, 0.0, 0
     rows: list[dict[str, Any]] = []
     mask_rows: list[dict[str, Any]] = []
@@ -135,7 +136,8 @@ def fit(
     if checkpoint.exists():
         saved = load_checkpoint(checkpoint, fingerprint=fingerprint)
         module.load_state_dict(saved["module"])
-        optimiser.load_state_dict(saved["optimiser"])
+        for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
         set_random_states(saved["random"])
         start, seconds, rows, best = saved["step"], saved["seconds"], saved["rows"], saved["best"]
         running, since, mask_rows = saved["running"].to(fabric.device), saved["since"], saved["mask_rows"]
@@ -153,7 +155,7 @@ def fit(
 
     for step, batch in zip(range(start, options.steps), batches.iterate(start), strict=False):
         factor = schedule(step, options)
-        for group in optimiser.param_groups:
+        for group in all_groups(optimisers):
             group["lr"] = group["base_lr"] * factor
         if step == alone:
             for parameter in waiting:
@@ -167,7 +169,8 @@ def fit(
                 more = None if extra is None else extra(input, output)
             if more is not None:
                 loss = loss + more
-            fabric_optimiser.zero_grad()
+            for optimiser in fabric_optimisers:
+                optimiser.zero_grad()
             fabric.backward(loss)
         running += loss.detach()
         since += 1
@@ -177,7 +180,8 @@ def fit(
         logged = done % options.log_every == 0 or done == options.steps
         if logged or fabric.device.type == "cpu":
             _require_finite(float(running), task, step, options)
-        fabric_optimiser.step()
+        for optimiser in fabric_optimisers:
+            optimiser.step()
 
         validated = done % options.val_every == 0 or done == options.steps
         value = None
@@ -190,7 +194,10 @@ def fit(
             module.train()
             if not math.isfinite(value):
                 raise TrainingDivergedError(_diverged(f"the validation's {task.metric}", task, step, options))
-            better = best["value"] is None or (value > best["value"] if task.higher_is_better else value < best["value"])
+            if best["value"] is None or options.keep == "last":
+                better = True
+            else:
+                better = value > best["value"] if task.higher_is_better else value < best["value"]
             if better:
                 best = {"value": value, "step": done, "state": copy.deepcopy(module.state_dict())}
         if logged or validated:
@@ -210,7 +217,7 @@ def fit(
                     "fingerprint": fingerprint,
                     "step": done,
                     "module": module.state_dict(),
-                    "optimiser": optimiser.state_dict(),
+                    "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                     "random": random_states(),
                     "best": best,
                     "seconds": time.monotonic() - began,
@@ -228,34 +235,10 @@ def fit(
     return Fitted(best["value"], best["step"], time.monotonic() - began, options.steps)
 
 
-def _optimiser(module: nn.Module, options: TrainOptions) -> torch.optim.Adam:
-    """Adam with rates of their own for scores, for a masked task's norm state and head, and for weights; no weight decay, which
-    would pull scores to the threshold.
-    """
-    scores: list[nn.Parameter] = []
-    weights = [p for p in module.parameters() if p.requires_grad]
-    others: list[nn.Parameter] = []
-    if isinstance(module, TaskModule):
-        masks = list(module.state.masks.children())
-        scores = [p for mask in masks if not isinstance(mask, OwnWeight) for p in mask.parameters()]
-        known = {id(p) for p in module.state.masks.parameters()}
-        others = [p for p in weights if id(p) not in known]
-        weights = [p for mask in masks if isinstance(mask, OwnWeight) for p in mask.parameters()]
-    head_lr = options.lr if options.head_lr is None else options.head_lr
-    groups = [(scores, options.mask_lr), (others, head_lr), (weights, options.lr)]
-    return torch.optim.Adam([{"params": p, "lr": lr, "base_lr": lr} for p, lr in groups if p], fused=True)
-
-
 def _all_but(head: nn.Module, module: nn.Module) -> list[nn.Parameter]:
     """What is trained of `module`, less `head`."""
     known = {id(p) for p in head.parameters()}
     return [p for p in module.parameters() if p.requires_grad and id(p) not in known]
-
-
-def schedule(step: int, options: TrainOptions) -> float:
-    """The factor on the learning rates at `step`: a linear rise over `warmup` steps times a cosine from 1 to 0."""
-    rise = min(1.0, (step + 1) / options.warmup) if options.warmup else 1.0
-    return rise * 0.5 * (1 + math.cos(math.pi * step / options.steps))
 
 
 def _require_finite(loss: float, task: Objective, step: int, options: TrainOptions) -> None:

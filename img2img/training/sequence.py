@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from img2img.backbones import EncoderDecoder, build_backbone
+from img2img.backbones import Backbone, build_backbone
 from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone
 from img2img.data import build_data
 from img2img.errors import InputError
@@ -18,7 +18,7 @@ from img2img.masks import MaskedNetwork
 from img2img.masks.layers import is_weight
 from img2img.masks.methods.mixed import own_names
 from img2img.masks.task import total_bytes
-from img2img.tasks import build_task
+from img2img.tasks import build_task, task_class
 from img2img.training.environment import environment
 from img2img.training.evaluate import Evaluator, Network, finite
 from img2img.training.experiment import Experiment
@@ -59,7 +59,7 @@ class SequenceRunner:
 
     network: MaskedNetwork
     evaluator: Evaluator
-    _backbone: EncoderDecoder
+    _backbone: Backbone
 
     def __init__(self, experiment: Experiment, *, progress_for: ProgressFor | None = None) -> None:
         self.experiment = experiment
@@ -115,11 +115,11 @@ class SequenceRunner:
         config = self.experiment.task(name)
         parts = build_data(config.data)
         options = dict(config.task)
-        if options.get("kind") == "segmentation" and "classes" not in options:
+        if task_class(options.get("kind")).has_classes and "classes" not in options:
             options["classes"] = list(parts.classes)
         task = build_task(options)
         task.fit(parts.train)
-        return Ready(name, task, parts, self.experiment.train_options(name))
+        return Ready(name, task, parts, self.experiment.train_options(name).in_steps(len(parts.train)))
 
     @property
     def _first_trains_backbone(self) -> bool:
@@ -148,7 +148,7 @@ class SequenceRunner:
             save_backbone(bundle, self.network, backbone.spec, self.experiment.select)
             self.learner.begin(self._context())
 
-    def _set_up(self, backbone: EncoderDecoder) -> None:
+    def _set_up(self, backbone: Backbone) -> None:
         self._backbone = backbone
         select = self.experiment.select
         self.network = MaskedNetwork(backbone, head=HEAD, select=is_weight if select is None else list(select))

@@ -20,6 +20,7 @@ class Pictures(PictureSet):
 
     name = "four"
     classes = ("a", "b", "c")
+    categories = np.array([0, 1, 1, 2])
 
     def __init__(self, size: int = 32) -> None:
         rng = np.random.default_rng(0)
@@ -28,7 +29,7 @@ class Pictures(PictureSet):
             image = rng.integers(0, 256, (size // 8, size // 8, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
             label = rng.choice(3, (size, size), p=[0.2, 0.5, 0.3]).astype(np.uint8)
             label[:2] = VOID
-            self._samples.append(Sample(image, label, source=255 - image, name=f"picture {i}"))
+            self._samples.append(Sample(image, label, source=255 - image, category=int(self.categories[i]), name=f"picture {i}"))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -48,11 +49,17 @@ def style_file(tmp_path: Path) -> Path:
 def _config(kind: str, style_file: Path) -> dict[str, Any]:
     options: dict[str, dict[str, Any]] = {
         "segmentation": {"classes": ["a", "b", "c"]},
+        "classification": {"classes": ["a", "b", "c"]},
         "style": {"picture": str(style_file), "size": 48, "network": {"name": "efficientnet_lite0", "weights": None}},
         "edges": {"drawing": "canny"},
         "denoising": {"sigma": 30},
     }
     return {"kind": kind, **options.get(kind, {})}
+
+
+def _raw(task: Task) -> torch.Size:
+    """The shape of a raw output for the four pictures."""
+    return torch.Size([4, task.out_channels] if task.kind == "classification" else [4, task.out_channels, 32, 32])
 
 
 @pytest.mark.parametrize("kind", task_kinds())
@@ -84,13 +91,13 @@ class TestContract:
         again = build_task(task.options())
         alone = Batch(image=batch.image)
         assert torch.equal(again.input(alone), task.input(batch))
-        raw = torch.randn(4, task.out_channels, 32, 32)
+        raw = torch.randn(_raw(task))
         input = task.input(alone)
         assert torch.equal(again.prediction(raw, input), task.prediction(raw, input))
 
     def test_the_loss_falls_when_the_raw_output_is_trained_directly(self, task: Task, batch: Batch) -> None:
         example = task.example(batch)
-        raw = torch.zeros(4, task.out_channels, 32, 32, requires_grad=True)
+        raw = torch.zeros(_raw(task), requires_grad=True)
         optimiser = torch.optim.Adam([raw], 0.1)
         losses = []
         for _ in range(30):
@@ -103,7 +110,7 @@ class TestContract:
 
     def test_training_the_raw_output_beats_the_trivial_baseline_on_the_deciding_metric(self, task: Task, batch: Batch) -> None:
         example = task.example(batch)
-        raw = torch.zeros(4, task.out_channels, 32, 32, requires_grad=True)
+        raw = torch.zeros(_raw(task), requires_grad=True)
         optimiser = torch.optim.Adam([raw], 0.2)
         for _ in range(60):
             optimiser.zero_grad()
@@ -119,9 +126,10 @@ class TestContract:
 
     def test_predictions_and_targets_are_shown_as_pictures(self, task: Task, batch: Batch) -> None:
         example = task.example(batch)
-        prediction = task.prediction(torch.randn(4, task.out_channels, 32, 32), example.input)
+        prediction = task.prediction(torch.randn(_raw(task)), example.input)
         for picture in (task.picture(prediction, example.input), task.reference(example)):
-            assert picture.shape == (4, 3, 32, 32)
+            assert picture.shape[:2] == (4, 3)
+            assert picture.shape[2:] == ((128, 128) if task.kind == "classification" else (32, 32))  # room for a name
             assert picture.min() >= 0
             assert picture.max() <= 1
 
@@ -227,7 +235,7 @@ def test_without_a_picture_or_a_perceptual_network_the_error_says_what_to_give(s
 
 
 def test_an_unknown_kind_or_option_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match="known: colourisation, denoising, edges, segmentation, style"):
+    with pytest.raises(InputError, match="known: classification, colourisation, denoising, edges, segmentation, style"):
         build_task({"kind": "colorization"})
     with pytest.raises(InputError, match="no option 'drawin': did you mean 'drawing'"):
         build_task({"kind": "edges", "drawin": "canny"})

@@ -21,7 +21,8 @@ from img2img.run import run
 from img2img.tasks.colourisation import Colourisation
 from img2img.training import checkpoint
 from img2img.training.experiment import read_experiment
-from img2img.training.loop import OutOfMemoryError, TrainingDivergedError, explained_out_of_memory, schedule
+from img2img.training.loop import OutOfMemoryError, TrainingDivergedError, explained_out_of_memory
+from img2img.training.optimiser import schedule
 from img2img.training.options import TrainOptions
 
 Make = Callable[..., dict[str, Any]]
@@ -35,13 +36,13 @@ Make = Callable[..., dict[str, Any]]
         ({"sequence": []}, "the sequence is empty"),
         ({"sequence": ["disks", "disks"]}, "names a task twice"),
         ({"train": {"stepz": 3}}, "tasks.disks.train has no option 'stepz': did you mean 'steps'"),
-        ({"train": {"steps": 0}}, "train.steps=0: expected 1 or more"),
+        ({"train": {"steps": 0}}, "train.steps=0 and train.epochs=0: expected one of them above 0"),
         ({"train": {"steps": 1, "lr": -1}}, "train.lr=-1: expected more than 0"),
         ({"train": {"steps": 1.5}}, "tasks.disks.train got steps: 1.5: expected int"),
         ({"train": {"steps": 1, "lr": "high"}}, "tasks.disks.train got lr: 'high': expected float"),
         ({"sequence": "disks"}, "the config got sequence: 'disks': expected"),
         ({"channels_last": "yes"}, "the config got channels_last: 'yes': expected bool"),
-        ({"train": {}}, "needs the option 'steps'"),
+        ({"train": {"steps": 1, "epochs": 2}}, "train.steps=1 and train.epochs=2: expected one of them above 0"),
         ({"resume": "yes"}, "expected 'auto' or 'never'"),
         ({"panels": 0}, "panels=0: expected 1 or more pictures"),
         ({"backbone": {"kind": "smp", "mode": "first"}}, "backbone.mode='first'"),

@@ -15,7 +15,7 @@ from img2img.backbones import build_backbone
 from img2img.bundle import HEAD, load_bundle, save_backbone
 from img2img.run import run
 from img2img.training.experiment import read_experiment
-from img2img.training.loop import _optimiser
+from img2img.training.optimiser import all_groups, build_optimisers
 from img2img.training.options import TrainOptions
 
 Make = Callable[..., dict[str, Any]]
@@ -176,7 +176,7 @@ def test_scores_norm_state_with_head_and_whole_networks_have_rates_of_their_own(
     network.add_task("a", masks.Piggyback(), head=torch.nn.Conv2d(4, 2, 1))
 
     def rates(module: torch.nn.Module) -> dict[tuple[int, ...], float]:
-        return {tuple(p.shape): group["lr"] for group in _optimiser(module, options).param_groups for p in group["params"]}
+        return {tuple(p.shape): group["lr"] for group in all_groups(build_optimisers(module, options)) for p in group["params"]}
 
     assert rates(network.task_module("a")) == {(4, 3, 3, 3): 1e-4, (4,): 1e-2, (2, 4, 1, 1): 1e-2, (2,): 1e-2}
     assert set(rates(plain).values()) == {1e-3}

@@ -6,8 +6,8 @@ from img2img.reports.comparison.numbers import stat
 from img2img.reports.comparison.suite import Method, Run, TaskInfo
 from img2img.reports.read import read_curve
 
-PHASES = (".warmup", "", ".retrain")
-"""The trainings of one task by the ends of their logs' names, in order: LwF warms up its head, PackNet trains again."""
+PHASES = (".warmup", "", *(f".prune{i}" for i in range(1, 10)), ".retrain")
+"""The trainings of one task by the ends of their logs' names, in order: LwF warms up its head, CPG prunes, PackNet trains again."""
 
 Points = list[tuple[int, float]]
 

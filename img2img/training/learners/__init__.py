@@ -1,6 +1,7 @@
 """Ways to learn a sequence of tasks: masks on a frozen backbone, and the methods that they are compared with."""
 
 from img2img.training.learners.base import LEARNERS, Context, Learner, Phase, Ready, build_learner
+from img2img.training.learners.cpg import CPG
 from img2img.training.learners.ewc import EWC
 from img2img.training.learners.joint import Joint
 from img2img.training.learners.lwf import LwF
@@ -10,6 +11,7 @@ from img2img.training.learners.separate import DecoderOnly, FineTune, HeadOnly, 
 from img2img.training.learners.shared import Sequential, SharedNetwork
 
 __all__ = [
+    "CPG",
     "EWC",
     "LEARNERS",
     "Context",

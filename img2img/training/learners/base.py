@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from img2img.backbones import EncoderDecoder
+from img2img.backbones import Backbone
 from img2img.data import Parts
 from img2img.data.augment import Augment
 from img2img.data.loader import TrainBatches
+from img2img.data.shift import Shift
 from img2img.errors import InputError
 from img2img.masks import MaskedNetwork
 from img2img.options import call_with
@@ -40,10 +41,17 @@ class Ready:
 
     def batches(self, seed: int, *, batch_size: int | None = None) -> TrainBatches:
         """The training pictures, augmented, in the order of `seed`; `batch_size` in place of the task's."""
-        options = self.options
-        augment = Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)
+        options, augment = self.options, self._augment()
         size = options.batch_size if batch_size is None else batch_size
         return TrainBatches(self.parts.train, augment, batch_size=size, seed=seed, workers=options.workers)
+
+    def _augment(self) -> Augment | Shift:
+        """Of pictures with a category that keep their scale and colours, by whole batches; else one by one."""
+        options = self.options
+        plain = tuple(options.zoom) == (1, 1) and not options.jitter and self.parts.train.categories is not None
+        if options.pad or plain:
+            return Shift(options.crop, pad=options.pad, flip=options.flip)
+        return Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,7 @@ class Context:
 
     experiment: Experiment
     network: MaskedNetwork
-    backbone: EncoderDecoder
+    backbone: Backbone
     ready: Mapping[str, Ready]
     evaluator: Evaluator
     place: Callable[[nn.Module], None]
@@ -153,6 +161,10 @@ class Learner(ABC):
     @abstractmethod
     def shared_bytes(self) -> int:
         """What is stored once for all tasks."""
+
+    @abstractmethod
+    def relative_parameters(self) -> float:
+        """All finished tasks without their heads, in units of one network's parameters, as the papers count."""
 
     def density(self, name: str) -> float | None:
         """The fraction of ones in the task's masks; None where it has none."""

@@ -106,7 +106,7 @@ class Joint(SharedLearner):
         self.model.train_only(*self._names)
         self.model.active = name
         ready, experiment = self.context.ready, self.context.experiment
-        common = experiment.train_options()
+        common = experiment.train_options().in_steps(len(ready[self._names[0]].parts.train))
         yield Phase(
             module=self.model,
             head=self.model.heads,

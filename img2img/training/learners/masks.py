@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from img2img.bundle import add_task_to_bundle
 from img2img.masks import Basis, Identity
+from img2img.masks.size import relative_parameters
 from img2img.masks.task import total_bytes
 from img2img.options import call_with
 from img2img.training.evaluate import Network
@@ -77,6 +78,10 @@ class MaskLearner(Learner):
     def shared_bytes(self) -> int:
         """The backbone."""
         return total_bytes(self.context.network.backbone.state_dict())
+
+    def relative_parameters(self) -> float:
+        """The backbone, and masks, their numbers and the norm parameters of each task."""
+        return relative_parameters(self.context.network)
 
     def density(self, name: str) -> float | None:
         """The fraction of ones over all binary masks."""

@@ -1,7 +1,7 @@
 """PackNet (Mallya and Lazebnik, CVPR 2018): each task keeps a part of the weights; the rest is pruned and left to later tasks."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -90,6 +90,8 @@ class PackNet(SharedLearner):
         for key in self.model.roles.fixed_parameters:
             self.model.trunk.get_parameter(key).requires_grad_(False)
         options = self.context.options(name, steps=steps, rate=self.retrain_lr if suffix else 1.0)
+        if suffix:
+            options = replace(options, decay_at=())  # the papers' retraining has one rate
         return Phase(module=self.model, head=None if suffix else self.model.heads[name], suffix=suffix, options=options)
 
     @torch.no_grad()
@@ -133,6 +135,12 @@ class PackNet(SharedLearner):
         """Head, normalisation, and which of the weights are the task's own, coded at their entropy."""
         number = self.order.index(name) + 1
         return super().own_bytes(name) + sum(len(encode(owner == number)) for owner in self.owner.values())
+
+    def relative_parameters(self) -> float:
+        """Also, for each weight, the number of its owner or 0 in as few bits as hold it: the papers' 1.10 for five tasks and a first."""
+        owned = sum(owner.numel() for owner in self.owner.values())
+        trunk = sum(p.numel() for p in self.model.trunk.parameters())
+        return super().relative_parameters() + owned * len(self.order).bit_length() / (32 * trunk)
 
     def shared_tensors(self) -> dict[str, Tensor]:
         """The network and who owns which weight."""

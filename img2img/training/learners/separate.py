@@ -103,6 +103,13 @@ class SeparateNetworks(Learner):
         tensors = self.context.network.backbone.state_dict()
         return total_bytes({name: t for name, t in tensors.items() if name.partition(".")[0] not in self.trained})
 
+    def relative_parameters(self) -> float:
+        """What is shared once, and the trained children of each task."""
+        backbone = dict(self.context.network.backbone.named_parameters())
+        trained = [name for name in backbone if self.trained is None or name.partition(".")[0] in self.trained]
+        share = sum(backbone[name].numel() for name in trained) / sum(p.numel() for p in backbone.values())
+        return 1 - share + share * len(self._networks)
+
     def own_tensors(self, name: str) -> dict[str, Tensor]:
         """The trained children."""
         return self._networks[name].own_tensors()
@@ -155,6 +162,6 @@ class Scratch(SeparateNetworks):
     learns_first: ClassVar[bool] = True
 
     def _start(self) -> FrozenBackbone:
-        spec = {**self.context.backbone.spec, "weights": None, "out_channels": 1}
+        spec = {"out_channels": 1, **self.context.backbone.spec, "weights": None}
         network = self.context.network
         return type(network)(build_backbone(spec), head=HEAD)

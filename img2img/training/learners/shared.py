@@ -158,6 +158,12 @@ class SharedLearner(Learner):
         """The trunk."""
         return total_bytes(self.model.trunk.state_dict())
 
+    def relative_parameters(self) -> float:
+        """The trunk, and the normalisation parameters of each task where they are its own."""
+        trunk = sum(p.numel() for p in self.model.trunk.parameters())
+        own = sum(p.numel() for name in self.model.norms for p in self.model.norms[name].parameters())
+        return 1 + own / trunk
+
     def shared_tensors(self) -> dict[str, Tensor]:
         """The whole network: later tasks change what earlier ones left."""
         return {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}

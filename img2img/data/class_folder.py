@@ -1,0 +1,70 @@
+"""Folders of pictures by class, as torchvision's `ImageFolder` lays them out."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from img2img.data.base import PictureSet, Sample
+from img2img.data.decode import list_pictures, read_picture, require_folder
+from img2img.data.folder import unknown_name
+from img2img.errors import InputError
+
+_PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+
+
+class ClassFolder(PictureSet):
+    """One part of a dataset that has a folder a class: `root/CLASS/**/*.jpg`, in the order of the classes, then of the paths.
+
+    So are laid out ImageNet (`train/n01440764/*.JPEG`; the validation pictures sorted into class folders), Places365 ("easy
+    format"), PACS (`photo/train/dog/*.jpg`) and the sets of ImageNet-to-Sketch as Piggyback's code expects them (Mallya, Davis
+    and Lazebnik, ECCV 2018): `cubs_cropped`, `stanford_cars_cropped`, `flowers`, `wikiart`, `sketches`, each with
+    `train/CLASS/*.jpg` and `test/CLASS/*.jpg`. Pictures keep their size. Hidden files and folders are skipped, and so are files
+    beside the folders.
+
+    Args:
+        root: the folder of one part, which holds the folders of the classes.
+        classes: class names in the order of their indices; they may lack a folder here, as a class without a picture in the
+            test part does, but every folder must be among them. None takes the sorted names of the folders.
+
+    Raises:
+        InputError: no such folder, no folder of a class in it, one without a picture or not among `classes`; at access, a
+            damaged picture.
+    """
+
+    categories: NDArray[np.int64]
+
+    def __init__(self, *, root: str | os.PathLike[str], classes: Sequence[str] | None = None) -> None:
+        self.root = require_folder(root)
+        self.name = "-".join(self.root.absolute().parts[-2:])  # "cubs_cropped-train": "train" alone says little
+        folders = sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if not folders or _PARTS.issuperset(folders):
+            raise InputError(
+                f"{self.root} holds {f'the folders {folders}' if folders else 'no folder'}: expected one folder of pictures for "
+                "each class, as ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg have; give the folder of one part, such as "
+                "ROOT/train, or sort the pictures of a dataset that comes as lists (CUBS, Cars, Flowers) into such folders"
+            )
+        self.classes = tuple(folders if classes is None else classes)
+        if len(set(self.classes)) < len(self.classes):
+            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
+            raise InputError(f"the classes {twice} are listed twice: expected each once; remove one of each")
+        for folder in folders:
+            if folder not in self.classes:
+                raise unknown_name(folder, self.classes, f"class for {self.root / folder}; among `classes` there is none")
+        # Texts, not paths: ImageNet has 1.3 million of them, and a path takes five times the memory.
+        self._files: list[str] = []
+        categories: list[int] = []
+        for category, name in enumerate(self.classes):
+            if name in folders:
+                pictures = list_pictures(self.root / name)
+                self._files += [p.relative_to(self.root).as_posix() for p in pictures]
+                categories += [category] * len(pictures)
+        self.categories = np.array(categories, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+    def __getitem__(self, index: int) -> Sample:
+        file = self._files[index]
+        return Sample(image=read_picture(self.root / file), category=int(self.categories[index]), name=file)

@@ -1,0 +1,16 @@
+"""Tasks of CIFAR-100 in sequence: `python pipelines/cifar100.py experiment=cifar100_twenty data_root=DATA`; made pictures by default."""
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="cifar100")
+def main(config: DictConfig) -> None:
+    """Run the experiment of the config."""
+    from img2img.pipeline import run_config
+
+    run_config(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Other domains on a pre-trained classifier: `python pipelines/imagenet_to_sketch.py experiment=pacs data_root=DATA`; made pictures by default."""
+
+import hydra
+from omegaconf import DictConfig
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="imagenet_to_sketch")
+def main(config: DictConfig) -> None:
+    """Run the experiment of the config."""
+    from img2img.pipeline import run_config
+
+    run_config(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,389 @@
+"""CPG: which weights a task picks and owns, what moves when, and the published algorithm written out in a plain loop."""
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from tiny_learners import LR, begun, changed, context, first, learned, probe, restored, small_backbone, snapshot, train
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from img2img import InputError
+from img2img.masks.coding import decode, encode
+from img2img.training.learners import CPG, Learner, PackNet, Phase
+from img2img.training.learners.packnet import FREE
+
+CONV1, CONV2 = "encoder.0.weight", "decoder.0.weight"  # 108 and 72 weights
+
+
+def _owners(learner: CPG) -> dict[str, list[int]]:
+    """By weight, how many are free and each task's."""
+    size = len(learner.order) + 1
+    return {name: torch.bincount(owner.flatten().long(), minlength=size).tolist() for name, owner in learner.owner.items()}
+
+
+def _mask(learner: CPG, name: str, key: str) -> Tensor:
+    mask = learner.picks[name][key].binary()
+    assert mask is not None
+    return mask
+
+
+def _scores(phase: Phase) -> list[Tensor]:
+    """The scores of a task in training, a tensor a weight."""
+    return list(phase.module.masks.parameters())  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def learner() -> CPG:
+    return begun(CPG(), context(steps=24))
+
+
+# ---------------------------------------------------------------------- ownership
+
+
+def test_the_shares_are_packnets_whatever_the_number_of_prunings() -> None:
+    for prunings in (1, 3, 4, 7):
+        learner = begun(CPG(prunings=prunings))
+        first(learner)
+        assert _owners(learner) == {CONV1: [54, 54], CONV2: [36, 36]}
+        learned(learner, "colour")
+        assert _owners(learner) == {CONV1: [40, 54, 14], CONV2: [27, 36, 9]}  # round(0.75 * 54) = 40, 0.75 * 36 = 27 stay free
+        learned(learner, "more")
+        assert _owners(learner) == {CONV1: [30, 54, 14, 10], CONV2: [20, 36, 9, 7]}  # round(20.25) = 20
+
+
+def test_pruning_sets_more_weights_free_from_one_phase_to_the_next_and_none_comes_back(learner: CPG) -> None:
+    seen: list[tuple[str, list[int], Tensor]] = []
+
+    def after(phase: Phase) -> None:
+        seen.append((phase.suffix, _owners(learner)[CONV1], learner.owner[CONV1] == FREE))
+
+    train(learner, "classes", learner.adopt("classes", learner.context.head("classes")), after)
+    # A third of 24 steps in four; 1/8, 2/8, 3/8 and 4/8 of 108 weights: 13.5, 27, 40.5 and 54, halves to the even number.
+    free = {".prune1": 14, ".prune2": 27, ".prune3": 40, ".retrain": 54}
+    assert [(suffix, owners) for suffix, owners, _ in seen] == [(s, [n, 108 - n]) for s, n in free.items() for _ in range(2)]
+    assert all((before <= after).all() for (*_, before), (*_, after) in itertools.pairwise(seen))
+    assert all((weight[learner.owner[key] == FREE] == 0).all() for key, weight in learner.weights().items())
+
+
+def test_a_pruning_takes_the_smallest_weights_as_they_are_by_then() -> None:
+    learner = begun(CPG())
+    learner.add("classes", learner.context.head("classes"))
+    learner.order.append("classes")
+    weight = learner.weights()[CONV2].detach()
+    learner.owner[CONV2].fill_(9)
+    learner.owner[CONV2].view(-1)[:6] = FREE
+    weight.view(-1)[:6] = torch.tensor([-3.0, 1.0, 2.0, -0.5, 0.25, 4.0])
+    learner.prune(2 / 6)
+    assert weight.view(-1)[:6].tolist() == [-3.0, 1.0, 2.0, 0.0, 0.0, 4.0]
+    weight.view(-1)[0] = 0.125  # training made the largest the smallest
+    learner.prune(3 / 6)
+    assert weight.view(-1)[:6].tolist() == [0.0, 1.0, 2.0, 0.0, 0.0, 4.0]
+    assert learner.owner[CONV2].view(-1)[:6].tolist() == [0, 1, 1, 0, 0, 1]
+    assert (learner.owner[CONV2].view(-1)[6:] == 9).all(), "what others own is not touched"
+
+
+def test_training_pruning_and_retraining_share_out_the_tasks_steps_and_rates() -> None:
+    learner = begun(CPG(prunings=3), context(steps=30, mask_lr=5e-4))
+    first(learner)
+    given = [(p.suffix, p.options.steps, p.options.lr, p.options.mask_lr) for p in learner.learn("colour") if p.options]
+    slow = (LR / 10, pytest.approx(5e-5))
+    assert given == [("", 20, LR, 5e-4), (".prune1", 3, *slow), (".prune2", 3, *slow), (".retrain", 4, *slow)]
+
+
+def test_a_backbone_that_no_task_trained_is_the_first_tasks_to_train() -> None:
+    learner = begun(CPG())
+    phases = learned(learner, "colour")
+    assert [p.suffix for p in phases] == ["", ".prune1", ".prune2", ".prune3", ".retrain"]
+    assert not _scores(phases[0]), "there is nothing to pick from"
+    assert _owners(learner) == {CONV1: [54, 54], CONV2: [36, 36]}, "it gives up `first`"
+    output = probe(learner, "colour")
+    learned(learner, "more")
+    assert torch.equal(probe(learner, "colour"), output)
+
+
+# ---------------------------------------------------------------------- picking
+
+
+def test_a_mask_picks_among_the_weights_of_earlier_tasks_alone(learner: CPG) -> None:
+    first(learner)
+    assert learner.picks["classes"] == {}
+    learned(learner, "colour")
+    learned(learner, "more")
+    for number, name in ((2, "colour"), (3, "more")):
+        for key, owner in learner.owner.items():
+            mask, earlier = _mask(learner, name, key), (owner != FREE) & (owner < number)
+            assert mask[~earlier].all()
+            assert 0 < int(mask[earlier].sum()) < int(earlier.sum()), "some are picked, some not"
+            assert torch.equal(learner.used(name)[key], (owner == number) | (earlier & mask))
+    used = learner.used("more")
+    assert learner.density("more") == sum(int(u.sum()) for u in used.values()) / 180
+
+
+def test_a_task_runs_with_what_it_owns_and_picked_and_with_nothing_else(learner: CPG) -> None:
+    first(learner)
+    learned(learner, "colour")
+    for newest in (True, False):
+        if not newest:
+            learned(learner, "more")
+        output = probe(learner, "colour")
+        for key, weight in learner.weights().items():
+            used, kept = learner.used("colour")[key], weight.detach().clone()
+            with torch.no_grad():
+                weight[~used] += 1.0
+            # What is free counts for the newest task, which may be in training: it is 0 whenever another task runs.
+            with torch.no_grad():
+                weight[learner.owner[key] == FREE] = 0.0
+            assert torch.equal(probe(learner, "colour"), output)
+            with torch.no_grad():
+                weight[used] += 1.0
+            assert not torch.equal(probe(learner, "colour"), output)
+            with torch.no_grad():
+                weight.copy_(kept)
+
+
+def test_every_earlier_weight_is_picked_at_the_start_so_that_it_starts_as_packnet_does() -> None:
+    outputs, with_ = [], context()
+    for learner in (CPG(prunings=1), PackNet()):
+        torch.manual_seed(5)
+        first(begun(learner, with_))
+        outputs.append(next(learner.learn("colour")).module.eval()(torch.rand(2, 3, 8, 8)))
+    assert torch.equal(*outputs)
+
+
+# ---------------------------------------------------------------------- what moves
+
+
+@pytest.mark.parametrize("norm", ["own", "frozen"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_outputs_of_earlier_tasks_stay_bit_equal_at_every_step(norm: Any, memory_format: torch.memory_format) -> None:
+    def place(module: nn.Module) -> None:
+        module.to(memory_format=memory_format)
+
+    learner = begun(CPG(norm=norm), replace(context(steps=9), place=place))
+    outputs: dict[str, Tensor] = {}
+
+    def after(phase: Phase) -> None:
+        for earlier, output in outputs.items():
+            assert torch.equal(probe(learner, earlier), output)
+        phase.module.train()
+
+    for name in ("classes", "colour", "more"):
+        head = learner.context.head(name)
+        train(learner, name, learner.adopt(name, head) if name == "classes" else learner.learn(name), after)
+        outputs[name] = probe(learner, name)
+        assert all(torch.equal(probe(learner, earlier), output) for earlier, output in outputs.items())
+
+
+def test_weights_and_scores_move_exactly_where_and_when_they_should(learner: CPG) -> None:
+    first(learner)
+    phases = learner.learn("colour")
+    earlier = {key: owner == 1 for key, owner in learner.owner.items()}
+    suffixes = []
+    for phase in phases:
+        suffixes.append(phase.suffix)
+        pruning = phase.suffix.startswith(".prune")
+        before, scores = snapshot(phase.module), [s.detach().clone() for s in _scores(phase)]
+        train(learner, "colour", iter([phase]))
+        for (key, weight), old, score in zip(learner.weights().items(), scores, _scores(phase), strict=True):
+            trained = learner.owner[key] == (2 if phase.suffix else FREE)
+            moved = weight != before[f"model.trunk.{key}"]
+            assert not moved[~trained].any()
+            assert moved[trained].float().mean() > 0.5
+            assert torch.equal(score[~earlier[key]], torch.full_like(score, 1e-2)[~earlier[key]]), "start values, exactly"
+            share = (score != old)[earlier[key]].float().mean()
+            assert share == 0 if pruning else share > 0.5
+    assert suffixes == ["", ".prune1", ".prune2", ".prune3", ".retrain"]
+    assert all(mask.frozen for mask in learner.picks["colour"].values())
+
+
+def test_biases_and_the_trunks_own_normalisation_stay_and_each_tasks_moves(learner: CPG) -> None:
+    first(learner)
+    before = snapshot(learner.model.trunk)
+    start = {key: t.detach().clone() for key, t in learner.model.own("classes").items()}
+    learned(learner, "colour")
+    assert changed(before, learner.model.trunk) == {CONV1, CONV2}
+    assert not any(torch.equal(t, before[key]) for key, t in learner.model.own("colour").items())
+    assert all(torch.equal(t, start[key]) for key, t in learner.model.own("classes").items())
+
+
+def test_roles_name_everything_that_is_trained_once(learner: CPG) -> None:
+    first(learner)
+    for phase in learner.learn("colour"):
+        module, roles = phase.module, phase.module.parameter_roles()  # type: ignore[operator]
+        assert [p.shape for p in roles["scores"]] == ([] if ".prune" in phase.suffix else [(4, 3, 3, 3), (2, 4, 3, 3)])
+        assert {id(p) for p in roles["weights"]} == {id(w) for w in learner.weights().values()}
+        assert {id(p) for p in roles["head"]} == {id(p) for p in learner.model.heads["colour"].parameters()}
+        assert [p.shape for p in roles["norm"]] == [(4,), (4,), (2,), (2,)]
+        named = [id(p) for parameters in roles.values() for p in parameters]
+        assert len(named) == len(set(named))
+        assert set(named) == {id(p) for p in module.parameters() if p.requires_grad}
+
+
+def test_a_second_task_is_learned() -> None:
+    learner = begun(CPG(), context(steps=100))
+    first(learner)
+    ready = learner.context.ready["more"]
+    example = ready.task.example(ready.batches(0, batch_size=7).batch(0))
+
+    def loss(raw: Tensor) -> float:
+        return ready.task.loss(raw, example).item()
+
+    phases = learner.learn("more")
+    phase = next(phases)
+    with torch.no_grad():
+        before = loss(phase.module.eval()(example.input))
+    train(learner, "more", iter([phase]))
+    train(learner, "more", phases)
+    assert loss(learner.network("more")(example.input)) < 0.8 * before
+
+
+# ---------------------------------------------------------------------- the published algorithm
+
+
+@dataclass
+class _Published:
+    """CPG as `utils/prune.py`, `models/layers.py` and the scripts of experiment 1 do it, for two convolutions.
+
+    An entry in a mask says which task keeps a weight, 0 that it was pruned. Before a task trains, the pruned weights become its
+    own. Gradients of weights that another task keeps are set to zero, those of scores where the entry is 0 or not below
+    the task's number, and all of scores while pruning. A pruning ranks the task's own and pruned weights together.
+    """
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+
+    def __post_init__(self) -> None:
+        self.masks = [torch.ones_like(w, dtype=torch.long) for w in self.weights]
+        self.scores: list[list[Tensor]] = [[]]
+        self.heads: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, weights: list[Tensor], x: Tensor, head: tuple[Tensor, Tensor]) -> Tensor:
+        x = (x - MEAN) / STD
+        for weight, bias in zip(weights, self.biases, strict=True):
+            x = F.relu(F.conv2d(x, weight, bias, padding=1))
+        return F.conv2d(x, *head)
+
+    def begin(self, task: int) -> None:
+        for mask in self.masks:
+            mask[mask == 0] = task
+        self.scores.append([torch.full_like(w, 0.01) for w in self.weights])
+
+    def train(self, task: int, steps: int, learner: Learner, name: str, *, rate: float = LR, pruning: bool = False) -> None:
+        ready = learner.context.ready[name]
+        weights = [w.detach().requires_grad_() for w in self.weights]
+        scores = [s.detach().requires_grad_() for s in self.scores[task - 1]]
+        head = [t.detach().requires_grad_() for t in self.heads[task - 1]]
+        optimiser = torch.optim.Adam([*weights, *scores, *head], rate, fused=True)
+        batches = ready.batches(learner.context.experiment.seed_of(name))
+        for step in range(steps):
+            example = ready.task.example(batches.batch(step))
+            binary = [(s > 0.005).float() + (s - s.detach()) for s in scores] if scores else [torch.ones(())] * 2
+            effective = [b * w for b, w in zip(binary, weights, strict=True)]
+            loss = ready.task.loss(self.forward(effective, example.input, (head[0], head[1])), example)
+            optimiser.zero_grad()
+            loss.backward()
+            for i, mask in enumerate(self.masks):
+                weights[i].grad[mask != task] = 0  # type: ignore[index]
+                if scores:
+                    scores[i].grad[(mask == 0) | (mask >= task) | pruning] = 0  # type: ignore[index]
+            optimiser.step()
+        self.weights, self.scores[task - 1] = [w.detach() for w in weights], [s.detach() for s in scores]
+        self.heads[task - 1] = (head[0].detach(), head[1].detach())
+
+    def prune(self, task: int, share: float) -> None:
+        for weight, mask in zip(self.weights, self.masks, strict=True):
+            sizes = weight[(mask == task) | (mask == 0)].abs()
+            cutoff = sizes.kthvalue(round(share * len(sizes))).values
+            mask[(weight.abs() <= cutoff) & (mask == task)] = 0
+            weight[mask == 0] = 0
+
+    def run(self, task: int, x: Tensor) -> Tensor:
+        used = [w * ((m >= 1) & (m <= task)) for w, m in zip(self.weights, self.masks, strict=True)]
+        if task > 1:
+            used = [w * (s > 0.005) for w, s in zip(used, self.scores[task - 1], strict=True)]
+        return self.forward(used, x, self.heads[task - 1])
+
+
+MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
+STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
+
+
+def test_a_sequence_equals_the_published_algorithm_written_out() -> None:
+    backbone = small_backbone(norm=False)
+    convolutions = (backbone.encoder[0], backbone.decoder[0])  # type: ignore[index]
+    for convolution in convolutions:
+        nn.init.ones_(convolution.bias)  # units that are never active would leave weights of equal size, where the codes differ
+    learner = begun(CPG(prunings=3), context(backbone, steps=18))
+    reference = _Published([c.weight.detach().clone() for c in convolutions], [c.bias.detach().clone() for c in convolutions])
+    for task, (name, share) in enumerate((("classes", 0.5), ("colour", 0.75), ("more", 0.75)), 1):
+        phases = learner.adopt(name, learner.context.head(name)) if task == 1 else learner.learn(name)
+        phase = next(phases)
+        head = learner.model.heads[name]
+        reference.heads.append((head.weight.detach().clone(), head.bias.detach().clone()))  # type: ignore[operator]
+        train(learner, name, iter([phase]))
+        train(learner, name, phases)
+        if task > 1:
+            reference.begin(task)
+            reference.train(task, 12, learner, name)
+        for k in (1, 2, 3):
+            reference.prune(task, share * k / 3)
+            reference.train(task, 2, learner, name, rate=LR / 10, pruning=k < 3)
+    for (key, weight), mask, expected in zip(learner.weights().items(), reference.masks, reference.weights, strict=True):
+        assert torch.equal(learner.owner[key].long(), mask)
+        torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-6)
+    for task, name in ((2, "colour"), (3, "more")):
+        for key, scores in zip(learner.weights(), reference.scores[task - 1], strict=True):
+            assert torch.equal(_mask(learner, name, key), scores > 0.005)
+    x = torch.rand(2, 3, 8, 8)
+    for task, name in enumerate(("classes", "colour", "more"), 1):
+        torch.testing.assert_close(learner.network(name)(x), reference.run(task, x), rtol=1e-5, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- what is stored
+
+
+def test_own_bytes_are_head_normalisation_coded_ownership_and_coded_picks(learner: CPG) -> None:
+    first(learner)
+    learned(learner, "colour")
+    learned(learner, "more")
+    norm = (4 * 4 + 4 * 2) * 4 + 2 * 8  # weight, bias, mean, variance of 4 and 2 channels; a 64-bit counter each
+    for number, (name, head) in enumerate({"classes": 2 * 3 + 3, "colour": 2 * 2 + 2, "more": 2 * 2 + 2}.items(), 1):
+        owned = sum(len(encode(owner == number)) for owner in learner.owner.values())
+        picked = 0
+        for key, blob in learner.own_tensors(name).items():
+            earlier = (learner.owner[key] != FREE) & (learner.owner[key] < number)
+            assert torch.equal(decode(blob, torch.bool, (int(earlier.sum()),)), _mask(learner, name, key)[earlier])
+            picked += len(blob)
+        assert (picked > 0) == (number > 1)
+        assert learner.own_bytes(name) == head * 4 + norm + owned + picked
+    assert learner.shared_bytes() == (108 + 4 + 72 + 2) * 4 + (4 * 4 + 4 * 2) * 4 + 2 * 8 + 2 * 3 * 4  # and mean and deviation
+
+
+@pytest.mark.parametrize("norm", ["own", "frozen"])
+def test_a_restored_learner_gives_the_same_outputs_and_learns_on_alike(norm: Any) -> None:
+    learner = begun(CPG(norm=norm), context(steps=12))
+    first(learner)
+    learned(learner, "colour")
+    again = restored(CPG, learner, ["classes", "colour"], norm=norm)
+    for name in ("classes", "colour"):
+        assert torch.equal(probe(again, name), probe(learner, name))
+        assert again.own_bytes(name) == learner.own_bytes(name)
+    for one in (learner, again):
+        torch.manual_seed(3)
+        learned(one, "more")
+    assert not changed(snapshot(learner.model), again.model)
+    for key, owner in learner.owner.items():
+        assert torch.equal(again.owner[key], owner)
+        for name in ("colour", "more"):
+            assert torch.equal(_mask(again, name, key), _mask(learner, name, key))
+    for name in ("classes", "colour", "more"):
+        assert torch.equal(probe(again, name), probe(learner, name))
+
+
+@pytest.mark.parametrize("options", [{"norm": "shared"}, {"later": 1.0}, {"prunings": 0}, {"init": 5e-3}])
+def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        CPG(**options)
