@@ -1,0 +1,210 @@
+"""The papers' protocols, asserted on what the configs make: rates by role and epoch, what trains, what stands still."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import nn
+
+from img2img import InputError, MaskedNetwork, masks
+from img2img.backbones import build_backbone
+from img2img.masks import TaskModule
+from img2img.pipeline import plain_config
+from img2img.training.experiment import Experiment, read_experiment
+from img2img.training.learners import PackNet, build_learner
+from img2img.training.optimiser import all_groups, build_optimisers, parameter_roles, schedule
+from img2img.training.options import TrainOptions
+
+DATA = "data_root=somewhere"
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def _experiment(*overrides: str, pipeline: str = "imagenet_to_sketch") -> Experiment:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return read_experiment(plain_config(compose(pipeline, list(overrides))))
+
+
+def _options(*overrides: str, task: str = "cubs", pictures: int = 3200) -> TrainOptions:
+    return _experiment("experiment=imagenet_to_sketch", DATA, *overrides).train_options(task).in_steps(pictures)
+
+
+def _module(method: masks.MaskMethod | None = None, norm: str = "own") -> TaskModule:
+    backbone = build_backbone({"kind": "vgg_small", "width": 0.0625, "hidden": [16], "out_channels": 3})
+    network = MaskedNetwork(backbone, head="head")
+    network.add_task("t", method or masks.Piggyback(), head=backbone.make_head(3), norm=norm)  # type: ignore[arg-type]
+    return network.task_module("t")
+
+
+def _rates(module: nn.Module, options: TrainOptions, epoch: float, pictures: int = 3200) -> dict[str, tuple[str, float]]:
+    """The optimiser and its rate by role, at the beginning of an epoch counted from 1."""
+    step = int((epoch - 1) * pictures / options.batch_size)
+    roles = {id(p): role for role, parameters in parameter_roles(module).items() for p in parameters}
+    found = {}
+    for optimiser in build_optimisers(module, options):
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                rate = round(group["base_lr"] * schedule(step, options), 12)
+                found.setdefault(roles[id(parameter)], (type(optimiser).__name__, rate))
+    return found
+
+
+def test_piggyback_has_adam_at_1e_4_for_all_and_a_tenth_after_epoch_15_of_30() -> None:
+    options = _options()
+    assert (options.steps, options.batch_size, options.crop) == (30 * 100, 32, 224)
+    everything = dict.fromkeys(("scores", "norm", "head"), ("Adam", 1e-4))
+    assert _rates(_module(), options, 1) == everything
+    assert _rates(_module(), options, 15.99) == everything
+    assert _rates(_module(), options, 16) == dict.fromkeys(("scores", "norm", "head"), ("Adam", 1e-5))
+    assert _rates(_module(), options, 30.9) == dict.fromkeys(("scores", "norm", "head"), ("Adam", 1e-5))
+
+
+def test_the_affine_paper_has_sgd_for_the_classifier_alone() -> None:
+    options = _options("protocol=affine")
+    assert options.momentum == 0.9
+    expected = {"scores": ("Adam", 1e-4), "norm": ("Adam", 1e-4), "head": ("SGD", 1e-3)}
+    assert _rates(_module(masks.Affine()), options, 1) == expected
+    assert _rates(_module(masks.Affine()), options, 16) == {role: (kind, rate / 10) for role, (kind, rate) in expected.items()}
+    module = _module(masks.Affine())
+    scales = {id(p) for mask in module.state.masks.children() for name, p in mask.named_parameters() if name != "score"}
+    assert scales
+    assert scales <= {id(p) for p in parameter_roles(module)["scores"]}, "k0 to k3 are trained as the masks are"
+
+
+def test_the_decathlon_has_60_epochs_decayed_after_45_and_no_mirror_for_signs() -> None:
+    experiment = _experiment("experiment=decathlon", DATA, pipeline="decathlon")
+    options = experiment.train_options("aircraft").in_steps(3200)
+    assert options.steps == 60 * 100
+    assert _rates(_module(), options, 45.99)["scores"] == ("Adam", 1e-4)
+    assert _rates(_module(), options, 46) == {"scores": ("Adam", 1e-5), "norm": ("Adam", 1e-5), "head": ("SGD", 1e-4)}
+    mirrored = {name: experiment.train_options(name).flip for name in experiment.sequence}
+    assert [name for name, flip in mirrored.items() if not flip] == ["dtd", "gtsrb", "omniglot", "svhn"]
+    assert (options.crop, tuple(options.zoom), experiment.task("dtd").data["middle"]) == (64, (1, 1), 64)
+
+
+def test_the_decathlons_final_training_takes_train_and_val_and_keeps_the_last_step() -> None:
+    experiment = _experiment("experiment=decathlon_final", DATA, pipeline="decathlon")
+    for name in experiment.sequence:
+        data = experiment.task(name).data
+        assert data["parts"]["train"] == {"part": "train+val"}
+        assert data["dataset"] == name
+        assert experiment.train_options(name).keep == "last"
+
+
+def test_ksm_has_30_epochs_of_the_superclasses_and_the_first_trains_the_backbone() -> None:
+    experiment = _experiment("experiment=cifar100_twenty", DATA, "method=ksm", pipeline="cifar100")
+    assert list(experiment.sequence) == [f"superclass_{i}" for i in range(1, 21)]
+    assert [experiment.task(name).data["number"] for name in experiment.sequence] == list(range(1, 21))
+    assert experiment.mode == "first_task"
+    options = experiment.train_options("superclass_7").in_steps(2250)
+    assert (options.epochs, options.steps) == (0, -(-30 * 2250 // 32))
+    assert _rates(_module(masks.KSM()), options, 1, 2250)["scores"] == ("Adam", 1e-4)
+    assert _rates(_module(masks.KSM()), options, 16.1, 2250)["scores"] == ("Adam", 1e-5)
+
+
+def test_individual_networks_have_sgd_with_momentum_at_1e_3() -> None:
+    options = _options("protocol=individual", "method=finetune")
+    network = build_backbone({"kind": "lenet", "hidden": [4], "out_channels": 2})
+    assert _rates(network, options, 1) == {"weights": ("SGD", 1e-3)}
+    assert _rates(network, options, 16) == {"weights": ("SGD", 1e-4)}
+
+
+def test_packnet_prunes_half_then_three_quarters_and_retrains_15_epochs_at_1e_4() -> None:
+    experiment = _experiment("experiment=imagenet_to_sketch", DATA, "protocol=packnet", "method=packnet")
+    options = experiment.train_options("cubs").in_steps(3200)
+    learner = build_learner(experiment.method)
+    assert isinstance(learner, PackNet)
+    assert (learner.first, learner.later) == (0.5, 0.75)
+    retraining = round(options.steps * learner.retrain)
+    assert (options.steps - retraining, retraining) == (30 * 100, 15 * 100)
+    assert (options.lr, options.lr * learner.retrain_lr) == (1e-3, pytest.approx(1e-4))
+    assert (options.optimiser, options.decay_at) == ("sgd", (0.5,))
+
+
+def test_fixed_normalisation_stands_still_in_its_statistics_too() -> None:
+    for norm, moves in (("frozen", False), ("own", True)):
+        module = _module(norm=norm)
+        assert bool(parameter_roles(module)["norm"]) is moves
+        module.train()
+        before = {name: t.clone() for name, t in module.network.backbone.named_buffers()}
+        own = {name: t.clone() for name, t in module.state.norm_tensors().items()}
+        module(torch.rand(4, 3, 32, 32)).sum().backward()
+        assert all(torch.equal(t, before[name]) for name, t in module.network.backbone.named_buffers()), (
+            "the shared ones never move"
+        )
+        changed = [name for name, t in module.state.norm_tensors().items() if not torch.equal(t, own[name])]
+        assert bool(changed) is moves
+        module.eval()
+        once = module(torch.full((1, 3, 32, 32), 0.5))
+        assert torch.isfinite(once).all()
+
+
+def test_scores_and_norm_state_never_decay_and_weights_do() -> None:
+    options = TrainOptions(steps=1, weight_decay=0.1, optimiser="sgd")
+    decays = {}
+    module = _module()
+    roles = {id(p): role for role, parameters in parameter_roles(module).items() for p in parameters}
+    for group in all_groups(build_optimisers(module, options)):
+        decays |= {roles[id(p)]: group["weight_decay"] for p in group["params"]}
+    assert decays == {"scores": 0.0, "norm": 0.0, "head": 0.1}
+    plain = build_backbone({"kind": "lenet", "hidden": [4], "out_channels": 2})
+    assert {group["weight_decay"] for group in all_groups(build_optimisers(plain, options))} == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD), ("rmsprop", torch.optim.RMSprop)]
+)
+def test_an_optimiser_is_the_one_that_is_named(name: str, kind: type) -> None:
+    network = nn.Linear(3, 2)
+    (optimiser,) = build_optimisers(network, TrainOptions(steps=1, optimiser=name))  # type: ignore[arg-type]
+    assert type(optimiser) is kind
+    before = network.weight.detach().clone()
+    network(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    moved = (before - network.weight.detach()).numpy()
+    # a first step on gradients of one: the rate itself, which RMSprop divides by sqrt(1 - alpha)
+    assert np.allclose(moved, {"adam": 1e-3, "sgd": 1e-3, "rmsprop": 1e-2}[name], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 1, "optimiser": "lion"}, "optimiser='lion'"),
+        ({"steps": 1, "schedule": "poly"}, "schedule='poly'"),
+        ({"steps": 1, "keep": "first"}, "keep='first'"),
+        ({"steps": 1, "decay_at": (1.5,)}, "decay_at"),
+        ({"steps": 1, "norm_lr": 0.0}, "norm_lr"),
+        ({"steps": 1, "weight_decay": -1.0}, "weight_decay"),
+        ({"epochs": 1, "steps": 1}, "expected one of them above 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainOptions(**options)
+
+
+def test_epochs_become_steps_that_cover_them() -> None:
+    options = TrainOptions(epochs=1.5, batch_size=4, val_epochs=0.5)
+    assert options.in_steps(10).steps == 4  # 15 pictures in batches of 4
+    assert options.in_steps(10).val_every == 1
+    assert TrainOptions(steps=7).in_steps(10) == TrainOptions(steps=7)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True])
+def test_a_family_needs_a_count(count: Any) -> None:
+    with pytest.raises(InputError, match=r"tasks\.t\.count"):
+        read_experiment({"tasks": {"t": {"count": count}}})
+
+
+def test_a_member_of_a_family_can_differ_and_be_asked_for() -> None:
+    experiment = _experiment("experiment=cifar100_made", "sequence=[patterns_4,patterns_2]", pipeline="cifar100")
+    assert list(experiment.sequence) == ["patterns_4", "patterns_2"]
+    assert experiment.task("patterns_4").data["number"] == 4
+    assert experiment.train_options("patterns_1").epochs == 25
+    assert experiment.train_options("patterns_2").epochs == 15
+    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "experiment" / "cifar100_made.yaml"))
+    assert isinstance(config, dict)
+    assert "patterns_2" not in config["tasks"], "it is the family's"
