@@ -201,7 +201,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"train": {"lr": -1}}, r"train.lr=-1"),
     ({"kinds": ["hetero"]}, "'hetero'"),
     ({"densities": [0.1, 0.1]}, "each once"),
-    ({"outputs": 9}, "outputs=9"),
     ({"densities": [1.5]}, "fractions between 0 and 1"),
     ({"inference": {"density": 0.1}}, "inference.density=0.1"),
     ({"inference": {"tasks": 3, "density": 0.3, "count": 7}}, "ask for more masks than the 6"),

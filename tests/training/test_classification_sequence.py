@@ -1,0 +1,159 @@
+"""Classification through the runner, masks and comparison methods that image tasks go through: made pictures, a tiny network."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import img2img
+from img2img import InputError
+from img2img.masks import METHODS
+from img2img.run import run
+from img2img.training.learners import LEARNERS
+
+Make = Callable[..., dict[str, Any]]
+MASKS = ("piggyback", "affine", "ksm", "supsup", "identity")
+KEEPING = set(LEARNERS) - {"sequential", "lwf", "ewc"}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Make:
+    """`config(**changes)`: three tasks of three classes, pictures of 32 px."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        family = {
+            "count": 3,
+            "task": {"kind": "classification"},
+            "data": {"kind": "patterns", "classes": 3, "count": {"train": 24, "val": 9, "test": 12}},
+        }
+        return {
+            "name": "tiny",
+            "out": str(tmp_path / "run"),
+            "backbone": {"kind": "vgg_small", "width": 0.0625, "hidden": []},
+            "method": {"name": "piggyback", "init": 6e-3},
+            "train": {
+                "epochs": 1.5,
+                "batch_size": 4,
+                "crop": 32,
+                "pad": 2,
+                "val_epochs": 0.5,
+                "checkpoint_every": 2,
+                "log_every": 2,
+                "warmup": 0,
+                "schedule": "step",
+                "decay_at": [0.5],
+                "mask_lr": 1e-3,
+                "head_lr": 1e-2,
+                "norm_lr": 1e-3,
+                "head_optimiser": "sgd",
+            },
+            "tasks": {"t": family},
+            "sequence": ["t"],
+            "batch_size": 12,
+            "probe": 3,
+            "panels": 1,
+            "accelerator": "cpu",
+        } | changes
+
+    return make
+
+
+def _untimed(results: dict[str, Any]) -> dict[str, Any]:
+    kept = json.loads(json.dumps(results))
+    for task in kept["tasks"]:
+        del task["train_seconds"]
+    return kept  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", [*MASKS, *sorted(LEARNERS)])
+def test_every_method_learns_a_sequence_of_classifications(config: Make, tmp_path: Path, name: str) -> None:
+    method = {"name": name, **({"samples": 3} if name == "ewc" else {})}
+    results = run(config(method=method))
+    assert [task["name"] for task in results["tasks"]] == ["t_1", "t_2", "t_3"]
+    for task in results["tasks"]:
+        assert (task["kind"], task["metric"], task["trivial"]) == ("classification", "top-1", pytest.approx(1 / 3))
+        assert set(task["figures"]) == {"top-1", *(f"accuracy of pattern {i}" for i in (1, 2, 3))}
+        assert task["value"] * 12 == pytest.approx(round(task["value"] * 12)), "a share of the twelve test pictures"
+    change = results["forgetting"]["max_abs_output_change"]
+    assert change == 0 if name in KEEPING or name in METHODS else change > 0
+    per_task = 1.0 if name in ("finetune", "scratch") else 0.05
+    assert 1 <= results["relative_parameters"] <= 1 + 3 * per_task * 1.2
+    shown = Image.open(tmp_path / "run" / "pictures" / "t_2.png")
+    assert shown.width > 3 * 128, "input, output and target side by side"
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("killed_at", [3, 11, 16])
+def test_a_killed_run_with_two_optimisers_goes_on_bit_equal(config: Make, tmp_path: Path, killed_at: int) -> None:
+    whole = run(config(out=str(tmp_path / "whole")))
+    count, original = 0, torch.optim.Adam.step
+
+    def step(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == killed_at:
+            raise _Killed
+        return original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", step)
+        with pytest.raises(_Killed):
+            run(config())
+    torch.manual_seed(777)
+    assert _untimed(run(config())) == _untimed(whole)
+    for task in ("t_1", "t_2", "t_3"):
+        first, second = (load_file(tmp_path / run / "bundle" / "tasks" / f"{task}.safetensors") for run in ("run", "whole"))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_masks_learn_what_a_frozen_backbone_cannot(config: Make) -> None:
+    common = config()["train"] | {"epochs": 12, "batch_size": 8, "lr": 3e-3}
+    family = config()["tasks"]["t"]
+    tasks = {"t": family | {"data": family["data"] | {"count": {"train": 120, "val": 30, "test": 120}}}}
+    results = run(config(train=common, tasks=tasks, method={"name": "piggyback"}))
+    assert all(task["value"] > 0.8 for task in results["tasks"]), "chance is a third"
+
+
+def test_a_bundle_of_classifiers_names_the_class_of_a_picture(config: Make, tmp_path: Path) -> None:
+    run(config())
+    model = img2img.load(tmp_path / "run")
+    assert model.tasks() == dict.fromkeys(("t_1", "t_2", "t_3"), "classification")
+    picture = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8).numpy()
+    assert model.predict("t_3", picture).shape == (3,)
+    assert model.run("t_3", picture).size == (128, 128)
+
+
+def test_keeping_the_last_step_keeps_it_whatever_validates_best(config: Make) -> None:
+    train = config()["train"] | {"keep": "last"}
+    for task in run(config(train=train))["tasks"]:
+        assert task["best_step"] == task["steps"] == 9
+
+
+@pytest.mark.parametrize("output", ["head", "backbone"])
+def test_a_random_lenet_with_its_own_output_layer_needs_no_head(config: Make, tmp_path: Path, output: str) -> None:
+    backbone = {"mode": "random", "kind": "lenet", "in_pixels": 1024, "hidden": [16], "output": output}
+    results = run(config(backbone=backbone, method={"name": "supsup", "density": 0.5}))
+    heads = img2img.load(tmp_path / "run").network.state("t_2").head
+    assert heads is not None
+    assert (sum(p.numel() for p in heads.parameters()) == 0) is (output == "backbone")
+    assert results["tasks"][1]["density"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_task_that_needs_categories_says_so_for_data_without(config: Make, tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        (tmp_path / part).mkdir()
+        Image.new("RGB", (40, 40)).save(tmp_path / part / "a.png")
+    data = {"kind": "image_folder", "parts": {p: {"root": str(tmp_path / p)} for p in ("train", "val", "test")}}
+    tasks = {"t": {"task": {"kind": "classification", "classes": ["a", "b"]}, "data": data}}
+    with pytest.raises(InputError, match="needs a category with every picture"):
+        run(config(tasks=tasks))
