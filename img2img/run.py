@@ -20,7 +20,6 @@ from img2img.training.learners import MaskLearner
 from img2img.training.results import collect_results
 from img2img.training.sequence import SequenceRunner
 
-
 Then = Callable[[SequenceRunner, Mapping[str, Any]], object]
 """`then(runner, results)`: what a pipeline does with a finished run."""
 

@@ -1,4 +1,4 @@
-"""Other domains on a pre-trained classifier: `python pipelines/imagenet_to_sketch.py experiment=pacs data_root=DATA`; made pictures by default."""
+"""Other domains on a pre-trained classifier, made ones by default: `python pipelines/imagenet_to_sketch.py experiment=pacs`."""
 
 import hydra
 from omegaconf import DictConfig

@@ -13,9 +13,9 @@ NUMBER = 32
 def task_bits(state: TaskState) -> int:
     """The bits that a trained task adds beside its head.
 
-    One for each value of a binary mask (a kernel-wise one has one a kernel), a second for each sign of a ternary one, and 32 for every
-    number: scales and coefficients, soft values, copies of weights, and normalisation parameters; running statistics are no parameters.
-    What a task's file takes is another matter: masks are coded at their entropy there, and statistics are in it.
+    One for each value of a binary mask (a kernel-wise one has one a kernel), a second for each sign of a ternary one, and 32 for
+    every number: scales and coefficients, soft values, copies of weights, and normalisation parameters; running statistics are no
+    parameters. What a task's file takes is another matter: masks are coded at their entropy there, and statistics are in it.
 
     Raises:
         InputError: the task is still in training.
@@ -32,8 +32,9 @@ def task_bits(state: TaskState) -> int:
 def relative_parameters(network: MaskedNetwork) -> float:
     """The backbone and all of its tasks, without heads, in units of the backbone's parameters.
 
-    So count Piggyback, `(32 n + 9 n) / 32 n = 1.28` for nine tasks (section 6), and the affine paper ("counting all tasks and excluding
-    the classifiers", tables 1 to 4). Bases of ImpressLearn, which tasks share, are counted by its own table 2, see `impressions`.
+    So count Piggyback, `(32 n + 9 n) / 32 n = 1.28` for nine tasks (section 6), and the affine paper ("counting all tasks and
+    excluding the classifiers", tables 1 to 4). Bases of ImpressLearn, which tasks share, are counted by its table 2, see
+    `impressions.table`.
 
     Raises:
         InputError: a task is still in training.

@@ -50,6 +50,7 @@ class Experiment:
         bases: by name, what tasks with ImpressLearn combine: `tasks: [...]`, finished before they are needed, and `kind`, see
             `Basis.of_tasks`; or the options of `Basis.random`.
         train: the `TrainOptions` of every task.
+        first_train: those that differ for the first task of a backbone that it trains; `tasks.NAME.train` goes before them.
         tasks: the tasks by name.
         sequence: the names of the tasks to learn, in order; any subset, in any order.
         decoder_only: tasks that are also trained with a frozen encoder, for comparison.
@@ -78,6 +79,7 @@ class Experiment:
     sequence: Sequence[str]
     norm: Literal["own", "statistics", "frozen"] = "own"
     bases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    first_train: Mapping[str, Any] = field(default_factory=dict)
     decoder_only: Sequence[str] = ()
     first_from: str | None = None
     select: Sequence[str] | None = None
@@ -175,7 +177,10 @@ class Experiment:
 
     def train_options(self, name: str | None = None) -> TrainOptions:
         """The experiment's options, with a task's own on top where one is named."""
-        options = dict(self.train) if name is None else {**self.train, **self.task(name).train}
+        options = dict(self.train)
+        if name is not None:
+            trains_backbone = self.mode == "first_task" and name == self.sequence[0]
+            options |= {**(self.first_train if trains_backbone else {}), **self.task(name).train}
         for key in ("zoom", "decay_at"):
             if isinstance(options.get(key), list):
                 options[key] = tuple(options[key])
@@ -217,6 +222,7 @@ class Experiment:
         depends = {
             "task": self.tasks[name],
             "train": self.train,
+            "first_train": self.first_train if self.mode == "first_task" else {},
             "method": self.method_of(name),
             "norm": self.norm,
             "select": self.select,

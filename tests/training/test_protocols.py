@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import nn
 
 from img2img import InputError, MaskedNetwork, masks
@@ -200,11 +199,12 @@ def test_a_family_needs_a_count(count: Any) -> None:
 
 
 def test_a_member_of_a_family_can_differ_and_be_asked_for() -> None:
-    experiment = _experiment("experiment=cifar100_made", "sequence=[patterns_4,patterns_2]", pipeline="cifar100")
-    assert list(experiment.sequence) == ["patterns_4", "patterns_2"]
-    assert experiment.task("patterns_4").data["number"] == 4
-    assert experiment.train_options("patterns_1").epochs == 25
-    assert experiment.train_options("patterns_2").epochs == 15
-    config = OmegaConf.to_container(OmegaConf.load(CONFIGS / "experiment" / "cifar100_made.yaml"))
-    assert isinstance(config, dict)
-    assert "patterns_2" not in config["tasks"], "it is the family's"
+    experiment = _experiment(
+        "experiment=cifar100_made",
+        "sequence=[patterns_4,patterns_2,patterns_1]",
+        "+tasks.patterns_2.train.epochs=3",
+        pipeline="cifar100",
+    )
+    assert list(experiment.sequence) == ["patterns_4", "patterns_2", "patterns_1"]
+    assert [experiment.task(name).data["number"] for name in experiment.sequence] == [4, 2, 1]
+    assert [experiment.train_options(name).epochs for name in experiment.sequence] == [25, 3, 15], "the first trains the backbone"

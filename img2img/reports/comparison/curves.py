@@ -7,7 +7,9 @@ from img2img.reports.comparison.suite import Method, Run, TaskInfo
 from img2img.reports.read import read_curve
 
 PHASES = (".warmup", "", *(f".prune{i}" for i in range(1, 10)), ".retrain")
-"""The trainings of one task by the ends of their logs' names, in order: LwF warms up its head, CPG prunes, PackNet trains again."""
+"""The trainings of one task by the ends of their logs' names, in order: LwF warms up its head, CPG prunes little by little,
+PackNet trains again.
+"""
 
 Points = list[tuple[int, float]]
 
