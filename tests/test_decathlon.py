@@ -75,6 +75,7 @@ def test_ten_tasks_end_with_a_score_and_a_file_for_the_server(official: Path, tm
     accuracies = [100 * task["value"] for task in results["tasks"]]
     expected = decathlon_score(accuracies, list(FINETUNED.values()))
     assert written["score"] == expected.total
+    assert "validation" in written["note"]
     assert list(written["parts"].values()) == list(expected.parts)
     assert written["score_per_parameter"] == pytest.approx(expected.total / results["relative_parameters"])
     assert written["relative_parameters"] == pytest.approx(1 + 9 / 32, abs=0.2), (
