@@ -11,7 +11,9 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from img2img.backbones import build_backbone
+from img2img.impressions.options import read_study
 from img2img.masks import METHODS, build_method
+from img2img.pipeline import plain_config
 from img2img.tasks import build_task, task_class
 from img2img.training.experiment import Experiment, read_experiment
 from img2img.training.learners import LEARNERS, build_learner
@@ -93,17 +95,28 @@ ROOT = CONFIGS.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+HEADS = sorted((CONFIGS / "experiment").glob("*.yaml")) + sorted((CONFIGS / "study").glob("*.yaml"))
+
+
 def _commands() -> list[str]:
-    """The command lines of the documentation, less those with words in capitals to be filled in."""
-    lines = [line.strip() for page in PAGES for line in page.read_text(encoding="utf-8").splitlines()]
-    found = {line for line in lines if line.startswith(tuple(f"python pipelines/{name}.py" for name in PIPELINES))}
-    return sorted(line for line in found if "..." not in line and not re.search(r"=[A-Z]{4,}\b", line.replace("=DATA", "=data")))
+    """The commands of the documentation and of the experiments' heads, less those with words in capitals to be filled in."""
+    found = set()
+    for page in (*PAGES, *HEADS):
+        for line in page.read_text(encoding="utf-8").splitlines():
+            text = line.lstrip("# ").rstrip()
+            found |= {text} if text.startswith("python ") else set(re.findall(r"`(python [^`]+)`", line))
+    scripts = tuple(f"python pipelines/{name}.py" for name in (*PIPELINES, "impressions"))
+    return sorted(c for c in found if c.startswith(scripts) and "..." not in c and not re.search(r"=(?!DATA\b)[A-Z]{4,}\b", c))
 
 
 @pytest.mark.parametrize("command", _commands())
 def test_a_command_of_the_documentation_composes(command: str) -> None:
     _, script, *overrides = shlex.split(command, comments=True)
-    assert _compose(*overrides, pipeline=Path(script).stem).sequence
+    if Path(script).stem != "impressions":
+        assert _compose(*overrides, pipeline=Path(script).stem).sequence
+        return
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        assert read_study(plain_config(compose("impressions", overrides))).seeds
 
 
 def test_the_experiment_and_the_backbone_that_the_readme_shows_are_accepted(tmp_path: Path) -> None:
