@@ -29,6 +29,7 @@ TINY: dict[str, Any] = {
     "name": "tiny",
     "data": {"kind": "made", "size": 6, "train": 400, "test": 200, "noise": 0.1},
     "hidden": [64, 32],
+    "scaled": True,
     "densities": [0.3],
     "counts": [1, 6],
     "new_tasks": 2,
