@@ -14,8 +14,8 @@ from img2img.metrics.decathlon import FINETUNED
 from img2img.training.sequence import SequenceRunner
 
 MADE = "of other data than the Decathlon's: it says that the pipeline runs, and nothing else"
-NOTES = {"decathlon": "of the official validation sets, by references that were measured on the test sets: not a published score"}
-"""What a score is worth, by the kind of data."""
+OFFICIAL = "of the official validation sets, by references that were measured on the test sets: not a published score"
+"""What a score is worth."""
 
 logger = logging.getLogger("img2img")
 
@@ -29,7 +29,8 @@ def finish(runner: SequenceRunner, results: Mapping[str, Any]) -> None:
     if score is None:
         logger.info("no score: it wants the ten tasks %s", ", ".join(FINETUNED))
         return
-    score["note"] = NOTES.get(runner.experiment.task(next(iter(FINETUNED))).data.get("kind"), MADE)
+    kinds = {runner.experiment.task(name).data.get("kind") for name in FINETUNED}
+    score["note"] = OFFICIAL if kinds == {"decathlon"} else MADE
     write_json(runner.folder / "decathlon.json", score)
     text = "score %.0f, %.0f for each network's worth of parameters (%s)"
     logger.info(text, score["score"], score["score_per_parameter"], score["note"])

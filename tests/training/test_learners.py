@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from killing import killed_at
 
 from img2img import InputError
 from img2img.run import run
@@ -60,30 +61,15 @@ def test_every_method_trains_in_mixed_precision(config: Make, name: str) -> None
     assert [task["name"] for task in results["tasks"]] == ["disks", "colour"]
 
 
-class _Killed(BaseException):
-    pass
-
-
 # 18 and 26: in PackNet's retraining of the second and third task; the others have 24 steps but for joint training.
 @pytest.mark.parametrize(
-    ("name", "killed_at"),
+    ("name", "step"),
     [*itertools.product(sorted(LEARNERS), [12, 15, 18, 23]), ("packnet", 26), ("joint", 26)],
 )
-def test_a_killed_comparison_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path, name: str, killed_at: int) -> None:
+def test_a_killed_comparison_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path, name: str, step: int) -> None:
     whole = run(config(method=_method(name), out=str(tmp_path / "whole")))
-    count, original = 0, torch.optim.Adam.step
-
-    def step(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == killed_at:
-            raise _Killed
-        return original(self, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.Adam, "step", step)
-        with pytest.raises(_Killed):
-            run(config(method=_method(name)))
+    with killed_at(step):
+        run(config(method=_method(name)))
     torch.manual_seed(777)  # another process has other random states
     assert _untimed(run(config(method=_method(name)))) == _untimed(whole)
     assert _files(tmp_path / "run" / "learned") == _files(tmp_path / "whole" / "learned")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killing import Killed, killed_at
 
 import img2img
 from img2img import InputError
@@ -95,36 +96,15 @@ def test_a_bundle_gives_the_outputs_that_were_reported(config: Make, tmp_path: P
         model.run("colour", odd.astype(np.float32))
 
 
-class _Killed(BaseException):
-    pass
-
-
-def _kill_after(patch: pytest.MonkeyPatch, steps: int) -> None:
-    """Kill the run at the given optimiser step, counted over all its trainings."""
-    count = 0
-    original = torch.optim.Adam.step
-
-    def step(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == steps:
-            raise _Killed
-        return original(self, *args, **kwargs)
-
-    patch.setattr(torch.optim.Adam, "step", step)
-
-
 # In the first task before and after its checkpoint at step 4, in the second, and in the comparison (steps 17 to 24).
-@pytest.mark.parametrize("killed_at", [2, 7, 15, 22])
-def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path, killed_at: int) -> None:
+@pytest.mark.parametrize("step", [2, 7, 15, 22])
+def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path, step: int) -> None:
     options = {"decoder_only": ["colour"], "sequence": ["disks", "colour"]}
     whole = run(config(out=str(tmp_path / "whole"), **options))
-    with pytest.MonkeyPatch.context() as patch:
-        _kill_after(patch, killed_at)
-        with pytest.raises(_Killed):
-            run(config(**options))
+    with killed_at(step):
+        run(config(**options))
     resumed_from = [p.name for p in (tmp_path / "run" / "checkpoints").glob("*.pt")]
-    assert resumed_from == {2: [], 7: ["disks.pt"], 15: ["colour.pt"], 22: ["colour.decoder_only.pt"]}[killed_at]
+    assert resumed_from == {2: [], 7: ["disks.pt"], 15: ["colour.pt"], 22: ["colour.decoder_only.pt"]}[step]
     torch.manual_seed(12345)  # another process has other random states
     resumed = run(config(**options))
     assert _untimed(resumed) == _untimed(whole)
@@ -135,6 +115,10 @@ def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path, k
         ).read_text()
 
 
+def _refuse(*args: Any) -> None:
+    raise AssertionError("a step was taken")
+
+
 @pytest.mark.parametrize("name", ["disks", "colour"])
 def test_a_run_killed_between_training_and_bookkeeping_repeats_no_step(config: Make, tmp_path: Path, name: str) -> None:
     options = {"sequence": ["disks", "colour"]}
@@ -143,15 +127,15 @@ def test_a_run_killed_between_training_and_bookkeeping_repeats_no_step(config: M
 
     def killed(self: SequenceRunner, names: list[str], entry: dict[str, Any]) -> None:
         if names[-1] == name:
-            raise _Killed
+            raise Killed
         original(self, names, entry)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SequenceRunner, "_finish", killed)
-        with pytest.raises(_Killed):
+        with pytest.raises(Killed):
             run(config(**options))
     with pytest.MonkeyPatch.context() as patch:
-        _kill_after(patch, 1)  # not one step is taken again
+        patch.setattr(torch.optim.Adam, "step", _refuse)  # not one step is taken again
         run(config(sequence=["disks", "colour"][: 1 + (name == "colour")]))
     assert _untimed(run(config(**options))) == _untimed(whole)
     assert _same(_tensors(tmp_path / "run"), _tensors(tmp_path / "whole"))
