@@ -3,7 +3,7 @@
 The tasks' effective weights are stacked and the backbone runs once over all of them (`torch.vmap`: a linear layer becomes one
 batched matrix product); and what tasks of one basis combine (ImpressLearn, equation 1) is one matrix product for all of them,
 `(T, K) @ (K, n)`, and so is its gradient, in place of decoding the basis for each task and step. That is where the time is won:
-ten tasks over a basis of 100 masks take a tenth to a sixth of it on a CPU, ten tasks with masks of their own about the same
+ten tasks over a basis of 100 masks take a fifth of it on a CPU, ten tasks with masks of their own a little more than one by one
 (`benchmarks/together.py`).
 """
 
