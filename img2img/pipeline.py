@@ -1,7 +1,8 @@
 """What the scripts in `pipelines/` share: from a composed config to a run, with a user's mistakes as one message."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,17 +14,25 @@ ONLY_HERE = ("hydra", "data_root")
 """Keys of the config that other keys refer to and the experiment does not know."""
 
 
-def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], object] | None = None) -> dict[str, Any]:
-    """Resolve a config and run its experiment, see `img2img.run.run`; exits with one message where the user has to act."""
-    from img2img.run import run
+@contextmanager
+def one_message() -> Iterator[None]:
+    """Exit with one message, not a traceback, where a run in the block asks its user to act."""
     from img2img.training.loop import OutOfMemoryError, TrainingDivergedError
 
     try:
-        return run(plain_config(config), then=then)
+        yield
     except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from the last checkpoint")
+        sys.exit("interrupted: the same command goes on from what was saved last")
     except (InputError, TrainingDivergedError, OutOfMemoryError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], object] | None = None) -> None:
+    """Resolve a config and run its experiment, see `img2img.run.run`."""
+    from img2img.run import run
+
+    with one_message():
+        run(plain_config(config), then=then)
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:

@@ -46,20 +46,6 @@ def _patterns(
     return Patterns(part, count=count[part], number=number, classes=classes, size=size, seed=seed)
 
 
-def _permuted_mnist(part: str, *, root: str, number: int, val: int = 0) -> PictureSet:
-    """Task `number` has the permutation of that number."""
-    from img2img.data.mnist import Mnist
-
-    return Mnist(root=root, part=part, permutation=number, val=val)  # type: ignore[arg-type]
-
-
-def _rotated_mnist(part: str, *, root: str, number: int, degrees: float = 10.0, val: int = 0) -> PictureSet:
-    """Task `number` is turned by `number - 1` times so many degrees."""
-    from img2img.data.mnist import Mnist
-
-    return Mnist(root=root, part=part, rotation=(number - 1) * degrees, val=val)  # type: ignore[arg-type]
-
-
 def _by_part(kind: str) -> Callable[..., PictureSet]:
     """What makes one part of a kind that cuts itself into parts, called with `part` and the kind's options."""
     from img2img.data import cifar100, mnist
@@ -70,8 +56,8 @@ def _by_part(kind: str) -> Callable[..., PictureSet]:
         "patterns": _patterns,
         "cifar100": cifar100.Cifar100,
         "mnist": mnist.Mnist,
-        "permuted_mnist": _permuted_mnist,
-        "rotated_mnist": _rotated_mnist,
+        "permuted_mnist": mnist.permuted_task,
+        "rotated_mnist": mnist.rotated_task,
     }
     return kinds[kind]
 
@@ -103,8 +89,9 @@ def _whole(kind: str) -> Callable[..., PictureSet]:
 
 
 _BY_PART = ("scenes", "samples", "patterns", "cifar100", "mnist", "permuted_mnist", "rotated_mnist")
-_OF_PICTURES = ("coco", "voc", "voc_sbd", "image_folder", "image_label_folder", "pairs")
-_STORED = (*_OF_PICTURES, "class_folder", "split_class_folder", "decathlon")
+_STORED = (
+    "coco", "voc", "voc_sbd", "image_folder", "image_label_folder", "pairs", "class_folder", "split_class_folder", "decathlon",
+)  # fmt: skip
 
 
 def build_data(config: Mapping[str, Any]) -> Parts:

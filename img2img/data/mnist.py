@@ -82,6 +82,30 @@ class Mnist(ArrayPictures):
         )
 
 
+ANGLES = tuple(int(degrees) for degrees in 1 + np.random.default_rng(0).permutation(359))
+"""The angle of rotated task n is number n - 1: 1° to 359° (ImpressLearn, table 2), shuffled once for all, so that the first tasks
+have angles from all around.
+"""
+
+Part = Literal["train", "val", "test"]
+
+
+def permuted_task(part: Part, *, root: str, number: int, val: int = 0) -> Mnist:
+    """Task `number`, from 1: the permutation of that number."""
+    return Mnist(root=root, part=part, permutation=number, val=val)
+
+
+def rotated_task(part: Part, *, root: str, number: int, val: int = 0) -> Mnist:
+    """Task `number`, from 1 to 359: the rotation by `ANGLES[number - 1]`.
+
+    Raises:
+        InputError: there is no such task.
+    """
+    if not 1 <= number <= len(ANGLES):
+        raise InputError(f"got the task number {number} of rotated MNIST: expected 1..{len(ANGLES)}, one for each degree")
+    return Mnist(root=root, part=part, rotation=ANGLES[number - 1], val=val)
+
+
 def _permuted(images: NDArray[np.uint8], *, number: int) -> NDArray[np.uint8]:
     pixels = images.reshape(len(images), -1)
     order = np.random.default_rng(number).permutation(pixels.shape[1])

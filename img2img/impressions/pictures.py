@@ -12,7 +12,7 @@ from torch import Tensor
 
 from img2img.backbones.lenet import MNIST_MEAN, MNIST_STD
 from img2img.data.arrays import ArrayPictures
-from img2img.data.mnist import Mnist
+from img2img.data.mnist import ANGLES, permuted_task, rotated_task
 from img2img.errors import InputError
 from img2img.impressions.options import CLASSES
 from img2img.options import call_with
@@ -22,8 +22,6 @@ Part = Literal["train", "test"]
 Source = Callable[[int, Part], ArrayPictures]
 """`source(task number, part) -> its pictures`, numbers from 1 on."""
 
-DEGREES = 359
-"""As many tasks has rotated MNIST at one degree each (table 2)."""
 _KEPT = {"train": 12, "test": 64}
 """Tasks whose pictures stay in memory: MNIST's training part has 47 MB for each, its test part 8 MB."""
 
@@ -108,9 +106,8 @@ def build_family(options: Mapping[str, Any]) -> Family:
     """The tasks that a config describes.
 
     Args:
-        options: `kind`: "permuted_mnist" (task n: permutation n of the pixels) or "rotated_mnist" (task n: the n-th of the angles
-            1° to 359° in an order that is shuffled once for all, so that a basis has angles from all around) with `root`, the
-            folder of `MNIST/raw`; or "made" with `made_family`'s options.
+        options: `kind`: "permuted_mnist" or "rotated_mnist" with `root`, the folder of `MNIST/raw`; or "made" with
+            `made_family`'s options.
 
     Raises:
         InputError: the kind or an option is unknown, or the files are not there.
@@ -126,21 +123,18 @@ def build_family(options: Mapping[str, Any]) -> Family:
 
 
 def permuted_mnist(*, root: str) -> Family:
-    """MNIST with its pixels permuted: task n by permutation n."""
-    return Family("permutation", lambda number, part: Mnist(root=root, part=part, permutation=number))
+    """MNIST with its pixels permuted, see `mnist.permuted_task`."""
+    return Family("permutation", lambda number, part: permuted_task(part, root=root, number=number))
 
 
 def rotated_mnist(*, root: str) -> Family:
-    """MNIST rotated by whole degrees."""
-    angles = 1 + np.random.default_rng(0).permutation(DEGREES)
-
-    def angle(number: int) -> int:
-        return int(angles[number - 1])
-
-    def source(number: int, part: Part) -> ArrayPictures:
-        return Mnist(root=root, part=part, rotation=angle(number))
-
-    return Family("rotation", source, number_of_tasks=DEGREES, label=angle)
+    """MNIST rotated by whole degrees, see `mnist.rotated_task`."""
+    return Family(
+        "rotation",
+        lambda number, part: rotated_task(part, root=root, number=number),
+        number_of_tasks=len(ANGLES),
+        label=lambda number: ANGLES[number - 1],
+    )
 
 
 def made_family(*, size: int = 8, train: int = 2000, test: int = 500, noise: float = 0.3, seed: int = 0) -> Family:

@@ -256,7 +256,7 @@ def with_families(config: Mapping[str, Any]) -> dict[str, Any]:
 
     A task with a `count`, such as `superclass: {count: 20, task: ..., data: ...}`, stands for `superclass_1` to `superclass_20`,
     whose data get their number as `number`. In `sequence` the family's name stands for all of them in order; members may be
-    named too, and a task of a member's name under `tasks` changes that one.
+    named too, and a task of a member's name under `tasks` changes that one, in what it names of its task, data and training.
 
     Raises:
         InputError: `count` is no whole number above 0.
@@ -266,7 +266,7 @@ def with_families(config: Mapping[str, Any]) -> dict[str, Any]:
     given = config.get("tasks")
     for name, task in given.items() if isinstance(given, Mapping) else ():
         if not isinstance(task, Mapping) or "count" not in task:
-            tasks[name] = {**tasks.get(name, {}), **task} if isinstance(task, Mapping) else task
+            tasks[name] = _changed(tasks.get(name, {}), task) if isinstance(task, Mapping) else task
             continue
         count = task["count"]
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
@@ -275,8 +275,14 @@ def with_families(config: Mapping[str, Any]) -> dict[str, Any]:
         members[name] = [f"{name}_{number}" for number in range(1, count + 1)]
         for number, member in enumerate(members[name], start=1):
             numbered = common | {"data": {**common.get("data", {}), "number": number}}
-            tasks[member] = numbered | dict(tasks.get(member, {}))
+            tasks[member] = _changed(numbered, tasks.get(member, {}))
     sequence = config.get("sequence")
     if members and isinstance(sequence, list | tuple):
         sequence = [member for name in sequence for member in members.get(name, [name])]
     return {**config, "tasks": tasks, "sequence": sequence} if members else dict(config)
+
+
+def _changed(task: Mapping[str, Any], by: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's config with what `by` gives in its place; a method goes as a whole, since another's options mean nothing to it."""
+    both = {key: {**task[key], **by[key]} for key in ("task", "data", "train") if key in task and key in by}
+    return {**task, **by, **both}

@@ -11,7 +11,8 @@ import pytest
 from scipy import ndimage
 from torchvision.datasets import MNIST
 
-from img2img.data.mnist import MAX_BYTES, Mnist, read_idx
+from img2img.data import build_data
+from img2img.data.mnist import ANGLES, MAX_BYTES, Mnist, read_idx
 from img2img.errors import InputError
 
 
@@ -55,6 +56,18 @@ def test_the_files_are_read_as_torchvision_reads_them(root: Path) -> None:
     assert ours[3].image.shape == (28, 28, 3)
     np.testing.assert_array_equal(ours[3].image[..., 2], TEST[0][3])
     assert (ours[3].category, ours[3].name) == (TEST[1][3], "mnist-test/00003")
+
+
+def test_a_numbered_task_is_a_permutation_or_a_rotation(root: Path) -> None:
+    for kind, options in (("permuted_mnist", {"permutation": 3}), ("rotated_mnist", {"rotation": ANGLES[2]})):
+        parts = build_data({"kind": kind, "root": str(root), "number": 3, "val": 5})
+        arrays = parts.test.arrays()
+        assert arrays is not None
+        np.testing.assert_array_equal(arrays[0], images_of(root, **options))
+        assert (len(parts.train), len(parts.val)) == (35, 5)
+    assert sorted(ANGLES) == list(range(1, 360))
+    with pytest.raises(InputError, match=r"task number 360 .*1\.\.359"):
+        build_data({"kind": "rotated_mnist", "root": str(root), "number": 360, "val": 5})
 
 
 def test_packed_files_and_the_folder_itself_are_read_too(tmp_path: Path) -> None:

@@ -203,8 +203,10 @@ def test_a_member_of_a_family_can_differ_and_be_asked_for() -> None:
         "experiment=cifar100_made",
         "sequence=[patterns_4,patterns_2,patterns_1]",
         "+tasks.patterns_2.train.epochs=3",
+        "+tasks.patterns_2.data.size=48",
         pipeline="cifar100",
     )
     assert list(experiment.sequence) == ["patterns_4", "patterns_2", "patterns_1"]
     assert [experiment.task(name).data["number"] for name in experiment.sequence] == [4, 2, 1]
+    assert [experiment.task(name).data["size"] for name in experiment.sequence] == [32, 48, 32]
     assert [experiment.train_options(name).epochs for name in experiment.sequence] == [25, 3, 15], "the first trains the backbone"
