@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +36,24 @@ def read_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
             file states.
     """
     image, _ = _decode(Path(path))
+    return to_rgb(image, str(path))
+
+
+def to_rgb(image: Image.Image, what: str) -> NDArray[np.uint8]:
+    """A decoded picture of any mode as (H, W, 3) uint8 RGB, as `read_picture` describes it, but as it lies.
+
+    Args:
+        image: the picture.
+        what: what an error calls it, its file's path for instance.
+
+    Raises:
+        InputError: 32-bit or float pixels, or a mode that has no colours.
+    """
     if image.mode.startswith("I;16"):
-        # 65535 / 257 = 255: both ends of the range land exactly; adding 128 rounds to nearest.
-        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+        return np.repeat(to_8_bits(np.asarray(image))[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise InputError(
-            f"{path} has {'float' if image.mode == 'F' else '32-bit'} pixels, whose black and white no file states: "
+            f"{what} has {'float' if image.mode == 'F' else '32-bit'} pixels, whose black and white no file states: "
             "expected 8 or 16 bits a channel; scale it to 8 bits and save it as PNG"
         )
     if image.has_transparency_data:
@@ -51,8 +63,22 @@ def read_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         return np.array(image.convert("RGB"))
     except ValueError as error:
         raise InputError(
-            f"{path} has colours of mode {image.mode}: expected grey, palette, RGB, RGBA or CMYK; save it as RGB"
+            f"{what} has colours of mode {image.mode}: expected grey, palette, RGB, RGBA or CMYK; save it as RGB"
         ) from error
+
+
+def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """16-bit values scaled to 8 bits: 65535 / 257 = 255, so both ends of the range land exactly; 128 rounds to nearest."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def open_picture(path: str | os.PathLike[str]) -> Image.Image:
+    """The file's first frame, upright, in its own mode; `to_rgb` goes on from there.
+
+    Raises:
+        InputError: no such file, a damaged one, or one of more than `MAX_PIXELS` pixels.
+    """
+    return _decode(Path(path))[0]
 
 
 def read_label(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -146,7 +172,7 @@ def _decode(path: Path) -> tuple[Image.Image, str | None]:
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{width} x {height}")
             image.load()
-            return _upright(image), image.format
+            return upright(image), image.format
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:  # Pillow raises it itself for still larger pictures
@@ -165,7 +191,8 @@ def _decode(path: Path) -> tuple[Image.Image, str | None]:
         raise InputError(f"{path} is damaged ({error}): expected a whole picture; fetch the file again or delete it") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """A copy with the EXIF orientation applied, where there is a sound one."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block is common and says nothing about the pixels, which have been decoded already

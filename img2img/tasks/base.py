@@ -47,6 +47,9 @@ class Task(ABC):
         higher_is_better: its direction.
         trivial_name: what the trivial baseline is called in reports.
         has_classes: its constructor takes the data's `classes`.
+        whole_picture: one answer for a whole picture, in place of one for each pixel.
+        forms: what `show` can make of a prediction, the usual one first: "labels" are class indices (N, H, W), "scores"
+            probabilities (N, classes), all others pictures (N, 3, H, W) in [0, 1].
         out_channels: channels of the head.
     """
 
@@ -55,11 +58,17 @@ class Task(ABC):
     higher_is_better: ClassVar[bool]
     trivial_name: ClassVar[str]
     has_classes: ClassVar[bool] = False
+    whole_picture: ClassVar[bool] = False
+    forms: ClassVar[tuple[str, ...]] = ("picture",)
     out_channels: int
 
     @abstractmethod
     def input(self, batch: Batch) -> Tensor:
         """What the network is fed: (N, 3, H, W) float in [0, 1]."""
+
+    def served_input(self, batch: Batch) -> Tensor:
+        """What the network is fed when the task is put to use: by default the same; another where training spoils pictures."""
+        return self.input(batch)
 
     @abstractmethod
     def target(self, batch: Batch) -> Tensor:
@@ -103,6 +112,10 @@ class Task(ABC):
     def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
         """A prediction or a target as pictures (N, 3, H, W) float in [0, 1]."""
 
+    def show(self, prediction: Tensor, input: Tensor, form: str) -> Tensor:
+        """A prediction in one of the task's `forms`."""
+        return self.picture(prediction, input)
+
     def reference(self, example: Example) -> Tensor:
         """What stands beside an output in reports, (N, 3, H, W) in [0, 1]: the target, by default."""
         return self.picture(example.target, example.input)
@@ -136,8 +149,8 @@ def combine(**parts: Any) -> Metrics:
 
 
 def unit(pictures: Tensor) -> Tensor:
-    """8-bit pictures as float in [0, 1]; float32."""
-    return pictures.float().div_(255)
+    """Pictures in [0, 255], usually 8-bit, as float32 in [0, 1]; a new tensor, made in one pass."""
+    return torch.div(pictures, 255)
 
 
 def pixels(picture: Tensor) -> NDArray[np.uint8]:

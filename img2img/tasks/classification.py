@@ -17,7 +17,7 @@ from img2img.tasks.base import Metrics, Task, combine, need, pixels, unit
 SHOWN = 128
 """Pictures with a shorter side than this are enlarged, by whole factors, before a class name is written on them."""
 STRIP = 18
-"""Height in pixels of the strip with the name."""
+"""Height in pixels of the strip with the name; a twentieth of large pictures."""
 
 
 class Classification(Task):
@@ -32,6 +32,8 @@ class Classification(Task):
     higher_is_better: ClassVar[bool] = True
     trivial_name: ClassVar[str] = "most frequent class"
     has_classes: ClassVar[bool] = True
+    whole_picture: ClassVar[bool] = True
+    forms: ClassVar[tuple[str, ...]] = ("picture", "scores")
 
     def __init__(self, *, classes: Sequence[str]) -> None:
         if len(classes) < 2:
@@ -94,6 +96,10 @@ class Classification(Task):
         named = [_named(pixels(p), self.classes[int(i)]) for p, i in zip(enlarged, index, strict=True)]
         return torch.stack(named).to(input.device)
 
+    def show(self, prediction: Tensor, input: Tensor, form: str) -> Tensor:
+        """The picture with the name of its class, or the probability of each class, (N, classes)."""
+        return prediction.softmax(1) if form == "scores" else self.picture(prediction, input)
+
     def options(self) -> dict[str, Any]:
         """The kind and the classes."""
         return {"kind": self.kind, "classes": list(self.classes)}
@@ -103,7 +109,8 @@ def _named(picture: Any, name: str) -> Tensor:
     """A picture (H, W, 3) uint8 whose lowest rows are a white strip with `name`, as (3, H, W) in [0, 1]."""
     page = Image.fromarray(picture)
     draw = ImageDraw.Draw(page)
-    top = page.height - STRIP
+    strip = max(STRIP, page.height // 20)
+    top = page.height - strip
     draw.rectangle((0, top, page.width, page.height), fill="white")
-    draw.text((3, top + 2), name, fill="black", font=ImageFont.load_default(12))
+    draw.text((3, top + strip // 9), name, fill="black", font=ImageFont.load_default(strip * 2 // 3))
     return torch.from_numpy(np.array(page)).permute(2, 0, 1).float().div_(255)

@@ -39,6 +39,10 @@ class Denoising(Task):
             noise[i].normal_(generator=torch.Generator().manual_seed(seed))
         return (clean + noise.to(clean.device) * (self.sigma / 255)).clamp(0, 1)
 
+    def served_input(self, batch: Batch) -> Tensor:
+        """The picture as it is: a user's own has its noise already."""
+        return unit(batch.image)
+
     def target(self, batch: Batch) -> Tensor:
         """The clean picture, (N, 3, H, W) in [0, 1]."""
         return unit(batch.image)

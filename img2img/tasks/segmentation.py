@@ -27,6 +27,7 @@ class Segmentation(Task):
     higher_is_better: ClassVar[bool] = True
     trivial_name: ClassVar[str] = "majority class"
     has_classes: ClassVar[bool] = True
+    forms: ClassVar[tuple[str, ...]] = ("colours", "labels", "overlay")
 
     def __init__(self, *, classes: Sequence[str]) -> None:
         if len(classes) < 2:
@@ -92,6 +93,13 @@ class Segmentation(Task):
     def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
         """A colour a class; void is black."""
         return palette(self.out_channels).to(prediction.device)[prediction].permute(0, 3, 1, 2)
+
+    def show(self, prediction: Tensor, input: Tensor, form: str) -> Tensor:
+        """The classes' colours, the labels themselves, or the colours half transparent over the picture."""
+        if form == "labels":
+            return prediction
+        colours = self.picture(prediction, input)
+        return colours if form == "colours" else torch.lerp(input.expand_as(colours), colours, 0.5)
 
     def options(self) -> dict[str, Any]:
         """The kind and the classes."""

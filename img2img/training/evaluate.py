@@ -47,12 +47,16 @@ class Evaluator:
         input = input.to(self.device)
         return input.contiguous(memory_format=torch.channels_last) if self.channels_last else input
 
-    def predict(self, network: Network, task: Task, input: Tensor) -> Tensor:
-        """The prediction for pictures of any size: padded by replication to a size that the backbone takes, and cut back."""
+    def raw(self, network: Network, input: Tensor) -> Tensor:
+        """The raw output for pictures of any size: padded by replication to a size that the backbone takes, and cut back."""
         height, width = input.shape[-2:]
         padded = [max(self.min_size, math.ceil(n / self.stride) * self.stride) - n for n in (height, width)]
         raw = self.run(network, F.pad(input, (0, padded[1], 0, padded[0]), mode="replicate") if any(padded) else input)
-        return task.prediction(raw[..., :height, :width] if raw.ndim == 4 else raw, input)
+        return raw[..., :height, :width] if raw.ndim == 4 else raw
+
+    def predict(self, network: Network, task: Task, input: Tensor) -> Tensor:
+        """The prediction for pictures of any size."""
+        return task.prediction(self.raw(network, input), input)
 
     def figures(self, network: Network | None, task: Task, pictures: PictureSet) -> dict[str, float]:
         """All figures of `task` over a set of whole pictures, read once, in order.

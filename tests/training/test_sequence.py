@@ -82,14 +82,15 @@ def test_a_bundle_gives_the_outputs_that_were_reported(config: Make, tmp_path: P
     runner = SequenceRunner(read_experiment(config()))
     runner.run()
     model = img2img.load(str(tmp_path / "run"))
-    assert model.tasks() == {"disks": "segmentation", "colour": "colourisation", "edges": "edges"}
+    kinds = {name: (task.kind, task.side) for name, task in model.tasks.items()}
+    assert kinds == {"disks": ("segmentation", 32), "colour": ("colourisation", 32), "edges": ("edges", 32)}
     sample = runner.ready["edges"].parts.test[0]
     ready = runner.ready["edges"]
     example = ready.task.example(img2img.data.Batch.stack([sample]))
     expected = runner.evaluator.predict(runner.run_of("edges"), ready.task, example.input)[0]
     assert torch.allclose(model.predict("edges", sample.image), expected, atol=1e-6)
     odd = sample.image[:29, :31]
-    assert model.run("colour", odd).size == (31, 29), "pictures of any size"
+    assert model.run("colour", odd).shape == (29, 31, 3), "pictures of any size"
     with pytest.raises(InputError, match="no task 'style' in this bundle; it has disks, colour, edges"):
         model.run("style", odd)
     with pytest.raises(InputError, match=r"expected \(H, W, 3\) uint8"):

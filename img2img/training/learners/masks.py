@@ -68,8 +68,10 @@ class MaskLearner(Learner):
 
     def store(self, name: str, figures: Mapping[str, float | None]) -> None:
         """Write the task's file into the bundle."""
-        options = self.context.ready[name].task.options()
-        add_task_to_bundle(self.bundle, self.context.network, name, options=options, info={"figures": dict(figures)})
+        ready = self.context.ready[name]
+        side = min(ready.parts.test[0].image.shape[:2])
+        info = {"figures": dict(figures), "side": side}
+        add_task_to_bundle(self.bundle, self.context.network, name, options=ready.task.options(), info=info)
 
     def own_bytes(self, name: str) -> int:
         """The task's file."""

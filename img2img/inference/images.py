@@ -1,0 +1,139 @@
+"""A user's pictures into one form for networks, and results back into the user's own."""
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from img2img.data.decode import open_picture, to_8_bits, to_rgb, upright
+from img2img.errors import InputError
+from img2img.tasks.base import pixels
+from img2img.tasks.segmentation import palette
+
+Picture = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
+"""What `Model.run` takes for one picture (a tensor of four dimensions is a batch of them):
+
+- a path: any picture file that `data.decode.read_picture` reads;
+- a PIL image of any 8- or 16-bit mode;
+- (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 in [0, 255], or uint16 in [0, 65535]: grey, RGB or RGBA;
+- (C, H, W) or (N, C, H, W) float tensors in [0, 1], C of 1 or 3.
+"""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Pictures of one size that came as one thing, and the way back to its type.
+
+    Attributes:
+        values: (N, 3, H, W) in [0, 255]: uint8, or float32 of what came as a tensor.
+        kind: what came: "image" (PIL, or a file), "array" or "tensor".
+        batched: it was a tensor of four dimensions.
+        alpha: (H, W) uint8, the transparency, which results keep; None for none.
+        origin: of a tensor its device, where results go.
+    """
+
+    values: Tensor
+    kind: Literal["image", "array", "tensor"]
+    batched: bool = False
+    alpha: NDArray[np.uint8] | None = None
+    origin: str = "cpu"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.values.shape[-2], self.values.shape[-1]
+
+    def picture(self, shown: Tensor) -> Any:
+        """(N, 3, H, W) in [0, 1] as what came: a PIL image, (H, W, 3) uint8 or a float tensor; RGBA where that came."""
+        if self.kind == "tensor":
+            return self._tensor(shown.float())
+        array = pixels(shown[0])
+        if self.alpha is not None and self.alpha.shape == array.shape[:2]:
+            array = np.concatenate([array, self.alpha[..., None]], axis=2)
+        return array if self.kind == "array" else Image.fromarray(array)
+
+    def labels(self, labels: Tensor, classes: int) -> Any:
+        """(N, H, W) class indices as a palette PNG's image, (H, W) uint8, or an int64 tensor."""
+        if self.kind == "tensor":
+            return self._tensor(labels)
+        array = labels[0].to(torch.uint8).cpu().numpy()
+        if self.kind == "array":
+            return array
+        image = Image.fromarray(array, mode="P")
+        image.putpalette(palette(classes).mul(255).round().to(torch.uint8).numpy().tobytes())
+        return image
+
+    def scores(self, scores: Tensor, classes: tuple[str, ...]) -> Any:
+        """(N, classes) probabilities as a dict by class, the likeliest first, or as a tensor."""
+        if self.kind == "tensor":
+            return self._tensor(scores)
+        values, order = scores[0].sort(descending=True)
+        return {classes[i]: p for i, p in zip(order.tolist(), values.tolist(), strict=True)}
+
+    def _tensor(self, result: Tensor) -> Tensor:
+        result = result.to(self.origin)
+        return result if self.batched else result[0]
+
+
+def open_input(picture: Picture) -> Opened:
+    """Read or convert what a user gave.
+
+    Raises:
+        InputError: no such file, no picture, or a type, shape or range that is not a `Picture`'s.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return _from_image(open_picture(picture), str(picture))
+    if isinstance(picture, Image.Image):
+        return _from_image(upright(picture), "the picture")
+    if isinstance(picture, np.ndarray):
+        return _from_array(picture)
+    if isinstance(picture, Tensor):
+        return _from_tensor(picture)
+    raise InputError(
+        f"got a {type(picture).__name__}: expected a path, a PIL image, a numpy array (H, W, 3) uint8 or a tensor (3, H, W) in "
+        "[0, 1]; convert it"
+    )
+
+
+def _from_image(image: Image.Image, what: str) -> Opened:
+    # The alpha of a 16-bit or CMYK picture does not exist; that of a palette is in its table.
+    alpha = np.array(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
+    return Opened(_channels_first(to_rgb(image, what)), "image", alpha=alpha)
+
+
+def _from_array(array: NDArray[Any]) -> Opened:
+    shaped = array[..., None] if array.ndim == 2 else array
+    if array.dtype not in (np.uint8, np.uint16) or shaped.ndim != 3 or shaped.shape[2] not in (1, 3, 4) or not array.size:
+        raise InputError(
+            f"got an array of {array.shape} {array.dtype}: expected (H, W, 3) uint8 in [0, 255], grey (H, W), RGBA (H, W, 4), or "
+            "those as uint16; convert it (a picture in [0, 1]: (255 * x).round().astype('uint8')), and give many as a list"
+        )
+    eight = to_8_bits(shaped) if array.dtype == np.uint16 else np.ascontiguousarray(shaped)
+    if eight.shape[2] == 1:
+        eight = eight[..., 0]
+    opened = _from_image(Image.fromarray(eight), "the array")
+    return Opened(opened.values, "array", alpha=opened.alpha)
+
+
+def _from_tensor(tensor: Tensor) -> Opened:
+    batch = tensor[None] if tensor.ndim == 3 else tensor
+    if batch.ndim != 4 or batch.shape[1] not in (1, 3) or not batch.numel() or not batch.is_floating_point():
+        raise InputError(
+            f"got a tensor of {tuple(tensor.shape)} {tensor.dtype}: expected (N, 3, H, W) or (3, H, W) float in [0, 1], with one "
+            "channel where grey; convert it (an 8-bit one: x.permute(2, 0, 1) / 255)"
+        )
+    # A little beyond the range is what resizing leaves; NaN fails both comparisons.
+    low, high = batch.min().item(), batch.max().item()
+    if not (low >= -0.05 and high <= 1.05):
+        raise InputError(f"got a tensor with values from {low:g} to {high:g}: expected [0, 1]; divide 8-bit values by 255")
+    values = batch.detach().float().clamp(0, 1).mul(255).expand(-1, 3, -1, -1)
+    return Opened(values, "tensor", batched=tensor.ndim == 4, origin=str(tensor.device))
+
+
+def _channels_first(array: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(array).permute(2, 0, 1)[None].contiguous()
