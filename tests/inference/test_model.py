@@ -1,0 +1,228 @@
+"""A loaded bundle: its tasks on one picture, lists and folders, at any size, with cached and merged weights, from threads."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional as F
+
+import img2img
+from img2img import InputError
+from img2img.data.base import Batch
+from img2img.inference import Model
+
+Picture = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path) -> Model:
+    return img2img.load(bundle)
+
+
+def _picture(height: int = 40, width: int = 52, seed: int = 0) -> Picture:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _by_hand(model: Model, name: str, picture: Picture) -> torch.Tensor:
+    """The same by the network alone: pad, run, cut, show."""
+    task = model.task(name)
+    input = task.served_input(Batch(image=torch.from_numpy(picture).permute(2, 0, 1)[None]))
+    height, width = picture.shape[:2]
+    stride = model.backbone.stride
+    padded = F.pad(input, (0, -width % stride, 0, -height % stride), mode="replicate")
+    with torch.no_grad():
+        raw = model.network(padded, task=name)[..., :height, :width]
+    return task.picture(task.prediction(raw, input), input)[0]
+
+
+def test_tasks_say_what_they_are(model: Model) -> None:
+    assert list(model.tasks) == ["parts", "colour", "edges", "clean"]
+    parts = model.tasks["parts"]
+    assert (parts.kind, parts.metric, parts.figures, parts.side) == ("segmentation", "mIoU", {"mIoU": 0.5}, 32)
+    assert (parts.classes, parts.forms) == (("ground", "tree", "house"), ("colours", "labels", "overlay"))
+    assert parts.method == "piggyback"
+    assert parts.density == pytest.approx(0.5, abs=0.1)
+    assert parts.bytes == (model.folder / "tasks" / "parts.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("name", ["parts", "colour", "edges", "clean"])
+def test_a_result_is_what_the_network_gives(model: Model, name: str) -> None:
+    picture = _picture(37, 50)
+    expected = _by_hand(model, name, picture).mul(255).round().byte().permute(1, 2, 0).numpy()
+    result = model.run(name, picture)
+    assert result.shape == picture.shape
+    assert np.abs(result.astype(int) - expected).max() <= 1
+    image = model.run(name, Image.fromarray(picture))
+    assert image.size == (50, 37)
+    assert np.array_equal(np.asarray(image), result)
+
+
+def test_a_tensor_keeps_its_precision_and_batch(model: Model) -> None:
+    batch = torch.rand(3, 3, 40, 48)
+    result = model.run("colour", batch)
+    assert result.shape == batch.shape
+    assert result.dtype == torch.float32
+    assert torch.allclose(model.run("colour", batch[1]), result[1], atol=1e-5)
+    double = model.run("colour", batch.double())
+    assert torch.allclose(double, result, atol=1e-5)
+    assert torch.equal(model.run("parts", batch, form="labels"), torch.stack([model.predict("parts", x) for x in batch]))
+
+
+def test_segmentation_as_labels_colours_and_overlay(model: Model) -> None:
+    from img2img.tasks.segmentation import palette
+
+    picture = _picture()
+    labels = model.run("parts", picture, form="labels")
+    assert labels.shape == picture.shape[:2]
+    colours = model.run("parts", picture)
+    assert np.array_equal(colours, palette(3)[labels.astype(int)].mul(255).round().byte().numpy())
+    overlay = model.run("parts", picture, form="overlay")
+    assert np.abs(overlay - (picture.astype(float) + colours) / 2).max() <= 1
+    image = model.run("parts", Image.fromarray(picture), form="labels")
+    assert image.mode == "P"
+    assert np.array_equal(np.asarray(image.convert("RGB")), colours), "a label image shows the same colours"
+
+
+def test_lists_and_folders_keep_their_order_and_sizes(model: Model, tmp_path: Path) -> None:
+    pictures = [_picture(seed=0), _picture(seed=1), _picture(32, 33, seed=2), _picture(seed=3)]
+    singly = [model.run("colour", p) for p in pictures]
+    for batch_size in (1, 2, 8):
+        together = model.run("colour", pictures, batch_size=batch_size)
+        assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(together, singly, strict=True))
+    (tmp_path / "b").mkdir()
+    for path, picture in zip(("1.png", "2.png", "b/0.png"), pictures, strict=False):
+        Image.fromarray(picture).save(tmp_path / path)
+    found = model.run("colour", tmp_path)
+    assert list(found) == ["1.png", "2.png", "b/0.png"]
+    assert all(np.abs(np.asarray(a).astype(int) - b).max() <= 1 for a, b in zip(found.values(), singly, strict=False))
+    assert model.run("colour", []) == []
+
+
+def test_streaming_reads_no_further_than_it_must(model: Model) -> None:
+    read: list[int] = []
+
+    def pictures() -> Any:
+        for i in range(10):
+            read.append(i)
+            yield _picture(32, 32 if i % 2 else 40)
+
+    results = model.stream("colour", pictures(), batch_size=2)
+    next(results)
+    assert len(read) <= 2
+
+
+def test_all_tasks_at_once(model: Model) -> None:
+    picture = _picture()
+    together = model.run_all(picture)
+    assert list(together) == list(model.tasks)
+    for name, result in together.items():
+        assert np.array_equal(result, model.run(name, picture))
+
+
+def test_large_pictures_are_tiled_and_small_views_brought_back(model: Model) -> None:
+    # smooth, so that a half-size view shows the same
+    smooth = np.asarray(Image.fromarray(_picture(6, 8)).resize((400, 300), Image.Resampling.BICUBIC))
+    whole = model.run("colour", smooth, tile=None).astype(int)
+    tiled = model.run("colour", smooth, tile=160).astype(int)
+    assert tiled.shape == whole.shape
+    assert np.abs(tiled - whole).mean() < 1, "tiles differ where their edges are alone"
+    low = model.run("colour", smooth, side=150).astype(int)
+    assert low.shape == whole.shape
+    lightness = [np.asarray(Image.fromarray(p.astype(np.uint8)).convert("L")).astype(int) for p in (low, smooth)]
+    assert np.abs(lightness[0] - lightness[1]).mean() < 12, "lightness is that of the full-size picture"
+
+
+def test_denoising_gets_the_picture_as_it_is(model: Model) -> None:
+    batch = Batch(image=torch.from_numpy(_picture()).permute(2, 0, 1)[None])
+    task = model.task("clean")
+    assert torch.equal(task.served_input(batch), batch.image / 255)
+    assert not torch.equal(task.input(batch), batch.image / 255), "in training noise is added"
+
+
+def test_merged_weights_give_the_same_bits(model: Model, bundle: Path) -> None:
+    merged, picture = img2img.load(bundle, weights="merged"), _picture()
+    for name in model.tasks:
+        assert np.array_equal(merged.run(name, picture), model.run(name, picture))
+
+
+def test_bfloat16_is_near(model: Model, bundle: Path) -> None:
+    half, picture = img2img.load(bundle, precision="bfloat16"), _picture()
+    for name in ("colour", "edges"):
+        difference = np.abs(half.run(name, picture).astype(int) - model.run(name, picture))
+        assert 0 < difference.mean() < 4
+
+
+@pytest.mark.parametrize("weights", ["cached", "merged"])
+def test_threads_do_not_mix_tasks(bundle: Path, weights: str) -> None:
+    model = img2img.load(bundle, weights=weights)
+    before = model.network.hash_backbone()
+    work = [(name, _picture(seed=i)) for i in range(6) for name in model.tasks]
+    expected = [model.run(name, picture) for name, picture in work]
+    fresh = img2img.load(bundle, weights=weights)
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda job: fresh.run(*job), work))
+    assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
+    assert fresh.network.hash_backbone() == before
+
+
+def test_a_classifier_names_whole_pictures(make_bundle: Callable[..., Path]) -> None:
+    tasks = {"animals": {"kind": "classification", "classes": ["cat", "dog", "cow"]}}
+    model = img2img.load(make_bundle({"kind": "torchvision", "name": "resnet18"}, tasks))
+    picture = _picture(300, 260)
+    scores = model.run("animals", picture, form="scores")
+    assert sum(scores.values()) == pytest.approx(1)
+    small = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    small = F.interpolate(small, (37, 32), mode="bilinear", antialias=True)  # the shorter side that the bundle says: 32
+    with torch.no_grad():
+        expected = model.network(small.clamp(0, 255) / 255, task="animals").softmax(1)[0]
+    assert [scores[c] for c in ("cat", "dog", "cow")] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert scores != model.run("animals", picture, form="scores", side=260)
+    named = model.run("animals", picture)
+    assert named.shape == picture.shape
+    assert np.array_equal(named[:280], picture[:280]), "the name is in the lowest rows"
+    assert not np.array_equal(named[285:], picture[285:])
+    assert model.run("animals", torch.rand(2, 3, 40, 40), form="scores").shape == (2, 3)
+
+
+def test_the_folder_of_a_run_and_of_its_bundle_are_the_same(bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(bundle, tmp_path / "run" / "bundle")
+    assert list(img2img.load(tmp_path / "run").tasks) == list(img2img.load(str(tmp_path / "run" / "bundle")).tasks)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"device": "cuda:77"}, "device='cuda:77' cannot be used here"),
+        ({"device": "toaster"}, "device='toaster' cannot be used"),
+        ({"precision": "half"}, "precision='half': expected one of float32, bfloat16"),
+        ({"weights": "none"}, "weights='none': expected one of cached, merged"),
+    ],
+)
+def test_options_that_cannot_be(bundle: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        img2img.load(bundle, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "said"),
+    [
+        (("style", _picture()), {}, "no task 'style' in this bundle; it has parts, colour, edges, clean"),
+        (("colour", _picture()), {"form": "labels"}, "form='labels': a colourisation task gives picture"),
+        (("parts", _picture()), {"form": "mask"}, "gives colours, labels, overlay"),
+        (("parts", _picture()), {"side": 0}, "side=0: expected 1 pixel or more"),
+        (("parts", _picture()), {"tile": 100}, "tile=100: expected more than 128"),
+        (("parts", [_picture()]), {"batch_size": 0}, "batch_size=0"),
+        (("parts", "nowhere"), {}, "no picture at nowhere"),
+    ],
+)
+def test_calls_that_cannot_be(model: Model, arguments: tuple[Any, ...], options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        model.run(*arguments, **options)
