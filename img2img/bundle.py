@@ -13,6 +13,7 @@ from img2img.backbones import Backbone, build_backbone
 from img2img.errors import InputError
 from img2img.files import read_json, write_bytes, write_json
 from img2img.masks import Basis, MaskedNetwork
+from img2img.masks.storage import read_header
 
 FORMAT = "img2img-bundle"
 VERSION = 2
@@ -47,7 +48,7 @@ def add_task_to_bundle(
         info: further JSON values for the file's header, such as figures.
     """
     folder = Path(folder)
-    path = network.save_task(task, folder / "tasks" / f"{task}.safetensors", info={"task": dict(options), **info})
+    path = network.save_task(task, _task_path(folder, task), info={"task": dict(options), **info})
     description = read_bundle(folder)
     bases = dict(description["bases"])
     used = network.state(task).method.basis_name()
@@ -58,6 +59,35 @@ def add_task_to_bundle(
     names = [name for name in description["tasks"] if name != task]
     write_json(folder / "bundle.json", description | {"tasks": [*names, task], "bases": bases})
     return path
+
+
+def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
+    """Take `task` out of `bundle.json`, then remove its file, and that of a basis which no other task combines.
+
+    Raises:
+        InputError: there is no such task, or another one's masks are coded relative to it.
+    """
+    folder = Path(folder)
+    description = read_bundle(folder)
+    if task not in description["tasks"]:
+        raise InputError(f"no task {task!r} in {folder}; it has {', '.join(description['tasks']) or 'none'}")
+    names = [name for name in description["tasks"] if name != task]
+    headers = {name: read_header(_task_path(folder, name)) for name in names}
+    relatives = [name for name, header in headers.items() if (header["relative_to"] or {}).get("task") == task]
+    if relatives:
+        raise InputError(f"the masks of {', '.join(relatives)} are coded relative to those of {task!r}: delete those first")
+    used = {(header["basis"] or {}).get("name") for header in headers.values()}
+    unused = {name: sha256 for name, sha256 in description["bases"].items() if name not in used}
+    kept = {name: sha256 for name, sha256 in description["bases"].items() if name in used}
+    # The list goes first: a file that it does not name does no harm.
+    write_json(folder / "bundle.json", description | {"tasks": names, "bases": kept})
+    _task_path(folder, task).unlink(missing_ok=True)
+    for sha256 in set(unused.values()) - set(kept.values()):
+        _basis_path(folder, sha256).unlink(missing_ok=True)
+
+
+def _task_path(folder: Path, task: str) -> Path:
+    return folder / "tasks" / f"{task}.safetensors"
 
 
 def _basis_path(folder: Path, sha256: str) -> Path:
@@ -105,7 +135,7 @@ def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone
     for name in description["tasks"]:
         if "/" in name or "\\" in name:
             raise InputError(f"{folder / 'bundle.json'} lists the task {name!r}, which is no task name: restore it from a copy")
-        network.load_task(folder / "tasks" / f"{name}.safetensors", name=name)
+        network.load_task(_task_path(folder, name), name=name)
     network.eval()
     return network, backbone
 

@@ -80,12 +80,14 @@ class Opened:
         return result if self.batched else result[0]
 
 
-def open_input(picture: Picture) -> Opened:
-    """Read or convert what a user gave.
+def open_input(picture: Picture | Opened) -> Opened:
+    """Read or convert what a user gave; what is open already stays as it is.
 
     Raises:
         InputError: no such file, no picture, or a type, shape or range that is not a `Picture`'s.
     """
+    if isinstance(picture, Opened):
+        return picture
     if isinstance(picture, str | os.PathLike):
         return _from_image(open_picture(picture), str(picture))
     if isinstance(picture, Image.Image):

@@ -115,7 +115,7 @@ class Model:
             kind=task.kind,
             forms=task.forms,
             classes=tuple(getattr(task, "classes", ())),
-            method=state.method.name,
+            method=getattr(state.method, "method", state.method).name,  # of a `Mixed` the one that masks
             metric=task.metric,
             figures=state.info.get("figures", {}),
             density=state.density(),
@@ -184,7 +184,7 @@ class Model:
     def stream(
         self,
         task: str,
-        pictures: Iterable[Picture],
+        pictures: Iterable[Picture | Opened],
         *,
         form: str | None = None,
         side: int | None = None,

@@ -1,47 +1,13 @@
-"""The command line: `img2img COMMAND`.
-
-A command is one function below; what it does is imported inside it, so that `img2img --help` need not load it all. `main` turns
-a user's error into one line on stderr and exit code 1; the wrong use of a command is Typer's, with exit code 2.
-"""
+"""`img2img report`: the page of a run, or of many side by side."""
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
-from img2img import __version__
-from img2img.errors import InputError
-
-try:
-    import typer
-except ModuleNotFoundError:  # the mask core can be installed without it
-    sys.exit("error: the command line needs more than the mask core: pip install 'img2img[images,train]'")
-
-app = typer.Typer(
-    name="img2img",
-    help="One frozen network, many image tasks.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+import typer
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"img2img {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-) -> None:
-    pass
-
-
-@app.command()
 def report(
     suite: Annotated[
         Path,
@@ -84,16 +50,3 @@ def _page_of_run(run: Path, out: Path) -> tuple[Path, Path]:
             if (run / folder).is_dir():
                 shutil.copytree(run / folder, out / folder, dirs_exist_ok=True)
     return write_report(out), out / "results.json"
-
-
-def main() -> None:
-    """Run the command of `sys.argv`; an error that the user can mend is one line on stderr and exit code 1."""
-    try:
-        app(prog_name="img2img")
-    except (InputError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,57 @@
+"""The command line: `img2img COMMAND`, one module a group of commands.
+
+What a command does is imported inside it, so that `img2img --help` need not load it all. `main` turns a user's error into one
+line on stderr and exit code 1; the wrong use of a command is Typer's, with exit code 2.
+"""
+
+import sys
+from typing import Annotated
+
+from img2img import __version__
+
+try:
+    import typer
+except ModuleNotFoundError:  # the mask core can be installed without it
+    sys.exit("error: the command line needs more than the mask core: pip install 'img2img[images,train]'")
+
+from img2img.cli import info, report, run, tasks, train
+
+app = typer.Typer(
+    name="img2img",
+    help="One frozen network, many image tasks: train them, run them, look at them.",
+    epilog="Exit codes: 0 done; 1 something to be mended, which stderr says; 2 wrong use; 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"img2img {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+app.command()(train.demo)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train.train)
+app.command()(run.run)
+app.add_typer(tasks.app, name="tasks")
+app.command()(report.report)
+app.command()(info.info)
+
+
+def main() -> None:
+    """Run the command of `sys.argv`; an error that the user can mend is one line on stderr and exit code 1."""
+    from img2img.cli.errors import one_line
+
+    with one_line():
+        app(prog_name="img2img")
+
+

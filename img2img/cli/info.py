@@ -1,0 +1,71 @@
+"""`img2img info`: what is installed, and what a bundle is."""
+
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from img2img import __version__
+from img2img.cli.options import Json
+
+PACKAGES = (
+    "torch", "torchvision", "segmentation-models-pytorch", "timm", "kornia", "albumentations", "lightning-fabric", "hydra-core",
+    "gradio", "onnx", "onnxruntime", "huggingface_hub",
+)  # fmt: skip
+
+
+def info(
+    bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]", help="A bundle's folder, or a run's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is installed and which devices there are; or what a bundle holds.
+
+    Example: img2img info runs/demo
+    """
+    facts = _installed() if bundle is None else _of_bundle(bundle)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for key, value in facts.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        typer.echo(f"{key:>28}  {'—' if shown is None else shown}")
+
+
+def _installed() -> dict[str, Any]:
+    import torch
+
+    def version(package: str) -> str | None:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    facts: dict[str, Any] = {"img2img": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    facts |= {"cpu threads": torch.get_num_threads(), "gpus": gpus or ["none"]}
+    return facts | {package: version(package) for package in PACKAGES}
+
+
+def _of_bundle(bundle: Path) -> dict[str, Any]:
+    from img2img.bundle import read_bundle
+    from img2img.inference.model import bundle_folder
+
+    folder = bundle_folder(bundle)
+    description = read_bundle(folder)
+
+    def size(path: Path) -> int:
+        return path.stat().st_size if path.is_file() else 0
+
+    tasks = {name: size(folder / "tasks" / f"{name}.safetensors") for name in description["tasks"]}
+    return {
+        "folder": str(folder),
+        "backbone": " ".join(str(v) for k, v in description["spec"].items() if k in ("kind", "arch", "encoder", "name")),
+        "backbone SHA-256": description["sha256"],
+        "backbone bytes": size(folder / "backbone.safetensors"),
+        "tasks": list(tasks),
+        "bytes of tasks": sum(tasks.values()),
+        "bases": list(description["bases"]),
+    }

@@ -1,0 +1,106 @@
+"""`img2img run`: tasks on files, folders and videos."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from img2img.cli.options import DEFAULT_BUNDLE, BundleOption, Device, Json
+
+if TYPE_CHECKING:
+    from img2img.inference import Model
+
+ALL = "all"
+
+
+def run(
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or all.", show_default=False)],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES...", help="Pictures, folders of them, or videos.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.", show_default=False)],
+    bundle: BundleOption = DEFAULT_BUNDLE,
+    form: Annotated[
+        str | None, typer.Option(help="What to write: of segmentation colours, labels or overlay; of classes picture or scores.")
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="The shorter side at which the network sees a picture.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures of one size that run together.")] = 8,
+    frames: Annotated[bool, typer.Option("--frames", help="Write a video's frames as pictures in place of a video.")] = False,
+    device: Device = "auto",
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is faster where the processor has it.")
+    ] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a task on pictures and write what it makes of them, each as DIR/NAME.png.
+
+    Folders keep their subfolders; with the task "all" each task has a folder of its own. A file that cannot be read is
+    named, the others are done, and the exit code is 1.
+
+    Examples:
+
+        img2img run colour photo.jpg --out coloured
+
+        img2img run all photos/ holiday.mp4 --bundle runs/demo --out made
+    """
+    from img2img.cli.files import Planned, plan
+    from img2img.errors import InputError
+    from img2img.inference import load
+
+    model = load(bundle, device=device, precision=precision)
+    names = list(model.tasks) if task == ALL else [task]
+    for name in names:
+        model.task(name)
+    if task == ALL and form is not None:
+        raise InputError(f"form={form!r} with the task 'all': tasks differ in their forms; name one task")
+    forms = {name: form or model.tasks[name].forms[0] for name in names}
+    jobs: list[Planned] = []
+    for name in names:
+        ending = ".json" if forms[name] == "scores" else ".png"
+        jobs += plan(images, out / name if task == ALL else out, name, ending=ending, frames=frames)
+    for job in jobs:
+        if job.target.exists() and not overwrite:
+            raise InputError(f"{job.target} is there already: give another --out, or --overwrite to replace what is there")
+    done: list[dict[str, str]] = []
+    failed = 0
+    for job, error in _each(model, jobs, batch_size, {"side": side}, forms):
+        if error is not None:
+            failed += 1
+            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            continue
+        done.append({"task": job.task, "input": str(job.source), "output": str(job.target)})
+        if not as_json:
+            typer.echo(str(job.target))
+    if as_json:
+        typer.echo(json.dumps({"results": done, "failed": failed}))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _each(
+    model: "Model", jobs: Sequence[Any], batch_size: int, options: dict[str, Any], forms: dict[str, str]
+) -> Iterator[tuple[Any, Exception | None]]:
+    """Each job when it is done, with the error where it could not be; a bar on stderr where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from img2img.cli.files import do_pictures, do_video
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task("pictures", total=len(jobs))
+        for name, form in forms.items():
+            pictures = [job for job in jobs if job.task == name and not job.video]
+            for job, error in do_pictures(model, pictures, batch_size=batch_size, form=form, **options):
+                bars.advance(bar)
+                yield job, error
+            for job in jobs:
+                if job.task == name and job.video:
+                    yield job, do_video(model, job, batch_size=batch_size, form=form, **options)
+                    bars.advance(bar)

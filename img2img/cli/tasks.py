@@ -1,0 +1,120 @@
+"""`img2img tasks`: list, show and delete a bundle's tasks, and compare their masks."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from img2img.cli.options import Bundle, Json
+
+app = typer.Typer(help="List, show, delete and compare the tasks of a bundle.", no_args_is_help=True)
+
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task's name.", show_default=False)]
+
+
+@app.command("list")
+def list_tasks(bundle: Bundle, as_json: Json = False) -> None:
+    """List a bundle's tasks with their kind, deciding figure, mask and file.
+
+    Example: img2img tasks list runs/demo
+    """
+    from img2img.inference import load
+
+    infos = load(bundle, device="cpu").tasks
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(task) for task in infos.values()]))
+        return
+    rows = []
+    for task in infos.values():
+        value = task.figures.get(task.metric)
+        measured = task.metric if value is None else f"{task.metric} {value:.4g}"
+        density = "" if task.density is None else f"{task.density:.1%}"
+        size = "" if task.bytes is None else f"{task.bytes / 1e6:.2f} MB"
+        rows.append((task.name, task.kind, measured, task.method, density, size))
+    _print_table(("task", "kind", "on its test set", "masks", "ones", "file"), rows)
+
+
+@app.command()
+def show(bundle: Bundle, task: TaskName, as_json: Json = False) -> None:
+    """Show all that is known of one task: figures, classes, forms of its results.
+
+    Example: img2img tasks show runs/demo colour
+    """
+    from img2img.inference import load
+
+    model = load(bundle, device="cpu")
+    model.task(task)
+    facts = dataclasses.asdict(model.tasks[task])
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    figures = facts.pop("figures")
+    for key, value in facts.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, tuple | list) else value
+        typer.echo(f"{key:>28}  {'—' if shown in (None, '') else shown}")
+    for key, value in figures.items():
+        typer.echo(f"{key:>28}  {'—' if value is None else format(value, '.4g')}")
+
+
+@app.command()
+def delete(
+    bundle: Bundle,
+    task: TaskName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a task from a bundle; the backbone and all other tasks stay as they are, bit for bit.
+
+    Example: img2img tasks delete runs/demo gravel --yes
+    """
+    from img2img.bundle import delete_task_from_bundle
+    from img2img.inference.model import bundle_folder
+
+    folder = bundle_folder(bundle)
+    if not yes:
+        typer.confirm(f"delete the task {task!r} from {folder}?", abort=True)
+    delete_task_from_bundle(folder, task)
+    typer.echo(f"deleted {task} from {folder}")
+
+
+@app.command()
+def similarity(
+    bundle: Bundle,
+    out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="Draw the matrix into this file too.")] = None,
+    corrected: Annotated[
+        bool, typer.Option("--corrected", help="Cohen's κ, which is 0 for masks that agree by chance.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the masks of every two tasks: the share of weights that both keep or both leave out.
+
+    Example: img2img tasks similarity runs/demo --out similarity.png
+    """
+    from img2img.files import write_atomic
+    from img2img.inference import load
+    from img2img.masks.analysis import similarity as similarities
+    from img2img.masks.figures import similarity_figure
+
+    network = load(bundle, device="cpu").network
+    found = similarities(network, chance_corrected=corrected)
+    if out is not None:
+        figure = similarity_figure(found.names, found.matrix, chance_corrected=corrected)
+        write_atomic(out, lambda path: figure.savefig(path, format="png", dpi=150))
+    if as_json:
+        typer.echo(json.dumps({"tasks": found.names, "matrix": found.matrix}))
+        return
+    texts = [["" if value is None else f"{value:.3f}" for value in row] for row in found.matrix]
+    _print_table(("", *found.names), [(name, *row) for name, row in zip(found.names, texts, strict=True)])
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

@@ -1,0 +1,71 @@
+"""`img2img demo` and `img2img train`: the scripts of `pipelines/`, from anywhere."""
+
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+Pipeline = Literal["image_to_image", "cifar100", "imagenet_to_sketch", "decathlon", "impressions"]
+
+
+def demo(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the config, such as out=DIR or train.steps=100."),
+    ] = None,
+) -> None:
+    """Train six tasks on pictures that come with the libraries, in about 12 minutes on two CPU cores.
+
+    Writes runs/demo: bundle/, report.html, pictures/ and the rest of a run's folder. The same command goes on after an
+    interruption.
+
+    Example: img2img demo out=runs/mine
+    """
+    _hydra("image_to_image", ["experiment=demo", *(overrides or [])])
+
+
+def train(
+    context: typer.Context,
+    pipeline: Annotated[Pipeline, typer.Option(help="The script whose defaults it starts from.")] = "image_to_image",
+) -> None:
+    """Learn the tasks of an experiment, one after another: img2img train experiment=NAME KEY=VALUE...
+
+    What follows the options is Hydra's: KEY=VALUE changes the config, +KEY=VALUE adds to it, --config-dir DIR looks for
+    experiment/NAME.yaml and the like in a folder of your own as well, --multirun runs every combination of KEY=A,B, and
+    --cfg job prints the config and runs nothing. The same command goes on after an interruption; a longer sequence adds
+    tasks to a finished run.
+
+    Examples:
+
+        img2img train experiment=demo sequence=[shapes,colour] out=runs/two
+
+        img2img train --config-dir my_configs experiment=mine
+
+        img2img train --pipeline cifar100 experiment=cifar100_reduced data_root=DATA
+    """
+    _hydra(pipeline, context.args)
+
+
+def _hydra(pipeline: Pipeline, arguments: list[str]) -> None:
+    """Run a pipeline as its script would, with Hydra's own reading of the command line."""
+    import hydra
+    from omegaconf import DictConfig
+
+    from img2img.configs import config_folder
+    from img2img.pipeline import one_message, plain_config, run_config
+
+    def run(config: DictConfig) -> None:
+        if pipeline == "impressions":
+            from img2img.impressions import run as run_study
+
+            with one_message():
+                run_study(plain_config(config))
+        elif pipeline == "decathlon":
+            from img2img.decathlon import finish
+
+            run_config(config, then=finish)
+        else:
+            run_config(config)
+
+    sys.argv = ["img2img train", *arguments]
+    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=pipeline)(run)()

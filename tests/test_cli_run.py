@@ -1,0 +1,184 @@
+"""`img2img run`, `tasks`, `info`: what they print and write, file by file, and how they fail."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import img2img
+from img2img.cli import app
+from img2img.errors import InputError
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    for name, size in (("a.png", (40, 30)), ("b.jpg", (33, 47)), ("more/a.png", (40, 30))):
+        Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+def test_a_folder_keeps_its_subfolders_and_gives_what_python_gives(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    result = call("run", "colour", photos, "--out", tmp_path / "out", "--bundle", bundle)
+    assert result.exit_code == 0, result.output
+    expected = img2img.load(bundle).run("colour", photos)
+    for name, image in expected.items():
+        made = Image.open((tmp_path / "out" / name).with_suffix(".png"))
+        assert made.size == image.size
+        assert np.abs(np.asarray(made).astype(int) - np.asarray(image)).max() <= 1
+    assert len(result.stdout.split()) == 3
+
+
+def test_all_tasks_have_a_folder_each_and_json_lists_them(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    result = call("run", "all", photos / "a.png", "--out", tmp_path / "out", "--bundle", bundle, "--json")
+    assert result.exit_code == 0, result.output
+    listed = json.loads(result.stdout)
+    assert listed["failed"] == 0
+    assert [row["task"] for row in listed["results"]] == ["parts", "colour", "edges", "clean"]
+    assert all(Path(row["output"]).is_file() and Path(row["output"]).name == "a.png" for row in listed["results"])
+
+
+def test_labels_are_written_as_indices(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    assert call("run", "parts", photos / "a.png", "-o", tmp_path, "-b", bundle, "--form", "labels").exit_code == 0
+    expected = img2img.load(bundle).run("parts", np.asarray(Image.open(photos / "a.png")), form="labels")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), expected)
+
+
+def test_scores_are_written_as_json(make_bundle: Any, photos: Path, tmp_path: Path) -> None:
+    animals = make_bundle(
+        {"kind": "torchvision", "name": "resnet18"}, {"animals": {"kind": "classification", "classes": ["cat", "dog"]}}
+    )
+    assert call("run", "animals", photos / "a.png", "-o", tmp_path, "-b", animals, "--form", "scores").exit_code == 0
+    scores = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert set(scores) == {"cat", "dog"}
+    assert sum(scores.values()) == pytest.approx(1)
+
+
+def test_a_broken_file_is_named_and_the_others_are_done(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:100])
+    result = call("run", "colour", photos, "--out", tmp_path / "out", "--bundle", bundle, "--json")
+    assert result.exit_code == 1
+    assert "broken.png" in result.stderr
+    assert json.loads(result.stdout)["failed"] == 1
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 3
+
+
+def _video(path: Path, frames: int = 5) -> list[np.ndarray[Any, Any]]:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (48, 32))
+    for i in range(frames):
+        writer.write(np.full((32, 48, 3), (20 * i, 100, 200), np.uint8))
+    writer.release()
+    capture, read = cv2.VideoCapture(str(path)), []
+    while (step := capture.read())[0]:
+        read.append(step[1][..., ::-1])
+    return read
+
+
+def test_a_video_becomes_a_video_or_its_frames(bundle: Path, tmp_path: Path) -> None:
+    read = _video(tmp_path / "clip.avi")
+    assert len(read) == 5
+    assert call("run", "colour", tmp_path / "clip.avi", "--out", tmp_path / "out", "--bundle", bundle).exit_code == 0
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4"))
+    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (5, 10)
+    assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (48, 32)
+    assert call("run", "colour", tmp_path / "clip.avi", "--out", tmp_path / "out", "--bundle", bundle, "--frames").exit_code == 0
+    frames = sorted((tmp_path / "out" / "clip").iterdir())
+    expected = img2img.load(bundle).run("colour", [np.ascontiguousarray(frame) for frame in read])
+    assert len(frames) == 5
+    for file, frame in zip(frames, expected, strict=True):
+        assert np.abs(np.asarray(Image.open(file)).astype(int) - frame).max() <= 1
+    (tmp_path / "no.mp4").write_bytes(b"no video")
+    result = call("run", "colour", tmp_path / "no.mp4", "--out", tmp_path / "out", "--bundle", bundle)
+    assert result.exit_code == 1
+    assert "no.mp4 is not a video that can be read" in result.stderr
+
+
+def test_what_is_there_is_not_overwritten_unasked(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    arguments = ("run", "colour", photos / "a.png", "--out", tmp_path, "--bundle", bundle)
+    assert call(*arguments).exit_code == 0
+    again = call(*arguments)
+    assert isinstance(again.exception, InputError)
+    assert "--overwrite" in str(again.exception)
+    assert call(*arguments, "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "style", "a.png", "--out", "out"), "no task 'style' in this bundle; it has parts"),
+        (("run", "colour", "a.png", "--out", "out", "--form", "labels"), "a colourisation task gives picture"),
+        (("run", "all", "a.png", "--out", "out", "--form", "labels"), "tasks differ in their forms"),
+        (("run", "colour", "a.png", "more/a.png", "--out", "out"), "would both become"),
+        (("tasks", "show", ".", "x"), "no bundle in"),
+    ],
+)
+def test_mistakes_are_named(
+    bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(photos)
+    monkeypatch.setenv("IMG2IMG_BUNDLE", str(bundle))
+    result = call(*arguments)
+    assert said in f"{result.exception} {result.stderr}"
+    assert result.exit_code == 1
+
+
+def test_tasks_are_listed_shown_compared_and_deleted(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    assert [row["name"] for row in json.loads(call("tasks", "list", folder, "--json").stdout)] == ["parts", "colour", "edges", "clean"]
+    assert "mIoU 0.5" in call("tasks", "list", folder).stdout
+    shown = json.loads(call("tasks", "show", folder, "parts", "--json").stdout)
+    assert (shown["kind"], shown["figures"]) == ("segmentation", {"mIoU": 0.5})
+    similar = json.loads(call("tasks", "similarity", folder, "--json", "--out", tmp_path / "s.png").stdout)
+    assert similar["tasks"] == ["parts", "colour", "edges", "clean"]
+    assert np.allclose(np.diag(similar["matrix"]), 1)
+    assert Image.open(tmp_path / "s.png").format == "PNG"
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    before = img2img.load(folder).run("edges", picture)
+    asked = CliRunner().invoke(app, ["tasks", "delete", str(folder), "colour"], input="n\n")
+    assert asked.exit_code == 1
+    assert (folder / "tasks" / "colour.safetensors").is_file()
+    assert call("tasks", "delete", folder, "colour", "--yes").exit_code == 0
+    assert not (folder / "tasks" / "colour.safetensors").exists()
+    assert list(img2img.load(folder).tasks) == ["parts", "edges", "clean"]
+    assert np.array_equal(img2img.load(folder).run("edges", picture), before)
+    assert "no task 'colour'" in str(call("tasks", "delete", folder, "colour", "--yes").exception)
+
+
+def test_info_of_a_bundle_and_of_the_installation(bundle: Path) -> None:
+    facts = json.loads(call("info", bundle, "--json").stdout)
+    assert facts["tasks"] == ["parts", "colour", "edges", "clean"]
+    assert facts["backbone bytes"] == (bundle / "backbone.safetensors").stat().st_size
+    installed = json.loads(call("info", "--json").stdout)
+    assert installed["img2img"] == img2img.__version__
+    assert installed["torch"]
+    assert f"{'tasks':>28}  parts, colour, edges, clean" in call("info", bundle).stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from img2img.cli import main
+
+    monkeypatch.setenv("_IMG2IMG_COMPLETE", f"source_{shell}")
+    monkeypatch.setattr("sys.argv", ["img2img"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 0
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("tasks",), ("tasks", "list"), ("train",), ("demo",), ("report",), ("info",)])
+def test_every_help_teaches(command: tuple[str, ...]) -> None:
+    text = call(*command, "--help").stdout
+    assert "Usage: img2img" in text or "Usage: root" in text
+    assert len(text.split()) > 20
