@@ -33,7 +33,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     """`make_bundle(spec, tasks)`: a bundle of random weights and half-dense random masks, which nobody trained."""
 
     def make(
-        spec: Mapping[str, Any] = {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3},  # noqa: B006
+        spec: Mapping[str, Any] = {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3},
         tasks: Mapping[str, Mapping[str, Any]] = IMAGE_TASKS,
     ) -> Path:
         from img2img.backbones import build_backbone

@@ -136,7 +136,8 @@ def test_mistakes_are_named(
 def test_tasks_are_listed_shown_compared_and_deleted(bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(bundle, folder)
-    assert [row["name"] for row in json.loads(call("tasks", "list", folder, "--json").stdout)] == ["parts", "colour", "edges", "clean"]
+    listed = json.loads(call("tasks", "list", folder, "--json").stdout)
+    assert [row["name"] for row in listed] == ["parts", "colour", "edges", "clean"]
     assert "mIoU 0.5" in call("tasks", "list", folder).stdout
     shown = json.loads(call("tasks", "show", folder, "parts", "--json").stdout)
     assert (shown["kind"], shown["figures"]) == ("segmentation", {"mIoU": 0.5})

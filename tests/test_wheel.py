@@ -44,8 +44,8 @@ def test_the_package_is_the_wheels(installed: Path, tmp_path: Path) -> None:
 
 def test_a_task_is_trained_and_run_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
     overrides = [
-        "experiment=demo", "sequence=[shapes,colour]", "decoder_only=[]", "out=made", "train.steps=2", "train.val_every=2", "probe=1",
-        "panels=1", "backbone=resnet18_unet", "backbone.weights=null", "own=null", "train.norm_batches=0", "threads=1",
+        "experiment=demo", "sequence=[shapes,colour]", "decoder_only=[]", "out=made", "train.steps=2", "train.val_every=2",
+        "probe=1", "panels=1", "backbone=resnet18_unet", "backbone.weights=null", "own=null", "train.norm_batches=0", "threads=1",
         "tasks.shapes.data.count={train: 8, val: 2, test: 2}", "+tasks.colour.data.limit={train: 4, val: 2, test: 2}",
     ]  # fmt: skip
     done = _run(installed, tmp_path, "train", *overrides)
@@ -62,7 +62,10 @@ def test_a_task_is_trained_and_run_away_from_the_checkout(installed: Path, tmp_p
 
 def test_an_experiment_of_ones_own_is_found_and_a_wrong_key_named(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
-    text = "# @package _global_\nname: mine\nsequence: [colour]\ntasks: {colour: {task: {kind: colourisation}, data: {kind: samples}}}\n"
+    text = (
+        "# @package _global_\nname: mine\nsequence: [colour]\n"
+        "tasks: {colour: {task: {kind: colourisation}, data: {kind: samples}}}\n"
+    )
     (tmp_path / "mine" / "experiment" / "mine.yaml").write_text(text, encoding="utf-8")
     done = _run(installed, tmp_path, "train", "--config-dir", "mine", "experiment=mine", "--cfg", "job")
     assert done.returncode == 0, done.stderr

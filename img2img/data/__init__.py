@@ -81,6 +81,7 @@ def _whole(kind: str) -> Callable[..., PictureSet]:
         "image_folder": folder.ImageFolder,
         "image_label_folder": folder.ImageLabelFolder,
         "pairs": pairs.PairFolder,
+        "paired_folders": pairs.PairedFolders,
         "class_folder": class_folder.ClassFolder,
         "split_class_folder": _split_class_folder,
         "decathlon": decathlon.Decathlon,
@@ -90,7 +91,8 @@ def _whole(kind: str) -> Callable[..., PictureSet]:
 
 _BY_PART = ("scenes", "samples", "patterns", "cifar100", "mnist", "permuted_mnist", "rotated_mnist")
 _STORED = (
-    "coco", "voc", "voc_sbd", "image_folder", "image_label_folder", "pairs", "class_folder", "split_class_folder", "decathlon",
+    "coco", "voc", "voc_sbd", "image_folder", "image_label_folder", "pairs", "paired_folders", "class_folder",
+    "split_class_folder", "decathlon",
 )  # fmt: skip
 
 

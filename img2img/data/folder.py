@@ -168,9 +168,9 @@ class ImageLabelFolder(LabelledPictures):
         names = read_classes(classes) if isinstance(classes, str | os.PathLike) else list(classes)
         images, labels = require_folder(images), require_folder(labels)
         pictures = list_pictures(images)
-        by_stem = _by_stem(list_pictures(labels), labels)
-        _by_stem(pictures, images)
-        wanted = [_stem(p, images) + suffix for p in pictures]
+        by_stem = by_stem_of(list_pictures(labels), labels)
+        by_stem_of(pictures, images)
+        wanted = [stem_of(p, images) + suffix for p in pictures]
         if missing := [(p, s) for p, s in zip(pictures, wanted, strict=True) if s not in by_stem]:
             picture, stem = missing[0]
             raise InputError(
@@ -230,14 +230,20 @@ def _members(groups: Mapping[str, Iterable[str]], known: tuple[str, ...]) -> dic
     return members
 
 
-def _stem(path: Path, root: Path) -> str:
+def stem_of(path: Path, root: Path) -> str:
+    """The path below `root` without the extension."""
     return path.relative_to(root).with_suffix("").as_posix()
 
 
-def _by_stem(paths: Iterable[Path], root: Path) -> dict[str, Path]:
+def by_stem_of(paths: Iterable[Path], root: Path) -> dict[str, Path]:
+    """Files by `stem_of`.
+
+    Raises:
+        InputError: two differ in their extension alone.
+    """
     stems: dict[str, Path] = {}
     for path in paths:
-        other = stems.setdefault(_stem(path, root), path)
+        other = stems.setdefault(stem_of(path, root), path)
         if other is not path:
             raise InputError(f"{other} and {path} differ only in their extension: expected one file of a name; remove one")
     return stems

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from img2img.data.pairs import PairFolder
+from img2img.data import build_data
+from img2img.data.pairs import PairedFolders, PairFolder
 from img2img.errors import InputError
 
 
@@ -57,3 +58,30 @@ def test_missing_empty_and_damaged_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8")
     with pytest.raises(InputError, match=r"a\.jpg"):
         PairFolder(tmp_path)[0]
+
+
+def test_two_folders_are_paired_by_their_paths_without_the_extension(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = {name: rng.integers(0, 256, (4, 5, 3), dtype=np.uint8) for name in ("a", "b", "A", "B")}
+    for folder in ("in/x", "out/x"):
+        (tmp_path / folder).mkdir(parents=True)
+    Image.fromarray(pictures["a"]).save(tmp_path / "in" / "1.bmp")
+    Image.fromarray(pictures["b"]).save(tmp_path / "in" / "x" / "1.png")
+    Image.fromarray(pictures["A"]).save(tmp_path / "out" / "1.png")
+    Image.fromarray(pictures["B"]).save(tmp_path / "out" / "x" / "1.png")
+    Image.fromarray(pictures["B"]).save(tmp_path / "out" / "unused.png")
+    pairs = PairedFolders(tmp_path / "in", tmp_path / "out")
+    assert [sample.name for sample in pairs] == ["1.bmp", "x/1.png"]
+    for sample, (source, image) in zip(pairs, (("a", "A"), ("b", "B")), strict=True):
+        assert sample.source is not None
+        np.testing.assert_array_equal(sample.source, pictures[source])
+        np.testing.assert_array_equal(sample.image, pictures[image])
+    folders = {"inputs": str(tmp_path / "in"), "targets": str(tmp_path / "out")}
+    parts = build_data({"kind": "paired_folders", "parts": {part: folders for part in ("train", "val", "test")}})
+    assert len(parts.train) == len(parts.test) == 2
+    (tmp_path / "out" / "1.png").unlink()
+    with pytest.raises(InputError, match=r"no target for .*1.bmp: expected .*out/1 with the extension"):
+        PairedFolders(tmp_path / "in", tmp_path / "out")
+    Image.new("RGB", (6, 4)).save(tmp_path / "out" / "1.png")
+    with pytest.raises(InputError, match=r"1.bmp is 5 x 4 and its target .*1.png is 6 x 4: expected the same size"):
+        PairedFolders(tmp_path / "in", tmp_path / "out")[0]

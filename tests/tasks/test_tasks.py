@@ -89,7 +89,8 @@ class TestContract:
 
     def test_inference_needs_the_picture_alone_and_the_stored_options(self, task: Task, batch: Batch) -> None:
         again = build_task(task.options())
-        alone = Batch(image=batch.image)
+        assert batch.source is not None
+        alone = Batch(image=batch.source if task.kind == "translation" else batch.image)  # there the picture given is a pair's A
         assert torch.equal(again.input(alone), task.input(batch))
         raw = torch.randn(_raw(task))
         input = task.input(alone)
@@ -132,6 +133,35 @@ class TestContract:
             assert picture.shape[2:] == ((128, 128) if task.kind == "classification" else (32, 32))  # room for a name
             assert picture.min() >= 0
             assert picture.max() <= 1
+
+
+    def test_every_form_of_a_result_is_what_it_is_called(self, task: Task, batch: Batch) -> None:
+        input = task.served_input(batch)
+        prediction = task.prediction(torch.randn(_raw(task)), input)
+        for form in task.forms:
+            shown = task.show(prediction, input, form)
+            if form == "labels":
+                assert torch.equal(shown, prediction)
+                assert shown.shape == (4, 32, 32)
+            elif form == "scores":
+                assert torch.allclose(shown.sum(1), torch.ones(4))
+                assert shown.shape == (4, task.out_channels)
+            else:
+                assert shown.shape[:2] == (4, 3)
+                assert shown.min() >= 0
+                assert shown.max() <= 1
+        assert torch.equal(task.show(prediction, input, task.forms[0]), task.picture(prediction, input))
+
+
+def test_translation_copies_where_the_network_says_so_and_paints_elsewhere() -> None:
+    task, input = build_task({"kind": "translation"}), torch.rand(1, 3, 4, 6)
+    raw = torch.zeros(1, 4, 4, 6)
+    raw[:, 3, :, :3], raw[:, 3, :, 3:] = 40, -40
+    prediction = task.prediction(raw, input)
+    assert torch.equal(prediction[..., :3], input[..., :3])
+    assert torch.equal(prediction[..., 3:], torch.full((1, 3, 4, 3), 0.5))
+    with pytest.raises(InputError, match="a translation task needs a picture to start from with every picture"):
+        task.target(Batch(image=torch.zeros(1, 3, 4, 4, dtype=torch.uint8)))
 
 
 def test_a_perfect_segmentation_scores_one_and_void_counts_nowhere() -> None:
