@@ -77,7 +77,7 @@ def test_two_folders_are_paired_by_their_paths_without_the_extension(tmp_path: P
         np.testing.assert_array_equal(sample.source, pictures[source])
         np.testing.assert_array_equal(sample.image, pictures[image])
     folders = {"inputs": str(tmp_path / "in"), "targets": str(tmp_path / "out")}
-    parts = build_data({"kind": "paired_folders", "parts": {part: folders for part in ("train", "val", "test")}})
+    parts = build_data({"kind": "paired_folders", "parts": dict.fromkeys(("train", "val", "test"), folders)})
     assert len(parts.train) == len(parts.test) == 2
     (tmp_path / "out" / "1.png").unlink()
     with pytest.raises(InputError, match=r"no target for .*1.bmp: expected .*out/1 with the extension"):
