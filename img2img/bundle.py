@@ -48,13 +48,13 @@ def add_task_to_bundle(
         info: further JSON values for the file's header, such as figures.
     """
     folder = Path(folder)
-    path = network.save_task(task, _task_path(folder, task), info={"task": dict(options), **info})
+    path = network.save_task(task, task_path(folder, task), info={"task": dict(options), **info})
     description = read_bundle(folder)
     bases = dict(description["bases"])
     used = network.state(task).method.basis_name()
     if used is not None and used not in bases:
         basis = network.bases()[used]
-        basis.save(_basis_path(folder, basis.sha256))
+        basis.save(basis_path(folder, basis.sha256))
         bases[used] = basis.sha256
     names = [name for name in description["tasks"] if name != task]
     write_json(folder / "bundle.json", description | {"tasks": [*names, task], "bases": bases})
@@ -72,7 +72,7 @@ def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
     if task not in description["tasks"]:
         raise InputError(f"no task {task!r} in {folder}; it has {', '.join(description['tasks']) or 'none'}")
     names = [name for name in description["tasks"] if name != task]
-    headers = {name: read_header(_task_path(folder, name)) for name in names}
+    headers = {name: read_header(task_path(folder, name)) for name in names}
     relatives = [name for name, header in headers.items() if (header["relative_to"] or {}).get("task") == task]
     if relatives:
         raise InputError(f"the masks of {', '.join(relatives)} are coded relative to those of {task!r}: delete those first")
@@ -81,16 +81,31 @@ def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
     kept = {name: sha256 for name, sha256 in description["bases"].items() if name in used}
     # The list goes first: a file that it does not name does no harm.
     write_json(folder / "bundle.json", description | {"tasks": names, "bases": kept})
-    _task_path(folder, task).unlink(missing_ok=True)
+    task_path(folder, task).unlink(missing_ok=True)
     for sha256 in set(unused.values()) - set(kept.values()):
-        _basis_path(folder, sha256).unlink(missing_ok=True)
+        basis_path(folder, sha256).unlink(missing_ok=True)
 
 
-def _task_path(folder: Path, task: str) -> Path:
+def bundle_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder of a bundle: the one given, or the `bundle` folder of a run."""
+    folder = Path(folder).expanduser()
+    inner = folder / "bundle"
+    return inner if (inner / "bundle.json").is_file() else folder
+
+
+def task_path(folder: Path, task: str) -> Path:
+    """The file of a task that a bundle lists.
+
+    Raises:
+        InputError: it is no task name.
+    """
+    if "/" in task or "\\" in task:
+        raise InputError(f"{folder / 'bundle.json'} lists the task {task!r}, which is no task name: restore it from a copy")
     return folder / "tasks" / f"{task}.safetensors"
 
 
-def _basis_path(folder: Path, sha256: str) -> Path:
+def basis_path(folder: Path, sha256: str) -> Path:
+    """The file of a basis."""
     return folder / "bases" / f"{sha256}.safetensors"
 
 
@@ -133,9 +148,7 @@ def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone
     description = read_bundle(folder)
     network, backbone = load_backbone(folder, description)
     for name in description["tasks"]:
-        if "/" in name or "\\" in name:
-            raise InputError(f"{folder / 'bundle.json'} lists the task {name!r}, which is no task name: restore it from a copy")
-        network.load_task(_task_path(folder, name), name=name)
+        network.load_task(task_path(folder, name), name=name)
     network.eval()
     return network, backbone
 
@@ -163,11 +176,18 @@ def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedN
             f"the backbone in {path} has the SHA-256 {network.backbone_sha256[:12]}…, bundle.json says "
             f"{description['sha256'][:12]}…: one of them was changed; copy both again"
         )
-    for name, sha256 in description["bases"].items():
+    load_bases(folder, description["bases"], network)
+    return network, backbone
+
+
+def load_bases(folder: Path, bases: Mapping[str, str], network: MaskedNetwork) -> None:
+    """Add the bases of a bundle, SHA-256 by name, to `network`, but for names that it has."""
+    for name, sha256 in bases.items():
+        if name in network.bases():
+            continue
         if not _SHA256.fullmatch(str(sha256)):
             raise InputError(f"{folder / 'bundle.json'}: the basis {name!r} has the SHA-256 {sha256!r}: restore it from a copy")
-        basis = Basis.load(_basis_path(folder, sha256), network.layers())
+        basis = Basis.load(basis_path(folder, sha256), network.layers())
         if basis.sha256 != sha256:
-            raise InputError(f"{_basis_path(folder, sha256)} holds the basis {basis.sha256[:12]}…: copy the bundle again, whole")
+            raise InputError(f"{basis_path(folder, sha256)} holds the basis {basis.sha256[:12]}…: copy the bundle again, whole")
         network.add_basis(name, basis)
-    return network, backbone

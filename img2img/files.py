@@ -2,9 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import safetensors.torch
+from torch import Tensor
 
 from img2img.errors import InputError
 
@@ -46,6 +49,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """Write `value` as indented UTF-8 JSON, atomically. NaN and infinity are refused, since JSON has neither."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The content of a `safetensors` file, the same bytes for the same values: the library shuffles the keys of its metadata."""
+    content = safetensors.torch.save(dict(tensors), metadata=dict(metadata))
+    end = 8 + int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8:end])
+    entries = {"__metadata__": dict(sorted(entries.pop("__metadata__").items())), **entries}
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)  # so that the tensors are aligned
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -50,8 +50,7 @@ def _installed() -> dict[str, Any]:
 
 
 def _of_bundle(bundle: Path) -> dict[str, Any]:
-    from img2img.bundle import read_bundle
-    from img2img.inference.model import bundle_folder
+    from img2img.bundle import bundle_folder, read_bundle
 
     folder = bundle_folder(bundle)
     description = read_bundle(folder)

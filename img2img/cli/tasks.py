@@ -69,8 +69,7 @@ def delete(
 
     Example: img2img tasks delete runs/demo gravel --yes
     """
-    from img2img.bundle import delete_task_from_bundle
-    from img2img.inference.model import bundle_folder
+    from img2img.bundle import bundle_folder, delete_task_from_bundle
 
     folder = bundle_folder(bundle)
     if not yes:

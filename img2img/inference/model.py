@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from img2img.bundle import load_bundle
+from img2img.bundle import bundle_folder, load_bundle, task_path
 from img2img.data.base import Batch
 from img2img.data.decode import list_pictures
 from img2img.errors import InputError
@@ -109,7 +109,7 @@ class Model:
 
     def _info(self, name: str) -> TaskInfo:
         state, task = self.network.state(name), self._tasks[name]
-        file = self.folder / "tasks" / f"{name}.safetensors"
+        file = task_path(self.folder, name)
         return TaskInfo(
             name=name,
             kind=task.kind,
@@ -271,13 +271,6 @@ def load(
         InputError: nothing there, or a file is damaged; see `bundle.load_bundle`.
     """
     return Model(bundle_folder(folder), device=device, precision=precision, weights=weights)
-
-
-def bundle_folder(folder: str | os.PathLike[str]) -> Path:
-    """`folder`, or the `bundle` folder in it where it is a run's."""
-    folder = Path(folder).expanduser()
-    inner = folder / "bundle"
-    return inner if (inner / "bundle.json").is_file() else folder
 
 
 def _checked(task: Task, *, form: str | None = None, side: int | None = None, tile: int | None = TILE) -> dict[str, Any]:

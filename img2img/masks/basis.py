@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.files import write_bytes
+from img2img.files import tensor_bytes, write_bytes
 from img2img.masks.base import one_of, without_cast
 from img2img.masks.bits import pack_bits, unpack_bits
 from img2img.masks.layers import Layer
@@ -258,7 +258,7 @@ class Basis(nn.Module):
             "sha256": self.sha256,
         }
         header["checksum"] = checksum(header, tensors)
-        blob = safetensors.torch.save(tensors, metadata={"format": FORMAT, "header": json.dumps(header)})
+        blob = tensor_bytes(tensors, {"format": FORMAT, "header": json.dumps(header)})
         return write_bytes(path, blob)
 
     @classmethod

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.files import write_bytes
+from img2img.files import tensor_bytes, write_bytes
 from img2img.masks import coding
 from img2img.masks.base import build_method
 from img2img.masks.bits import pack_bits
@@ -129,7 +129,7 @@ def save_task_file(
     except (TypeError, ValueError) as error:
         raise InputError(f"task {task!r}: its info is no plain JSON ({error}): keep to numbers, text, lists and dicts") from error
     header["checksum"] = checksum(header, tensors)
-    content = safetensors.torch.save(tensors, metadata={"format": FORMAT, "header": json.dumps(header)})
+    content = tensor_bytes(tensors, {"format": FORMAT, "header": json.dumps(header)})
     if int.from_bytes(content[:8], "little") > MAX_HEADER:
         raise InputError(f"task {task!r}: its header is longer than {MAX_HEADER} bytes; keep what is large out of `info`")
     return write_bytes(path, content)
@@ -221,7 +221,7 @@ def load_task_file(
     path = Path(path)
     header, tensors = read_task_file(path)
     check_backbone(path, header, network)
-    _check_basis(path, header, network)
+    check_basis(path, header, network)
     references = _references(path, header, network)
     groups: dict[str, dict[str, Tensor]] = {"mask": {}, "norm": {}, "head": {}}
     for key, tensor in tensors.items():
@@ -276,7 +276,8 @@ def _fitting(what: str, got: Mapping[str, Tensor], expected: Mapping[str, Tensor
     return {name: tensor.to(expected[name].dtype) for name, tensor in got.items()}
 
 
-def _check_basis(path: Path, header: Mapping[str, Any], network: "MaskedNetwork") -> None:
+def check_basis(path: Path, header: Mapping[str, Any], network: "MaskedNetwork") -> None:
+    """Raise an `InputError` unless `network` has the basis whose masks the task file combines, if it combines any."""
     if header["basis"] is None:
         return
     name, sha256, bases = header["basis"]["name"], header["basis"]["sha256"], network.bases()

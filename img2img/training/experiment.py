@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,9 @@ from img2img.masks import METHODS, MaskMethod, Mixed, build_method
 from img2img.masks.table import check_name
 from img2img.options import call_with
 from img2img.training.options import TrainOptions
+from img2img.training.source import Source
 
-BackboneMode = Literal["first_task", "pretrained", "random"]
+BackboneMode = Literal["first_task", "pretrained", "random", "bundle"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +27,8 @@ class TaskConfig:
         data: `kind` and options, see `data.build_data`.
         train: `TrainOptions` that differ from the experiment's.
         method: the task's own mask method in place of the experiment's.
-        start_from: an earlier task of the sequence whose masks and norm state this one starts from, or "nearest" for the one
-            whose norm statistics are nearest to those of this task's pictures.
+        start_from: an earlier task, of the sequence or of the bundle that the backbone is from, whose masks and norm state this
+            one starts from, or "nearest" for the one whose norm statistics are nearest to those of this task's pictures.
     """
 
     task: Mapping[str, Any]
@@ -43,7 +45,8 @@ class Experiment:
     Attributes:
         name: what reports call it.
         out: the run folder.
-        backbone: a backbone's spec with `weights`, see `backbones.build_backbone`; `mode` is taken out of it.
+        backbone: a backbone's spec with `weights`, see `backbones.build_backbone`; `mode` is taken out of it. With the mode
+            "bundle" only `weights`, a bundle's folder or a run's: the backbone and what of it is masked are that bundle's.
         method: `name` and options of the mask method of every task that does not train the backbone; or of a comparison method,
             see `learners`.
         norm: "own", "statistics" or "frozen" normalisation state of masked tasks, see `MaskedNetwork.add_task`.
@@ -105,10 +108,15 @@ class Experiment:
                 )
         if len(set(self.sequence)) < len(self.sequence):
             raise InputError(f"the sequence {list(self.sequence)} names a task twice: each is learned once")
-        if self.mode not in ("first_task", "pretrained", "random"):
-            raise InputError(f"backbone.mode={self.mode!r}: expected 'first_task', 'pretrained' or 'random'")
+        if self.mode not in ("first_task", "pretrained", "random", "bundle"):
+            raise InputError(f"backbone.mode={self.mode!r}: expected 'first_task', 'pretrained', 'random' or 'bundle'")
         if self.mode == "pretrained" and not self.backbone.get("weights"):
             raise InputError("backbone.mode='pretrained' needs backbone.weights: a file, 'imagenet' or 'package:…'")
+        if self.source is not None and self.select is not None and list(self.select) != list(self.source.select or ["*"]):
+            masked = self.source.select or "all weights"
+            raise InputError(
+                f"select={list(self.select)}, but the masks of {self.source.folder} are of {masked}: leave select out"
+            )
         for name in self.sequence:
             self._check_start(name)
         for name in ("batch_size", "probe", "panels"):
@@ -119,7 +127,7 @@ class Experiment:
 
     def _check_start(self, name: str) -> None:
         config = self.task(name)
-        earlier = list(self.sequence)[: list(self.sequence).index(name)]
+        earlier = [*(() if self.source is None else self.source.tasks), *self._earlier(name)]
         if config.start_from is not None and config.start_from not in ("nearest", *earlier):
             raise InputError(
                 f"tasks.{name}.start_from={config.start_from!r}: expected 'nearest' or a task that comes earlier in the "
@@ -129,7 +137,11 @@ class Experiment:
         if basis is None or (self.mode == "first_task" and not earlier):
             return
         if basis not in self.bases:
-            raise InputError(f"tasks.{name} uses the basis {basis!r}, which `bases` does not have; it has {list(self.bases)}")
+            made = () if self.source is None else self.source.bases
+            if basis in made:
+                return
+            have = [*self.bases, *made]
+            raise InputError(f"tasks.{name} uses the basis {basis!r}, which `bases` does not have; it has {have}")
         missing = [task for task in self.bases[basis].get("tasks", ()) if task not in earlier]
         if missing:
             raise InputError(f"the basis {basis!r} needs the task {missing[0]!r} before {name!r}: put it earlier in the sequence")
@@ -160,10 +172,24 @@ class Experiment:
         mode: BackboneMode = self.backbone.get("mode", "first_task")
         return mode
 
+    @cached_property
+    def source(self) -> Source | None:
+        """The bundle that the backbone is taken from, as it was when this was first asked; None with other modes.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return Source.of(self.backbone) if self.mode == "bundle" else None
+
     @property
     def backbone_options(self) -> dict[str, Any]:
         """The backbone's spec alone."""
-        return {k: v for k, v in self.backbone.items() if k != "mode"}
+        return {k: v for k, v in self.backbone.items() if k != "mode"} if self.source is None else dict(self.source.spec)
+
+    @property
+    def selected(self) -> Sequence[str] | None:
+        """Patterns of the weights that are masked: `select`, or those of the bundle that the backbone is from."""
+        return self.select if self.source is None else self.source.select
 
     @property
     def folder(self) -> Path:
@@ -196,9 +222,20 @@ class Experiment:
         start, basis = self.task(name).start_from, self.method_of(name).get("basis")
         options = self.bases.get(basis, {}) if isinstance(basis, str) else {}
         needed = set(options.get("tasks", ()))
-        earlier = list(self.sequence)[: list(self.sequence).index(name)]
-        needed |= set(earlier) if start == "nearest" else {start} - {None}
-        return {"basis": dict(options), "tasks": {task: self.tasks[task] for task in earlier if task in needed}}
+        earlier = self._earlier(name)
+        source = self.source
+        # A task of the sequence may have been joined into the bundle since it was learned.
+        lent = () if source is None else tuple(task for task in source.tasks if task not in self.sequence)
+        needed |= {*earlier, *lent} if start == "nearest" else {start} - {None}
+        found: dict[str, Any] = {"basis": dict(options), "tasks": {task: self.tasks[task] for task in earlier if task in needed}}
+        if source is not None:
+            found |= {"lent": source.checksums(task for task in lent if task in needed)}
+            found |= {"made": None if basis in self.bases else source.bases.get(str(basis))}
+        return found
+
+    def _earlier(self, name: str) -> list[str]:
+        """The tasks before this one in the sequence."""
+        return list(self.sequence)[: list(self.sequence).index(name)]
 
     def _before(self, index: int) -> dict[str, Any] | None:
         """The configs of the tasks that change what task number `index` learns: for comparison methods those before it."""
@@ -225,10 +262,10 @@ class Experiment:
             "first_train": self.first_train if self.mode == "first_task" else {},
             "method": self.method_of(name),
             "norm": self.norm,
-            "select": self.select,
+            "select": self.selected,
             "own": self.own,
             "earlier": self._needed_by(name),
-            "backbone": self.backbone,
+            "backbone": self.backbone if self.source is None else self.source.fingerprint(),
             "first": self.sequence[0] if self.mode == "first_task" else None,
             "first_config": self.tasks[self.sequence[0]] if self.mode == "first_task" and index else None,
             "seed": self.seed,

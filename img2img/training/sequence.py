@@ -71,6 +71,7 @@ class SequenceRunner:
         self.learner: Learner = build_learner(experiment.method) or MaskLearner(bundle=self.folder / "bundle")
         self._check_methods()
         self.progress = read_progress(experiment)
+        self._check_names()
         self._environment = environment()  # at the start: the files of a repository may change while it runs
         self.ready: dict[str, Ready] = {}
         self._probes = Probes(self.folder / "probes", experiment.probe)
@@ -85,6 +86,15 @@ class SequenceRunner:
                     f"tasks.{name}.method={dict(self.experiment.method_of(name))}: the method {self.learner.name!r} learns all "
                     "tasks itself; leave the task's out, or choose a mask method for all"
                 )
+
+    def _check_names(self) -> None:
+        """Refuse to learn a task that the bundle of the backbone has already."""
+        source = self.experiment.source
+        taken = [] if source is None else [name for name in self.experiment.sequence if name in source.tasks]
+        for name in taken:
+            if name not in self.progress["tasks"]:
+                assert source is not None
+                raise InputError(f"{source.folder} has a task {name!r} already: give the new one another name")
 
     # ------------------------------------------------------------------ the sequence
 
@@ -140,17 +150,21 @@ class SequenceRunner:
             else:
                 self.learner.restore(*read_learned(self.folder, names))
             return
-        torch.manual_seed(self.experiment.seed_of("backbone"))
-        first = self.ready[self.experiment.sequence[0]]
-        backbone = build_backbone({**self.experiment.backbone_options, "out_channels": first.task.out_channels})
+        source = self.experiment.source
+        if source is not None:
+            _, backbone = load_backbone(source.folder, read_bundle(source.folder))
+        else:
+            torch.manual_seed(self.experiment.seed_of("backbone"))
+            first = self.ready[self.experiment.sequence[0]]
+            backbone = build_backbone({**self.experiment.backbone_options, "out_channels": first.task.out_channels})
         self._set_up(backbone)
         if not self._first_trains_backbone:
-            save_backbone(bundle, self.network, backbone.spec, self.experiment.select)
+            save_backbone(bundle, self.network, backbone.spec, self.experiment.selected)
             self.learner.begin(self._context())
 
     def _set_up(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        select = self.experiment.select
+        select = self.experiment.selected
         self.network = MaskedNetwork(backbone, head=HEAD, select=is_weight if select is None else list(select))
         if self.experiment.masks:
             own_names(self.experiment.own or (), self.network.roles.masked)  # refuses what fits nothing before any training

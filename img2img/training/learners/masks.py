@@ -2,19 +2,21 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from img2img.bundle import add_task_to_bundle
+from img2img.bundle import add_task_to_bundle, load_bases
+from img2img.errors import InputError
 from img2img.masks import Basis, Identity
 from img2img.masks.size import relative_parameters
 from img2img.masks.task import total_bytes
 from img2img.options import call_with
 from img2img.training.evaluate import Network
-from img2img.training.learners.base import Learner, Phase
+from img2img.training.learners.base import Context, Learner, Phase
 
 logger = logging.getLogger("img2img")
 
@@ -30,6 +32,12 @@ class MaskLearner(Learner):
     bundle: Path
     name: ClassVar[str] = ""  # no comparison method
 
+    def begin(self, context: Context) -> None:
+        """With the bases of the bundle that the backbone is from, if it is from one."""
+        super().begin(context)
+        if source := context.experiment.source:
+            load_bases(source.folder, source.bases, context.network)
+
     def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
         """The first task runs on the backbone without a mask."""
         network = self.context.network
@@ -41,11 +49,12 @@ class MaskLearner(Learner):
         """Train a mask."""
         experiment, network = self.context.experiment, self.context.network
         method = experiment.mask_method(name)
-        self._make_basis(method.basis_name())
-        start_from = self._start_of(name)
-        if start_from is not None:
-            logger.info("%s: starts from the masks of %s", name, start_from)
-        network.add_task(name, method, head=self.context.head(name), norm=experiment.norm, start_from=start_from)
+        with nullcontext() if experiment.source is None else experiment.source.lent(network):
+            self._make_basis(method.basis_name())
+            start_from = self._start_of(name)
+            if start_from is not None:
+                logger.info("%s: starts from the masks of %s", name, start_from)
+            network.add_task(name, method, head=self.context.head(name), norm=experiment.norm, start_from=start_from)
         self.context.place(network)
         module = network.task_module(name)
         yield Phase(module=module, head=module.state.head, extra=lambda input, output: module.state.penalty())
@@ -99,11 +108,14 @@ class MaskLearner(Learner):
         return self.bundle / "tasks" / f"{name}.safetensors"
 
     def _make_basis(self, name: str | None) -> None:
-        """Make a basis of the experiment, unless a task before used it."""
-        network = self.context.network
-        if name is None or name in network.bases():
+        """Make a basis of the experiment, unless a task before used it, or the bundle of the backbone has the very same."""
+        network, experiment = self.context.network, self.context.experiment
+        if name is None:
             return
-        options = dict(self.context.experiment.bases[name])
+        present = network.bases().get(name)
+        if present is not None and (experiment.source is None or name not in experiment.bases):
+            return
+        options = dict(experiment.bases[name])
         logger.info("basis %s: %s", name, options)
 
         def of_tasks(*, tasks: Sequence[str], kind: str = "binary") -> Basis:
@@ -112,7 +124,14 @@ class MaskLearner(Learner):
         def random(*, count: int, density: float, seed: int, kind: str = "binary") -> Basis:
             return Basis.random(network.layers(), count=count, density=density, seed=seed, kind=kind)  # type: ignore[arg-type]
 
-        network.add_basis(name, call_with(of_tasks if "tasks" in options else random, options, what=f"bases.{name}"))
+        basis: Basis = call_with(of_tasks if "tasks" in options else random, options, what=f"bases.{name}")
+        if present is None:
+            network.add_basis(name, basis)
+        elif present.sha256 != basis.sha256:
+            raise InputError(
+                f"bases.{name} is another one than the basis {name!r} that the bundle of the backbone has: give it another name, "
+                f"or leave bases.{name} out to take the bundle's"
+            )
 
     def _start_of(self, name: str) -> str | None:
         """The task that this one starts from."""

@@ -1,0 +1,117 @@
+"""New tasks on the backbone of a bundle that is there already."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killing import killed_at
+
+from img2img import InputError
+from img2img.bundle import load_bundle
+from img2img.join import join_bundles
+from img2img.run import run
+from img2img.training.experiment import read_experiment
+
+Make = Callable[..., dict[str, Any]]
+IMPRESS = {"name": "impresslearn", "basis": "shared"}
+
+
+def _with(config: dict[str, Any], task: str, **changes: Any) -> dict[str, Any]:
+    tasks = {**config["tasks"], task: {**config["tasks"][task], **changes}}
+    return {**config, "tasks": tasks}
+
+
+def _files(bundle: Path) -> dict[str, bytes]:
+    """Every file of a bundle, byte for byte."""
+    return {str(path.relative_to(bundle)): path.read_bytes() for path in sorted(bundle.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ({"own": ["decoder.1.*"], "norm": "statistics"}, {}),
+        ({"channels_last": False, "select": ["decoder.*"]}, {"start_from": "colour"}),
+        ({}, {"start_from": "nearest"}),
+        ({"bases": {"shared": {"tasks": ["colour"]}}}, {"method": IMPRESS}),
+    ],
+    ids=["own weights", "start_from", "nearest", "basis"],
+)
+def test_a_task_is_the_one_that_the_sequence_would_have_learned(
+    config: Make, tmp_path: Path, options: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    whole = _with(config(out=str(tmp_path / "whole"), **options), "edges", **changes)
+    run({**whole, "sequence": ["disks", "colour"]})
+    shutil.copytree(tmp_path / "whole", tmp_path / "base")
+    run(whole)
+    more = config(backbone={"mode": "bundle", "weights": str(tmp_path / "base")}, sequence=["edges"], **options)
+    more.pop("select", None)  # the bundle says it
+    results = run(_with(more, "edges", **changes))
+    assert [task["name"] for task in results["tasks"]] == ["edges"]
+    assert results["backbone"]["mode"] == "bundle"
+    assert list((tmp_path / "run" / "bundle" / "tasks").iterdir()) == [
+        tmp_path / "run" / "bundle" / "tasks" / "edges.safetensors"
+    ]
+    assert join_bundles(tmp_path / "base", [tmp_path / "run"]) == ["disks", "colour", "edges"]
+    assert _files(tmp_path / "base" / "bundle") == _files(tmp_path / "whole" / "bundle")
+    again = run(_with(more, "edges", **changes))  # the task is in the bundle by now
+    assert [task["value"] for task in again["tasks"]] == [task["value"] for task in results["tasks"]]
+
+
+def test_a_basis_of_the_bundle_is_used_under_its_name_and_no_other_one_takes_it(config: Make, tmp_path: Path) -> None:
+    bases = {"shared": {"tasks": ["disks", "colour"]}, "other": {"count": 3, "density": 0.5, "seed": 1}}
+    base = config(out=str(tmp_path / "base"), bases=bases, backbone={**config()["backbone"], "mode": "random"})
+    whole = _with(base, "edges", method=IMPRESS)
+    run(whole)
+    more = config(backbone={"mode": "bundle", "weights": str(tmp_path / "base")}, sequence=["late"])
+    late = {**config()["tasks"]["edges"], "method": IMPRESS}
+    more["tasks"] = {"late": late}
+    run(more)
+    network, _ = load_bundle(tmp_path / "run" / "bundle")
+    assert network.bases()["shared"].sha256 == load_bundle(tmp_path / "base" / "bundle")[0].bases()["shared"].sha256
+    more |= {"out": str(tmp_path / "third"), "bases": {"shared": {"count": 2, "density": 0.5, "seed": 1}}}
+    with pytest.raises(InputError, match=r"bases\.shared is another one than the basis 'shared' that the bundle"):
+        run(more)
+    with pytest.raises(InputError, match=r"uses the basis 'none', which `bases` does not have; it has \['shared'\]"):
+        read_experiment({**more, "bases": {}, "tasks": {"late": {**late, "method": {**IMPRESS, "basis": "none"}}}})
+
+
+def test_a_killed_run_on_a_bundle_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path) -> None:
+    run(config(out=str(tmp_path / "base"), sequence=["disks", "colour"]))
+    more = _with(config(sequence=["edges"], backbone={"mode": "bundle", "weights": str(tmp_path / "base" / "bundle")}), "edges")
+    more = _with(more, "edges", start_from="colour")
+    run({**more, "out": str(tmp_path / "whole")})
+    with killed_at(7):
+        run(more)
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").glob("*.pt")] == ["edges.pt"]
+    (tmp_path / "base").rename(tmp_path / "moved")
+    more["backbone"]["weights"] = str(tmp_path / "moved")
+    run(more)
+    assert _files(tmp_path / "run" / "bundle") == _files(tmp_path / "whole" / "bundle")
+    other = config(out=str(tmp_path / "other"), sequence=["disks", "colour"], seed=1)
+    run(other)
+    more["backbone"]["weights"] = str(tmp_path / "other")
+    with pytest.raises(InputError, match="learned 'edges' under another configuration"):
+        run(more)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sequence": ["colour"]}, "bundle has a task 'colour' already: give the new one another name"),
+        ({"select": ["encoder.*"]}, "select=.*: leave select out"),
+        ({"backbone": {"mode": "bundle", "weights": "BASE", "width": 4}}, r"leave out \['width'\]"),
+        ({"backbone": {"mode": "bundle"}}, "give backbone.weights"),
+        ({"backbone": {"mode": "bundle", "weights": "nowhere"}}, "no bundle in nowhere"),
+    ],
+    ids=["name", "select", "options", "no folder", "nowhere"],
+)
+def test_what_does_not_fit_the_bundle_is_refused(config: Make, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    run(config(out=str(tmp_path / "base"), sequence=["disks", "colour"]))
+    more = config(backbone={"mode": "bundle", "weights": "BASE"}, sequence=["edges"]) | changes
+    more = json.loads(json.dumps(more).replace('"BASE"', json.dumps(str(tmp_path / "base"))))
+    with pytest.raises(InputError, match=message):
+        run(more)
+    assert not (tmp_path / "run" / "bundle").exists()
