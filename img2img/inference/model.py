@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from img2img.bundle import bundle_folder, load_bundle, task_path
+from img2img.bundle import bundle_folder, load_bases, load_bundle, read_bundle, task_path
 from img2img.data.base import Batch
 from img2img.data.decode import list_pictures
 from img2img.errors import InputError
@@ -202,6 +202,50 @@ class Model:
                     yield from self._results(task, some, **options)
 
         return results()
+
+    def add_task(
+        self,
+        name: str,
+        *,
+        task: Mapping[str, Any],
+        data: Mapping[str, Any],
+        method: str | Mapping[str, Any] = "piggyback",
+        train: Mapping[str, Any] | None = None,
+        out: str | os.PathLike[str] | None = None,
+    ) -> TaskInfo:
+        """Learn a new task on the frozen backbone and keep it, here and in the bundle's folder; no other task changes.
+
+        The training is a run with a folder and a report of its own; the same call goes on after an interruption.
+
+        Example:
+            model.add_task(
+                "night",
+                task={"kind": "translation"},
+                data={"kind": "paired_folders", "inputs": "day", "targets": "night", "resize": 160},
+                train={"steps": 800},
+            )
+
+        Args:
+            name: letters, digits, `_` and `-`.
+            task: the kind and its options, see `tasks.build_task`.
+            data: the kind of data and its options, see `data.build_data`.
+            method: "piggyback", "affine", "ksm" or another config of `configs/method`, or a method's name and options.
+            train: what differs from the defaults of `configs/protocol/images.yaml`, see `training.options.TrainOptions`.
+            out: the run folder; `runs/NAME` by default.
+
+        Raises:
+            InputError: the name is taken, or something about the task, its data or the training. The model is as it was.
+        """
+        from img2img.inference.adding import train_new_task
+
+        if name in self._tasks:
+            raise InputError(f"there is a task {name!r} already: choose another name")
+        train_new_task(self.folder, name, task=task, data=data, method=method, train=train, out=out)
+        load_bases(self.folder, read_bundle(self.folder)["bases"], self.network)
+        self.network.load_task(task_path(self.folder, name), name=name)
+        self.network.eval()
+        self._tasks[name] = self._build(name)
+        return self._info(name)
 
     def predict(self, task: str, picture: Picture) -> Tensor:
         """The task's prediction in its own form (class indices, ab in Lab units, RGB in [0, 1], ...), without a batch axis."""

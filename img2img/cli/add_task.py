@@ -1,0 +1,115 @@
+"""`img2img add-task`: a new task for a bundle, from folders or a config."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from img2img.cli.options import Bundle
+from img2img.errors import InputError
+
+
+def add_task(
+    bundle: Bundle,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the new task is called.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the experiment, such as train.lr=1e-3.")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option(metavar="DIR", help="A|B pictures, input and target side by side.")] = None,
+    inputs: Annotated[Path | None, typer.Option(metavar="DIR", help="Inputs; with --targets.")] = None,
+    targets: Annotated[Path | None, typer.Option(metavar="DIR", help="Targets of the same names; with --inputs.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures; alone, with --labels or with --style.")] = None,
+    labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Label PNGs; with --images and --classes.")] = None,
+    classes: Annotated[str | None, typer.Option(metavar="NAMES", help="sky,tree,house in the labels' order, or a file.")] = None,
+    style: Annotated[Path | None, typer.Option(metavar="PICTURE", help="A style picture; with --images.")] = None,
+    perceptual: Annotated[str, typer.Option(metavar="NAME", help="Of configs/perceptual: what judges a style.")] = "lite0",
+    config: Annotated[Path | None, typer.Option(metavar="YAML", help="`task` and `data` as in an experiment's config.")] = None,
+    kind: Annotated[str | None, typer.Option(metavar="KIND", help="What --images alone teach.")] = None,
+    method: Annotated[str, typer.Option(help="The mask method: piggyback, affine, ksm, ...")] = "piggyback",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    resize: Annotated[int | None, typer.Option(min=8, metavar="PIXELS", help="The shorter side of training pictures.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder; runs/NAME by default.")] = None,
+) -> None:
+    """Teach a bundle a new task from pictures of your own; its other tasks stay as they are, bit for bit.
+
+    What is learned depends on what is given: --pairs, or --inputs and --targets, a translation from one to the other; --images,
+    --labels and --classes a segmentation; --images and --style that style; --images alone colourisation, or what --kind says
+    (denoising, edges, classification by subfolders). The run's folder has a report, and the same command goes on after an
+    interruption.
+
+    Examples:
+
+        img2img add-task runs/demo night --inputs day/ --targets night/ --steps 800 --resize 160
+
+        img2img add-task runs/demo parts --images photos/ --labels masks/ --classes ground,car,tree
+    """
+    from img2img.inference.adding import train_new_task
+
+    given = {"pairs": pairs, "inputs": inputs, "targets": targets, "images": images, "labels": labels, "classes": classes}
+    given |= {"style": style, "config": config, "kind": kind}
+    task, data = _described({key: value for key, value in given.items() if value is not None}, perceptual)
+    if resize is not None:
+        data = {**data, "resize": resize}
+    train = {} if steps is None else {"steps": steps}
+    run = train_new_task(bundle, name, task=task, data=data, method=method, train=train, out=out, overrides=overrides or [])
+    typer.echo(f"{name} is in {bundle}; its report: {run / 'report.html'}")
+
+
+def _described(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configs of the task and its data that the options stand for.
+
+    Raises:
+        InputError: they stand for none.
+    """
+    paths = {key: str(value) for key, value in given.items()}
+    match sorted(paths):
+        case ["config"]:
+            return _from_file(given["config"])
+        case ["pairs"]:
+            return {"kind": "translation"}, {"kind": "pairs", "root": paths["pairs"]}
+        case ["inputs", "targets"]:
+            return {"kind": "translation"}, {"kind": "paired_folders", "inputs": paths["inputs"], "targets": paths["targets"]}
+        case ["classes", "images", "labels"]:
+            names: Any = paths["classes"] if Path(paths["classes"]).is_file() else paths["classes"].split(",")
+            data = {"kind": "image_label_folder", "images": paths["images"], "labels": paths["labels"], "classes": names}
+            return {"kind": "segmentation"}, data
+        case ["images", "style"]:
+            task = {"kind": "style", "picture": paths["style"], "network": _perceptual(perceptual)}
+            return task, {"kind": "image_folder", "root": paths["images"]}
+        case ["images"] | ["images", "kind"]:
+            kind = paths.get("kind", "colourisation")
+            task = {"kind": kind, "drawing": "sobel"} if kind == "edges" else {"kind": kind}
+            folder = "class_folder" if kind == "classification" else "image_folder"
+            return task, {"kind": folder, "root": paths["images"]}
+    shown = ", ".join(f"--{key}" for key in paths) or "nothing"
+    raise InputError(
+        f"got {shown}: expected --pairs; --inputs and --targets; --images, --labels and --classes; --images and --style; "
+        "--images, perhaps with --kind; or --config"
+    )
+
+
+def _from_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML ({' '.join(str(error).split())}): correct it") from error
+    two = isinstance(content, dict) and content.keys() == {"task", "data"}
+    if not two or not all(isinstance(value, dict) for value in content.values()):
+        raise InputError(f"{path}: expected the keys task and data, each a mapping with a kind, as of a task in an experiment")
+    return content["task"], content["data"]
+
+
+def _perceptual(name: str) -> dict[str, Any]:
+    import yaml
+
+    from img2img.configs import config_folder
+
+    file = config_folder() / "perceptual" / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise InputError(f"--perceptual {name!r}: expected one of {known}")
+    network: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return network

@@ -1,0 +1,83 @@
+"""A new task for a bundle: trained on its frozen backbone in a run folder of its own, then put beside the others."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from img2img.bundle import bundle_folder, read_bundle
+from img2img.errors import InputError
+from img2img.masks import METHODS
+from img2img.masks.table import check_name
+
+
+def train_new_task(
+    bundle: str | os.PathLike[str],
+    name: str,
+    *,
+    task: Mapping[str, Any],
+    data: Mapping[str, Any],
+    method: str | Mapping[str, Any] = "piggyback",
+    train: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Train a task on the backbone of a bundle and add it there; the tasks that it has are left as they are, bit for bit.
+
+    The training is an experiment like any other: its folder has a report, and the same call goes on after an interruption.
+
+    Args:
+        bundle: the folder of a bundle or of a run.
+        name: of the new task.
+        task: its kind and options, see `tasks.build_task`.
+        data: its pictures, see `data.build_data`.
+        method: a config of `configs/method`, or a mask method's name and options.
+        train: what differs from `configs/protocol/images.yaml`, see `TrainOptions`.
+        out: the run folder; `runs/NAME` by default.
+        overrides: further changes of the experiment's config, as on the command line.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: the name is taken, or whatever the experiment finds wrong. The bundle is as it was.
+    """
+    from img2img.join import join_bundles
+    from img2img.run import run
+
+    check_name(name)
+    folder = bundle_folder(bundle)
+    description = read_bundle(folder)
+    out = Path("runs") / name if out is None else Path(out)
+    if name in description["tasks"]:
+        raise InputError(f"the bundle in {folder} has a task {name!r} already: choose another name, or delete that one first")
+    config = _config(name, folder, method, overrides)
+    if config["method"].get("name") not in METHODS:
+        raise InputError(f"the method {config['method'].get('name')!r} masks nothing: expected one of {', '.join(METHODS)}")
+    config |= {"name": name, "out": str(out), "sequence": [name]}
+    config["tasks"] = {name: {"task": dict(task), "data": dict(data), **config.get("tasks", {}).get(name, {})}}
+    config["train"] |= dict(train or {})
+    run(config)
+    join_bundles(folder, [out])
+    return out
+
+
+def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The config that experiments start from, on the bundle's backbone."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    from img2img.configs import config_folder
+    from img2img.pipeline import ONLY_HERE
+
+    known = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml"))
+    if isinstance(method, str) and method not in known:
+        raise InputError(f"method={method!r}: expected one of {', '.join(known)}, or a mapping with a name and options")
+    groups = ["backbone=bundle", *([f"method={method}"] if isinstance(method, str) else [])]
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        composed = hydra.compose("base", [*groups, f"name={name}", *overrides])
+    composed.backbone.weights = str(folder)
+    config = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(config, dict)
+    plain: dict[str, Any] = {str(key): value for key, value in config.items() if key not in ONLY_HERE}
+    return plain if isinstance(method, str) else plain | {"method": dict(method)}

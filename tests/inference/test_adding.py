@@ -1,0 +1,92 @@
+"""A new task for a bundle that is there: the same as if the first run had learned it, and no other task moves."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import img2img
+from img2img import InputError
+
+FEW = {"steps": 6, "batch_size": 2, "crop": 32, "val_every": 3, "log_every": 3, "norm_batches": 0}
+TRANSLATION = {"kind": "translation"}
+
+
+@pytest.fixture
+def folder(bundle: Path, tmp_path: Path) -> Path:
+    shutil.copytree(bundle, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        picture = rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        for name, values in (("a", picture), ("b", 255 - picture)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(values).save(tmp_path / name / f"{i}.png")
+    return {"kind": "paired_folders", "inputs": str(tmp_path / "a"), "targets": str(tmp_path / "b")}
+
+
+@pytest.fixture
+def picture() -> NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+def test_a_new_task_runs_and_is_kept_and_the_others_stay(
+    folder: Path, pairs: dict[str, Any], picture: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    model = img2img.load(folder)
+    before = model.run_all(picture)
+    made = model.add_task("negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
+    assert (made.kind, made.method, made.side) == ("translation", "piggyback", 32)
+    assert made.figures["MSE"] is not None
+    assert (tmp_path / "run" / "report.html").is_file()
+    again = img2img.load(folder)
+    assert list(again.tasks) == list(model.tasks) == [*before, "negative"]
+    assert np.array_equal(again.run("negative", picture), model.run("negative", picture))
+    for name, result in before.items():
+        assert np.array_equal(model.run(name, picture), result)
+        assert np.array_equal(again.run(name, picture), result)
+
+
+@pytest.mark.parametrize("method", ["ksm", {"name": "affine", "channel_wise": True}])
+def test_other_mask_methods(folder: Path, pairs: dict[str, Any], tmp_path: Path, method: Any) -> None:
+    model = img2img.load(folder)
+    info = model.add_task("negative", task=TRANSLATION, data=pairs, method=method, train=FEW, out=tmp_path / "run")
+    assert info.method == (method if isinstance(method, str) else "affine")
+
+
+def test_what_cannot_be_leaves_all_as_it_was(
+    folder: Path, pairs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = img2img.load(folder)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"name": "colour"}, "there is a task 'colour' already"),
+        ({"name": "a/b"}, "a/b"),
+        ({"task": {"kind": "magic"}}, "task kind 'magic' is unknown"),
+        ({"data": {**pairs, "inputs": "nowhere"}}, "no folder at nowhere"),
+        ({"data": {"kind": "image_folder", "root": str(tmp_path / "a")}}, "needs a picture to start from"),
+        ({"method": "magic"}, "method='magic': expected one of affine"),
+        ({"method": "finetune"}, "'finetune' masks nothing"),
+        ({"train": {"stepz": 3}}, "stepz"),
+    ]
+    for changes, said in cases:
+        arguments: dict[str, Any] = {"name": "new", "task": TRANSLATION, "data": pairs, "train": FEW} | changes
+        with pytest.raises(InputError, match=said):
+            model.add_task(arguments.pop("name"), **arguments)
+    assert list(model.tasks) == list(img2img.load(folder).tasks) == ["parts", "colour", "edges", "clean"]
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+
+
+def test_a_merged_model_takes_a_new_task_too(folder: Path, pairs: dict[str, Any], tmp_path: Path, picture: Any) -> None:
+    model = img2img.load(folder, weights="merged")
+    model.add_task("negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
+    assert np.array_equal(model.run("negative", picture), img2img.load(folder).run("negative", picture))

