@@ -14,7 +14,7 @@ try:
 except ModuleNotFoundError:  # the mask core can be installed without it
     sys.exit("error: the command line needs more than the mask core: pip install 'img2img[images,train]'")
 
-from img2img.cli import add_task, info, join, report, run, tasks, train
+from img2img.cli import add_task, evaluate, info, join, report, run, tasks, train
 
 app = typer.Typer(
     name="img2img",
@@ -45,6 +45,7 @@ app.command()(run.run)
 app.add_typer(tasks.app, name="tasks")
 app.command()(add_task.add_task)
 app.command()(join.join)
+app.command()(evaluate.evaluate)
 app.command()(report.report)
 app.command()(info.info)
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from img2img.cli.options import Bundle, Json
+from img2img.cli.table import print_table
 
 app = typer.Typer(help="List, show, delete and compare the tasks of a bundle.", no_args_is_help=True)
 
@@ -34,7 +34,7 @@ def list_tasks(bundle: Bundle, as_json: Json = False) -> None:
         density = "" if task.density is None else f"{task.density:.1%}"
         size = "" if task.bytes is None else f"{task.bytes / 1e6:.2f} MB"
         rows.append((task.name, task.kind, measured, task.method, density, size))
-    _print_table(("task", "kind", "on its test set", "masks", "ones", "file"), rows)
+    print_table(("task", "kind", "on its test set", "masks", "ones", "file"), rows)
 
 
 @app.command()
@@ -105,15 +105,4 @@ def similarity(
         typer.echo(json.dumps({"tasks": found.names, "matrix": found.matrix}))
         return
     texts = [["" if value is None else f"{value:.3f}" for value in row] for row in found.matrix]
-    _print_table(("", *found.names), [(name, *row) for name, row in zip(found.names, texts, strict=True)])
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    print_table(("", *found.names), [(name, *row) for name, row in zip(found.names, texts, strict=True)])

@@ -108,7 +108,7 @@ class SequenceRunner:
         """
         names = list(self.experiment.sequence)
         for name in names:  # every task and dataset is opened before the first step, since hours may pass until the last
-            self.ready[name] = self._prepare(name)
+            self.ready[name] = prepare(self.experiment, name)
         self._open()
         for index, name in enumerate(names):
             if name in self.progress["tasks"]:
@@ -120,16 +120,6 @@ class SequenceRunner:
             if name in self.experiment.decoder_only and name not in self.progress["decoder_only"]:
                 self._decoder_only(name)
         return self.network
-
-    def _prepare(self, name: str) -> Ready:
-        config = self.experiment.task(name)
-        parts = build_data(config.data)
-        options = dict(config.task)
-        if task_class(options.get("kind")).has_classes and "classes" not in options:
-            options["classes"] = list(parts.classes)
-        task = build_task(options)
-        task.fit(parts.train)
-        return Ready(name, task, parts, self.experiment.train_options(name).in_steps(len(parts.train)))
 
     @property
     def _first_trains_backbone(self) -> bool:
@@ -344,3 +334,19 @@ class SequenceRunner:
         module.to(self._fabric.device)
         if self.experiment.channels_last:
             module.to(memory_format=torch.channels_last)
+
+
+def prepare(experiment: Experiment, name: str) -> Ready:
+    """A task of an experiment with its data, opened.
+
+    Raises:
+        InputError: an option, or data that is missing or cannot be used.
+    """
+    config = experiment.task(name)
+    parts = build_data(config.data)
+    options = dict(config.task)
+    if task_class(options.get("kind")).has_classes and "classes" not in options:
+        options["classes"] = list(parts.classes)
+    task = build_task(options)
+    task.fit(parts.train)
+    return Ready(name, task, parts, experiment.train_options(name).in_steps(len(parts.train)))

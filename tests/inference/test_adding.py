@@ -11,6 +11,7 @@ from PIL import Image
 
 import img2img
 from img2img import InputError
+from img2img.evaluation import evaluate_run
 
 FEW = {"steps": 6, "batch_size": 2, "crop": 32, "val_every": 3, "log_every": 3, "norm_batches": 0}
 TRANSLATION = {"kind": "translation"}
@@ -47,6 +48,7 @@ def test_a_new_task_runs_and_is_kept_and_the_others_stay(
     assert (made.kind, made.method, made.side) == ("translation", "piggyback", 32)
     assert made.figures["MSE"] is not None
     assert (tmp_path / "run" / "report.html").is_file()
+    assert evaluate_run(tmp_path / "run")["negative"]["figures"] == pytest.approx(made.figures, rel=1e-4)
     again = img2img.load(folder)
     assert list(again.tasks) == list(model.tasks) == [*before, "negative"]
     assert np.array_equal(again.run("negative", picture), model.run("negative", picture))

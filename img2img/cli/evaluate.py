@@ -1,0 +1,39 @@
+"""`img2img evaluate`: a finished run, measured again."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from img2img.cli.options import Device, Json
+from img2img.cli.table import print_table
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)],
+    task: Annotated[list[str] | None, typer.Option(metavar="TASK", help="Only this task; may be given again.")] = None,
+    part: Annotated[Literal["val", "test"], typer.Option(help="Of the data.")] = "test",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure the tasks of a run again, on the data of its config, beside what the run reported.
+
+    Example: img2img evaluate runs/demo --task colour
+    """
+    from img2img.evaluation import evaluate_run
+
+    measured = evaluate_run(run, tasks=task, part=part, device=device)
+    if as_json:
+        typer.echo(json.dumps(measured))
+        return
+    rows = []
+    for name, entry in measured.items():
+        metric = entry["metric"]
+        values = [entry["figures"], entry["trivial"], entry.get("reported") or {}]
+        rows.append((name, metric, *(_shown(figures.get(metric)) for figures in values), str(entry["pictures"])))
+    print_table(("task", "metric", "now", "doing nothing", "reported", "pictures"), rows)
+
+
+def _shown(value: float | None) -> str:
+    return "—" if value is None else f"{value:.4g}"

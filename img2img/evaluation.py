@@ -1,0 +1,78 @@
+"""A finished run measured again, on its own data: what its bundle gives today beside what was reported."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from img2img.data.base import PictureSet
+from img2img.errors import InputError
+from img2img.files import read_json
+from img2img.inference import load
+from img2img.pipeline import plain_config
+from img2img.training.evaluate import Evaluator, finite
+from img2img.training.experiment import Experiment, read_experiment
+from img2img.training.sequence import prepare
+
+Part = Literal["val", "test"]
+
+
+def evaluate_run(
+    run: str | os.PathLike[str], *, tasks: Sequence[str] | None = None, part: Part = "test", device: str = "auto"
+) -> dict[str, dict[str, Any]]:
+    """Measure tasks of a run's bundle on the data of its config.
+
+    Args:
+        run: the run's folder, with `config/config.yaml` and `bundle/`.
+        tasks: which; all that the bundle has by default.
+        part: of their data.
+        device: see `inference.load`.
+
+    Returns:
+        By task: `figures`; `trivial`, those of doing nothing; `pictures`, how many; and of the test set `reported`, what
+        `results.json` says.
+
+    Raises:
+        InputError: the folder is no run of mask methods, a task is not in its bundle, or its data is gone.
+    """
+    folder = Path(run)
+    experiment = read_run(folder)
+    if not experiment.masks:
+        method = experiment.method.get("name")
+        raise InputError(f"{folder} was learned by {method!r}, which leaves no bundle of tasks: its results.json has the figures")
+    model = load(folder, device=device)
+    evaluator = Evaluator(
+        stride=model.backbone.stride,
+        min_size=model.backbone.min_size,
+        device=model.device,
+        batch_size=experiment.batch_size,
+        channels_last=experiment.channels_last,
+    )
+    reported = {task["name"]: task["figures"] for task in read_json(folder / "results.json")["tasks"]}
+    measured = {}
+    for name in model.tasks if tasks is None else tasks:
+        model.task(name)
+        ready = prepare(experiment, name)
+        pictures: PictureSet = getattr(ready.parts, part)
+        figures = evaluator.figures(lambda x, name=name: model.network(x, task=name), ready.task, pictures)  # type: ignore[misc]
+        entry = {"metric": ready.task.metric, "figures": finite(figures), "pictures": len(pictures)}
+        entry["trivial"] = finite(evaluator.figures(None, ready.task, pictures))
+        measured[name] = entry | ({"reported": reported.get(name)} if part == "test" else {})
+    return measured
+
+
+def read_run(folder: Path) -> Experiment:
+    """The experiment of a run's folder, from the config that it keeps.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = folder / "config" / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"no run in {folder}: expected config/config.yaml there; give the folder that `img2img train` wrote")
+    config = OmegaConf.load(path)
+    if not isinstance(config, DictConfig):
+        raise InputError(f"{path} is no config of a run: restore it from a copy")
+    return read_experiment(plain_config(config))
