@@ -1,10 +1,14 @@
 """What the scripts in `pipelines/` share: from a composed config to a run, with a user's mistakes as one message."""
 
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
@@ -16,7 +20,10 @@ ONLY_HERE = ("hydra", "data_root")
 
 @contextmanager
 def one_message() -> Iterator[None]:
-    """Exit with one message, not a traceback, where a run in the block asks its user to act."""
+    """Exit with one message, not a traceback, where a run in the block asks its user to act.
+
+    In a multirun the error goes on to Hydra, which lets the other jobs end before it shows it.
+    """
     from img2img.training.loop import OutOfMemoryError, TrainingDivergedError
 
     try:
@@ -24,15 +31,48 @@ def one_message() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on from what was saved last")
     except (InputError, TrainingDivergedError, OutOfMemoryError, OSError) as error:
+        if in_multirun():
+            raise
+        if _number():
+            time.sleep(_AFTER_THE_FIRST)
         sys.exit(f"error: {error}")
 
 
+_AFTER_THE_FIRST = 3.0
+"""Seconds that all processes but the first wait before they report an error: where all meet the same, it alone is heard, since
+the launcher ends the others when one has failed."""
+
+
+def _number() -> int:
+    """Which one of the processes that train together this is, from 0, as torchrun or Slurm's srun says it."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+def in_multirun() -> bool:
+    """Whether this is one of the jobs of Hydra's `--multirun`."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def start(main: Callable[[], object]) -> None:
+    """Call a script's `main`, which Hydra made; of several processes the first alone lets Hydra write its `config/`."""
+    if _number():
+        sys.argv.append("hydra.output_subdir=null")
+    main()
+
+
 def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], object] | None = None) -> None:
-    """Resolve a config and run its experiment, see `img2img.run.run`."""
+    """Resolve a config and run its experiment, see `img2img.run.run`.
+
+    Each job of a multirun gets the folder that Hydra has for it, `out/NUMBER`, and shows no bars, which would mix with others'.
+    """
     from img2img.run import run
 
     with one_message():
-        run(plain_config(config), then=then)
+        plain = plain_config(config)
+        if not in_multirun():
+            run(plain, then=then)
+            return
+        run(plain | {"out": HydraConfig.get().runtime.output_dir}, then=then, bars=False)
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from img2img.files import write_json
+from img2img.masks import MaskedNetwork
 from img2img.reports.comparison.masks_json import describe_masks
 from img2img.reports.comparison.outputs import save_outputs
 from img2img.reports.page import write_report
@@ -24,12 +25,15 @@ Then = Callable[[SequenceRunner, Mapping[str, Any]], object]
 """`then(runner, results)`: what a pipeline does with a finished run."""
 
 
-def run(config: Mapping[str, Any], *, then: Then | None = None) -> dict[str, Any]:
+def run(config: Mapping[str, Any], *, then: Then | None = None, bars: bool = True) -> dict[str, Any]:
     """Run an experiment into its folder and write `results.json`, `masks.json`, `pictures/`, `outputs/` and `report.html` there.
+
+    Of several processes that train together the first writes all of it, and the others nothing.
 
     Args:
         config: plain values, as of `configs/base.yaml` with an experiment, resolved.
         then: called with the finished run and its results, before the pictures and the report; None for nothing.
+        bars: show the progress on the console.
 
     Returns:
         The results, as in `results.json`.
@@ -40,22 +44,24 @@ def run(config: Mapping[str, Any], *, then: Then | None = None) -> dict[str, Any
         OutOfMemoryError: with what to lower.
     """
     experiment = read_experiment(config)
+    runner = SequenceRunner(experiment)
+    if not runner.processes.writes:
+        with _quiet():
+            return _results(runner, runner.run())
     console = Console()
-    with logged_to(experiment.folder / "log.txt", console), _bars(console) as bars:
+    with logged_to(experiment.folder / "log.txt", console), _bars(console) as shown:
 
         def progress_for(what: str, steps: int) -> Any:
-            bar = bars.add_task(what, total=steps, figures="")
+            bar = shown.add_task(what, total=steps, figures="")
 
             def update(step: int, *, loss: float, best: float | None) -> None:
                 best_text = "" if best is None else f" best {best:.4g}"
-                bars.update(bar, completed=step, figures=f"loss {loss:.4g}{best_text}")
+                shown.update(bar, completed=step, figures=f"loss {loss:.4g}{best_text}")
 
             return update
 
-        runner = SequenceRunner(experiment, progress_for=progress_for)
-        network = runner.run()
-        results = collect_results(experiment, runner.progress, network)
-        results["relative_parameters"] = runner.learner.relative_parameters()
+        network = runner.run(progress_for=progress_for if bars else None)
+        results = _results(runner, network)
         write_json(experiment.folder / "results.json", results)
         if then is not None:
             then(runner, results)
@@ -65,6 +71,12 @@ def run(config: Mapping[str, Any], *, then: Then | None = None) -> dict[str, Any
             write_json(experiment.folder / "masks.json", describe_masks(runner.network))
         page = write_report(experiment.folder)
         logging.getLogger("img2img").info("report: %s", page)
+    return results
+
+
+def _results(runner: SequenceRunner, network: MaskedNetwork) -> dict[str, Any]:
+    results = collect_results(runner.experiment, runner.progress, network)
+    results["relative_parameters"] = runner.learner.relative_parameters()
     return results
 
 
@@ -78,6 +90,18 @@ def _bars(console: Console) -> Progress:
         TextColumn("{task.fields[figures]}"),
     )
     return Progress(*columns, console=console)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Log warnings alone for the length of the block: another process says the rest."""
+    logger = logging.getLogger("img2img")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -3,14 +3,14 @@
 import hydra
 from omegaconf import DictConfig
 
+from img2img.pipeline import run_config, start
+
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="imagenet_to_sketch")
 def main(config: DictConfig) -> None:
     """Run the experiment of the config."""
-    from img2img.pipeline import run_config
-
     run_config(config)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -9,8 +9,10 @@ def main(config: DictConfig) -> None:
     """Run the study of the config."""
     from img2img.impressions import run
     from img2img.pipeline import one_message, plain_config
+    from img2img.training.processes import refuse_several_processes
 
     with one_message():
+        refuse_several_processes("ImpressLearn's study")
         run(plain_config(config))
 
 

@@ -1,7 +1,7 @@
 """Many methods and seeds of one experiment, side by side.
 
-    python pipelines/suite.py image_to_image data_root=DATA --store docs/results/image_to_image --parallel 2
-    python pipelines/suite.py image_to_image data_root=DATA --methods piggyback finetune --seeds 0
+python pipelines/suite.py image_to_image data_root=DATA --store docs/results/image_to_image --parallel 2
+python pipelines/suite.py image_to_image data_root=DATA --methods piggyback finetune --seeds 0
 """
 
 import argparse
@@ -31,9 +31,11 @@ def main(arguments: list[str]) -> None:
 
     from img2img.options import call_with
     from img2img.suite import Suite, backbone_jobs, describe, method_jobs, run_jobs
+    from img2img.training.processes import refuse_several_processes
 
     file = ROOT / "configs" / "suite" / f"{options.suite}.yaml"
     try:
+        refuse_several_processes("a suite")
         if not file.is_file():
             known = ", ".join(sorted(p.stem for p in file.parent.glob("*.yaml")))
             raise InputError(f"no suite {options.suite!r}: expected one of {known}")

@@ -1,9 +1,10 @@
 """Batches for training, the same whether or not a run was interrupted, and batches for evaluation."""
 
+import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -54,15 +55,28 @@ class TrainBatches:
         self._batch_size = batch_size
         self._seed = seed
         self._workers = workers
+        self._places = range(batch_size)
+
+    def part(self, number: int, count: int) -> Self:
+        """The stream of part `number` (from 0) of `count` equal parts of each batch, for processes that share the batches out.
+
+        Raises:
+            InputError: the batch cannot be divided so.
+        """
+        check_shares(self._batch_size, count)
+        part, each = copy.copy(self), self._batch_size // count
+        part._places = range(number * each, (number + 1) * each)
+        return part
 
     def batch(self, step: int) -> Batch:
         """The batch at `step` >= 0, made in this process."""
         indices = self._indices(step)
         if isinstance(self._augment, Shift) and self._arrays is not None:
             images, categories = self._arrays
-            image = torch.from_numpy(self._augment.batch(images[indices], self._seed_of(step)))
-            return Batch(image=image.expand(-1, 3, -1, -1), category=torch.from_numpy(categories[indices]))
-        samples = [self._augment(self._pictures[int(i)], self._seed_of(step, k)) for k, i in enumerate(indices)]
+            here = slice(self._places.start, self._places.stop)  # drawn for the whole batch, which costs little
+            image = torch.from_numpy(self._augment.batch(images[indices], self._seed_of(step))[here])
+            return Batch(image=image.expand(-1, 3, -1, -1), category=torch.from_numpy(categories[indices[here]]))
+        samples = [self._augment(self._pictures[int(indices[k])], self._seed_of(step, k)) for k in self._places]
         return Batch.stack(samples)
 
     @functools.cached_property
@@ -162,6 +176,15 @@ def _stacked(samples: Iterator[Sample], form: Callable[[Sample], object], batch_
     for _, alike in itertools.groupby(samples, form):
         while some := list(itertools.islice(alike, batch_size)):
             yield Batch.stack(some)
+
+
+def check_shares(batch_size: int, count: int) -> None:
+    """Raise an `InputError` unless `count` processes can share batches of that size out equally."""
+    if batch_size % count:
+        raise InputError(
+            f"train.batch_size={batch_size} pictures cannot be shared out among {count} processes: give a multiple of {count}; "
+            "it is the size of the whole batch"
+        )
 
 
 def _check(pictures: PictureSet, batch_size: int) -> None:

@@ -11,7 +11,7 @@
 
 Every metric object has `update`, `compute` and `reset`. `compute` returns a `dict[str, float]` of plain floats, and raises
 `InputError` before anything has been measured. Batches come from any device: the sums stay on the metric's own, the CPU
-unless it is moved.
+unless it is moved. Of several processes one measures a whole set, so none of them sums over processes (`sync_on_compute=False`).
 This package imports nothing but plain Python by itself, so that `sequence` and `change` need neither torchmetrics nor kornia.
 """
 

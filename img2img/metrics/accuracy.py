@@ -28,7 +28,7 @@ class AccuracyMetrics(Metric):
     pictures: Tensor
 
     def __init__(self, classes: Sequence[str]) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)
         self.classes = tuple(classes)
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise InputError(f"got the classes {list(self.classes)}: expected two names or more, each once; rename doubles")

@@ -26,7 +26,7 @@ class MeanOverPictures(Metric):
     pictures: Tensor
 
     def __init__(self, names: tuple[str, ...]) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)
         self.names = names
         self.add_state("sums", torch.zeros(len(names), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("pictures", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")

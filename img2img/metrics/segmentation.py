@@ -29,7 +29,7 @@ class SegmentationMetrics(Metric):
     confusion: Tensor
 
     def __init__(self, classes: Sequence[str]) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)
         self.classes = tuple(classes)
         if not 2 <= len(self.classes) <= VOID or len(set(self.classes)) < len(self.classes):
             raise InputError(

@@ -91,7 +91,14 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, raw: Tensor, example: Example) -> Tensor:
-        """The scalar training loss of the head's raw output."""
+        """The scalar training loss of the head's raw output, a mean over as many terms as `loss_count` says."""
+
+    def loss_count(self, example: Example) -> Tensor | int:
+        """How many terms the loss is a mean over, for processes that share a batch out: the pictures, unless overridden.
+
+        What is the same for every picture, such as the pixels of a crop, need not be counted.
+        """
+        return len(example.input)
 
     def distillation(self, raw: Tensor, target: Tensor, *, temperature: float) -> Tensor:
         """How far the head's raw output is from an earlier network's, both (N, out_channels, H, W): a scalar, for LwF.
@@ -102,7 +109,7 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self) -> Metrics:
-        """Fresh figures to be updated over a set."""
+        """Fresh figures to be updated over a set, by one process even of several: `torchmetrics` want `sync_on_compute=False`."""
 
     @abstractmethod
     def trivial(self, example: Example) -> Tensor:

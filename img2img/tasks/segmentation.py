@@ -72,7 +72,11 @@ class Segmentation(Task):
     def loss(self, raw: Tensor, example: Any) -> Tensor:
         """Mean cross entropy over the pixels that are not void; zero for a batch of void alone."""
         total = F.cross_entropy(raw.float(), example.target, ignore_index=VOID, reduction="sum")
-        return total / (example.target != VOID).sum().clamp(min=1)
+        return total / self.loss_count(example).clamp(min=1)
+
+    def loss_count(self, example: Any) -> Tensor:
+        """The pixels that are not void."""
+        return (example.target != VOID).sum()
 
     def distillation(self, raw: Tensor, target: Tensor, *, temperature: float) -> Tensor:
         """The cross entropy of class probabilities softened by T, mean over pixels (Li and Hoiem 2016, equations 2 to 4).

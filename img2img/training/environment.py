@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 
-def environment() -> dict[str, Any]:
-    """What a number was measured on: commit, hardware, versions."""
+def environment(*, processes: int = 1) -> dict[str, Any]:
+    """What a number was measured on: commit, hardware, versions; and how many processes trained together."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{_processor()}, {torch.get_num_threads()} threads"
-    return {"commit": _commit(), "device": device, "python": platform.python_version(), "torch": torch.__version__}
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return {"commit": _commit(), "device": device, **versions, "processes": processes}
 
 
 def _processor() -> str:

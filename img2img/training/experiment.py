@@ -68,6 +68,9 @@ class Experiment:
         probe: pictures in the fixed batch whose outputs are compared bit for bit.
         panels: test pictures shown for each task.
         accelerator: Fabric's; "auto" takes a GPU when there is one.
+        devices: of this machine that train together, a process for each; "auto" for all of its GPUs. A launcher such as torchrun
+            says so itself.
+        nodes: machines.
         precision: Fabric's.
         threads: CPU threads, None for all; outputs are bit-equal for one number of threads only.
         channels_last: memory format of weights and pictures.
@@ -93,6 +96,8 @@ class Experiment:
     probe: int = 4
     panels: int = 6
     accelerator: str = "auto"
+    devices: int | str = 1
+    nodes: int = 1
     precision: str = "32-true"
     threads: int | None = None
     channels_last: bool = True
@@ -245,7 +250,11 @@ class Experiment:
         return {task: self.tasks[task] for task in together}
 
     def fingerprint(self, name: str, *, backbone: bool = False) -> str:
-        """A hash of whatever the training of a task depends on, for its checkpoints; `backbone`: of the backbone's."""
+        """A hash of whatever the training of a task depends on, for its checkpoints; `backbone`: of the backbone's.
+
+        Not on the number of processes: a run may go on with fewer or more of them, since the batches stay the same. The outcome
+        is then the same up to rounding, or to which pictures are normalised together, as it is on another kind of machine.
+        """
         index = list(self.sequence).index(name)
         if backbone:
             config = self.task(name)

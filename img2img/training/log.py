@@ -17,9 +17,11 @@ class TrainingLog:
     Args:
         folder: the run folder.
         name: the training's name.
+        writes: False keeps the rows in memory alone, in a process that leaves writing to another.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, *, writes: bool = True) -> None:
+        self._writes = writes
         self._csv = folder / "metrics" / f"{name}.csv"
         self._masks_csv = folder / "metrics" / f"{name}.masks.csv"
         self._tensorboard = folder / "tensorboard" / name
@@ -29,10 +31,12 @@ class TrainingLog:
 
     def start(self, rows: Sequence[dict[str, Any]], mask_rows: Sequence[dict[str, Any]]) -> None:
         """Begin, or go on after these rows; later events of an interrupted run are hidden."""
+        self.rows, self.mask_rows = list(rows), list(mask_rows)
+        if not self._writes:
+            return
         # tensorboard takes a second to import, and what uses the loop alone does not need it.
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self.rows, self.mask_rows = list(rows), list(mask_rows)
         last = self.rows[-1]["step"] if self.rows else 0
         self._writer = SummaryWriter(str(self._tensorboard), purge_step=last + 1)
 
@@ -41,18 +45,24 @@ class TrainingLog:
         self.rows.append(row)
         for name, value in row.items():
             if name != "step" and value is not None:
-                self._writer.add_scalar(name, value, row["step"])
+                self._add_scalar(name, value, row["step"])
 
     def add_masks(self, step: int, rows: Sequence[FlipRow]) -> None:
         """Add the densities and flips of a task's masks by layer, and those of all layers as scalars."""
         self.mask_rows += [{"step": step, **asdict(row)} for row in rows]
         weights = sum(row.weights for row in rows)
         if weights:
-            self._writer.add_scalar("masks/density", sum(row.density * row.weights for row in rows) / weights, step)
-            self._writer.add_scalar("masks/flips", sum(row.flips for row in rows) / weights, step)
+            self._add_scalar("masks/density", sum(row.density * row.weights for row in rows) / weights, step)
+            self._add_scalar("masks/flips", sum(row.flips for row in rows) / weights, step)
+
+    def _add_scalar(self, name: str, value: float, step: int) -> None:
+        if self._writer is not None:
+            self._writer.add_scalar(name, value, step)
 
     def write(self) -> None:
         """Bring the CSVs up to date."""
+        if not self._writes:
+            return
         _write_csv(self._csv, self.rows)
         if self.mask_rows:
             _write_csv(self._masks_csv, self.mask_rows)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from lightning_fabric import Fabric
@@ -20,6 +20,7 @@ from img2img.training.checkpoint import load_checkpoint, random_states, save_che
 from img2img.training.log import TrainingLog
 from img2img.training.optimiser import all_groups, build_optimisers, schedule
 from img2img.training.options import TrainOptions
+from img2img.training.processes import Processes
 from img2img.training.settle import settle
 
 
@@ -52,12 +53,18 @@ class Objective(Protocol):
     def loss(self, raw: Tensor, example: Example) -> Tensor:
         """The scalar loss of a raw output."""
 
+    def loss_count(self, example: Example) -> Tensor | int:
+        """What that loss is a mean over, see `Task.loss_count`."""
+
 
 class Batches(Protocol):
     """The training pictures."""
 
     def iterate(self, start_step: int = 0) -> Iterator[Any]:
         """The batches from a step on, without end."""
+
+    def part(self, number: int, count: int) -> Self:
+        """The same of part `number` of `count` equal parts of each batch."""
 
 
 class Progress(Protocol):
@@ -105,13 +112,15 @@ def fit(
     If `checkpoint` exists the training goes on from it, and ends as it would have ended without the interruption: bit for bit
     on a CPU. The last checkpoint holds the end; the caller removes it once the outcome is safe elsewhere.
 
+    Several processes share each batch out and end with the same state; the first of them validates and writes.
+
     Args:
         module: from inputs (N, 3, H, W) to raw outputs; what requires grad is trained.
         task: gives the loss.
         batches: the training pictures by step.
         validate: measures the deciding figure on the validation set, with `module` in evaluation mode.
         options: steps, rates and so on.
-        fabric: device and precision.
+        fabric: device, precision and processes.
         log: where rows go.
         checkpoint: the file of the running training.
         fingerprint: a hash of whatever the training depends on; a checkpoint of another one is refused.
@@ -125,6 +134,10 @@ def fit(
         OutOfMemoryError: names the batch size and crop to try.
         InputError: the checkpoint is damaged or of another configuration.
     """
+    processes = Processes(fabric)
+    if processes.count > 1:
+        batches = batches.part(processes.number, processes.count)
+        processes.own_randomness()
     optimisers = build_optimisers(module, options)
     wrapped, *fabric_optimisers = fabric.setup(module, *optimisers)
     start, seconds, since = 0, 0.0, 0
@@ -138,11 +151,14 @@ def fit(
         module.load_state_dict(saved["module"])
         for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)
-        set_random_states(saved["random"])
+        # A process that was not there before draws on from its own.
+        for state in [saved["random"], *saved.get("others", ())][processes.number :][:1]:
+            set_random_states(state)
         start, seconds, rows, best = saved["step"], saved["seconds"], saved["rows"], saved["best"]
         running, since, mask_rows = saved["running"].to(fabric.device), saved["since"], saved["mask_rows"]
         if flips is not None:
             flips.go_on_from(saved["seen"])
+    processes.spread(module)
     log.start(rows, mask_rows)
     began = time.monotonic() - seconds
     alone = 0 if head is None else int(options.head_first * options.steps)
@@ -167,12 +183,16 @@ def fit(
             loss = task.loss(output, example)
             with fabric.autocast():  # as the module runs in: what is added may run parts of it again
                 more = None if extra is None else extra(input, output)
-            if more is not None:
-                loss = loss + more
+            if processes.count > 1:
+                loss, whole = processes.share(loss, task.loss_count(example), more)
+            else:
+                loss = loss if more is None else loss + more
+                whole = loss.detach()
             for optimiser in fabric_optimisers:
                 optimiser.zero_grad()
             fabric.backward(loss)
-        running += loss.detach()
+            processes.add_gradients(p for group in all_groups(optimisers) for p in group["params"])
+        running += whole
         since += 1
         # Before the step, so that the weights are still those of the last good one. On a GPU looking is a
         # synchronisation, so there it happens with the log.
@@ -189,8 +209,9 @@ def fit(
             examples = (task.example(batch.to(fabric.device)) for batch in batches.iterate(done))
             inputs = (example.input.contiguous(memory_format=memory_format) for example in examples)
             settle(module, wrapped, inputs, options.norm_batches)
+            processes.average_statistics(module)
             module.eval()
-            value = validate()
+            value = processes.first(validate)
             module.train()
             if not math.isfinite(value):
                 raise TrainingDivergedError(_diverged(f"the validation's {task.metric}", task, step, options))
@@ -211,26 +232,29 @@ def fit(
                 progress(done, loss=mean, best=best["value"])
         if done % options.checkpoint_every == 0 or done == options.steps:
             log.write()  # first: a run that was killed after its last checkpoint does no more steps
-            save_checkpoint(
-                checkpoint,
-                {
-                    "fingerprint": fingerprint,
-                    "step": done,
-                    "module": module.state_dict(),
-                    "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-                    "random": random_states(),
-                    "best": best,
-                    "seconds": time.monotonic() - began,
-                    "rows": log.rows,
-                    "mask_rows": log.mask_rows,
-                    "seen": {} if flips is None else flips.seen(),
-                    "running": running,
-                    "since": since,
-                },
-            )
+            processes.average_statistics(module)  # one state is saved, and all go on from it
+            own, *others = processes.each(random_states())
+            saving = {
+                "fingerprint": fingerprint,
+                "step": done,
+                "module": module.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+                "random": own,
+                "others": others,
+                "best": best,
+                "seconds": time.monotonic() - began,
+                "rows": log.rows,
+                "mask_rows": log.mask_rows,
+                "seen": {} if flips is None else flips.seen(),
+                "running": running,
+                "since": since,
+            }
+            if processes.writes:
+                save_checkpoint(checkpoint, saving)
 
     assert best["state"] is not None
     module.load_state_dict(best["state"])
+    processes.spread(module)
     module.eval()
     return Fitted(best["value"], best["step"], time.monotonic() - began, options.steps)
 

@@ -3,16 +3,17 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from img2img.backbones import Backbone, build_backbone
 from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone
 from img2img.data import build_data
+from img2img.data.loader import check_shares
 from img2img.errors import InputError
 from img2img.masks import MaskedNetwork
 from img2img.masks.layers import is_weight
@@ -27,6 +28,7 @@ from img2img.training.learners import Context, Learner, MaskLearner, PartlyTrain
 from img2img.training.log import TrainingLog
 from img2img.training.loop import Fitted, Progress, fit
 from img2img.training.probes import Probes
+from img2img.training.processes import Processes, start_fabric
 from img2img.training.progress import read_progress, source_of_backbone, write_progress
 
 logger = logging.getLogger("img2img")
@@ -42,11 +44,13 @@ class SequenceRunner:
     `progress.json` (what is finished, with its figures), `metrics/` and `tensorboard/` (training logs), `probes/` (inputs and
     outputs that are compared) and, in the middle of a task, `checkpoints/`.
 
+    Of several processes each has a runner; they train together, and the first alone measures and writes. All must see the folder.
+
     Args:
         experiment: what to run.
-        progress_for: makes progress bars; None for none.
 
     Attributes:
+        processes: those that train together, mostly one.
         ready: the tasks by name.
         progress: what is finished, as in `progress.json`.
         learner: the method: how tasks are learned and run.
@@ -61,18 +65,26 @@ class SequenceRunner:
     evaluator: Evaluator
     _backbone: Backbone
 
-    def __init__(self, experiment: Experiment, *, progress_for: ProgressFor | None = None) -> None:
+    def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
         self.folder = experiment.folder
-        self._progress_for = progress_for
+        self._progress_for: ProgressFor | None = None
+        self._fabric = start_fabric(
+            accelerator=experiment.accelerator,
+            precision=experiment.precision,
+            devices=experiment.devices,
+            nodes=experiment.nodes,
+        )
+        self.processes = Processes(self._fabric)
         if experiment.threads is not None:
             torch.set_num_threads(experiment.threads)
-        self._fabric = Fabric(accelerator=experiment.accelerator, devices=1, precision=experiment.precision)  # type: ignore[arg-type]
         self.learner: Learner = build_learner(experiment.method) or MaskLearner(bundle=self.folder / "bundle")
         self._check_methods()
+        self._check_batches()
         self.progress = read_progress(experiment)
         self._check_names()
-        self._environment = environment()  # at the start: the files of a repository may change while it runs
+        # At the start: the files of a repository may change while it runs.
+        self._environment = environment(processes=self.processes.count)
         self.ready: dict[str, Ready] = {}
         self._probes = Probes(self.folder / "probes", experiment.probe)
 
@@ -87,6 +99,11 @@ class SequenceRunner:
                     "tasks itself; leave the task's out, or choose a mask method for all"
                 )
 
+    def _check_batches(self) -> None:
+        """Refuse batches that the processes cannot share out."""
+        for name in (None, *self.experiment.sequence):
+            check_shares(self.experiment.train_options(name).batch_size, self.processes.count)
+
     def _check_names(self) -> None:
         """Refuse to learn a task that the bundle of the backbone has already."""
         source = self.experiment.source
@@ -98,14 +115,18 @@ class SequenceRunner:
 
     # ------------------------------------------------------------------ the sequence
 
-    def run(self) -> MaskedNetwork:
+    def run(self, *, progress_for: ProgressFor | None = None) -> MaskedNetwork:
         """Learn every task of the sequence that is not finished yet; returns the network with all of them.
+
+        Args:
+            progress_for: makes progress bars; None for none.
 
         Raises:
             InputError: bad input, found before any training where possible.
             TrainingDivergedError: a loss is NaN; the finished tasks are kept.
             OutOfMemoryError: names what to lower; the finished tasks are kept.
         """
+        self._progress_for = progress_for
         names = list(self.experiment.sequence)
         for name in names:  # every task and dataset is opened before the first step, since hours may pass until the last
             self.ready[name] = prepare(self.experiment, name)
@@ -116,7 +137,7 @@ class SequenceRunner:
             else:
                 trains_backbone = index == 0 and self._first_trains_backbone
                 entry = self._train_backbone(name) if trains_backbone else self._learn(name)
-                self._finish(names[: index + 1], entry)
+                self._measured(partial(self._finish, names[: index + 1], entry))
             if name in self.experiment.decoder_only and name not in self.progress["decoder_only"]:
                 self._decoder_only(name)
         return self.network
@@ -149,7 +170,7 @@ class SequenceRunner:
             backbone = build_backbone({**self.experiment.backbone_options, "out_channels": first.task.out_channels})
         self._set_up(backbone)
         if not self._first_trains_backbone:
-            save_backbone(bundle, self.network, backbone.spec, self.experiment.selected)
+            self._save_backbone()
             self.learner.begin(self._context())
 
     def _set_up(self, backbone: Backbone) -> None:
@@ -167,6 +188,10 @@ class SequenceRunner:
             channels_last=self.experiment.channels_last,
         )
 
+    def _save_backbone(self) -> None:
+        if self.processes.writes:
+            save_backbone(self.folder / "bundle", self.network, self._backbone.spec, self.experiment.selected)
+
     def _context(self) -> Context:
         return Context(
             experiment=self.experiment,
@@ -180,7 +205,7 @@ class SequenceRunner:
     def _train_backbone(self, name: str) -> dict[str, Any]:
         """Train the whole network on the first task and freeze it; the method takes that task over."""
         entry = self._taken_backbone(name) or self._trained_backbone(name)
-        save_backbone(self.folder / "bundle", self.network, self._backbone.spec, self.experiment.select)
+        self._save_backbone()
         self.learner.begin(self._context())
         _, fitted = self._fit_phases(name, self.learner.adopt(name, self._backbone.get_submodule(HEAD)))
         if not fitted:
@@ -192,7 +217,7 @@ class SequenceRunner:
         logger.info("%s: trains the backbone", name)
         torch.manual_seed(self.experiment.seed_of(name))
         self._place(self._backbone)
-        before = self.evaluator.deciding(self._backbone.eval(), self.ready[name].task, self.ready[name].parts.test)
+        before = self._deciding(self._backbone, self.ready[name])
         fingerprint = self.experiment.fingerprint(name, backbone=True)
         fitted = self._fit(name, Phase(module=self._backbone), name, fingerprint=fingerprint)
         self._set_up(self._backbone)
@@ -228,7 +253,7 @@ class SequenceRunner:
         """Do the trainings of a task; the deciding figure on the test set before the first, and their outcomes."""
         before, fitted, ready = None, [], self.ready[name]
         for phase in phases:
-            before = self.evaluator.deciding(phase.module.eval(), ready.task, ready.parts.test) if before is None else before
+            before = self._deciding(phase.module, ready) if before is None else before
             fitted.append(self._fit(name, phase, name + phase.suffix))
         return before, fitted
 
@@ -240,6 +265,11 @@ class SequenceRunner:
         model = PartlyTrained(self.network, self._backbone.make_head(ready.task.out_channels), ("decoder", HEAD))
         self._place(model)
         fitted = self._fit(name, Phase(module=model, head=model.head), f"{name}.decoder_only")
+        self._measured(partial(self._finish_decoder_only, name, model, fitted))
+
+    def _finish_decoder_only(self, name: str, model: PartlyTrained, fitted: Fitted) -> None:
+        """Measure the comparison and store its figures."""
+        ready = self.ready[name]
         figures = self.evaluator.figures(model, ready.task, ready.parts.test)
         value = figures[ready.task.metric]
         self.progress["decoder_only"][name] = {
@@ -254,13 +284,17 @@ class SequenceRunner:
 
     # ------------------------------------------------------------------ training and measuring
 
+    def _deciding(self, module: nn.Module, ready: Ready) -> float:
+        """The deciding figure of a task on its test set, with `module` as it is."""
+        return self.processes.first(lambda: self.evaluator.deciding(module.eval(), ready.task, ready.parts.test))
+
     def _fit(self, name: str, phase: Phase, what: str, *, fingerprint: str | None = None) -> Fitted:
         """Do one training of a task."""
         ready, experiment = self.ready[name], self.experiment
         options = phase.options or ready.options
         if options.workers:
             ready.parts.train.preload()  # before the worker processes fork, so that they share it
-        with TrainingLog(self.folder, what) as log:
+        with TrainingLog(self.folder, what, writes=self.processes.writes) as log:
             return fit(
                 phase.module,
                 phase.objective or ready.task,
@@ -287,6 +321,12 @@ class SequenceRunner:
             "steps": sum(f.steps for f in fitted),
             "test_images": len(self.ready[name].parts.test),
         }
+
+    def _measured(self, finish: Callable[[], None]) -> None:
+        """Let the first process measure and write what was trained; all know its progress."""
+        if self.processes.writes:
+            finish()
+        self.progress = self.processes.first(lambda: self.progress)
 
     def _finish(self, names: list[str], entry: dict[str, Any]) -> None:
         """Measure the newest task and every earlier one on its test set, compare the probes bit for bit, and store all."""

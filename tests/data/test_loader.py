@@ -56,6 +56,18 @@ def test_a_resumed_stream_gives_the_batches_of_one_that_never_stopped():
     assert len(set(whole)) == 9
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_parts_of_batches_are_those_batches_shared_out(workers):
+    whole = stream(batch_size=6)
+    parts = [itertools.islice(stream(batch_size=6, workers=workers).part(i, 3).iterate(2), 3) for i in range(3)]
+    for step, pieces in enumerate(zip(*parts, strict=True), start=2):
+        assert all(len(piece) == 2 for piece in pieces)
+        assert torch.equal(torch.cat([piece.image for piece in pieces]), whole.batch(step).image)
+        assert torch.equal(torch.cat([piece.label for piece in pieces]), whole.batch(step).label)
+    with pytest.raises(InputError, match="batch_size=6 pictures cannot be shared out among 4 processes: give a multiple of 4"):
+        whole.part(0, 4)
+
+
 def test_workers_give_the_batches_of_no_workers():
     assert take(stream(workers=2), 6, start=3) == take(stream(), 6, start=3)
 

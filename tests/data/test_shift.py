@@ -81,6 +81,14 @@ def test_batches_of_a_set_in_memory_are_those_of_its_samples() -> None:
             assert pictures[same[0]].category == int(category)
 
 
+def test_parts_of_batches_of_a_set_in_memory_are_those_batches_shared_out() -> None:
+    batches = TrainBatches(Patterns("train", count=15, size=8), Shift(6, pad=1), batch_size=6, seed=3)
+    whole, parts = batches.batch(4), [batches.part(i, 2).batch(4) for i in range(2)]
+    assert torch.equal(torch.cat([part.image for part in parts]), whole.image)
+    assert whole.category is not None
+    assert [c for part in parts if part.category is not None for c in part.category] == list(whole.category)
+
+
 def test_an_epoch_of_a_set_in_memory_has_every_picture_once() -> None:
     pictures = Patterns("train", count=15, size=8)
     batches = TrainBatches(pictures, Shift(8, flip=False), batch_size=5, seed=0)

@@ -31,6 +31,10 @@ class JointBatches:
     def __init__(self, batches: Mapping[str, TrainBatches]) -> None:
         self._batches = batches
 
+    def part(self, number: int, count: int) -> "JointBatches":
+        """Part `number` of `count` of each batch, see `TrainBatches.part`."""
+        return JointBatches({name: batches.part(number, count) for name, batches in self._batches.items()})
+
     def iterate(self, start_step: int = 0) -> Iterator[TaskBatch]:
         """The batches from `start_step` on, without end."""
         names = list(self._batches)
@@ -67,6 +71,10 @@ class JointTask:
     def loss(self, raw: Tensor, example: Example) -> Tensor:
         """The active task's loss."""
         return self._tasks[self._model.active].loss(raw, example)
+
+    def loss_count(self, example: Example) -> Tensor | int:
+        """The active task's."""
+        return self._tasks[self._model.active].loss_count(example)
 
 
 @dataclass(kw_only=True)
