@@ -43,9 +43,13 @@ _AFTER_THE_FIRST = 3.0
 the launcher ends the others when one has failed."""
 
 
+_STARTED = {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}
+"""Variables of torchrun's and Slurm's processes."""
+
+
 def _number() -> int:
-    """Which one of the processes that train together this is, from 0, as torchrun or Slurm's srun says it."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    """Which one of the processes that train together this is, 0 for the first, as torchrun, srun or Fabric says it."""
+    return max(int(os.environ.get(key, "0")) for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"))
 
 
 def in_multirun() -> bool:
@@ -72,6 +76,11 @@ def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], o
         if not in_multirun():
             run(plain, then=then)
             return
+        if plain.get("devices", 1) != 1 and not _STARTED & os.environ.keys():
+            raise InputError(
+                f"devices={plain['devices']} in a multirun, whose jobs cannot start processes: leave it out, or use torchrun "
+                "or a launcher that starts them, see docs/devices.md"
+            )
         run(plain | {"out": HydraConfig.get().runtime.output_dir}, then=then, bars=False)
 
 
