@@ -159,8 +159,7 @@ def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedN
     if not path.is_file():
         raise InputError(f"no backbone at {path}: copy the bundle again, whole")
     # No weights of another origin, whatever an edited file may ask for: they come from the bundle.
-    spec = {key: value for key, value in description["spec"].items() if key != "weights"}
-    backbone = build_backbone({"out_channels": 1} | spec)
+    backbone = build_backbone({"out_channels": 1} | description["spec"] | {"weights": None})
     try:
         tensors = safetensors.torch.load(path.read_bytes())
         missing, unexpected = backbone.load_state_dict(tensors, strict=False)

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from img2img import suite
-from img2img.backbones import KINDS
+from img2img.backbones import KINDS, build_backbone
 from img2img.data import build_data
 from img2img.impressions.options import read_study
 from img2img.pipeline import plain_config
@@ -164,7 +164,9 @@ def check_config(block: Block, number: int) -> None:
     file.write_text(text, encoding="utf-8")
     if file.parts[1] != "experiment":
         option = f"{file.parts[1]}={file.stem}"
-        assert read_experiment(_plain("image_to_image", [option], configs=Path("configs"))).sequence
+        experiment = read_experiment(_plain("image_to_image", [option], configs=Path("configs")))
+        if file.parts[1] == "backbone":
+            build_backbone({**experiment.backbone_options, "weights": None, "out_channels": 2})
         return
     config = _plain("image_to_image", [f"experiment={file.stem}", "++data_root=my"], configs=Path("configs"))
     experiment = read_experiment(config)

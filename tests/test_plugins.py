@@ -229,6 +229,14 @@ def test_every_name_of_img2imgs_own_is_found_and_an_unknown_one_says_how_to_brin
             registry.find(name)
 
 
+def test_a_backbone_of_ones_own_need_not_know_weights(here: Path) -> None:
+    import_modules(["more/my_network.py"])
+    spec = {"kind": "plain", "out_channels": 2}
+    assert backbones.build_backbone(spec | {"weights": None}).spec == spec | {"width": 4}
+    with pytest.raises(InputError, match="backbone 'plain' has no option 'weights'"):
+        backbones.build_backbone(spec | {"weights": "imagenet"})
+
+
 def test_what_a_backbone_of_ones_own_must_be_is_checked() -> None:
     @backbones.register_backbone("odd")
     def odd(*, out_channels: int) -> backbones.Backbone:

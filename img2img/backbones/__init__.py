@@ -7,6 +7,7 @@ A backbone is described by plain JSON, so that a bundle on disk can rebuild it:
     again.load_state_dict(backbone.state_dict())
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -39,9 +40,9 @@ Builder = TypeVar("Builder", bound=Callable[..., Backbone])
 def register_backbone(kind: str) -> Callable[[Builder], Builder]:
     """Make a class or a function that builds a backbone known to configs and bundles as `kind`: a decorator.
 
-    Its keyword options, with plain JSON values and annotated types, are those of a config. `out_channels` is among them; so is
-    `weights` if it can take weights from elsewhere, but a bundle gives none. The `spec` of what it builds has that `kind` and
-    all options but `weights`.
+    Its keyword options, with plain JSON values and annotated types, are those of a config. `out_channels` is among them, and so
+    is `weights`, None for random ones, if it can take weights from elsewhere. The `spec` of what it builds has that `kind` and all
+    options but `weights`.
 
     Raises:
         InputError: another class or function has that name.
@@ -70,7 +71,10 @@ def build_backbone(spec: Mapping[str, Any]) -> Backbone:
     """
     arguments = dict(spec)
     kind = arguments.pop("kind", None)
-    backbone = call_with(KINDS.find(kind), arguments, what=f"backbone {kind!r}")
+    build = KINDS.find(kind)
+    if arguments.get("weights") is None and "weights" not in inspect.signature(build).parameters:
+        arguments.pop("weights", None)  # bundles and fresh networks ask for no weights, which a kind need not know of
+    backbone = call_with(build, arguments, what=f"backbone {kind!r}")
     if not isinstance(backbone, Backbone) or backbone.spec.get("kind") != kind:
         got = f"spec={backbone.spec}" if isinstance(backbone, Backbone) else f"a {type(backbone).__name__}"
         raise InputError(
