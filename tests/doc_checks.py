@@ -1,6 +1,8 @@
 """Whether a command, or a config, that a page shows is accepted by this version; what runs of it runs for two steps."""
 
+import argparse
 import importlib.util
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -48,14 +50,14 @@ def _check_pipeline(script: str, arguments: list[str]) -> None:
     if script == "suite":
         _check_suite(arguments)
         return
-    configs = Path("configs")
-    while arguments and arguments[0].startswith("-"):
-        option = arguments.pop(0)
-        assert option in ("-m", "--multirun", "--config-dir", "-cd"), f"Hydra's option {option} is not checked"
-        if option in ("--config-dir", "-cd"):
-            configs = Path(arguments.pop(0))
-            assert configs.is_dir(), f"the page has no folder {configs}"
-    config = _plain(script, arguments, configs=configs)
+    parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)  # of Hydra's own options those that pages use
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-cd", "--config-dir", type=Path, default=Path("configs"))
+    parser.add_argument("overrides", nargs="*")
+    options, unknown = parser.parse_known_intermixed_args(arguments)
+    assert not unknown, f"{script}.py knows no {unknown}, or this test does not"
+    assert "--config-dir" not in arguments or options.config_dir.is_dir(), f"the page has no folder {options.config_dir}"
+    config = _plain(script, options.overrides, configs=options.config_dir)
     if script == "impressions":
         assert read_study(config).seeds
     else:
@@ -116,18 +118,25 @@ def _check_img2img(arguments: list[str], *, whole: bool) -> None:
 
 def check_command(text: str, *, whole: bool = True) -> None:
     """A command of a page; those of other programs than this repository's are left to the reader."""
-    words = shlex.split(text)
-    while re.match(r"[A-Z_]+=", words[0]):
+    for joined, words in itertools.groupby(shlex.split(text), lambda word: word in ("&&", "||", "|", ";", ">", "&")):
+        if not joined:
+            _check_one(list(words), whole=whole)
+
+
+def _check_one(words: list[str], *, whole: bool) -> None:
+    while words and re.match(r"[A-Z_]+=", words[0]):
         words.pop(0)
+    if re.fullmatch(r"python3? -m img2img", " ".join(words[:3])):
+        words = words[2:]
     scripts = [i for i, word in enumerate(words) if re.fullmatch(r"(\./)?pipelines/\w+\.py", word)]
     if scripts:
         _check_pipeline(Path(words[scripts[0]]).stem, words[scripts[0] + 1 :])
-    elif words[0] == "img2img":
+    elif words[:1] == ["img2img"]:
         _check_img2img(words[1:], whole=whole)
-    elif words[0] == "make":
+    elif words[:1] == ["make"]:
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         assert words[1] in targets, f"the Makefile has no target {words[1]}"
-    elif words[0] == "python" and len(words) > 1 and words[1].startswith("benchmarks/"):
+    elif words[:1] == ["python"] and words[1].startswith("benchmarks/"):
         assert (ROOT / words[1]).is_file(), f"there is no {words[1]}"
         options = [w for w in words[2:] if w.startswith("--")]
         assert all(f'"{o}"' in (ROOT / words[1]).read_text() for o in options), f"{words[1]} lacks one of {options}"

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 _MARK = re.compile(r"<!--\s*not run\b:?(?P<reason>.*?)-->", re.DOTALL)
-_COMMAND = re.compile(r"^(?:\$ )?(?P<text>(?:[A-Z_]+=\S+ )*(?:python|img2img|make|torchrun|srun|pip) .*|img2img|make \S+)$")
+_COMMAND = re.compile(r"^(?:\$ )?(?P<text>(?:[A-Z_]+=\S+ )*(?:python3?|img2img|make|torchrun|srun) .*|img2img|make \S+)$")
 SHELLS = ("", "sh", "bash", "shell", "console")
 
 
@@ -25,6 +28,7 @@ class Block:
         language: after the fence; "" for none.
         text: what is in it.
         exempt: why it is not run; None if it is; "" where the mark gives no reason.
+        follows: nothing but blank lines stands between it and the block before.
     """
 
     page: Path
@@ -32,6 +36,7 @@ class Block:
     language: str
     text: str
     exempt: str | None
+    follows: bool = False
 
     @property
     def where(self) -> str:
@@ -66,7 +71,10 @@ def blocks(page: Path) -> list[Block]:
         indent = min((len(x) - len(x.lstrip()) for x in body if x.strip()), default=0)
         text = "\n".join(x[indent:] for x in body) + "\n"
         mark = _MARK.search("\n".join(lines[last:i]).rstrip().rpartition("\n\n")[2])
-        found.append(Block(page, i + (2 if fence else 1), language, text, None if mark is None else mark["reason"].strip()))
+        exempt = None if mark is None else mark["reason"].strip()
+        found.append(
+            Block(page, i + (2 if fence else 1), language, text, exempt, last > 0 and not "".join(lines[last:i]).strip())
+        )
         last = i = step
     return found
 
@@ -82,6 +90,15 @@ def inline_commands(page: Path) -> list[tuple[str, str]]:
     lines = enumerate(_without_fences(page), start=1)
     found = ((f"{page.name}:{n}", x) for n, line in lines for x in re.findall(r"`((?:python pipelines/|img2img )[^`]+)`", line))
     return [(where, command) for where, command in found if "..." not in command]
+
+
+def inline_configs(page: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    """`(where, key, options)` of configs between backticks in running text: `task: {kind: ...}`, or those of a backbone alone."""
+    found = []
+    for number, line in enumerate(_without_fences(page), start=1):
+        for key, text in re.findall(r"`(?:(task|data|backbone): )?(\{kind: [^`]+\})`", line):
+            found.append((f"{page.name}:{number}", key or "backbone", yaml.safe_load(text)))
+    return found
 
 
 def links(page: Path) -> Iterator[tuple[int, str]]:
