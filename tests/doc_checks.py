@@ -100,16 +100,22 @@ def _check_img2img(arguments: list[str], *, whole: bool) -> None:
     context: Any = None
     name = "img2img"
     while True:
-        context = command.context_class(command, info_name=name, parent=context)
+        context = command.context_class(command, info_name=name, parent=context, **command.context_settings)
         values, rest, _ = command.make_parser(context).parse_args(list(arguments))
         if not hasattr(command, "get_command"):
             break
         if not rest:  # options of the whole, such as --version
             return
         name, *arguments = rest
+        name = "run" if name == "COMMAND" else name
         known = command.list_commands(context)
         command = command.get_command(context, name)
         assert command is not None, f"img2img has no command {name!r}; it has {', '.join(known)}"
+    if context.allow_extra_args or "overrides" in values:  # the rest is Hydra's
+        if whole and not values.get("help") and name != "add-task":
+            started = ["experiment=demo"] if name == "demo" else []
+            _check_pipeline(values.get("pipeline", "image_to_image"), [*started, *(values.get("overrides") or rest)])
+        return
     assert not rest, f"img2img {name} takes no more arguments than it has: {rest}"
     if whole and not values.get("help"):
         required = [p.name for p in command.get_params(context) if p.required and p.param_type_name == "argument"]

@@ -41,8 +41,8 @@ def register_backbone(kind: str) -> Callable[[Builder], Builder]:
     """Make a class or a function that builds a backbone known to configs and bundles as `kind`: a decorator.
 
     Its keyword options, with plain JSON values and annotated types, are those of a config. `out_channels` is among them, and so
-    is `weights`, None for random ones, if it can take weights from elsewhere. The `spec` of what it builds has that `kind` and all
-    options but `weights`.
+    is `weights`, None for random ones, if it can take weights from elsewhere. The `spec` of what it builds has that `kind` and
+    all options but `weights`.
 
     Raises:
         InputError: another class or function has that name.
