@@ -99,7 +99,7 @@ def config(**changes: Any) -> dict[str, Any]:
 
 def test_a_run_of_kinds_and_a_method_of_ones_own_and_its_bundle_in_another_process(here: Path) -> None:
     run(config())
-    assert img2img.load("run").tasks() == {"first": "grain", "second": "grain"}
+    assert {name: task.kind for name, task in img2img.load("run").tasks.items()} == {"first": "grain", "second": "grain"}
     assert img2img.load("run").network.state("second").method.options()["init"] == 6e-3
     code = """if True:
         import json, sys, img2img
