@@ -1,7 +1,8 @@
 """What every test shares."""
 
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,23 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 def bundle(make_bundle: Callable[..., Path]) -> Path:
     """A bundle of four image tasks, for tests that only read it."""
     return make_bundle()
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """Forgets afterwards the kinds and methods that a test defines, and the modules and folders that it imports them from."""
+    from img2img import backbones, data
+    from img2img.masks import METHODS
+    from img2img.tasks.base import KINDS
+    from img2img.training.learners import LEARNERS
+
+    path, modules, by_part = list(sys.path), dict(sys.modules), set(data._BY_PART)
+    known = [(registry, dict(registry._entries)) for registry in (METHODS, LEARNERS, KINDS, data.KINDS, backbones.KINDS)]
+    yield
+    for registry, entries in known:
+        registry._entries = {n: e for n, e in registry._entries.items() if n in registry._own} | entries
+    data._BY_PART = by_part
+    sys.path[:] = path
+    for name in sys.modules.keys() - modules.keys():
+        if name.startswith("my_"):  # as users' modules are called in tests and documents
+            del sys.modules[name]

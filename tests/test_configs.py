@@ -92,40 +92,21 @@ def test_an_unknown_key_on_the_command_line_is_refused() -> None:
 
 
 ROOT = CONFIGS.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
 HEADS = sorted((CONFIGS / "experiment").glob("*.yaml")) + sorted((CONFIGS / "study").glob("*.yaml"))
 
 
 def _commands() -> list[str]:
-    """The commands of the documentation and of the experiments' heads, less those with words in capitals to be filled in."""
-    found = set()
-    for page in (*PAGES, *HEADS):
-        for line in page.read_text(encoding="utf-8").splitlines():
-            text = line.lstrip("# ").rstrip()
-            found |= {text} if text.startswith("python ") else set(re.findall(r"`(python [^`]+)`", line))
+    """The commands in the heads of experiments and studies, less those to be filled in; tests/test_docs.py has the pages'."""
+    lines = {line.lstrip("# ").rstrip() for head in HEADS for line in head.read_text(encoding="utf-8").splitlines()}
     scripts = tuple(f"python pipelines/{name}.py" for name in (*PIPELINES, "impressions"))
-    return sorted(c for c in found if c.startswith(scripts) and "..." not in c and not re.search(r"=(?!DATA\b)[A-Z]{4,}\b", c))
+    return sorted(x for x in lines if x.startswith(scripts) and "..." not in x and not re.search(r"=(?!DATA\b)[A-Z]{4,}\b", x))
 
 
 @pytest.mark.parametrize("command", _commands())
-def test_a_command_of_the_documentation_composes(command: str) -> None:
+def test_a_command_in_the_head_of_a_config_composes(command: str) -> None:
     _, script, *overrides = shlex.split(command, comments=True)
     if Path(script).stem != "impressions":
         assert _compose(*overrides, pipeline=Path(script).stem).sequence
         return
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         assert read_study(plain_config(compose("impressions", overrides))).seeds
-
-
-def test_the_experiment_and_the_backbone_that_the_readme_shows_are_accepted(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```yaml\n(.*?)```", readme, flags=re.DOTALL)
-    (backbone,) = re.findall(r"`(\{kind: smp, .*?\})`", readme)
-    for group, text in (("experiment", example), ("backbone", f"{{mode: first_task, {backbone[1:]}")):
-        (tmp_path / group).mkdir()
-        (tmp_path / group / "mine.yaml").write_text(text + "\n", encoding="utf-8")
-    experiment = _compose(f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", "backbone=mine")
-    assert list(experiment.sequence) == ["parts", "colour"]
-    assert build_backbone({**experiment.backbone_options, "weights": None, "out_channels": 2}).head_channels > 0

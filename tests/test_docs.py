@@ -1,18 +1,268 @@
-"""The Python in the documentation runs."""
+"""What README and the documentation show runs: Python, configs, commands; and their links lead somewhere.
 
-import re
+A page is read from its top, in a folder of its own that holds what the pages speak of (`photo.jpg`, `my/photos`, a run in
+`runs/demo`). Python blocks run one after another in one namespace; one that is headed `# my_task.py` is that file, and a `text`
+block after one is what it prints. Experiments are composed, accepted, and learned for two steps; commands are parsed. What cannot
+be checked so is marked `<!-- not run: WHY -->` above it.
+"""
+
+import contextlib
+import doctest
+import importlib
+import inspect
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from doc_checks import TINY, TINY_NETWORK, TINY_TRAIN, check_command, check_config
+from doc_pages import PAGES, ROOT, SHELLS, Block, anchors, blocks, commands, inline_commands, inline_configs, links
+from PIL import Image
+from torch import nn
 
-DOCS = Path(__file__).parents[1] / "docs"
+from img2img import backbones, data
+from img2img.masks import build_method
+from img2img.plugins import import_modules
+from img2img.run import run
+from img2img.tasks import base as tasks
+
+# ---------------------------------------------------------------------- what the pages speak of
 
 
-@pytest.mark.parametrize("page", ["masks.md"])
-def test_the_examples_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert blocks
+def _pictures(folder: Path, count: int, *, width: int = 40, height: int = 32, suffix: str = ".png") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(folder.as_posix()))
+    for i in range(count):
+        coarse = rng.integers(0, 256, (height // 8, width // 8, 3)).astype(np.uint8)
+        Image.fromarray(coarse.repeat(8, 0).repeat(8, 1)).save(folder / f"{i:02}{suffix}")
+
+
+def _labels(folder: Path, count: int, classes: int = 3) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        label = np.zeros((32, 40), np.uint8)
+        for c in range(1, classes):
+            label[4 + i :, 12 * c : 12 * c + 8] = c
+        Image.fromarray(label).save(folder / f"{i:02}.png")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that every page gets a copy of."""
+    place = tmp_path_factory.mktemp("made")
+    _pictures(place / "my" / "photos", 10)
+    _labels(place / "my" / "labels", 10)
+    (place / "my" / "classes.txt").write_text("ground\nwall\nroof\n")
+    _pictures(place / "my" / "pairs", 10, width=80)
+    for part in ("train", "val", "test"):
+        _pictures(place / "my" / part / "photos", 3)
+        _labels(place / "my" / part / "labels", 3)
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            _pictures(place / "my" / "animals" / part / name, 4)
+    shutil.copytree(place / "my" / "photos", place / "my" / "coco" / "images")
+    box = {"iscrowd": 0, "segmentation": [[4, 4, 20, 4, 20, 20, 4, 20]], "area": 256}
+    coco = {
+        "images": [{"id": i, "file_name": f"{i:02}.png", "width": 40, "height": 32} for i in range(10)],
+        "annotations": [{"id": i + 1, "image_id": i, "category_id": 1 + i % 2, **box} for i in range(10)],
+        "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "table"}],
+    }
+    (place / "my" / "coco" / "instances.json").write_text(json.dumps(coco))
+    voc = place / "my" / "VOC2012"
+    _pictures(voc / "JPEGImages", 6, suffix=".jpg")
+    _labels(voc / "SegmentationClass", 6)
+    (voc / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for name, numbers in (("train", range(4)), ("val", range(4, 6))):
+        (voc / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("".join(f"{i:02}\n" for i in numbers))
+    for name in ("photo.jpg", "my/painting.jpg"):
+        shutil.copy(place / "my" / "VOC2012" / "JPEGImages" / "00.jpg", place / name)
+    for name in ("photos", "day", "night"):
+        _pictures(place / name, 10)
+    with contextlib.chdir(place):
+        run(_demo())
+    return place
+
+
+def _demo() -> dict[str, Any]:
+    """A run with the names and kinds of the demo's tasks."""
+    photos = {"kind": "image_folder", "root": "my/photos"}
+    labelled = {"kind": "image_label_folder", "images": "my/photos", "labels": "my/labels", "classes": "my/classes.txt"}
+    style = {"kind": "style", "picture": "my/painting.jpg", "size": 32}
+    style |= {"network": {"name": "efficientnet_lite0", "weights": None}}
+    tasks = {
+        "shapes": ({"kind": "segmentation"}, labelled),
+        "landscape": ({"kind": "segmentation"}, labelled),
+        "colour": ({"kind": "colourisation"}, photos),
+        "tissue": (style, photos),
+        "gravel": (style, photos),
+        "edges": ({"kind": "edges", "drawing": "sobel"}, photos),
+    }
+    return {
+        "name": "demo",
+        "out": "runs/demo",
+        "backbone": TINY_NETWORK,
+        "method": {"name": "piggyback"},
+        "train": TINY_TRAIN,
+        "tasks": {name: {"task": task, "data": data} for name, (task, data) in tasks.items()},
+        "sequence": list(tasks),
+        **TINY,
+    }
+
+
+class _Own(nn.Module):
+    """A user's network of which README says no more than that it is one: a body and a `head`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.body(x))
+        return y
+
+
+def _given(page: Path) -> dict[str, Any]:
+    """The names that a page takes for its reader's."""
+    return {"torch": torch, "backbone": _Own(), "x": torch.rand(2, 3, 16, 16)} if page.name == "README.md" else {}
+
+
+# ---------------------------------------------------------------------- the tests
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None) -> Path:
+    """The working directory of a page."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, page, "exec"), names)
+    return tmp_path
+
+
+def _python(block: Block, names: ModuleType) -> str:
+    """Run a block; what it prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        if block.file is None:
+            exec(compile("\n" * (block.line - 1) + block.text, str(block.page), "exec"), vars(names))
+        else:
+            Path(block.file).parent.mkdir(parents=True, exist_ok=True)
+            Path(block.file).write_text(block.text, encoding="utf-8")
+            import_modules([block.file])
+            vars(names).update({k: v for k, v in vars(sys.modules[Path(block.file).stem]).items() if not k.startswith("__")})
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_runs_from_its_top(page: Path, place: Path) -> None:
+    names = ModuleType(f"my_page_{page.stem}")
+    sys.modules[names.__name__] = names
+    vars(names).update(_given(page))
+    printed, ran = "", ""
+    for number, block in enumerate(blocks(page)):
+        try:
+            if block.exempt is not None:
+                ran = ""
+                continue
+            if block.language == "python":
+                printed = _python(block, names)
+            elif block.language == "yaml":
+                check_config(block, number)
+            elif block.language == "json":
+                json.loads(block.text)
+            elif block.language == "text":
+                if not (block.follows and ran == "python"):
+                    continue  # what commands or files look like
+                flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+                assert doctest.OutputChecker().check_output(block.text, printed, flags), f"it prints:\n{printed}"
+            else:
+                assert block.language in SHELLS, f"a block of {block.language!r} is not run: mark it <!-- not run: WHY -->"
+                for command in commands(block.text):
+                    check_command(command)
+            ran = block.language
+        except (Exception, SystemExit) as error:
+            raise AssertionError(f"{block.where}: {type(error).__name__}: {error}") from error
+    for where, command in inline_commands(page):  # last, since they may name files that the blocks made
+        try:
+            check_command(command, whole=False)
+        except (Exception, SystemExit) as error:
+            raise AssertionError(f"{where}: {command}: {type(error).__name__}: {error}") from error
+
+
+def test_the_mask_method_of_the_documentation_holds_the_contract_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None
+) -> None:
+    (block,) = [b for b in blocks(ROOT / "docs" / "own_mask_method.md") if b.file == "my_signs.py"]
+    (tmp_path / "my_signs.py").write_text(block.text, encoding="utf-8")
+    import_modules([str(tmp_path / "my_signs.py")])
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "masks"))
+    contract, zoo = (importlib.import_module(name) for name in ("test_contract", "zoo"))
+
+    def check(contract: type, layers: str, **given: object) -> None:
+        for name, test in inspect.getmembers(contract, inspect.isfunction):
+            if name.startswith("test_"):
+                backbone, x = zoo.LAYERS[layers]()
+                net = zoo.network(backbone)
+                for task in ("first", "second"):
+                    net.add_task(task, build_method("signs", {}))
+                found = {"self": contract(), "net": net, "x": x, "backbone_and_input": (backbone, x), "method": "signs"}
+                found |= {"tmp_path": tmp_path, **given}
+                test(**{key: found[key] for key in inspect.signature(test).parameters})
+
+    for layers in ("transposed2d", "attention", "tied"):
+        check(contract.TestContract, layers)
+    for precision in contract.PRECISIONS:
+        check(contract.TestContractInEveryFormat, "grouped", precision=precision, memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_kinds_and_options_in_a_pages_text_are_known(page: Path) -> None:
+    for where, key, given in inline_configs(page):
+        registry = {"task": tasks.KINDS, "data": data.KINDS, "backbone": backbones.KINDS}[key]
+        common = {"kind", "resize", "middle", "limit", "parts", "fractions", "number"} if key == "data" else {"kind", "mode"}
+        options = inspect.signature(registry.find(given["kind"])).parameters
+        assert given.keys() <= options.keys() | common, f"{where}: {key} {given['kind']} has no option of {given}"
+
+
+def test_what_is_not_run_has_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    exempt = [block for page in PAGES for block in blocks(page) if block.exempt is not None]
+    assert all(block.exempt for block in exempt), [block.where for block in exempt if not block.exempt]
+    with capsys.disabled():
+        print(f"\n{len(exempt)} blocks of the documentation are not run", *(f"  {b.where}: {b.exempt}" for b in exempt), sep="\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files_and_headings_of_the_repository(page: Path) -> None:
+    for line, target in links(page):
+        path, _, anchor = target.partition("#")
+        file = page if not path else page.parent / path
+        assert file.exists(), f"{page.name}:{line}: there is no {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name}:{line}: {file.name} has no heading for #{anchor}"
+
+
+BROKEN: dict[str, Callable[[], None]] = {
+    "img2img has no command": lambda: check_command("img2img reports x"),
+    "No such option": lambda: check_command("img2img report x --oot y"),
+    "needs": lambda: check_command("img2img report --out y"),
+    "no more arguments": lambda: check_command("img2img report x y"),
+    "no target": lambda: check_command("make demos"),
+    "no script": lambda: check_command("python pipelines/image_to_images.py"),
+    "stepz": lambda: check_command("python pipelines/image_to_image.py train.stepz=3"),
+    "experiment/demos": lambda: check_command("FOO=1 python pipelines/image_to_image.py experiment=demos"),
+    "no folder nowhere": lambda: check_command("python pipelines/image_to_image.py experiment=demo --config-dir nowhere"),
+    "knows no": lambda: check_command("cd there && python pipelines/image_to_image.py --confg-dir nowhere"),
+    "WHAT": lambda: check_command("python pipelines/image_to_image.py out=WHAT"),
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_a_stale_command_would_be_found(message: str) -> None:
+    with pytest.raises((Exception, SystemExit), match=message):
+        BROKEN[message]()

@@ -7,53 +7,52 @@ A backbone is described by plain JSON, so that a bundle on disk can rebuild it:
     again.load_state_dict(backbone.state_dict())
 """
 
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from img2img.backbones.base import Backbone
 from img2img.backbones.classifier import Classifier
 from img2img.backbones.encoder_decoder import EncoderDecoder
 from img2img.errors import InputError
 from img2img.options import call_with
+from img2img.plugins import Registry
 
-__all__ = ["Backbone", "Classifier", "EncoderDecoder", "build_backbone"]
+__all__ = ["Backbone", "Classifier", "EncoderDecoder", "build_backbone", "register_backbone"]
 
-KINDS = ("smp", "image_transformer", "fcn32s", "torchvision", "wide_resnet", "vgg_small", "lenet")
-"""The kinds of backbone: three of encoder-decoders, four of classifiers."""
+KINDS: Registry[Callable[..., Backbone]] = Registry(
+    "backbone kind",
+    {
+        "smp": "img2img.backbones.smp:smp_backbone",
+        "image_transformer": "img2img.backbones.transformer:ImageTransformer",
+        "fcn32s": "img2img.backbones.fcn32s:FCN32s",
+        "torchvision": "img2img.backbones.torchvision_classifiers:torchvision_classifier",
+        "wide_resnet": "img2img.backbones.wide_resnet:WideResNet",
+        "vgg_small": "img2img.backbones.vgg_small:VGGSmall",
+        "lenet": "img2img.backbones.lenet:LeNet",
+    },
+)
+"""The kinds of backbone: three of encoder-decoders, four of classifiers, and those of users."""
+
+Builder = TypeVar("Builder", bound=Callable[..., Backbone])
 
 
-def _builder(kind: Any) -> Callable[..., Backbone]:
-    # Imported on demand: segmentation-models-pytorch alone takes seconds.
-    match kind:
-        case "smp":
-            from img2img.backbones.smp import smp_backbone
+def register_backbone(kind: str) -> Callable[[Builder], Builder]:
+    """Make a class or a function that builds a backbone known to configs and bundles as `kind`: a decorator.
 
-            return smp_backbone
-        case "image_transformer":
-            from img2img.backbones.transformer import ImageTransformer
+    Its keyword options, with plain JSON values and annotated types, are those of a config. `out_channels` is among them, and so
+    is `weights`, None for random ones, if it can take weights from elsewhere. The `spec` of what it builds has that `kind` and
+    all options but `weights`.
 
-            return ImageTransformer
-        case "fcn32s":
-            from img2img.backbones.fcn32s import FCN32s
+    Raises:
+        InputError: another class or function has that name.
+    """
 
-            return FCN32s
-        case "torchvision":
-            from img2img.backbones.torchvision_classifiers import torchvision_classifier
+    def enter(build: Builder) -> Builder:
+        KINDS.add(kind, build)
+        return build
 
-            return torchvision_classifier
-        case "wide_resnet":
-            from img2img.backbones.wide_resnet import WideResNet
-
-            return WideResNet
-        case "vgg_small":
-            from img2img.backbones.vgg_small import VGGSmall
-
-            return VGGSmall
-        case "lenet":
-            from img2img.backbones.lenet import LeNet
-
-            return LeNet
-    raise InputError(f"backbone kind {kind!r} is unknown: choose one of {', '.join(map(repr, KINDS))}")
+    return enter
 
 
 def build_backbone(spec: Mapping[str, Any]) -> Backbone:
@@ -63,15 +62,23 @@ def build_backbone(spec: Mapping[str, Any]) -> Backbone:
         spec: "kind" says what builds it; the other keys are that one's arguments. Encoder-decoders: "smp"
             (`img2img.backbones.smp.smp_backbone`), "image_transformer" (`transformer.ImageTransformer`), "fcn32s"
             (`fcn32s.FCN32s`). Classifiers: "torchvision" (`torchvision_classifiers.torchvision_classifier`), "wide_resnet"
-            (`wide_resnet.WideResNet`), "vgg_small" (`vgg_small.VGGSmall`), "lenet" (`lenet.LeNet`). "out_channels" is
-            required: the head's channels, or the classes; without "weights" they are random. A `Backbone.spec` is
-            such a mapping.
+            (`wide_resnet.WideResNet`), "vgg_small" (`vgg_small.VGGSmall`), "lenet" (`lenet.LeNet`). Or a kind of the user's own,
+            see `register_backbone`. "out_channels" is required: the head's channels, or the classes; without "weights" they are
+            random. A `Backbone.spec` is such a mapping.
 
     Raises:
         InputError: an unknown kind or key, a missing key, or a value of another type or that cannot be used.
     """
     arguments = dict(spec)
     kind = arguments.pop("kind", None)
-    build = _builder(kind)
-    backbone: Backbone = call_with(build, arguments, what=f"backbone {kind!r}")
+    build = KINDS.find(kind)
+    if arguments.get("weights") is None and "weights" not in inspect.signature(build).parameters:
+        arguments.pop("weights", None)  # bundles and fresh networks ask for no weights, which a kind need not know of
+    backbone = call_with(build, arguments, what=f"backbone {kind!r}")
+    if not isinstance(backbone, Backbone) or backbone.spec.get("kind") != kind:
+        got = f"spec={backbone.spec}" if isinstance(backbone, Backbone) else f"a {type(backbone).__name__}"
+        raise InputError(
+            f"the backbone kind {kind!r} built {got}: expected a Backbone whose spec has that kind, so that a bundle can rebuild "
+            "it; correct the class"
+        )
     return backbone

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from img2img.data.base import PARTS, VOID, Batch, PictureSet, Sample
 from img2img.data.cache import Cached
 from img2img.errors import InputError
 from img2img.options import call_with
+from img2img.plugins import Registry
 
-__all__ = ["VOID", "Batch", "Parts", "PictureSet", "Sample", "build_data"]
+__all__ = ["VOID", "Batch", "Parts", "PictureSet", "Sample", "build_data", "register_data"]
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,6 @@ def _patterns(
     return Patterns(part, count=count[part], number=number, classes=classes, size=size, seed=seed)
 
 
-def _by_part(kind: str) -> Callable[..., PictureSet]:
-    """What makes one part of a kind that cuts itself into parts, called with `part` and the kind's options."""
-    from img2img.data import cifar100, mnist
-
-    kinds: dict[str, Callable[..., PictureSet]] = {
-        "scenes": _scenes,
-        "samples": _samples,
-        "patterns": _patterns,
-        "cifar100": cifar100.Cifar100,
-        "mnist": mnist.Mnist,
-        "permuted_mnist": mnist.permuted_task,
-        "rotated_mnist": mnist.rotated_task,
-    }
-    return kinds[kind]
-
-
 def _split_class_folder(*, root: str, number: int, classes_per_task: int, order: str = "sorted", seed: int = 0) -> PictureSet:
     from img2img.data.class_folder import ClassFolder
     from img2img.data.split_classes import SplitClasses
@@ -70,37 +55,62 @@ def _split_class_folder(*, root: str, number: int, classes_per_task: int, order:
     return SplitClasses(whole, number=number, classes_per_task=classes_per_task, order=order, seed=seed)  # type: ignore[arg-type]
 
 
-def _whole(kind: str) -> Callable[..., PictureSet]:
-    """What makes a stored set, called for each part with that part's options, or once for a set that is then split."""
-    from img2img.data import class_folder, coco, decathlon, folder, pairs, voc, voc_sbd
+KINDS: Registry[Callable[..., PictureSet]] = Registry(
+    "data kind",
+    {
+        "scenes": "img2img.data:_scenes",
+        "samples": "img2img.data:_samples",
+        "patterns": "img2img.data:_patterns",
+        "cifar100": "img2img.data.cifar100:Cifar100",
+        "mnist": "img2img.data.mnist:Mnist",
+        "permuted_mnist": "img2img.data.mnist:permuted_task",
+        "rotated_mnist": "img2img.data.mnist:rotated_task",
+        "coco": "img2img.data.coco:CocoSegmentation",
+        "voc": "img2img.data.voc:VocSegmentation",
+        "voc_sbd": "img2img.data.voc_sbd:VocSbd",
+        "image_folder": "img2img.data.folder:ImageFolder",
+        "image_label_folder": "img2img.data.folder:ImageLabelFolder",
+        "pairs": "img2img.data.pairs:PairFolder",
+        "paired_folders": "img2img.data.pairs:PairedFolders",
+        "class_folder": "img2img.data.class_folder:ClassFolder",
+        "split_class_folder": "img2img.data:_split_class_folder",
+        "decathlon": "img2img.data.decathlon:Decathlon",
+    },
+)
+"""The kinds of data. Those of `_BY_PART` cut themselves into parts; the others are stored sets."""
 
-    kinds: dict[str, Callable[..., PictureSet]] = {
-        "coco": coco.CocoSegmentation,
-        "voc": voc.VocSegmentation,
-        "voc_sbd": voc_sbd.VocSbd,
-        "image_folder": folder.ImageFolder,
-        "image_label_folder": folder.ImageLabelFolder,
-        "pairs": pairs.PairFolder,
-        "paired_folders": pairs.PairedFolders,
-        "class_folder": class_folder.ClassFolder,
-        "split_class_folder": _split_class_folder,
-        "decathlon": decathlon.Decathlon,
-    }
-    return kinds[kind]
+_BY_PART = {"scenes", "samples", "patterns", "cifar100", "mnist", "permuted_mnist", "rotated_mnist"}
+
+Builder = TypeVar("Builder", bound=Callable[..., PictureSet])
 
 
-_BY_PART = ("scenes", "samples", "patterns", "cifar100", "mnist", "permuted_mnist", "rotated_mnist")
-_STORED = (
-    "coco", "voc", "voc_sbd", "image_folder", "image_label_folder", "pairs", "paired_folders", "class_folder",
-    "split_class_folder", "decathlon",
-)  # fmt: skip
+def register_data(kind: str, *, by_part: bool = False) -> Callable[[Builder], Builder]:
+    """Make a class or a function that makes a `PictureSet` known to configs as `kind`: a decorator.
+
+    Its keyword options, with annotated types, are those of a config.
+
+    Args:
+        kind: the name.
+        by_part: it cuts itself into parts: it is called once for each with `part`, "train", "val" or "test". Otherwise it is a
+            stored set, called once and then split, or called for each of a config's `parts` with the options there.
+
+    Raises:
+        InputError: another class or function has that name.
+    """
+
+    def enter(build: Builder) -> Builder:
+        KINDS.add(kind, build)
+        (_BY_PART.add if by_part else _BY_PART.discard)(kind)
+        return build
+
+    return enter
 
 
 def build_data(config: Mapping[str, Any]) -> Parts:
     """The parts of the dataset that a config describes, cached in memory as they are first read.
 
     Args:
-        config: `kind`, see `_by_part` and `_whole`, and the options of that kind. Of stored kinds, `parts` may give options of
+        config: `kind`, see `KINDS`, and the options of that kind. Of stored kinds, `parts` may give options of
             their own to `train`, `val` and `test` (other folders, other lists); without it one set is split by `fractions`,
             three numbers. For a dataset whose official validation set is the one to report on, `parts` has `train` and `test`
             alone, and `fractions`, two numbers, cut `val` from `train`. Kinds that cut themselves into parts need neither.
@@ -114,14 +124,13 @@ def build_data(config: Mapping[str, Any]) -> Parts:
 
     options = dict(config)
     kind = options.pop("kind", None)
-    if kind not in (*_BY_PART, *_STORED):
-        raise InputError(f"data kind {kind!r} is unknown; known: {', '.join((*_BY_PART, *_STORED))}")
+    build = KINDS.find(kind)
     resize, middle, limits = options.pop("resize", None), options.pop("middle", None), options.pop("limit", None) or {}
     what = f"data {kind!r}"
     if kind in _BY_PART:
-        sets = {part: call_with(_by_part(kind), options | {"part": part}, what=what) for part in PARTS}
+        sets = {part: call_with(build, options | {"part": part}, what=what) for part in PARTS}
     else:
-        sets = _stored_parts(kind, options, what)
+        sets = _stored_parts(build, options, what)
     parts = {part: limited(pictures, limits[part]) if part in limits else pictures for part, pictures in sets.items()}
     for part, pictures in parts.items():
         if pictures.classes != parts["train"].classes:  # a label would mean one thing in training and another in the test
@@ -133,7 +142,7 @@ def build_data(config: Mapping[str, Any]) -> Parts:
     return Parts(**{part: Cached(p, short_side=resize, middle=middles.get(part)) for part, p in parts.items()})
 
 
-def _stored_parts(kind: str, options: Mapping[str, Any], what: str) -> dict[str, PictureSet]:
+def _stored_parts(build: Callable[..., PictureSet], options: Mapping[str, Any], what: str) -> dict[str, PictureSet]:
     """The three parts of a stored kind, each folder or file of annotations read once: COCO's is half a gigabyte."""
     from img2img.data.split import take
 
@@ -142,12 +151,12 @@ def _stored_parts(kind: str, options: Mapping[str, Any], what: str) -> dict[str,
     if fractions is not None and not (isinstance(fractions, list | tuple) and all(isinstance(f, int | float) for f in fractions)):
         raise InputError(f"{what} got fractions: {fractions!r}: expected a list of numbers that sum to 1; correct it")
     if "parts" not in options:
-        whole = call_with(_whole(kind), common, what=what)
+        whole = call_with(build, common, what=what)
         shares = (0.8, 0.1, 0.1) if fractions is None else fractions
         return {part: take(whole, part, fractions=shares) for part in PARTS}  # type: ignore[arg-type]
     given = options["parts"]
     if set(given) == set(PARTS) and fractions is None:
-        return {part: call_with(_whole(kind), common | dict(given[part]), what=what) for part in PARTS}
+        return {part: call_with(build, common | dict(given[part]), what=what) for part in PARTS}
     if set(given) != {"train", "test"} or fractions is None:
         raise InputError(
             f"{what}: parts must be {', '.join(PARTS)}, or train and test with `fractions` that cut val from train, got "
@@ -158,7 +167,7 @@ def _stored_parts(kind: str, options: Mapping[str, Any], what: str) -> dict[str,
             f"{what}: got the fractions {list(fractions)}: expected two, of train and val, since test has a set of its own; "
             "give for instance [0.9, 0.1]"
         )
-    train, test = (call_with(_whole(kind), common | dict(given[part]), what=what) for part in ("train", "test"))
+    train, test = (call_with(build, common | dict(given[part]), what=what) for part in ("train", "test"))
     return {part: take(train, part, fractions=(*fractions, 0)) for part in ("train", "val")} | {"test": test}
 
 

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from img2img.errors import InputError
 from img2img.masks.layers import Layer
+from img2img.plugins import Registry
 
 if TYPE_CHECKING:
     from img2img.masks.basis import Basis
 
-METHODS: dict[str, type["MaskMethod"]] = {}
+METHODS: Registry[type["MaskMethod"]] = Registry("mask method")
 """The mask methods by the name that configs and task files use; a subclass of `MaskMethod` enters itself."""
 
 
@@ -98,7 +99,8 @@ class MaskMethod(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        METHODS[cls.name] = cls
+        if hasattr(cls, "name"):  # not of a base for several; one that is inherited is another's, and refused
+            METHODS.add(cls.name, cls)
 
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values."""
@@ -146,11 +148,9 @@ def build_method(name: str, options: Mapping[str, Any]) -> MaskMethod:
     Raises:
         InputError: the name or an option is unknown, or an option's value is not allowed.
     """
-    if not isinstance(name, str) or name not in METHODS:
-        raise InputError(f"mask method {name!r} is unknown; known: {sorted(METHODS)}")
     from img2img.options import call_with
 
-    method: MaskMethod = call_with(METHODS[name], options, what=f"mask method {name!r}")
+    method: MaskMethod = call_with(METHODS.find(name), options, what=f"mask method {name!r}")
     return method
 
 

@@ -1,7 +1,9 @@
 """What a task is: what it feeds the network, its loss, its metrics, its trivial baseline, and how a result is shown."""
 
+import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -11,8 +13,13 @@ from torch import Tensor
 
 from img2img.data.base import Batch, PictureSet
 from img2img.errors import InputError
+from img2img.plugins import Registry
 
 T = TypeVar("T")
+
+_MODULES = (m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
+KINDS: Registry[type["Task"]] = Registry("task kind", {name: f"img2img.tasks.{name}" for name in _MODULES if name != "base"})
+"""The kinds of task: the modules of this package, each named as its kind, and the subclasses of `Task` that users define."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,10 @@ class Metrics(Protocol):
 
 
 class Task(ABC):
-    """One image task. A new kind of task is one new file in `img2img/tasks/`, named as its `kind`.
+    """One image task. A new kind of task is a subclass with a `kind`, known to configs and bundles once it is defined.
 
     Attributes:
-        kind: the kind's name, its module's name and the config's `kind`.
+        kind: the kind's name, the config's `kind`; of img2img's own also the name of its file in `img2img/tasks/`.
         metric: the figure that decides, a key of what `metrics()` computes; doing nothing cannot win it.
         higher_is_better: its direction.
         trivial_name: what the trivial baseline is called in reports.
@@ -61,6 +68,11 @@ class Task(ABC):
     whole_picture: ClassVar[bool] = False
     forms: ClassVar[tuple[str, ...]] = ("picture",)
     out_channels: int
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "kind"):  # not of a base for several; one that is inherited is another's, and refused
+            KINDS.add(cls.kind, cls)
 
     @abstractmethod
     def input(self, batch: Batch) -> Tensor:

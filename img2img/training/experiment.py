@@ -12,6 +12,7 @@ from img2img.errors import InputError
 from img2img.masks import METHODS, MaskMethod, Mixed, build_method
 from img2img.masks.table import check_name
 from img2img.options import call_with
+from img2img.plugins import import_modules
 from img2img.training.options import TrainOptions
 from img2img.training.source import Source
 
@@ -45,6 +46,8 @@ class Experiment:
     Attributes:
         name: what reports call it.
         out: the run folder.
+        imports: modules of the user's own, or .py files, that define kinds of task, data or backbone or mask methods: imported
+            when the experiment is read, see `plugins.import_modules`.
         backbone: a backbone's spec with `weights`, see `backbones.build_backbone`; `mode` is taken out of it. With the mode
             "bundle" only `weights`, a bundle's folder or a run's: the backbone and what of it is masked are that bundle's.
         method: `name` and options of the mask method of every task that does not train the backbone; or of a comparison method,
@@ -83,6 +86,7 @@ class Experiment:
     train: Mapping[str, Any]
     tasks: Mapping[str, Mapping[str, Any]]
     sequence: Sequence[str]
+    imports: Sequence[str] = ()
     norm: Literal["own", "statistics", "frozen"] = "own"
     bases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     first_train: Mapping[str, Any] = field(default_factory=dict)
@@ -254,6 +258,9 @@ class Experiment:
 
         Not on the number of processes: a run may go on with fewer or more of them, since the batches stay the same. The outcome
         is then the same up to rounding, or to which pictures are normalised together, as it is on another kind of machine.
+
+        `imports` is not in it, as no other code is: a task depends on the kinds and options that it names, wherever they are
+        defined. A module may move, or another one be added for a later task, and what was learned stays valid.
         """
         index = list(self.sequence).index(name)
         if backbone:
@@ -288,10 +295,13 @@ class Experiment:
 def read_experiment(config: Mapping[str, Any]) -> Experiment:
     """The experiment of a plain (resolved) config, its families of tasks written out, see `with_families`.
 
+    The modules that `imports` names are imported, so that every kind and method is known from here on.
+
     Raises:
-        InputError: an unknown key, or a value that cannot be used.
+        InputError: an unknown key, a value that cannot be used, or no such module.
     """
     experiment: Experiment = call_with(Experiment, with_families(config), what="the config")
+    import_modules(experiment.imports)
     for name in experiment.sequence:
         experiment.train_options(name)
     return experiment

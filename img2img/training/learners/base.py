@@ -15,15 +15,16 @@ from img2img.data.augment import Augment
 from img2img.data.loader import TrainBatches
 from img2img.data.shift import Shift
 from img2img.errors import InputError
-from img2img.masks import MaskedNetwork
+from img2img.masks import METHODS, MaskedNetwork
 from img2img.options import call_with
+from img2img.plugins import Registry
 from img2img.tasks import Task
 from img2img.training.evaluate import Evaluator, Network
 from img2img.training.experiment import Experiment
 from img2img.training.loop import Batches, Objective
 from img2img.training.options import TrainOptions
 
-LEARNERS: dict[str, type["Learner"]] = {}
+LEARNERS: Registry[type["Learner"]] = Registry("comparison method")
 """The comparison methods by the name that `method.name` of a config uses; a subclass of `Learner` with a name enters itself."""
 
 ExtraLoss = Callable[[Tensor, Tensor], Tensor | None]
@@ -132,7 +133,7 @@ class Learner(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.name:
-            LEARNERS[cls.name] = cls
+            LEARNERS.add(cls.name, cls)
 
     def begin(self, context: Context) -> None:
         """Start from the backbone, with no task learned."""
@@ -195,6 +196,8 @@ def build_learner(method: Mapping[str, Any]) -> Learner | None:
     name = options.pop("name", None)
     if name not in LEARNERS:
         return None
+    if name in METHODS:
+        raise InputError(f"{name!r} is a comparison method and a mask method here: expected one of them; give yours another name")
     learner: Learner = call_with(LEARNERS[name], options, what=f"method {name!r}")
     return learner
 
