@@ -17,10 +17,13 @@ from img2img.export.plain import load_plain
 from img2img.masks import MaskedNetwork
 from img2img.tasks import Task
 
-__all__ = ["FORMATS", "Agreement", "Exported", "export_bundle", "export_task", "load_plain", "load_tasks"]
+__all__ = ["FORMATS", "SHARED", "Agreement", "Exported", "export_bundle", "export_task", "load_plain", "load_tasks"]
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
-"""The formats, with the ending of their files."""
+"""The formats of a file that stands alone, with their endings."""
+
+SHARED = "onnx_shared"
+"""The format of `export_bundle` in which small ONNX files share one file with the backbone's weights."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,13 @@ def export_bundle(
 ) -> list[Exported]:
     """Write tasks of a bundle, all by default, into `folder` as `NAME.onnx` and so on; see `export_task`.
 
+    With the format `SHARED` the folder gets `backbone.bin` and ONNX files that are small, where masks are binary: keep them
+    together.
+
     Args:
         bundle: its folder, or that of the run.
         folder: where the files go; made if need be.
-        format: one of `FORMATS`.
+        format: one of `FORMATS`, or `SHARED`.
         tasks: their names; None for all.
         raw: see `export_task`.
         size: see `export_task`.
@@ -113,12 +119,19 @@ def export_bundle(
     Raises:
         InputError: as `export_task`, or the bundle cannot be read.
     """
-    ending = FORMATS[_format_of(Path(), format)]
+    ending = FORMATS["onnx" if format == SHARED else _format_of(Path(), format)]
     network, known = load_tasks(bundle)
     names = list(known) if tasks is None else list(tasks)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(f"no task {unknown[0]!r} in {bundle}: expected one of {', '.join(known)}; choose among them")
+    if format == SHARED:
+        from img2img.export.onnx_shared import write_shared
+
+        return [
+            Exported(path, SHARED, path.stat().st_size, found, described.values)
+            for path, found, described in write_shared(network, {name: known[name] for name in names}, Path(folder), raw, size)
+        ]
     return [
         export_task(network, name, known[name], Path(folder) / f"{name}{ending}", format=format, raw=raw, size=size)
         for name in names

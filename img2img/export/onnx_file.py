@@ -43,10 +43,16 @@ def write_onnx(path: Path, program: ExportedProgram, graph: TaskGraph, interface
     return found
 
 
-def onnx_model(program: ExportedProgram, interface: Interface) -> Any:
-    """The program as an `onnx.ModelProto` with named axes and the interface in its metadata."""
+def onnx_model(program: ExportedProgram, interface: Interface, *, optimize: bool = True) -> Any:
+    """The program as an `onnx.ModelProto` with named axes and the interface in its metadata.
+
+    Args:
+        program: what `trace` recorded.
+        interface: of the same task.
+        optimize: fold constants, normalisation into convolutions among them; without it the weights are the network's own.
+    """
     onnx, _ = packages()
-    exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+    exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, optimize=optimize)
     assert exported is not None
     model = exported.model_proto
     _rename(onnx, model, {model.graph.input[0].name: INPUT, model.graph.output[0].name: interface.output})

@@ -1,11 +1,10 @@
 """A task's graph as a `torch.export` program whose batch, height and width are free."""
 
-import math
-
 import torch
 import torch.fx.experimental._config as symbolic_config
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn import functional as F
 
 from img2img.errors import InputError
 from img2img.export.graph import INPUT, Interface, TaskGraph
@@ -43,32 +42,25 @@ def trace(graph: TaskGraph, interface: Interface) -> ExportedProgram:
     return program
 
 
-def _static_padding(module: nn.Module) -> None:
-    """Give convolutions with TensorFlow's SAME padding the padding that they compute for multiples of their stride, in place.
+class _StaticSame(nn.Conv2d):
+    """A convolution with TensorFlow's SAME padding, as it is for sizes that are multiples of the stride."""
 
-    Computed from a size that is not known, it costs the tracer minutes. Every layer of a network sees multiples of its own
-    stride when the picture's size is a multiple of the network's.
+    def forward(self, x: Tensor) -> Tensor:
+        shapes = zip(self.kernel_size, self.stride, self.dilation, strict=True)
+        needed = [max(dilation * (kernel - 1) + 1 - stride, 0) for kernel, stride, dilation in shapes]
+        sides = [n for total in reversed(needed) for n in (total // 2, total - total // 2)]
+        return F.conv2d(F.pad(x, sides), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def _static_padding(network: nn.Module) -> None:
+    """Let convolutions with SAME padding take it as it is for multiples of their stride, in place.
+
+    Computed from a size that is not known, it costs the tracer minutes. Every layer sees multiples of its own stride when the
+    picture's size is a multiple of the network's.
     """
-    for name, child in list(module.named_children()):
-        if type(child).__name__ != "Conv2dSame" or not isinstance(child, nn.Conv2d):
-            _static_padding(child)
-            continue
-        conv = nn.Conv2d(
-            child.in_channels,
-            child.out_channels,
-            child.kernel_size,  # type: ignore[arg-type]
-            child.stride,  # type: ignore[arg-type]
-            0,
-            child.dilation,  # type: ignore[arg-type]
-            child.groups,
-            child.bias is not None,
-        )
-        conv.weight, conv.bias = child.weight, child.bias
-        needed = [
-            max(d * (k - 1) + 1 - s, 0) for k, s, d in zip(child.kernel_size, child.stride, child.dilation, strict=True)
-        ]
-        sides = [n for total in reversed(needed) for n in (total // 2, math.ceil(total / 2))]
-        setattr(module, name, nn.Sequential(nn.ZeroPad2d(tuple(sides)), conv))  # type: ignore[arg-type]
+    for module in network.modules():
+        if type(module).__name__ == "Conv2dSame" and isinstance(module, nn.Conv2d):  # timm's, which need not be installed
+            module.__class__ = _StaticSame
 
 
 def _forget_places(program: ExportedProgram) -> None:
