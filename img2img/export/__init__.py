@@ -1,7 +1,7 @@
 """One task of a network as a file of its own, for runtimes that know nothing of masks.
 
-    export_task(network, "colour", task, "colour.onnx")
-    export_bundle("runs/demo", "exported", format="onnx")
+export_task(network, "colour", task, "colour.onnx")
+export_bundle("runs/demo", "exported", format="onnx")
 """
 
 import os
@@ -158,7 +158,7 @@ def _format_of(path: Path, format: str | None) -> str:
     found = by_ending.get(path.suffix) if format is None else format
     if found not in FORMATS:
         raise InputError(
-            f"export got the format {format!r} for {path.name or 'a folder'}: expected one of {', '.join(FORMATS)}; give format=, "
-            "or a file name with one of the endings " + ", ".join(by_ending)
+            f"export got the format {format!r} for {path.name or 'a folder'}: expected one of {', '.join(FORMATS)}; give "
+            "format=, or a file name with one of the endings " + ", ".join(by_ending)
         )
     return found

@@ -68,7 +68,6 @@ class Interface:
         low, step = self.min_size, self.stride
         return [(1, low, low), (2, low + step, low + 2 * step), (3, low + 3 * step, low)]
 
-
     def at_least(self, min_size: int) -> "Interface":
         """The same with another smallest height and width."""
         values = self.values | {"min_size": min_size, "input": _input_text(self.stride, min_size, self.size)}

@@ -15,9 +15,7 @@ EXTRA = "img2img.json"
 """The file inside the archive that says what the program takes and gives."""
 
 
-def write_pt2(
-    path: Path, program: ExportedProgram, graph: TaskGraph, interface: Interface
-) -> tuple[Agreement, Interface]:
+def write_pt2(path: Path, program: ExportedProgram, graph: TaskGraph, interface: Interface) -> tuple[Agreement, Interface]:
     """Write the program, read it again and compare it with `graph`; also returns the interface with its own `min_size`.
 
     Raises:

@@ -28,7 +28,7 @@ def trace(graph: TaskGraph, interface: Interface) -> ExportedProgram:
     # Without the assumption that no size is 1, which would rule out the smallest pictures; einsum cannot do without it.
     for oblivious in (True, False):
         try:
-            with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=oblivious):
+            with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=oblivious):  # type: ignore[attr-defined]
                 program = torch.export.export(graph, (example,), dynamic_shapes={INPUT: shapes})
             break
         except Exception as error:  # of many kinds
