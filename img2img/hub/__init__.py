@@ -45,7 +45,7 @@ def save_pretrained(
 
     Args:
         source: a bundle, or a run's folder, whose `results.json` and `config/` then enter the card; or a network whose
-            tasks have the options of `tasks.build_task` in `state(name).info["task"]`, as loaded ones have.
+            tasks have the options of `tasks.build_task` in `state(name).info["task"]`, as loaded ones have; writing freezes them.
         folder: new, empty, or such a folder, which is replaced.
         results: a run's `results.json` or its contents, for the card; None takes that of the run's folder, if there is one.
         license: of the weights, as the Hub names licences ("apache-2.0"); None leaves it out.

@@ -172,7 +172,7 @@ def _limits(rows: list[dict[str, Any]], license: str | None) -> list[str]:
     return [
         "## Limits\n",
         "- The figures hold for pictures like the test pictures; nothing was measured on others.",
-        "- The network does not find out by itself which task a picture is meant for.",
+        "- The caller chooses the task; a picture of another kind gets a result all the same.",
         *([f"- No figures are stored for: {', '.join(missing)}."] if missing else []),
         *([] if license else ["- No licence was stated when this card was written; ask the author."]),
         "- Pre-trained weights and pictures keep the terms of their owners.",

@@ -22,7 +22,7 @@ KINDS = ("segmentation", "style", "edges", "denoising")
 # Most networks are too slow to trace for every kind and method: each stands for what is special about it.
 NETWORKS = {
     "transposed": ({"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}, "edges", "ksm"),
-    "instance": ({"kind": "image_transformer", "width": 4, "blocks": 1, "norm": "instance"}, "colourisation", "piggyback"),
+    "instance": ({"kind": "image_transformer", "width": 4, "blocks": 0, "norm": "instance"}, "colourisation", "piggyback"),
     "depthwise": (
         {"kind": "smp", "arch": "unet", "encoder": "tu-tf_efficientnet_lite0", "depth": 2, "decoder_channels": [16, 8]},
         "segmentation",
