@@ -16,7 +16,7 @@ from img2img.errors import InputError
 from img2img.masks import MaskedNetwork
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "MaskedNetwork", "load"]
+__all__ = ["InputError", "MaskedNetwork", "from_pretrained", "load"]
 
 
 def load(folder: str, **options: Any) -> Any:
@@ -24,3 +24,10 @@ def load(folder: str, **options: Any) -> Any:
     from img2img.inference import load as load_bundle
 
     return load_bundle(folder, **options)
+
+
+def from_pretrained(name_or_folder: str, **options: Any) -> Any:
+    """Open a shared bundle, from a folder or from the Hub: see `img2img.hub.from_pretrained`."""
+    from img2img.hub import from_pretrained as open_shared
+
+    return open_shared(name_or_folder, **options)

@@ -1,0 +1,164 @@
+"""One task of a network as a file of its own, for runtimes that know nothing of masks.
+
+export_task(network, "colour", task, "colour.onnx")
+export_bundle("runs/demo", "exported", format="onnx")
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from img2img.errors import InputError
+from img2img.export.check import Agreement
+from img2img.export.graph import interface, task_graph
+from img2img.export.plain import load_plain
+from img2img.masks import MaskedNetwork
+from img2img.tasks import Task
+
+__all__ = ["FORMATS", "SHARED", "Agreement", "Exported", "export_bundle", "export_task", "load_plain", "load_tasks"]
+
+FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
+"""The formats of a file that stands alone, with their endings."""
+
+SHARED = "onnx_shared"
+"""The format of `export_bundle` in which small ONNX files share one file with the backbone's weights."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and checked.
+
+    Attributes:
+        path: the file.
+        format: one of `FORMATS`.
+        bytes: its size.
+        agreement: how near it is to the network.
+        values: what the file says of itself: task, kind, input, output, stride, and so on; see docs/export.md.
+    """
+
+    path: Path
+    format: str
+    bytes: int
+    agreement: Agreement
+    values: dict[str, Any]
+
+
+def export_task(
+    network: MaskedNetwork,
+    name: str,
+    task: Task,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    raw: bool = False,
+    size: tuple[int, int] | None = None,
+) -> Exported:
+    """Write one task as a file that runs without img2img, and check it against the network.
+
+    Args:
+        network: holds the task, on one of `img2img.backbones`.
+        name: of the task.
+        task: what makes the network's input of a picture and a result of its output.
+        path: the file; it appears when it has passed the check, and not otherwise.
+        format: one of `FORMATS`; None goes by the path's ending.
+        raw: give the head's raw output in place of the task's result.
+        size: (height, width) of the only pictures that the file shall take, for runtimes that want one size; None for all
+            sizes that the backbone takes.
+
+    Raises:
+        InputError: an unknown task, format or size; a missing package; a network that the format cannot hold; a file that
+            does not compute what the network does.
+    """
+    path = Path(path)
+    format = _format_of(path, format)
+    graph = task_graph(network, name, task, raw=raw)
+    described = interface(network, name, task, graph, size=size)
+    if format == "safetensors":
+        from img2img.export.plain import write_plain
+
+        found = write_plain(path, graph, described)
+    else:
+        from img2img.export.onnx_file import packages, write_onnx
+        from img2img.export.pt2 import write_pt2
+        from img2img.export.trace import trace
+
+        if format == "onnx":
+            packages()  # before the minute's work of tracing
+        program = trace(task_graph(network, name, task, raw=raw), described)
+        if format == "onnx":
+            found = write_onnx(path, program, graph, described)
+        else:
+            found, described = write_pt2(path, program, graph, described)
+    return Exported(path, format, path.stat().st_size, found, described.values)
+
+
+def export_bundle(
+    bundle: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    format: str,
+    tasks: Sequence[str] | None = None,
+    raw: bool = False,
+    size: tuple[int, int] | None = None,
+) -> list[Exported]:
+    """Write tasks of a bundle, all by default, into `folder` as `NAME.onnx` and so on; see `export_task`.
+
+    With the format `SHARED` the folder gets `backbone.bin` and ONNX files that are small, where masks are binary: keep them
+    together.
+
+    Args:
+        bundle: its folder, or that of the run.
+        folder: where the files go; made if need be.
+        format: one of `FORMATS`, or `SHARED`.
+        tasks: their names; None for all.
+        raw: see `export_task`.
+        size: see `export_task`.
+
+    Raises:
+        InputError: as `export_task`, or the bundle cannot be read.
+    """
+    ending = FORMATS["onnx" if format == SHARED else _format_of(Path(), format)]
+    network, known = load_tasks(bundle)
+    names = list(known) if tasks is None else list(tasks)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"no task {unknown[0]!r} in {bundle}: expected one of {', '.join(known)}; choose among them")
+    if format == SHARED:
+        from img2img.export.onnx_shared import write_shared
+
+        return [
+            Exported(path, SHARED, path.stat().st_size, found, described.values)
+            for path, found, described in write_shared(network, {name: known[name] for name in names}, Path(folder), raw, size)
+        ]
+    return [
+        export_task(network, name, known[name], Path(folder) / f"{name}{ending}", format=format, raw=raw, size=size)
+        for name in names
+    ]
+
+
+def load_tasks(bundle: str | os.PathLike[str]) -> tuple[MaskedNetwork, dict[str, Task]]:
+    """The network of a bundle, or of a run's `bundle` folder, and its tasks by name.
+
+    Raises:
+        InputError: the bundle cannot be read.
+    """
+    from img2img.bundle import load_bundle
+    from img2img.tasks import build_task
+
+    folder = Path(bundle)
+    inner = folder / "bundle"
+    network, _ = load_bundle(inner if (inner / "bundle.json").is_file() else folder)
+    return network, {name: build_task(network.state(name).info.get("task", {})) for name in network.tasks()}
+
+
+def _format_of(path: Path, format: str | None) -> str:
+    by_ending = {ending: name for name, ending in FORMATS.items()}
+    found = by_ending.get(path.suffix) if format is None else format
+    if found not in FORMATS:
+        raise InputError(
+            f"export got the format {format!r} for {path.name or 'a folder'}: expected one of {', '.join(FORMATS)}; give "
+            "format=, or a file name with one of the endings " + ", ".join(by_ending)
+        )
+    return found

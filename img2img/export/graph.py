@@ -1,0 +1,170 @@
+"""One task as one module: a picture in, the task's result out, in torch operations alone."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import img2img
+from img2img.backbones import Backbone
+from img2img.errors import InputError
+from img2img.masks import MaskedNetwork
+from img2img.tasks import Task
+
+INPUT = "image"
+"""The name of the input of every exported graph."""
+
+
+class TaskGraph(nn.Module):
+    """What is exported: the task's own input, the merged network, and the task's result.
+
+    Args:
+        network: a merged network, on the CPU.
+        task: its task.
+        raw: give the head's raw output in place of the result.
+    """
+
+    def __init__(self, network: nn.Module, task: Task, *, raw: bool) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+        self.task = task
+        self.raw = raw
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) float in [0, 1] to the form that `Interface.output` tells."""
+        input = self.task.serving_input(image)
+        raw: Tensor = self.network(input)
+        if self.raw:
+            return raw
+        prediction = self.task.prediction(raw, input)
+        if not self.task.has_classes:
+            return self.task.picture(prediction, input)
+        return prediction if raw.ndim == 4 else prediction.softmax(1)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a user of an exported file has to know; plain values, which every format carries.
+
+    Attributes:
+        output: the output's name: "labels", "probabilities", "picture" or "raw".
+        stride: height and width are multiples of it.
+        min_size: height and width are at least this.
+        size: (height, width) of a graph of one size, else None.
+        values: all of it as JSON values.
+    """
+
+    output: str
+    stride: int
+    min_size: int
+    size: tuple[int, int] | None
+    values: dict[str, Any]
+
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """(N, H, W) of the batches that a file is checked on: the smallest size, wide and high ones, and 1 to 3 pictures."""
+        if self.size is not None:
+            return [(n, *self.size) for n in (1, 2, 3)]
+        low, step = self.min_size, self.stride
+        return [(1, low, low), (2, low + step, low + 2 * step), (3, low + 3 * step, low)]
+
+    def at_least(self, min_size: int) -> "Interface":
+        """The same with another smallest height and width."""
+        values = self.values | {"min_size": min_size, "input": _input_text(self.stride, min_size, self.size)}
+        return replace(self, min_size=min_size, values=values)
+
+
+def _input_text(stride: int, min_size: int, size: tuple[int, int] | None) -> str:
+    multiples = f"multiples of {stride}, " if stride > 1 else ""
+    where = f"of {size[0]} x {size[1]} pixels (height x width)" if size else f"height and width {multiples}at least {min_size}"
+    return f"{INPUT}: (N, 3, H, W) float32 RGB in [0, 1], {where}"
+
+
+_OUTPUTS = {
+    "labels": "(N, H, W) int64 class indices",
+    "probabilities": "(N, classes) float, the probability of each class",
+    "picture": "(N, 3, H, W) float RGB in [0, 1]",
+    "raw": "float, the raw output of the task's head, as the network computes it",
+}
+
+
+def backbone_of(network: MaskedNetwork) -> Backbone:
+    """The plain backbone inside `network`.
+
+    Raises:
+        InputError: it is a network of the user's own class, which no file can describe.
+    """
+    if not isinstance(network.backbone, Backbone):
+        raise InputError(
+            f"the network's backbone is a {type(network.backbone).__name__}: expected one of img2img.backbones, which knows its "
+            "stride and how to build it again; export your own with network.merge(task) and torch.export"
+        )
+    return network.backbone
+
+
+def task_graph(network: MaskedNetwork, name: str, task: Task, *, raw: bool) -> TaskGraph:
+    """The task merged into an ordinary module on the CPU, from picture to result."""
+    backbone_of(network)
+    return TaskGraph(network.merge(name).cpu(), task, raw=raw)
+
+
+def interface(
+    network: MaskedNetwork, name: str, task: Task, graph: TaskGraph, *, size: tuple[int, int] | None = None
+) -> Interface:
+    """Describe `graph`.
+
+    Args:
+        network: holds the task.
+        name: the task's name.
+        task: the task.
+        graph: of that task.
+        size: (height, width) of the only size that the graph shall take, None for all that the backbone takes.
+
+    Raises:
+        InputError: the backbone does not take pictures of `size`.
+    """
+    backbone = backbone_of(network)
+    stride, low = backbone.stride, -(-backbone.min_size // backbone.stride) * backbone.stride
+    if size is not None:
+        backbone.check(torch.zeros(1, 3, *size))
+    elif not _takes(graph, low, low + stride):
+        size = (low, low)
+    output = "raw" if graph.raw else _output_of(task, graph, size or (low, low))
+    state = network.state(name)
+    values: dict[str, Any] = {
+        "made_by": f"img2img {img2img.__version__}",
+        "task": name,
+        "kind": task.kind,
+        "options": task.options(),
+        "method": state.method.name,
+        "input": _input_text(stride, low, size),
+        "output": f"{output}: {_OUTPUTS[output]}",
+        "stride": stride,
+        "min_size": low,
+        "size": None if size is None else list(size),
+        "backbone": backbone.spec,
+        "out_channels": task.out_channels,
+        "backbone_sha256": network.backbone_sha256,
+    }
+    if task.has_classes:
+        values["classes"] = list(task.options()["classes"])
+    if "figures" in state.info:
+        values["figures"] = state.info["figures"]
+    return Interface(output, stride, low, size, values)
+
+
+@torch.no_grad()
+def _takes(graph: TaskGraph, height: int, width: int) -> bool:
+    """Whether the network runs on pictures of that size; some have an input a pixel, or windows of one size."""
+    try:
+        graph.network(torch.zeros(1, 3, height, width))
+    except (InputError, RuntimeError, AssertionError, ValueError):
+        return False
+    return True
+
+
+@torch.no_grad()
+def _output_of(task: Task, graph: TaskGraph, size: tuple[int, int]) -> str:
+    if not task.has_classes:
+        return "picture"
+    return "labels" if graph(torch.zeros(1, 3, *size)).ndim == 3 else "probabilities"

@@ -1,0 +1,216 @@
+"""The model card of a bundle: what its files, and those of its run, say; no number that is not in them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from img2img.bundle import read_bundle
+from img2img.errors import InputError
+from img2img.masks.storage import read_header
+from img2img.tasks import task_class
+
+_PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
+"""The Hub's name for what a kind of task does; of the others it is "image-to-image"."""
+
+
+_METRICS = {"mIoU": "mean_iou", "MSE": "mse", "top-1": "accuracy"}
+"""The Hub's names of metrics that it knows."""
+
+
+def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, run: Path | None, license: str | None) -> Any:
+    """The card, a `huggingface_hub.ModelCard`.
+
+    Args:
+        folder: a bundle.
+        name: what the example loads.
+        results: the contents of the run's `results.json`, or None.
+        run: the run's folder, for the data of its tasks; None for none.
+        license: of the weights, or None.
+
+    Raises:
+        InputError: the results are of another backbone, or a file cannot be read.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    description = read_bundle(folder)
+    if results is not None and results.get("backbone", {}).get("sha256") != description["sha256"]:
+        raise InputError("the results are those of another backbone than the bundle's: give those of the same run, or none")
+    headers = {task: read_header(folder / "tasks" / f"{task}.safetensors") for task in description["tasks"]}
+    rows = [_row(folder, task, header, results) for task, header in headers.items()]
+    config = _config(run)
+    pipelines = {row["pipeline"] for row in rows}
+    kinds = dict.fromkeys(row["kind"] for row in rows)
+    evaluations = _evaluations(rows, config)
+    data = ModelCardData(
+        license=license,
+        library_name="img2img",
+        pipeline_tag=pipelines.pop() if len(pipelines) == 1 else "image-to-image",
+        tags=["img2img", "continual-learning", "masks", *kinds],
+        metrics=list(dict.fromkeys(e.metric_type for e in evaluations)) or None,
+        model_name=name.split("/")[-1],
+        eval_results=evaluations or None,
+    )
+    text = "\n".join(
+        (
+            f"# {name.split('/')[-1]}\n",
+            *_what(folder, description, rows, config),
+            *_figures(rows, results),
+            *_use(name, rows),
+            *_data(rows, config),
+            *_limits(rows, license),
+        )
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+
+
+def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is known of one task."""
+    kind = header["info"].get("task", {}).get("kind")
+    cls = task_class(kind)
+    entries: dict[str, Any] = {entry.get("name"): entry for entry in (results or {}).get("tasks", ())}
+    entry = entries.get(task, {})
+    return {
+        "task": task,
+        "kind": kind,
+        "pipeline": _PIPELINES.get(kind, "image-to-image"),
+        "method": _method(header["method"]),
+        "metric": cls.metric,
+        "arrow": "↑" if cls.higher_is_better else "↓",
+        "value": header["info"].get("figures", {}).get(cls.metric),
+        "trivial": entry.get("trivial"),
+        "trivial_name": cls.trivial_name,
+        "test_images": entry.get("test_images"),
+        "bytes": (folder / "tasks" / f"{task}.safetensors").stat().st_size,
+        "classes": header["info"].get("task", {}).get("classes"),
+    }
+
+
+def _network_name(spec: Mapping[str, Any]) -> str:
+    """A short name such as "unet tu-tf_efficientnet_lite0"."""
+    return " ".join(str(spec[key]) for key in ("arch", "encoder", "name") if spec.get(key)) or str(spec.get("kind"))
+
+
+def _method(method: Mapping[str, Any]) -> str:
+    inner = method["options"].get("method")
+    return f"{inner['name']}, some weights trained" if method["name"] == "mixed" and inner else str(method["name"])
+
+
+def _evaluations(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[Any]:
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type=row["pipeline"],
+            task_name=row["task"],
+            dataset_type=str(_data_of(config, row["task"]).get("kind", "unknown")),
+            dataset_name=_data_text(config, row["task"]) or f"test pictures of the task {row['task']}",
+            dataset_config=row["task"],  # without it the Hub's format merges tasks on one kind of data
+            dataset_split="test",
+            metric_type=_METRICS.get(row["metric"], row["metric"]),
+            metric_name=f"{row['metric']} {row['arrow']}",
+            metric_value=row["value"],
+        )
+        for row in rows
+        if row["value"] is not None
+    ]
+
+
+def _what(folder: Path, description: Mapping[str, Any], rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
+    size = (folder / "backbone.safetensors").stat().st_size
+    weights = config.get("backbone", {}).get("weights")
+    origin = f" It started from the weights `{weights}`." if _is_plain(weights) and weights else ""
+    return [
+        f"One frozen network, {len(rows)} image task{'s' * (len(rows) != 1)}, made with "
+        "img2img: each task has a mask over the network's weights, normalisation state and a head of its own, in a file of its "
+        "own. The caller names the task.\n",
+        f"The network is `{_network_name(description['spec'])}`, {size:,} bytes.{origin} SHA-256 of its values: "
+        f"`{description['sha256']}`.\n",
+    ]
+
+
+def _figures(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> list[str]:
+    lines = [
+        "| task | kind | method | metric | value | doing nothing | test pictures | file, bytes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        trivial = "—" if row["trivial"] is None else f"{_number(row['trivial'])} ({row['trivial_name']})"
+        value, tested = _number(row["value"]), row["test_images"] or "—"
+        lines.append(
+            f"| {row['task']} | {row['kind']} | {row['method']} | {row['metric']} {row['arrow']} | {value} | {trivial} | "
+            f"{tested} | {row['bytes']:,} |"
+        )
+    lines.append("\nValues are those of the test pictures, as the training run measured them and stored them in the files.\n")
+    change = (results or {}).get("forgetting", {}).get("max_abs_output_change")
+    if change is not None:
+        lines.append(f"Largest change of any earlier task's output while later ones were learned: {change:g}.\n")
+    return lines
+
+
+def _use(name: str, rows: list[dict[str, Any]]) -> list[str]:
+    task = rows[0]["task"] if rows else "TASK"
+    return [
+        "## Use\n",
+        "```python",
+        "import img2img\n",
+        f'model = img2img.from_pretrained("{name}")   # a folder, or a repository on the Hub',
+        "print(model.tasks())",
+        f'model.run("{task}", "photo.jpg").save("result.png")',
+        "```\n",
+    ]
+
+
+def _data(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
+    told = [f"- {row['task']}: {text}" for row in rows if (text := _data_text(config, row["task"]))]
+    classes = [f"- {row['task']}: {', '.join(row['classes'])}" for row in rows if row["classes"]]
+    lines = ["## Data\n", *(told or ["The files do not say which pictures the tasks learned from."]), ""]
+    return [*lines, "Classes, by index:\n", *classes, ""] if classes else lines
+
+
+def _limits(rows: list[dict[str, Any]], license: str | None) -> list[str]:
+    missing = [row["task"] for row in rows if row["value"] is None]
+    return [
+        "## Limits\n",
+        "- The figures hold for pictures like the test pictures; nothing was measured on others.",
+        "- The caller chooses the task; a picture of another kind gets a result all the same.",
+        *([f"- No figures are stored for: {', '.join(missing)}."] if missing else []),
+        *([] if license else ["- No licence was stated when this card was written; ask the author."]),
+        "- Pre-trained weights and pictures keep the terms of their owners.",
+    ]
+
+
+# ---------------------------------------------------------------------- the run's config
+
+
+def _config(run: Path | None) -> dict[str, Any]:
+    path = None if run is None else run / "config" / "config.yaml"
+    if path is None or not path.is_file():
+        return {}
+    import yaml  # a requirement of huggingface_hub
+
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML ({str(error).splitlines()[0]}): restore it, or share the bundle alone") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _data_of(config: Mapping[str, Any], task: str) -> dict[str, Any]:
+    data = ((config.get("tasks") or {}).get(task) or {}).get("data")
+    return data if isinstance(data, dict) else {}
+
+
+def _data_text(config: Mapping[str, Any], task: str) -> str:
+    """A task's data in one line, without paths, which are nobody else's business."""
+    values = {key: value for key, value in _data_of(config, task).items() if key != "kind" and _is_plain(value)}
+    kind = _data_of(config, task).get("kind")
+    details = ", ".join(f"{key} {value}" for key, value in values.items())
+    return "" if kind is None else str(kind) + (f" ({details})" if details else "")
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | str) and not any(c in str(value) for c in "/\\~\n|")
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None else f"{value:.4g}"

@@ -1,0 +1,96 @@
+"""What cannot be exported says so, and leaves no file."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from img2img import InputError, MaskedNetwork, masks
+from img2img.export import export_task
+from img2img.export.check import check_agreement
+from img2img.export.graph import TaskGraph, task_graph
+from img2img.tasks import build_task
+
+
+def graph_of(make: Callable[..., Any], kind: str) -> TaskGraph:
+    network, task = make(kind=kind)
+    return task_graph(network, "it", task, raw=False)
+
+
+def test_a_file_that_computes_something_else_is_refused(make: Callable[..., Any]) -> None:
+    graph = graph_of(make, "colourisation")
+    shapes = [(2, 8, 12)]
+    assert check_agreement(graph, graph, shapes, what="it").difference == 0
+    with pytest.raises(InputError, match=r"it\.onnx differs from the network by 0\.001"):
+        check_agreement(lambda x: graph(x) + 1e-3, graph, shapes, what="it.onnx")
+    with pytest.raises(InputError, match="differs"):
+        check_agreement(lambda x: graph(x) * float("nan"), graph, shapes, what="it")
+    with pytest.raises(InputError, match="expected"):
+        check_agreement(lambda x: graph(x)[..., :4], graph, shapes, what="it")
+    with pytest.raises(InputError, match="does not run on 2 pictures of 8 x 12"):
+        check_agreement(lambda x: graph(x[:, :2]), graph, shapes, what="it")
+
+
+def test_labels_may_differ_where_two_classes_are_level_and_nowhere_else(make: Callable[..., Any]) -> None:
+    graph = graph_of(make, "segmentation")
+    with torch.no_grad():
+        graph.network.head.weight[:] = graph.network.head.weight[0]
+        graph.network.head.bias[:] = torch.tensor([1.0, 1.0, -1.0])
+    level = check_agreement(lambda x: graph(x) ^ 1, graph, [(1, 8, 8)], what="it")
+    assert (level.difference, level.labels) == (0, 1)
+    with pytest.raises(InputError, match="differs"):
+        check_agreement(lambda x: torch.full_like(graph(x), 2), graph, [(1, 8, 8)], what="it")
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_a_missing_package_is_named_with_its_command(
+    package: str, make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, task = make()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"'{package}'.*pip install 'img2img\[export\]'"):
+        export_task(network, "it", task, tmp_path / "it.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_fails_its_check_is_not_kept(
+    make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("img2img.export.check.TOLERANCE", -1.0)
+    network, task = make(kind="style")
+    (tmp_path / "it.pt2").write_bytes(b"an earlier one")
+    for ending in ("safetensors", "pt2"):
+        with pytest.raises(InputError, match="not kept"):
+            export_task(network, "it", task, tmp_path / f"it.{ending}")
+    assert [p.name for p in tmp_path.iterdir()] == ["it.pt2"]
+    assert (tmp_path / "it.pt2").read_bytes() == b"an earlier one"
+
+
+def test_what_is_asked_for_must_make_sense(make: Callable[..., Any], tmp_path: Path) -> None:
+    network, task = make()
+    with pytest.raises(InputError, match=r"format None for it\.tflite: expected one of onnx, pt2, safetensors"):
+        export_task(network, "it", task, tmp_path / "it.tflite")
+    with pytest.raises(InputError, match="'coreml'"):
+        export_task(network, "it", task, tmp_path / "it.onnx", format="coreml")
+    with pytest.raises(InputError, match="no task"):
+        export_task(network, "other", task, tmp_path / "it.onnx")
+    with pytest.raises(InputError, match="pad or resize them to 16 x 12"):
+        export_task(network, "it", task, tmp_path / "it.onnx", size=(13, 12))
+
+
+def test_a_network_of_the_users_own_class_is_sent_to_merge(tmp_path: Path) -> None:
+    network = MaskedNetwork(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 3, 1)), head="1")
+    network.add_task("it", masks.Piggyback(), head=nn.Conv2d(4, 3, 1))
+    with pytest.raises(InputError, match=r"Sequential.*network\.merge"):
+        export_task(network, "it", build_task({"kind": "style"}), tmp_path / "it.pt2")
+
+
+def test_a_task_that_no_graph_can_hold_says_so(make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, task = make(kind="style")
+    monkeypatch.setattr(task, "prediction", lambda raw, input: raw * float(raw.sum()), raising=True)
+    with pytest.raises(InputError, match=r"'it' does not become a graph"):
+        export_task(network, "it", task, tmp_path / "it.pt2")

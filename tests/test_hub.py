@@ -1,0 +1,308 @@
+"""Sharing: a folder in the hub's form, its card, and the Hub, which is a fake here: nothing may reach a network."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+import img2img
+from img2img import InputError, MaskedNetwork, hub, masks
+from img2img.backbones import build_backbone
+from img2img.bundle import add_task_to_bundle, load_bundle, save_backbone
+from img2img.tasks import build_task
+
+TASKS = {
+    "disks": {"kind": "segmentation", "classes": ["ground", "disk"]},
+    "sky": {"kind": "segmentation", "classes": ["ground", "sky"]},
+    "colour": {"kind": "colourisation"},
+}
+FIGURES = {"disks": {"mIoU": 0.75}, "sky": {"mIoU": 0.5}, "colour": {"ab error": 123.456}}
+PICTURE = np.random.default_rng(0).integers(0, 256, (21, 30, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a test wanted the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder: bundle, results, config."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    backbone = build_backbone({"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3, "out_channels": 2})
+    network = MaskedNetwork(backbone, head="head")
+    save_backbone(folder / "bundle", network, backbone.spec)
+    entries = []
+    for name, options in TASKS.items():
+        task = build_task(options)
+        network.add_task(name, masks.Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
+        add_task_to_bundle(folder / "bundle", network, name, options=task.options(), info={"figures": FIGURES[name]})
+        entries.append({"name": name, "trivial": 0.25, "test_images": 7, "value": FIGURES[name][task.metric]})
+    (folder / "config").mkdir()
+    (folder / "config" / "config.yaml").write_text(
+        "backbone: {weights: /home/someone/weights.pt}\n"
+        "tasks:\n"
+        "  disks: {data: {kind: scenes, size: 64}}\n"
+        "  sky: {data: {kind: scenes, size: 64}}\n"
+        "  colour: {data: {kind: image_folder, root: /home/someone/photos, resize: 96}}\n"
+    )
+    results = {"backbone": {"sha256": network.backbone_sha256}, "tasks": entries, "forgetting": {"max_abs_output_change": 0.0}}
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def same_outputs(one: Any, other: Any) -> bool:
+    assert one.tasks() == other.tasks()
+    return all(torch.equal(one.predict(task, PICTURE), other.predict(task, PICTURE)) for task in TASKS)
+
+
+# ---------------------------------------------------------------------- folders
+
+
+def test_a_folder_gives_the_same_outputs_bit_for_bit(run: Path, tmp_path: Path) -> None:
+    folder = img2img.hub.save_pretrained(run, tmp_path / "shared")
+    assert same_outputs(img2img.load(run), img2img.from_pretrained(folder))
+    assert same_outputs(img2img.load(run), img2img.from_pretrained(str(folder), device="cpu"))
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md",
+        "backbone.safetensors",
+        "bundle.json",
+        "config.json",
+        "tasks",
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["shared"]  # nothing temporary is left
+
+
+def test_a_network_is_shared_as_well_as_a_bundle(run: Path, tmp_path: Path) -> None:
+    network, _ = load_bundle(run / "bundle")
+    network.delete_task("sky")
+    model = img2img.from_pretrained(hub.save_pretrained(network, tmp_path / "shared"))
+    assert list(model.tasks()) == ["disks", "colour"]
+    assert torch.equal(model.predict("colour", PICTURE), img2img.load(run).predict("colour", PICTURE))
+    assert "0.75" in (tmp_path / "shared" / "README.md").read_text()
+    network.add_task("new", masks.Piggyback(), head=torch.nn.Conv2d(4, 3, 1))
+    with pytest.raises(InputError, match=r"\['new'\] do not say what they are"):
+        hub.save_pretrained(network, tmp_path / "other")
+    assert [p.name for p in tmp_path.iterdir()] == ["shared"]
+
+
+def test_bases_are_shared_too(tmp_path: Path) -> None:
+    backbone = build_backbone({"kind": "lenet", "hidden": [12], "out_channels": 3})
+    network = MaskedNetwork(backbone, head="head")
+    task = build_task({"kind": "classification", "classes": ["a", "b", "c"]})
+    for name in ("one", "two"):
+        network.add_task(name, masks.Piggyback(start="uniform"), head=backbone.make_head(3))
+        network.freeze_task(name)
+    network.add_basis("both", masks.Basis.of_tasks(network, ["one", "two"]))
+    network.add_task("three", masks.ImpressLearn(basis="both"), head=backbone.make_head(3))
+    save_backbone(tmp_path / "bundle", network, backbone.spec)
+    add_task_to_bundle(tmp_path / "bundle", network, "three", options=task.options(), info={})
+    folder = hub.save_pretrained(tmp_path / "bundle", tmp_path / "shared")
+    assert len(list((folder / "bases").iterdir())) == 1
+    x = torch.rand(2, 3, 28, 28)
+    with torch.no_grad():
+        assert torch.equal(load_bundle(folder)[0](x, task="three"), network.eval()(x, task="three"))
+
+
+def test_a_shared_folder_is_replaced_and_any_other_refused(run: Path, tmp_path: Path) -> None:
+    folder = hub.save_pretrained(run, tmp_path / "shared")
+    (folder / "tasks" / "old.safetensors").write_bytes(b"of an earlier version")
+    hub.save_pretrained(run, folder)
+    assert sorted(p.stem for p in (folder / "tasks").iterdir()) == sorted(TASKS)
+    (tmp_path / "empty").mkdir()
+    hub.save_pretrained(run, tmp_path / "empty")
+    for name in ("notes.txt", ".git"):
+        clone = shutil.copytree(folder, tmp_path / f"with {name}")
+        (clone / name).write_text("mine")
+        with pytest.raises(InputError, match=rf"holds something else than a shared bundle \({name}\)"):
+            hub.save_pretrained(run, clone)
+        assert (clone / name).read_text() == "mine"
+    (tmp_path / "readme").mkdir()
+    (tmp_path / "readme" / "README.md").write_text("of something else")
+    with pytest.raises(InputError, match=r"no bundle\.json"):
+        hub.save_pretrained(run, tmp_path / "readme")
+
+
+def test_a_failure_leaves_the_earlier_folder(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = hub.save_pretrained(run, tmp_path / "shared")
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    broken = shutil.copytree(run, tmp_path / "broken")
+    (broken / "bundle" / "tasks" / "sky.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no tasks/sky\.safetensors"):
+        hub.save_pretrained(broken, folder)
+    real = os.replace
+
+    def no_rename(source: Any, target: Any) -> None:
+        if Path(source).name.endswith(".tmp") and Path(target) == folder:
+            raise OSError("the disk is gone")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", no_rename)
+    with pytest.raises(OSError, match="the disk is gone"):
+        hub.save_pretrained(run, folder)
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken", "shared"]
+
+
+# ---------------------------------------------------------------------- the card
+
+
+def test_the_card_holds_what_the_files_say(run: Path, tmp_path: Path) -> None:
+    folder = hub.save_pretrained(run, tmp_path / "tiny", license="apache-2.0", repo_id="me/tiny")
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "img2img"
+    assert card.data.license == "apache-2.0"
+    assert card.data.pipeline_tag == "image-to-image"
+    assert {"segmentation", "colourisation", "masks"} <= set(card.data.tags)
+    found = {(r.task_name, r.task_type, r.dataset_type, r.metric_type): r.metric_value for r in card.data.eval_results}
+    assert found == {
+        ("disks", "image-segmentation", "scenes", "mean_iou"): 0.75,
+        ("sky", "image-segmentation", "scenes", "mean_iou"): 0.5,
+        ("colour", "image-to-image", "image_folder", "ab error"): 123.456,
+    }
+    size = (folder / "tasks" / "colour.safetensors").stat().st_size
+    assert f"| colour | colourisation | piggyback | ab error ↓ | 123.5 | 0.25 (grey copy) | 7 | {size:,} |" in card.text
+    assert f"{(folder / 'backbone.safetensors').stat().st_size:,} bytes" in card.text
+    assert 'img2img.from_pretrained("me/tiny")' in card.text
+    assert "image_folder (resize 96)" in card.text
+    assert "someone" not in card.content  # no paths of this machine
+
+
+def test_a_bundle_alone_has_a_card_without_baselines(run: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(run / "bundle", tmp_path / "alone")
+    text = (hub.save_pretrained(bundle, tmp_path / "shared") / "README.md").read_text()
+    assert "| disks | segmentation | piggyback | mIoU ↑ | 0.75 | — | — |" in text
+    assert "do not say which pictures" in text
+    assert "No licence was stated" in text
+    with_results = hub.save_pretrained(bundle, tmp_path / "shared", results=run / "results.json")
+    assert "0.25 (majority class)" in (with_results / "README.md").read_text()
+    other = json.loads((run / "results.json").read_text()) | {"backbone": {"sha256": "0" * 64}}
+    with pytest.raises(InputError, match="another backbone"):
+        hub.save_pretrained(bundle, tmp_path / "shared", results=other)
+
+
+def test_the_cards_example_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    text = (hub.save_pretrained(run, "tiny") / "README.md").read_text()
+    Image.fromarray(PICTURE).save("photo.jpg")
+    exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
+    assert Image.open("result.png").size == (30, 21)
+
+
+# ---------------------------------------------------------------------- the Hub
+
+
+def test_a_repository_is_fetched_by_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = hub.save_pretrained(run, tmp_path / "remote")
+    (remote / "pytorch_model.bin").write_bytes(b"a pickle")
+    asked: list[dict[str, Any]] = []
+
+    def snapshot(repo_id: str, **options: Any) -> str:
+        asked.append({"repo_id": repo_id, **options})
+        cache = tmp_path / "cache"
+        kept = set(
+            huggingface_hub.utils.filter_repo_objects(
+                [str(p.relative_to(remote)) for p in remote.rglob("*") if p.is_file()], allow_patterns=options["allow_patterns"]
+            )
+        )
+        for name in kept:
+            (cache / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(remote / name, cache / name)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    model = img2img.from_pretrained("me/tiny", revision="v1", token="t", cache_dir=tmp_path / "c", local_files_only=True)
+    assert same_outputs(model, img2img.load(run))
+    assert not (tmp_path / "cache" / "pytorch_model.bin").exists()
+    (options,) = asked
+    assert options.pop("allow_patterns") == list(hub.FILES)
+    assert options == {
+        "repo_id": "me/tiny", "revision": "v1", "token": "t", "cache_dir": tmp_path / "c", "local_files_only": True
+    }  # fmt: skip
+
+
+def test_without_a_connection_there_is_one_message_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+
+    with pytest.raises(InputError, match=r"'me/tiny'.*could not be reached.*without a connection, give a folder"):
+        hub.from_pretrained("me/tiny", cache_dir=tmp_path, local_files_only=True)
+    for error in (httpx.ConnectError("no route"), huggingface_hub.errors.OfflineModeIsEnabled("offline"), TimeoutError("slow")):
+
+        def fail(*args: Any, error: Exception = error, **kwargs: Any) -> str:
+            raise error
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+        with pytest.raises(InputError, match=rf"could not be reached \({type(error).__name__}"):
+            hub.from_pretrained("me/tiny")
+    for name in ("./nowhere", "/nowhere/at/all", "a/b/c", tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="no folder"):
+            hub.from_pretrained(name)
+    with pytest.raises(InputError, match=r"no bundle in .*"):
+        hub.from_pretrained(tmp_path)
+
+
+def test_only_push_to_hub_sends_anything(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    class Api:
+        def __init__(self, **options: Any) -> None:
+            calls.append(("HfApi", options))
+
+        def create_repo(self, repo_id: str, **options: Any) -> None:
+            calls.append(("create_repo", {"repo_id": repo_id, **options}))
+
+        def upload_folder(self, **options: Any) -> Any:
+            calls.append(("upload_folder", options))
+            return type("Commit", (), {"commit_url": "https://hub/me/tiny/commit/1"})()
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    folder = hub.save_pretrained(run, tmp_path / "shared")
+    hub.from_pretrained(folder)
+    assert calls == []
+    assert hub.push_to_hub(folder, "me/tiny", token="t") == "https://hub/me/tiny/commit/1"
+    assert [name for name, _ in calls] == ["HfApi", "create_repo", "upload_folder"]
+    assert calls[0][1] == {"token": "t"}
+    assert calls[1][1] == {"repo_id": "me/tiny", "private": True, "exist_ok": True}
+    assert calls[2][1]["folder_path"] == folder
+    assert calls[2][1]["allow_patterns"] == list(hub.FILES)
+    (folder / "README.md").unlink()
+    with pytest.raises(InputError, match="no model card"):
+        hub.push_to_hub(folder, "me/tiny")
+    with pytest.raises(InputError, match="no bundle"):
+        hub.push_to_hub(tmp_path, "me/tiny")
+    assert len(calls) == 3
+
+
+def test_telemetry_is_off_unless_it_was_asked_for(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    for asked in (True, False):
+        monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+        if asked:
+            monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "0")
+        with pytest.raises(InputError):
+            hub.from_pretrained("me/tiny", cache_dir=tmp_path, local_files_only=True)
+        assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY is not asked
+
+
+def test_a_missing_package_is_named_with_its_command(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for call in (lambda: hub.save_pretrained(run, tmp_path / "a"), lambda: hub.from_pretrained("me/tiny")):
+        with pytest.raises(InputError, match=r"pip install 'img2img\[hub\]'"):
+            call()
+    assert same_outputs(hub.from_pretrained(run), img2img.load(run))  # a folder needs no package
