@@ -62,7 +62,7 @@ class Registry(Mapping[str, T]):
             return self[name]
         raise InputError(
             f"{self.what} {name!r} is unknown; known: {', '.join(sorted(self))}. If it is one of your own, import the module "
-            "that defines it first: `import MODULE` in Python, `imports: [MODULE]` in a config, `--import MODULE` on the command line"
+            "that defines it first: `import MODULE` in Python, imports=[MODULE] in a config, --import MODULE on the command line"
         )
 
     def __getitem__(self, name: str) -> T:
