@@ -14,7 +14,7 @@ try:
 except ModuleNotFoundError:  # the mask core can be installed without it
     sys.exit("error: the command line needs more than the mask core: pip install 'img2img[images,train]'")
 
-from img2img.cli import add_task, evaluate, info, join, report, run, tasks, train
+from img2img.cli import add_task, evaluate, export, info, join, report, run, share, tasks, train
 
 app = typer.Typer(
     name="img2img",
@@ -35,8 +35,14 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option("--import", metavar="MODULE", help="A module or .py file of your own that defines kinds of task and so on."),
+    ] = None,
 ) -> None:
-    pass
+    from img2img.plugins import import_modules
+
+    import_modules(imports or ())
 
 
 app.command()(train.demo)
@@ -46,6 +52,8 @@ app.add_typer(tasks.app, name="tasks")
 app.command()(add_task.add_task)
 app.command()(join.join)
 app.command()(evaluate.evaluate)
+app.command()(export.export)
+app.add_typer(share.app, name="share")
 app.command()(report.report)
 app.command()(info.info)
 

@@ -247,6 +247,22 @@ class Model:
         self._tasks[name] = self._build(name)
         return self._info(name)
 
+    def save_pretrained(self, folder: str | os.PathLike[str], *, license: str | None = None) -> Path:
+        """Write the bundle with a model card in the hub's conventions; see `img2img.hub.save_pretrained`."""
+        from img2img.hub import save_pretrained
+
+        return save_pretrained(self.folder, folder, license=license)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, license: str | None = None) -> str:
+        """Send the bundle with a model card to the hub; see `img2img.hub.push_to_hub`. Returns the commit's address."""
+        import tempfile
+
+        from img2img.hub import push_to_hub, save_pretrained
+
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = save_pretrained(self.folder, Path(temporary) / "bundle", license=license, repo_id=repo_id)
+            return push_to_hub(folder, repo_id, private=private)
+
     def predict(self, task: str, picture: Picture) -> Tensor:
         """The task's prediction in its own form (class indices, ab in Lab units, RGB in [0, 1], ...), without a batch axis."""
         opened = open_input(picture)

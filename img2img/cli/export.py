@@ -1,0 +1,71 @@
+"""`img2img export`: tasks as files for other runtimes."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from img2img.cli.options import Bundle, Json
+from img2img.errors import InputError
+
+if TYPE_CHECKING:
+    from img2img.export import Exported
+
+Format = Literal["onnx", "pt2", "safetensors", "onnx_shared"]
+
+
+def export(
+    bundle: Bundle,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or all.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="PATH", help="The file; for all tasks a folder.", show_default=False)
+    ],
+    format: Annotated[
+        Format | None, typer.Option(help="By the file's ending where it is left out; onnx_shared is for all tasks.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="The head's raw output in place of the task's result.")] = False,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="The only size it takes, such as 256x320; else any.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a task as ONNX, torch.export (.pt2) or a plain state dict (.safetensors), and check it against the network.
+
+    With the task "all" every task is written into a folder; --format onnx_shared then keeps the backbone's weights once, in a
+    file beside small ones.
+
+    Examples:
+
+        img2img export runs/demo colour --out colour.onnx
+
+        img2img export runs/demo all --format onnx_shared --out exported
+    """
+    from img2img.export import export_bundle, export_task, load_tasks
+
+    fixed = None if size is None else _size(size)
+    if task == "all":
+        made = export_bundle(bundle, out, format=format or "onnx", raw=raw, size=fixed)
+    elif format == "onnx_shared":
+        made = export_bundle(bundle, out, format=format, tasks=[task], raw=raw, size=fixed)
+    else:
+        network, tasks = load_tasks(bundle)
+        if task not in tasks:
+            raise InputError(f"no task {task!r} in {bundle}: expected one of {', '.join(tasks)}")
+        made = [export_task(network, task, tasks[task], out, format=format, raw=raw, size=fixed)]
+    if as_json:
+        typer.echo(json.dumps([_facts(file) for file in made]))
+        return
+    for file in made:
+        facts = _facts(file)
+        typer.echo(f"{file.path}  {file.bytes / 1e6:.2f} MB  largest difference {facts['difference']:.2g}")
+
+
+def _facts(file: "Exported") -> dict[str, Any]:
+    agreement = {"difference": float(file.agreement.difference), "labels": file.agreement.labels}
+    return {"path": str(file.path), "format": file.format, "bytes": file.bytes, **agreement}
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise InputError(f"--size {text!r}: expected height and width in pixels, such as 256x320")
+    return int(height), int(width)
