@@ -144,12 +144,10 @@ def load_tasks(bundle: str | os.PathLike[str]) -> tuple[MaskedNetwork, dict[str,
     Raises:
         InputError: the bundle cannot be read.
     """
-    from img2img.bundle import load_bundle
+    from img2img.bundle import bundle_folder, load_bundle
     from img2img.tasks import build_task
 
-    folder = Path(bundle)
-    inner = folder / "bundle"
-    network, _ = load_bundle(inner if (inner / "bundle.json").is_file() else folder)
+    network, _ = load_bundle(bundle_folder(bundle))
     return network, {name: build_task(network.state(name).info.get("task", {})) for name in network.tasks()}
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from img2img.errors import InputError
-from img2img.export.graph import TaskGraph
+from img2img.export.graph import TaskGraph, served_input
 
 TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest value (of 1, for smaller ones). Two runtimes add a layer's products in
@@ -65,7 +65,7 @@ def check_agreement(
         if expected.is_floating_point():
             difference = (got - expected).abs().max() / expected.abs().max().clamp(min=1)
         else:
-            raw = graph.network(graph.task.serving_input(pictures))
+            raw = graph.network(served_input(graph.task, pictures))
             gap = raw.gather(1, expected[:, None]) - raw.gather(1, got[:, None])
             difference = gap.abs().max() / raw.abs().max().clamp(min=1)
             wrong += int((got != expected).sum())

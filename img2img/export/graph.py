@@ -8,12 +8,18 @@ from torch import Tensor, nn
 
 import img2img
 from img2img.backbones import Backbone
+from img2img.data.base import Batch
 from img2img.errors import InputError
 from img2img.masks import MaskedNetwork
 from img2img.tasks import Task
 
 INPUT = "image"
 """The name of the input of every exported graph."""
+
+
+def served_input(task: Task, image: Tensor) -> Tensor:
+    """What the network is fed for pictures (N, 3, H, W) in [0, 1]; exact for 8-bit ones."""
+    return task.served_input(Batch(image=image * 255))
 
 
 class TaskGraph(nn.Module):
@@ -33,7 +39,7 @@ class TaskGraph(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) float in [0, 1] to the form that `Interface.output` tells."""
-        input = self.task.serving_input(image)
+        input = served_input(self.task, image)
         raw: Tensor = self.network(input)
         if self.raw:
             return raw
@@ -136,7 +142,7 @@ def interface(
         "task": name,
         "kind": task.kind,
         "options": task.options(),
-        "method": state.method.name,
+        "method": getattr(state.method, "method", state.method).name,  # of a `Mixed` the one that masks
         "input": _input_text(stride, low, size),
         "output": f"{output}: {_OUTPUTS[output]}",
         "stride": stride,
@@ -148,8 +154,7 @@ def interface(
     }
     if task.has_classes:
         values["classes"] = list(task.options()["classes"])
-    if "figures" in state.info:
-        values["figures"] = state.info["figures"]
+    values |= {key: state.info[key] for key in ("side", "figures") if key in state.info}
     return Interface(output, stride, low, size, values)
 
 

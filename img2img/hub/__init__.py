@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from img2img.bundle import add_task_to_bundle, read_bundle, save_backbone
+from img2img.bundle import add_task_to_bundle, basis_path, bundle_folder, read_bundle, save_backbone, task_path
 from img2img.errors import InputError
 from img2img.extras import require
 from img2img.files import read_json, write_json
@@ -202,9 +202,10 @@ def _asking(call: Callable[[], Any], *, what: str) -> Any:
     import httpx
     from huggingface_hub import errors
 
+    unresolved = getattr(errors, "RevisionResolutionError", OSError)  # since huggingface_hub 2
     try:
         return call()
-    except (OSError, errors.HFValidationError, errors.RevisionResolutionError, httpx.HTTPError) as error:
+    except (OSError, errors.HFValidationError, unresolved, httpx.HTTPError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{what} could not be reached ({type(error).__name__}: {first}): expected a repository that you may use, and a "
@@ -217,8 +218,7 @@ def _asking(call: Callable[[], Any], *, what: str) -> Any:
 
 
 def _bundle_in(folder: Path) -> Path:
-    inner = folder / "bundle"
-    folder = inner if (inner / "bundle.json").is_file() else folder
+    folder = bundle_folder(folder)
     read_bundle(folder)
     return folder
 
@@ -238,15 +238,15 @@ def _check_replaceable(folder: Path) -> None:
 
 def _copy_bundle(bundle: Path, target: Path) -> None:
     description = read_bundle(bundle)
-    names = ["bundle.json", "backbone.safetensors"]
-    names += [f"tasks/{task}.safetensors" for task in description["tasks"]]
-    names += [f"bases/{sha256}.safetensors" for sha256 in dict.fromkeys(description["bases"].values())]
-    for name in names:
-        source = bundle / name
-        if not source.is_file():
-            raise InputError(f"no {name} in {bundle}: copy the bundle again, whole")
+    files = [bundle / "bundle.json", bundle / "backbone.safetensors"]
+    files += [task_path(bundle, task) for task in description["tasks"]]
+    files += [basis_path(bundle, sha256) for sha256 in dict.fromkeys(description["bases"].values())]
+    for file in files:
+        name = file.relative_to(bundle)
+        if not file.is_file():
+            raise InputError(f"no {name.as_posix()} in {bundle}: copy the bundle again, whole")
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target / name)
+        shutil.copyfile(file, target / name)
 
 
 def _write_network(network: MaskedNetwork, target: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from img2img.bundle import read_bundle
+from img2img.bundle import read_bundle, task_path
 from img2img.errors import InputError
 from img2img.masks.storage import read_header
 from img2img.tasks import task_class
@@ -35,7 +35,7 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
     description = read_bundle(folder)
     if results is not None and results.get("backbone", {}).get("sha256") != description["sha256"]:
         raise InputError("the results are those of another backbone than the bundle's: give those of the same run, or none")
-    headers = {task: read_header(folder / "tasks" / f"{task}.safetensors") for task in description["tasks"]}
+    headers = {task: read_header(task_path(folder, task)) for task in description["tasks"]}
     rows = [_row(folder, task, header, results) for task, header in headers.items()]
     config = _config(run)
     pipelines = {row["pipeline"] for row in rows}
@@ -80,7 +80,7 @@ def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[st
         "trivial": entry.get("trivial"),
         "trivial_name": cls.trivial_name,
         "test_images": entry.get("test_images"),
-        "bytes": (folder / "tasks" / f"{task}.safetensors").stat().st_size,
+        "bytes": task_path(folder, task).stat().st_size,
         "classes": header["info"].get("task", {}).get("classes"),
     }
 
@@ -154,7 +154,7 @@ def _use(name: str, rows: list[dict[str, Any]]) -> list[str]:
         "```python",
         "import img2img\n",
         f'model = img2img.from_pretrained("{name}")   # a folder, or a repository on the Hub',
-        "print(model.tasks())",
+        "print(list(model.tasks))",
         f'model.run("{task}", "photo.jpg").save("result.png")',
         "```\n",
     ]

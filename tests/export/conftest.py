@@ -23,6 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "edges": {"kind": "edges", "drawing": "sobel"},
     "canny": {"kind": "edges", "drawing": "canny"},
     "drawing": {"kind": "edges", "drawing": "pair"},
+    "translation": {"kind": "translation"},
     "denoising": {"kind": "denoising", "sigma": 30.0},
 }
 METHODS: dict[str, Callable[[], masks.MaskMethod]] = {

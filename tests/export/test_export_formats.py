@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from img2img.data.base import Batch
 from img2img.export import export_task, load_plain
+from img2img.export.graph import served_input
 from img2img.tasks import build_task
 from img2img.training.evaluate import Evaluator
 
-KINDS = ("segmentation", "style", "edges", "denoising")
+KINDS = ("segmentation", "style", "edges", "denoising", "translation")
 # Most networks are too slow to trace for every kind and method: each stands for what is special about it.
 NETWORKS = {
     "transposed": ({"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}, "edges", "ksm"),
@@ -44,8 +45,7 @@ def library(network: Any, task: Any, pictures: torch.Tensor) -> torch.Tensor:
     """What the library makes of 8-bit pictures, without any of the exporter's code."""
     backbone = network.backbone
     evaluator = Evaluator(stride=backbone.stride, min_size=backbone.min_size, device=torch.device("cpu"))
-    # Denoising adds noise to what it takes for a clean picture; an exported network gets a noisy one.
-    input = pictures.float() / 255 if task.kind == "denoising" else task.input(Batch(image=pictures))
+    input = task.served_input(Batch(image=pictures))
     prediction = evaluator.predict(lambda x: network(x, task="it"), task, input)
     if task.kind == "classification":
         return torch.softmax(prediction, 1)
@@ -170,4 +170,4 @@ def test_a_network_with_an_input_a_pixel_gets_one_size(make: Callable[..., Any],
 def test_every_level_of_an_8_bit_picture_reaches_the_network_exactly(make: Callable[..., Any]) -> None:
     _, task = make()
     levels = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
-    assert torch.equal(task.serving_input(levels.float() / 255), task.input(Batch(image=levels)))
+    assert torch.equal(served_input(task, levels.float() / 255), task.served_input(Batch(image=levels)))
