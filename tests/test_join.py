@@ -160,6 +160,6 @@ def test_jobs_of_a_multirun_train_side_by_side_and_join_into_what_the_sequence_l
         more = read_experiment(plain_config(compose("image_to_image", options)))
     assert more.source is not None
     assert more.source.tasks == ("shapes", "landscape", "edges")
-    assert img2img.load(str(tmp_path / "joined")).tasks() == {
+    assert {name: task.kind for name, task in img2img.load(str(tmp_path / "joined")).tasks.items()} == {
         "shapes": "segmentation", "landscape": "segmentation", "edges": "edges",
     }  # fmt: skip
