@@ -84,6 +84,23 @@ def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], o
         run(plain | {"out": HydraConfig.get().runtime.output_dir}, then=then, bars=False)
 
 
+def run_decathlon(config: DictConfig) -> None:
+    """Run the experiment of the config, then score it and write the challenge server's file where its pictures are there."""
+    from img2img.decathlon import finish
+
+    run_config(config, then=finish)
+
+
+def run_study(config: DictConfig) -> None:
+    """Run the study of the config, see `img2img.impressions`."""
+    from img2img.impressions import run
+    from img2img.training.processes import refuse_several_processes
+
+    with one_message():
+        refuse_several_processes("ImpressLearn's study")
+        run(plain_config(config))
+
+
 def plain_config(config: DictConfig) -> dict[str, Any]:
     """The experiment's part of a composed config, resolved.
 

@@ -3,17 +3,13 @@
 import hydra
 from omegaconf import DictConfig
 
+from img2img.pipeline import run_study
+
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="impressions")
 def main(config: DictConfig) -> None:
     """Run the study of the config."""
-    from img2img.impressions import run
-    from img2img.pipeline import one_message, plain_config
-    from img2img.training.processes import refuse_several_processes
-
-    with one_message():
-        refuse_several_processes("ImpressLearn's study")
-        run(plain_config(config))
+    run_study(config)
 
 
 if __name__ == "__main__":

@@ -49,23 +49,13 @@ def train(
 def _hydra(pipeline: Pipeline, arguments: list[str]) -> None:
     """Run a pipeline as its script would, with Hydra's own reading of the command line."""
     import hydra
-    from omegaconf import DictConfig
 
+    from img2img import pipeline as pipelines
     from img2img.configs import config_folder
-    from img2img.pipeline import one_message, plain_config, run_config
 
-    def run(config: DictConfig) -> None:
-        if pipeline == "impressions":
-            from img2img.impressions import run as run_study
-
-            with one_message():
-                run_study(plain_config(config))
-        elif pipeline == "decathlon":
-            from img2img.decathlon import finish
-
-            run_config(config, then=finish)
-        else:
-            run_config(config)
-
-    sys.argv = ["img2img train", *arguments]
-    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=pipeline)(run)()
+    others = {"decathlon": pipelines.run_decathlon, "impressions": pipelines.run_study}
+    run = others.get(pipeline, pipelines.run_config)
+    # Hydra wants its options before or after all overrides, not among them.
+    changes = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    sys.argv = ["img2img train", *(argument for argument in arguments if argument not in changes), *changes]
+    pipelines.start(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=pipeline)(run))
