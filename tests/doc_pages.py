@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 _MARK = re.compile(r"<!--\s*not run\b:?(?P<reason>.*?)-->", re.DOTALL)
-_COMMAND = re.compile(r"^(?:\$ )?(?P<text>(?:[A-Z_]+=\S+ )*(?:python3?|img2img|make|torchrun|srun) .*|img2img|make \S+)$")
+_COMMAND = re.compile(r"^(?:\$ )?(?P<text>(?:[A-Z_]+=\S+ )*(?:python3?|img2img|make|torchrun|srun|fabric) .*|img2img|make \S+)$")
 SHELLS = ("", "sh", "bash", "shell", "console")
 
 

@@ -225,7 +225,7 @@ def test_every_name_of_img2imgs_own_is_found_and_an_unknown_one_says_how_to_brin
     assert len(registry) == len(list(registry)) > 3
     assert all(callable(registry.find(name)) for name in registry)
     for name in ("mine", None, ["unhashable"]):
-        with pytest.raises(InputError, match=r"is unknown; known: .*`imports: \[MODULE\]` in a config, `--import MODULE`"):
+        with pytest.raises(InputError, match=r"is unknown; known: .*imports=\[MODULE\] in a config, --import MODULE"):
             registry.find(name)
 
 
