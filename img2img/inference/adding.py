@@ -10,6 +10,7 @@ from img2img.errors import InputError
 from img2img.files import write_bytes
 from img2img.masks import METHODS
 from img2img.masks.table import check_name
+from img2img.plugins import import_modules
 
 
 def train_new_task(
@@ -55,6 +56,7 @@ def train_new_task(
     if name in description["tasks"]:
         raise InputError(f"the bundle in {folder} has a task {name!r} already: choose another name, or delete that one first")
     config = _config(name, folder, method, overrides)
+    import_modules(config.get("imports", ()))
     if config["method"].get("name") not in METHODS:
         raise InputError(f"the method {config['method'].get('name')!r} masks nothing: expected one of {', '.join(METHODS)}")
     config |= {"name": name, "out": str(out), "sequence": [name]}

@@ -113,10 +113,10 @@ def test_masks_learn_what_a_frozen_backbone_cannot(config: Make) -> None:
 def test_a_bundle_of_classifiers_names_the_class_of_a_picture(config: Make, tmp_path: Path) -> None:
     run(config())
     model = img2img.load(tmp_path / "run")
-    assert model.tasks() == dict.fromkeys(("t_1", "t_2", "t_3"), "classification")
+    assert {name: task.kind for name, task in model.tasks.items()} == dict.fromkeys(("t_1", "t_2", "t_3"), "classification")
     picture = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8).numpy()
     assert model.predict("t_3", picture).shape == (3,)
-    assert model.run("t_3", picture).size == (128, 128)
+    assert model.run("t_3", picture).shape == (128, 128, 3)
 
 
 def test_keeping_the_last_step_keeps_it_whatever_validates_best(config: Make) -> None:
