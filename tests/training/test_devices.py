@@ -30,6 +30,7 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 METHODS: dict[str, dict[str, Any]] = {
     "piggyback": {"name": "piggyback", "init": 6e-3},
+    "frozen": {"name": "piggyback", "init": 6e-3},  # on a random backbone whose batch normalisation stays as it is
     "affine": {"name": "affine"},
     "ksm": {"name": "ksm"},
     "impresslearn": {"name": "impresslearn", "basis": "shared", "penalty_weight": 5.0},
@@ -91,6 +92,8 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
         backbone = {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3, "norm": "instance"}
         made = config(out=str(tmp_path / folder / method), method=METHODS[method], sequence=["disks", "colour"], threads=1)
         made |= {"backbone": {"mode": "first_task", **backbone}, "panels": 1, "probe": 1}
+        if method == "frozen":
+            made |= {"backbone": {**backbone, "mode": "random", "norm": "batch"}, "norm": "frozen"}
         made["train"] |= {"batch_size": 4, "steps": 6}
         made["tasks"]["disks"]["data"] = voided
         return made | ({"bases": {"shared": {"count": 3, "density": 0.5, "seed": 0}}} if method == "impresslearn" else {})
