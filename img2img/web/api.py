@@ -30,14 +30,12 @@ _BODY = {
 _ERROR = {
     "description": "what was wrong",
     "content": {
-        "application/json": {
-            "schema": {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
-        }
+        "application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}}
     },
 }
-_ERRORS: dict[int | str, dict[str, Any]] = {status: _ERROR for status in (403, 404, 408, 413, 415, 422, 500, 503)}
+_ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((403, 404, 408, 413, 415, 422, 500, 503), _ERROR)
 
-_Side = Annotated[int | None, Query(ge=1, description="shorter side in pixels at which the network sees the picture")]
+_Side = Annotated[int | None, Query(ge=1, le=65_536, description="shorter side in pixels at which the network sees the picture")]
 _Form = Annotated[str | None, Query(description="one of the task's forms, the first by default")]
 
 

@@ -88,7 +88,5 @@ def private_folder() -> PictureFolder:
         "GRADIO_EXAMPLES_CACHE": str(path.resolve() / "examples"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_OFFLINE": "1",
-        "DO_NOT_TRACK": "1",
     }
     return PictureFolder(path)

@@ -12,14 +12,14 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from img2img.web.files import PictureFolder
-from img2img.web.limits import Refused
+from img2img.web.limits import RefusedError
 
 JOIN = "/gradio_api/queue/join"
 MOST_JSON = 262_144
 
 _GET = re.compile(
     r"/|/config|/theme\.css|/manifest\.json|/favicon\.ico|/(assets|static)/[\w./@~-]+"
-    r"|/gradio_api/(info|app_id|startup-events|queue/data|queue/status|heartbeat/\w+)/?"
+    r"|/gradio_api/(app_id|queue/data|heartbeat/\w+)"
 )
 _POST = re.compile(rf"{JOIN}|/gradio_api/(cancel|reset)")
 
@@ -37,13 +37,14 @@ class Gate:
         self.app, self._own, self._folder = app, own, folder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or raise `RefusedError` for `Guard` to answer."""
         path = scope["path"] if scope["type"] == "http" else ""
         if not path or self._own.match(path):
             await self.app(scope, receive, send)
             return
         known = {"GET": _GET, "HEAD": _GET, "POST": _POST}.get(scope["method"])
         if known is None or not known.fullmatch(path) or ".." in path:
-            raise Refused(404, "nothing here")
+            raise RefusedError(404, "nothing here")
         if scope["method"] == "POST":
             receive = _again(await self._checked_json(receive), receive)
         await self.app(scope, receive, send)
@@ -53,14 +54,14 @@ class Gate:
         while more:
             message = await receive()
             if message["type"] != "http.request":
-                raise Refused(400, "the request was broken off")
+                raise RefusedError(400, "the request was broken off")
             body, more = body + message.get("body", b""), message.get("more_body", False)
             if len(body) > MOST_JSON:
-                raise Refused(413, f"too many bytes: expected {MOST_JSON:,} at most beside the picture, which is uploaded first")
+                raise RefusedError(413, f"too many bytes: expected {MOST_JSON:,} at most, the picture aside; upload that first")
         try:
             content = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise Refused(422, "expected JSON") from error
+            raise RefusedError(422, "expected JSON") from error
         return json.dumps(self._checked(content)).encode()
 
     def _checked(self, value: Any) -> Any:
@@ -72,7 +73,7 @@ class Gate:
         if "path" in value or "url" in value:
             found = self._folder.find(value["path"]) if isinstance(value.get("path"), str) else None
             if found is None:
-                raise Refused(403, "the picture is not here, or not any more: choose it again")
+                raise RefusedError(403, "the picture is not here, or not any more: choose it again")
             return {**{key: self._checked(one) for key, one in value.items()}, "path": str(found), "url": None}
         return {key: self._checked(one) for key, one in value.items()}
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from img2img.web.limits import Refused
+from img2img.web.limits import RefusedError
 
 MULTIPART = 65_536
 """What a form adds to the picture in it."""
@@ -45,6 +45,7 @@ class Guard:
         self._bytes = body_bytes + MULTIPART
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or have it answered."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -57,7 +58,7 @@ class Guard:
         try:
             self._check_sender(scope["method"], headers)
             body.check_length(headers.get("content-length"))
-        except Refused as refused:
+        except RefusedError as refused:
             await body.drain()
             await send_error(send, refused)
             return
@@ -70,7 +71,7 @@ class Guard:
 
         try:
             await self.app(scope, body.receive, forward)
-        except Refused as refused:
+        except RefusedError as refused:
             if began:
                 raise
             await body.drain()
@@ -80,13 +81,13 @@ class Guard:
         host = headers.get("host", "")
         name = _host_name(host)
         if not (name in self._hosts or (self._any_address and _is_address(name))):
-            raise Refused(403, f"this service is not called {name!r}: use the address it was started with")
+            raise RefusedError(403, f"this service is not called {name!r}: use the address it was started with")
         if method in ("GET", "HEAD"):
             return
         origin = headers.get("origin")
         foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
         if foreign or (origin is not None and urlsplit(origin).netloc.lower() != host.lower()):
-            raise Refused(403, "a page of another site may not use this service: send the request from its own page, or a program")
+            raise RefusedError(403, "a page of another site may not use this service: use its own page, or a program")
 
 
 class _Body:
@@ -115,8 +116,8 @@ class _Body:
         self._ended = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
-    def _refusal(self) -> Refused:
-        return Refused(413, f"too many bytes: expected {self._most - MULTIPART:,} at most; send a smaller file")
+    def _refusal(self) -> RefusedError:
+        return RefusedError(413, f"too many bytes: expected {self._most - MULTIPART:,} at most; send a smaller file")
 
 
 def _with_headers(send: Send) -> Send:
@@ -131,7 +132,7 @@ def _with_headers(send: Send) -> Send:
     return with_headers
 
 
-async def send_error(send: Send, refused: Refused) -> None:
+async def send_error(send: Send, refused: RefusedError) -> None:
     """Answer with a refusal as JSON, `{"error": ...}`."""
     content = error_body(refused.message)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]

@@ -1,22 +1,15 @@
 """What a service takes: bytes, pixels, how many at once; and how it says no."""
 
 from dataclasses import dataclass, fields
-from io import BytesIO
-from pathlib import Path
-
-from PIL import Image
 
 from img2img.errors import InputError
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""Pillow reads some forty formats, a few of them by way of other programs; these are the ones that cameras and browsers write."""
 
 THIN = 128
 """A picture's pixels are counted as if its shorter side were this long at least: networks pad thin pictures, and a line of one
 pixel by millions would become thousands of millions."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request that is not served.
 
     Attributes:
@@ -57,27 +50,6 @@ class Limits:
                 raise InputError(f"{field.name}={value}: expected 1 or more, such as {field.default}")
 
 
-def open_upload(blob: bytes | Path, limits: Limits) -> Image.Image:
-    """An uploaded picture, its header read and its pixels not yet: `decode` does that.
-
-    Raises:
-        Refused: 415 for no picture, 413 for one of too many pixels.
-    """
-    try:
-        image = Image.open(BytesIO(blob) if isinstance(blob, bytes) else blob, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise Refused(413, f"the picture has too many pixels: expected {limits.pixels:,} at most; make it smaller") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # a broken header makes Pillow's readers raise almost anything
-        size = len(blob) if isinstance(blob, bytes) else blob.stat().st_size
-        raise Refused(
-            415, f"these {size:,} bytes are no picture that can be read: expected JPEG, PNG, WebP, TIFF, BMP or GIF"
-        ) from error
-    check_pixels(image.size, None, limits)
-    return image
-
-
 def check_pixels(size: tuple[int, int], side: int | None, limits: Limits) -> None:
     """Refuse a picture of `size` (either order) whose pixels are too many, as it is or with a shorter side of `side`."""
     scale = max(1.0, THIN / min(size), 0 if side is None else side / min(size))
@@ -85,23 +57,8 @@ def check_pixels(size: tuple[int, int], side: int | None, limits: Limits) -> Non
     if pixels > limits.pixels:
         asked = f" with a shorter side of {side}" if side is not None and side > min(size) else ""
         thin = f" (counted as if {THIN} wide: it is very thin)" if not asked and scale > 1 else ""
-        raise Refused(
+        raise RefusedError(
             413,
             f"the picture has {size[0]} x {size[1]} pixels, {pixels:,}{asked}{thin}: expected {limits.pixels:,} at most; "
             "make it smaller",
         )
-
-
-def decode(image: Image.Image) -> Image.Image:
-    """The first frame of an opened picture, decoded.
-
-    Raises:
-        Refused: 422 for a damaged one.
-    """
-    try:
-        image.load()
-    except MemoryError:
-        raise
-    except Exception as error:  # the same of broken pixels
-        raise Refused(422, "the picture is damaged: expected a whole one; send it again, or save it anew") from error
-    return image

@@ -10,7 +10,9 @@ from img2img.reports import text
 
 def task_table(tasks: dict[str, TaskInfo]) -> str:
     """The tasks as an HTML table: kind, mask method, deciding figure, density, bytes."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("task", "kind", "mask", "figure on its test set", "kept weights", "file"))
+    head = "".join(
+        f'<th scope="col">{name}</th>' for name in ("task", "kind", "mask", "figure on its test set", "kept weights", "file")
+    )
     rows = "".join(
         f'<tr><th scope="row">{escape(info.name)}</th><td>{escape(info.kind)}</td><td>{escape(_method(info))}</td>'
         f"<td>{escape(_figure(info))}</td><td>{'–' if info.density is None else f'{100 * info.density:.1f} %'}</td>"

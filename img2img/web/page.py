@@ -11,8 +11,9 @@ from img2img.errors import InputError
 from img2img.reports import text
 from img2img.tasks.segmentation import palette
 from img2img.web.files import PictureFolder
-from img2img.web.limits import Refused, open_upload
+from img2img.web.limits import RefusedError
 from img2img.web.masks_tab import mask_figures, task_table
+from img2img.web.pictures import open_upload
 from img2img.web.samples import sample_pictures
 from img2img.web.service import Service
 
@@ -74,7 +75,7 @@ def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
             with service.admitted():
                 answer = await service.run(names, Path(picture), form=None if task == ALL else _form(service, task, form))
             size = open_upload(Path(picture), limits).size
-        except Refused as refused:
+        except RefusedError as refused:
             raise _shown(refused.message) from refused
         except FileNotFoundError as error:
             raise _shown("the picture is not here any more: choose it again") from error
@@ -131,7 +132,7 @@ def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
 
 
 _EVENT: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
-"""Of every event: Gradio's own API does not show it, and how many run at once is the service's to say, for page and API together."""
+"""Of every event: Gradio's own API does not show it, and how many run at once is for the service to say."""
 
 
 def _html(content: str, **options: Any) -> gr.Markdown:

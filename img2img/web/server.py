@@ -1,20 +1,21 @@
 """The service as a whole: `build_app` puts its parts together, `serve` runs it."""
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
+import os
 import re
 import socket
 import webbrowser
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from img2img import __version__
 from img2img.errors import InputError
 from img2img.web.files import PictureFolder, private_folder
-from img2img.web.limits import Limits, Refused
+from img2img.web.limits import Limits, RefusedError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -32,7 +33,9 @@ OWN = re.compile(r"/api/v1/|/gradio_api/(upload|upload_progress|file=.*)$")
 """The paths that the service answers itself; all others are the page's, which Gradio answers."""
 
 
-def build_app(model: "Model", limits: Limits | None = None, *, hosts: Sequence[str] = LOCAL, any_address: bool = False) -> "FastAPI":
+def build_app(
+    model: "Model", limits: Limits | None = None, *, hosts: Sequence[str] = LOCAL, any_address: bool = False
+) -> "FastAPI":
     """The page and the API of a model as one application.
 
     Args:
@@ -45,11 +48,9 @@ def build_app(model: "Model", limits: Limits | None = None, *, hosts: Sequence[s
         InputError: a package is not installed, or the model has no tasks.
     """
     folder = private_folder()  # before Gradio is imported
-    try:
-        import gradio
-        from fastapi import FastAPI
-    except ModuleNotFoundError as error:
-        raise InputError(f"the web service needs the package {error.name}: pip install 'img2img[serve]'") from error
+    gradio = _gradio()
+    from fastapi import FastAPI
+
     from img2img.web.api import PREFIX, api_routes
     from img2img.web.gate import Gate
     from img2img.web.guard import Guard
@@ -60,15 +61,15 @@ def build_app(model: "Model", limits: Limits | None = None, *, hosts: Sequence[s
     limits = limits or Limits()
     service = Service(model, limits)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         cleaning = asyncio.create_task(_clean(folder))
         yield
         cleaning.cancel()
 
-    app = FastAPI(
-        title="img2img", version=__version__, openapi_url=f"{PREFIX}/openapi.json", docs_url=None, redoc_url=None, lifespan=lifespan
-    )
+    # FastAPI's pages of documentation load scripts from elsewhere.
+    about: Any = {"title": "img2img", "version": __version__, "openapi_url": f"{PREFIX}/openapi.json"}
+    app = FastAPI(docs_url=None, redoc_url=None, lifespan=lifespan, **about)
     _answer_errors(app)
     app.include_router(api_routes(service))
     app.include_router(page_routes(service, folder))
@@ -112,9 +113,13 @@ def serve(
     Raises:
         InputError: no bundle, no such device, the port is in use, or a package is not installed.
     """
+    # Whatever is loaded asks nobody for a newer version or a model of some name: all there is to serve is in the bundle.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+    private_folder()
+    _gradio()
     from img2img.inference import load
 
-    listening = _listen(host, port)
+    listening = listen(host, port)
     with listening:
         model = load(bundle, device=device, weights="merged", precision=precision)
         local = _is_local(host)
@@ -129,6 +134,15 @@ def serve(
         _run(app, listening)
 
 
+def _gradio() -> Any:
+    try:
+        import gradio
+        import matplotlib  # noqa: F401  for the figures of masks
+    except ModuleNotFoundError as error:
+        raise InputError(f"the web service needs the package {error.name}: pip install 'img2img[images,train,serve]'") from error
+    return gradio
+
+
 def _run(app: "FastAPI", listening: socket.socket) -> None:
     import uvicorn
 
@@ -136,13 +150,11 @@ def _run(app: "FastAPI", listening: socket.socket) -> None:
         app, log_level="warning", access_log=False, server_header=False, ws="none", limit_concurrency=CONNECTIONS,
         timeout_keep_alive=10, timeout_graceful_shutdown=2,
     )  # fmt: skip
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down, and raises the signal again
         uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:  # uvicorn has shut down and raises the signal again
-        pass
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A socket bound to an address, taken before the bundle is read, so that nobody waits for an error."""
     if not 0 <= port <= 65535:
         raise InputError(f"port={port}: expected 1 to 65535, or 0 for any that is free")
@@ -154,10 +166,13 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(address)
+        listening.listen(128)
     except OSError as error:
         listening.close()
         if error.errno == errno.EADDRINUSE:
-            raise InputError(f"port {port} of {host} is in use: stop what uses it, or choose another (0: any free one)") from error
+            raise InputError(
+                f"port {port} of {host} is in use: stop what uses it, or choose another (0: any free one)"
+            ) from error
         raise InputError(f"cannot listen at {host}:{port} ({error.strerror}): choose another host or port") from error
     return listening
 
@@ -192,8 +207,8 @@ def _answer_errors(app: "FastAPI") -> None:
         headers = {"retry-after": "2"} if status == 503 else None
         return JSONResponse({"error": message}, status_code=status, headers=headers)
 
-    @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> Response:
+    @app.exception_handler(RefusedError)
+    async def refused(_: Request, error: RefusedError) -> Response:
         return answer(error.status, error.message)
 
     @app.exception_handler(RequestValidationError)

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 import torch
-from PIL import Image
 
 from img2img.errors import InputError
 from img2img.inference import Model, TaskInfo
-from img2img.web.limits import Limits, Refused, check_pixels, decode, open_upload
+from img2img.web.limits import Limits, RefusedError, check_pixels
+from img2img.web.pictures import decode, open_upload
 
 T = TypeVar("T")
 
@@ -67,10 +67,10 @@ class Service:
         """A place in the house, from a request's first byte to its answer.
 
         Raises:
-            Refused: 503 where as many are in as may run and wait.
+            RefusedError: 503 where as many are in as may run and wait.
         """
         if self._admitted >= self.limits.concurrency + self.limits.queue:
-            raise Refused(503, f"busy: {self.running} pictures run and {self.waiting} wait; try again in a moment")
+            raise RefusedError(503, f"busy: {self.running} pictures run and {self.waiting} wait; try again in a moment")
         self._admitted += 1
         try:
             yield
@@ -96,23 +96,23 @@ class Service:
             left: tells whether who asked has gone, in which case nothing runs.
 
         Raises:
-            Refused: no such task or form, no picture, one that is too large, or a failure.
+            RefusedError: no such task or form, no picture, one that is too large, or a failure.
         """
         for task in tasks:
             self.check(task, form=form)
         async with self._slots:
             if left is not None and await left():
-                raise Refused(499, "nobody waits for the answer any more")
+                raise RefusedError(499, "nobody waits for the answer any more")
             work = functools.partial(self._work, tasks, picture, form, side)
             return await anyio.to_thread.run_sync(guarded, work, limiter=self._threads)
 
     def check(self, task: str, *, form: str | None = None) -> None:
         """Refuse a task that is not there (404) or a form that it has not (422)."""
         if task not in self.tasks:
-            raise Refused(404, f"no task {task!r} here; there is {', '.join(self.tasks) or 'none'}")
+            raise RefusedError(404, f"no task {task!r} here; there is {', '.join(self.tasks) or 'none'}")
         forms = self.tasks[task].forms
         if form is not None and form not in forms:
-            raise Refused(422, f"form={form!r}: {task} gives {', '.join(forms)}")
+            raise RefusedError(422, f"form={form!r}: {task} gives {', '.join(forms)}")
 
     def _work(self, tasks: list[str], picture: bytes | Path, form: str | None, side: int | None) -> Answer:
         began = time.perf_counter()
@@ -127,15 +127,15 @@ class Service:
 
 
 def guarded(work: Callable[[], T]) -> T:
-    """What `work` returns; a failure becomes a `Refused` that says nothing of the machine, and the log the rest."""
+    """What `work` returns; a failure becomes a `RefusedError` that says nothing of the machine, and the log the rest."""
     try:
         return work()
-    except Refused:
+    except RefusedError:
         raise
     except InputError as error:
-        raise Refused(422, str(error)) from error
+        raise RefusedError(422, str(error)) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise Refused(503, "not enough memory for a picture of this size: make it smaller, or try again later") from error
+        raise RefusedError(503, "not enough memory for a picture of this size: make it smaller, or try again later") from error
     except Exception as error:
         log.exception("a picture failed")
-        raise Refused(500, "the service failed on this picture; its log says why") from error
+        raise RefusedError(500, "the service failed on this picture; its log says why") from error

@@ -12,7 +12,8 @@ from starlette.datastructures import UploadFile
 
 from img2img.data.decode import to_rgb
 from img2img.web.files import TYPES, PictureFolder
-from img2img.web.limits import Limits, Refused, decode, open_upload
+from img2img.web.limits import Limits, RefusedError
+from img2img.web.pictures import decode, open_upload
 from img2img.web.service import Service, guarded
 
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
@@ -23,16 +24,16 @@ async def read_picture(request: Request, limits: Limits, *, field: str) -> bytes
     """The picture's file in a request: its body, or `field` of a form; `Guard` bounds its bytes.
 
     Raises:
-        Refused: 422 for none, 408 for one that takes too long to arrive.
+        RefusedError: 422 for none, 408 for one that takes too long to arrive.
     """
     with anyio.move_on_after(limits.upload_seconds):
         blob = await _read(request, field)
         if not blob:
-            raise Refused(422, f"no picture came: send its file as the request's body, or as the field {field!r} of a form")
+            raise RefusedError(422, f"no picture came: send its file as the request's body, or as the field {field!r} of a form")
         if len(blob) > limits.upload_bytes:
-            raise Refused(413, f"too many bytes: {len(blob):,}, expected {limits.upload_bytes:,} at most; send a smaller file")
+            raise RefusedError(413, f"too many bytes: expected {limits.upload_bytes:,} at most; send a smaller file")
         return blob
-    raise Refused(408, f"the picture did not arrive within {limits.upload_seconds:g} s: send a smaller one, or try again")
+    raise RefusedError(408, f"the picture did not arrive within {limits.upload_seconds:g} s: send a smaller one, or try again")
 
 
 async def _read(request: Request, field: str) -> bytes:
@@ -44,7 +45,7 @@ async def _read(request: Request, field: str) -> bytes:
 
 
 def page_routes(service: Service, folder: PictureFolder) -> APIRouter:
-    """What the page uploads to and fetches pictures from, under the paths that Gradio's page expects, in place of Gradio's own."""
+    """What the page uploads to and fetches pictures from: Gradio's paths, without Gradio behind them."""
     router = APIRouter(prefix="/gradio_api", include_in_schema=False)
 
     @router.post("/upload")
@@ -53,7 +54,7 @@ def page_routes(service: Service, folder: PictureFolder) -> APIRouter:
             with service.admitted():
                 blob = await read_picture(request, service.limits, field="files")
                 path = await anyio.to_thread.run_sync(guarded, lambda: keep(blob, folder, service.limits))
-        except Refused as refused:
+        except RefusedError as refused:
             return PlainTextResponse(refused.message, status_code=refused.status)  # the page shows the text as it is
         return JSONResponse([str(path)])
 
@@ -65,17 +66,17 @@ def page_routes(service: Service, folder: PictureFolder) -> APIRouter:
     async def file(name: str) -> Response:
         path = folder.find(name)
         if path is None:
-            raise Refused(404, "no such picture")
+            raise RefusedError(404, "no such picture")
         return FileResponse(path, media_type=TYPES[path.suffix], headers={"cache-control": "private, no-store"})
 
     return router
 
 
 def keep(blob: bytes, folder: PictureFolder, limits: Limits) -> Path:
-    """Check an uploaded picture and keep it in `folder`; one that browsers do not show is kept as PNG, none of its values changed.
+    """Check an uploaded picture and keep it in `folder`; one that browsers do not show as PNG, none of its values changed.
 
     Raises:
-        Refused: no picture, too large, or damaged.
+        RefusedError: no picture, too large, or damaged.
     """
     image = open_upload(blob, limits)
     suffix = SUFFIXES.get(image.format or "")
