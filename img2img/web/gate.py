@@ -14,14 +14,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from img2img.web.files import PictureFolder
 from img2img.web.limits import RefusedError
 
-JOIN = "/gradio_api/queue/join"
 MOST_JSON = 262_144
+LONGEST = 200
+"""Characters of a path; a file's name of more than 255 is an error of the system."""
 
 _GET = re.compile(
     r"/|/config|/theme\.css|/manifest\.json|/favicon\.ico|/(assets|static)/[\w./@~-]+"
     r"|/gradio_api/(app_id|queue/data|heartbeat/\w+)"
 )
-_POST = re.compile(rf"{JOIN}|/gradio_api/(cancel|reset)")
+_POST = re.compile(r"/gradio_api/(queue/join|run/predict|cancel|reset)")
 
 
 class Gate:
@@ -43,7 +44,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         known = {"GET": _GET, "HEAD": _GET, "POST": _POST}.get(scope["method"])
-        if known is None or not known.fullmatch(path) or ".." in path:
+        if known is None or len(path) > LONGEST or not known.fullmatch(path) or ".." in path:
             raise RefusedError(404, "nothing here")
         if scope["method"] == "POST":
             receive = _again(await self._checked_json(receive), receive)

@@ -61,11 +61,9 @@ def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
     choices = [*tasks, *([ALL] if len(tasks) > 1 else [])]
     first = choices[0]
     chooser: Any = gr.Radio if len(choices) <= FEW else gr.Dropdown
+    # The choices stay as they are, whatever the task: Gradio refuses a value that was not among the choices of a moment ago.
+    forms = list(dict.fromkeys(form for task in tasks if len(_forms(service, task)) > 1 for form in _forms(service, task)))
     samples = sample_pictures(folder)
-
-    def choose(task: str) -> Any:
-        forms = _forms(service, task)
-        return gr.update(choices=forms, value=forms[0], visible=len(forms) > 1)
 
     async def run(picture: str | None, task: str, form: str | None) -> list[Any]:
         if picture is None:
@@ -106,10 +104,11 @@ def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
                 with gr.Row(elem_id="samples"):
                     for name, path in samples.items():
                         sample = gr.Button(name, icon=path)
-                        sample.click(functools.partial(str, path), None, picture, show_progress="hidden", **_EVENT)
+                        sample.click(functools.partial(str, path), None, picture, **_QUICK)
                 task = chooser(choices, value=first, label="Task", elem_id="task")
-                forms = _forms(service, first)
-                form = gr.Radio(forms, value=forms[0], label="Form", visible=len(forms) > 1, elem_id="form")
+                form = gr.Radio(
+                    forms, value=next(iter(forms), None), label="Form", visible=len(_forms(service, first)) > 1, elem_id="form"
+                )
                 button = gr.Button("Run", variant="primary", elem_id="run")
             with gr.Column(scale=3, min_width=300):
                 slider = gr.ImageSlider(
@@ -124,15 +123,18 @@ def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
                 legend = _html("", elem_id="legend")
         with gr.Tab("Masks"):
             _html(task_table(tasks) + mask_figures(service.model), elem_id="masks")
-        task.change(choose, task, form, show_progress="hidden", **_EVENT)
+        task.change(lambda task: gr.update(visible=len(_forms(service, task)) > 1), task, form, **_QUICK)
         outputs = [slider, gallery, scores, status, legend]
         button.click(run, [picture, task, form], outputs, trigger_mode="once", show_progress="minimal", **_EVENT)
-    page.queue(max_size=limits.concurrency + limits.queue)
+    page.queue(max_size=limits.concurrency + limits.queue, api_open=False)
     return page
 
 
 _EVENT: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
 """Of every event: Gradio's own API does not show it, and how many run at once is for the service to say."""
+
+_QUICK: dict[str, Any] = {**_EVENT, "queue": False, "show_progress": "hidden"}
+"""Of those beside the button. Gradio's page can lose the answer to an event that it queues just as the one before it ends."""
 
 
 def _html(content: str, **options: Any) -> gr.Markdown:
@@ -147,7 +149,7 @@ def _forms(service: Service, task: str) -> list[str]:
 
 
 def _form(service: Service, task: str, form: str | None) -> str:
-    """`form`, or the task's first where the page has not yet followed a change of task."""
+    """`form`, or the task's first where it is one of other tasks."""
     forms = _forms(service, task)
     return form if form in forms else forms[0]
 

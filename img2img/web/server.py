@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
 import os
 import re
 import socket
@@ -146,12 +147,18 @@ def _gradio() -> Any:
 def _run(app: "FastAPI", listening: socket.socket) -> None:
     import uvicorn
 
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # A page that is open has a stream that never ends, and uvicorn would print a traceback for each that it cuts.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, ws="none", limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=10, timeout_graceful_shutdown=2,
+        timeout_keep_alive=10, timeout_graceful_shutdown=1,
     )  # fmt: skip
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down, and raises the signal again
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -170,9 +177,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         if error.errno == errno.EADDRINUSE:
-            raise InputError(
-                f"port {port} of {host} is in use: stop what uses it, or choose another (0: any free one)"
-            ) from error
+            raise InputError(f"port {port} of {host} is in use: choose another, or 0 for any that is free") from error
         raise InputError(f"cannot listen at {host}:{port} ({error.strerror}): choose another host or port") from error
     return listening
 

@@ -100,10 +100,17 @@ class Service:
         """
         for task in tasks:
             self.check(task, form=form)
+        return await self.work(functools.partial(self._work, tasks, picture, form, side), left=left)
+
+    async def work(self, work: Callable[[], T], *, left: Callable[[], Awaitable[bool]] | None = None) -> T:
+        """What `work` returns, in a thread, when its turn comes; `left` as of `run`.
+
+        Raises:
+            RefusedError: `work` failed, or nobody waits for it.
+        """
         async with self._slots:
             if left is not None and await left():
                 raise RefusedError(499, "nobody waits for the answer any more")
-            work = functools.partial(self._work, tasks, picture, form, side)
             return await anyio.to_thread.run_sync(guarded, work, limiter=self._threads)
 
     def check(self, task: str, *, form: str | None = None) -> None:

@@ -4,7 +4,6 @@ from io import BytesIO
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from PIL import Image
@@ -14,7 +13,7 @@ from img2img.data.decode import to_rgb
 from img2img.web.files import TYPES, PictureFolder
 from img2img.web.limits import Limits, RefusedError
 from img2img.web.pictures import decode, open_upload
-from img2img.web.service import Service, guarded
+from img2img.web.service import Service
 
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
 """The formats that browsers show; another is kept as PNG."""
@@ -53,7 +52,7 @@ def page_routes(service: Service, folder: PictureFolder) -> APIRouter:
         try:
             with service.admitted():
                 blob = await read_picture(request, service.limits, field="files")
-                path = await anyio.to_thread.run_sync(guarded, lambda: keep(blob, folder, service.limits))
+                path = await service.work(lambda: keep(blob, folder, service.limits))
         except RefusedError as refused:
             return PlainTextResponse(refused.message, status_code=refused.status)  # the page shows the text as it is
         return JSONResponse([str(path)])
@@ -78,11 +77,10 @@ def keep(blob: bytes, folder: PictureFolder, limits: Limits) -> Path:
     Raises:
         RefusedError: no picture, too large, or damaged.
     """
-    image = open_upload(blob, limits)
+    image = decode(open_upload(blob, limits))
     suffix = SUFFIXES.get(image.format or "")
     if suffix is not None:
         return folder.add(blob, suffix)
-    decode(image)
     exif = image.getexif()  # it says which way is up
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
         image = Image.fromarray(to_rgb(image, "the picture"))
