@@ -226,8 +226,9 @@ def test_a_little_too_much_is_told_however_it_is_sent(local: Callable[..., str],
 def test_a_picture_that_does_not_arrive(local: Callable[..., str], reference: Any) -> None:
     url = local(reference, upload_seconds=1)
     with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=20) as slow:
-        slow.sendall(f"POST {API}/run/colour HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc".encode())
-        answer = slow.recv(65_536).decode()
+        headers = "Host: localhost\r\nConnection: close\r\nContent-Length: 1000"
+        slow.sendall(f"POST {API}/run/colour HTTP/1.1\r\n{headers}\r\n\r\nabc".encode())
+        answer = b"".join(iter(lambda: slow.recv(65_536), b"")).decode()
     assert answer.startswith("HTTP/1.1 408")
     assert "did not arrive within 1 s" in answer
     assert httpx.get(f"{url}{API}/health").json()["waiting"] == 0
