@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import os
 import re
+import shutil
 import socket
 import webbrowser
 from collections.abc import AsyncIterator, Sequence
@@ -152,6 +153,8 @@ def _run(app: "FastAPI", listening: socket.socket) -> None:
             # A page that is open has a stream that never ends, and uvicorn would print a traceback for each that it cuts.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             await super().shutdown(sockets)
+            # At a SIGTERM the process ends without the functions that `atexit` keeps.
+            shutil.rmtree(private_folder().path, ignore_errors=True)
 
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, ws="none", limit_concurrency=CONNECTIONS,

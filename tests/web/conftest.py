@@ -63,9 +63,9 @@ class Service:
     talk: Path
     process: subprocess.Popen[str]
 
-    def stop(self) -> tuple[int, str]:
-        """Ctrl-C: the exit code, and what it still said."""
-        self.process.send_signal(signal.SIGINT)
+    def stop(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+        """Ctrl-C, or another signal: the exit code, and what it still said."""
+        self.process.send_signal(how)
         said, _ = self.process.communicate(timeout=20)
         return self.process.returncode, said
 

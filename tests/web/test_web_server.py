@@ -1,5 +1,6 @@
 """Starting and stopping the service."""
 
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from img2img.web import build_app, serve
 from img2img.web.server import listen
 
 
-def test_ctrl_c_stops_it_and_it_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_stops_it_and_it_leaves_nothing(bundle: Path, tmp_path: Path, how: signal.Signals, code: int) -> None:
     service = start(bundle, tmp_path / "talk.txt")
     with httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http:
         (path,) = http.post("/gradio_api/upload", files={"files": encoded(photo())}).json()
@@ -24,8 +26,7 @@ def test_ctrl_c_stops_it_and_it_leaves_nothing(bundle: Path, tmp_path: Path) -> 
         assert folder.is_dir()
         with http.stream("GET", "/gradio_api/heartbeat/abc") as open_page:  # a page that is open does not hold it
             assert open_page.status_code == 200
-            code, said = service.stop()
-    assert (code, said) == (0, "")
+            assert service.stop(how) == (code, "")
     assert not folder.exists()
 
 
