@@ -1,0 +1,64 @@
+"""What a service takes: bytes, pixels, how many at once; and how it says no."""
+
+from dataclasses import dataclass, fields
+
+from img2img.errors import InputError
+
+THIN = 128
+"""A picture's pixels are counted as if its shorter side were this long at least: networks pad thin pictures, and a line of one
+pixel by millions would become thousands of millions."""
+
+
+class RefusedError(Exception):
+    """A request that is not served.
+
+    Attributes:
+        status: of HTTP.
+        message: what was got, what was expected and what to do; it never names a file of the machine.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The bounds of a service.
+
+    Attributes:
+        upload_bytes: of a picture's file.
+        pixels: of a picture, decided before it is decoded, and again at the size the network would see.
+        concurrency: pictures that run at once.
+        queue: requests that wait for their turn; more are refused.
+        upload_seconds: for a picture to arrive.
+
+    Raises:
+        InputError: one of them is out of range.
+    """
+
+    upload_bytes: int = 20_000_000
+    pixels: int = 24_000_000
+    concurrency: int = 2
+    queue: int = 16
+    upload_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value < 1:
+                raise InputError(f"{field.name}={value}: expected 1 or more, such as {field.default}")
+
+
+def check_pixels(size: tuple[int, int], side: int | None, limits: Limits) -> None:
+    """Refuse a picture of `size` (either order) whose pixels are too many, as it is or with a shorter side of `side`."""
+    scale = max(1.0, THIN / min(size), 0 if side is None else side / min(size))
+    pixels = round(size[0] * scale) * round(size[1] * scale)
+    if pixels > limits.pixels:
+        asked = f" with a shorter side of {side}" if side is not None and side > min(size) else ""
+        thin = f" (counted as if {THIN} wide: it is very thin)" if not asked and scale > 1 else ""
+        raise RefusedError(
+            413,
+            f"the picture has {size[0]} x {size[1]} pixels, {pixels:,}{asked}{thin}: expected {limits.pixels:,} at most; "
+            "make it smaller",
+        )

@@ -1,0 +1,42 @@
+"""Pictures to try: photographs that scikit-image ships, and rendered scenes like those that the demo learns."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from img2img.data.samples import style_picture
+from img2img.data.scenes import Scenes
+from img2img.errors import InputError
+from img2img.web.files import PictureFolder
+
+PHOTOS = ("coffee", "astronaut", "chelsea", "rocket")
+"""`docs/third_party.md` says whose they are."""
+SCENES = ("landscape", "shapes")
+SHORT_SIDE = 320
+SCENE_SIDE = 256
+
+
+def sample_pictures(folder: PictureFolder) -> dict[str, Path]:
+    """The samples as files in `folder`, by name; none where scikit-image is not installed."""
+    try:
+        pictures = {name: _photo(name) for name in PHOTOS}
+        pictures |= {name: _png(Scenes(name, "test", count=1, size=SCENE_SIDE)[0].image) for name in SCENES}
+    except InputError:
+        return {}
+    return {name: folder.add(blob, ".png") for name, blob in pictures.items()}
+
+
+def _photo(name: str) -> bytes:
+    with Image.open(style_picture(name)) as file:
+        photo = file.convert("RGB")
+    scale = SHORT_SIDE / min(photo.size)
+    return _png(np.asarray(photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS)))
+
+
+def _png(picture: NDArray[np.uint8]) -> bytes:
+    file = BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,128 @@
+"""A service in a process of its own, which writes down whom it talks to, and one in this process to be tampered with."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from web_bundles import class_bundle, image_bundle
+
+import img2img
+
+ROOT = Path(__file__).parents[2]
+
+# Every name that is looked up and every address that is connected to goes into a file.
+SERVE = """
+import sys
+talk = open(sys.argv[2], "w", buffering=1)
+def hook(event, args):
+    if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
+        talk.write(f"{event} {args[1:] if event in ('socket.connect', 'socket.sendto') else args[:2]}\\n")
+sys.addaudithook(hook)
+from img2img.web import serve
+serve(sys.argv[1], port=0)
+"""
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return image_bundle(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return class_bundle(tmp_path_factory.mktemp("classes"))
+
+
+@pytest.fixture(scope="session")
+def reference(bundle: Path) -> Any:
+    """The bundle as Python runs it, on weights that are not merged."""
+    return img2img.load(str(bundle))
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that runs.
+
+    Attributes:
+        url: without a slash at its end.
+        talk: the file with what it looked up and connected to.
+        process: its process.
+    """
+
+    url: str
+    talk: Path
+    process: subprocess.Popen[str]
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+        """Ctrl-C, or another signal: the exit code, and what it still said."""
+        self.process.send_signal(how)
+        said, _ = self.process.communicate(timeout=20)
+        return self.process.returncode, said
+
+
+def start(bundle: Path, talk: Path) -> Service:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for name in [name for name in environment if name.startswith(("GRADIO_", "HF_"))]:
+        del environment[name]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(bundle), str(talk)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert " at http://127.0.0.1:" in line, line + process.stdout.read()
+    return Service(line.split(" at ")[1].split(" ")[0], talk, process)
+
+
+@pytest.fixture(scope="session")
+def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    running = start(bundle, tmp_path_factory.mktemp("talk") / "talk.txt")
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def http(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def local() -> Iterator[Callable[..., str]]:
+    """`local(model, **limits)`: the URL of a service in this process."""
+    import uvicorn
+
+    from img2img.web import Limits, build_app
+    from img2img.web.server import listen
+
+    with contextlib.ExitStack() as stack:
+
+        def run(model: Any, **limits: Any) -> str:
+            app = build_app(model, Limits(**limits))
+            listening = stack.enter_context(listen("127.0.0.1", 0))
+            server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", timeout_graceful_shutdown=1))
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+            thread.start()
+
+            def stop() -> None:
+                server.should_exit = True
+                thread.join(20)
+
+            stack.callback(stop)
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.02)
+            return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+        yield run

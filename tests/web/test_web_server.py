@@ -1,0 +1,93 @@
+"""Starting and stopping the service."""
+
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import start
+from web_bundles import encoded, photo
+
+import img2img
+from img2img import InputError
+from img2img.web import build_app, serve
+from img2img.web.server import listen
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_stops_it_and_it_leaves_nothing(bundle: Path, tmp_path: Path, how: signal.Signals, code: int) -> None:
+    service = start(bundle, tmp_path / "talk.txt")
+    with httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http:
+        (path,) = http.post("/gradio_api/upload", files={"files": encoded(photo())}).json()
+        folder = Path(path).parents[1]
+        assert folder.is_dir()
+        with http.stream("GET", "/gradio_api/heartbeat/abc") as open_page:  # a page that is open does not hold it
+            assert open_page.status_code == 200
+            assert service.stop(how) == (code, "")
+    assert not folder.exists()
+
+
+def test_a_port_in_use(bundle: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(InputError, match=f"port {port} of 127.0.0.1 is in use: choose another, or 0"):
+            serve(bundle, port=port)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"port": 70_000}, "port=70000: expected 1 to 65535"),
+        ({"host": "no such name"}, "host='no such name' is no address or name of this machine"),
+        ({"host": "192.0.2.1"}, "cannot listen at 192.0.2.1:7860"),
+    ],
+)
+def test_wrong_addresses(bundle: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        serve(bundle, **options)
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no bundle in"):
+        serve(tmp_path, port=0)
+
+
+def test_a_package_that_is_not_installed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(
+        InputError, match=r"the web service needs the package gradio: pip install 'img2img\[images,train,serve\]'"
+    ):
+        serve(bundle, port=0)
+
+
+def test_beyond_this_machine_any_address_and_the_names_given(reference: Any) -> None:
+    from starlette.testclient import TestClient
+
+    app = build_app(reference, hosts=("demo.example",), any_address=True)
+
+    def status(host: str) -> int:
+        return TestClient(app, base_url=f"http://{host}").get("/api/v1/health").status_code
+
+    hosts = {"demo.example": 200, "192.0.2.7": 200, "[2001:db8::1]:80": 200, "evil.example": 403, "192.0.2.7.evil.example": 403}
+    assert {host: status(host) for host in hosts} == hosts
+
+
+def test_a_bundle_without_tasks(tmp_path: Path) -> None:
+    from web_bundles import make_bundle
+
+    empty = make_bundle(tmp_path / "empty", {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}, {})
+    with pytest.raises(InputError, match="the bundle has no tasks"):
+        build_app(img2img.load(str(empty), weights="merged"))
+
+
+def test_ipv6(reference: Any) -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6")
+    try:
+        with listen("::1", 0) as listening:
+            assert listening.getsockname()[0] == "::1"
+    except InputError:
+        pytest.skip("IPv6 is switched off")
