@@ -14,7 +14,7 @@ try:
 except ModuleNotFoundError:  # the mask core can be installed without it
     sys.exit("error: the command line needs more than the mask core: pip install 'img2img[images,train]'")
 
-from img2img.cli import add_task, evaluate, export, info, join, report, run, share, tasks, train
+from img2img.cli import add_task, evaluate, export, info, join, report, run, serve, share, tasks, train
 
 app = typer.Typer(
     name="img2img",
@@ -52,6 +52,7 @@ app.add_typer(tasks.app, name="tasks")
 app.command()(add_task.add_task)
 app.command()(join.join)
 app.command()(evaluate.evaluate)
+app.command()(serve.serve)
 app.command()(export.export)
 app.add_typer(share.app, name="share")
 app.command()(report.report)

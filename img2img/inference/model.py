@@ -2,10 +2,12 @@
 
 import itertools
 import os
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -18,11 +20,13 @@ from img2img.data.decode import list_pictures
 from img2img.errors import InputError
 from img2img.inference.images import Opened, Picture, open_input
 from img2img.inference.tiling import run_any_size
+from img2img.masks.task import total_bytes
 from img2img.tasks import Task, build_task
 from img2img.training.evaluate import Evaluator, Network
 
 TILE = 1024
 OVERLAP = 128
+MERGED_BYTES = 2 << 30
 
 Weights = Literal["cached", "merged"]
 Precision = Literal["float32", "bfloat16"]
@@ -67,7 +71,7 @@ class Model:
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU where there is one.
         precision: "bfloat16" runs the network in mixed precision: faster where the processor has it, and less exact.
         weights: "cached" computes a task's weights when they are needed and keeps them, up to a gigabyte; "merged" makes an
-            ordinary network of each task that is used.
+            ordinary network of each task that is used, and keeps those used last, up to two gigabytes.
 
     Raises:
         InputError: see `bundle.load_bundle`; or an option is unknown, or the device is not there.
@@ -98,7 +102,8 @@ class Model:
         self._bfloat16 = precision == "bfloat16"
         self._evaluator = Evaluator(stride=self.backbone.stride, min_size=self.backbone.min_size, device=self.device)
         self._tasks: dict[str, Task] = {name: self._build(name) for name in self.network.tasks()}
-        self._plain: dict[str, nn.Module] = {}
+        self._plain: OrderedDict[str, nn.Module] = OrderedDict()
+        self._merging = Lock()
 
     # ------------------------------------------------------------------ what there is
 
@@ -308,9 +313,14 @@ class Model:
     def _network(self, name: str) -> Network:
         if not self._merged:
             return lambda x: self.network(x, task=name)
-        if name not in self._plain:
-            self._plain[name] = self.network.merge(name).requires_grad_(False)
-        return self._plain[name]
+        with self._merging:
+            if name not in self._plain:
+                self._plain[name] = self.network.merge(name).requires_grad_(False)
+            self._plain.move_to_end(name)
+            plain = self._plain[name]
+            while len(self._plain) > 1 and sum(total_bytes(p.state_dict()) for p in self._plain.values()) > MERGED_BYTES:
+                self._plain.popitem(last=False)
+        return plain
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self._bfloat16 else nullcontext()

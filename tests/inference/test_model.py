@@ -151,6 +151,17 @@ def test_merged_weights_give_the_same_bits(model: Model, bundle: Path) -> None:
         assert np.array_equal(merged.run(name, picture), model.run(name, picture))
 
 
+def test_merged_networks_are_kept_within_a_bound(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, picture = img2img.load(bundle, weights="merged"), _picture()
+    expected = {name: model.run(name, picture) for name in model.tasks}
+    assert list(model._plain) == list(model.tasks)
+    size = sum(t.numel() * t.element_size() for t in model._plain["colour"].state_dict().values())
+    monkeypatch.setattr("img2img.inference.model.MERGED_BYTES", int(2.5 * size))
+    for name in ("parts", "colour", "parts", "edges"):
+        assert np.array_equal(model.run(name, picture), expected[name])
+    assert list(model._plain) == ["parts", "edges"], "those used last"
+
+
 def test_bfloat16_is_near(model: Model, bundle: Path) -> None:
     half, picture = img2img.load(bundle, precision="bfloat16"), _picture()
     for name in ("colour", "edges"):
