@@ -1,0 +1,65 @@
+"""`model.run` against a hand-written loop over the merged network: what reading types, padding and showing results cost.
+
+    python benchmarks/inference.py runs/demo --task colour --rounds 9
+
+A round runs eight pictures of 256 x 192, or one of 1600 x 1200. The peer is the merged network alone: pad, run, cut, and the
+task's own prediction and picture.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from common import alternate, environment, report
+from torch.nn import functional as F
+
+import img2img
+from img2img.data.base import Batch
+from img2img.tasks.base import pixels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("--task", default="colour")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    print(environment())
+    rng = np.random.default_rng(0)
+    small = [rng.integers(0, 256, (192, 256, 3), dtype=np.uint8) for _ in range(8)]
+    large = rng.integers(0, 256, (1200, 1600, 3), dtype=np.uint8)
+    cached = img2img.load(options.bundle)
+    merged = img2img.load(options.bundle, weights="merged")
+    half = img2img.load(options.bundle, weights="merged", precision="bfloat16")
+    network, task = cached.network.merge(options.task), cached.task(options.task)
+
+    @torch.no_grad()
+    def by_hand(picture: np.ndarray) -> np.ndarray:
+        input = task.served_input(Batch(image=torch.from_numpy(picture).permute(2, 0, 1)[None]))
+        height, width = picture.shape[:2]
+        raw = network(F.pad(input, (0, -width % 32, 0, -height % 32), mode="replicate"))[..., :height, :width]
+        return pixels(task.picture(task.prediction(raw, input), input)[0])
+
+    name = options.task
+    runs: dict[str, Callable[[], object]] = {
+        "by hand": lambda: [by_hand(picture) for picture in small],
+        "cached, one by one": lambda: [cached.run(name, picture) for picture in small],
+        "merged, one by one": lambda: [merged.run(name, picture) for picture in small],
+        "merged, a list": lambda: merged.run(name, small),
+        "merged, a list, bfloat16": lambda: half.run(name, small),
+    }
+    report("eight pictures of 256 x 192", alternate(runs, rounds=options.rounds), peers=["by hand"])
+    runs = {
+        "by hand": lambda: by_hand(large),
+        "whole": lambda: merged.run(name, large, tile=None),
+        "tiles of 1024": lambda: merged.run(name, large),
+        "tiles of 512": lambda: merged.run(name, large, tile=512),
+        "seen at 256": lambda: merged.run(name, large, side=256),
+        "whole, bfloat16": lambda: half.run(name, large, tile=None),
+    }
+    report("one picture of 1600 x 1200", alternate(runs, rounds=max(3, options.rounds // 3)), peers=["by hand"])
+
+
+if __name__ == "__main__":
+    main()
