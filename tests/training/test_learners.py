@@ -74,7 +74,7 @@ def test_a_killed_comparison_goes_on_and_ends_bit_equal(config: Make, tmp_path: 
     assert _untimed(run(config(method=_method(name)))) == _untimed(whole)
     assert _files(tmp_path / "run" / "learned") == _files(tmp_path / "whole" / "learned")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequence, "environment", lambda: {"commit": "another"})
+        patch.setattr(sequence, "environment", lambda **_: {"commit": "another"})
         assert _untimed(run(config(method=_method(name)))) == _untimed(whole), "a finished run is only read"
 
 
