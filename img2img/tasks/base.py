@@ -17,9 +17,10 @@ from img2img.plugins import Registry
 
 T = TypeVar("T")
 
+_SHARED = ("base", "to_picture")
 _MODULES = (m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
-KINDS: Registry[type["Task"]] = Registry("task kind", {name: f"img2img.tasks.{name}" for name in _MODULES if name != "base"})
-"""The kinds of task: the modules of this package, each named as its kind, and the subclasses of `Task` that users define."""
+KINDS: Registry[type["Task"]] = Registry("task kind", {n: f"img2img.tasks.{n}" for n in _MODULES if n not in _SHARED})
+"""The kinds of task: the modules of this package but what they share, named as their kinds, and users' subclasses of `Task`."""
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from img2img.data.base import Batch
 from img2img.errors import InputError
-from img2img.metrics.pictures import PictureMetrics
-from img2img.tasks.base import Example, Metrics, Task, combine, unit
+from img2img.tasks.base import Example, unit
+from img2img.tasks.to_picture import ToPicture, mixed
 
 
-class Denoising(Task):
+class Denoising(ToPicture):
     """Gaussian noise is added to each picture and the network estimates the clean one; MSE (0..255) decides.
 
     Args:
@@ -20,8 +20,6 @@ class Denoising(Task):
     """
 
     kind: ClassVar[str] = "denoising"
-    metric: ClassVar[str] = "MSE"
-    higher_is_better: ClassVar[bool] = False
     trivial_name: ClassVar[str] = "noisy copy"
     out_channels = 4
 
@@ -48,29 +46,16 @@ class Denoising(Task):
         return unit(batch.image)
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
-        """RGB in [0, 1]: a mix of the input and of a picture that the network paints, by a share that it chooses for each pixel.
-
-        Most decoders draw at half resolution, so they cannot paint the noise that would have to be subtracted; but they can
-        say where the picture is smooth.
-        """
-        painted, share = torch.sigmoid(raw.float()).split([3, 1], 1)
-        return share * input + (1 - share) * painted
+        """RGB in [0, 1], see `mixed`."""
+        return mixed(raw, input)
 
     def loss(self, raw: Tensor, example: Example) -> Tensor:
         """Mean squared error in units of the noise's variance."""
         return F.mse_loss(self.prediction(raw, example.input), example.target) * (255 / self.sigma) ** 2
 
-    def metrics(self) -> Metrics:
-        """SSIM, MSE and PSNR."""
-        return combine(pictures=PictureMetrics())
-
     def trivial(self, example: Example) -> Tensor:
         """The noisy input."""
         return example.input
-
-    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
-        """The prediction itself."""
-        return prediction
 
     def options(self) -> dict[str, Any]:
         """The kind and the noise."""

@@ -5,18 +5,17 @@ from typing import ClassVar, Literal
 import torch
 from kornia.filters import canny, sobel
 from torch import Tensor
-from torch.nn import functional as F
 
 from img2img.data.base import Batch, PictureSet
 from img2img.errors import InputError
-from img2img.metrics.pictures import PictureMetrics
-from img2img.tasks.base import Example, Metrics, Task, combine, mean_colour, unit
+from img2img.tasks.base import Example, mean_colour, unit
+from img2img.tasks.to_picture import ToPicture
 
 Drawing = Literal["pair", "canny", "sobel"]
 
 
-class EdgeColouring(Task):
-    """Dark edges on white in, RGB out; the loss is a mix of absolute and squared error, and MSE (0..255) decides.
+class EdgeColouring(ToPicture):
+    """Dark edges on white in, RGB out.
 
     Args:
         drawing: where the edges come from: "pair" takes side A of A|B pairs, "canny" and "sobel" let kornia draw them from
@@ -24,8 +23,6 @@ class EdgeColouring(Task):
     """
 
     kind: ClassVar[str] = "edges"
-    metric: ClassVar[str] = "MSE"
-    higher_is_better: ClassVar[bool] = False
     trivial_name: ClassVar[str] = "mean colour"
     out_channels = 6
 
@@ -68,22 +65,9 @@ class EdgeColouring(Task):
         colour, gain = raw.float().chunk(2, 1)
         return torch.sigmoid(colour + gain * (1 - input))
 
-    def loss(self, raw: Tensor, example: Example) -> Tensor:
-        """Mean absolute plus twice the mean squared error, in [0, 1] units: the first keeps colours, the second decides."""
-        prediction = self.prediction(raw, example.input)
-        return F.l1_loss(prediction, example.target) + 2 * F.mse_loss(prediction, example.target)
-
-    def metrics(self) -> Metrics:
-        """SSIM, MSE and PSNR."""
-        return combine(pictures=PictureMetrics())
-
     def trivial(self, example: Example) -> Tensor:
         """The training set's mean colour everywhere."""
         return self.mean.to(example.input.device).view(1, 3, 1, 1).expand_as(example.target).contiguous()
-
-    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
-        """The prediction itself."""
-        return prediction
 
     def options(self) -> dict[str, str]:
         """The kind and how edges are drawn."""

@@ -1,0 +1,44 @@
+"""What tasks have in common whose prediction is a picture."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from img2img.metrics.pictures import PictureMetrics
+from img2img.tasks.base import Example, Metrics, Task, combine
+
+
+class ToPicture(Task):
+    """RGB out; MSE (0..255) decides."""
+
+    metric: ClassVar[str] = "MSE"
+    higher_is_better: ClassVar[bool] = False
+
+    def loss(self, raw: Tensor, example: Example) -> Tensor:
+        """Mean absolute plus twice the mean squared error, in [0, 1] units: the first keeps colours, the second decides."""
+        prediction = self.prediction(raw, example.input)
+        return F.l1_loss(prediction, example.target) + 2 * F.mse_loss(prediction, example.target)
+
+    def metrics(self) -> Metrics:
+        """SSIM, MSE and PSNR."""
+        return combine(pictures=PictureMetrics())
+
+    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
+        """The prediction itself."""
+        return prediction
+
+
+def mixed(raw: Tensor, input: Tensor) -> Tensor:
+    """RGB in [0, 1]: a mix of the input and of a picture that the network paints, by a share that it chooses for each pixel.
+
+    Most decoders draw at half resolution: what stays as it is keeps its full detail so, and where the input is to be smoothed
+    the network need not paint what has to go.
+
+    Args:
+        raw: (N, 4, H, W), the painted picture and the share.
+        input: (N, 3, H, W) in [0, 1].
+    """
+    painted, share = torch.sigmoid(raw.float()).split([3, 1], 1)
+    return share * input + (1 - share) * painted
