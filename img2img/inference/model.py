@@ -276,7 +276,7 @@ class Model:
 
     def _results(self, name: str, opened: Sequence[Opened], *, form: str, side: int | None, tile: int | None) -> list[Any]:
         task = self._tasks[name]
-        values = torch.cat([one.values.to(torch.float32) if len(opened) > 1 else one.values for one in opened])
+        values = torch.cat([one.values for one in opened])
         prediction, input = self._predict(name, values, side=side, tile=tile)
         shown = task.show(prediction, input, form)
         results, first = [], 0

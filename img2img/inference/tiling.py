@@ -17,7 +17,7 @@ def run_any_size(network: Network, input: Tensor, evaluator: Evaluator, *, tile:
         network: from pictures to the head's raw output, of their height and width, or (N, C) for whole pictures.
         input: (N, 3, H, W) float in [0, 1].
         evaluator: knows which sizes the network takes.
-        tile: pictures with a longer side than this many pixels are run in square tiles of it; None: always whole.
+        tile: pictures with a longer side than this many pixels are run in tiles of no longer sides; None: always whole.
         overlap: pixels that neighbouring tiles share; their outputs fade into each other there.
 
     Returns:
@@ -27,16 +27,16 @@ def run_any_size(network: Network, input: Tensor, evaluator: Evaluator, *, tile:
     if tile is None or max(height, width) <= tile:
         return evaluator.raw(network, input)
     stride = evaluator.stride
-    tile = max(evaluator.min_size, math.ceil(tile / stride) * stride)
-    step = max(stride, tile - math.ceil(overlap / stride) * stride)
-    # Tiles begin at multiples of the stride, so that the network sees the same grid in all of them.
-    padded = [math.ceil(max(n, evaluator.min_size) / stride) * stride for n in (height, width)]
+    # Tiles begin and end at multiples of the stride, so that the network sees the same grid in all of them.
+    padded = [_up(max(n, evaluator.min_size), stride) for n in (height, width)]
     input = F.pad(input, (0, padded[1] - width, 0, padded[0] - height), mode="replicate")
-    rows, columns = (_starts(n, tile, step) for n in padded)
-    weights = [_ramp(min(tile, n), tile - step) for n in padded]
+    most, shared = max(_up(evaluator.min_size, stride), _up(tile, stride)), _up(overlap, stride)
+    sides = [_side(n, most, shared, stride) for n in padded]
+    rows, columns = (_starts(n, side, shared, stride) for n, side in zip(padded, sides, strict=True))
+    weights = [_ramp(side, shared) for side in sides]
     total: Tensor | None = None
     for top, left in itertools.product(rows, columns):
-        window = (..., slice(top, top + tile), slice(left, left + tile))
+        window = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
         raw = evaluator.run(network, input[window]).float()
         if total is None:
             total = raw.new_zeros(*raw.shape[:2], *padded)
@@ -45,15 +45,28 @@ def run_any_size(network: Network, input: Tensor, evaluator: Evaluator, *, tile:
     for axis, (starts, weight) in enumerate(zip((rows, columns), weights, strict=True)):
         sums = torch.zeros(padded[axis])
         for start in starts:
-            sums[start : start + tile] += weight
+            sums[start : start + len(weight)] += weight
         total /= (sums[:, None] if axis == 0 else sums).to(total.device)
     return total[..., :height, :width]
 
 
-def _starts(length: int, tile: int, step: int) -> list[int]:
-    """Where tiles begin: `step` apart, the last one at the end."""
-    last = max(0, length - tile)
-    return [*range(0, last, step), last]
+def _up(length: int, stride: int) -> int:
+    """The next multiple of the stride."""
+    return math.ceil(length / stride) * stride
+
+
+def _side(length: int, most: int, overlap: int, stride: int) -> int:
+    """How long tiles are: as few as there must be share the length out evenly, so that little is seen twice."""
+    if length <= most:
+        return length
+    count = math.ceil((length - overlap) / max(stride, most - overlap))
+    return min(most, _up(math.ceil((length + (count - 1) * overlap) / count), stride))
+
+
+def _starts(length: int, side: int, overlap: int, stride: int) -> list[int]:
+    """Where tiles begin: the overlap before the last one's end, and the last one at the end."""
+    last = length - side
+    return [*range(0, last, max(stride, side - overlap)), last]
 
 
 def _ramp(length: int, overlap: int) -> Tensor:

@@ -33,6 +33,19 @@ def test_a_pointwise_network_gives_the_same(size: tuple[int, int], stride: int, 
     assert len(seen) > 1 or max(size) <= largest
 
 
+@pytest.mark.parametrize(("size", "most"), [((1600, 1200), 1.25), ((1100, 1100), 1.4), ((1030, 200), 1.4), ((3000, 4000), 1.35)])
+def test_little_is_seen_twice(size: tuple[int, int], most: float) -> None:
+    seen: list[int] = []
+
+    def network(x: Tensor) -> Tensor:
+        seen.append(x.shape[-1] * x.shape[-2])
+        return x[:, :1]
+
+    run_any_size(network, torch.zeros(1, 3, *size), _evaluator(32, 32), tile=1024, overlap=128)
+    assert sum(seen) <= most * size[0] * size[1]
+    assert max(seen) <= 1024**2
+
+
 def test_a_blurring_network_has_no_seams() -> None:
     blur = nn.Conv2d(3, 1, 9, padding=4, padding_mode="replicate", bias=False)
     nn.init.constant_(blur.weight, 1 / 243)
