@@ -46,8 +46,9 @@ def main() -> None:
         "by hand": lambda: [by_hand(picture) for picture in small],
         "cached, one by one": lambda: [cached.run(name, picture) for picture in small],
         "merged, one by one": lambda: [merged.run(name, picture) for picture in small],
-        "merged, a list": lambda: merged.run(name, small),
-        "merged, a list, bfloat16": lambda: half.run(name, small),
+        "merged, in batches of 8": lambda: merged.run(name, small, batch_size=8),
+        "merged, one by one, bfloat16": lambda: [half.run(name, picture) for picture in small],
+        "merged, in batches of 8, bfloat16": lambda: half.run(name, small, batch_size=8),
     }
     report("eight pictures of 256 x 192", alternate(runs, rounds=options.rounds), peers=["by hand"])
     runs = {

@@ -68,15 +68,16 @@ def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: 
 
 
 def do_pictures(
-    model: "Model", jobs: Sequence[Planned], *, batch_size: int, **options: Any
+    model: "Model", jobs: Sequence[Planned], *, batch_size: int | None, **options: Any
 ) -> Iterator[tuple[Planned, InputError | None]]:
     """Make the results of pictures, in batches; each job with None, or the error where its picture cannot be read."""
     from img2img.inference.images import open_input
 
-    for start in range(0, len(jobs), batch_size):
+    at_once = batch_size or 8
+    for start in range(0, len(jobs), at_once):
         readable: list[Planned] = []
         pictures: list[Any] = []
-        for job in jobs[start : start + batch_size]:
+        for job in jobs[start : start + at_once]:
             try:
                 opened = open_input(job.source)
             except InputError as error:
@@ -97,7 +98,7 @@ def _write(path: Path, result: Any) -> None:
         write_atomic(path, lambda temporary: result.save(temporary, format="PNG"))
 
 
-def do_video(model: "Model", job: Planned, *, batch_size: int, **options: Any) -> InputError | None:
+def do_video(model: "Model", job: Planned, *, batch_size: int | None, **options: Any) -> InputError | None:
     """Make a video's result, frame by frame: a video of its size and speed without sound, or a folder of frames."""
     import cv2
 

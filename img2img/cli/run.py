@@ -29,7 +29,9 @@ def run(
     side: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="The shorter side at which the network sees a picture.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures of one size that run together.")] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures of one size that run together; 8, or 1 on a CPU.", show_default=False)
+    ] = None,
     frames: Annotated[bool, typer.Option("--frames", help="Write a video's frames as pictures in place of a video.")] = False,
     device: Device = "auto",
     precision: Annotated[
@@ -84,7 +86,7 @@ def run(
 
 
 def _each(
-    model: "Model", jobs: Sequence[Any], batch_size: int, options: dict[str, Any], forms: dict[str, str]
+    model: "Model", jobs: Sequence[Any], batch_size: int | None, options: dict[str, Any], forms: dict[str, str]
 ) -> Iterator[tuple[Any, Exception | None]]:
     """Each job when it is done, with the error where it could not be; a bar on stderr where that is a terminal."""
     from rich.console import Console

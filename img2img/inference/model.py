@@ -151,7 +151,7 @@ class Model:
         form: str | None = None,
         side: int | None = None,
         tile: int | None = TILE,
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> Any:
         """A task's results, of the pictures' sizes and types.
 
@@ -163,7 +163,7 @@ class Model:
             side: the shorter side in pixels at which the network sees the picture; what it finds is brought back to the full
                 size. None: the picture's own; for classification the side that the task was measured on.
             tile: pictures with a longer side than this run in overlapping tiles; None: whole.
-            batch_size: pictures of one size that run together.
+            batch_size: pictures of one size that run together; None: 8, or 1 on a CPU, whose caches hold no more.
 
         Returns:
             The result for one picture; a list for a list; for a folder a dict by the path below it. A file gives a PIL image.
@@ -194,16 +194,17 @@ class Model:
         form: str | None = None,
         side: int | None = None,
         tile: int | None = TILE,
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> Iterator[Any]:
         """Results one after another, for more pictures than fit into memory; `run` says what the arguments are."""
         options = _checked(self.task(task), form=form, side=side, tile=tile)
-        if batch_size < 1:
+        size = (1 if self.device.type == "cpu" else 8) if batch_size is None else batch_size
+        if size < 1:
             raise InputError(f"batch_size={batch_size}: expected 1 or more")
 
         def results() -> Iterator[Any]:
             for _, alike in itertools.groupby(map(open_input, pictures), lambda opened: opened.values.shape):
-                while some := list(itertools.islice(alike, batch_size)):
+                while some := list(itertools.islice(alike, size)):
                     yield from self._results(task, some, **options)
 
         return results()
