@@ -45,18 +45,21 @@ def _options(
     import_modules(imports or ())
 
 
-app.command()(train.demo)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train.train)
-app.command()(run.run)
-app.add_typer(tasks.app, name="tasks")
-app.command()(add_task.add_task)
-app.command()(join.join)
-app.command()(evaluate.evaluate)
-app.command()(serve.serve)
-app.command()(export.export)
-app.add_typer(share.app, name="share")
-app.command()(report.report)
-app.command()(info.info)
+_HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+_LEARN, _USE, _GIVE = "Learn", "Use", "Give away"
+
+app.command(rich_help_panel=_LEARN)(train.demo)
+app.command(rich_help_panel=_LEARN, context_settings=_HYDRA)(train.train)
+app.command(rich_help_panel=_LEARN)(add_task.add_task)
+app.command(rich_help_panel=_LEARN)(join.join)
+app.command(rich_help_panel=_LEARN)(evaluate.evaluate)
+app.command(rich_help_panel=_LEARN)(report.report)
+app.command(rich_help_panel=_USE)(run.run)
+app.command(rich_help_panel=_USE)(serve.serve)
+app.add_typer(tasks.app, name="tasks", rich_help_panel=_USE)
+app.command(rich_help_panel=_USE)(info.info)
+app.command(rich_help_panel=_GIVE)(export.export)
+app.add_typer(share.app, name="share", rich_help_panel=_GIVE)
 
 
 def main() -> None:
