@@ -10,6 +10,7 @@ import typer
 
 from img2img import __version__
 from img2img.cli.options import Json
+from img2img.cli.table import print_facts
 
 PACKAGES = (
     "torch", "torchvision", "segmentation-models-pytorch", "timm", "kornia", "albumentations", "lightning-fabric", "hydra-core",
@@ -29,9 +30,7 @@ def info(
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    for key, value in facts.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        typer.echo(f"{key:>28}  {'—' if shown is None else shown}")
+    print_facts(facts)
 
 
 def _installed() -> dict[str, Any]:
@@ -50,7 +49,7 @@ def _installed() -> dict[str, Any]:
 
 
 def _of_bundle(bundle: Path) -> dict[str, Any]:
-    from img2img.bundle import bundle_folder, read_bundle
+    from img2img.bundle import bundle_folder, read_bundle, task_path
 
     folder = bundle_folder(bundle)
     description = read_bundle(folder)
@@ -58,7 +57,7 @@ def _of_bundle(bundle: Path) -> dict[str, Any]:
     def size(path: Path) -> int:
         return path.stat().st_size if path.is_file() else 0
 
-    tasks = {name: size(folder / "tasks" / f"{name}.safetensors") for name in description["tasks"]}
+    tasks = {name: size(task_path(folder, name)) for name in description["tasks"]}
     return {
         "folder": str(folder),
         "backbone": " ".join(str(v) for k, v in description["spec"].items() if k in ("kind", "arch", "encoder", "name")),

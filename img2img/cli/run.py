@@ -61,7 +61,7 @@ def run(
         model.task(name)
     if task == ALL and form is not None:
         raise InputError(f"form={form!r} with the task 'all': tasks differ in their forms; name one task")
-    forms = {name: form or model.tasks[name].forms[0] for name in names}
+    forms = {name: form or model.task(name).forms[0] for name in names}
     jobs: list[Planned] = []
     for name in names:
         ending = ".json" if forms[name] == "scores" else ".png"

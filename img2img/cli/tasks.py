@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from img2img.cli.options import Bundle, Json
-from img2img.cli.table import print_table
+from img2img.cli.table import print_facts, print_table
 
 app = typer.Typer(help="List, show, delete and compare the tasks of a bundle.", no_args_is_help=True)
 
@@ -52,11 +52,7 @@ def show(bundle: Bundle, task: TaskName, as_json: Json = False) -> None:
         typer.echo(json.dumps(facts))
         return
     figures = facts.pop("figures")
-    for key, value in facts.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, tuple | list) else value
-        typer.echo(f"{key:>28}  {'—' if shown in (None, '') else shown}")
-    for key, value in figures.items():
-        typer.echo(f"{key:>28}  {'—' if value is None else format(value, '.4g')}")
+    print_facts(facts | {key: None if value is None else f"{value:.4g}" for key, value in figures.items()})
 
 
 @app.command()

@@ -67,7 +67,7 @@ class Batch:
     """Samples of one size, stacked.
 
     Attributes:
-        image: (N, 3, H, W) uint8 in [0, 255].
+        image: (N, 3, H, W) uint8 in [0, 255]; float in the same range of a user's tensors.
         label: (N, H, W) int64 with `VOID`, or None.
         source: (N, 3, H, W) uint8 in [0, 255], or None.
         category: (N,) int64 class indices of whole pictures, or None.

@@ -43,10 +43,7 @@ class TaskGraph(nn.Module):
         raw: Tensor = self.network(input)
         if self.raw:
             return raw
-        prediction = self.task.prediction(raw, input)
-        if not self.task.has_classes:
-            return self.task.picture(prediction, input)
-        return prediction if raw.ndim == 4 else prediction.softmax(1)
+        return self.task.show(self.task.prediction(raw, input), input, _form(self.task))
 
 
 @dataclass(frozen=True)
@@ -135,14 +132,14 @@ def interface(
         backbone.check(torch.zeros(1, 3, *size))
     elif not _takes(graph, low, low + stride):
         size = (low, low)
-    output = "raw" if graph.raw else _output_of(task, graph, size or (low, low))
+    output = "raw" if graph.raw else {"labels": "labels", "scores": "probabilities"}.get(_form(task), "picture")
     state = network.state(name)
     values: dict[str, Any] = {
         "made_by": f"img2img {img2img.__version__}",
         "task": name,
         "kind": task.kind,
         "options": task.options(),
-        "method": getattr(state.method, "method", state.method).name,  # of a `Mixed` the one that masks
+        "method": state.method.inner.name,
         "input": _input_text(stride, low, size),
         "output": f"{output}: {_OUTPUTS[output]}",
         "stride": stride,
@@ -168,8 +165,6 @@ def _takes(graph: TaskGraph, height: int, width: int) -> bool:
     return True
 
 
-@torch.no_grad()
-def _output_of(task: Task, graph: TaskGraph, size: tuple[int, int]) -> str:
-    if not task.has_classes:
-        return "picture"
-    return "labels" if graph(torch.zeros(1, 3, *size)).ndim == 3 else "probabilities"
+def _form(task: Task) -> str:
+    """The form that programs want of a result: labels or probabilities where the task has them, else its usual picture."""
+    return next((form for form in ("labels", "scores") if form in task.forms), task.forms[0])

@@ -120,7 +120,7 @@ class Model:
             kind=task.kind,
             forms=task.forms,
             classes=tuple(getattr(task, "classes", ())),
-            method=getattr(state.method, "method", state.method).name,  # of a `Mixed` the one that masks
+            method=state.method.inner.name,
             metric=task.metric,
             figures=state.info.get("figures", {}),
             density=state.density(),

@@ -106,6 +106,11 @@ class MaskMethod(ABC):
         """The options as plain JSON values."""
         return asdict(self)  # type: ignore[call-overload]
 
+    @property
+    def inner(self) -> "MaskMethod":
+        """The method that masks: this one, unless it wraps another."""
+        return self
+
     def basis_name(self) -> str | None:
         """The name of the basis (see `basis.Basis`) that the masks combine; None for a method that needs none."""
         return None

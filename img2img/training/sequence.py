@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from img2img.backbones import Backbone, build_backbone
-from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone
+from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone, task_path
 from img2img.data import build_data
 from img2img.data.loader import check_shares
 from img2img.errors import InputError
@@ -231,7 +231,7 @@ class SequenceRunner:
         entry = source_of_backbone(source, name, self.experiment.fingerprint(name, backbone=True))
         logger.info("%s: the backbone is that of %s", name, source)
         network, backbone = load_backbone(source / "bundle", read_bundle(source / "bundle"))
-        network.load_task(source / "bundle" / "tasks" / f"{name}.safetensors", name=name)
+        network.load_task(task_path(source / "bundle", name), name=name)
         head = network.state(name).head
         assert head is not None
         backbone.set_submodule(HEAD, head)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from img2img.bundle import add_task_to_bundle, load_bases
+from img2img.bundle import add_task_to_bundle, load_bases, task_path
 from img2img.errors import InputError
 from img2img.masks import Basis, Identity
 from img2img.masks.size import relative_parameters
@@ -105,7 +105,7 @@ class MaskLearner(Learner):
         self.context.place(self.context.network)
 
     def _file(self, name: str) -> Path:
-        return self.bundle / "tasks" / f"{name}.safetensors"
+        return task_path(self.bundle, name)
 
     def _make_basis(self, name: str | None) -> None:
         """Make a basis of the experiment, unless a task before used it, or the bundle of the backbone has the very same."""
