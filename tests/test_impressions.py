@@ -205,6 +205,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"densities": [1.5]}, "fractions between 0 and 1"),
     ({"inference": {"density": 0.1}}, "inference.density=0.1"),
     ({"inference": {"tasks": 3, "density": 0.3, "count": 7}}, "ask for more masks than the 6"),
+    ({"inference": {"tasks": -5}}, "inference: tasks=-5: expected 0 or more"),
+    ({"inference": {"tasks": 3, "density": 0.3, "count": 6, "epochs": []}}, r"inference.epochs=\[\]"),
+    ({"variants": {"density": 0.3, "counts": [6], "lr": -1}}, "variants.lr=-1: expected more than 0"),
+    ({"variants": {"density": 0.3, "counts": [0]}}, "variants.counts has 0"),
+    ({"basis_tasks": -1}, "basis_tasks=-1: expected 0 or more"),
+    ({"threads": 0}, "threads=0: expected 1 or more"),
     ({"data": {"kind": "mnist"}}, "expected one of permuted_mnist, rotated_mnist, made"),
     ({"data": {"kind": "made", "noise": 2.0}}, "noise=2.0"),
 ]

@@ -48,11 +48,10 @@ def _patterns(
 
 
 def _split_class_folder(*, root: str, number: int, classes_per_task: int, order: str = "sorted", seed: int = 0) -> PictureSet:
-    from img2img.data.class_folder import ClassFolder
+    from img2img.data.class_folder import listed
     from img2img.data.split_classes import SplitClasses
 
-    whole = ClassFolder(root=root)
-    return SplitClasses(whole, number=number, classes_per_task=classes_per_task, order=order, seed=seed)  # type: ignore[arg-type]
+    return SplitClasses(listed(root), number=number, classes_per_task=classes_per_task, order=order, seed=seed)  # type: ignore[arg-type]
 
 
 KINDS: Registry[Callable[..., PictureSet]] = Registry(

@@ -88,6 +88,10 @@ class Cached(PictureSet):
         """Those of the set that is read, where its pictures stay as they are."""
         return self._pictures.arrays() if self._short_side is None and self._middle is None else None
 
+    def forget(self) -> None:
+        """Let go of the kept pictures; they are decoded again when they are asked for."""
+        self._forget()
+
     def preload(self, progress: Callable[[int, int], object] | None = None) -> None:
         """Decode until every picture is kept or the memory is used up; `progress(done, total)` is called after each."""
         for index in range(len(self)):

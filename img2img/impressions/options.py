@@ -64,6 +64,9 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         _at_least_one("inference", self, "count", "batches", "batch_size")
+        _not_below_zero("inference", self, "tasks")
+        if self.tasks and (not self.epochs or min(self.epochs) < 1 or len(set(self.epochs)) < len(self.epochs)):
+            raise InputError(f"inference.epochs={list(self.epochs)}: expected one number or more, each once and 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,12 @@ class VariantOptions:
     density: float = 0.1
     lr: float = 3e-4
     counts: Sequence[int] = (5, 10, 25)
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise InputError(f"variants.lr={self.lr}: expected more than 0, such as 3e-4")
+        if wrong := [count for count in self.counts if count < 1]:
+            raise InputError(f"variants.counts has {wrong[0]}: expected numbers of impressions, 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +138,9 @@ class Study:
 
     def __post_init__(self) -> None:
         _at_least_one("the study", self, "new_tasks", "wrong_masks")
+        _not_below_zero("the study", self, "basis_tasks")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads={self.threads}: expected 1 or more, or null for all")
         for name in ("seeds", "densities", "counts", "kinds"):
             if not getattr(self, name) or len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise InputError(f"{name}={list(getattr(self, name))}: expected one or more values, each once")
@@ -176,3 +188,9 @@ def _at_least_one(what: str, options: Any, *names: str) -> None:
     for name in names:
         if getattr(options, name) < 1:
             raise InputError(f"{what}: {name}={getattr(options, name)}: expected 1 or more")
+
+
+def _not_below_zero(what: str, options: Any, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) < 0:
+            raise InputError(f"{what}: {name}={getattr(options, name)}: expected 0 or more")

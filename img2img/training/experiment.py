@@ -121,6 +121,11 @@ class Experiment:
             raise InputError(f"backbone.mode={self.mode!r}: expected 'first_task', 'pretrained', 'random' or 'bundle'")
         if self.mode == "pretrained" and not self.backbone.get("weights"):
             raise InputError("backbone.mode='pretrained' needs backbone.weights: a file, 'imagenet' or 'package:…'")
+        if self.mode == "random" and self.backbone.get("weights") is not None:
+            raise InputError(
+                f"backbone.mode='random' with backbone.weights={self.backbone['weights']!r}: expected null, since the weights "
+                "are drawn; set backbone.weights=null, or backbone.mode=pretrained to use that file"
+            )
         if self.source is not None and self.select is not None and list(self.select) != list(self.source.select or ["*"]):
             masked = self.source.select or "all weights"
             raise InputError(
@@ -131,6 +136,8 @@ class Experiment:
         for name in ("batch_size", "probe", "panels"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)}: expected 1 or more pictures")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads={self.threads}: expected 1 or more, or null for all")
         if self.resume not in ("auto", "never"):
             raise InputError(f"resume={self.resume!r}: expected 'auto' or 'never'")
 

@@ -15,7 +15,7 @@ from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone, task
 from img2img.data import build_data
 from img2img.data.loader import check_shares
 from img2img.errors import InputError
-from img2img.masks import MaskedNetwork
+from img2img.masks import MaskedNetwork, randomise
 from img2img.masks.layers import is_weight
 from img2img.masks.methods.mixed import own_names
 from img2img.masks.task import total_bytes
@@ -140,6 +140,8 @@ class SequenceRunner:
                 self._measured(partial(self._finish, names[: index + 1], entry))
             if name in self.experiment.decoder_only and name not in self.progress["decoder_only"]:
                 self._decoder_only(name)
+            for part in (self.ready[name].parts.train, self.ready[name].parts.val):
+                part.forget()  # forty tasks of ImageNet take a hundred gigabytes; test pictures are measured again and again
         return self.network
 
     @property
@@ -168,6 +170,8 @@ class SequenceRunner:
             torch.manual_seed(self.experiment.seed_of("backbone"))
             first = self.ready[self.experiment.sequence[0]]
             backbone = build_backbone({**self.experiment.backbone_options, "out_channels": first.task.out_channels})
+            if self.experiment.mode == "random":  # a network's own start is made for training: it has biases, and other scales
+                randomise(backbone, kind="kaiming_normal", seed=self.experiment.seed_of("backbone"))
         self._set_up(backbone)
         if not self._first_trains_backbone:
             self._save_backbone()

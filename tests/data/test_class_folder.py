@@ -1,3 +1,4 @@
+import os
 import pickle
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from img2img.data.class_folder import ClassFolder
+from img2img.data.class_folder import ClassFolder, listed
 from img2img.errors import InputError
 
 FILES = (
@@ -88,3 +89,11 @@ def test_a_class_without_a_picture_is_named(root: Path) -> None:
 def test_sets_reach_worker_processes(root: Path) -> None:
     copy = pickle.loads(pickle.dumps(ClassFolder(root=root / "train")))
     assert copy[3].category == 2
+
+
+def test_a_folder_is_listed_once_until_it_changes(root: Path) -> None:
+    first = listed(root / "train")
+    assert listed(str(root / "train")) is first
+    Image.new("RGB", (4, 4)).save(root / "train/dog/new.png")
+    os.utime(root / "train/dog", ns=(0, 1))  # a second picture within one tick of the clock would go unseen
+    assert len(listed(root / "train")) == len(first) + 1

@@ -10,12 +10,15 @@ import torch
 from killing import killed_at
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 import img2img
 from img2img import InputError
 from img2img.masks import METHODS
 from img2img.run import run
+from img2img.training.experiment import read_experiment
 from img2img.training.learners import LEARNERS
+from img2img.training.sequence import SequenceRunner
 
 Make = Callable[..., dict[str, Any]]
 MASKS = ("piggyback", "affine", "ksm", "supsup", "identity")
@@ -133,6 +136,39 @@ def test_a_random_lenet_with_its_own_output_layer_needs_no_head(config: Make, tm
     assert heads is not None
     assert (sum(p.numel() for p in heads.parameters()) == 0) is (output == "backbone")
     assert results["tasks"][1]["density"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_random_backbone_has_kaimings_weights_and_no_biases(config: Make, tmp_path: Path) -> None:
+    backbone = {"mode": "random", "kind": "lenet", "in_pixels": 1024, "hidden": [200], "output": "backbone"}
+    run(config(backbone=backbone, method={"name": "supsup", "density": 0.5}, sequence=["t_1"]))
+    network = img2img.load(tmp_path / "run").network.backbone
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    assert len(layers) == 2
+    for layer in layers:
+        assert layer.weight.std().item() == pytest.approx((2 / layer.in_features) ** 0.5, rel=0.1)
+        assert not layer.bias.any(), "biases that no mask reaches would answer for every task alike (ImpressLearn, footnote 2)"
+
+
+def test_a_random_backbone_takes_no_weights(config: Make) -> None:
+    backbone = {"mode": "random", "kind": "lenet", "in_pixels": 1024, "hidden": [16], "weights": "some.safetensors"}
+    with pytest.raises(InputError, match=r"set backbone\.weights=null, or backbone.mode=pretrained"):
+        run(config(backbone=backbone))
+
+
+def test_no_threads_are_refused(config: Make) -> None:
+    with pytest.raises(InputError, match="threads=0: expected 1 or more"):
+        run(config(threads=0))
+
+
+def test_a_finished_task_keeps_its_test_pictures_alone_in_memory(config: Make, tmp_path: Path) -> None:
+    for i in range(60):
+        (tmp_path / f"data/{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (4 * i, 0, 90 * (i % 2))).save(tmp_path / f"data/{i % 2}/{i}.png")
+    task = {"task": {"kind": "classification"}, "data": {"kind": "class_folder", "root": str(tmp_path / "data")}}
+    runner = SequenceRunner(read_experiment(config(tasks={"a": task, "b": task}, sequence=["a", "b"])))
+    runner.run()
+    for ready in runner.ready.values():
+        assert [part.bytes_kept > 0 for part in (ready.parts.train, ready.parts.val, ready.parts.test)] == [False, False, True]
 
 
 def test_a_task_that_needs_categories_says_so_for_data_without(config: Make, tmp_path: Path) -> None:

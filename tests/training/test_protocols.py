@@ -11,6 +11,7 @@ from torch import nn
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.backbones import build_backbone
+from img2img.impressions.options import read_study
 from img2img.masks import TaskModule
 from img2img.pipeline import plain_config
 from img2img.training.experiment import Experiment, read_experiment
@@ -210,3 +211,27 @@ def test_a_member_of_a_family_can_differ_and_be_asked_for() -> None:
     assert [experiment.task(name).data["number"] for name in experiment.sequence] == [4, 2, 1]
     assert [experiment.task(name).data["size"] for name in experiment.sequence] == [32, 48, 32]
     assert [experiment.train_options(name).epochs for name in experiment.sequence] == [25, 3, 15], "the first trains the backbone"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "name", "family", "rate", "batch"),
+    [("cifar100", "cifar100_impressions", "superclass", 2e-2, 64), ("imagenet_to_sketch", "split_imagenet", "split", 2.5e-3, 96)],
+)
+def test_impressions_of_residual_networks_are_learned_as_table_3_has_it(
+    pipeline: str, name: str, family: str, rate: float, batch: int
+) -> None:
+    experiment = _experiment(f"experiment={name}", DATA, pipeline=pipeline)
+    for task in (f"{family}_1", experiment.sequence[-1]):  # masks, and what combines them
+        options = experiment.train_options(task).in_steps(3200)
+        method = experiment.mask_method(task)
+        assert options.batch_size == batch
+        assert _rates(_module(masks.SupSup()), options, 1)["scores"] == ("Adam", rate)
+        assert getattr(method, "penalty_weight", 5e-3) == 5e-3
+    assert isinstance(method, masks.ImpressLearn)
+
+
+def test_impressions_of_lenet_are_learned_as_table_3_has_it() -> None:
+    for study in ("permuted_mnist", "rotated_mnist"):
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            train = read_study(plain_config(compose("impressions", [f"study={study}", DATA]))).train
+        assert (train.lr, train.batch_size, train.penalty_weight) == (2e-3, 128, 0)
