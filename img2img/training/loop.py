@@ -18,7 +18,7 @@ from img2img.masks.analysis import FlipMeter
 from img2img.tasks.base import Example
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.log import TrainingLog
-from img2img.training.optimiser import all_groups, build_optimisers, schedule
+from img2img.training.optimiser import all_groups, build_optimisers, schedule, start_momentum
 from img2img.training.options import TrainOptions
 from img2img.training.processes import Processes
 from img2img.training.settle import settle
@@ -176,6 +176,7 @@ def fit(
         if step == alone:
             for parameter in waiting:
                 parameter.requires_grad_(True)
+            start_momentum(optimisers)
         with explained_out_of_memory(options):
             example = task.example(batch.to(fabric.device))
             input = example.input.contiguous(memory_format=memory_format)
