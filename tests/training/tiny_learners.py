@@ -19,6 +19,7 @@ from img2img.tasks import Task, build_task
 from img2img.training.evaluate import Evaluator
 from img2img.training.experiment import Experiment
 from img2img.training.learners import Context, Learner, Phase, Ready
+from img2img.training.optimiser import build_optimisers
 
 SIZE, LR = 8, 1e-2
 TASKS: dict[str, dict[str, Any]] = {
@@ -113,23 +114,34 @@ def begun(learner: L, with_: Context | None = None) -> L:
 
 
 def train(learner: Learner, name: str, phases: Iterator[Phase], after: Callable[[Phase], None] | None = None) -> list[Phase]:
-    """Do the trainings of a task as the loop does them, without validation and checkpoints; `after` is told of each step."""
+    """Do the trainings of a task as the loop does them, without validation and checkpoints; `after` is told of each step.
+
+    All is trained by Adam at one rate, unless the options have a weight decay: then as they say.
+    """
     done = []
     for phase in phases:
         ready = learner.context.ready[name]
         objective = phase.objective or ready.task
         batches = phase.batches or ready.batches(learner.context.experiment.seed_of(name))
         options = phase.options or ready.options
-        optimiser = torch.optim.Adam([p for p in phase.module.parameters() if p.requires_grad], options.lr, fused=True)
+        optimisers: list[torch.optim.Optimizer] = (
+            build_optimisers(phase.module, options)
+            if options.weight_decay
+            else [torch.optim.Adam([p for p in phase.module.parameters() if p.requires_grad], options.lr, fused=True)]
+        )
         phase.module.train()
         for _, batch in zip(range(options.steps), batches.iterate(), strict=False):
             example = objective.example(batch)
             output = phase.module(example.input)
             loss = objective.loss(output, example)
             more = None if phase.extra is None else phase.extra(example.input, output)
-            optimiser.zero_grad()
+            for optimiser in optimisers:
+                optimiser.zero_grad()
             (loss if more is None else loss + more).backward()
-            optimiser.step()
+            for optimiser in optimisers:
+                optimiser.step()
+            if phase.after_step is not None:
+                phase.after_step()
             if after is not None:
                 after(phase)
         phase.module.eval()

@@ -103,6 +103,7 @@ class Phase:
         objective: what is trained for, `batches` and `validate` with it, where that is not the task alone.
         batches: its training pictures.
         validate: its deciding figure on the validation pictures.
+        after_step: called after each step, to set right what the optimisers may not change; None for nothing.
     """
 
     module: nn.Module
@@ -113,6 +114,7 @@ class Phase:
     objective: Objective | None = None
     batches: Batches | None = None
     validate: Callable[[], float] | None = None
+    after_step: Callable[[], None] | None = None
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,6 @@
 """PackNet (Mallya and Lazebnik, CVPR 2018): each task keeps a part of the weights; the rest is pruned and left to later tasks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -65,7 +65,7 @@ class PackNet(SharedLearner):
         return {name: parameters[name] for name in self.model.roles.masked}
 
     def _only_trainable(self, name: str, gradient: Tensor) -> Tensor:
-        # Adam leaves a weight whose gradients have all been zero exactly where it is.
+        # Optimisers leave a weight whose gradients have all been zero exactly where it is, but for decay, see `_holding`.
         return gradient * self._trainable[name] if name in self._trainable else gradient
 
     def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
@@ -92,7 +92,27 @@ class PackNet(SharedLearner):
         options = self.context.options(name, steps=steps, rate=self.retrain_lr if suffix else 1.0)
         if suffix:
             options = replace(options, decay_at=())  # the papers' retraining has one rate
-        return Phase(module=self.model, head=None if suffix else self.model.heads[name], suffix=suffix, options=options)
+        return Phase(
+            module=self.model,
+            head=None if suffix else self.model.heads[name],
+            suffix=suffix,
+            options=options,
+            after_step=self._holding() if options.weight_decay else None,
+        )
+
+    def _holding(self) -> Callable[[], None]:
+        """What puts the weights back that a phase does not train: decay moves them without a gradient.
+
+        After the step rather than in the gradient, which several processes add up and mixed precision scales.
+        """
+        held = [(weight, weight.detach().clone(), self._trainable[name]) for name, weight in self.weights().items()]
+
+        @torch.no_grad()
+        def hold() -> None:
+            for weight, value, trainable in held:
+                weight.copy_(torch.where(trainable, weight, value))
+
+        return hold
 
     @torch.no_grad()
     def prune(self, fraction: float) -> None:
