@@ -14,6 +14,7 @@ from img2img import InputError
 from img2img.masks.coding import decode, encode
 from img2img.training.learners import CPG, Learner, PackNet, Phase
 from img2img.training.learners.packnet import FREE
+from img2img.training.optimiser import build_optimisers
 
 CONV1, CONV2 = "encoder.0.weight", "decoder.0.weight"  # 108 and 72 weights
 
@@ -220,6 +221,23 @@ def test_roles_name_everything_that_is_trained_once(learner: CPG) -> None:
         named = [id(p) for parameters in roles.values() for p in parameters]
         assert len(named) == len(set(named))
         assert set(named) == {id(p) for p in module.parameters() if p.requires_grad}
+
+
+def test_retraining_scales_every_rate() -> None:
+    rates = {"lr": 1e-2, "mask_lr": 3.5e-4, "norm_lr": 1e-3, "head_lr": 2e-2}
+    learner = begun(CPG(retrain_lr=0.1), context(steps=24, **rates))
+    first(learner)
+    for phase in learner.learn("colour"):
+        options, factor = phase.options, 0.1 if phase.suffix else 1.0
+        assert options is not None
+        assert {rate: getattr(options, rate) for rate in rates} == {rate: factor * value for rate, value in rates.items()}
+        role_of = {id(p): role for role, ps in phase.module.parameter_roles().items() for p in ps}  # type: ignore[operator]
+        groups = [group for optimiser in build_optimisers(phase.module, options) for group in optimiser.param_groups]
+        used = {role_of[id(group["params"][0])]: group["lr"] for group in groups}
+        expected = {"scores": 3.5e-4, "norm": 1e-3, "head": 2e-2, "weights": 1e-2}
+        if phase.suffix.startswith(".prune"):
+            del expected["scores"]
+        assert used == {role: pytest.approx(factor * rate) for role, rate in expected.items()}
 
 
 def test_a_second_task_is_learned() -> None:

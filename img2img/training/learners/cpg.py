@@ -138,13 +138,9 @@ class CPG(PackNet):
 
     def _phase(self, name: str, suffix: str, steps: int) -> Phase:
         phase = super()._phase(name, suffix, steps)
-        assert phase.options is not None
         module = self._picking(name)
         module.masks.requires_grad_(not suffix.startswith(".prune"))
-        options = phase.options
-        if suffix:
-            options = replace(options, mask_lr=self.retrain_lr * options.mask_lr)
-        return replace(phase, module=module, options=options)
+        return replace(phase, module=module)
 
     def _picking(self, name: str) -> Picking:
         return Picking(self.model, name, self.picks[name], self._earlier(name))
