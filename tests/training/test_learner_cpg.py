@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from img2img import InputError
 from img2img.masks.coding import decode, encode
 from img2img.training.learners import CPG, Learner, PackNet, Phase
-from img2img.training.learners.packnet import FREE
+from img2img.training.learners.packnet import FIRST, FREE
 from img2img.training.optimiser import build_optimisers
 
 CONV1, CONV2 = "encoder.0.weight", "decoder.0.weight"  # 108 and 72 weights
@@ -21,7 +21,7 @@ CONV1, CONV2 = "encoder.0.weight", "decoder.0.weight"  # 108 and 72 weights
 
 def _owners(learner: CPG) -> dict[str, list[int]]:
     """By weight, how many are free and each task's."""
-    size = len(learner.order) + 1
+    size = learner.owners + 1
     return {name: torch.bincount(owner.flatten().long(), minlength=size).tolist() for name, owner in learner.owner.items()}
 
 
@@ -103,6 +103,47 @@ def test_a_backbone_that_no_task_trained_is_the_first_tasks_to_train() -> None:
     output = probe(learner, "colour")
     learned(learner, "more")
     assert torch.equal(probe(learner, "colour"), output)
+
+
+def test_a_backbone_trained_elsewhere_is_the_first_owner_and_every_task_picks_from_it() -> None:
+    learner = begun(CPG(), context(steps=24, mode="pretrained"))
+    before = learner.context.network.backbone.state_dict()
+    assert _owners(learner) == {CONV1: [54, 54], CONV2: [36, 36]}
+    phases = learned(learner, "colour")
+    assert [p.suffix for p in phases] == ["", ".prune1", ".prune2", ".prune3", ".retrain"]
+    assert _owners(learner) == {CONV1: [40, 54, 14], CONV2: [27, 36, 9]}, "it leaves `later` of the free weights"
+    output = probe(learner, "colour")
+    learned(learner, "more")
+    assert _owners(learner) == {CONV1: [30, 54, 14, 10], CONV2: [20, 36, 9, 7]}
+    assert torch.equal(probe(learner, "colour"), output)
+    for number, name in ((FIRST + 1, "colour"), (FIRST + 2, "more")):
+        for key, owner in learner.owner.items():
+            mask, earlier = _mask(learner, name, key), (owner != FREE) & (owner < number)
+            assert mask[~earlier].all()
+            assert 0 < int((mask & (owner == FIRST)).sum()) < int((owner == FIRST).sum()), "some of the backbone's are picked"
+            assert torch.equal(learner.used(name)[key], (owner == number) | (earlier & mask))
+    for key, weight in learner.weights().items():
+        kept = learner.owner[key] == FIRST
+        assert before[key][kept].abs().min() > before[key][~kept].abs().max()
+        assert torch.equal(weight[kept], before[key][kept])
+        assert not weight[learner.owner[key] == FREE].any()
+
+
+def test_tasks_on_a_given_backbone_are_counted_and_restored() -> None:
+    learner = begun(CPG(), context(steps=24, mode="pretrained"))
+    learned(learner, "colour")
+    trunk = 108 + 4 + 72 + 2 + 2 * (4 + 2)
+    assert learner.relative_parameters() == pytest.approx(1 + (2 * (4 + 2) + 180 * (2 + 1) / 32) / trunk), "2 owners, 1 picks"
+    again = restored(CPG, learner, ["colour"])
+    assert torch.equal(probe(again, "colour"), probe(learner, "colour"))
+    assert again.own_bytes("colour") == learner.own_bytes("colour")
+    for one in (learner, again):
+        torch.manual_seed(3)
+        learned(one, "more")
+    assert not changed(snapshot(learner.model), again.model)
+    for name in ("colour", "more"):
+        assert torch.equal(probe(again, name), probe(learner, name))
+        assert all(torch.equal(_mask(again, name, key), _mask(learner, name, key)) for key in learner.owner)
 
 
 # ---------------------------------------------------------------------- picking
@@ -329,14 +370,19 @@ MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
 
 
-def test_a_sequence_equals_the_published_algorithm_written_out() -> None:
+@pytest.mark.parametrize("mode", ["first_task", "pretrained"])
+def test_a_sequence_equals_the_published_algorithm_written_out(mode: str) -> None:
     backbone = small_backbone(norm=False)
     convolutions = (backbone.encoder[0], backbone.decoder[0])  # type: ignore[index]
     for convolution in convolutions:
         nn.init.ones_(convolution.bias)  # units that are never active would leave weights of equal size, where the codes differ
-    learner = begun(CPG(prunings=3), context(backbone, steps=18))
+    learner = begun(CPG(prunings=3), context(backbone, steps=18, mode=mode))
     reference = _Published([c.weight.detach().clone() for c in convolutions], [c.bias.detach().clone() for c in convolutions])
     for task, (name, share) in enumerate((("classes", 0.5), ("colour", 0.75), ("more", 0.75)), 1):
+        if task == 1 and mode == "pretrained":  # the backbone's own head is nowhere here
+            reference.prune(1, share)
+            reference.heads.append((torch.empty(0), torch.empty(0)))
+            continue
         phases = learner.adopt(name, learner.context.head(name)) if task == 1 else learner.learn(name)
         phase = next(phases)
         head = learner.model.heads[name]
@@ -356,7 +402,8 @@ def test_a_sequence_equals_the_published_algorithm_written_out() -> None:
         for key, scores in zip(learner.weights(), reference.scores[task - 1], strict=True):
             assert torch.equal(_mask(learner, name, key), scores > 0.005)
     x = torch.rand(2, 3, 8, 8)
-    for task, name in enumerate(("classes", "colour", "more"), 1):
+    for name in learner.order:
+        task = {"classes": 1, "colour": 2, "more": 3}[name]
         torch.testing.assert_close(learner.network(name)(x), reference.run(task, x), rtol=1e-5, atol=1e-5)
 
 

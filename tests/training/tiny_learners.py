@@ -75,14 +75,16 @@ def transformer() -> ImageTransformer:
     return ImageTransformer(out_channels=2, width=2, blocks=0, head_kernel=1)
 
 
-def context(backbone: nn.Module | None = None, *, names: Sequence[str] = tuple(TASKS), steps: int = 6, **train: Any) -> Context:
+def context(
+    backbone: nn.Module | None = None, *, names: Sequence[str] = tuple(TASKS), mode: str = "random", steps: int = 6, **train: Any
+) -> Context:
     """What a learner works with, without a run folder: a backbone, and tasks of 7 training and 3 validation pictures."""
     backbone = small_backbone() if backbone is None else backbone
     options = {"steps": steps, "batch_size": 2, "crop": SIZE, "lr": LR} | train
     experiment = Experiment(
         name="tiny",
         out="not written",
-        backbone={"mode": "random"},
+        backbone={"mode": mode, "weights": "not read"},
         method={},
         train=options,
         tasks={name: {"task": TASKS[name], "data": {}} for name in names},
