@@ -188,6 +188,14 @@ class Experiment:
         mode: BackboneMode = self.backbone.get("mode", "first_task")
         return mode
 
+    @property
+    def trained_elsewhere(self) -> bool:
+        """Whether the backbone is a trained network that no task of the sequence trains.
+
+        A bundle does not say how its backbone came about; it is taken for a trained one.
+        """
+        return self.mode in ("pretrained", "bundle")
+
     @cached_property
     def source(self) -> Source | None:
         """The bundle that the backbone is taken from, as it was when this was first asked; None with other modes.

@@ -18,7 +18,7 @@ from img2img.masks.analysis import FlipMeter
 from img2img.tasks.base import Example
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.log import TrainingLog
-from img2img.training.optimiser import all_groups, build_optimisers, schedule
+from img2img.training.optimiser import all_groups, build_optimisers, schedule, start_momentum
 from img2img.training.options import TrainOptions
 from img2img.training.processes import Processes
 from img2img.training.settle import settle
@@ -104,6 +104,7 @@ def fit(
     fingerprint: str,
     extra: Callable[[Tensor, Tensor], Tensor | None] | None = None,
     head: nn.Module | None = None,
+    after_step: Callable[[], None] | None = None,
     progress: Progress | None = None,
     channels_last: bool = False,
 ) -> Fitted:
@@ -126,6 +127,7 @@ def fit(
         fingerprint: a hash of whatever the training depends on; a checkpoint of another one is refused.
         extra: `extra(input, output)` is added to the loss, a penalty or a distillation; None for nothing.
         head: the part of `module` that is trained alone at first, see `TrainOptions.head_first`; None: all from the start.
+        after_step: called after each step of the optimisers, to set right what they may not change; None for nothing.
         progress: told about each logged step.
         channels_last: run pictures in this memory format; the module's weights should be in it.
 
@@ -176,6 +178,7 @@ def fit(
         if step == alone:
             for parameter in waiting:
                 parameter.requires_grad_(True)
+            start_momentum(optimisers)
         with explained_out_of_memory(options):
             example = task.example(batch.to(fabric.device))
             input = example.input.contiguous(memory_format=memory_format)
@@ -202,6 +205,8 @@ def fit(
             _require_finite(float(running), task, step, options)
         for optimiser in fabric_optimisers:
             optimiser.step()
+        if after_step is not None:
+            after_step()
 
         validated = done % options.val_every == 0 or done == options.steps
         value = None

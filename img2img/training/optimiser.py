@@ -66,6 +66,18 @@ def _build(kind: OptimiserName, groups: list[dict[str, Any]], options: TrainOpti
     return torch.optim.RMSprop(groups)
 
 
+def start_momentum(optimisers: list[torch.optim.Optimizer]) -> None:
+    """Give parameters that waited while others of their group were trained by SGD a momentum of zero, which is how one starts.
+
+    The fused kernel takes a momentum for each parameter of a group, or for none of them.
+    """
+    for optimiser in optimisers:
+        for group in optimiser.param_groups if isinstance(optimiser, torch.optim.SGD) else ():
+            late = [p for p in group["params"] if optimiser.state.get(p, {}).get("momentum_buffer") is None]
+            for parameter in late if len(late) < len(group["params"]) else ():
+                optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def all_groups(optimisers: list[torch.optim.Optimizer]) -> Iterator[dict[str, Any]]:
     """Every parameter group."""
     for optimiser in optimisers:

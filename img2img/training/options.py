@@ -9,6 +9,9 @@ from img2img.masks.base import one_of
 
 OptimiserName = Literal["adam", "sgd", "rmsprop"]
 
+RATES = ("mask_lr", "lr", "head_lr", "norm_lr")
+"""The learning rates among `TrainOptions`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
@@ -88,7 +91,7 @@ class TrainOptions:
             raise InputError(
                 f"train.steps={self.steps} and train.epochs={self.epochs:g}: expected one of them above 0 and the other 0"
             )
-        for name in ("mask_lr", "lr", "head_lr", "norm_lr"):
+        for name in RATES:
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"train.{name}={getattr(self, name)}: expected more than 0")
         if not 0 <= self.head_first < 1:

@@ -311,6 +311,7 @@ class SequenceRunner:
                 fingerprint=fingerprint or experiment.fingerprint(name),
                 extra=phase.extra,
                 head=phase.head,
+                after_step=phase.after_step,
                 progress=None if self._progress_for is None else self._progress_for(what, options.steps),
                 channels_last=experiment.channels_last,
             )

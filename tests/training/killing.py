@@ -13,11 +13,11 @@ class Killed(BaseException):
 
 
 @contextmanager
-def killed_at(step: int) -> Iterator[None]:
-    """Kill the run in the block at that step of Adam, counted over all its trainings; it must get so far."""
-    count, original = 0, torch.optim.Adam.step
+def killed_at(step: int, optimiser: type[torch.optim.Optimizer] = torch.optim.Adam) -> Iterator[None]:
+    """Kill the run in the block at that step of the optimiser, counted over all its trainings; it must get so far."""
+    count, original = 0, optimiser.step
 
-    def counted(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
+    def counted(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
         nonlocal count
         count += 1
         if count == step:
@@ -25,6 +25,6 @@ def killed_at(step: int) -> Iterator[None]:
         return original(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.Adam, "step", counted)
+        patch.setattr(optimiser, "step", counted)
         with pytest.raises(Killed):
             yield

@@ -13,14 +13,15 @@ from torch.nn import functional as F
 from img2img import InputError
 from img2img.masks.coding import decode, encode
 from img2img.training.learners import CPG, Learner, PackNet, Phase
-from img2img.training.learners.packnet import FREE
+from img2img.training.learners.packnet import FIRST, FREE
+from img2img.training.optimiser import build_optimisers
 
 CONV1, CONV2 = "encoder.0.weight", "decoder.0.weight"  # 108 and 72 weights
 
 
 def _owners(learner: CPG) -> dict[str, list[int]]:
     """By weight, how many are free and each task's."""
-    size = len(learner.order) + 1
+    size = learner.owners + 1
     return {name: torch.bincount(owner.flatten().long(), minlength=size).tolist() for name, owner in learner.owner.items()}
 
 
@@ -102,6 +103,47 @@ def test_a_backbone_that_no_task_trained_is_the_first_tasks_to_train() -> None:
     output = probe(learner, "colour")
     learned(learner, "more")
     assert torch.equal(probe(learner, "colour"), output)
+
+
+def test_a_backbone_trained_elsewhere_is_the_first_owner_and_every_task_picks_from_it() -> None:
+    learner = begun(CPG(), context(steps=24, mode="pretrained"))
+    before = learner.context.network.backbone.state_dict()
+    assert _owners(learner) == {CONV1: [54, 54], CONV2: [36, 36]}
+    phases = learned(learner, "colour")
+    assert [p.suffix for p in phases] == ["", ".prune1", ".prune2", ".prune3", ".retrain"]
+    assert _owners(learner) == {CONV1: [40, 54, 14], CONV2: [27, 36, 9]}, "it leaves `later` of the free weights"
+    output = probe(learner, "colour")
+    learned(learner, "more")
+    assert _owners(learner) == {CONV1: [30, 54, 14, 10], CONV2: [20, 36, 9, 7]}
+    assert torch.equal(probe(learner, "colour"), output)
+    for number, name in ((FIRST + 1, "colour"), (FIRST + 2, "more")):
+        for key, owner in learner.owner.items():
+            mask, earlier = _mask(learner, name, key), (owner != FREE) & (owner < number)
+            assert mask[~earlier].all()
+            assert 0 < int((mask & (owner == FIRST)).sum()) < int((owner == FIRST).sum()), "some of the backbone's are picked"
+            assert torch.equal(learner.used(name)[key], (owner == number) | (earlier & mask))
+    for key, weight in learner.weights().items():
+        kept = learner.owner[key] == FIRST
+        assert before[key][kept].abs().min() > before[key][~kept].abs().max()
+        assert torch.equal(weight[kept], before[key][kept])
+        assert not weight[learner.owner[key] == FREE].any()
+
+
+def test_tasks_on_a_given_backbone_are_counted_and_restored() -> None:
+    learner = begun(CPG(), context(steps=24, mode="pretrained"))
+    learned(learner, "colour")
+    trunk = 108 + 4 + 72 + 2 + 2 * (4 + 2)
+    assert learner.relative_parameters() == pytest.approx(1 + (2 * (4 + 2) + 180 * (2 + 1) / 32) / trunk), "2 owners, 1 picks"
+    again = restored(CPG, learner, ["colour"])
+    assert torch.equal(probe(again, "colour"), probe(learner, "colour"))
+    assert again.own_bytes("colour") == learner.own_bytes("colour")
+    for one in (learner, again):
+        torch.manual_seed(3)
+        learned(one, "more")
+    assert not changed(snapshot(learner.model), again.model)
+    for name in ("colour", "more"):
+        assert torch.equal(probe(again, name), probe(learner, name))
+        assert all(torch.equal(_mask(again, name, key), _mask(learner, name, key)) for key in learner.owner)
 
 
 # ---------------------------------------------------------------------- picking
@@ -222,6 +264,23 @@ def test_roles_name_everything_that_is_trained_once(learner: CPG) -> None:
         assert set(named) == {id(p) for p in module.parameters() if p.requires_grad}
 
 
+def test_retraining_scales_every_rate() -> None:
+    rates = {"lr": 1e-2, "mask_lr": 3.5e-4, "norm_lr": 1e-3, "head_lr": 2e-2}
+    learner = begun(CPG(retrain_lr=0.1), context(steps=24, **rates))
+    first(learner)
+    for phase in learner.learn("colour"):
+        options, factor = phase.options, 0.1 if phase.suffix else 1.0
+        assert options is not None
+        assert {rate: getattr(options, rate) for rate in rates} == {rate: factor * value for rate, value in rates.items()}
+        role_of = {id(p): role for role, ps in phase.module.parameter_roles().items() for p in ps}  # type: ignore[operator]
+        groups = [group for optimiser in build_optimisers(phase.module, options) for group in optimiser.param_groups]
+        used = {role_of[id(group["params"][0])]: group["lr"] for group in groups}
+        expected = {"scores": 3.5e-4, "norm": 1e-3, "head": 2e-2, "weights": 1e-2}
+        if phase.suffix.startswith(".prune"):
+            del expected["scores"]
+        assert used == {role: pytest.approx(factor * rate) for role, rate in expected.items()}
+
+
 def test_a_second_task_is_learned() -> None:
     learner = begun(CPG(), context(steps=100))
     first(learner)
@@ -311,14 +370,19 @@ MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
 
 
-def test_a_sequence_equals_the_published_algorithm_written_out() -> None:
+@pytest.mark.parametrize("mode", ["first_task", "pretrained"])
+def test_a_sequence_equals_the_published_algorithm_written_out(mode: str) -> None:
     backbone = small_backbone(norm=False)
     convolutions = (backbone.encoder[0], backbone.decoder[0])  # type: ignore[index]
     for convolution in convolutions:
         nn.init.ones_(convolution.bias)  # units that are never active would leave weights of equal size, where the codes differ
-    learner = begun(CPG(prunings=3), context(backbone, steps=18))
+    learner = begun(CPG(prunings=3), context(backbone, steps=18, mode=mode))
     reference = _Published([c.weight.detach().clone() for c in convolutions], [c.bias.detach().clone() for c in convolutions])
     for task, (name, share) in enumerate((("classes", 0.5), ("colour", 0.75), ("more", 0.75)), 1):
+        if task == 1 and mode == "pretrained":  # the backbone's own head is nowhere here
+            reference.prune(1, share)
+            reference.heads.append((torch.empty(0), torch.empty(0)))
+            continue
         phases = learner.adopt(name, learner.context.head(name)) if task == 1 else learner.learn(name)
         phase = next(phases)
         head = learner.model.heads[name]
@@ -338,7 +402,8 @@ def test_a_sequence_equals_the_published_algorithm_written_out() -> None:
         for key, scores in zip(learner.weights(), reference.scores[task - 1], strict=True):
             assert torch.equal(_mask(learner, name, key), scores > 0.005)
     x = torch.rand(2, 3, 8, 8)
-    for task, name in enumerate(("classes", "colour", "more"), 1):
+    for name in learner.order:
+        task = {"classes": 1, "colour": 2, "more": 3}[name]
         torch.testing.assert_close(learner.network(name)(x), reference.run(task, x), rtol=1e-5, atol=1e-5)
 
 

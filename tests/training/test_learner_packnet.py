@@ -1,13 +1,15 @@
 """PackNet: who owns which weight, what moves, and the published algorithm written out in a plain loop."""
 
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from killing import killed_at
 from tiny_learners import LR, begun, changed, context, first, learned, probe, restored, small_backbone, snapshot, train
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,14 +18,14 @@ from img2img import InputError
 from img2img.masks.coding import decode, encode
 from img2img.run import run
 from img2img.training.learners import Learner, PackNet, Phase
-from img2img.training.learners.packnet import FREE
+from img2img.training.learners.packnet import FIRST, FREE
 
 CONV1, CONV2 = "encoder.0.weight", "decoder.0.weight"  # 108 and 72 weights
 
 
 def _owners(learner: PackNet) -> dict[str, list[int]]:
     """By weight, how many are free and each task's."""
-    size = len(learner.order) + 1
+    size = learner.owners + 1
     return {name: torch.bincount(owner.flatten().long(), minlength=size).tolist() for name, owner in learner.owner.items()}
 
 
@@ -79,7 +81,7 @@ def test_ties_leave_exactly_the_asked_share_free(learner: PackNet) -> None:
 
 
 @pytest.mark.parametrize("order", [("colour", "more"), ("more", "colour")])
-def test_a_backbone_that_no_task_trained_is_shared_out_from_the_first_task_on(order: tuple[str, str]) -> None:
+def test_a_random_backbone_is_shared_out_from_the_first_task_on(order: tuple[str, str]) -> None:
     learner = begun(PackNet())
     before = {name: weight.detach().clone() for name, weight in learner.weights().items()}
     next(learner.learn(order[0]))
@@ -92,6 +94,148 @@ def test_a_backbone_that_no_task_trained_is_shared_out_from_the_first_task_on(or
     learned(learner, order[1])
     assert _owners(learner) == {CONV1: [40, 54, 14], CONV2: [27, 36, 9]}
     assert torch.equal(probe(learner, order[0]), output)
+
+
+# ---------------------------------------------------------------------- a backbone that was trained elsewhere
+
+
+@pytest.fixture
+def given() -> PackNet:
+    return begun(PackNet(), context(mode="pretrained"))
+
+
+def test_a_backbone_trained_elsewhere_keeps_the_largest_half_of_each_layer_and_tasks_share_the_rest(given: PackNet) -> None:
+    before = given.context.network.backbone.state_dict()
+    assert _owners(given) == {CONV1: [54, 54], CONV2: [36, 36]}
+    for key, weight in given.weights().items():
+        kept = given.owner[key] == FIRST
+        assert before[key][kept].abs().min() > before[key][~kept].abs().max()
+        assert torch.equal(weight, before[key] * kept)
+    assert given.context.network.hash_backbone() == given.context.network.backbone_sha256, "the frozen one is not pruned"
+    learned(given, "colour")
+    assert _owners(given) == {CONV1: [40, 54, 14], CONV2: [27, 36, 9]}, "the first task leaves `later` of the free ones"
+    learned(given, "more")
+    assert _owners(given) == {CONV1: [30, 54, 14, 10], CONV2: [20, 36, 9, 7]}
+    for key, weight in given.weights().items():
+        kept = given.owner[key] == FIRST
+        assert torch.equal(weight[kept], before[key][kept])
+        assert not weight[given.owner[key] == FREE].any()
+
+
+@pytest.mark.parametrize("mode", ["first_task", "random"])
+def test_no_other_backbone_keeps_anything(mode: str) -> None:
+    learner = begun(PackNet(), context(mode=mode))
+    assert _owners(learner) == {CONV1: [108], CONV2: [72]}
+    assert not changed(snapshot(learner.context.network.backbone), learner.model.trunk)
+
+
+def test_a_backbone_that_was_pruned_and_retrained_keeps_what_it_kept() -> None:
+    backbone = small_backbone()
+    kept = {}
+    for key, count in ((CONV1, 54), (CONV2, 36)):
+        weight = backbone.get_parameter(key)
+        # What survived may be small after retraining: smaller than any weight that was pruned.
+        chosen = torch.randperm(weight.numel())[:count]
+        kept[key] = torch.zeros(weight.numel(), dtype=torch.bool).index_fill(0, chosen, True).view_as(weight)
+        with torch.no_grad():
+            weight.mul_(kept[key]).mul_(1e-3)
+    learner = begun(PackNet(), context(backbone, mode="pretrained"))
+    assert not changed(snapshot(learner.context.network.backbone), learner.model.trunk), "nothing more is pruned"
+    assert all(torch.equal(learner.owner[key] == FIRST, kept[key]) for key in kept)
+
+
+def test_every_task_runs_with_the_backbones_weights_and_what_it_and_earlier_tasks_own(given: PackNet) -> None:
+    outputs = {}
+    for name in ("colour", "more"):
+        learned(given, name)
+        outputs[name] = probe(given, name)
+        assert all(torch.equal(probe(given, earlier), output) for earlier, output in outputs.items())
+    used = {"colour": (FIRST, FIRST + 1), "more": (FIRST, FIRST + 1, FIRST + 2)}
+    for name, owners in used.items():
+        for key, owner in given.owner.items():
+            assert torch.equal(given.used(name)[key], torch.isin(owner, torch.tensor(owners)))
+    assert given.density("colour") == (90 + 14 + 9) / 180
+    assert given.density("more") == (90 + 14 + 9 + 10 + 7) / 180
+    for number, moved in ((FIRST, {"colour", "more"}), (FIRST + 1, {"colour", "more"}), (FIRST + 2, {"more"})):
+        kept = snapshot(given.model)
+        with torch.no_grad():
+            for key, weight in given.weights().items():
+                weight[given.owner[key] == number] += 1.0
+        assert {name for name, output in outputs.items() if not torch.equal(probe(given, name), output)} == moved
+        given.model.load_state_dict(kept)
+
+
+def test_the_backbone_counts_among_the_owners(given: PackNet) -> None:
+    learned(given, "colour")
+    learned(given, "more")
+    trunk = 108 + 4 + 72 + 2 + 2 * (4 + 2)
+    assert given.relative_parameters() == pytest.approx(1 + (2 * 2 * (4 + 2) + 180 * 2 / 32) / trunk), "3 owners and 0: two bits"
+    norm = (4 * 4 + 4 * 2) * 4 + 2 * 8
+    for number, name in ((FIRST + 1, "colour"), (FIRST + 2, "more")):
+        assert given.number(name) == number
+        owned = sum(len(encode(owner == number)) for owner in given.owner.values())
+        assert given.own_bytes(name) == (2 * 2 + 2) * 4 + norm + owned
+    kept = sum(len(encode(owner == FIRST)) for owner in given.owner.values())
+    assert given.shared_bytes() == (108 + 4 + 72 + 2) * 4 + (4 * 4 + 4 * 2) * 4 + 2 * 8 + 2 * 3 * 4 + kept
+
+
+@pytest.mark.parametrize(("mode", "sequence"), [("first_task", 6), ("pretrained", 5), ("bundle", 5)])
+def test_imagenet_and_five_tasks_take_three_bits_a_weight(mode: str, sequence: int) -> None:
+    learner = begun(PackNet(norm="frozen"))
+    learner.backbone_owns = mode != "first_task"
+    learner.order = [str(i) for i in range(sequence)]
+    trunk = 108 + 4 + 72 + 2 + 2 * (4 + 2)
+    assert learner.relative_parameters() == pytest.approx(1 + 180 * 3 / (32 * trunk))
+
+
+def test_tasks_on_a_given_backbone_are_restored(given: PackNet) -> None:
+    learned(given, "colour")
+    again = restored(PackNet, given, ["colour"])
+    assert torch.equal(probe(again, "colour"), probe(given, "colour"))
+    for one in (given, again):
+        torch.manual_seed(3)
+        learned(one, "more")
+    assert not changed(snapshot(given.model), again.model)
+    assert all(torch.equal(again.owner[key], owner) for key, owner in given.owner.items())
+    assert torch.equal(probe(again, "more"), probe(given, "more"))
+
+
+def test_what_was_learned_when_the_first_task_had_the_whole_backbone_is_not_taken() -> None:
+    old = begun(PackNet(), context())
+    learned(old, "colour")
+    new = begun(PackNet(), replace(old.context, experiment=context(mode="pretrained").experiment))
+    with pytest.raises(InputError, match=r"encoder\.0\.weight with other weights of the backbone than the backbone keeps"):
+        new.restore({"colour": {}}, old.shared_tensors())
+
+
+@pytest.mark.parametrize("name", ["packnet", "cpg"])
+@pytest.mark.parametrize("mode", ["pretrained", "bundle"])
+def test_a_run_on_a_backbone_of_another_run(config: Callable[..., Any], tmp_path: Path, name: str, mode: str) -> None:
+    run(config(out=str(tmp_path / "base"), sequence=["disks"]))
+    folder = tmp_path / "base" / "bundle"
+    shape = {} if mode == "bundle" else config()["backbone"]
+    backbone = shape | {"mode": mode, "weights": str(folder if mode == "bundle" else folder / "backbone.safetensors")}
+    options = config(method={"name": name}, backbone=backbone, sequence=["colour", "edges"])
+    whole = run(options | {"out": str(tmp_path / "whole")})
+    assert whole["forgetting"]["max_abs_output_change"] == 0
+    trained = safetensors.torch.load_file(folder / "backbone.safetensors")
+    shared = safetensors.torch.load_file(tmp_path / "whole" / "learned" / "shared after 2.safetensors")
+    for key, owner in {k.removeprefix("owner."): o for k, o in shared.items() if k.startswith("owner.")}.items():
+        kept = owner == FIRST
+        assert int(kept.sum()) == kept.numel() - round(kept.numel() / 2)
+        assert torch.equal(shared[f"model.trunk.{key}"][kept], trained[key][kept])
+        assert not shared[f"model.trunk.{key}"][owner == FREE].any()
+        assert {int(number) for number in owner.unique()} <= {FREE, FIRST, FIRST + 1, FIRST + 2}
+    if name == "packnet":
+        assert [task["density"] for task in whole["tasks"]] == pytest.approx([0.625, 0.71875], abs=2e-3)
+    for step in (5, 12):  # of the first and second task's 8
+        with killed_at(step):
+            run(options)
+        torch.manual_seed(777)
+        run(options)
+        ends = [{p.name: p.read_bytes() for p in (tmp_path / out / "learned").iterdir()} for out in ("whole", "run")]
+        assert ends[0] == ends[1]
+        shutil.rmtree(tmp_path / "run")
 
 
 # ---------------------------------------------------------------------- what moves
@@ -273,9 +417,10 @@ MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
 
 
-def test_a_sequence_equals_the_published_algorithm_written_out() -> None:
+@pytest.mark.parametrize("mode", ["first_task", "pretrained"])
+def test_a_sequence_equals_the_published_algorithm_written_out(mode: str) -> None:
     backbone = small_backbone(norm=False)
-    learner = begun(PackNet(), context(backbone, steps=12))
+    learner = begun(PackNet(), context(backbone, steps=12, mode=mode))
     convolutions = (backbone.encoder[0], backbone.decoder[0])  # type: ignore[index]
     reference = _Published([c.weight.detach().clone() for c in convolutions], [c.bias.detach().clone() for c in convolutions])
 
@@ -283,13 +428,16 @@ def test_a_sequence_equals_the_published_algorithm_written_out() -> None:
         head = learner.model.heads[name]
         reference.heads.append((head.weight.detach().clone(), head.bias.detach().clone()))  # type: ignore[operator]
 
-    phases = learner.adopt("classes", learner.context.head("classes"))
-    phase = next(phases)
-    same_head("classes")
-    train(learner, "classes", iter([phase]))
-    assert next(phases, None) is None
     reference.prune(1, 0.5)
-    reference.train(1, 4, learner, "classes", LR / 10)
+    if mode == "pretrained":  # the backbone's own head, which is nowhere here
+        reference.heads.append((torch.empty(0), torch.empty(0)))
+    else:
+        phases = learner.adopt("classes", learner.context.head("classes"))
+        phase = next(phases)
+        same_head("classes")
+        train(learner, "classes", iter([phase]))
+        assert next(phases, None) is None
+        reference.train(1, 4, learner, "classes", LR / 10)
 
     for task, name in ((2, "colour"), (3, "more")):
         phases = learner.learn(name)
@@ -306,7 +454,8 @@ def test_a_sequence_equals_the_published_algorithm_written_out() -> None:
         assert torch.equal(learner.owner[key].long(), mask)
         torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-6)
     x = torch.rand(2, 3, 8, 8)
-    for task, name in enumerate(("classes", "colour", "more"), 1):
+    for name in learner.order:
+        task = {"classes": 1, "colour": 2, "more": 3}[name]
         torch.testing.assert_close(learner.network(name)(x), reference.run(task, x), rtol=1e-5, atol=1e-5)
 
 

@@ -1,5 +1,7 @@
 """A network a task: what is trained in each, what stays frozen, and what is stored."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from tiny_learners import begun, changed, context, first, learned, probe, restor
 
 from img2img import InputError
 from img2img.masks import MaskedNetwork
+from img2img.run import run
 from img2img.training.learners import DecoderOnly, FineTune, HeadOnly, Learner, PartlyTrained, Scratch
 from img2img.training.learners.separate import SeparateNetworks
 
@@ -166,6 +169,47 @@ def test_stored_bytes_by_hand(kind: type[Any], own: int, shared: int) -> None:
     for name in ("classes", "colour"):
         written = learner.own_tensors(name)
         assert sum(t.numel() * t.element_size() for t in written.values()) == learner.own_bytes(name)
+
+
+DECODER_SHARE = (72 + 2 + 2 + 2) / (108 + 72 + 3 * (4 + 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "networks"),
+    [
+        (FineTune, "first_task", 3),  # the first task's network is the backbone
+        (FineTune, "pretrained", 4),  # the backbone, such as ImageNet's, is one besides
+        (FineTune, "random", 3),
+        (Scratch, "first_task", 3),
+        (Scratch, "pretrained", 3),  # nothing of the backbone is used
+        (DecoderOnly, "first_task", 1 + 2 * DECODER_SHARE),
+        (DecoderOnly, "pretrained", 1 + 3 * DECODER_SHARE),  # one encoder, and the backbone's decoder and three
+        (DecoderOnly, "random", 1 + 2 * DECODER_SHARE),
+        (HeadOnly, "first_task", 1),
+        (HeadOnly, "pretrained", 1),
+    ],
+)
+def test_networks_are_counted_as_the_papers_do(kind: type[Any], mode: str, networks: float) -> None:
+    learner = begun(kind(), context(transformer() if kind is Scratch else None, mode=mode))
+    for name in ("classes", "colour", "more"):
+        adopted = name == "classes" and mode == "first_task" and not learner.learns_first
+        list(learner.adopt(name, learner.context.head(name)) if adopted else learner.learn(name))
+    assert learner.relative_parameters() == pytest.approx(networks)
+
+
+@pytest.mark.parametrize(("mode", "tasks", "printed"), [("pretrained", 5, 6), ("first_task", 10, 10)])
+def test_individual_networks_of_the_affine_papers_tables(mode: str, tasks: int, printed: int) -> None:
+    """Tables 1 and 2: ImageNet and five tasks. Table 3: the Decathlon, with ImageNet as the first of its ten tasks."""
+    learner = begun(FineTune(), context(mode=mode))
+    learner._networks = dict.fromkeys(map(str, range(tasks)))  # type: ignore[arg-type]
+    assert learner.relative_parameters() == printed
+
+
+def test_a_bundles_backbone_is_a_network_besides(config: Callable[..., Any], tmp_path: Path) -> None:
+    run(config(out=str(tmp_path / "base"), sequence=["disks"]))
+    backbone = {"mode": "bundle", "weights": str(tmp_path / "base")}
+    results = run(config(method={"name": "finetune"}, backbone=backbone, sequence=["colour", "edges"]))
+    assert results["relative_parameters"] == 3
 
 
 @pytest.mark.parametrize("kind", [FineTune, DecoderOnly, HeadOnly, Scratch])

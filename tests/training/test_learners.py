@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from killing import killed_at
+from tiny_learners import context
 
 from img2img import InputError
 from img2img.run import run
 from img2img.training import sequence
 from img2img.training.learners import LEARNERS
+from img2img.training.options import RATES, TrainOptions
 
 Make = Callable[..., dict[str, Any]]
 FORGETFUL = {"sequential", "lwf", "ewc"}
@@ -84,6 +86,14 @@ def test_the_time_and_the_steps_of_a_first_task_count_its_backbone(config: Make,
     assert alone["tasks"][0]["steps"] == 8
     assert pruned["tasks"][0]["steps"] == 8 + 3, "the backbone's and a third for retraining"
     assert [task["steps"] for task in pruned["tasks"][1:]] == [8, 8]
+
+
+def test_a_part_of_a_training_scales_every_rate_that_is_set() -> None:
+    assert {name for name in vars(TrainOptions(steps=1)) if name.endswith("lr")} == set(RATES)
+    with_ = context(steps=9, lr=0.5, mask_lr=0.25, norm_lr=0.125)
+    options = with_.options("colour", steps=4, rate=0.5)
+    assert (options.steps, options.lr, options.mask_lr, options.norm_lr, options.head_lr) == (4, 0.25, 0.125, 0.0625, None)
+    assert with_.options("colour", steps=9) == with_.ready["colour"].options
 
 
 def test_what_a_comparison_method_learned_and_is_gone_is_named(config: Make, tmp_path: Path) -> None:

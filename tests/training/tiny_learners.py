@@ -19,6 +19,7 @@ from img2img.tasks import Task, build_task
 from img2img.training.evaluate import Evaluator
 from img2img.training.experiment import Experiment
 from img2img.training.learners import Context, Learner, Phase, Ready
+from img2img.training.optimiser import build_optimisers
 
 SIZE, LR = 8, 1e-2
 TASKS: dict[str, dict[str, Any]] = {
@@ -74,14 +75,16 @@ def transformer() -> ImageTransformer:
     return ImageTransformer(out_channels=2, width=2, blocks=0, head_kernel=1)
 
 
-def context(backbone: nn.Module | None = None, *, names: Sequence[str] = tuple(TASKS), steps: int = 6, **train: Any) -> Context:
+def context(
+    backbone: nn.Module | None = None, *, names: Sequence[str] = tuple(TASKS), mode: str = "random", steps: int = 6, **train: Any
+) -> Context:
     """What a learner works with, without a run folder: a backbone, and tasks of 7 training and 3 validation pictures."""
     backbone = small_backbone() if backbone is None else backbone
     options = {"steps": steps, "batch_size": 2, "crop": SIZE, "lr": LR} | train
     experiment = Experiment(
         name="tiny",
         out="not written",
-        backbone={"mode": "random"},
+        backbone={"mode": mode, "weights": "not read"},
         method={},
         train=options,
         tasks={name: {"task": TASKS[name], "data": {}} for name in names},
@@ -113,23 +116,34 @@ def begun(learner: L, with_: Context | None = None) -> L:
 
 
 def train(learner: Learner, name: str, phases: Iterator[Phase], after: Callable[[Phase], None] | None = None) -> list[Phase]:
-    """Do the trainings of a task as the loop does them, without validation and checkpoints; `after` is told of each step."""
+    """Do the trainings of a task as the loop does them, without validation and checkpoints; `after` is told of each step.
+
+    All is trained by Adam at one rate, unless the options have a weight decay: then as they say.
+    """
     done = []
     for phase in phases:
         ready = learner.context.ready[name]
         objective = phase.objective or ready.task
         batches = phase.batches or ready.batches(learner.context.experiment.seed_of(name))
         options = phase.options or ready.options
-        optimiser = torch.optim.Adam([p for p in phase.module.parameters() if p.requires_grad], options.lr, fused=True)
+        optimisers: list[torch.optim.Optimizer] = (
+            build_optimisers(phase.module, options)
+            if options.weight_decay
+            else [torch.optim.Adam([p for p in phase.module.parameters() if p.requires_grad], options.lr, fused=True)]
+        )
         phase.module.train()
         for _, batch in zip(range(options.steps), batches.iterate(), strict=False):
             example = objective.example(batch)
             output = phase.module(example.input)
             loss = objective.loss(output, example)
             more = None if phase.extra is None else phase.extra(example.input, output)
-            optimiser.zero_grad()
+            for optimiser in optimisers:
+                optimiser.zero_grad()
             (loss if more is None else loss + more).backward()
-            optimiser.step()
+            for optimiser in optimisers:
+                optimiser.step()
+            if phase.after_step is not None:
+                phase.after_step()
             if after is not None:
                 after(phase)
         phase.module.eval()

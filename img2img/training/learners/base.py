@@ -22,7 +22,7 @@ from img2img.tasks import Task
 from img2img.training.evaluate import Evaluator, Network
 from img2img.training.experiment import Experiment
 from img2img.training.loop import Batches, Objective
-from img2img.training.options import TrainOptions
+from img2img.training.options import RATES, TrainOptions
 
 LEARNERS: Registry[type["Learner"]] = Registry("comparison method")
 """The comparison methods by the name that `method.name` of a config uses; a subclass of `Learner` with a name enters itself."""
@@ -76,10 +76,11 @@ class Context:
     place: Callable[[nn.Module], None]
 
     def options(self, name: str, *, steps: int, rate: float = 1.0) -> TrainOptions:
-        """A task's options for a part of its steps, one at least, with `rate` times its learning rates."""
+        """A task's options for a part of its steps, one at least, with `rate` times its learning rates, all of them."""
         given = self.ready[name].options
-        head_lr = None if given.head_lr is None else rate * given.head_lr
-        return replace(given, steps=max(1, steps), lr=rate * given.lr, head_lr=head_lr)
+        rates: dict[str, Any] = {name: getattr(given, name) for name in RATES}
+        rates = {name: None if value is None else rate * value for name, value in rates.items()}
+        return replace(given, steps=max(1, steps), **rates)
 
     def steps(self, name: str, share: float) -> int:
         """A share of a task's steps, one at least."""
@@ -103,6 +104,7 @@ class Phase:
         objective: what is trained for, `batches` and `validate` with it, where that is not the task alone.
         batches: its training pictures.
         validate: its deciding figure on the validation pictures.
+        after_step: called after each step, to set right what the optimisers may not change; None for nothing.
     """
 
     module: nn.Module
@@ -113,6 +115,7 @@ class Phase:
     objective: Objective | None = None
     batches: Batches | None = None
     validate: Callable[[], float] | None = None
+    after_step: Callable[[], None] | None = None
 
 
 @dataclass(kw_only=True)

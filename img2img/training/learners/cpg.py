@@ -13,7 +13,7 @@ from img2img.masks.layers import Layer
 from img2img.masks.task import total_bytes
 from img2img.training.evaluate import Network
 from img2img.training.learners.base import Context, Phase, evaluated, in_range
-from img2img.training.learners.packnet import FREE, PackNet
+from img2img.training.learners.packnet import FIRST, FREE, PackNet
 from img2img.training.learners.shared import SharedNetwork
 
 
@@ -27,7 +27,7 @@ class Picking(nn.Module):
         model: the network, used as it is.
         name: the task.
         masks: by weight; none for the first task, which has nothing to pick from.
-        earlier: by weight, where an earlier task owns it, bool.
+        earlier: by weight, where an earlier task, or the backbone, owns it, bool.
     """
 
     def __init__(self, model: SharedNetwork, name: str, masks: Mapping[str, Mask], earlier: Mapping[str, Tensor]) -> None:
@@ -67,6 +67,9 @@ class CPG(PackNet):
     layer the smallest are set free, and the others train on with the mask fixed. At last weights and mask train once more.
     The first task is pruned likewise. Task number t runs with its own weights and those of tasks 1 to t - 1 that it picked.
 
+    A backbone that was trained elsewhere is the first owner, as in PackNet: it gives up `first` of its weights, at once, since
+    nothing is trained in between, and every task of the sequence is a later one, which picks among those that it keeps too.
+
     The details are those of the published code (`utils/prune.py`, `models/layers.py` and the scripts of its experiment on
     CIFAR-100), but for what is said to be otherwise:
 
@@ -85,7 +88,7 @@ class CPG(PackNet):
     - Biases are each task's own. Here they are shared and fixed after the first task, as for all masks.
 
     Attributes:
-        first: the fraction of the weights that the first task gives up.
+        first: the fraction of the weights that the first owner gives up.
         later: the fraction of the free weights that a later task leaves free.
         prunings: in how many steps these fractions are reached; 1 prunes all at once, as PackNet does.
         retrain: the share of the steps after the first pruning; the first task, trained already, gets these alone.
@@ -106,7 +109,7 @@ class CPG(PackNet):
         self._picker = Piggyback(threshold=self.threshold, init=self.init)
 
     def begin(self, context: Context) -> None:
-        """Every weight is free, no task has picked any."""
+        """No task has picked any weight."""
         super().begin(context)
         self.picks: dict[str, dict[str, Mask]] = {}
 
@@ -121,7 +124,7 @@ class CPG(PackNet):
         """Train the free weights and a mask on the others, prune and train in turn, fix the mask."""
         self.add(name, self.context.head(name))
         self.order.append(name)
-        is_first = len(self.order) == 1
+        is_first = self.owners == FIRST
         self.picks[name] = {} if is_first else self._picker.create(self._layers(), {})
         self._trainable = {key: owner == FREE for key, owner in self.owner.items()}
         steps = self.context.steps(name, 1) - self.context.steps(name, self.retrain)
@@ -138,20 +141,16 @@ class CPG(PackNet):
 
     def _phase(self, name: str, suffix: str, steps: int) -> Phase:
         phase = super()._phase(name, suffix, steps)
-        assert phase.options is not None
         module = self._picking(name)
         module.masks.requires_grad_(not suffix.startswith(".prune"))
-        options = phase.options
-        if suffix:
-            options = replace(options, mask_lr=self.retrain_lr * options.mask_lr)
-        return replace(phase, module=module, options=options)
+        return replace(phase, module=module)
 
     def _picking(self, name: str) -> Picking:
         return Picking(self.model, name, self.picks[name], self._earlier(name))
 
     def _earlier(self, name: str) -> dict[str, Tensor]:
-        """By weight, where a task before this one owns it, bool."""
-        number = self.order.index(name) + 1
+        """By weight, where an owner before this task has it, bool."""
+        number = self.number(name)
         return {key: (owner != FREE) & (owner < number) for key, owner in self.owner.items()}
 
     def _masks(self, name: str) -> dict[str, Tensor]:
@@ -165,14 +164,14 @@ class CPG(PackNet):
         return {key: replace(layer, weight=weights[key].detach()) for key, layer in self.context.network.layers().items()}
 
     def prune(self, fraction: float) -> None:
-        """As PackNet's, but what the newest task owns already may be set free again: `fraction` is of all that it could own."""
-        number = len(self.order)
+        """As PackNet's, but what the newest owner has already may be set free again: `fraction` is of all that it could own."""
+        number = self.owners
         for owner in self.owner.values():
             owner.masked_fill_(owner == number, FREE)  # the weights pruned before are 0, so the smallest still
         super().prune(fraction)
 
     def used(self, name: str) -> dict[str, Tensor]:
-        """By weight, which ones a task runs with, bool: its own, and those that it picked of the tasks before it."""
+        """By weight, which ones a task runs with, bool: its own, and those that it picked of the owners before it."""
         used = super().used(name)
         return used | {key: used[key] & mask for key, mask in self._masks(name).items()}
 
@@ -185,10 +184,10 @@ class CPG(PackNet):
         return super().own_bytes(name) + total_bytes(self.own_tensors(name))
 
     def relative_parameters(self) -> float:
-        """As PackNet's, and a bit for each weight and task after the first, of what that one picks."""
+        """As PackNet's, and a bit for each weight and owner after the first, of what that one picks."""
         owned = sum(owner.numel() for owner in self.owner.values())
         trunk = sum(p.numel() for p in self.model.trunk.parameters())
-        return super().relative_parameters() + owned * max(0, len(self.order) - 1) / (32 * trunk)
+        return super().relative_parameters() + owned * max(0, self.owners - 1) / (32 * trunk)
 
     def own_tensors(self, name: str) -> dict[str, Tensor]:
         """Which weights the task picked of those that it could, by weight, coded at their entropy."""
