@@ -71,21 +71,29 @@ def submit(runner: SequenceRunner) -> None:
         except InputError as error:
             logger.info("no file for the server: %s", error)
             return
-        predictions.append(
-            (pictures, predict(runner, name, pictures, resize=options.get("resize"), middle=options.get("middle")))
-        )
+        sizes = {key: options.get(key) for key in ("resize", "square", "middle")}
+        predictions.append((pictures, predict(runner, name, pictures, **sizes)))
     path = write_decathlon_results(runner.folder / "submission" / "results.json", predictions)
     logger.info("for the challenge's server: %s", path)
 
 
 def predict(
-    runner: SequenceRunner, name: str, pictures: Decathlon, *, resize: int | None = None, middle: int | None = None
+    runner: SequenceRunner,
+    name: str,
+    pictures: Decathlon,
+    *,
+    resize: int | None = None,
+    square: int | None = None,
+    middle: int | None = None,
 ) -> dict[int, int]:
-    """The class index of every picture of a test part by the picture's id, as task `name` of a run sees it."""
-    shown = Cached(pictures, short_side=resize, middle=middle, max_bytes=0)
+    """The class index of every picture of a test part by the picture's id, as task `name` of a run sees it.
+
+    `resize`, `square` and `middle` are those of the task's data, see `build_data`.
+    """
+    shown = Cached(pictures, short_side=resize, square=square, middle=middle, max_bytes=0)
     network, task = runner.run_of(name), runner.ready[name].task
     found: dict[int, int] = {}
-    size = 1 if middle is None else runner.experiment.batch_size  # whole pictures have sizes of their own
+    size = 1 if square is None and middle is None else runner.experiment.batch_size  # whole pictures have sizes of their own
     for start in range(0, len(shown), size):
         rows = range(start, min(start + size, len(shown)))
         input = task.input(Batch.stack([shown[row] for row in rows]).to(runner.evaluator.device))

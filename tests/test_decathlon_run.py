@@ -2,17 +2,23 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from img2img.data.decathlon import DECATHLON
-from img2img.decathlon import finish, score_of
+import img2img
+from img2img.data.base import Batch
+from img2img.data.cache import Cached
+from img2img.data.decathlon import DECATHLON, Decathlon
+from img2img.decathlon import finish, predict, score_of
 from img2img.metrics import decathlon_score
 from img2img.metrics.decathlon import FINETUNED
 from img2img.run import run
+from img2img.tasks import Task, build_task
 
 COUNTS = {"train": 12, "val": 4, "test": 5}
 
@@ -49,6 +55,7 @@ def _config(root: Path, tmp_path: Path, sequence: list[str]) -> dict[str, Any]:
             "kind": "decathlon",
             "root": str(root),
             "dataset": dataset,
+            "square": 18,
             "middle": 16,
             "fractions": [0.75, 0.25],
             "parts": parts,
@@ -90,6 +97,8 @@ def test_ten_tasks_end_with_a_score_and_a_file_for_the_server(official: Path, tm
         entry["category_id"] == entry["image_id"] // 1000 * 10_000_000 + (2, 7)[entry["image_id"] % 2] for entry in submission
     ]
     assert np.mean(right) > 0.7, "dark and bright are told apart, in the official ids"
+    model = img2img.load(tmp_path / "run")
+    assert all(model.task(name).square and model.tasks[name].side == 16 for name in FINETUNED), "in use they see squares too"
 
 
 def test_fewer_tasks_have_no_score(official: Path, tmp_path: Path) -> None:
@@ -97,3 +106,28 @@ def test_fewer_tasks_have_no_score(official: Path, tmp_path: Path) -> None:
     assert score_of(results) is None
     assert not (tmp_path / "run" / "decathlon.json").exists()
     assert not (tmp_path / "run" / "submission").exists()
+
+
+def test_the_servers_pictures_are_made_squares_as_the_tasks_own(official: Path) -> None:
+    pictures = Decathlon(root=official, dataset="dtd", part="test")  # of 24 x 20 pixels
+    whole = Cached(pictures, square=18)
+    seen: list[torch.Tensor] = []
+
+    def answer(network: object, task: Task, input: torch.Tensor) -> torch.Tensor:
+        seen.append(input)
+        return torch.zeros(len(input), 2)
+
+    task = build_task({"kind": "classification", "classes": ["dark", "bright"]})
+    runner: Any = SimpleNamespace(
+        run_of=lambda name: None,
+        ready={"dtd": SimpleNamespace(task=task)},
+        evaluator=SimpleNamespace(device="cpu", predict=answer),
+        experiment=SimpleNamespace(batch_size=3),
+    )
+    assert predict(runner, "dtd", pictures, square=18) == dict.fromkeys(pictures.image_ids, 0)
+    assert [len(batch) for batch in seen] == [3, 2], "squares are of one size"
+    expected = task.input(Batch.stack([whole[row] for row in range(COUNTS["test"])]))
+    assert torch.equal(torch.cat(seen), expected)
+    seen.clear()
+    predict(runner, "dtd", pictures, square=18, middle=16)
+    assert torch.equal(torch.cat(seen), expected[..., 1:17, 1:17])
