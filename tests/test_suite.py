@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from img2img import InputError
 from img2img.options import call_with
+from img2img.pipeline import plain_config
 from img2img.suite import Suite, backbone_jobs, describe, method_jobs, run_jobs
 from img2img.training.experiment import read_experiment
 
@@ -48,10 +49,7 @@ def test_every_run_of_a_shipped_suite_composes_and_is_accepted(file: Path, tmp_p
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         first = None
         for job in jobs:
-            config = OmegaConf.to_container(compose(suite.pipeline, job.overrides), resolve=True)
-            assert isinstance(config, dict)
-            config.pop("data_root")
-            experiment = read_experiment(config)  # type: ignore[arg-type]
+            experiment = read_experiment(plain_config(compose(suite.pipeline, job.overrides)))
             # Every method of a seed takes the backbone that its first job trains, but for those that want another.
             if job.seed == 0 and (job.label == "backbone" or experiment.first_from is not None):
                 fingerprint = experiment.fingerprint(experiment.sequence[0], backbone=True)
