@@ -1,5 +1,6 @@
 """What the scripts in `pipelines/` share: from a composed config to a run, with a user's mistakes as one message."""
 
+import functools
 import os
 import sys
 import time
@@ -14,8 +15,10 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 
 from img2img.errors import InputError
 
-ONLY_HERE = ("hydra", "data_root")
-"""Keys of the config that other keys refer to and the experiment does not know."""
+ENDING = "imagenet12_accuracy"
+"""The key of the Decathlon's config that says how its score is computed; no other script has it."""
+ONLY_HERE = ("hydra", "data_root", ENDING)
+"""Keys of the config that other keys refer to, or scripts read themselves, and the experiment does not know."""
 
 
 @contextmanager
@@ -69,6 +72,13 @@ def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], o
 
     Each job of a multirun gets the folder that Hydra has for it, `out/NUMBER`, and shows no bars, which would mix with others'.
     """
+    with one_message():
+        if ENDING in config:
+            raise InputError(f"the key {ENDING} is of pipelines/decathlon.py alone: leave it out")
+    _run(config, then)
+
+
+def _run(config: DictConfig, then: Callable[[Any, Mapping[str, Any]], object] | None) -> None:
     from img2img.run import run
 
     with one_message():
@@ -85,10 +95,17 @@ def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], o
 
 
 def run_decathlon(config: DictConfig) -> None:
-    """Run the experiment of the config, then score it and write the challenge server's file where its pictures are there."""
-    from img2img.decathlon import finish
+    """Run the experiment of the config, then score it and write the challenge server's file where its pictures are there.
 
-    run_config(config, then=finish)
+    `imagenet12_accuracy` of the config is the given network's, see `img2img.decathlon.check_given`.
+    """
+    from img2img.decathlon import check_given, finish
+    from img2img.training.experiment import read_experiment
+
+    with one_message():
+        given = config.get(ENDING)
+        given = None if given is None else check_given(given, read_experiment(plain_config(config)))
+    _run(config, functools.partial(finish, imagenet12_accuracy=given))
 
 
 def run_study(config: DictConfig) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
-from omegaconf import OmegaConf
 
 from img2img.backbones import build_backbone
 from img2img.impressions.options import read_study
@@ -30,10 +29,7 @@ def _names(group: str) -> list[str]:
 
 def _compose(*overrides: str, pipeline: str = "image_to_image") -> Experiment:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = OmegaConf.to_container(compose(pipeline, list(overrides)), resolve=True)
-    assert isinstance(config, dict)
-    config.pop("data_root", None)  # other keys refer to it
-    return read_experiment(config)  # type: ignore[arg-type]
+        return read_experiment(plain_config(compose(pipeline, list(overrides))))
 
 
 def _overrides(name: str) -> list[str]:

@@ -225,7 +225,9 @@ def test_the_mask_method_of_the_documentation_holds_the_contract_of_all(
 def test_the_kinds_and_options_in_a_pages_text_are_known(page: Path) -> None:
     for where, key, given in inline_configs(page):
         registry = {"task": tasks.KINDS, "data": data.KINDS, "backbone": backbones.KINDS}[key]
-        common = {"kind", "resize", "middle", "limit", "parts", "fractions", "number"} if key == "data" else {"kind", "mode"}
+        common = {"kind", "mode"}
+        if key == "data":
+            common = {"kind", "resize", "square", "middle", "limit", "parts", "fractions", "number"}
         options = inspect.signature(registry.find(given["kind"])).parameters
         assert given.keys() <= options.keys() | common, f"{where}: {key} {given['kind']} has no option of {given}"
 

@@ -9,9 +9,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from img2img import InputError
+from img2img.masks import Affine, ImpressLearn, SupSup
 from img2img.options import call_with
+from img2img.pipeline import plain_config
 from img2img.suite import Suite, backbone_jobs, describe, method_jobs, run_jobs
-from img2img.training.experiment import read_experiment
+from img2img.training.experiment import Experiment, read_experiment
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,15 +50,108 @@ def test_every_run_of_a_shipped_suite_composes_and_is_accepted(file: Path, tmp_p
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         first = None
         for job in jobs:
-            config = OmegaConf.to_container(compose(suite.pipeline, job.overrides), resolve=True)
-            assert isinstance(config, dict)
-            config.pop("data_root")
-            experiment = read_experiment(config)  # type: ignore[arg-type]
+            experiment = read_experiment(plain_config(compose(suite.pipeline, job.overrides)))
             # Every method of a seed takes the backbone that its first job trains, but for those that want another.
             if job.seed == 0 and (job.label == "backbone" or experiment.first_from is not None):
                 fingerprint = experiment.fingerprint(experiment.sequence[0], backbone=True)
                 first = first or fingerprint
                 assert fingerprint == first
+
+
+def _experiments(name: str, *labels: str) -> dict[str, Experiment]:
+    """The experiment of each method of a shipped suite, or of some, for its first seed."""
+    file = ROOT / "configs" / "suite" / f"{name}.yaml"
+    suite: Suite = call_with(Suite, OmegaConf.to_container(OmegaConf.load(file), resolve=True), what=name)  # type: ignore[arg-type]
+    jobs = method_jobs(suite, Path("out"), list(labels or suite.methods), suite.seeds[:1], ["data_root=DATA"])
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return {job.label: read_experiment(plain_config(compose(suite.pipeline, job.overrides))) for job in jobs}
+
+
+def test_piggybacks_table_5_comes_out_of_one_suite() -> None:
+    found = _experiments("backbone_start")
+    assert list(found) == ["imagenet", "places365", "random"], "the table's columns"
+    for label, experiment in found.items():
+        assert list(experiment.sequence) == ["cubs", "cars", "flowers", "wikiart", "sketches", "imagenet", "places365"]
+        assert experiment.backbone["name"] == "resnet50"
+        for task in experiment.sequence:
+            method = experiment.method_of(task)["name"]
+            assert method == ("identity" if task == label else "piggyback"), "a network's own set is not learned again"
+            assert experiment.train_options(task).epochs == (20 if task in ("imagenet", "places365") else 30)
+            assert experiment.task(task).data["kind"] == "class_folder"
+    weights = {label: experiment.backbone["weights"] for label, experiment in found.items()}
+    assert weights.pop("random") is None
+    assert weights == {label: f"DATA/weights/resnet50_{label}.safetensors" for label in ("imagenet", "places365")}
+    assert {label: (e.mode, e.norm) for label, e in found.items()} == {
+        "imagenet": ("pretrained", "frozen"),
+        "places365": ("pretrained", "frozen"),
+        "random": ("random", "own"),
+    }
+
+
+def test_piggyback_as_the_special_case_of_affine_masks_is_that_of_the_method() -> None:
+    sketch = _experiments("imagenet_to_sketch", "piggyback_special_frozen", "piggyback_special", "affine")
+    decathlon = _experiments("decathlon", "piggyback_special", "affine")
+    rows = {
+        "table 5, row 2": (sketch["piggyback_special_frozen"], "frozen", sketch["affine"], "cubs"),
+        "table 5, row 3": (sketch["piggyback_special"], "own", sketch["affine"], "cubs"),
+        "tables 3 and 4, PB ours": (decathlon["piggyback_special"], "frozen", decathlon["affine"], "dtd"),
+    }
+    for row, (experiment, norm, affine, task) in rows.items():
+        assert experiment.mask_method(task) == Affine.piggyback(), row
+        assert experiment.norm == norm, row
+        assert experiment.train_options(task) == affine.train_options(task), f"{row}: the protocol is the affine paper's"
+
+
+NEW = [f"superclass_{number}" for number in range(16, 21)]
+
+
+def test_impresslearns_bases_on_split_cifar() -> None:
+    found = _experiments("cifar100_impressions")
+    wanted = {
+        "supsup": (None, 0, False),
+        "heterogeneous_5": ("impressions", 5, False),
+        "heterogeneous_10": ("impressions", 10, False),
+        "heterogeneous": ("impressions", 15, False),
+        "homogeneous_5": ("homogeneous", 5, False),
+        "homogeneous_10": ("homogeneous", 10, False),
+        "homogeneous": ("homogeneous", 15, False),
+        "random_5": ("random", 5, False),
+        "random_10": ("random", 10, False),
+        "random": ("random", 15, False),
+        "random_75": ("random", 75, False),
+        "hybrid": ("impressions", 15, True),
+        "hybrid_homogeneous": ("homogeneous", 15, True),
+    }
+    assert set(found) == set(wanted)
+    for label, (basis, count, hybrid) in wanted.items():
+        experiment = found[label]
+        first, new = list(experiment.sequence)[:-5], list(experiment.sequence)[-5:]
+        assert new == NEW
+        for task in new:
+            assert experiment.task(task).data["number"] == int(task.rpartition("_")[2])
+            method = experiment.mask_method(task)
+            if basis is None:
+                assert method == SupSup(density=0.1)
+            else:
+                expected = ImpressLearn(basis=basis, penalty_weight=5e-3, hybrid=hybrid, hybrid_density=0.1)
+                assert method == expected, label
+        if basis is None or basis == "random":
+            assert not first, "nothing else is trained"
+            assert basis is None or experiment.bases[basis] == {"count": count, "density": 0.1, "seed": 0}
+            continue
+        assert first == list(experiment.bases[basis]["tasks"]), label
+        numbers = [experiment.task(task).data["number"] for task in first]
+        assert numbers == (list(range(1, count + 1)) if basis == "impressions" else [1] * count), label
+        assert len({experiment.seed_of(task) for task in first}) == count, "starts and orders differ"
+        assert all(experiment.task(task).data["grouping"] == "random" for task in first)
+
+
+def test_one_density_reaches_every_mask_of_split_cifar() -> None:
+    overrides = ["experiment=cifar100_impressions", "data_root=DATA", "method.density=0.3"]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        experiment = read_experiment(plain_config(compose("cifar100", overrides)))
+    assert experiment.method["density"] == experiment.bases["random"]["density"] == 0.3
+    assert {experiment.method_of(task)["hybrid_density"] for task in NEW} == {0.3}
 
 
 def test_methods_of_one_seed_come_together_and_a_method_may_have_fewer_seeds(tmp_path: Path) -> None:

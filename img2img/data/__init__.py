@@ -113,8 +113,9 @@ def build_data(config: Mapping[str, Any]) -> Parts:
             their own to `train`, `val` and `test` (other folders, other lists); without it one set is split by `fractions`,
             three numbers. For a dataset whose official validation set is the one to report on, `parts` has `train` and `test`
             alone, and `fractions`, two numbers, cut `val` from `train`. Kinds that cut themselves into parts need neither.
-            `resize` brings the shorter side of every picture to that many pixels, once; `middle` cuts val and test pictures
-            to their middle square of so many. `limit` caps the number of pictures of a part.
+            `resize` brings the shorter side of every picture to that many pixels, once; `square`, in its place, brings both
+            sides to so many, whatever the proportions; `middle` cuts val and test pictures to their middle square of so many.
+            `limit` caps the number of pictures of a part.
 
     Raises:
         InputError: an unknown kind or option, data that is missing or unusable, or parts with different classes.
@@ -124,8 +125,16 @@ def build_data(config: Mapping[str, Any]) -> Parts:
     options = dict(config)
     kind = options.pop("kind", None)
     build = KINDS.find(kind)
-    resize, middle, limits = options.pop("resize", None), options.pop("middle", None), options.pop("limit", None) or {}
+    resize, square, middle = (options.pop(name, None) for name in ("resize", "square", "middle"))
+    limits = options.pop("limit", None) or {}
     what = f"data {kind!r}"
+    if resize is not None and square is not None:
+        raise InputError(
+            f"{what} got resize: {resize} and square: {square}: expected one of them, resize for pictures that keep their "
+            "proportions or square for squares; leave the other out"
+        )
+    if square is not None and (not isinstance(square, int) or isinstance(square, bool) or square < 1):
+        raise InputError(f"{what} got square: {square!r}: expected a whole number of pixels, 1 or more, such as 72")
     if kind in _BY_PART:
         sets = {part: call_with(build, options | {"part": part}, what=what) for part in PARTS}
     else:
@@ -138,7 +147,8 @@ def build_data(config: Mapping[str, Any]) -> Parts:
                 "in the same order; name them in the config, or correct the files"
             )
     middles = {"val": middle, "test": middle}
-    return Parts(**{part: Cached(p, short_side=resize, middle=middles.get(part)) for part, p in parts.items()})
+    shown = {part: Cached(p, short_side=resize, square=square, middle=middles.get(part)) for part, p in parts.items()}
+    return Parts(**shown)
 
 
 def _stored_parts(build: Callable[..., PictureSet], options: Mapping[str, Any], what: str) -> dict[str, PictureSet]:

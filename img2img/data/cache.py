@@ -23,6 +23,8 @@ class Cached(PictureSet):
         pictures: the set to read.
         short_side: resize every picture so that its shorter side has this many pixels, smaller pictures are enlarged; `image`
             and `source` antialiased (Lanczos), `label` to the nearest pixel. None keeps the sizes.
+        square: in its place, resize every picture likewise so that both of its sides have this many pixels, whatever its
+            proportions.
         middle: keep the middle square of this many pixels of every picture, extended by its edge where it is smaller; None
             keeps all of it.
         max_bytes: keep pictures until they take this much memory; those beyond it are decoded at each access.
@@ -32,18 +34,27 @@ class Cached(PictureSet):
     """
 
     def __init__(
-        self, pictures: PictureSet, *, short_side: int | None = None, middle: int | None = None, max_bytes: int = 2 << 30
+        self,
+        pictures: PictureSet,
+        *,
+        short_side: int | None = None,
+        square: int | None = None,
+        middle: int | None = None,
+        max_bytes: int = 2 << 30,
     ) -> None:
-        if (short_side is not None and short_side < 1) or (middle is not None and middle < 1) or max_bytes < 0:
+        if any(pixels is not None and pixels < 1 for pixels in (short_side, square, middle)) or max_bytes < 0:
             raise InputError(
-                f"short_side={short_side}, middle={middle}, max_bytes={max_bytes}: expected 1 pixel or more, or none, and 0 "
-                "bytes or more; give for instance short_side=128"
+                f"short_side={short_side}, square={square}, middle={middle}, max_bytes={max_bytes}: expected 1 pixel or more, or "
+                "none, and 0 bytes or more; give for instance short_side=128"
             )
+        if short_side is not None and square is not None:
+            raise InputError(f"short_side={short_side} and square={square}: expected one of them, since both say a size")
         self.classes = pictures.classes
         self.categories = pictures.categories
         self.name = pictures.name
         self._pictures = pictures
         self._short_side = short_side
+        self._square = square
         self._middle = middle
         self._max_bytes = max_bytes
         self._forget()
@@ -75,6 +86,8 @@ class Cached(PictureSet):
         sample = self._pictures[index]
         if self._short_side is not None:
             sample = resize_sample(sample, self._short_side)
+        if self._square is not None:
+            sample = squared_sample(sample, self._square)
         if self._middle is not None:
             sample = middle_of(sample, self._middle)
         size = sum(a.nbytes for a in (sample.image, sample.label, sample.source) if a is not None)
@@ -86,7 +99,8 @@ class Cached(PictureSet):
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         """Those of the set that is read, where its pictures stay as they are."""
-        return self._pictures.arrays() if self._short_side is None and self._middle is None else None
+        as_they_are = self._short_side is None and self._square is None and self._middle is None
+        return self._pictures.arrays() if as_they_are else None
 
     def forget(self) -> None:
         """Let go of the kept pictures; they are decoded again when they are asked for."""
@@ -106,8 +120,15 @@ def resize_sample(sample: Sample, short_side: int) -> Sample:
     """The sample with its shorter side at `short_side` pixels and its proportions kept; see `Cached`."""
     h, w = sample.image.shape[:2]
     scale = short_side / min(h, w)
-    height, width = max(1, round(h * scale)), max(1, round(w * scale))
+    return _resized(sample, max(1, round(h * scale)), max(1, round(w * scale)))
 
+
+def squared_sample(sample: Sample, side: int) -> Sample:
+    """The sample with both sides at `side` pixels, whatever its proportions; see `Cached`."""
+    return _resized(sample, side, side)
+
+
+def _resized(sample: Sample, height: int, width: int) -> Sample:
     def resized(picture: NDArray[np.uint8], method: Image.Resampling) -> NDArray[np.uint8]:
         if picture.shape[:2] == (height, width):
             return picture

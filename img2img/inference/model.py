@@ -46,7 +46,8 @@ class TaskInfo:
         figures: what was measured on the test set when the task was learned.
         density: the fraction of ones in its masks; None where it has none.
         bytes: of its file; None where the model has none.
-        side: the shorter side in pixels of the pictures that it was measured on; None where the file does not say.
+        side: the shorter side in pixels of the pictures that it was measured on; None where the file does not say. Of a task
+            whose pictures were made squares, both sides.
     """
 
     name: str
@@ -161,7 +162,8 @@ class Model:
             form: one of the task's forms, the first by default. Segmentation: "colours", "labels" (class indices) or "overlay";
                 classification: "picture" (with the class's name) or "scores" (a dict by class, the likeliest first).
             side: the shorter side in pixels at which the network sees the picture; what it finds is brought back to the full
-                size. None: the picture's own; for classification the side that the task was measured on.
+                size. None: the picture's own; for classification the side that the task was measured on. A task whose
+                pictures were made squares (the option `square` of its data) sees a square of it.
             tile: pictures with a longer side than this run in overlapping tiles; None: whole.
             batch_size: pictures of one size that run together; None: 8, or 1 on a CPU, whose caches hold no more.
 
@@ -301,7 +303,7 @@ class Model:
         size = (values.shape[-2], values.shape[-1])
         if side is None and task.whole_picture:
             side = self.network.state(name).info.get("side")
-        small = size if side is None else _with_shorter_side(size, side)
+        small = size if side is None else (side, side) if task.square else _with_shorter_side(size, side)
         if small != size:
             resized = F.interpolate(values.float(), small, mode="bilinear", antialias=True, align_corners=False)
             seen = task.served_input(Batch(image=resized.clamp(0, 255)))

@@ -56,6 +56,8 @@ class Task(ABC):
         trivial_name: what the trivial baseline is called in reports.
         has_classes: its constructor takes the data's `classes`.
         whole_picture: one answer for a whole picture, in place of one for each pixel.
+        has_square: its constructor takes `square`, whether the data's pictures were made squares.
+        square: it learned from pictures that were made squares, whatever their proportions, and is shown such when it is used.
         forms: what `show` can make of a prediction, the usual one first: "labels" are class indices (N, H, W), "scores"
             probabilities (N, classes), all others pictures (N, 3, H, W) in [0, 1].
         out_channels: channels of the head.
@@ -67,6 +69,8 @@ class Task(ABC):
     trivial_name: ClassVar[str]
     has_classes: ClassVar[bool] = False
     whole_picture: ClassVar[bool] = False
+    has_square: ClassVar[bool] = False
+    square: bool = False
     forms: ClassVar[tuple[str, ...]] = ("picture",)
     out_channels: int
 

@@ -25,6 +25,7 @@ class Classification(Task):
 
     Args:
         classes: the class names by index.
+        square: pictures were made squares, whatever their proportions (the option `square` of the data, from which it comes).
     """
 
     kind: ClassVar[str] = "classification"
@@ -33,12 +34,14 @@ class Classification(Task):
     trivial_name: ClassVar[str] = "most frequent class"
     has_classes: ClassVar[bool] = True
     whole_picture: ClassVar[bool] = True
+    has_square: ClassVar[bool] = True
     forms: ClassVar[tuple[str, ...]] = ("picture", "scores")
 
-    def __init__(self, *, classes: Sequence[str]) -> None:
+    def __init__(self, *, classes: Sequence[str], square: bool = False) -> None:
         if len(classes) < 2:
             raise InputError(f"classification needs two classes or more, got {list(classes)}: name them in the data config")
         self.classes = tuple(classes)
+        self.square = square
         self.out_channels = len(self.classes)
         self.frequency = torch.full((self.out_channels,), 1 / self.out_channels)
 
@@ -101,8 +104,8 @@ class Classification(Task):
         return prediction.softmax(1) if form == "scores" else self.picture(prediction, input)
 
     def options(self) -> dict[str, Any]:
-        """The kind and the classes."""
-        return {"kind": self.kind, "classes": list(self.classes)}
+        """The kind and the classes, and `square` where it is true."""
+        return {"kind": self.kind, "classes": list(self.classes), **({"square": True} if self.square else {})}
 
 
 def _named(picture: Any, name: str) -> Tensor:

@@ -390,8 +390,11 @@ def prepare(experiment: Experiment, name: str) -> Ready:
     config = experiment.task(name)
     parts = build_data(config.data)
     options = dict(config.task)
-    if task_class(options.get("kind")).has_classes and "classes" not in options:
+    kind = task_class(options.get("kind"))
+    if kind.has_classes and "classes" not in options:
         options["classes"] = list(parts.classes)
+    if kind.has_square:
+        options["square"] = config.data.get("square") is not None
     task = build_task(options)
     task.fit(parts.train)
     return Ready(name, task, parts, experiment.train_options(name).in_steps(len(parts.train)))

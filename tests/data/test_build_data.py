@@ -29,6 +29,26 @@ def test_one_folder_is_split_resized_and_limited(folder: Path) -> None:
     assert parts.test[0].image.shape == (10, 15, 3)
 
 
+def test_square_brings_both_sides_of_every_part_to_so_many_pixels(folder: Path) -> None:
+    parts = build_data({"kind": "image_folder", "root": str(folder), "square": 12, "middle": 8})
+    assert parts.train[0].image.shape == (12, 12, 3)
+    assert parts.val[0].image.shape == parts.test[0].image.shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resize": 10, "square": 12}, "got resize: 10 and square: 12: expected one of them"),
+        ({"square": 0}, "got square: 0: expected a whole number of pixels"),
+        ({"square": "12"}, "got square: '12': expected a whole number of pixels"),
+        ({"square": True}, "got square: True: expected"),
+    ],
+)
+def test_a_square_that_cannot_be_is_refused(folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_data({"kind": "image_folder", "root": str(folder), **options})
+
+
 def test_parts_have_folders_of_their_own(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "more" / "x.png")

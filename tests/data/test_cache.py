@@ -65,6 +65,26 @@ def test_pictures_are_resized_as_pillow_resizes_them(short_side, size):
     assert sample.name == "1"
 
 
+@pytest.mark.parametrize("side", [10, 40], ids=["smaller", "larger"])
+def test_a_square_has_the_whole_picture_whatever_its_proportions(side):
+    sample, original = Cached(Counting(source=True), square=side)[1], Counting(source=True)[1]
+
+    def pillow(array, method):
+        return np.asarray(Image.fromarray(array).resize((side, side), method))
+
+    np.testing.assert_array_equal(sample.image, pillow(original.image, Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(sample.source, pillow(original.source, Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(sample.label, pillow(original.label, Image.Resampling.NEAREST))
+    cut = Cached(Counting(source=True), square=side, middle=8)[1]
+    np.testing.assert_array_equal(cut.image, sample.image[side // 2 - 4 :, side // 2 - 4 :][:8, :8])
+    assert Cached(Cached(Counting()), square=side).arrays() is None, "they do not stay as they are"
+
+
+def test_two_sizes_are_refused():
+    with pytest.raises(InputError, match="short_side=10 and square=10: expected one of them"):
+        Cached(Counting(), short_side=10, square=10)
+
+
 def test_labels_stay_labels_when_they_are_resized():
     assert set(np.unique(Cached(Counting(), short_side=13)[0].label)) <= {0, 1}
 
@@ -97,7 +117,7 @@ def test_pickling_leaves_the_pictures_behind():
     np.testing.assert_array_equal(copy[2].image, cached[2].image)
 
 
-@pytest.mark.parametrize("options", [{"short_side": 0}, {"max_bytes": -1}])
+@pytest.mark.parametrize("options", [{"short_side": 0}, {"square": 0}, {"max_bytes": -1}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options))):
         Cached(Counting(), **options)

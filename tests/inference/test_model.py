@@ -201,6 +201,20 @@ def test_a_classifier_names_whole_pictures(make_bundle: Callable[..., Path]) -> 
     assert model.run("animals", torch.rand(2, 3, 40, 40), form="scores").shape == (2, 3)
 
 
+def test_a_classifier_of_squares_sees_squares(make_bundle: Callable[..., Path]) -> None:
+    tasks = {"animals": {"kind": "classification", "classes": ["cat", "dog", "cow"], "square": True}}
+    model = img2img.load(make_bundle({"kind": "torchvision", "name": "resnet18"}, tasks))
+    picture = _picture(300, 100)
+    whole = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    for side, given in ((32, {}), (48, {"side": 48})):  # the bundle says 32
+        small = F.interpolate(whole, (side, side), mode="bilinear", antialias=True)
+        with torch.no_grad():
+            expected = model.network(small.clamp(0, 255) / 255, task="animals").softmax(1)[0]
+        scores = model.run("animals", picture, form="scores", **given)
+        assert [scores[c] for c in ("cat", "dog", "cow")] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert model.run("animals", picture).shape == picture.shape
+
+
 def test_the_folder_of_a_run_and_of_its_bundle_are_the_same(bundle: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -82,7 +82,10 @@ def test_the_decathlon_has_60_epochs_decayed_after_45_and_no_mirror_for_signs() 
     assert _rates(_module(), options, 46) == {"scores": ("Adam", 1e-5), "norm": ("Adam", 1e-5), "head": ("SGD", 1e-4)}
     mirrored = {name: experiment.train_options(name).flip for name in experiment.sequence}
     assert [name for name, flip in mirrored.items() if not flip] == ["dtd", "gtsrb", "omniglot", "svhn"]
-    assert (options.crop, tuple(options.zoom), experiment.task("dtd").data["middle"]) == (64, (1, 1), 64)
+    assert (options.crop, tuple(options.zoom)) == (64, (1, 1))
+    for name in experiment.sequence:
+        data = experiment.task(name).data
+        assert (data["square"], data["middle"], data.get("resize")) == (72, 64, None), "72 x 72, whatever the proportions"
 
 
 def test_the_decathlons_final_training_takes_train_and_val_and_keeps_the_last_step() -> None:
