@@ -84,7 +84,7 @@ def context(
     experiment = Experiment(
         name="tiny",
         out="not written",
-        backbone={"mode": mode, "weights": "not read"},
+        backbone={"mode": mode, "weights": "not read" if mode == "pretrained" else None},
         method={},
         train=options,
         tasks={name: {"task": TASKS[name], "data": {}} for name in names},
