@@ -126,8 +126,7 @@ def run_jobs(pipeline: Path, jobs: Sequence[Job], *, parallel: int, store: Path 
         with open(job.folder / "console.txt", "w", encoding="utf-8") as console:
             code = subprocess.run([sys.executable, str(pipeline), *job.overrides], stdout=console, stderr=console).returncode
         if code:
-            last = (job.folder / "console.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
-            logger.error("%s, seed %d: failed: %s", job.label, job.seed, *(last or ["no output"]))
+            logger.error("%s, seed %d: failed: %s", job.label, job.seed, _cause((job.folder / "console.txt").read_text("utf-8")))
         else:
             logger.info("%s, seed %d: finished", job.label, job.seed)
             if store is not None and job.label != "backbone":
@@ -140,6 +139,13 @@ def run_jobs(pipeline: Path, jobs: Sequence[Job], *, parallel: int, store: Path 
         shown[job.label] = min(job.seed, shown.get(job.label, job.seed))
     with ThreadPoolExecutor(parallel) as pool:
         return [job for job, fine in zip(jobs, pool.map(run, jobs), strict=True) if not fine]
+
+
+def _cause(console: str) -> str:
+    """The line of a failed job's output that says why: Hydra ends its own messages with a hint and begins with the reason."""
+    lines = [line.strip() for line in console.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
+    reasons = [line for line in lines if line.startswith(("error:", "Could not override", "Error "))]
+    return (reasons or lines or ["no output"])[-1]
 
 
 def describe(suite: Suite, store: Path) -> None:

@@ -12,7 +12,7 @@ from img2img import InputError
 from img2img.masks import Affine, ImpressLearn, SupSup
 from img2img.options import call_with
 from img2img.pipeline import plain_config
-from img2img.suite import Suite, backbone_jobs, describe, method_jobs, run_jobs
+from img2img.suite import Suite, _cause, backbone_jobs, describe, method_jobs, run_jobs
 from img2img.training.experiment import Experiment, read_experiment
 
 ROOT = Path(__file__).parents[1]
@@ -188,3 +188,20 @@ def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path) 
     broken = method_jobs(suite, tmp_path / "other", ["tuned"], [0], [*small, "train.stepz=1"])
     assert run_jobs(pipeline, broken, parallel=1, store=store) == broken
     assert "stepz" in (broken[0].folder / "console.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("console", "cause"),
+    [
+        ("", "no output"),
+        ("step 1\nerror: the loss is NaN: lower train.lr\n", "error: the loss is NaN: lower train.lr"),
+        ("Traceback\n  File x\nValueError: bad\n", "ValueError: bad"),
+        (
+            "Could not override 'foo'.\nTo append to your config use +foo=1\nKey 'foo' is not in struct\n    object_type=dict\n\n"
+            "Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.\n",
+            "Could not override 'foo'.",
+        ),
+    ],
+)
+def test_a_failed_job_says_why(console: str, cause: str) -> None:
+    assert _cause(console) == cause
