@@ -253,3 +253,10 @@ def test_the_measurements_leave_nothing_behind(tmp_path: Path) -> None:
     measures.combinations(bench, "random", 6)
     assert bench.network.tasks() == ()
     assert bench.network.bases() == {}
+
+
+def test_a_folder_with_another_pipelines_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "progress.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a run of another pipeline"):
+        run({**TINY, "out": str(tmp_path)})
+    assert not (tmp_path / "results.json").exists()

@@ -50,6 +50,10 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     study = read_study(config)
     folder = Path(study.out)
+    if (folder / "progress.json").is_file():
+        raise InputError(
+            f"{folder} holds a run of another pipeline, whose results a study would replace: choose another folder (out=...)"
+        )
     if study.threads is not None:
         torch.set_num_threads(study.threads)
     with logged_to(folder / "log.txt", Console()):

@@ -69,9 +69,12 @@ def start_fabric(*, accelerator: str, precision: str, devices: int | str = 1, no
         )
         if several and not by_fabric:
             fabric.launch()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ImportError) as error:
         if not several:
-            raise
+            raise InputError(
+                f"accelerator={accelerator!r} with precision={precision!r} cannot be used ({error}): expected what this machine "
+                "has and Lightning Fabric knows, such as accelerator=auto precision=32-true; see docs/devices.md"
+            ) from error
         raise InputError(f"{devices} devices on {nodes} machines cannot be used ({error}): see docs/devices.md") from error
     return fabric
 

@@ -23,6 +23,10 @@ def read_progress(experiment: Experiment) -> dict[str, Any]:
     """
     path, fresh = experiment.folder / "progress.json", _fresh()
     if not path.is_file():
+        if (experiment.folder / "summary.json").is_file():
+            raise InputError(
+                f"{experiment.folder} holds a study's results, which a run would replace: choose another folder (out=...)"
+            )
         return fresh
     if experiment.resume == "never":
         raise InputError(f"{experiment.folder} holds a run already: choose another folder (out=...) or go on with resume=auto")

@@ -155,6 +155,19 @@ def test_a_random_backbone_takes_no_weights(config: Make) -> None:
         run(config(backbone=backbone))
 
 
+def test_a_folder_with_a_studys_results_is_refused(config: Make, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/summary.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a study's results"):
+        run(config())
+
+
+@pytest.mark.parametrize("change", [{"precision": "bf15"}, {"accelerator": "tpu"}])
+def test_what_this_machine_cannot_do_is_one_message(config: Make, change: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="expected what this machine has"):
+        run(config(**change))
+
+
 def test_no_threads_are_refused(config: Make) -> None:
     with pytest.raises(InputError, match="threads=0: expected 1 or more"):
         run(config(threads=0))
