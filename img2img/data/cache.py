@@ -57,9 +57,10 @@ class Cached(PictureSet):
         self._square = square
         self._middle = middle
         self._max_bytes = max_bytes
-        self._forget()
+        self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Let go of the kept pictures; they are decoded again when they are asked for."""
         self._kept: dict[int, Sample] = {}
         self._bytes = 0
         self._lock = threading.Lock()
@@ -69,7 +70,7 @@ class Cached(PictureSet):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget()
+        self.forget()
 
     @property
     def bytes_kept(self) -> int:
@@ -101,10 +102,6 @@ class Cached(PictureSet):
         """Those of the set that is read, where its pictures stay as they are."""
         as_they_are = self._short_side is None and self._square is None and self._middle is None
         return self._pictures.arrays() if as_they_are else None
-
-    def forget(self) -> None:
-        """Let go of the kept pictures; they are decoded again when they are asked for."""
-        self._forget()
 
     def preload(self, progress: Callable[[int, int], object] | None = None) -> None:
         """Decode until every picture is kept or the memory is used up; `progress(done, total)` is called after each."""
