@@ -135,6 +135,19 @@ def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return description
 
 
+def check_has_tasks(folder: Path, description: Mapping[str, Any]) -> None:
+    """Refuse a bundle that is nothing but a backbone.
+
+    Raises:
+        InputError: it has no tasks.
+    """
+    if not description["tasks"]:
+        raise InputError(
+            f"the bundle in {folder} has no tasks: let its run finish one, or add one with img2img add-task. What comparison "
+            "methods (packnet, finetune, lwf, ...) learn is in no bundle: their figures are in the run's results.json"
+        )
+
+
 def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone]:
     """Rebuild the network of a bundle and load all of its tasks.
 
@@ -142,10 +155,11 @@ def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone
         The network in evaluation mode, and the plain backbone, which knows `stride`, `min_size` and `make_head`.
 
     Raises:
-        InputError: a file is missing, damaged, or does not belong to the others.
+        InputError: a file is missing, damaged, or does not belong to the others, or there is no task.
     """
     folder = Path(folder)
     description = read_bundle(folder)
+    check_has_tasks(folder, description)
     network, backbone = load_backbone(folder, description)
     for name in description["tasks"]:
         network.load_task(task_path(folder, name), name=name)

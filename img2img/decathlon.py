@@ -92,10 +92,13 @@ def score_of(
     """
     accuracies = {task["name"]: 100 * task["value"] for task in results["tasks"]}
     parameters = results["relative_parameters"]
+    stored = results["shared_bytes"] + sum(task["bytes"] for task in results["tasks"])
     given = {}
     if imagenet12_accuracy is not None and IMAGENET not in accuracies:
         given = {IMAGENET: imagenet12_accuracy}
         parameters += unused  # ImageNet's network beside theirs
+        if not results["shared_bytes"]:  # the tasks have networks of their own, and none has ImageNet's
+            stored += results["backbone"]["bytes"]
     accuracies |= given
     if set(accuracies) != set(FINETUNED):
         return None
@@ -108,7 +111,7 @@ def score_of(
         "reference_accuracies": dict(FINETUNED),
         "relative_parameters": parameters,
         "score_per_parameter": score_per_parameter(score.total, parameters),
-        "bytes": results["shared_bytes"] + sum(task["bytes"] for task in results["tasks"]),
+        "bytes": stored,
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
+from img2img.composed import config_path
 from img2img.data.base import PictureSet
 from img2img.errors import InputError
 from img2img.files import read_json
@@ -14,7 +15,7 @@ from img2img.inference import load
 from img2img.pipeline import plain_config
 from img2img.training.evaluate import Evaluator, finite
 from img2img.training.experiment import Experiment, read_experiment
-from img2img.training.sequence import prepare
+from img2img.training.ready import prepare
 
 Part = Literal["val", "test"]
 
@@ -69,7 +70,7 @@ def read_run(folder: Path) -> Experiment:
     Raises:
         InputError: there is none.
     """
-    path = folder / "config" / "config.yaml"
+    path = config_path(folder)
     if not path.is_file():
         raise InputError(f"no run in {folder}: expected config/config.yaml there; give the folder that `img2img train` wrote")
     config = OmegaConf.load(path)

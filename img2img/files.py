@@ -40,6 +40,19 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) 
     return path
 
 
+def check_folder(folder: str | os.PathLike[str], option: str) -> Path:
+    """The path of a folder to write into, which need not be there yet; `option` is what the user calls it, for the message.
+
+    Raises:
+        InputError: it is a file, or is to be in one.
+    """
+    folder = Path(folder)
+    file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+    if file is not None:
+        raise InputError(f"{option}={folder}: {file} is a file; expected a folder, or none there yet: choose another")
+    return folder
+
+
 def write_bytes(path: str | os.PathLike[str], blob: bytes) -> Path:
     """Write `blob`, atomically."""
     return write_atomic(path, lambda p: p.write_bytes(blob))

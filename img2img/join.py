@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from img2img.bundle import basis_path, bundle_folder, load_backbone, read_bundle, task_path
+from img2img.bundle import basis_path, bundle_folder, check_has_tasks, load_backbone, read_bundle, task_path
 from img2img.errors import InputError
 from img2img.files import write_atomic, write_json
 from img2img.masks import MaskedNetwork
@@ -74,10 +74,8 @@ class _Joint:
     def add(self, folder: Path, *, may_be_empty: bool = False) -> None:
         """Take the bundle in `folder` up, after checking everything in it."""
         description = read_bundle(folder)
-        if not description["tasks"] and not may_be_empty:
-            raise InputError(
-                f"the bundle in {folder} has no tasks: let its run finish one; what comparison methods learn is in no bundle"
-            )
+        if not may_be_empty:
+            check_has_tasks(folder, description)
         network, _ = load_backbone(folder, description)  # checks backbone and bases
         self.description = self.description or description
         for key, what in (("sha256", "backbone"), ("spec", "description of the backbone"), ("select", "selection of weights")):

@@ -5,33 +5,35 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from img2img.errors import InputError
 
 
-def call_with(build: Callable[..., Any], options: Mapping[str, Any], *, what: str) -> Any:
+def call_with(build: Callable[..., Any], options: Mapping[str, Any], *, what: str, others: Sequence[str] = ()) -> Any:
     """`build(**options)`, after a check of the names and of the values' types.
 
     Args:
         build: a class or a function that takes keywords.
         options: a config's keys and values.
         what: what the config calls it, for messages, such as "task 'style'".
+        others: options that the caller has taken from the config already, for messages.
 
     Raises:
         InputError: a key is unknown (the closest known one is named), a required one is missing, or a value is of another
             type than the annotation says.
     """
     parameters = inspect.signature(build).parameters
+    known = [*parameters, *others]
     for key in options:
         if key not in parameters:
-            close = difflib.get_close_matches(str(key), parameters, n=1)
+            close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise InputError(f"{what} has no option {key!r}: {hint}its options are {', '.join(parameters)}")
+            raise InputError(f"{what} has no option {key!r}: {hint}its options are {', '.join(known)}")
     missing = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty and n not in options]
     if missing:
-        raise InputError(f"{what} needs the option {missing[0]!r}: add it to the config; its options are {', '.join(parameters)}")
+        raise InputError(f"{what} needs the option {missing[0]!r}: add it to the config; its options are {', '.join(known)}")
     hints = typing.get_type_hints(build.__init__ if inspect.isclass(build) else build)
     for name, value in options.items():
         if not _is_a(value, hints.get(name, Any)):

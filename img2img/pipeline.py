@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
+from img2img.composed import Composed
 from img2img.errors import InputError
 
 ENDING = "imagenet12_accuracy"
@@ -60,13 +61,6 @@ def in_multirun() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def start(main: Callable[[], object]) -> None:
-    """Call a script's `main`, which Hydra made; of several processes the first alone lets Hydra write its `config/`."""
-    if _number():
-        sys.argv.append("hydra.output_subdir=null")
-    main()
-
-
 def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], object] | None = None) -> None:
     """Resolve a config and run its experiment, see `img2img.run.run`.
 
@@ -84,14 +78,14 @@ def _run(config: DictConfig, then: Callable[[Any, Mapping[str, Any]], object] | 
     with one_message():
         plain = plain_config(config)
         if not in_multirun():
-            run(plain, then=then)
+            run(plain, composed=_composed(config), then=then)
             return
         if plain.get("devices", 1) != 1 and not _STARTED & os.environ.keys():
             raise InputError(
                 f"devices={plain['devices']} in a multirun, whose jobs cannot start processes: leave it out, or use torchrun "
                 "or a launcher that starts them, see docs/devices.md"
             )
-        run(plain | {"out": HydraConfig.get().runtime.output_dir}, then=then, bars=False)
+        run(plain | {"out": HydraConfig.get().runtime.output_dir}, composed=_composed(config), then=then, bars=False)
 
 
 def run_decathlon(config: DictConfig) -> None:
@@ -115,7 +109,13 @@ def run_study(config: DictConfig) -> None:
 
     with one_message():
         refuse_several_processes("ImpressLearn's study")
-        run(plain_config(config))
+        run(plain_config(config), composed=_composed(config))
+
+
+def _composed(config: DictConfig) -> Composed:
+    """What the run folder keeps; with interpolations, so that a path shows which data it is from."""
+    overrides = OmegaConf.to_yaml(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None
+    return Composed(OmegaConf.to_yaml(config), overrides)
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from img2img.composed import Composed, keep_config
 from img2img.files import write_json
 from img2img.masks import MaskedNetwork
 from img2img.reports.comparison.masks_json import describe_masks
@@ -25,13 +26,17 @@ Then = Callable[[SequenceRunner, Mapping[str, Any]], object]
 """`then(runner, results)`: what a pipeline does with a finished run."""
 
 
-def run(config: Mapping[str, Any], *, then: Then | None = None, bars: bool = True) -> dict[str, Any]:
+def run(
+    config: Mapping[str, Any], *, composed: Composed | None = None, then: Then | None = None, bars: bool = True
+) -> dict[str, Any]:
     """Run an experiment into its folder and write `results.json`, `masks.json`, `pictures/`, `outputs/` and `report.html` there.
 
-    Of several processes that train together the first writes all of it, and the others nothing.
+    Nothing is written before the config, what the folder holds and all data have been checked: a run that is refused leaves
+    the folder as it was. Of several processes that train together the first writes all of it, and the others nothing.
 
     Args:
         config: plain values, as of `configs/base.yaml` with an experiment, resolved.
+        composed: what `config/` keeps; None for `config` itself.
         then: called with the finished run and its results, before the pictures and the report; None for nothing.
         bars: show the progress on the console.
 
@@ -45,9 +50,11 @@ def run(config: Mapping[str, Any], *, then: Then | None = None, bars: bool = Tru
     """
     experiment = read_experiment(config)
     runner = SequenceRunner(experiment)
+    runner.prepare()
     if not runner.processes.writes:
         with _quiet():
             return _results(runner, runner.run())
+    keep_config(experiment.folder, composed or Composed.plain(config))
     console = Console()
     with logged_to(experiment.folder / "log.txt", console), _bars(console) as shown:
 

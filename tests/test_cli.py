@@ -82,7 +82,8 @@ def test_one_run_becomes_its_own_page(suite: Path, tmp_path: Path, shell: Fixtur
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["report", "nowhere", "--out", "x"], "error: no runs in nowhere: no such folder;"),
+    [(["report", "nowhere", "--out", "x"], "error: no folder at nowhere: expected a run's"),
+     (["report", "nowhere"], "error: no folder at nowhere: expected a run's"),
      (["report", "damaged", "--out", "x"], "error: damaged/results.json is not valid JSON")],
 )  # fmt: skip
 def test_a_users_error_is_one_line_and_code_1(tmp_path: Path, shell: Fixtures, arguments: list[str], said: str) -> None:
@@ -96,7 +97,7 @@ def test_a_users_error_is_one_line_and_code_1(tmp_path: Path, shell: Fixtures, a
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("arguments", [["report"], ["report", "a", "--odd"], ["odd"], ["report", "a"]])
+@pytest.mark.parametrize("arguments", [["report"], ["report", "a", "--odd"], ["odd"], ["report", "."]])
 def test_wrong_use_is_code_2(tmp_path: Path, shell: Fixtures, arguments: list[str]) -> None:
     shell[0].chdir(tmp_path)
     code, out, err = call(*shell, *arguments)

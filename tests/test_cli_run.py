@@ -65,6 +65,19 @@ def test_scores_are_written_as_json(make_bundle: Any, photos: Path, tmp_path: Pa
     assert sum(scores.values()) == pytest.approx(1)
 
 
+def test_a_form_that_every_task_has_goes_with_all(make_bundle: Any, bundle: Path, photos: Path, tmp_path: Path) -> None:
+    task = {"kind": "classification", "classes": ["cat", "dog"]}
+    animals = make_bundle({"kind": "torchvision", "name": "resnet18"}, {"animals": task, "more": task})
+    assert call("run", "all", photos / "a.png", "-o", tmp_path / "out", "-b", animals, "--form", "scores").exit_code == 0
+    assert {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.json")} == {
+        "animals/a.json",
+        "more/a.json",
+    }
+    result = call("run", "all", photos / "a.png", "-o", tmp_path / "out", "-b", bundle, "--form", "labels")
+    assert isinstance(result.exception, InputError)
+    assert "form='labels' with the task 'all', but colour, edges, clean cannot give it" in str(result.exception)
+
+
 def test_a_broken_file_is_named_and_the_others_are_done(bundle: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:100])
     result = call("run", "colour", photos, "--out", tmp_path / "out", "--bundle", bundle, "--json")
@@ -118,7 +131,7 @@ def test_what_is_there_is_not_overwritten_unasked(bundle: Path, photos: Path, tm
     [
         (("run", "style", "a.png", "--out", "out"), "no task 'style' in this bundle; it has parts"),
         (("run", "colour", "a.png", "--out", "out", "--form", "labels"), "a colourisation task gives picture"),
-        (("run", "all", "a.png", "--out", "out", "--form", "labels"), "tasks differ in their forms"),
+        (("run", "all", "a.png", "--out", "out", "--form", "labels"), "with the task 'all', but colour"),
         (("run", "colour", "a.png", "more/a.png", "--out", "out"), "would both become"),
         (("tasks", "show", ".", "x"), "no bundle in"),
     ],
@@ -183,3 +196,30 @@ def test_every_help_teaches(command: tuple[str, ...]) -> None:
     text = call(*command, "--help").stdout
     assert "Usage: img2img" in text or "Usage: root" in text
     assert len(text.split()) > 20
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "all", "a.png", "--out", "out", "--bundle", "{}"),
+        ("run", "colour", "a.png", "--out", "out", "--bundle", "{}"),
+        ("tasks", "list", "{}"),
+        ("tasks", "similarity", "{}"),
+        ("export", "{}", "all", "--out", "out"),
+        ("serve", "{}"),
+        ("share", "save", "{}", "shared"),
+        ("join", "joined", "{}"),
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_a_bundle_without_tasks_says_why(
+    make_bundle: Any, command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bare = make_bundle(tasks={})
+    result = call(*(part.format(bare) for part in command))
+    assert result.exit_code == 1
+    assert isinstance(result.exception, InputError)
+    assert f"the bundle in {bare} has no tasks" in str(result.exception)
+    assert "comparison methods (packnet, finetune, lwf, ...)" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []

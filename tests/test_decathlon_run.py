@@ -166,7 +166,7 @@ def test_a_dataset_without_test_pictures_leaves_the_others_in_the_servers_file(o
 
 def _results(names: list[str], parameters: float) -> dict[str, Any]:
     tasks = [{"name": name, "value": 0.9, "bytes": 1} for name in names]
-    return {"tasks": tasks, "relative_parameters": parameters, "shared_bytes": 10}
+    return {"tasks": tasks, "relative_parameters": parameters, "shared_bytes": 10, "backbone": {"bytes": 100}}
 
 
 def test_a_given_network_is_one_more_where_tasks_take_nothing_from_it() -> None:
@@ -177,6 +177,16 @@ def test_a_given_network_is_one_more_where_tasks_take_nothing_from_it() -> None:
     measured = score_of(_results(list(FINETUNED), 10.0), unused=True)
     assert measured is not None
     assert (measured["relative_parameters"], measured["given"]) == (10.0, {})
+
+
+def test_the_bytes_of_a_given_network_count_once() -> None:
+    masks = _results(NINE, 1.28)
+    individual = masks | {"shared_bytes": 0}
+    found = [score_of(results, 59.67) for results in (masks, individual)]
+    assert [score["bytes"] for score in found if score is not None] == [10 + 9, 100 + 9]
+    whole = score_of(_results(list(FINETUNED), 10.0) | {"shared_bytes": 0})
+    assert whole is not None
+    assert whole["bytes"] == 10, "ImageNet's network is one of the ten tasks"
 
 
 def _experiment(*overrides: str, pipeline: str = "decathlon") -> Any:
@@ -216,7 +226,7 @@ def test_an_accuracy_that_cannot_be_is_refused_before_anything_is_trained(
 
 def test_the_key_reaches_the_end_of_a_run_and_other_scripts_do_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[dict[str, Any], Any]] = []
-    monkeypatch.setattr("img2img.run.run", lambda config, *, then: ran.append((config, then)))
+    monkeypatch.setattr("img2img.run.run", lambda config, *, composed, then: ran.append((config, then)))
     for method in ("affine", "finetune", "head_only"):
         run_decathlon(_experiment(*RECOMMENDED, f"method={method}", "imagenet12_accuracy=59.67"))
         assert "imagenet12_accuracy" not in ran[-1][0], "the experiment does not know it"

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 
 from img2img import InputError
 from img2img.impressions import measures, run
+from img2img.impressions.earlier import check_earlier
 from img2img.impressions.options import Study, TrainOptions, read_study
 from img2img.impressions.pictures import Family, build_family, made_family, standardised
 from img2img.impressions.table import TABLE_2, Row
@@ -116,8 +118,9 @@ def test_a_killed_study_goes_on_where_it_was(
     before = len(trainings)
     run(config)
     assert len(trainings) == before, "a finished study trains nothing"
+    (tmp_path / "results.json").unlink()
     run({**config, "train": {**TINY["train"], "lr": 2e-2}})
-    assert len(trainings) > before, "another learning rate is another study"
+    assert len(trainings) > before, "what an unfinished study learned at another rate is not taken"
 
 
 def test_a_mask_of_the_workbench_is_the_one_that_its_task_alone_would_get(tmp_path: Path) -> None:
@@ -260,3 +263,68 @@ def test_a_folder_with_another_pipelines_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds a run of another pipeline"):
         run({**TINY, "out": str(tmp_path)})
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.fixture
+def copied(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """A copy of the finished study's folder."""
+    return Path(shutil.copytree(finished[0], tmp_path / "copy"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": {**TINY["train"], "lr": 1e-2}}, r"with train\.lr=0\.005, which one with train\.lr=0\.01 would replace"),
+        ({"train": {**TINY["train"], "mask_epochs": 9}}, r"train\.mask_epochs=8"),
+        ({"data": {**TINY["data"], "noise": 0.2}}, "data={'kind': 'made'.*'noise': 0.2"),
+        ({"hidden": [64, 16]}, r"hidden=\[64, 32\]"),
+        ({"scaled": False}, "scaled=True"),
+        ({"counts": [6]}, r"counts=\[1, 6\], which one with counts=\[6\]"),
+        ({"kinds": ["random"]}, "kinds="),
+        ({"new_tasks": 1}, "new_tasks=2"),
+        ({"inference": {**TINY["inference"], "tasks": 4}}, r"inference\.tasks=3"),
+        ({"variants": {"density": 0.3, "counts": []}}, r"variants\.counts=\[6\]"),
+    ],
+)
+def test_finished_results_are_not_replaced_by_those_of_another_study(
+    copied: Path, change: dict[str, Any], message: str
+) -> None:
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=message):
+        run({**TINY, **change, "out": str(copied)})
+    assert before == {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+
+
+def test_results_of_another_version_are_not_replaced(copied: Path) -> None:
+    for text, why in (("[]", "it describes no study"), ('{"study": {"colour": 1}, "data": {}}', "no option 'colour'")):
+        (copied / "results.json").write_text(text)
+        with pytest.raises(InputError, match=f"not written by a study of this version.*{why}"):
+            run({**TINY, "out": str(copied)})
+
+
+def test_what_adds_to_finished_results_is_allowed(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = finished
+    more: list[dict[str, Any]] = [
+        {"name": "other", "threads": 1, "train": {**TINY["train"], "together": 1}},
+        {"seeds": [0, 1], "densities": [0.1, 0.3], "counts": [1, 3, 6, 8], "new_tasks": 3, "wrong_masks": 4},
+        {"variants": {**TINY["variants"], "counts": [3, 6]}, "counts": [1, 3, 6]},
+        {"inference": {**TINY["inference"], "epochs": [1, 2]}},
+    ]
+    for change in more:
+        check_earlier(folder, read_study({**TINY, **change, "out": str(folder)}))
+
+
+def test_what_was_not_measured_may_be_asked_for_with_any_options(tmp_path: Path) -> None:
+    bare = {**TINY, "inference": {"tasks": 0}, "variants": {"counts": []}}
+    study = {key: value for key, value in bare.items() if key != "data"}
+    (tmp_path / "results.json").write_text(json.dumps({"study": study, "data": TINY["data"]}))
+    check_earlier(tmp_path, read_study({**TINY, "out": str(tmp_path)}))
+
+
+def test_one_mask_has_no_overlap_to_report(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    few = {"counts": [1], "inference": {"tasks": 0}, "variants": {"counts": []}, "train": {**TINY["train"], "mask_epochs": 1}}
+    assert run({**TINY, **few, "out": str(tmp_path)})["overlaps"] == []
+    assert not (tmp_path / "figures" / "overlap.png").exists()
+    assert "Overlap" not in (tmp_path / "report.md").read_text()
+    assert [str(warning.message) for warning in recwarn if "labels" in str(warning.message)] == []
+    assert OmegaConf.load(tmp_path / "config" / "config.yaml").counts == [1]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from img2img.errors import InputError
+
 
 def report(
     suite: Annotated[
@@ -26,6 +28,8 @@ def report(
 
     Example: img2img report docs/results/image_to_image --out report
     """
+    if not suite.is_dir():
+        raise InputError(f"no folder at {suite}: expected a run's, or one with runs/LABEL/SEED/results.json; check the path")
     if (suite / "results.json").is_file() and not (suite / "runs").is_dir():
         page, summary = _page_of_run(suite, suite if out is None else out)
     elif out is None:

@@ -59,8 +59,9 @@ def run(
     names = list(model.tasks) if task == ALL else [task]
     for name in names:
         model.task(name)
-    if task == ALL and form is not None:
-        raise InputError(f"form={form!r} with the task 'all': tasks differ in their forms; name one task")
+    lacking = [name for name in names if form is not None and form not in model.task(name).forms]
+    if task == ALL and lacking:
+        raise InputError(f"form={form!r} with the task 'all', but {', '.join(lacking)} cannot give it: name one task that can")
     forms = {name: form or model.task(name).forms[0] for name in names}
     jobs: list[Planned] = []
     for name in names:

@@ -78,6 +78,10 @@ KINDS: Registry[Callable[..., PictureSet]] = Registry(
 )
 """The kinds of data. Those of `_BY_PART` cut themselves into parts; the others are stored sets."""
 
+_COMMON = ("resize", "square", "middle", "limit")
+"""Options of every kind."""
+_STORED = (*_COMMON, "parts", "fractions")
+"""Those of stored kinds."""
 _BY_PART = {"scenes", "samples", "patterns", "cifar100", "mnist", "permuted_mnist", "rotated_mnist"}
 
 Builder = TypeVar("Builder", bound=Callable[..., PictureSet])
@@ -136,7 +140,7 @@ def build_data(config: Mapping[str, Any]) -> Parts:
     if square is not None and (not isinstance(square, int) or isinstance(square, bool) or square < 1):
         raise InputError(f"{what} got square: {square!r}: expected a whole number of pixels, 1 or more, such as 72")
     if kind in _BY_PART:
-        sets = {part: call_with(build, options | {"part": part}, what=what) for part in PARTS}
+        sets = {part: call_with(build, options | {"part": part}, what=what, others=_COMMON) for part in PARTS}
     else:
         sets = _stored_parts(build, options, what)
     parts = {part: limited(pictures, limits[part]) if part in limits else pictures for part, pictures in sets.items()}
@@ -160,12 +164,12 @@ def _stored_parts(build: Callable[..., PictureSet], options: Mapping[str, Any], 
     if fractions is not None and not (isinstance(fractions, list | tuple) and all(isinstance(f, int | float) for f in fractions)):
         raise InputError(f"{what} got fractions: {fractions!r}: expected a list of numbers that sum to 1; correct it")
     if "parts" not in options:
-        whole = call_with(build, common, what=what)
+        whole = call_with(build, common, what=what, others=_STORED)
         shares = (0.8, 0.1, 0.1) if fractions is None else fractions
         return {part: take(whole, part, fractions=shares) for part in PARTS}  # type: ignore[arg-type]
     given = options["parts"]
     if set(given) == set(PARTS) and fractions is None:
-        return {part: call_with(build, common | dict(given[part]), what=what) for part in PARTS}
+        return {part: call_with(build, common | dict(given[part]), what=what, others=_STORED) for part in PARTS}
     if set(given) != {"train", "test"} or fractions is None:
         raise InputError(
             f"{what}: parts must be {', '.join(PARTS)}, or train and test with `fractions` that cut val from train, got "
@@ -176,7 +180,7 @@ def _stored_parts(build: Callable[..., PictureSet], options: Mapping[str, Any], 
             f"{what}: got the fractions {list(fractions)}: expected two, of train and val, since test has a set of its own; "
             "give for instance [0.9, 0.1]"
         )
-    train, test = (call_with(build, common | dict(given[part]), what=what) for part in ("train", "test"))
+    train, test = (call_with(build, common | dict(given[part]), what=what, others=_STORED) for part in ("train", "test"))
     return {part: take(train, part, fractions=(*fractions, 0)) for part in ("train", "val")} | {"test": test}
 
 

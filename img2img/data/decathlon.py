@@ -73,6 +73,11 @@ class Decathlon(PictureSet):
             raise InputError(f"got part={part!r}: expected one of {', '.join(_FILES)}; correct it")
         root = require_folder(root)
         root = root / "decathlon-1.0" if (root / "decathlon-1.0").is_dir() else root
+        if not (root / "annotations").is_dir():
+            raise InputError(
+                f"no folder annotations in {root}, and no decathlon-1.0 there that has one: expected the devkit's layout, "
+                f"annotations/ and data/; {_SOURCE}"
+            )
         self.dataset = dataset
         self.name = f"{dataset}-{part}"
         self._data = root / "data" if data is None else require_folder(data)

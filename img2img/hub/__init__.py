@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from img2img.bundle import add_task_to_bundle, basis_path, bundle_folder, read_bundle, save_backbone, task_path
+from img2img.bundle import add_task_to_bundle, basis_path, bundle_folder, check_has_tasks, read_bundle, save_backbone, task_path
 from img2img.errors import InputError
 from img2img.extras import require
 from img2img.files import read_json, write_json
@@ -68,6 +68,7 @@ def save_pretrained(
             run = bundle.parent if bundle.name == "bundle" and (bundle.parent / "results.json").is_file() else None
             _copy_bundle(bundle, temporary)
         description = read_bundle(temporary)
+        check_has_tasks(Path(source) if isinstance(source, str | os.PathLike) else temporary, description)
         found = results if results is not None or run is None else run / "results.json"
         values = dict(found) if isinstance(found, Mapping) else None if found is None else read_json(found)
         card = model_card(temporary, name=repo_id or folder.name, results=values, run=run, license=license)

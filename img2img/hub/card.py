@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from img2img.bundle import read_bundle, task_path
+from img2img.composed import config_path
 from img2img.errors import InputError
 from img2img.masks.storage import read_header
 from img2img.tasks import task_class
@@ -183,7 +184,7 @@ def _limits(rows: list[dict[str, Any]], license: str | None) -> list[str]:
 
 
 def _config(run: Path | None) -> dict[str, Any]:
-    path = None if run is None else run / "config" / "config.yaml"
+    path = None if run is None else config_path(run)
     if path is None or not path.is_file():
         return {}
     import yaml  # a requirement of huggingface_hub

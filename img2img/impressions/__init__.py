@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from img2img.composed import Composed, keep_config
 from img2img.errors import InputError
 from img2img.files import write_json
 from img2img.impressions import measures
+from img2img.impressions.earlier import check_earlier
 from img2img.impressions.options import CLASSES, Study, read_study
 from img2img.impressions.pictures import Family, build_family
 from img2img.impressions.report import write_report
@@ -32,7 +34,7 @@ SCHEMA = 1
 logger = logging.getLogger("img2img")
 
 
-def run(config: Mapping[str, Any]) -> dict[str, Any]:
+def run(config: Mapping[str, Any], *, composed: Composed | None = None) -> dict[str, Any]:
     """Run a study into its folder and write `results.json`, `summary.json`, `report.md` and `figures/` there.
 
     Finished tasks and measurements are found in the folder again, so that the same command goes on after an interruption, and
@@ -40,26 +42,25 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         config: plain values, as of `configs/impressions.yaml` resolved; see `Study`.
+        composed: what `config/` keeps; None for `config` itself.
 
     Returns:
         The results, as in `results.json`.
 
     Raises:
-        InputError: a key, a value or a file that cannot be used.
+        InputError: a key, a value or a file that cannot be used, or the folder holds other results. It is left as it was.
         TrainingDivergedError: a loss is not a number.
     """
     study = read_study(config)
     folder = Path(study.out)
-    if (folder / "progress.json").is_file():
-        raise InputError(
-            f"{folder} holds a run of another pipeline, whose results a study would replace: choose another folder (out=...)"
-        )
+    check_earlier(folder, study)
     if study.threads is not None:
         torch.set_num_threads(study.threads)
+    family = build_family(study.data)
+    _check_enough(study, family)
+    keep_config(folder, composed or Composed.plain(config))
     with logged_to(folder / "log.txt", Console()):
         start = time.perf_counter()
-        family = build_family(study.data)
-        _check_enough(study, family)
         rows: dict[str, list[dict[str, Any]]] = {}
         for seed in study.seeds:
             for density in study.densities:

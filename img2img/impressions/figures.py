@@ -18,7 +18,7 @@ _LEVELS = {"own": ("own mask (SupSup)", "-", "0.15"), "wrong": ("another task's 
 def draw(folder: Path, results: Mapping[str, Any]) -> list[Path]:
     """Write the figures that the results have rows for, as PNG files in `folder`."""
     figures = {"accuracy.png": _accuracy, "basis_tasks.png": _basis_tasks, "overlap.png": _overlap, "variants.png": _variants}
-    needs = {"basis_tasks.png": "basis", "variants.png": "variants"}
+    needs = {"basis_tasks.png": "basis", "overlap.png": "overlaps", "variants.png": "variants"}
     written = []
     for name, figure in figures.items():
         if name not in needs or results.get(needs[name]):
@@ -107,9 +107,9 @@ def _basis_tasks(results: Mapping[str, Any]) -> Any:
 
 def _overlap(results: Mapping[str, Any]) -> Any:
     kinds = list(dict.fromkeys(row["kind"] for row in results["overlaps"]))
-    figure = new_figure(1.9 + 3.1 * max(1, len(kinds)), 3.2)
-    panels = figure.subplots(1, max(1, len(kinds)), sharey=True, squeeze=False)[0]
-    for kind, axes in zip(kinds, panels, strict=False):
+    figure = new_figure(1.9 + 3.1 * len(kinds), 3.2)
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for kind, axes in zip(kinds, panels, strict=True):
         rows = at(results["overlaps"], kind=kind)
         densities = sorted({row["density"] for row in rows})
         for index, layer in enumerate(dict.fromkeys(row["layer"] for row in rows)):
@@ -121,7 +121,7 @@ def _overlap(results: Mapping[str, Any]) -> Any:
         axes.set_title(f"{kind} masks", loc="left", fontsize=10)
         tidy(axes)
     panels[0].set_ylabel("ones in common, relative to chance")
-    panels[0].set_ylim(0, 1.1 * max([1.0, *(row["overlap"] for row in results["overlaps"])]))
+    panels[0].set_ylim(0, 1.1 * max(1.0, *(row["overlap"] for row in results["overlaps"])))
     side_legend(panels[-1])
     return figure
 

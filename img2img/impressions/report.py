@@ -37,7 +37,9 @@ def write_report(folder: Path, results: Mapping[str, Any]) -> Path:
         parts.append(_inference(results))
     if results.get("variants"):
         parts.append(_variants(results))
-    parts += [_overlap(results, densities), _storage(results), _table_2(results)]
+    if results["overlaps"]:
+        parts.append(_overlap(results, densities))
+    parts += [_storage(results), _table_2(results)]
     figures = [f"![{_CAPTIONS[path.stem]}](figures/{path.name})\n\n{_CAPTIONS[path.stem]}" for path in drawn]
     text = "\n\n".join(["\n".join(part) for part in parts] + ["## Figures", *figures]) + "\n"
     return write_bytes(folder / "report.md", text.encode())

@@ -7,7 +7,6 @@ from typing import Any
 
 from img2img.bundle import bundle_folder, read_bundle
 from img2img.errors import InputError
-from img2img.files import write_bytes
 from img2img.masks import METHODS
 from img2img.masks.table import check_name
 from img2img.plugins import import_modules
@@ -44,8 +43,6 @@ def train_new_task(
     Raises:
         InputError: the name is taken, or whatever the experiment finds wrong. The bundle is as it was.
     """
-    from omegaconf import OmegaConf
-
     from img2img.join import join_bundles
     from img2img.run import run
 
@@ -63,8 +60,6 @@ def train_new_task(
     config["tasks"] = {name: {"task": dict(task), "data": dict(data), **config.get("tasks", {}).get(name, {})}}
     config["train"] |= dict(train or {})
     run(config)
-    # Afterwards, since a folder that holds another run is refused and keeps its own.
-    write_bytes(out / "config" / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
     join_bundles(folder, [out])
     return out
 

@@ -39,7 +39,10 @@ class Classification(Task):
 
     def __init__(self, *, classes: Sequence[str], square: bool = False) -> None:
         if len(classes) < 2:
-            raise InputError(f"classification needs two classes or more, got {list(classes)}: name them in the data config")
+            raise InputError(
+                f"classification needs two classes or more, got {list(classes)}: add a folder of pictures for each further "
+                "class, or name them in the data config"
+            )
         self.classes = tuple(classes)
         self.square = square
         self.out_channels = len(self.classes)

@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from img2img.errors import InputError
 from img2img.masks import TaskModule
 from img2img.masks.analysis import FlipMeter
 from img2img.tasks.base import Example
@@ -179,7 +180,7 @@ def fit(
             for parameter in waiting:
                 parameter.requires_grad_(True)
             start_momentum(optimisers)
-        with explained_out_of_memory(options):
+        with explained(options):
             example = task.example(batch.to(fabric.device))
             input = example.input.contiguous(memory_format=memory_format)
             output = wrapped(input)
@@ -284,14 +285,23 @@ def _diverged(what: str, task: Objective, step: int, options: TrainOptions) -> s
 
 
 @contextmanager
-def explained_out_of_memory(options: TrainOptions) -> Iterator[None]:
-    """Turn running out of memory, on a GPU or a CPU, into an error that names the batch size and resolution to try.
+def explained(options: TrainOptions) -> Iterator[None]:
+    """Turn what a step cannot do with its batch, on a GPU or a CPU, into an error that names the batch size and crop to try.
 
     Raises:
         OutOfMemoryError: the block ran out of memory.
+        InputError: normalisation found a single value to normalise.
     """
     try:
         yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1"):  # PyTorch's batch and instance normalisation
+            raise
+        raise InputError(
+            f"train.batch_size={options.batch_size} at train.crop={options.crop} leaves the network's normalisation a single "
+            f"value of each channel ({error}), and it needs two or more: raise train.batch_size or train.crop, or freeze it with "
+            "norm=frozen"
+        ) from error
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         starved = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
         if not starved:

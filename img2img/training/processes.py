@@ -10,6 +10,7 @@ on. Adding up the gradients after the backward pass serves all methods alike, by
 are sent while the backward pass still runs.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -57,6 +58,7 @@ def start_fabric(*, accelerator: str, precision: str, devices: int | str = 1, no
         if devices not in (1, here):
             raise InputError(f"devices={devices}, but {here} processes were launched on this machine: leave devices out")
         devices, nodes = here, everywhere // here
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it repeats what the config says
     by_fabric = "LT_CLI_USED" in os.environ  # its options reach Fabric by the environment, and clash with ours
     several = devices * nodes > 1
     try:

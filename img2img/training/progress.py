@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
-from img2img.files import read_json, write_json
+from img2img.files import check_folder, read_json, write_json
 from img2img.training.experiment import Experiment
 
 
@@ -19,9 +19,9 @@ def read_progress(experiment: Experiment) -> dict[str, Any]:
     """What the run folder's earlier run finished; nothing, if there was none.
 
     Raises:
-        InputError: the folder holds a run of another configuration, or `resume` is "never" and it holds any.
+        InputError: the folder is a file or holds a run of another configuration, or `resume` is "never" and it holds any.
     """
-    path, fresh = experiment.folder / "progress.json", _fresh()
+    path, fresh = check_folder(experiment.folder, "out") / "progress.json", _fresh()
     if not path.is_file():
         if (experiment.folder / "summary.json").is_file():
             raise InputError(

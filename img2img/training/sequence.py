@@ -12,14 +12,12 @@ from torch import nn
 
 from img2img.backbones import Backbone, build_backbone
 from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone, task_path
-from img2img.data import build_data
 from img2img.data.loader import check_shares
 from img2img.errors import InputError
 from img2img.masks import MaskedNetwork, randomise
 from img2img.masks.layers import is_weight
 from img2img.masks.methods.mixed import own_names
 from img2img.masks.task import total_bytes
-from img2img.tasks import build_task, task_class
 from img2img.training.environment import environment
 from img2img.training.evaluate import Evaluator, Network, finite
 from img2img.training.experiment import Experiment
@@ -30,6 +28,7 @@ from img2img.training.loop import Fitted, Progress, fit
 from img2img.training.probes import Probes
 from img2img.training.processes import Processes, start_fabric
 from img2img.training.progress import read_progress, source_of_backbone, write_progress
+from img2img.training.ready import check_output, prepare, remarks
 
 logger = logging.getLogger("img2img")
 
@@ -115,6 +114,18 @@ class SequenceRunner:
 
     # ------------------------------------------------------------------ the sequence
 
+    def prepare(self) -> None:
+        """Open the data of every task and set up the network, once: what can be refused is refused here, and nothing is written.
+
+        Raises:
+            InputError: bad input.
+        """
+        if not self.ready:
+            self.ready = {name: prepare(self.experiment, name) for name in self.experiment.sequence}
+            self._open()
+            for ready in self.ready.values():
+                check_output(ready, self._backbone)
+
     def run(self, *, progress_for: ProgressFor | None = None) -> MaskedNetwork:
         """Learn every task of the sequence that is not finished yet; returns the network with all of them.
 
@@ -128,9 +139,11 @@ class SequenceRunner:
         """
         self._progress_for = progress_for
         names = list(self.experiment.sequence)
-        for name in names:  # every task and dataset is opened before the first step, since hours may pass until the last
-            self.ready[name] = prepare(self.experiment, name)
-        self._open()
+        self.prepare()  # every task and dataset is opened before the first step, since hours may pass until the last
+        self._begin()
+        for name in names:
+            for remark in remarks(self.ready[name]) if name not in self.progress["tasks"] else ():
+                logger.warning("%s: %s", name, remark)
         for index, name in enumerate(names):
             if name in self.progress["tasks"]:
                 logger.info("%s: finished in an earlier run", name)
@@ -156,12 +169,6 @@ class SequenceRunner:
             self._set_up(backbone)
             for name, basis in stored.bases().items():
                 self.network.add_basis(name, basis)
-            self.learner.begin(self._context())
-            names = list(self.progress["tasks"])
-            if isinstance(self.learner, MaskLearner):  # all that masks learned is in the bundle
-                self.learner.restore({name: {} for name in names}, {})
-            else:
-                self.learner.restore(*read_learned(self.folder, names))
             return
         source = self.experiment.source
         if source is not None:
@@ -173,9 +180,19 @@ class SequenceRunner:
             if self.experiment.mode == "random":  # a network's own start is made for training: it has biases, and other scales
                 randomise(backbone, kind="kaiming_normal", seed=self.experiment.seed_of("backbone"))
         self._set_up(backbone)
-        if not self._first_trains_backbone:
+
+    def _begin(self) -> None:
+        """Hand the network to the method, with what it learned in an earlier run."""
+        names = list(self.progress["tasks"])
+        if not names and self._first_trains_backbone:
+            return  # the method gets it when it is trained
+        if not names:
             self._save_backbone()
-            self.learner.begin(self._context())
+        self.learner.begin(self._context())
+        if names and isinstance(self.learner, MaskLearner):  # all that masks learned is in the bundle
+            self.learner.restore({name: {} for name in names}, {})
+        elif names:
+            self.learner.restore(*read_learned(self.folder, names))
 
     def _set_up(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -379,22 +396,3 @@ class SequenceRunner:
         module.to(self._fabric.device)
         if self.experiment.channels_last:
             module.to(memory_format=torch.channels_last)
-
-
-def prepare(experiment: Experiment, name: str) -> Ready:
-    """A task of an experiment with its data, opened.
-
-    Raises:
-        InputError: an option, or data that is missing or cannot be used.
-    """
-    config = experiment.task(name)
-    parts = build_data(config.data)
-    options = dict(config.task)
-    kind = task_class(options.get("kind"))
-    if kind.has_classes and "classes" not in options:
-        options["classes"] = list(parts.classes)
-    if kind.has_square:
-        options["square"] = config.data.get("square") is not None
-    task = build_task(options)
-    task.fit(parts.train)
-    return Ready(name, task, parts, experiment.train_options(name).in_steps(len(parts.train)))

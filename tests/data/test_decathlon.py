@@ -129,6 +129,11 @@ def test_one_id_in_both_files_of_the_union_is_refused(root: Path) -> None:
         opened(root, "train+val")
 
 
+def test_a_folder_without_the_devkit_names_both_layouts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no folder annotations in .*, and no decathlon-1\.0 there that has one: .*devkit"):
+        Decathlon(root=tmp_path, dataset="dtd", part="train")
+
+
 def test_absent_data_says_where_it_comes_from(root: Path) -> None:
     with pytest.raises(InputError, match=r"no file at .*dtd_train\.json.*decathlon-1\.0-devkit.*Visual Domain Decathlon"):
         Decathlon(root=root, dataset="dtd", part="train")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 import img2img
@@ -21,7 +22,7 @@ from img2img.run import run
 from img2img.tasks.colourisation import Colourisation
 from img2img.training import checkpoint
 from img2img.training.experiment import read_experiment
-from img2img.training.loop import OutOfMemoryError, TrainingDivergedError, explained_out_of_memory
+from img2img.training.loop import OutOfMemoryError, TrainingDivergedError, explained
 from img2img.training.optimiser import schedule
 from img2img.training.options import TrainOptions
 
@@ -288,13 +289,13 @@ def test_running_out_of_memory_names_what_to_try(error: Exception) -> None:
     wanted = r"batch_size=8 at train.crop=224: try train.batch_size=4, or train.crop=160"
     with (
         pytest.raises(OutOfMemoryError, match=wanted),
-        explained_out_of_memory(TrainOptions(steps=1, batch_size=8, crop=224)),
+        explained(TrainOptions(steps=1, batch_size=8, crop=224)),
     ):
         raise error
 
 
 def test_another_runtime_error_is_passed_on() -> None:
-    with pytest.raises(RuntimeError, match="other"), explained_out_of_memory(TrainOptions(steps=1)):
+    with pytest.raises(RuntimeError, match="other"), explained(TrainOptions(steps=1)):
         raise RuntimeError("other")
 
 
@@ -325,3 +326,63 @@ def test_a_task_name_that_no_file_or_module_can_have_is_refused_before_training(
     made["tasks"][name] = made["tasks"]["colour"]
     with pytest.raises(InputError, match=said):
         read_experiment({**made, "sequence": ["disks", name]})
+
+
+def test_one_value_for_the_normalisation_names_what_to_raise(config: Make) -> None:
+    small = config(backbone={"mode": "first_task", "kind": "smp", "arch": "unet", "encoder": "resnet18", "weights": None})
+    small["train"] |= {"batch_size": 1, "crop": 32}
+    message = r"train\.batch_size=1 at train\.crop=32 leaves .* raise train\.batch_size or train\.crop"
+    with pytest.raises(InputError, match=message):
+        run(small)
+
+
+def test_another_value_error_is_passed_on() -> None:
+    with pytest.raises(ValueError, match="other"), explained(TrainOptions(steps=1)):
+        raise ValueError("other")
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_file_in_the_place_of_the_run_folder_is_refused(config: Make, tmp_path: Path, inside: bool) -> None:
+    file = tmp_path / "run"
+    file.write_text("mine")
+    out = file / "below" if inside else file
+    with pytest.raises(InputError, match=r"out=.*run.*: .*run is a file; expected a folder"):
+        run(config(out=str(out)))
+    assert file.read_text() == "mine"
+
+
+def test_a_refused_run_leaves_no_folder(config: Make, tmp_path: Path) -> None:
+    wrong = config(own=["nothing.like.this"])
+    with pytest.raises(InputError, match=r"nothing\.like"):
+        run(wrong)
+    wrong = config()
+    wrong["tasks"]["edges"]["data"] = {"kind": "image_folder", "root": str(tmp_path / "nowhere")}
+    with pytest.raises(InputError, match="nowhere"):
+        run(wrong)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_run_leaves_the_config_of_the_one_that_is_there(config: Make, tmp_path: Path) -> None:
+    run(config(sequence=["disks", "colour"]))
+    kept = tmp_path / "run" / "config" / "config.yaml"
+    before = kept.read_bytes()
+    assert OmegaConf.load(kept).sequence == ["disks", "colour"]
+    for changes in ({"seed": 1}, {"sequence": ["disks"]}, {"norm": "frozen"}, {"resume": "never"}):
+        with pytest.raises(InputError, match="holds a run"):
+            run(config(**{"sequence": ["disks", "colour"], **changes}))
+        assert kept.read_bytes() == before
+    run(config())
+    assert OmegaConf.load(kept).sequence == ["disks", "colour", "edges"], "an accepted one is what the folder holds now"
+
+
+def test_a_task_and_a_backbone_of_different_answers_are_refused_first(config: Make, tmp_path: Path) -> None:
+    patterns = {"kind": "patterns", "classes": 3, "count": {"train": 6, "val": 3, "test": 3}}
+    whole = config()
+    whole["tasks"]["edges"] = {"task": {"kind": "classification"}, "data": patterns}
+    message = r"tasks\.edges is of the kind 'classification', with one answer for a whole picture, and the backbone "
+    with pytest.raises(InputError, match=message + "'image_transformer' gives one answer for each pixel: choose a classifier"):
+        run(whole)
+    message = r"tasks\.disks .*'segmentation', with one answer for each pixel.*choose an encoder-decoder, such as backbone="
+    with pytest.raises(InputError, match=message):
+        run(config(backbone={"mode": "random", "kind": "vgg_small", "width": 0.0625}))
+    assert not (tmp_path / "run").exists()

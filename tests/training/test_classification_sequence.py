@@ -192,3 +192,18 @@ def test_a_task_that_needs_categories_says_so_for_data_without(config: Make, tmp
     tasks = {"t": {"task": {"kind": "classification", "classes": ["a", "b"]}, "data": data}}
     with pytest.raises(InputError, match="needs a category with every picture"):
         run(config(tasks=tasks))
+
+
+def test_a_class_without_a_training_picture_is_said(config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    few = config(tasks={"t": {"task": {"kind": "classification"}, "data": {"kind": "class_folder", "root": str(tmp_path / "a")}}})
+    few["tasks"]["t"]["data"] |= {"classes": ["cat", "cow", "dog"], "fractions": [0.5, 0.25, 0.25]}
+    for name in ("cat", "dog"):
+        (tmp_path / "a" / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (32, 32), (10 * i, 0, 200)).save(tmp_path / "a" / name / f"{i}.png")
+    run(few)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("t: no training picture of cow: such classes cannot be learned") == 1
+    run(few)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("no training picture") == 1, "not of a finished task"

@@ -228,3 +228,9 @@ def test_a_loss_is_a_mean_over_as_many_terms_as_it_says(kind: str) -> None:
     mean = sum(n * loss for n, loss in zip(counts, losses, strict=True)) / sum(counts)
     torch.testing.assert_close(mean, task.loss(raw, example))
     assert sum(counts) == float(task.loss_count(example))
+
+
+def test_mixed_precision_is_not_announced(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    start_fabric(accelerator="cpu", precision="bf16-mixed")
+    assert caplog.text == ""
+    assert capsys.readouterr() == ("", "")

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from img2img.composed import config_path
 from img2img.errors import InputError
 from img2img.files import write_json
 from img2img.reports.comparison.masks_json import read_masks
@@ -58,7 +59,7 @@ def store_run(run: Path, suite: Path, *, label: str, seed: int, pictures: bool =
             target = beside / path.relative_to(run)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, target)
-        config = next((path for path in (run / "config" / "config.yaml", run / "config.yaml") if path.is_file()), None)
+        config = next((path for path in (config_path(run), run / "config.yaml") if path.is_file()), None)
         if config is not None:
             (beside / "config.yaml").write_text(plain_config(config), encoding="utf-8")
         if stored.exists():
