@@ -29,6 +29,7 @@ FILLED = {"DATA": "my", "METHOD": "finetune", "SEED": "0", "BACKBONE": "runs/dem
 """What stands for words in capitals in commands."""
 TINY_TRAIN = {"steps": 2, "batch_size": 2, "crop": 16, "val_every": 2, "checkpoint_every": 2, "warmup": 0, "norm_batches": 1}
 TINY = {"threads": 1, "accelerator": "cpu", "probe": 1, "panels": 1, "batch_size": 2, "decoder_only": [], "first_train": {}}
+TINY_CLASSIFIER = {"mode": "first_task", "kind": "vgg_small", "width": 0.0625, "hidden": []}
 TINY_NETWORK = {"mode": "first_task", "kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}
 
 
@@ -163,7 +164,9 @@ def _tiny(experiment: Experiment, config: dict[str, Any]) -> dict[str, Any]:
             task["task"] = {**task["task"], "size": 32, "network": {"name": "efficientnet_lite0", "weights": None}}
         small["tasks"][name] = task
     if config["backbone"]["kind"] in KINDS._own:
-        small |= {"backbone": TINY_NETWORK, "own": None, "select": None}
+        whole = any(task_class(task["task"]["kind"]).whole_picture for task in small["tasks"].values())
+        small |= {"backbone": TINY_CLASSIFIER if whole else TINY_NETWORK, "own": None, "select": None}
+        small["train"] = {**TINY_TRAIN, "crop": 32} if whole else TINY_TRAIN
     return {**config, **small}
 
 

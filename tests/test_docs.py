@@ -67,6 +67,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("train", "test"):
         for name in ("cat", "dog"):
             _pictures(place / "my" / "animals" / part / name, 4)
+    for name in ("cat", "dog"):
+        _pictures(place / "my" / "drawings" / name, 8)
     shutil.copytree(place / "my" / "photos", place / "my" / "coco" / "images")
     box = {"iscrowd": 0, "segmentation": [[4, 4, 20, 4, 20, 20, 4, 20]], "area": 256}
     coco = {

@@ -160,7 +160,8 @@ class Model:
             task: one of `tasks`.
             pictures: a picture (see `Picture`), a list of them, or a folder, which is searched with its subfolders.
             form: one of the task's forms, the first by default. Segmentation: "colours", "labels" (class indices) or "overlay";
-                classification: "picture" (with the class's name) or "scores" (a dict by class, the likeliest first).
+                classification: "picture" (with the class's name) or "scores" (a dict of probabilities by class, the likeliest
+                first; of a tensor a tensor, in the order of the classes).
             side: the shorter side in pixels at which the network sees the picture; what it finds is brought back to the full
                 size. None: the picture's own; for classification the side that the task was measured on. A task whose
                 pictures were made squares (the option `square` of its data) sees a square of it.
@@ -272,7 +273,8 @@ class Model:
             return push_to_hub(folder, repo_id, private=private)
 
     def predict(self, task: str, picture: Picture) -> Tensor:
-        """The task's prediction in its own form (class indices, ab in Lab units, RGB in [0, 1], ...), without a batch axis."""
+        """The task's prediction in its own form, without a batch axis: class indices of pixels, raw scores of classes, ab in Lab
+        units, RGB in [0, 1], ..."""
         opened = open_input(picture)
         prediction, _ = self._predict(task, opened.values, side=None, tile=TILE)
         return prediction if opened.batched else prediction[0]
