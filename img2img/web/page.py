@@ -7,7 +7,6 @@ from typing import Any
 
 import gradio as gr
 
-from img2img.errors import InputError
 from img2img.reports import text
 from img2img.tasks.segmentation import palette
 from img2img.web.files import PictureFolder
@@ -56,8 +55,6 @@ def theme() -> Any:
 def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
     """The page as Gradio's `Blocks`; `server.build_app` mounts it."""
     tasks, limits = service.tasks, service.limits
-    if not tasks:
-        raise InputError("the bundle has no tasks: expected one or more; let the run learn its first task")
     choices = [*tasks, *([ALL] if len(tasks) > 1 else [])]
     first = choices[0]
     chooser: Any = gr.Radio if len(choices) <= FEW else gr.Dropdown

@@ -12,7 +12,7 @@ import torch
 import img2img
 from img2img import InputError, MaskedNetwork, masks
 from img2img.backbones import build_backbone
-from img2img.bundle import HEAD, load_bundle, save_backbone
+from img2img.bundle import HEAD, load_backbone, load_bundle, read_bundle, save_backbone
 from img2img.run import run
 from img2img.training.experiment import read_experiment
 from img2img.training.optimiser import all_groups, build_optimisers
@@ -69,7 +69,8 @@ def test_a_bundle_keeps_which_weights_are_masked(select: list[str] | None, tmp_p
     backbone = build_backbone({"kind": "image_transformer", "width": 4, "blocks": 1, "out_channels": 2})
     network = MaskedNetwork(backbone, head=HEAD, select=["*"] if select is None else select)
     save_backbone(tmp_path, network, backbone.spec, select)
-    assert load_bundle(tmp_path)[0].masked_weights().keys() == network.masked_weights().keys()
+    stored, _ = load_backbone(tmp_path, read_bundle(tmp_path))
+    assert stored.masked_weights().keys() == network.masked_weights().keys()
 
 
 def test_patterns_of_own_weights_that_fit_nothing_are_refused_before_training(config: Make, tmp_path: Path) -> None:
