@@ -11,6 +11,7 @@ from typing import Any
 
 from img2img.errors import InputError
 from img2img.files import write_json
+from img2img.options import call_with
 from img2img.reports.comparison.store import store_run, write_summary
 
 logger = logging.getLogger("img2img")
@@ -64,12 +65,47 @@ class Suite:
         Raises:
             InputError: there is none, or it has an option that is unknown.
         """
-        from img2img.options import call_with
-
         if label not in self.methods:
             raise InputError(f"the suite {self.name!r} has no method {label!r}; it has {', '.join(self.methods)}")
         variant: Variant = call_with(Variant, self.methods[label], what=f"methods.{label}")
         return variant
+
+
+def load_suite(file: Path) -> Suite:
+    """The suite of a YAML file.
+
+    With `base: NAME` it is the suite of NAME.yaml beside it, but for the keys that it has itself; `methods` may then be a list,
+    of those labels of the base that it takes.
+
+    Raises:
+        InputError: no such file or base, an unknown key, or a value that cannot be used.
+    """
+    content = _content(file)
+    base = content.pop("base", None)
+    if base is not None:
+        inherited = _content(file.with_name(f"{base}.yaml"))
+        methods = content.get("methods", inherited["methods"])
+        if isinstance(methods, list):
+            unknown = [label for label in methods if label not in inherited["methods"]]
+            if unknown:
+                known = ", ".join(inherited["methods"])
+                raise InputError(f"{file}: the base {base!r} has no method {unknown[0]!r}; it has {known}")
+            methods = {label: inherited["methods"][label] for label in methods}
+        content = {**inherited, **content, "methods": methods}
+    suite: Suite = call_with(Suite, content, what=str(file))
+    return suite
+
+
+def _content(file: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise InputError(f"no suite {file.stem!r}: expected one of {known}")
+    content = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    if not isinstance(content, dict):
+        raise InputError(f"{file} holds a {type(content).__name__}: expected a suite's keys, such as name and methods")
+    return {str(key): value for key, value in content.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,6 @@ import logging
 import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from img2img.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -29,17 +27,13 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
-    from img2img.options import call_with
-    from img2img.suite import Suite, backbone_jobs, describe, method_jobs, run_jobs
+    from img2img.suite import backbone_jobs, describe, load_suite, method_jobs, run_jobs
     from img2img.training.processes import refuse_several_processes
 
     file = ROOT / "configs" / "suite" / f"{options.suite}.yaml"
     try:
         refuse_several_processes("a suite")
-        if not file.is_file():
-            known = ", ".join(sorted(p.stem for p in file.parent.glob("*.yaml")))
-            raise InputError(f"no suite {options.suite!r}: expected one of {known}")
-        suite = call_with(Suite, OmegaConf.to_container(OmegaConf.load(file), resolve=True), what=str(file))  # type: ignore[arg-type]
+        suite = load_suite(file)
         out = options.out or ROOT / "runs" / suite.name
         seeds = list(suite.seeds) if options.seeds is None else options.seeds
         labels = list(suite.methods) if options.methods is None else options.methods

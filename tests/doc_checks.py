@@ -14,7 +14,6 @@ import yaml
 from doc_pages import ROOT, Block
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
 from img2img import suite
 from img2img.backbones import KINDS, build_backbone
@@ -90,7 +89,7 @@ def _check_suite(arguments: list[str]) -> None:
         script.main(arguments)
     # The first stands for all: they differ in what the suite's own config says, which tests/test_suite.py composes.
     name = next(argument for argument in arguments if not argument.startswith("-"))
-    pipeline = OmegaConf.load(ROOT / "configs" / "suite" / f"{name}.yaml").get("pipeline", "image_to_image")
+    pipeline = suite.load_suite(ROOT / "configs" / "suite" / f"{name}.yaml").pipeline
     assert read_experiment(_plain(pipeline, jobs[0].overrides)).sequence
 
 

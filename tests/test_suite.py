@@ -1,18 +1,18 @@
 """A suite: its runs' command lines, and two methods run by processes of the pipeline and stored."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from img2img import InputError
 from img2img.masks import Affine, ImpressLearn, SupSup
 from img2img.options import call_with
 from img2img.pipeline import plain_config
-from img2img.suite import Suite, _cause, backbone_jobs, describe, method_jobs, run_jobs
+from img2img.suite import Suite, _cause, backbone_jobs, describe, load_suite, method_jobs, run_jobs
 from img2img.training.experiment import Experiment, read_experiment
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def _suite(**changes: Any) -> Suite:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "suite").glob("*.yaml")), ids=lambda f: f.stem)
 def test_every_run_of_a_shipped_suite_composes_and_is_accepted(file: Path, tmp_path: Path) -> None:
-    suite: Suite = call_with(Suite, OmegaConf.to_container(OmegaConf.load(file), resolve=True), what=file.name)  # type: ignore[arg-type]
+    suite = load_suite(file)
     assert suite.name == file.stem
     more = ["data_root=somewhere"]
     jobs = backbone_jobs(suite, tmp_path, [0], more) + method_jobs(suite, tmp_path, list(suite.methods), suite.seeds, more)
@@ -60,11 +60,40 @@ def test_every_run_of_a_shipped_suite_composes_and_is_accepted(file: Path, tmp_p
 
 def _experiments(name: str, *labels: str) -> dict[str, Experiment]:
     """The experiment of each method of a shipped suite, or of some, for its first seed."""
-    file = ROOT / "configs" / "suite" / f"{name}.yaml"
-    suite: Suite = call_with(Suite, OmegaConf.to_container(OmegaConf.load(file), resolve=True), what=name)  # type: ignore[arg-type]
+    suite = load_suite(ROOT / "configs" / "suite" / f"{name}.yaml")
     jobs = method_jobs(suite, Path("out"), list(labels or suite.methods), suite.seeds[:1], ["data_root=DATA"])
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return {job.label: read_experiment(plain_config(compose(suite.pipeline, job.overrides))) for job in jobs}
+
+
+def test_a_suite_takes_from_its_base_what_it_has_not_itself(tmp_path: Path) -> None:
+    method = "{title: A, group: mask, overrides: [method=ksm]}"
+    options = "title: One\npipeline: cifar100\nseeds: [3]\nfirst: [a=1]\noverrides: [b=1]\n"
+    (tmp_path / "one.yaml").write_text(f"name: one\n{options}methods: {{a: {method}, c: {method}}}\n")
+    (tmp_path / "two.yaml").write_text("base: one\nname: two\ntitle: Two\noverrides: [b=2]\nfirst: null\nmethods: [c]\n")
+    one, two = load_suite(tmp_path / "one.yaml"), load_suite(tmp_path / "two.yaml")
+    assert (two.name, two.title, two.overrides, two.first) == ("two", "Two", ["b=2"], None)
+    assert (two.pipeline, two.seeds, two.methods) == ("cifar100", [3], {"c": one.methods["c"]})
+    (tmp_path / "three.yaml").write_text("base: one\nname: three\ntitle: Three\n")
+    assert load_suite(tmp_path / "three.yaml").methods == one.methods
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: one\nname: two", "no suite 'one': expected one of two"),
+        ("base: pacs\nname: two\nmethods: [d]", "the base 'pacs' has no method 'd'; it has piggyback, "),
+        ("name: two", "needs the option 'title'"),
+        ("- name", "holds a list: expected a suite's keys"),
+        ("base: pacs\nseed: 1", "no option 'seed': did you mean 'seeds'"),
+    ],
+)
+def test_a_suite_that_cannot_be_read_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text(text)
+    if "pacs" in text:
+        shutil.copy(ROOT / "configs" / "suite" / "pacs.yaml", tmp_path)
+    with pytest.raises(InputError, match=message):
+        load_suite(tmp_path / "two.yaml")
 
 
 def test_piggybacks_table_5_comes_out_of_one_suite() -> None:

@@ -143,7 +143,7 @@ class SequenceRunner:
         self._begin()
         for name in names:
             for remark in remarks(self.ready[name]) if name not in self.progress["tasks"] else ():
-                logger.warning("%s: %s", name, remark)
+                logger.info("%s: %s", name, remark)
         for index, name in enumerate(names):
             if name in self.progress["tasks"]:
                 logger.info("%s: finished in an earlier run", name)
