@@ -214,6 +214,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"variants": {"density": 0.3, "counts": [0]}}, "variants.counts has 0"),
     ({"basis_tasks": -1}, "basis_tasks=-1: expected 0 or more"),
     ({"threads": 0}, "threads=0: expected 1 or more"),
+    ({"outputs": 9}, "outputs=9: expected 10 or more, one for each class"),
     ({"data": {"kind": "mnist"}}, "expected one of permuted_mnist, rotated_mnist, made"),
     ({"data": {"kind": "made", "noise": 2.0}}, "noise=2.0"),
 ]
@@ -277,6 +278,7 @@ def copied(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
         ({"train": {**TINY["train"], "lr": 1e-2}}, r"with train\.lr=0\.005, which one with train\.lr=0\.01 would replace"),
         ({"train": {**TINY["train"], "mask_epochs": 9}}, r"train\.mask_epochs=8"),
         ({"data": {**TINY["data"], "noise": 0.2}}, "data={'kind': 'made'.*'noise': 0.2"),
+        ({"outputs": 20}, "outputs=10, which one with outputs=20"),
         ({"hidden": [64, 16]}, r"hidden=\[64, 32\]"),
         ({"scaled": False}, "scaled=True"),
         ({"counts": [6]}, r"counts=\[1, 6\], which one with counts=\[6\]"),
@@ -328,3 +330,17 @@ def test_one_mask_has_no_overlap_to_report(tmp_path: Path, recwarn: pytest.Warni
     assert "Overlap" not in (tmp_path / "report.md").read_text()
     assert [str(warning.message) for warning in recwarn if "labels" in str(warning.message)] == []
     assert OmegaConf.load(tmp_path / "config" / "config.yaml").counts == [1]
+
+
+def test_outputs_beyond_the_classes_are_never_a_target_and_learn_to_be_silent(tmp_path: Path) -> None:
+    study = read_study({**TINY, "out": str(tmp_path), "outputs": 25})
+    family = build_family(study.data)
+    bench = Workbench(study, family, seed=0, density=0.3)
+    job = Job("mask_1", 1)
+    bench.learn([job], SupSup(density=0.3), epochs=study.train.mask_epochs, folder="supsup")
+    x, y = family.test(1)
+    logits = bench.outputs("mask_1", x)
+    assert logits.shape == (len(x), 25)
+    assert y.max() < 10
+    assert bench.accuracy("mask_1", 1) > 0.9
+    assert logits.softmax(1)[:, 10:].sum(1).mean() < 0.1, "of 0.6 before training"

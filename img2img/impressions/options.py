@@ -100,6 +100,8 @@ class Study:
         out: the run folder.
         data: `kind` ("permuted_mnist", "rotated_mnist" or "made") and options, see `pictures.build_family`.
         hidden: widths of LeNet's hidden layers.
+        outputs: of the network. Those beyond the ten classes are never a target: SupSup's superfluous neurons, which tell a
+            network of the right mask from others (Wortsman et al. 2020, section 3.3), and which inference by entropy lives on.
         weights: the distribution of the backbone, see `masks.randomise`: the paper's footnote 2 says Kaiming normal.
         scaled: divide the backbone's deviation by the root of the density, see `masks.randomise`, which the paper does not do.
             On permuted MNIST masks of density 0.1 reach 0.944 in an epoch so, and 0.891 without; but with ten masks or more the
@@ -122,6 +124,7 @@ class Study:
     out: str
     data: Mapping[str, Any]
     hidden: Sequence[int] = (300, 100)
+    outputs: int = CLASSES
     weights: Literal["kaiming_normal", "signed_constant"] = "kaiming_normal"
     scaled: bool = False
     seeds: Sequence[int] = (0,)
@@ -141,6 +144,8 @@ class Study:
         _not_below_zero("the study", self, "basis_tasks")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads={self.threads}: expected 1 or more, or null for all")
+        if self.outputs < CLASSES:
+            raise InputError(f"outputs={self.outputs}: expected {CLASSES} or more, one for each class")
         for name in ("seeds", "densities", "counts", "kinds"):
             if not getattr(self, name) or len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise InputError(f"{name}={list(getattr(self, name))}: expected one or more values, each once")

@@ -52,7 +52,7 @@ class Workbench:
         self.seed = seed
         self.density = density
         self.folder = Path(study.out) / f"seed{seed}" / f"density{density:g}"
-        backbone = lenet(family.pixels(1, "test")[0][0].numel(), study.hidden)
+        backbone = lenet(family.pixels(1, "test")[0][0].numel(), study.hidden, study.outputs)
         randomise(backbone, kind=study.weights, seed=seed, density=density if study.scaled else None)
         self.network = MaskedNetwork(backbone).eval()
 
@@ -144,7 +144,7 @@ class Workbench:
 
     @torch.no_grad()
     def outputs(self, task: str, x: Tensor) -> Tensor:
-        """The logits of a task's network, (N, 10)."""
+        """The logits of a task's network, (N, outputs)."""
         out: Tensor = self.network(x, task=task)
         return out
 
@@ -174,13 +174,13 @@ class Workbench:
         return f"seed {self.seed}, density {self.density:g}"
 
 
-def lenet(pixels: int, hidden: Sequence[int]) -> nn.Module:
-    """LeNet from its first linear layer on: (N, 1, H, W) standardised grey to (N, 10) logits, the output layer included.
+def lenet(pixels: int, hidden: Sequence[int], outputs: int = CLASSES) -> nn.Module:
+    """LeNet from its first linear layer on: (N, 1, H, W) standardised grey to (N, outputs) logits, the output layer included.
 
     What the whole backbone does before, it does for three channels, which would be a quarter of the time here; `Family` gives
     standardised pictures of one.
     """
-    whole = LeNet(in_pixels=pixels, hidden=list(hidden), out_channels=CLASSES, output="backbone")
+    whole = LeNet(in_pixels=pixels, hidden=list(hidden), out_channels=outputs, output="backbone")
     assert isinstance(whole.trunk, nn.Sequential)
     assert whole.output is not None
     return nn.Sequential(OrderedDict(trunk=whole.trunk[1:], output=whole.output))
