@@ -37,7 +37,7 @@ def train(
 
     Examples:
 
-        img2img train experiment=demo sequence=[shapes,colour] out=runs/two
+        img2img train experiment=demo train.steps=200 out=runs/short
 
         img2img train --config-dir my_configs experiment=mine
 
