@@ -34,7 +34,7 @@ def check_earlier(folder: Path, study: Study) -> None:
     for name, value in _options(earlier):
         if not _kept(name, value, wanted[name]) and name.split(".")[0] not in _unmeasured(earlier):
             raise InputError(
-                f"{folder} holds results of a study with {name}={_shown(value)}, which one with {name}={_shown(wanted[name])} "
+                f"{folder} holds results of a study with {name}={value}, which one with {name}={wanted[name]} "
                 "would replace: give what the folder has and add to it, or choose another folder (out=...)"
             )
 
@@ -62,7 +62,7 @@ def _options(study: Study) -> Iterator[tuple[str, Any]]:
         elif name in ("train", "inference", "variants"):
             yield from ((f"{name}.{key}", item) for key, item in vars(value).items())
         else:
-            yield name, value
+            yield name, list(value) if isinstance(value, tuple) else value  # a default, where a config has a list
 
 
 def _kept(name: str, earlier: Any, wanted: Any) -> bool:
@@ -73,18 +73,10 @@ def _kept(name: str, earlier: Any, wanted: Any) -> bool:
         return bool(wanted >= earlier)
     if name in _CONTAINS:
         return set(earlier) <= set(wanted)
-    return bool(_plain(earlier) == _plain(wanted))
+    return bool(earlier == wanted)
 
 
 def _unmeasured(study: Study) -> set[str]:
     """The groups of options that the study measured nothing with."""
     measured = {"inference": study.inference.tasks, "variants": len(study.variants.counts)}
     return {name for name, count in measured.items() if not count}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _shown(value: Any) -> str:
-    return str(_plain(value))

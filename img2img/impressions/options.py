@@ -100,8 +100,8 @@ class Study:
         out: the run folder.
         data: `kind` ("permuted_mnist", "rotated_mnist" or "made") and options, see `pictures.build_family`.
         hidden: widths of LeNet's hidden layers.
-        outputs: of the network. Those beyond the ten classes are never a target: SupSup's superfluous neurons, which tell a
-            network of the right mask from others (Wortsman et al. 2020, section 3.3), and which inference by entropy lives on.
+        outputs: of the network. Those beyond the ten classes are never a target: SupSup's superfluous neurons (Wortsman et al.
+            2020). With a hundred, and larger batches, the task of a batch is found more often (docs/results.md).
         weights: the distribution of the backbone, see `masks.randomise`: the paper's footnote 2 says Kaiming normal.
         scaled: divide the backbone's deviation by the root of the density, see `masks.randomise`, which the paper does not do.
             On permuted MNIST masks of density 0.1 reach 0.944 in an epoch so, and 0.891 without; but with ten masks or more the

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from img2img.backbones.lenet import LeNet
 from img2img.files import read_json, write_json
-from img2img.impressions.options import CLASSES, Study
+from img2img.impressions.options import Study
 from img2img.impressions.pictures import Family
 from img2img.masks import MaskedNetwork, MaskMethod, randomise
 from img2img.masks.storage import read_header
@@ -174,7 +174,7 @@ class Workbench:
         return f"seed {self.seed}, density {self.density:g}"
 
 
-def lenet(pixels: int, hidden: Sequence[int], outputs: int = CLASSES) -> nn.Module:
+def lenet(pixels: int, hidden: Sequence[int], outputs: int) -> nn.Module:
     """LeNet from its first linear layer on: (N, 1, H, W) standardised grey to (N, outputs) logits, the output layer included.
 
     What the whole backbone does before, it does for three channels, which would be a quarter of the time here; `Family` gives
