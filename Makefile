@@ -3,17 +3,32 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+PIP    := pip --quiet --disable-pip-version-check
+LOCK   := build/lock
+# What belongs to torch is left out of constraints.txt: machines with a GPU need another torch, and it brings its own.
+TORCHS := torch|torchvision|triton|nvidia-.*|cuda-.*|sympy|mpmath|networkx|setuptools
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo test test-slow lint install lock clean
 
 install: $(READY)
 
-# torch and torchvision go in together and first, so that their operators match.
-$(READY): pyproject.toml
+# torch and torchvision go in together and first, so that their operators match; all else in the versions that were tested.
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch torchvision
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/$(PIP) install torch torchvision
+	$(BIN)/$(PIP) install --constraint constraints.txt --editable '.[test]'
 	touch $@
+
+# Renews constraints.txt: the newest versions that pyproject.toml allows, from an environment of their own. Run `make test` after it.
+lock:
+	rm -rf $(LOCK)
+	$(PYTHON) -m venv $(LOCK)
+	$(LOCK)/bin/$(PIP) install torch torchvision
+	$(LOCK)/bin/$(PIP) install '.[test]'
+	echo '# The versions that were tested, written by `make lock`; without torch and what it brings.' > $(LOCK)/constraints.txt
+	$(LOCK)/bin/$(PIP) freeze --exclude img2img | grep -E '^[A-Za-z0-9._-]+==' | grep -viE '^($(TORCHS))==' >> $(LOCK)/constraints.txt
+	mv $(LOCK)/constraints.txt constraints.txt
+	rm -rf $(LOCK)
 
 demo: $(READY)
 	$(BIN)/python pipelines/image_to_image.py experiment=demo
