@@ -1,21 +1,21 @@
 """A finished run measured again, on its own data: what its bundle gives today beside what was reported."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
-
-from omegaconf import DictConfig, OmegaConf
 
 from img2img.composed import config_path
 from img2img.data.base import PictureSet
 from img2img.errors import InputError
 from img2img.files import read_json
 from img2img.inference import load
-from img2img.pipeline import plain_config
+from img2img.pipeline import without_script_keys
 from img2img.training.evaluate import Evaluator, finite
 from img2img.training.experiment import Experiment, read_experiment
 from img2img.training.ready import prepare
+from img2img.yaml_file import read_yaml
 
 Part = Literal["val", "test"]
 
@@ -67,13 +67,20 @@ def evaluate_run(
 def read_run(folder: Path) -> Experiment:
     """The experiment of a run's folder, from the config that it keeps.
 
+    A run folder may be a stranger's, so the modules that its config names are not imported: whoever trusts them imports them
+    before, see `plugins.import_modules`.
+
     Raises:
-        InputError: there is none.
+        InputError: there is none, it cannot be read, or it names a kind that is not known here.
     """
     path = config_path(folder)
     if not path.is_file():
         raise InputError(f"no run in {folder}: expected config/config.yaml there; give the folder that `img2img train` wrote")
-    config = OmegaConf.load(path)
-    if not isinstance(config, DictConfig):
-        raise InputError(f"{path} is no config of a run: restore it from a copy")
-    return read_experiment(plain_config(config))
+    config = without_script_keys(read_yaml(path, "the config of a run"))
+    imports = config.pop("imports", None)
+    if imports:
+        logging.getLogger("img2img").info(
+            "the config of %s names the modules %s: nothing that a run folder names is imported. If its kinds are of your own, "
+            "name them: img2img --import MODULE evaluate, or `import MODULE` in Python", folder, str(imports)[:200],
+        )  # fmt: skip
+    return read_experiment(config)

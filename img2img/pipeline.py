@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from img2img.composed import Composed
-from img2img.errors import InputError
+from img2img.errors import INTERRUPTED, InputError
 
 ENDING = "imagenet12_accuracy"
 """The key of the Decathlon's config that says how its score is computed; no other script has it."""
@@ -33,7 +33,8 @@ def one_message() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on from what was saved last")
+        print("interrupted: the same command goes on from what was saved last", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except (InputError, TrainingDivergedError, OutOfMemoryError, OSError) as error:
         if in_multirun():
             raise
@@ -130,4 +131,9 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
         missing = ", ".join(str(key) for key in config if OmegaConf.is_missing(config, key)) or "a key that others refer to"
         raise InputError(f"the config has no value for {missing}: give it on the command line, such as data_root=DATA") from None
     assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items() if k not in ONLY_HERE}
+    return without_script_keys({str(key): value for key, value in plain.items()})
+
+
+def without_script_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config without the keys of `ONLY_HERE`: the experiment's part."""
+    return {key: value for key, value in config.items() if key not in ONLY_HERE}

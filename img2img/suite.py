@@ -13,6 +13,7 @@ from img2img.errors import InputError
 from img2img.files import write_json
 from img2img.options import call_with
 from img2img.reports.comparison.store import store_run, write_summary
+from img2img.yaml_file import read_yaml
 
 logger = logging.getLogger("img2img")
 
@@ -97,15 +98,10 @@ def load_suite(file: Path) -> Suite:
 
 
 def _content(file: Path) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
         raise InputError(f"no suite {file.stem!r}: expected one of {known}")
-    content = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    if not isinstance(content, dict):
-        raise InputError(f"{file} holds a {type(content).__name__}: expected a suite's keys, such as name and methods")
-    return {str(key): value for key, value in content.items()}
+    return read_yaml(file, "a suite")
 
 
 @dataclass(frozen=True, kw_only=True)

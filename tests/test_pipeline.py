@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from img2img.evaluation import evaluate_run, read_run
+from img2img.pipeline import one_message
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,3 +66,10 @@ def test_a_file_in_the_place_of_the_folder_is_one_message(tmp_path: Path, pipeli
     code, said = _call(pipeline, f"out={file}")
     assert code == 1
     assert said == f"error: out={file}: {file} is a file; expected a folder, or none there yet: choose another"
+
+
+def test_ctrl_c_ends_a_training_with_the_exit_code_of_shells(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, one_message():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_a_suite_takes_from_its_base_what_it_has_not_itself(tmp_path: Path) -> N
         ("base: one\nname: two", "no suite 'one': expected one of two"),
         ("base: pacs\nname: two\nmethods: [d]", "the base 'pacs' has no method 'd'; it has piggyback, "),
         ("name: two", "needs the option 'title'"),
-        ("- name", "holds a list: expected a suite's keys"),
+        ("- name", "holds a list: expected a suite"),
         ("base: pacs\nseed: 1", "no option 'seed': did you mean 'seeds'"),
     ],
 )

@@ -8,6 +8,7 @@ import typer
 
 from img2img.cli.options import Bundle
 from img2img.errors import InputError
+from img2img.yaml_file import read_yaml
 
 
 def add_task(
@@ -90,26 +91,17 @@ def _described(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, Any
 
 
 def _from_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML ({' '.join(str(error).split())}): correct it") from error
-    two = isinstance(content, dict) and content.keys() == {"task", "data"}
-    if not two or not all(isinstance(value, dict) for value in content.values()):
+    content = read_yaml(path, "the config of a task")
+    if content.keys() != {"task", "data"} or not all(isinstance(value, dict) for value in content.values()):
         raise InputError(f"{path}: expected the keys task and data, each a mapping with a kind, as of a task in an experiment")
     return content["task"], content["data"]
 
 
 def _perceptual(name: str) -> dict[str, Any]:
-    import yaml
-
     from img2img.configs import config_folder
 
     file = config_folder() / "perceptual" / f"{name}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
         raise InputError(f"--perceptual {name!r}: expected one of {known}")
-    network: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return network
+    return read_yaml(file, "a perceptual network")

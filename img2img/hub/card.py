@@ -9,6 +9,7 @@ from img2img.composed import config_path
 from img2img.errors import InputError
 from img2img.masks.storage import read_header
 from img2img.tasks import task_class
+from img2img.yaml_file import read_yaml
 
 _PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
 """The Hub's name for what a kind of task does; of the others it is "image-to-image"."""
@@ -187,17 +188,13 @@ def _config(run: Path | None) -> dict[str, Any]:
     path = None if run is None else config_path(run)
     if path is None or not path.is_file():
         return {}
-    import yaml  # a requirement of huggingface_hub
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML ({str(error).splitlines()[0]}): restore it, or share the bundle alone") from error
-    return config if isinstance(config, dict) else {}
+    return read_yaml(path, "the config of a run", resolve=False)
 
 
 def _data_of(config: Mapping[str, Any], task: str) -> dict[str, Any]:
-    data = ((config.get("tasks") or {}).get(task) or {}).get("data")
+    data: Any = config
+    for key in ("tasks", task, "data"):
+        data = data.get(key) if isinstance(data, Mapping) else None
     return data if isinstance(data, dict) else {}
 
 

@@ -1,11 +1,12 @@
 """A new task for a bundle: trained on its frozen backbone in a run folder of its own, then put beside the others."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from img2img.bundle import bundle_folder, read_bundle
+from img2img.bundle import bundle_folder, read_bundle, task_path
 from img2img.errors import InputError
 from img2img.masks import METHODS
 from img2img.masks.table import check_name
@@ -50,7 +51,7 @@ def train_new_task(
     folder = bundle_folder(bundle)
     description = read_bundle(folder)
     out = Path("runs") / name if out is None else Path(out)
-    if name in description["tasks"]:
+    if name in description["tasks"] and not _is_of(out, folder, name):
         raise InputError(f"the bundle in {folder} has a task {name!r} already: choose another name, or delete that one first")
     config = _config(name, folder, method, overrides)
     import_modules(config.get("imports", ()))
@@ -62,6 +63,12 @@ def train_new_task(
     run(config)
     join_bundles(folder, [out])
     return out
+
+
+def _is_of(run: Path, bundle: Path, name: str) -> bool:
+    """Whether a bundle's task came from this run: a call that was ended after it had joined them goes on with the same one."""
+    learned = task_path(run / "bundle", name)
+    return learned.is_file() and learned.read_bytes() == task_path(bundle, name).read_bytes()
 
 
 def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -76,10 +83,27 @@ def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides:
     if isinstance(method, str) and method not in known:
         raise InputError(f"method={method!r}: expected one of {', '.join(known)}, or a mapping with a name and options")
     groups = ["backbone=bundle", *([f"method={method}"] if isinstance(method, str) else [])]
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+    with _own_hydra(), hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
         composed = hydra.compose("base", [*groups, f"name={name}", *overrides])
     composed.backbone.weights = str(folder)
     config = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(config, dict)
     plain: dict[str, Any] = {str(key): value for key, value in config.items() if key not in ONLY_HERE}
     return plain if isinstance(method, str) else plain | {"method": dict(method)}
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Set aside the state of a program that uses Hydra itself, and put it back: a process has one, which can be made once."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.version import VersionBase
+
+    holder, base = GlobalHydra.instance(), VersionBase.instance()
+    hydra, version = holder.hydra, base.version_base
+    holder.clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.set_instance(holder)  # Hydra's own context leaves a copy there
+        holder.hydra = hydra
+        base.version_base = version

@@ -247,13 +247,12 @@ class Model:
         """
         from img2img.inference.adding import train_new_task
 
-        if name in self._tasks:
-            raise InputError(f"there is a task {name!r} already: choose another name")
         train_new_task(self.folder, name, task=task, data=data, method=method, train=train, out=out)
         load_bases(self.folder, read_bundle(self.folder)["bases"], self.network)
-        self.network.load_task(task_path(self.folder, name), name=name)
-        self.network.eval()
-        self._tasks[name] = self._build(name)
+        if name not in self._tasks:  # it is there where the same call was ended after its last file
+            self.network.load_task(task_path(self.folder, name), name=name)
+            self.network.eval()
+            self._tasks[name] = self._build(name)
         return self._info(name)
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, license: str | None = None) -> Path:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,7 +12,10 @@ from PIL import Image
 
 import img2img
 from img2img import InputError
+from img2img.bundle import read_bundle, task_path
 from img2img.evaluation import evaluate_run
+from img2img.inference.adding import train_new_task
+from img2img.join import join_bundles
 
 FEW = {"steps": 6, "batch_size": 2, "crop": 32, "val_every": 3, "log_every": 3, "norm_batches": 0}
 TRANSLATION = {"kind": "translation"}
@@ -71,7 +75,7 @@ def test_what_cannot_be_leaves_all_as_it_was(
     model = img2img.load(folder)
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"name": "colour"}, "there is a task 'colour' already"),
+        ({"name": "colour"}, "has a task 'colour' already"),
         ({"name": "a/b"}, "a/b"),
         ({"task": {"kind": "magic"}}, "task kind 'magic' is unknown"),
         ({"data": {**pairs, "inputs": "nowhere"}}, "no folder at nowhere"),
@@ -92,3 +96,37 @@ def test_a_merged_model_takes_a_new_task_too(folder: Path, pairs: dict[str, Any]
     model = img2img.load(folder, weights="merged")
     model.add_task("negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
     assert np.array_equal(model.run("negative", picture), img2img.load(folder).run("negative", picture))
+
+
+def test_a_program_that_uses_hydra_itself_can_add_a_task(folder: Path, pairs: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "mine.yaml").write_text("rate: 3\n")
+    with hydra.initialize_config_dir(str(tmp_path / "conf"), version_base="1.2"):
+        model = img2img.load(folder)
+        model.add_task("negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
+        assert "negative" in model.tasks
+        assert hydra.compose("mine", ["rate=4"]).rate == 4
+        assert str(hydra.version.getbase()) == "1.2"
+
+
+def test_a_call_that_was_ended_after_its_last_file_goes_on(
+    folder: Path, pairs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(out: str) -> Path:
+        return train_new_task(folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / out)
+
+    def ended(into: Path, sources: list[Path]) -> None:
+        join_bundles(into, sources)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("img2img.join.join_bundles", ended)
+        with pytest.raises(KeyboardInterrupt):
+            add("run")
+    learned = task_path(folder, "negative").read_bytes()
+    assert add("run") == tmp_path / "run"
+    assert task_path(folder, "negative").read_bytes() == learned
+    assert read_bundle(folder)["tasks"].count("negative") == 1
+    with pytest.raises(InputError, match="has a task 'negative' already"):
+        add("another")
+    assert not (tmp_path / "another").exists()

@@ -17,6 +17,7 @@ from img2img.reports.comparison.numbers import final, task_bytes
 from img2img.reports.comparison.outputs import KINDS
 from img2img.reports.comparison.suite import Suite, read_suite
 from img2img.reports.read import read_results
+from img2img.yaml_file import read_yaml
 
 DATA = "DATA"
 """Stands for `data_root` in stored configs."""
@@ -86,12 +87,7 @@ def plain_config(path: Path) -> str:
     Raises:
         InputError: it is not YAML with keys.
     """
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML ({error}): restore it, or delete it to leave the config out") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} holds {type(config).__name__}: expected keys and values; restore it, or delete it")
+    config = read_yaml(path, "the config of a run", resolve=False)
     config.pop("hydra", None)
     root = config.get("data_root")
     return yaml.safe_dump(_without_paths(config, root if isinstance(root, str) else ""), sort_keys=False, allow_unicode=True)
