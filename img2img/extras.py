@@ -15,11 +15,20 @@ def require(package: str, *, extra: str, what: str) -> Any:
         what: what needs it, for the message, such as "an ONNX file".
 
     Raises:
-        InputError: it is not installed.
+        InputError: it is not installed, or it is and cannot be imported, which another installation of it mends.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
+        if is_missing(error, package):
+            remedy = f"pip install 'img2img[{extra}]'"
+            raise InputError(f"{what} needs the package {package!r}, which is not installed: {remedy}") from error
         raise InputError(
-            f"{what} needs the package {package!r}, which cannot be imported ({error}): pip install 'img2img[{extra}]'"
+            f"{what} needs the package {package!r}, which is installed and cannot be imported ({error}): install it, and what it "
+            f"needs, anew: pip install --force-reinstall {package}"
         ) from error
+
+
+def is_missing(error: ImportError, package: str) -> bool:
+    """Whether an import failed because `package` itself is not installed, and not for something that it imports in turn."""
+    return isinstance(error, ModuleNotFoundError) and error.name == package

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -306,3 +307,22 @@ def test_a_missing_package_is_named_with_its_command(run: Path, tmp_path: Path, 
         with pytest.raises(InputError, match=r"pip install 'img2img\[hub\]'"):
             call()
     assert same_outputs(hub.from_pretrained(run), img2img.load(run))  # a folder needs no package
+
+
+@pytest.mark.parametrize("proxy", ["", "socks5://127.0.0.1:9"])
+def test_a_new_process_behind_a_proxy_is_told_what_is_wrong(proxy: str) -> None:
+    """In a process of its own: packages that were imported before hide what is missing."""
+    code = (
+        "import socket, img2img\n"
+        "def refuse(*_, **__): raise OSError('no network here')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "try: img2img.from_pretrained('someone/name')\n"
+        "except img2img.InputError as error: print(error)\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower() and not key.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | ({"ALL_PROXY": proxy} if proxy else {}), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("ALL_PROXY" in done.stdout) == bool(proxy)
+    assert "someone/name" in done.stdout

@@ -11,7 +11,10 @@ from img2img import __version__
 
 try:
     import typer
-except ModuleNotFoundError:  # the mask core can be installed without it
+except ModuleNotFoundError as error:
+    if error.name != "typer":
+        raise
+    # The mask core can be installed without it.
     sys.exit("error: the command line needs more than the mask core: pip install 'img2img[images,train]'")
 
 from img2img.cli import add_task, evaluate, export, info, join, report, run, serve, share, tasks, train

@@ -194,7 +194,8 @@ def _hub() -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     hub = require("huggingface_hub", extra="hub", what="the Hub")
     if not chosen:
-        hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # another package may have imported it before
+        # Another package may have imported it before.
+        require("huggingface_hub.constants", extra="hub", what="the Hub").HF_HUB_DISABLE_TELEMETRY = True
     return hub
 
 
@@ -207,12 +208,24 @@ def _asking(call: Callable[[], Any], *, what: str) -> Any:
     try:
         return call()
     except (OSError, errors.HFValidationError, unresolved, httpx.HTTPError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise _unreachable(what, error) from error
+    except (ImportError, ValueError, httpx.InvalidURL) as error:  # what the client raises of a proxy that it cannot use
+        proxies = sorted(key for key in os.environ if key.lower().endswith("_proxy"))
+        if not proxies:
+            raise
         raise InputError(
-            f"{what} could not be reached ({type(error).__name__}: {first}): expected a repository that you may use, and a "
-            "connection or a copy in the cache. Check the name and the revision; `hf auth login` or token= for a private one; "
-            "without a connection, give a folder"
+            f"{what} cannot be asked for through the proxy that the environment names ({', '.join(proxies)}; {error}): correct "
+            "or unset the variable; a SOCKS proxy needs `pip install 'httpx[socks]'`"
         ) from error
+
+
+def _unreachable(what: str, error: Exception) -> InputError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return InputError(
+        f"{what} could not be reached ({type(error).__name__}: {first}): expected a repository that you may use, and a "
+        "connection or a copy in the cache. Check the name and the revision; `hf auth login` or token= for a private one; "
+        "without a connection, give a folder"
+    )
 
 
 # ---------------------------------------------------------------------- folders

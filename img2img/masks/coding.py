@@ -251,7 +251,9 @@ def _constriction() -> Any:
     """The coders of constriction; None where it is not installed."""
     try:
         from constriction import stream
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "constriction":
+            raise  # it is installed and broken: masks would become larger without a word
         return None
     return stream
 
