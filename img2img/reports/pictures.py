@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,6 +13,7 @@ from img2img.data.base import Batch
 from img2img.data.split import limit
 from img2img.files import write_atomic
 from img2img.tasks.base import pixels
+from img2img.tasks.lettering import fit
 from img2img.training.sequence import SequenceRunner
 
 GAP = 4
@@ -48,7 +49,8 @@ def overview(grids: dict[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
     page = Image.new("RGB", (width, title + max(g.shape[0] for g in grids.values())), "white")
     draw, left = ImageDraw.Draw(page), 0
     for name, panel in grids.items():
-        draw.text((left, 4), name, fill="black", font=ImageFont.load_default(18))
+        fitted = fit(name, 18, panel.shape[1], title)
+        draw.text((left, 4), fitted.lines[0], fill="black", font=fitted.font)
         page.paste(Image.fromarray(panel), (left, title))
         left += panel.shape[1] + gap
     return np.asarray(page)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,11 +13,12 @@ from img2img.data.base import Batch, PictureSet
 from img2img.errors import InputError
 from img2img.metrics.accuracy import AccuracyMetrics
 from img2img.tasks.base import Metrics, Task, combine, need, pixels, unit
+from img2img.tasks.lettering import fit
 
 SHOWN = 128
 """Pictures with a shorter side than this are enlarged, by whole factors, before a class name is written on them."""
 STRIP = 18
-"""Height in pixels of the strip with the name; a twentieth of large pictures."""
+"""Height in pixels of the strip with the name, a twentieth of large pictures; long names take more lines, up to a third."""
 
 
 class Classification(Task):
@@ -116,7 +117,9 @@ def _named(picture: Any, name: str) -> Tensor:
     page = Image.fromarray(picture)
     draw = ImageDraw.Draw(page)
     strip = max(STRIP, page.height // 20)
-    top = page.height - strip
+    fitted = fit(name, strip * 2 // 3, page.width - 6, page.height // 3)
+    top = page.height - max(strip, len(fitted.lines) * fitted.step + 4)
     draw.rectangle((0, top, page.width, page.height), fill="white")
-    draw.text((3, top + strip // 9), name, fill="black", font=ImageFont.load_default(strip * 2 // 3))
+    for number, line in enumerate(fitted.lines):
+        draw.text((3, top + 2 + number * fitted.step), line, fill="black", font=fitted.font)
     return torch.from_numpy(np.array(page)).permute(2, 0, 1).float().div_(255)

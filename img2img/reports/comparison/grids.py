@@ -1,27 +1,20 @@
 """Pictures of all methods side by side: a row a test picture, with input, target and each method's output."""
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
-import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from img2img.errors import InputError
 from img2img.reports.comparison.outputs import Strip, read_strip
 from img2img.reports.comparison.suite import Method, Run, Suite, TaskInfo
+from img2img.tasks.lettering import fit
 
 WIDTH = 1180
 """Pixels: columns that do not fit go below, with their own titles."""
 _GAP = 6
 _TITLE = 24
 _BAND = 14
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont:
-    # matplotlib brings it along, so that a page looks the same everywhere.
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 13)
 
 
 def task_grid(suite: Suite, task: TaskInfo) -> tuple[Image.Image, tuple[Method, ...]] | None:
@@ -77,16 +70,8 @@ def _compose(columns: Sequence[tuple[str, Strip]]) -> Image.Image:
     for b, band in enumerate(bands):
         top = b * (band_height + _BAND)
         for c, (title, strip) in enumerate(band):
-            draw.text((c * step, top + 3), _fitted(title, width), fill="#1b1f24", font=_font())
+            fitted = fit(title, 13, width, _TITLE)
+            draw.text((c * step, top + 3), fitted.lines[0], fill="#1b1f24", font=fitted.font)
             for r, tile in enumerate(strip.tiles):
                 page.paste(tile, (c * step, top + _TITLE + r * (height + _GAP)))
     return page
-
-
-def _fitted(title: str, width: int) -> str:
-    title = " ".join(title.split())
-    if _font().getlength(title) <= width:
-        return title
-    while title and _font().getlength(title + "…") > width:
-        title = title[:-1]
-    return title + "…"
