@@ -4,11 +4,13 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
@@ -60,6 +62,35 @@ def _number() -> int:
 def in_multirun() -> bool:
     """Whether this is one of the jobs of Hydra's `--multirun`."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def check_overrides(arguments: Iterable[str]) -> None:
+    """Check that Hydra can read the `KEY=VALUE` among the arguments of a command; others are left to it.
+
+    Raises:
+        InputError: it cannot read one, with how to quote it.
+    """
+    parser = OverridesParser.create()
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or argument.startswith("-"):
+            continue
+        try:
+            parser.parse_override(argument)
+        except HydraException as error:
+            quoted = value.replace('"', '\\"')
+            reason = " ".join(str(error).split("\n", 1)[0].split())
+            raise InputError(
+                f"{argument!r} cannot be read ({reason}): a value with = , : [ ] {{ }} or spaces that is plain text goes into "
+                f"quotes inside the shell's, such as '{key}=\"{quoted}\"'"
+            ) from error
+
+
+def start(main: Callable[[], object]) -> None:
+    """Call a script's function that Hydra has decorated; a command line that it cannot read is one message."""
+    with one_message():
+        check_overrides(sys.argv[1:])
+    main()
 
 
 def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], object] | None = None) -> None:

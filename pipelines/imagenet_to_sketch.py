@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from img2img.pipeline import run_config
+from img2img.pipeline import run_config, start
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="imagenet_to_sketch")
@@ -13,4 +13,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from img2img.errors import InputError
 from img2img.evaluation import evaluate_run, read_run
-from img2img.pipeline import one_message
+from img2img.pipeline import check_overrides, one_message
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,3 +74,17 @@ def test_ctrl_c_ends_a_training_with_the_exit_code_of_shells(capsys: pytest.Capt
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["out=runs/lr=0.1", "name=[open", "name=a}"])
+def test_a_change_that_cannot_be_read_says_how_to_quote_it(change: str) -> None:
+    with pytest.raises(InputError, match="quotes") as refused:
+        check_overrides(["experiment=demo", change])
+    key, _, value = change.partition("=")
+    quoted = f'{key}="{value}"'
+    assert quoted in str(refused.value)
+    check_overrides([quoted])
+
+
+def test_other_arguments_of_hydra_are_left_to_it() -> None:
+    check_overrides(["--config-dir=a=b", "-m", "+tasks.x.method={name: affine}", "~tasks.y", "train.lr=1e-3,1e-4", "out=runs/x"])

@@ -74,21 +74,27 @@ def _is_of(run: Path, bundle: Path, name: str) -> bool:
 def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The config that experiments start from, on the bundle's backbone."""
     import hydra
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     from img2img.configs import config_folder
-    from img2img.pipeline import ONLY_HERE
+    from img2img.pipeline import check_overrides, without_script_keys
 
     known = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml"))
     if isinstance(method, str) and method not in known:
         raise InputError(f"method={method!r}: expected one of {', '.join(known)}, or a mapping with a name and options")
     groups = ["backbone=bundle", *([f"method={method}"] if isinstance(method, str) else [])]
-    with _own_hydra(), hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        composed = hydra.compose("base", [*groups, f"name={name}", *overrides])
-    composed.backbone.weights = str(folder)
-    config = OmegaConf.to_container(composed, resolve=True)
+    check_overrides(overrides)
+    try:
+        with _own_hydra(), hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            composed = hydra.compose("base", [*groups, f"name={name}", *overrides])
+        composed.backbone.weights = str(folder)
+        config = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"the changes {list(overrides)} fit no config ({' '.join(str(error).split())}): correct them") from error
     assert isinstance(config, dict)
-    plain: dict[str, Any] = {str(key): value for key, value in config.items() if key not in ONLY_HERE}
+    plain = without_script_keys({str(key): value for key, value in config.items()})
     return plain if isinstance(method, str) else plain | {"method": dict(method)}
 
 
