@@ -320,7 +320,7 @@ class Model:
             return lambda x: self.network(x, task=name)
         with self._merging:
             if name not in self._plain:
-                self._plain[name] = self.network.merge(name).requires_grad_(False)
+                self._plain[name] = self.network.merge(name)
             self._plain.move_to_end(name)
             plain = self._plain[name]
             while len(self._plain) > 1 and sum(total_bytes(p.state_dict()) for p in self._plain.values()) > MERGED_BYTES:
