@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from img2img.data.base import PictureSet, Sample
+from img2img.data.decode import check_enlarged
 from img2img.errors import InputError
 
 
@@ -30,7 +31,7 @@ class Cached(PictureSet):
         max_bytes: keep pictures until they take this much memory; those beyond it are decoded at each access.
 
     Raises:
-        InputError: an option is out of range.
+        InputError: an option is out of range; at access, a picture that would be enlarged beyond `decode.MAX_PIXELS`.
     """
 
     def __init__(
@@ -126,6 +127,11 @@ def squared_sample(sample: Sample, side: int) -> Sample:
 
 
 def _resized(sample: Sample, height: int, width: int) -> Sample:
+    h, w = sample.image.shape[:2]
+    if height > h or width > w:
+        what = f"{sample.name or 'a picture'}, of {w} x {h}"
+        check_enlarged(height, width, what, "remove the picture, or give a smaller `resize` or `square`")
+
     def resized(picture: NDArray[np.uint8], method: Image.Resampling) -> NDArray[np.uint8]:
         if picture.shape[:2] == (height, width):
             return picture
@@ -144,6 +150,9 @@ def middle_of(sample: Sample, side: int) -> Sample:
     height, width = sample.image.shape[:2]
     lack = [(max(side - n, 0) // 2, (max(side - n, 0) + 1) // 2) for n in (height, width)]
     top, left = (max(n - side, 0) // 2 for n in (height, width))
+    if side > min(height, width):
+        what = f"{sample.name or 'a picture'}, of {width} x {height}"
+        check_enlarged(side, side, what, "give a smaller `middle`")
 
     def cut(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if any(map(any, lack)):
