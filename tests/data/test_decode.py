@@ -148,7 +148,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_failing_disk_is_not_called_a_damaged_file(tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(rgb).save(tmp_path / "a.png")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(decode.Image, "open", fail)
@@ -261,5 +261,5 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_folder_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"no picture in .* \(1 other files\): expected files that end in"):
+    with pytest.raises(InputError, match=r"no picture in .* \(1 other file \(\.txt: 1\)\): expected files that end in"):
         list_pictures(tmp_path)
