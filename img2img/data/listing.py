@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 from img2img.data.remarks import remark
 from img2img.errors import InputError
@@ -51,24 +50,21 @@ def leaving_out(folders: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Listing:
-    """What a folder and its subfolders hold.
+class LeftOut:
+    """What of a folder is not read, other than what is hidden or a system's.
 
     Attributes:
-        pictures: the files that are pictures by their extension, sorted by the path below the folder.
-        others: how many files of each other extension there are, in lower case.
-        results: the folders that were left out for holding results.
+        others: how many files have each extension that is no picture's, in lower case.
+        results: the folders that hold results.
     """
 
-    pictures: tuple[Path, ...] = ()
     others: Counter[str] = field(default_factory=Counter)
     results: tuple[Path, ...] = ()
 
-    def __add__(self, other: Self) -> "Listing":
-        return Listing(self.pictures + other.pictures, self.others + other.others, self.results + other.results)
+    def __add__(self, other: "LeftOut") -> "LeftOut":
+        return LeftOut(self.others + other.others, self.results + other.results)
 
-    def left_out(self) -> str:
-        """What was left out, in words; empty where nothing was."""
+    def __str__(self) -> str:
         parts = []
         if count := self.others.total():
             kinds = ", ".join(f"{ending or 'no extension'}: {n}" for ending, n in self.others.most_common(6))
@@ -76,49 +72,20 @@ class Listing:
             parts.append(f"{count} other {'file' if count == 1 else 'files'} ({kinds}{more})")
         if self.results:
             more = f" and {len(self.results) - 1} more" if len(self.results) > 1 else ""
-            parts.append(f"{self.results[0]}{more}, which holds results")
+            parts.append(f"{self.results[0]}{more}, where results are")
         return " and ".join(parts)
 
-
-def scan(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = ()) -> Listing:
-    """What `folder` and its subfolders hold, left out aside: see `list_pictures`.
-
-    Raises:
-        InputError: no such folder.
-    """
-    folder = require_folder(folder)
-    excluded = _excluded.get() | _real(exclude)
-    found: list[Path] = []
-    others: Counter[str] = Counter()
-    results: list[Path] = []
-    seen: set[str] = set()
-    for here, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        real = os.path.realpath(here)
-        below = here != str(folder)  # the folder itself was asked for, whatever it is
-        if real in seen or (below and (real in excluded or _holds_results(set(files)))):
-            if real not in seen:
-                results.append(Path(here))
-            seen.add(real)
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(f for f in folders if not _is_hidden(f))
-        for name in files:
-            ending = os.path.splitext(name)[1].lower()
-            if name.startswith(".") or name.lower() in _SYSTEM_FILES:
-                continue
-            if ending in EXTENSIONS:
-                found.append(Path(here, name))
-            else:
-                others[ending] += 1
-    return Listing(tuple(sorted(found, key=lambda p: p.relative_to(folder).as_posix())), others, tuple(results))
+    def say(self, folder: Path, used: int) -> None:
+        """Remark on it, where it is anything, beside the `used` pictures of `folder`."""
+        if said := str(self):
+            remark(f"{folder}: {used} pictures; left out {said}. Convert whatever of it should be a picture")
 
 
 def list_pictures(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = ()) -> list[Path]:
     """Every picture in `folder` and its subfolders, known by `EXTENSIONS`, sorted by the path below `folder`.
 
     Hidden files and folders are skipped, and those that systems make for themselves (`@eaDir`, `__MACOSX`, recycle bins). So are
-    subfolders that hold results: a run (it has a `progress.json`), a bundle, a suite, a report, and those of `exclude`. Linked
+    subfolders where results are: a run (it has a `progress.json`), a bundle, a suite, a report, and those of `exclude`. Linked
     folders are followed, each once. What was left out, other than what is hidden or a system's, is counted in a `remark`.
 
     Args:
@@ -128,25 +95,44 @@ def list_pictures(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.
     Raises:
         InputError: no such folder, or no picture in it.
     """
-    listing = scan(folder, exclude=exclude)
-    check_listing(listing, require_folder(folder))
-    return list(listing.pictures)
+    pictures, left_out = scan(folder, exclude=exclude)
+    left_out.say(Path(folder).expanduser(), len(pictures))
+    return pictures
 
 
-def check_listing(listing: Listing, folder: Path) -> None:
-    """Say what was left out of `folder`.
-
-    Raises:
-        InputError: no picture is left.
-    """
-    left_out = listing.left_out()
-    if not listing.pictures:
+def scan(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = ()) -> tuple[list[Path], LeftOut]:
+    """What `list_pictures` returns, and what was left out, unsaid."""
+    folder = require_folder(folder)
+    excluded = _excluded.get() | _real(exclude)
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    results: list[Path] = []
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        # The folder itself was asked for, whatever it is.
+        if here != str(folder) and (real in excluded or _holds_results(set(files))):
+            results.append(Path(here))
+            folders.clear()
+            continue
+        folders[:] = sorted(f for f in folders if not _is_hidden(f))
+        for name in files:
+            if name.startswith(".") or name.lower() in _SYSTEM_FILES:
+                continue
+            if (ending := os.path.splitext(name)[1].lower()) in EXTENSIONS:
+                found.append(Path(here, name))
+            else:
+                others[ending] += 1
+    left_out = LeftOut(others, tuple(results))
+    if not found:
         raise InputError(
-            f"no picture in {folder} ({left_out or 'it is empty'}): expected files that end in {', '.join(sorted(EXTENSIONS))}; "
-            "check the folder"
+            f"no picture in {folder} ({str(left_out) or 'it is empty'}): expected files that end in "
+            f"{', '.join(sorted(EXTENSIONS))}; check the folder"
         )
-    if left_out:
-        remark(f"{folder}: left out {left_out}; {len(listing.pictures)} pictures are used. Convert what should be a picture")
+    return sorted(found, key=lambda p: p.relative_to(folder).as_posix()), left_out
 
 
 def subfolders(folder: Path) -> list[str]:

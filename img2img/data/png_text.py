@@ -10,11 +10,11 @@ LARGEST = 1 << 20
 """Bytes of one text when it is unpacked, as Pillow has it."""
 TOTAL = 32 << 20
 """Bytes of all texts together; Pillow takes twice as many."""
-_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
 
 
 def without_large_text(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
-    """A PNG's file without the texts and colour profile that Pillow would refuse it for, and that profile unpacked.
+    """A PNG's file without the texts, EXIF and colour profile that Pillow would refuse it for, and that profile unpacked.
 
     Any other file comes back as it is, at its start.
     """
@@ -57,7 +57,7 @@ def _refused(file: BinaryIO) -> tuple[list[tuple[int, int]], bytes | None]:
 
 def _unpacked(kind: bytes, data: bytes) -> int:
     """How many bytes the packed part of a chunk becomes, at most one more than `LARGEST`."""
-    if kind == b"tEXt":
+    if kind in (b"tEXt", b"eXIf"):
         return 0
     after = data.find(b"\0") + 2  # the keyword, a zero, and the way of packing
     if kind == b"iTXt":

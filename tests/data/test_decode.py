@@ -1,4 +1,3 @@
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -9,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from img2img.data import decode
-from img2img.data.decode import list_pictures, read_label, read_picture
+from img2img.data.decode import read_label, read_picture
 from img2img.errors import InputError
 
 
@@ -224,42 +223,3 @@ def test_damaged_labels_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"a\.png \(0 bytes\)"):
         read_label(tmp_path / "a.png")
-
-
-def test_pictures_are_listed_by_extension_and_sorted_by_path(tmp_path: Path) -> None:
-    pictures = ("b.JPG", "a/z.jpeg", "a/c/x.webp", "a.TIFF", "c.tif", "d.bmp", "e.Png")
-    for name in (*pictures, "f.txt", ".hidden.png", ".git/g.png", "no"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = [p.relative_to(tmp_path).as_posix() for p in list_pictures(tmp_path)]
-    assert found == ["a.TIFF", "a/c/x.webp", "a/z.jpeg", "b.JPG", "c.tif", "d.bmp", "e.Png"]
-
-
-def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "a.png").touch()
-    root = tmp_path / "set"
-    root.mkdir()
-    (root / "cats").symlink_to(tmp_path / "store")
-    (root / "tigers").symlink_to(tmp_path / "store")
-    (root / "loop").symlink_to(root)
-    assert list_pictures(root) == [root / "cats" / "a.png"]
-
-
-def test_a_missing_folder_names_the_nearest_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = rf"no folder at x{os.sep}y \(the nearest that exists is {tmp_path}\)"
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=expected):
-        list_pictures(Path("x", "y"))
-
-
-def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").touch()
-    with pytest.raises(InputError, match=r"a\.zip is a file"):
-        list_pictures(tmp_path / "a.zip")
-
-
-def test_an_empty_folder_says_what_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"no picture in .* \(1 other file \(\.txt: 1\)\): expected files that end in"):
-        list_pictures(tmp_path)
