@@ -99,7 +99,7 @@ def open_input(picture: Picture | Opened, *, white: int | None = None) -> Opened
 
 def _open(picture: Picture) -> Opened:
     if isinstance(picture, str | os.PathLike):
-        return _from_image(open_picture(picture), str(picture))
+        return _from_image(open_picture(picture), str(picture), where=os.path.dirname(picture) or ".")
     if isinstance(picture, Image.Image):
         return _from_image(upright(picture), "the picture")
     if isinstance(picture, np.ndarray):
@@ -112,10 +112,10 @@ def _open(picture: Picture) -> Opened:
     )
 
 
-def _from_image(image: Image.Image, what: str) -> Opened:
+def _from_image(image: Image.Image, what: str, *, where: str | None = None) -> Opened:
     # The alpha of a 16-bit or CMYK picture does not exist; that of a palette is in its table.
     alpha = np.array(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
-    return Opened(_channels_first(to_rgb(image, what)), "image", alpha=alpha)
+    return Opened(_channels_first(to_rgb(image, what, where=where)), "image", alpha=alpha)
 
 
 def _from_array(array: NDArray[Any]) -> Opened:

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from img2img.data import decode
-from img2img.data.decode import read_label, read_picture
+from img2img.data.decode import read_label, read_picture, read_turned, turned
 from img2img.errors import InputError
 
 
@@ -110,6 +110,31 @@ def test_exif_orientation_is_applied(tmp_path: Path, rgb: np.ndarray, orientatio
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), rgb)
 
 
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_is_told_and_turns_labels_alike(
+    tmp_path: Path, rgb: np.ndarray, orientation: int, extension: str
+) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(rgb).save(tmp_path / f"photo.{extension}", exif=exif)
+    read, found = read_turned(tmp_path / f"photo.{extension}")
+    assert found == orientation
+    if extension in ("png", "tif"):
+        np.testing.assert_array_equal(read, turned(rgb, orientation))
+        Image.fromarray(rgb[..., 0]).save(tmp_path / f"label.{extension}", exif=exif)
+        np.testing.assert_array_equal(read_label(tmp_path / f"label.{extension}", stored=True), rgb[..., 0])
+        np.testing.assert_array_equal(read_label(tmp_path / f"label.{extension}"), turned(rgb[..., 0], orientation))
+    assert read.shape == turned(rgb, orientation).shape
+
+
+def test_a_broken_tag_beside_the_orientation_does_not_undo_it(tmp_path: Path, rgb: np.ndarray) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\10" + struct.pack(">H", 2)
+    exif += struct.pack(">HHIHH", 274, 3, 1, 3, 0) + struct.pack(">HHII", 282, 5, 1, 9_999) + bytes(4)
+    Image.fromarray(rgb).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), rgb[::-1, ::-1])
+
+
 def test_a_broken_exif_block_does_not_cost_the_picture(tmp_path: Path, rgb: np.ndarray) -> None:
     Image.fromarray(rgb).save(tmp_path / "a.png", exif=b"Exif\0\0not a TIFF header at all")
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), rgb)
@@ -193,6 +218,25 @@ def test_grey_labels_keep_their_values(tmp_path: Path, extension: str, dtype: ty
     label = np.array([[0, 7], [254, 255]])
     Image.fromarray(label.astype(dtype)).save(tmp_path / f"a.{extension}")
     np.testing.assert_array_equal(read_label(tmp_path / f"a.{extension}"), label)
+
+
+def test_gif_labels_keep_their_indices(tmp_path: Path) -> None:
+    label = np.array([[0, 1, 5, 200]], dtype=np.uint8)
+    image = Image.fromarray(label, mode="P")
+    image.putpalette(list(np.random.default_rng(0).integers(0, 256, 768)))
+    image.save(tmp_path / "colours.gif", optimize=False)
+    grey = np.array([[0, 255, 255, 0]], dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.gif", optimize=False)
+    np.testing.assert_array_equal(read_label(tmp_path / "colours.gif"), label)
+    np.testing.assert_array_equal(read_label(tmp_path / "grey.gif"), grey)
+
+
+@pytest.mark.parametrize(
+    ("head", "values"), [(b"P5 3 1 5\n", bytes([0, 2, 5])), (b"P2 3 1 5\n", b"0 2 5\n"), (b"P5 3 1 300\n", b"\0\0\0\2\0\5")]
+)
+def test_a_pgm_keeps_the_numbers_that_are_in_it(tmp_path: Path, head: bytes, values: bytes) -> None:
+    (tmp_path / "a.pgm").write_bytes(head + values)  # Pillow stretches them to all of 8 or 16 bits
+    assert read_label(tmp_path / "a.pgm").tolist() == [[0, 2, 5]]
 
 
 def test_one_bit_labels_are_zero_and_one(tmp_path: Path) -> None:
