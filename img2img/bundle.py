@@ -184,7 +184,7 @@ def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedN
         raise InputError(
             f"{path} does not fit the network that bundle.json describes: {odd[:3]} missing or unexpected; copy both"
         )
-    network = MaskedNetwork(backbone, head=HEAD, select=description["select"])
+    network = MaskedNetwork(backbone, head=HEAD, select=description["select"], strict=False)
     if network.backbone_sha256 != description["sha256"]:
         raise InputError(
             f"the backbone in {path} has the SHA-256 {network.backbone_sha256[:12]}…, bundle.json says "

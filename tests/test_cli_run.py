@@ -87,6 +87,36 @@ def test_a_broken_file_is_named_and_the_others_are_done(bundle: Path, photos: Pa
     assert len(list((tmp_path / "out").rglob("*.png"))) == 3
 
 
+def test_what_is_left_out_of_a_folder_is_said_and_results_are_no_pictures(
+    bundle: Path, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (photos / "c.jfif").write_bytes((photos / "b.jpg").read_bytes())
+    (photos / "d.heic").touch()
+    out = photos / "made"
+    for _ in range(2):
+        result = call("run", "all", photos, "--out", out, "--bundle", bundle, "--overwrite")
+        assert result.exit_code == 0, result.output
+    assert len(list(out.rglob("*.png"))) == 4 * 4, "four tasks, four pictures"
+    assert "left out 1 other file (.heic: 1)" in caplog.records[0].getMessage()  # which goes to stderr
+
+
+def test_white_is_said_on_the_command_line(bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (30, 40), dtype=np.uint16)
+    (tmp_path / "deep").mkdir()
+    for name in "ab":
+        Image.fromarray(values).save(tmp_path / "deep" / f"{name}.png")
+    for out, options in (("dark", ()), ("bright", ("--white", 4095))):
+        result = call("run", "edges", tmp_path / "deep", "--out", tmp_path / out, "--bundle", bundle, *options)
+        assert result.exit_code == 0, result.output
+    assert [record.getMessage().count("give white=4095") for record in caplog.records] == [1]
+    model = img2img.load(bundle)
+    for folder, white in (("dark", 65535), ("bright", 4095)):
+        eight = np.repeat(np.round(values * (255 / white)).astype(np.uint8)[..., None], 3, 2)
+        assert np.array_equal(np.asarray(Image.open(tmp_path / folder / "a.png")), np.asarray(model.run("edges", eight))), folder
+    wrong = call("run", "edges", tmp_path / "deep", "--out", tmp_path / "no", "--bundle", bundle, "--white", 70000)
+    assert isinstance(wrong.exception, InputError) or "white" in wrong.output
+
+
 def _video(path: Path, frames: int = 5) -> list[np.ndarray[Any, Any]]:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (48, 32))
     for i in range(frames):

@@ -37,7 +37,9 @@ class Planned:
     video: bool = False
 
 
-def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: bool) -> list[Planned]:
+def plan(
+    sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: bool, exclude: Iterable[Path] = ()
+) -> list[Planned]:
     """What is to be made of files and folders.
 
     Args:
@@ -46,6 +48,7 @@ def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: 
         task: which makes them.
         ending: of results of pictures.
         frames: videos become folders of frames.
+        exclude: folders that are no sources, where they lie below one.
 
     Raises:
         InputError: nothing there, or two sources would become one file.
@@ -54,7 +57,8 @@ def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: 
     for source in sources:
         source = source.expanduser()
         if source.is_dir():
-            jobs += [Planned(task, p, out / p.relative_to(source).with_suffix(ending)) for p in list_pictures(source)]
+            pictures = list_pictures(source, exclude=exclude)
+            jobs += [Planned(task, p, out / p.relative_to(source).with_suffix(ending)) for p in pictures]
         elif source.suffix.lower() in VIDEOS:
             jobs.append(Planned(task, source, out / (source.stem if frames else f"{source.stem}.mp4"), video=True))
         else:
@@ -71,15 +75,14 @@ def do_pictures(
     model: "Model", jobs: Sequence[Planned], *, batch_size: int | None, **options: Any
 ) -> Iterator[tuple[Planned, InputError | None]]:
     """Make the results of pictures, in batches; each job with None, or the error where its picture cannot be read."""
-    from img2img.inference.images import open_input
-
+    white = options.pop("white", None)
     at_once = batch_size or 8
     for start in range(0, len(jobs), at_once):
         readable: list[Planned] = []
         pictures: list[Any] = []
         for job in jobs[start : start + at_once]:
             try:
-                opened = open_input(job.source)
+                opened = model.open(job.task, job.source, white=white)
             except InputError as error:
                 yield job, error
                 continue

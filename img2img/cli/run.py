@@ -29,6 +29,9 @@ def run(
     side: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="The shorter side at which the network sees a picture.")
     ] = None,
+    white: Annotated[
+        int | None, typer.Option(metavar="VALUE", help="White in pictures of 16 bits, such as 4095 of 12 bits.")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Pictures of one size that run together; 8, or 1 on a CPU.", show_default=False)
     ] = None,
@@ -66,13 +69,13 @@ def run(
     jobs: list[Planned] = []
     for name in names:
         ending = ".json" if forms[name] == "scores" else ".png"
-        jobs += plan(images, out / name if task == ALL else out, name, ending=ending, frames=frames)
+        jobs += plan(images, out / name if task == ALL else out, name, ending=ending, frames=frames, exclude=[out])
     for job in jobs:
         if job.target.exists() and not overwrite:
             raise InputError(f"{job.target} is there already: give another --out, or --overwrite to replace what is there")
     done: list[dict[str, str]] = []
     failed = 0
-    for job, error in _each(model, jobs, batch_size, {"side": side}, forms):
+    for job, error in _each(model, jobs, batch_size, {"side": side, "white": white}, forms):
         if error is not None:
             failed += 1
             print("error:", " ".join(str(error).split()), file=sys.stderr)

@@ -1,11 +1,15 @@
 """Datasets of pictures: one file a format, the embedded samples, caching, augmentation and loading."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from img2img.data.base import PARTS, VOID, Batch, PictureSet, Sample
 from img2img.data.cache import Cached
+from img2img.data.depth import check_white
+from img2img.data.listing import leaving_out
+from img2img.data.remarks import collected
 from img2img.errors import InputError
 from img2img.options import call_with
 from img2img.plugins import Registry
@@ -15,11 +19,19 @@ __all__ = ["VOID", "Batch", "Parts", "PictureSet", "Sample", "build_data", "regi
 
 @dataclass(frozen=True)
 class Parts:
-    """The three parts of a dataset: to train on, to choose the model by, to report on."""
+    """The three parts of a dataset: to train on, to choose the model by, to report on.
+
+    Attributes:
+        train: to train on.
+        val: to choose the model by.
+        test: to report on.
+        remarks: what a user would want to know of them: files that were left out, photos that are turned.
+    """
 
     train: Cached
     val: Cached
     test: Cached
+    remarks: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -78,7 +90,7 @@ KINDS: Registry[Callable[..., PictureSet]] = Registry(
 )
 """The kinds of data. Those of `_BY_PART` cut themselves into parts; the others are stored sets."""
 
-_COMMON = ("resize", "square", "middle", "limit")
+_COMMON = ("resize", "square", "middle", "limit", "white")
 """Options of every kind."""
 _STORED = (*_COMMON, "parts", "fractions")
 """Those of stored kinds."""
@@ -109,7 +121,7 @@ def register_data(kind: str, *, by_part: bool = False) -> Callable[[Builder], Bu
     return enter
 
 
-def build_data(config: Mapping[str, Any]) -> Parts:
+def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike[str]] = ()) -> Parts:
     """The parts of the dataset that a config describes, cached in memory as they are first read.
 
     Args:
@@ -119,7 +131,9 @@ def build_data(config: Mapping[str, Any]) -> Parts:
             alone, and `fractions`, two numbers, cut `val` from `train`. Kinds that cut themselves into parts need neither.
             `resize` brings the shorter side of every picture to that many pixels, once; `square`, in its place, brings both
             sides to so many, whatever the proportions; `middle` cuts val and test pictures to their middle square of so many.
-            `limit` caps the number of pictures of a part.
+            `limit` caps the number of pictures of a part. `white` is the value that is white in pictures of 16 bits, 65535 by
+            default.
+        exclude: folders whose pictures are none of the data's, such as the one that results go to.
 
     Raises:
         InputError: an unknown kind or option, data that is missing or unusable, or parts with different classes.
@@ -132,6 +146,7 @@ def build_data(config: Mapping[str, Any]) -> Parts:
     resize, square, middle = (options.pop(name, None) for name in ("resize", "square", "middle"))
     limits = options.pop("limit", None) or {}
     what = f"data {kind!r}"
+    white = check_white(options.pop("white", None), f"{what}: white")
     if resize is not None and square is not None:
         raise InputError(
             f"{what} got resize: {resize} and square: {square}: expected one of them, resize for pictures that keep their "
@@ -139,10 +154,11 @@ def build_data(config: Mapping[str, Any]) -> Parts:
         )
     if square is not None and (not isinstance(square, int) or isinstance(square, bool) or square < 1):
         raise InputError(f"{what} got square: {square!r}: expected a whole number of pixels, 1 or more, such as 72")
-    if kind in _BY_PART:
-        sets = {part: call_with(build, options | {"part": part}, what=what, others=_COMMON) for part in PARTS}
-    else:
-        sets = _stored_parts(build, options, what)
+    with collected() as remarks, leaving_out(exclude):
+        if kind in _BY_PART:
+            sets = {part: call_with(build, options | {"part": part}, what=what, others=_COMMON) for part in PARTS}
+        else:
+            sets = _stored_parts(build, options, what)
     parts = {part: limited(pictures, limits[part]) if part in limits else pictures for part, pictures in sets.items()}
     for part, pictures in parts.items():
         if pictures.classes != parts["train"].classes:  # a label would mean one thing in training and another in the test
@@ -151,8 +167,10 @@ def build_data(config: Mapping[str, Any]) -> Parts:
                 "in the same order; name them in the config, or correct the files"
             )
     middles = {"val": middle, "test": middle}
-    shown = {part: Cached(p, short_side=resize, square=square, middle=middles.get(part)) for part, p in parts.items()}
-    return Parts(**shown)
+    shown = {
+        part: Cached(p, short_side=resize, square=square, middle=middles.get(part), white=white) for part, p in parts.items()
+    }
+    return Parts(**shown, remarks=tuple(remarks))
 
 
 def _stored_parts(build: Callable[..., PictureSet], options: Mapping[str, Any], what: str) -> dict[str, PictureSet]:

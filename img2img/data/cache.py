@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from img2img.data.base import PictureSet, Sample
+from img2img.data.decode import check_enlarged
+from img2img.data.depth import check_white, reading, remark_on
 from img2img.errors import InputError
+
+_LOOKED_AT = 8
 
 
 class Cached(PictureSet):
@@ -27,10 +31,11 @@ class Cached(PictureSet):
             proportions.
         middle: keep the middle square of this many pixels of every picture, extended by its edge where it is smaller; None
             keeps all of it.
+        white: the value that is white in pictures of 16 bits, and what is above it; None for 65535.
         max_bytes: keep pictures until they take this much memory; those beyond it are decoded at each access.
 
     Raises:
-        InputError: an option is out of range.
+        InputError: an option is out of range; at access, a picture that would be enlarged beyond `decode.MAX_PIXELS`.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class Cached(PictureSet):
         short_side: int | None = None,
         square: int | None = None,
         middle: int | None = None,
+        white: int | None = None,
         max_bytes: int = 2 << 30,
     ) -> None:
         if any(pixels is not None and pixels < 1 for pixels in (short_side, square, middle)) or max_bytes < 0:
@@ -56,6 +62,8 @@ class Cached(PictureSet):
         self._short_side = short_side
         self._square = square
         self._middle = middle
+        self.white = check_white(white)
+        self._highest = 0
         self._max_bytes = max_bytes
         self.forget()
 
@@ -84,7 +92,10 @@ class Cached(PictureSet):
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        sample = self._pictures[index]
+        highest: list[int] = []
+        with reading(self.white, highest):
+            sample = self._pictures[index]
+        self._highest = max(self._highest, *highest, 0)
         if self._short_side is not None:
             sample = resize_sample(sample, self._short_side)
         if self._square is not None:
@@ -97,6 +108,14 @@ class Cached(PictureSet):
                 self._kept[index] = sample
                 self._bytes += size
         return sample
+
+    def depth_remark(self) -> str | None:
+        """What is to be said of how bright the set's pictures of 16 bits are, after a look at a few of them; None for nothing."""
+        count = min(len(self), _LOOKED_AT)
+        if self.arrays() is None:  # whose pictures are no files
+            for i in range(count):
+                self[i * len(self) // count]
+        return remark_on([self._highest], self.white)
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         """Those of the set that is read, where its pictures stay as they are."""
@@ -126,6 +145,11 @@ def squared_sample(sample: Sample, side: int) -> Sample:
 
 
 def _resized(sample: Sample, height: int, width: int) -> Sample:
+    h, w = sample.image.shape[:2]
+    if height > h or width > w:
+        what = f"{sample.name or 'a picture'}, of {w} x {h}"
+        check_enlarged(height, width, what, "remove the picture, or give a smaller `resize` or `square`")
+
     def resized(picture: NDArray[np.uint8], method: Image.Resampling) -> NDArray[np.uint8]:
         if picture.shape[:2] == (height, width):
             return picture
@@ -144,6 +168,9 @@ def middle_of(sample: Sample, side: int) -> Sample:
     height, width = sample.image.shape[:2]
     lack = [(max(side - n, 0) // 2, (max(side - n, 0) + 1) // 2) for n in (height, width)]
     top, left = (max(n - side, 0) // 2 for n in (height, width))
+    if side > min(height, width):
+        what = f"{sample.name or 'a picture'}, of {width} x {height}"
+        check_enlarged(side, side, what, "give a smaller `middle`")
 
     def cut(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if any(map(any, lack)):

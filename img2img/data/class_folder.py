@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img.data.base import PictureSet, Sample
-from img2img.data.decode import list_pictures, read_picture, require_folder
+from img2img.data.decode import read_picture, require_folder
 from img2img.data.folder import unknown_name
+from img2img.data.listing import LeftOut, scan, subfolders
 from img2img.errors import InputError
 
 _PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
@@ -22,8 +23,8 @@ class ClassFolder(PictureSet):
     So are laid out ImageNet (`train/n01440764/*.JPEG`; the validation pictures sorted into class folders), Places365 ("easy
     format"), PACS (`photo/train/dog/*.jpg`) and the sets of ImageNet-to-Sketch as Piggyback's code expects them (Mallya, Davis
     and Lazebnik, ECCV 2018): `cubs_cropped`, `stanford_cars_cropped`, `flowers`, `wikiart`, `sketches`, each with
-    `train/CLASS/*.jpg` and `test/CLASS/*.jpg`. Pictures keep their size. Hidden files and folders are skipped, and so are files
-    beside the folders.
+    `train/CLASS/*.jpg` and `test/CLASS/*.jpg`. Pictures keep their size. What `list_pictures` skips is no class and no picture
+    here either, and files beside the folders are not read.
 
     Args:
         root: the folder of one part, which holds the folders of the classes.
@@ -40,7 +41,7 @@ class ClassFolder(PictureSet):
     def __init__(self, *, root: str | os.PathLike[str], classes: Sequence[str] | None = None) -> None:
         self.root = require_folder(root)
         self.name = "-".join(self.root.absolute().parts[-2:])  # "cubs_cropped-train": "train" alone says little
-        folders = sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        folders = subfolders(self.root)
         if not folders or _PARTS.issuperset(folders):
             raise InputError(
                 f"{self.root} holds {f'the folders {folders}' if folders else 'no folder'}: expected one folder of pictures for "
@@ -57,11 +58,14 @@ class ClassFolder(PictureSet):
         # Texts, not paths: ImageNet has 1.3 million of them, and a path takes five times the memory.
         self._files: list[str] = []
         categories: list[int] = []
+        left_out = LeftOut()
         for category, name in enumerate(self.classes):
             if name in folders:
-                pictures = list_pictures(self.root / name)
+                pictures, others = scan(self.root / name)
                 self._files += [p.relative_to(self.root).as_posix() for p in pictures]
                 categories += [category] * len(pictures)
+                left_out += others
+        left_out.say(self.root, len(self._files))
         self.categories = np.array(categories, dtype=np.int64)
 
     def __len__(self) -> int:

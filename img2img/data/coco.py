@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
 from img2img.data.base import VOID, PictureSet, Sample
-from img2img.data.decode import read_picture, require_folder
+from img2img.data.decode import read_turned, require_folder, turned
 from img2img.data.folder import BACKGROUND, unknown_name
+from img2img.data.orientation import DrawnOn, check_drawn_on, of_which_pixels, remark_on_turned
 from img2img.errors import InputError
 from img2img.files import read_json
 
@@ -38,6 +39,10 @@ class CocoSegmentation(PictureSet):
             background. None keeps all, in the order of their ids. Categories of one name are one class, and one named
             `background` is class 0.
         keep_empty: whether pictures without any annotation of these categories are kept.
+        drawn_on: what the outlines in photos that EXIF turns were drawn on: the pixels as they are "stored" (the default, since
+            COCO's own tools, and torchvision's reader of COCO, know no EXIF, and `height` and `width` are those of the stored
+            pixels), or the photos as "shown", as some tools for drawing do. Samples are as shown in both cases. None remarks on
+            such photos, if there are any.
 
     Raises:
         InputError: a missing folder or file, JSON that is not COCO, an unknown category, no picture left; at access a
@@ -51,7 +56,9 @@ class CocoSegmentation(PictureSet):
         *,
         categories: Sequence[str] | None = None,
         keep_empty: bool = False,
+        drawn_on: DrawnOn | None = None,
     ) -> None:
+        check_drawn_on(drawn_on)
         self._folder = require_folder(images)
         self._path = Path(annotations).expanduser()
         data = _read(self._path)
@@ -74,6 +81,10 @@ class CocoSegmentation(PictureSet):
                 f"none of the {len(self._coco.imgs)} pictures of {self._path} has an annotation of "
                 f"{', '.join(self.classes[1:])}: expected at least one; choose other categories or check the file"
             )
+        self._stored = drawn_on != "shown"
+        if drawn_on is None:
+            photos = [(self._folder / self._coco.imgs[i]["file_name"], None) for i in self._ids]
+            remark_on_turned(photos, "stored", name=self.name)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -81,14 +92,17 @@ class CocoSegmentation(PictureSet):
     def __getitem__(self, index: int) -> Sample:
         info = self._coco.imgs[self._ids[index]]
         path = self._folder / info["file_name"]
-        image = read_picture(path)
+        image, orientation = read_turned(path)
         height, width = image.shape[:2]
+        if self._stored and orientation >= 5:
+            height, width = width, height
         if (height, width) != (info["height"], info["width"]):
             raise InputError(
                 f"{path} is {width} x {height}, and {self._path} says {info['width']} x {info['height']}: expected the picture "
-                "that was annotated (after its EXIF orientation); restore it, or annotate this one"
+                f"that was annotated ({of_which_pixels(self._stored, orientation)}); restore it, or annotate this one"
             )
-        return Sample(image=image, label=self._paint(info), name=info["file_name"])
+        label = self._paint(info)
+        return Sample(image=image, label=turned(label, orientation) if self._stored else label, name=info["file_name"])
 
     def _paint(self, info: dict[str, Any]) -> NDArray[np.uint8]:
         """The (H, W) uint8 label of one picture."""

@@ -1,17 +1,37 @@
 """Picture files into arrays: `(H, W, 3)` RGB pictures and `(H, W)` class indices, or an error that names the file."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from img2img.data.colour import to_srgb
+from img2img.data.deep_colour import deep_colours
+from img2img.data.depth import FULL, note_highest, to_8_bits, to_16_bits, told_white
+from img2img.data.listing import EXTENSIONS, list_pictures, require_folder
+from img2img.data.png_text import without_large_text
 from img2img.errors import InputError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-"""What `list_pictures` takes for a picture, in any case."""
+__all__ = [
+    "EXTENSIONS",
+    "MAX_PIXELS",
+    "check_enlarged",
+    "list_pictures",
+    "open_header",
+    "open_picture",
+    "read_label",
+    "read_picture",
+    "read_turned",
+    "require_folder",
+    "to_8_bits",
+    "to_rgb",
+    "turned",
+    "upright",
+]
 
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded: a file of a few kilobytes can claim gigabytes of pixels.
@@ -19,14 +39,64 @@ MAX_PIXELS = 89_478_485
 This is the size from which Pillow itself warns of a decompression bomb, a quarter of a gigabyte in RGB.
 """
 
+_ORIENTATION = 274
+"""EXIF's tag."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What shows the stored pixels as a viewer does, by EXIF's orientation."""
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A file's first frame.
+
+    Attributes:
+        image: the pixels as they are stored, in their own mode.
+        kind: the file's format.
+        orientation: EXIF's, from 1 to 8.
+        raw: how the format keeps the pixels: what Pillow's decoder was told.
+    """
+
+    image: Image.Image
+    kind: str | None
+    orientation: int
+    raw: tuple[Any, ...]
+
+
+def check_enlarged(height: int, width: int, what: str, remedy: str) -> None:
+    """Refuse to enlarge a picture beyond `MAX_PIXELS` pixels: a strip of 2 x 6000 with a shorter side of 256 is 197 million.
+
+    Args:
+        height: that it would have, in pixels.
+        width: the same.
+        what: the picture and its size, as the error calls it.
+        remedy: what to do.
+
+    Raises:
+        InputError: it would have more.
+    """
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"{what} would be enlarged to {width} x {height}, {height * width:,} pixels: expected at most {MAX_PIXELS:,}; "
+            f"{remedy}"
+        )
+
 
 def read_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Decode a picture of any common kind as 8-bit RGB.
 
-    Grey is repeated, a palette is looked up, 1-bit becomes black and white, CMYK is converted without its colour profile,
-    16 bits are scaled to 8, of an animation the first frame is taken, and the EXIF orientation is applied, so that the
-    array is what a viewer shows. Transparent pixels are composited on white: the colour stored under them is arbitrary
-    (often black), and white is the paper that cut-out products and line drawings are made for.
+    Colours become sRGB by the profile that the file carries, CMYK and Lab too; a damaged profile, or one of other colours than
+    the file's, is left aside, and what has none is taken for sRGB. Grey is repeated, a palette is looked up, 1-bit becomes black
+    and white, 16 bits are scaled to 8 (`depth.reading` says what is white), of an animation the first frame is taken, and the
+    EXIF orientation is applied, so that the array is what a viewer shows. Transparent pixels are composited on white: the colour
+    stored under them is arbitrary (often black), and white is the paper that cut-out products and line drawings are made for.
 
     Returns:
         (H, W, 3) uint8 RGB in [0, 255].
@@ -35,27 +105,48 @@ def read_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         InputError: no such file, a damaged file, more than `MAX_PIXELS` pixels, or 32-bit and float pixels, whose range no
             file states.
     """
-    image, _ = _decode(Path(path))
-    return to_rgb(image, str(path))
+    return read_turned(path)[0]
 
 
-def to_rgb(image: Image.Image, what: str) -> NDArray[np.uint8]:
+def read_turned(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], int]:
+    """What `read_picture` returns, and the EXIF orientation (1 to 8) by which the stored pixels were turned; see `turned`."""
+    path = Path(path)
+    decoded = _decode(path)
+    return to_rgb(_shown(decoded, path), str(path), where=str(path.parent)), decoded.orientation
+
+
+def turned(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Stored pixels (H, W, ...) as an EXIF orientation (1 to 8) shows them; from 5 on height and width change places."""
+    if orientation not in _TURNS:
+        return stored
+    if orientation >= 5:
+        stored = stored.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        stored = stored[::-1]
+    if orientation in (2, 3, 6, 7):
+        stored = stored[:, ::-1]
+    return np.ascontiguousarray(stored)
+
+
+def to_rgb(image: Image.Image, what: str, *, where: str | None = None) -> NDArray[np.uint8]:
     """A decoded picture of any mode as (H, W, 3) uint8 RGB, as `read_picture` describes it, but as it lies.
 
     Args:
         image: the picture.
         what: what an error calls it, its file's path for instance.
+        where: whose pictures share a remark on their 16 bits, the file's folder for instance; `what` by default.
 
     Raises:
         InputError: 32-bit or float pixels, or a mode that has no colours.
     """
     if image.mode.startswith("I;16"):
-        return np.repeat(to_8_bits(np.asarray(image))[..., None], 3, axis=2)
+        return _deep_grey(image, what, where or what)
     if image.mode in ("I", "F"):
         raise InputError(
             f"{what} has {'float' if image.mode == 'F' else '32-bit'} pixels, whose black and white no file states: "
             "expected 8 or 16 bits a channel; scale it to 8 bits and save it as PNG"
         )
+    image = to_srgb(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -67,26 +158,37 @@ def to_rgb(image: Image.Image, what: str) -> NDArray[np.uint8]:
         ) from error
 
 
-def to_8_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """16-bit values scaled to 8 bits: 65535 / 257 = 255, so both ends of the range land exactly; 128 rounds to nearest."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _deep_grey(image: Image.Image, what: str, where: str) -> NDArray[np.uint8]:
+    values, white = np.asarray(image), told_white()
+    note_highest(int(values.max()), what, where)
+    if profile := image.info.get("icc_profile"):
+        wide = Image.fromarray(to_16_bits(values, white))
+        wide.info["icc_profile"] = profile
+        if (converted := to_srgb(wide)) is not wide:
+            return np.array(converted)
+    return np.repeat(to_8_bits(values, white)[..., None], 3, axis=2)
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """The file's first frame, upright, in its own mode; `to_rgb` goes on from there.
+    """The file's first frame, upright, in its own mode and colours; `to_rgb` goes on from there.
 
     Raises:
         InputError: no such file, a damaged one, or one of more than `MAX_PIXELS` pixels.
     """
-    return _decode(Path(path))[0]
+    path = Path(path)
+    return _shown(_decode(path), path)
 
 
-def read_label(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def read_label(path: str | os.PathLike[str], *, stored: bool = False) -> NDArray[np.uint8]:
     """Decode a label picture: the values of its pixels are class indices.
 
-    Palette pictures give their indices, not their colours; 1-bit pictures give 0 and 1. Grey PNGs of 2 and 4 bits are
-    stretched to 0..255 as the PNG format defines grey, so indices belong in 8-bit or palette files. The EXIF orientation
-    is applied as to pictures.
+    Palette pictures, GIFs among them, give their indices, not their colours; 1-bit pictures give 0 and 1 (white). Grey PNGs of 2
+    and 4 bits are stretched to 0..255 as the PNG format defines grey, so indices belong in 8-bit or palette files. The EXIF
+    orientation is applied as to pictures.
+
+    Args:
+        path: the file.
+        stored: leave the pixels as they are stored, whatever the EXIF orientation.
 
     Returns:
         (H, W) uint8 class indices.
@@ -96,83 +198,68 @@ def read_label(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
             a value above 255.
     """
     path = Path(path)
-    image, kind = _decode(path)
-    if kind in ("JPEG", "MPO"):
+    decoded = _decode(path)
+    if decoded.kind in ("JPEG", "MPO"):
         raise InputError(
             f"the label {path} is a JPEG, whose compression blurs class indices: expected a PNG; export the labels again"
         )
-    if image.mode in ("L", "P", "1"):
-        return np.array(image, dtype=np.uint8)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = np.asarray(image)
-        if wide.min() < 0 or wide.max() > 255:
-            raise InputError(
-                f"the label {path} has values from {wide.min()} to {wide.max()}: expected class indices in 0..255; "
-                "renumber the classes (16-bit instance ids or depths are not labels)"
-            )
-        return wide.astype(np.uint8)
-    raise InputError(
-        f"the label {path} is a picture of mode {image.mode}: expected one channel of class indices (8-bit grey or a "
-        "palette PNG); replace each colour by the index of its class and save that"
-    )
-
-
-def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
-    """Every picture in `folder` and its subfolders, known by `EXTENSIONS`, sorted by the path below `folder`.
-
-    Hidden files and folders are skipped; linked folders are followed, each once.
-
-    Raises:
-        InputError: no such folder, or no picture in it.
-    """
-    folder = require_folder(folder)
-    found: list[Path] = []
-    seen: set[str] = set()
-    others = 0
-    for here, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        if (real := os.path.realpath(here)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        pictures = [f for f in files if not f.startswith(".") and os.path.splitext(f)[1].lower() in EXTENSIONS]
-        found += [Path(here, f) for f in pictures]
-        others += len(files) - len(pictures)
-    if not found:
+    image = decoded.image
+    if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
         raise InputError(
-            f"no picture in {folder} ({others} other files): expected files that end in {', '.join(sorted(EXTENSIONS))}; "
-            "check the folder"
+            f"the label {path} is a picture of mode {image.mode}: expected one channel of class indices (8-bit grey or a "
+            "palette PNG); replace each colour by the index of its class and save that"
         )
-    return sorted(found, key=lambda p: p.relative_to(folder).as_posix())
+    values = _as_written(np.array(image), decoded)
+    if values.min() < 0 or values.max() > 255:
+        raise InputError(
+            f"the label {path} has values from {values.min()} to {values.max()}: expected class indices in 0..255; "
+            "renumber the classes (16-bit instance ids or depths are not labels)"
+        )
+    label = values.astype(np.uint8)
+    return label if stored else turned(label, decoded.orientation)
 
 
-def require_folder(folder: str | os.PathLike[str]) -> Path:
-    """`folder` as a path with `~` expanded, or an `InputError` that names the nearest folder above it that exists."""
-    path = Path(folder).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise InputError(f"{path} is a file: expected a folder; give the folder that holds it")
-    nearest = next(p for p in path.absolute().parents if p.exists())
-    raise InputError(f"no folder at {path} (the nearest that exists is {nearest}): check the path, or unpack the data there")
+def _as_written(values: NDArray[Any], decoded: _Decoded) -> NDArray[Any]:
+    """The numbers in a PGM, which Pillow stretches from 0..maxval to all of 8 or 16 bits."""
+    if decoded.kind != "PPM" or decoded.image.mode == "1" or len(decoded.raw) < 2 or not isinstance(decoded.raw[1], int):
+        return values
+    maxval = decoded.raw[1]
+    top = 255 if decoded.image.mode == "L" else FULL
+    return (values.astype(np.int64) * maxval + top // 2) // top
 
 
-def _refuse(error: OSError) -> None:
-    """A folder that cannot be read is an error: `os.walk` would leave its pictures out without a word."""
-    raise error
+def _shown(decoded: _Decoded, path: Path) -> Image.Image:
+    """The picture upright, with grey of more than 8 bits as 16."""
+    image = decoded.image
+    if decoded.kind == "PPM" and image.mode == "I":  # of 16 bits: Pillow has no other mode for what it stretches
+        image = Image.fromarray(np.asarray(image).astype(np.uint16))
+    elif image.mode == "I;16" and decoded.raw[:1] == ("I;12",):  # the file itself says 12 bits
+        image = Image.fromarray(to_16_bits(np.asarray(image), 4095))
+    else:
+        image = deep_colours(image, decoded.kind, path, decoded.raw)
+    image.info |= {k: v for k, v in decoded.image.info.items() if k == "icc_profile"}
+    return _turn(image, decoded.orientation)
 
 
-def _decode(path: Path) -> tuple[Image.Image, str | None]:
-    """The first frame of the file, upright and decoded in its own mode, and the file's format."""
+def _decode(path: Path) -> _Decoded:
+    """The first frame of the file, decoded as it is stored."""
     if not path.is_file():
         raise InputError(f"no picture at {path}: expected a file there; restore it or remove it from the dataset")
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open(path, "rb") as file, open_header(file) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{width} x {height}")
+            tiles = getattr(image, "tile", ())  # what Pillow's decoders are told
+            args = tiles[0].args if tiles else ()
+            orientation = orientation_of(image) if image.format == "TIFF" else 1
             image.load()
-            return upright(image), image.format
+            stored = image.copy()
+            if orientation != 1:  # Pillow turns TIFFs itself, and says no more that it did
+                stored = stored.transpose(_TURNS[{6: 8, 8: 6}.get(orientation, orientation)])
+            else:
+                orientation = orientation_of(image)
+            return _Decoded(stored, image.format, orientation, args if isinstance(args, tuple) else (args,))
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:  # Pillow raises it itself for still larger pictures
@@ -181,8 +268,8 @@ def _decode(path: Path) -> tuple[Image.Image, str | None]:
         ) from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{path} ({path.stat().st_size} bytes) is not a picture that can be read: expected JPEG, PNG, WebP, BMP or TIFF "
-            "of 8 or 16 bits a channel; replace the file or delete it"
+            f"{path} ({path.stat().st_size} bytes) is not a picture that can be read: expected JPEG, PNG, WebP, AVIF, GIF, BMP "
+            "or TIFF of 8 or 16 bits a channel; replace the file or delete it"
         ) from error
     except Exception as error:  # Pillow's readers raise almost anything on damaged bytes: SyntaxError, struct.error, ...
         # An error of the system (no permission, a lost disk) is not the file's fault, and says so itself.
@@ -191,9 +278,40 @@ def _decode(path: Path) -> tuple[Image.Image, str | None]:
         raise InputError(f"{path} is damaged ({error}): expected a whole picture; fetch the file again or delete it") from error
 
 
+def open_header(file: BinaryIO, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """The picture of a file, its header read and its pixels not yet; a PNG without those texts that are larger than Pillow reads.
+
+    Raises whatever Pillow raises.
+    """
+    read, profile = without_large_text(file)
+    image = Image.open(read, formats=formats)
+    if profile is not None:
+        image.info["icc_profile"] = profile
+    return image
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF's orientation, from 1 (as stored) to 8; 1 where there is no sound one. Of a picture that is not loaded yet only its
+    header is read."""
+    try:
+        # PNG's own would decode all pixels first, in search of EXIF behind them.
+        exif = Image.Image.getexif(image)
+        found = exif.get(_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block is common and says nothing about the pixels
+        return 1
+    return found if found in _TURNS else 1
+
+
 def upright(image: Image.Image) -> Image.Image:
     """A copy with the EXIF orientation applied, where there is a sound one."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block is common and says nothing about the pixels, which have been decoded already
-        return image.copy()
+    image.load()
+    return _turn(image, orientation_of(image))
+
+
+def _turn(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
+    shown = image.copy() if turn is None else image.transpose(turn)
+    if turn is not None:
+        for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):  # they would turn it once more
+            shown.info.pop(name, None)
+    return shown

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img.data.base import VOID, PictureSet, Sample
-from img2img.data.decode import list_pictures, read_label, read_picture, require_folder
+from img2img.data.decode import list_pictures, read_label, read_picture, read_turned, require_folder, turned
+from img2img.data.orientation import DrawnOn, check_drawn_on, of_which_pixels, remark_on_turned
 from img2img.errors import InputError
 
 BACKGROUND = "background"
@@ -106,34 +107,49 @@ class LabelledPictures(PictureSet):
     Args:
         items: (name, picture file, label file) of each sample.
         table: what the values in the label files mean.
+        drawn_on: what the labels of photos that EXIF turns were drawn on: the photos as "shown" (the default), or the pixels as
+            they are "stored"; samples are as shown in both cases. None remarks on such photos, if there are any.
 
     Raises:
-        InputError: at access, a damaged file, an unknown label value, or a picture and a label of different sizes.
+        InputError: another `drawn_on`; at access, a damaged file, an unknown label value, or a picture and a label of different
+            sizes.
     """
 
-    def __init__(self, items: Sequence[tuple[str, Path, Path]], table: LabelTable, *, name: str) -> None:
+    def __init__(
+        self, items: Sequence[tuple[str, Path, Path]], table: LabelTable, *, name: str, drawn_on: DrawnOn | None = None
+    ) -> None:
+        check_drawn_on(drawn_on)
         self.classes = table.classes
         self.name = name
         self._items = list(items)
         self._table = table
+        self._stored = drawn_on == "stored"
+        if drawn_on is None:
+            remark_on_turned([item[1:] for item in self._items], "shown", name=name)
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, index: int) -> Sample:
         name, picture, labels = self._items[index]
-        image, label = read_picture(picture), self._label(labels)
+        image, orientation = read_turned(picture)
+        label = self._label(labels)
+        if self._stored:
+            label = turned(label, orientation)
         if image.shape[:2] != label.shape:
             (height, width), (h, w) = image.shape[:2], label.shape
+            if self._stored and orientation >= 5:
+                height, width, h, w = width, height, w, h
             raise InputError(
-                f"{picture} is {width} x {height} and its label {labels} is {w} x {h}: expected the same size (after the EXIF "
-                "orientation); export the label again at the picture's size, without interpolation"
+                f"{picture} is {width} x {height} and its label {labels} is {w} x {h}: expected the same size "
+                f"({of_which_pixels(self._stored, orientation)}); export the label again at the picture's size, without "
+                "interpolation"
             )
         return Sample(image=image, label=self._table.apply(label, labels), name=name)
 
     def _label(self, path: Path) -> NDArray[np.uint8]:
         """The values in a label file, (H, W); formats that keep them elsewhere than in a picture read them here."""
-        return read_label(path)
+        return read_label(path, stored=self._stored)
 
 
 class ImageLabelFolder(LabelledPictures):
@@ -149,6 +165,7 @@ class ImageLabelFolder(LabelledPictures):
         suffix: what label names have more than picture names: `_mask` for `1.jpg` and `1_mask.png`.
         groups: new classes made of several old ones, `{"upper": ["shirt", "coat"], ...}`; whatever is in no group becomes
             `background`, class 0.
+        drawn_on: see `LabelledPictures`.
 
     Raises:
         InputError: a missing or empty folder, a picture without a label, two labels for one picture, an unknown class; at
@@ -164,6 +181,7 @@ class ImageLabelFolder(LabelledPictures):
         void: Collection[int] = (VOID,),
         suffix: str = "",
         groups: Mapping[str, Iterable[str]] | None = None,
+        drawn_on: DrawnOn | None = None,
     ) -> None:
         names = read_classes(classes) if isinstance(classes, str | os.PathLike) else list(classes)
         images, labels = require_folder(images), require_folder(labels)
@@ -178,7 +196,7 @@ class ImageLabelFolder(LabelledPictures):
                 f"{labels / stem}.png; add the labels, move the pictures away, or set `suffix` to what label names have more"
             )
         items = [(p.relative_to(images).as_posix(), p, by_stem[s]) for p, s in zip(pictures, wanted, strict=True)]
-        super().__init__(items, LabelTable.build(names, void=void, groups=groups), name=images.name)
+        super().__init__(items, LabelTable.build(names, void=void, groups=groups), name=images.name, drawn_on=drawn_on)
 
 
 def read_classes(path: str | os.PathLike[str]) -> list[str]:

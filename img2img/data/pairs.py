@@ -6,8 +6,9 @@ from typing import Literal
 import numpy as np
 
 from img2img.data.base import PictureSet, Sample
-from img2img.data.decode import list_pictures, read_picture, require_folder
+from img2img.data.decode import list_pictures, read_picture, read_turned, require_folder, turned
 from img2img.data.folder import by_stem_of, stem_of
+from img2img.data.orientation import DrawnOn, check_drawn_on, of_which_pixels, remark_on_turned
 from img2img.errors import InputError
 
 
@@ -54,12 +55,17 @@ class PairedFolders(PictureSet):
     Args:
         inputs: the folder of what the network is to be shown.
         targets: the folder of what it is to make of it, of the same sizes.
+        drawn_on: what the targets of inputs that EXIF turns were made from, where their own EXIF says nothing: the inputs as
+            "shown" (the default), or the pixels as they are "stored". None remarks on such inputs, if there are any.
 
     Raises:
         InputError: no such folder, no picture in it, an input without a target; at access a damaged file, or two sizes.
     """
 
-    def __init__(self, inputs: str | os.PathLike[str], targets: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, inputs: str | os.PathLike[str], targets: str | os.PathLike[str], *, drawn_on: DrawnOn | None = None
+    ) -> None:
+        check_drawn_on(drawn_on)
         self.root, targets = require_folder(inputs), require_folder(targets)
         self.name = self.root.name
         sources = by_stem_of(list_pictures(self.root), self.root)
@@ -71,16 +77,21 @@ class PairedFolders(PictureSet):
                 "picture; add the targets, or move the inputs away"
             )
         self._pairs = [(path, wanted[stem]) for stem, path in sources.items()]
+        self._stored = drawn_on == "stored"
+        if drawn_on is None:
+            remark_on_turned(self._pairs, "shown", name=self.name)
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> Sample:
         source, target = self._pairs[index]
-        a, b = read_picture(source), read_picture(target)
+        (a, turn), (b, own) = read_turned(source), read_turned(target)
+        if self._stored and own == 1:
+            b = turned(b, turn)
         if a.shape != b.shape:
             raise InputError(
                 f"{source} is {a.shape[1]} x {a.shape[0]} and its target {target} is {b.shape[1]} x {b.shape[0]}: expected the "
-                "same size (after the EXIF orientation); resize one of them, or remove both"
+                f"same size ({of_which_pixels(self._stored, max(turn, own))}); resize one of them, or remove both"
             )
         return Sample(image=b, source=a, name=source.relative_to(self.root).as_posix())

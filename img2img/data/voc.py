@@ -5,6 +5,7 @@ from pathlib import Path
 
 from img2img.data.decode import require_folder
 from img2img.data.folder import LabelledPictures, LabelTable
+from img2img.data.orientation import DrawnOn
 from img2img.errors import InputError
 
 VOC_CLASSES = (
@@ -20,13 +21,14 @@ class VocSegmentation(LabelledPictures):
     Args:
         root: the folder of one year (`VOCdevkit/VOC2012`), or a folder above it that holds one year only.
         split: a list in `ImageSets/Segmentation`: "train", "val" or "trainval".
+        drawn_on: see `LabelledPictures`.
 
     Raises:
         InputError: no VOC layout there, several years, no such list, a listed picture or label that is missing; at access
             what `LabelledPictures` raises.
     """
 
-    def __init__(self, root: str | os.PathLike[str], split: str) -> None:
+    def __init__(self, root: str | os.PathLike[str], split: str, *, drawn_on: DrawnOn | None = None) -> None:
         year = _year(require_folder(root))
         lists = year / "ImageSets" / "Segmentation"
         file = lists / f"{split}.txt"
@@ -43,7 +45,7 @@ class VocSegmentation(LabelledPictures):
                 f"{missing[0]} is missing{f', and {len(missing) - 1} more files' if len(missing) > 1 else ''}: expected every "
                 f"picture and label of the list {file}; unpack the data again or take the names off the list"
             )
-        super().__init__(items, LabelTable.build(VOC_CLASSES), name=f"{year.name}-{split}")
+        super().__init__(items, LabelTable.build(VOC_CLASSES), name=f"{year.name}-{split}", drawn_on=drawn_on)
 
 
 def _year(root: Path) -> Path:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from img2img.data.decode import require_folder
 from img2img.data.folder import LabelledPictures, LabelTable
 from img2img.data.matlab import read_uint8_field
+from img2img.data.orientation import DrawnOn
 from img2img.data.voc import VOC_CLASSES, VocSegmentation
 from img2img.errors import InputError
 
@@ -31,6 +32,7 @@ class VocSbd(LabelledPictures):
             validation list without SBD's training pictures (736 of VOC 2011, "seg11valid"), with VOC's labels.
         voc_train: add VOC's own training list to "train", with VOC's labels for those pictures that SBD's list lacks. The
             published split does not.
+        drawn_on: see `LabelledPictures`.
 
     No picture of "test" is ever in "train".
 
@@ -46,11 +48,12 @@ class VocSbd(LabelledPictures):
         split: Literal["train", "test"],
         *,
         voc_train: bool = False,
+        drawn_on: DrawnOn | None = None,
     ) -> None:
         if split not in ("train", "test"):
             raise InputError(f"voc_sbd got the split {split!r}: expected 'train' or 'test'; correct it")
         folder = _dataset(require_folder(sbd))
-        held_out = VocSegmentation(voc, "val")
+        held_out = VocSegmentation(voc, "val", drawn_on="shown")  # said here, of all that are used
         train = _sbd_items(folder)
         test = {name: item for name, item in _by_name(held_out).items() if name not in train}
         if not test:
@@ -59,7 +62,7 @@ class VocSbd(LabelledPictures):
                 "report on; restore both lists"
             )
         if split == "train" and voc_train:
-            train = _by_name(VocSegmentation(voc, "train")) | train
+            train = _by_name(VocSegmentation(voc, "train", drawn_on="shown")) | train
         chosen = test if split == "test" else {name: item for name, item in train.items() if name not in test}
         missing = [path for _, picture, label in chosen.values() for path in (picture, label) if not path.is_file()]
         if missing:  # of SBD: those of VOC have been looked for
@@ -67,7 +70,8 @@ class VocSbd(LabelledPictures):
                 f"{missing[0]} is missing{f', and {len(missing) - 1} more files' if len(missing) > 1 else ''}: expected every "
                 f"picture and label of the list {folder / 'train.txt'}; unpack the data again or take the names off the list"
             )
-        super().__init__([chosen[name] for name in sorted(chosen)], LabelTable.build(VOC_CLASSES), name=f"voc_sbd-{split}")
+        items = [chosen[name] for name in sorted(chosen)]
+        super().__init__(items, LabelTable.build(VOC_CLASSES), name=f"voc_sbd-{split}", drawn_on=drawn_on)
 
     def _label(self, path: Path) -> NDArray[np.uint8]:
         return read_uint8_field(path, "GTcls", "Segmentation") if path.suffix == ".mat" else super()._label(path)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from img2img.data.decode import open_picture, to_8_bits, to_rgb, upright
+from img2img.data.depth import check_white, note_highest, reading, told_white
 from img2img.errors import InputError
 from img2img.tasks.base import pixels
 from img2img.tasks.segmentation import palette
@@ -80,16 +81,25 @@ class Opened:
         return result if self.batched else result[0]
 
 
-def open_input(picture: Picture | Opened) -> Opened:
+def open_input(picture: Picture | Opened, *, white: int | None = None) -> Opened:
     """Read or convert what a user gave; what is open already stays as it is.
+
+    Args:
+        picture: what was given.
+        white: the value that is white in pictures and arrays of 16 bits, and what is above it; None for 65535.
 
     Raises:
         InputError: no such file, no picture, or a type, shape or range that is not a `Picture`'s.
     """
     if isinstance(picture, Opened):
         return picture
+    with reading(check_white(white)):
+        return _open(picture)
+
+
+def _open(picture: Picture) -> Opened:
     if isinstance(picture, str | os.PathLike):
-        return _from_image(open_picture(picture), str(picture))
+        return _from_image(open_picture(picture), str(picture), where=os.path.dirname(picture) or ".")
     if isinstance(picture, Image.Image):
         return _from_image(upright(picture), "the picture")
     if isinstance(picture, np.ndarray):
@@ -102,10 +112,10 @@ def open_input(picture: Picture | Opened) -> Opened:
     )
 
 
-def _from_image(image: Image.Image, what: str) -> Opened:
+def _from_image(image: Image.Image, what: str, *, where: str | None = None) -> Opened:
     # The alpha of a 16-bit or CMYK picture does not exist; that of a palette is in its table.
     alpha = np.array(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
-    return Opened(_channels_first(to_rgb(image, what)), "image", alpha=alpha)
+    return Opened(_channels_first(to_rgb(image, what, where=where)), "image", alpha=alpha)
 
 
 def _from_array(array: NDArray[Any]) -> Opened:
@@ -115,11 +125,18 @@ def _from_array(array: NDArray[Any]) -> Opened:
             f"got an array of {array.shape} {array.dtype}: expected (H, W, 3) uint8 in [0, 255], grey (H, W), RGBA (H, W, 4), or "
             "those as uint16; convert it (a picture in [0, 1]: (255 * x).round().astype('uint8')), and give many as a list"
         )
-    eight = to_8_bits(shaped) if array.dtype == np.uint16 else np.ascontiguousarray(shaped)
+    eight = _8_bits(shaped) if array.dtype == np.uint16 else np.ascontiguousarray(shaped)
     if eight.shape[2] == 1:
         eight = eight[..., 0]
     opened = _from_image(Image.fromarray(eight), "the array")
     return Opened(opened.values, "array", alpha=opened.alpha)
+
+
+def _8_bits(deep: NDArray[Any]) -> NDArray[np.uint8]:
+    """(H, W, C) uint16 as uint8; an alpha uses all 16 bits, whatever is white."""
+    colours, alpha = deep[..., :3], deep[..., 3:]
+    note_highest(int(colours.max()), "the array", "arrays")
+    return np.concatenate([to_8_bits(colours, told_white()), to_8_bits(alpha)], axis=2)
 
 
 def _from_tensor(tensor: Tensor) -> Opened:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from img2img.bundle import bundle_folder, load_bases, load_bundle, read_bundle, task_path
 from img2img.data.base import Batch
 from img2img.data.decode import list_pictures
+from img2img.data.depth import check_white
 from img2img.errors import InputError
 from img2img.inference.images import Opened, Picture, open_input
 from img2img.inference.tiling import run_any_size
@@ -48,6 +49,7 @@ class TaskInfo:
         bytes: of its file; None where the model has none.
         side: the shorter side in pixels of the pictures that it was measured on; None where the file does not say. Of a task
             whose pictures were made squares, both sides.
+        white: the value that was white in the 16-bit pictures that it learned from; None for 65535, or where none was given.
     """
 
     name: str
@@ -60,6 +62,7 @@ class TaskInfo:
     density: float | None
     bytes: int | None
     side: int | None
+    white: int | None = None
 
 
 class Model:
@@ -127,6 +130,7 @@ class Model:
             density=state.density(),
             bytes=file.stat().st_size if file.is_file() else None,
             side=state.info.get("side"),
+            white=self._white(name),
         )
 
     def task(self, name: str) -> Task:
@@ -153,6 +157,7 @@ class Model:
         side: int | None = None,
         tile: int | None = TILE,
         batch_size: int | None = None,
+        white: int | None = None,
     ) -> Any:
         """A task's results, of the pictures' sizes and types.
 
@@ -167,6 +172,8 @@ class Model:
                 pictures were made squares (the option `square` of its data) sees a square of it.
             tile: pictures with a longer side than this run in overlapping tiles; None: whole.
             batch_size: pictures of one size that run together; None: 8, or 1 on a CPU, whose caches hold no more.
+            white: the value that is white in pictures of 16 bits, such as 4095 of a camera of 12 bits; None: what the task
+                learned from, mostly 65535.
 
         Returns:
             The result for one picture; a list for a list; for a folder a dict by the path below it. A file gives a PIL image.
@@ -174,7 +181,7 @@ class Model:
         Raises:
             InputError: no such task or form, or something that is no picture.
         """
-        options: Any = {"form": form, "side": side, "tile": tile, "batch_size": batch_size}
+        options: Any = {"form": form, "side": side, "tile": tile, "batch_size": batch_size, "white": white}
         if isinstance(pictures, str | os.PathLike) and Path(pictures).expanduser().is_dir():
             folder = Path(pictures).expanduser()
             files = list_pictures(folder)
@@ -186,8 +193,22 @@ class Model:
 
     def run_all(self, picture: Picture, **options: Any) -> dict[str, Any]:
         """The result of every task for one picture, by task; `options` as of `run`, without `form`."""
-        opened = open_input(picture)
-        return {name: self._results(name, [opened], **_checked(self.task(name), **options))[0] for name in self._tasks}
+        white = options.pop("white", None)
+        return {
+            name: self._results(name, [self.open(name, picture, white=white)], **_checked(self.task(name), **options))[0]
+            for name in self._tasks
+        }
+
+    def open(self, task: str, picture: Picture | Opened, *, white: int | None = None) -> Opened:
+        """A picture as a task is to see it, for `stream`; what is open stays as it is. `white` is as of `run`.
+
+        Raises:
+            InputError: something that is no picture.
+        """
+        return open_input(picture, white=self._white(task) if white is None else white)
+
+    def _white(self, name: str) -> int | None:
+        return check_white(self.network.state(name).info.get("white"), f"{name}'s white")
 
     def stream(
         self,
@@ -198,6 +219,7 @@ class Model:
         side: int | None = None,
         tile: int | None = TILE,
         batch_size: int | None = None,
+        white: int | None = None,
     ) -> Iterator[Any]:
         """Results one after another, for more pictures than fit into memory; `run` says what the arguments are."""
         options = _checked(self.task(task), form=form, side=side, tile=tile)
@@ -206,7 +228,8 @@ class Model:
             raise InputError(f"batch_size={batch_size}: expected 1 or more")
 
         def results() -> Iterator[Any]:
-            for _, alike in itertools.groupby(map(open_input, pictures), lambda opened: opened.values.shape):
+            opened = (self.open(task, picture, white=white) for picture in pictures)
+            for _, alike in itertools.groupby(opened, lambda opened: opened.values.shape):
                 while some := list(itertools.islice(alike, size)):
                     yield from self._results(task, some, **options)
 
@@ -319,7 +342,7 @@ class Model:
             return lambda x: self.network(x, task=name)
         with self._merging:
             if name not in self._plain:
-                self._plain[name] = self.network.merge(name).requires_grad_(False)
+                self._plain[name] = self.network.merge(name)
             self._plain.move_to_end(name)
             plain = self._plain[name]
             while len(self._plain) > 1 and sum(total_bytes(p.state_dict()) for p in self._plain.values()) > MERGED_BYTES:

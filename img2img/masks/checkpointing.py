@@ -1,8 +1,7 @@
-"""Activation checkpointing inside a functional call is refused: it cannot work."""
+"""Activation checkpointing inside a backbone that runs with a task's tensors is refused: it cannot work."""
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch.utils.checkpoint as torch_checkpoint
@@ -12,17 +11,33 @@ _ENTRIES: tuple[tuple[Any, str], ...] = (
     (torch_checkpoint.CheckpointFunction, "forward"),  # use_reentrant=True
     (torch_checkpoint._checkpoint_hook, "__init__"),  # use_reentrant=False
 )
-_inside = threading.local()
+
+
+def without_checkpointing(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)`, with a `RuntimeError` where code within it starts activation checkpointing.
+
+    The layers would run a second time in the backward pass, when the call has ended and its tensors are no longer in the
+    layers: one mode of `torch.utils.checkpoint` then fails, the other gives no gradients and no error.
+
+    That this call is on the stack is all that says so: there is nothing to reset, which an interrupt could prevent.
+    """
+    return function(*args)
+
+
+_CALL = without_checkpointing.__code__
 
 
 def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     def guard(*args: Any, **kwargs: Any) -> Any:
-        if getattr(_inside, "depth", 0):
-            raise RuntimeError(
-                "activation checkpointing is on inside the backbone of a MaskedNetwork: it would run the layers again after "
-                "the call, without the task's weights. Turn it off (set_grad_checkpointing(False) in timm) and lower the "
-                "batch size or the resolution instead"
-            )
+        frame = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code is _CALL:
+                raise RuntimeError(
+                    "activation checkpointing is on inside the backbone of a MaskedNetwork: it would run the layers again after "
+                    "the call, without the task's weights. Turn it off (set_grad_checkpointing(False) in timm) and lower the "
+                    "batch size or the resolution instead"
+                )
+            frame = frame.f_back  # type: ignore[assignment]
         return function(*args, **kwargs)
 
     return guard
@@ -32,17 +47,3 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 for _owner, _name in _ENTRIES:
     _wrapped = _guarded(getattr(_owner, _name))
     setattr(_owner, _name, staticmethod(_wrapped) if _name == "forward" else _wrapped)
-
-
-@contextmanager
-def refuse_activation_checkpointing() -> Iterator[None]:
-    """Raise a `RuntimeError` where code on this thread starts activation checkpointing within the block.
-
-    The layers would run a second time in the backward pass, when the functional call has ended and the backbone's own
-    weights are back: one mode of `torch.utils.checkpoint` then fails, the other gives no gradients and no error.
-    """
-    _inside.depth = getattr(_inside, "depth", 0) + 1
-    try:
-        yield
-    finally:
-        _inside.depth -= 1

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from img2img.masks.network import MaskedNetwork
 
 
+_Masks = dict[str, tuple[Mask, tuple[Tensor, ...]]]
+
+
 @dataclass(frozen=True)
 class _Prepared:
-    masks: dict[str, tuple[Mask, tuple[Tensor, ...]]]
+    masks: _Masks
     norm: dict[str, Tensor]
     head: nn.Module | None
 
@@ -39,6 +42,7 @@ class DeployedNetwork(nn.Module):
         self.module = network.copy_backbone().requires_grad_(False).eval()
         self._network = (network,)  # in a tuple, so that it is no part of this module
         self._prepared: dict[str, _Prepared] = {}
+        self._whole = True  # false while tensors are written, and after that was broken off
         self._run: Any = self.module
         self.head: nn.Module | None = None
         self.task: str | None = None
@@ -68,29 +72,28 @@ class DeployedNetwork(nn.Module):
     def activate(self, task: str) -> None:
         """Run as `task` from now on."""
         self.prepare(task)
-        prepared, tensors = self._prepared[task], all_tensors(self.module)
-        for name, weight in self._network[0].masked_weights().items():
-            if name in prepared.masks:
-                mask, decoded = prepared.masks[name]
-                mask.write(weight, decoded, tensors[name])
-            else:
-                tensors[name].copy_(weight)
-        self._write_norm(tensors, prepared.norm)
-        self.head, self.task = prepared.head, task
+        prepared = self._prepared[task]
+        self._write(prepared.masks, prepared.norm, prepared.head, task)
 
     @torch.no_grad()
     def deactivate(self) -> None:
         """Bring back the backbone's own weights and normalisation state, bit for bit; there is no head then."""
-        tensors = all_tensors(self.module)
-        for name, weight in self._network[0].masked_weights().items():
-            tensors[name].copy_(weight)
-        self._write_norm(tensors, {})
-        self.head, self.task = None, None
+        self._write({}, {}, None, None)
 
-    def _write_norm(self, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-        frozen, roles = self._network[0].frozen_tensors(), self._network[0].roles
+    def _write(self, masks: _Masks, norm: dict[str, Tensor], head: nn.Module | None, task: str | None) -> None:
+        network, tensors = self._network[0], all_tensors(self.module)
+        frozen, roles = network.frozen_tensors(), network.roles
+        self._whole = False
+        for name in roles.masked:
+            if name in masks:
+                mask, decoded = masks[name]
+                mask.write(frozen[name], decoded, tensors[name])
+            else:
+                tensors[name].copy_(frozen[name])
         for name in roles.norm_parameters + roles.norm_buffers:
-            tensors[name].copy_(own.get(name, frozen[name]))
+            tensors[name].copy_(norm.get(name, frozen[name]))
+        self.head, self.task = head, task
+        self._whole = True
 
     def compile(self, **options: Any) -> None:
         """Compile the backbone's call with `torch.compile`, once for all tasks; heads run as they are."""
@@ -98,7 +101,13 @@ class DeployedNetwork(nn.Module):
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The outputs of the active task; without one, what the bare backbone gives."""
+        """The outputs of the active task; without one, what the bare backbone gives.
+
+        Raises:
+            RuntimeError: a switch was broken off half-way.
+        """
+        if not self._whole:
+            raise RuntimeError("a switch of tasks was broken off half-way: activate(...) or deactivate() this network again")
         features = self._run(*args, **kwargs)
         return features if self.head is None else self.head(features)
 

@@ -2,18 +2,16 @@
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from img2img.errors import InputError
-from img2img.masks.checkpointing import refuse_activation_checkpointing
-from img2img.masks.layers import IsNorm, Layer, Select, assign_roles, describe_layers, hash_tensors
-from img2img.masks.task import NormMode, TaskState, all_tensors, detached
+from img2img.masks.layers import IsNorm, Layer, Selection, as_select, assign_roles, describe_layers, hash_tensors
+from img2img.masks.maskable import check_copyable, check_selection
+from img2img.masks.stand_in import Evaluating, StandIn
+from img2img.masks.task import NormMode, all_tensors, detached
 
 
 class FrozenBackbone(nn.Module):
@@ -24,6 +22,7 @@ class FrozenBackbone(nn.Module):
         head: the name of the submodule that tasks replace; None for no head.
         select: which parameters are masked.
         is_norm: which modules are normalisation.
+        strict: refuse a selection of which a part fits nothing, see `maskable.check_selection`.
 
     Attributes:
         backbone: the copy, with an Identity in the head's place.
@@ -33,40 +32,50 @@ class FrozenBackbone(nn.Module):
     """
 
     _frozen: dict[str, Tensor] | None
+    _written: list[int]
     _layers: dict[str, Layer] | None
+    _stand_in: StandIn | None
 
-    def __init__(self, backbone: nn.Module, head: str | None, select: Select, is_norm: IsNorm) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: str | None, select: Selection, is_norm: IsNorm, *, strict: bool = True
+    ) -> None:
         super().__init__()
         if head is not None and head not in dict(backbone.named_modules()):
             children = [name for name, _ in backbone.named_children()]
             raise InputError(f"head={head!r} is no submodule of the backbone; its children are {children}")
-        backbone = copy.deepcopy(backbone).requires_grad_(False)
+        check_copyable(backbone)
+        try:
+            backbone = copy.deepcopy(backbone).requires_grad_(False)
+        except (RuntimeError, TypeError) as error:
+            raise InputError(
+                f"the backbone cannot be copied ({str(error).splitlines()[0]}): remove what is no part of the network from it"
+            ) from error
         if head is not None:
             backbone.set_submodule(head, nn.Identity())
         self.backbone = backbone
         self.head_name = head
-        self.roles = assign_roles(backbone, select, is_norm)
+        self.roles = assign_roles(backbone, as_select(select), is_norm)
+        if strict:
+            check_selection(backbone, select, self.roles.masked, head)
+        # Names and no predicate, which may be a function that cannot be pickled.
+        self._norm_names = tuple(name for name, module in backbone.named_modules() if is_norm(name, module))
         self._lock = threading.RLock()
         self.backbone_sha256 = self.hash_backbone()
-        self._is_norm = is_norm
-        self._norm_modules = [backbone.get_submodule(name) for name in self.norm_modules()]
-        self._inner: Callable[[dict[str, Tensor], tuple[Any, ...], dict[str, Any]], Any] = self._call_backbone
+        self._compile_options: dict[str, Any] | None = None
         self._head_checked = head is None
         self._reset_tensors()
 
     def frozen_tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the backbone without autograd history, gathered once.
-
-        Under the lock: in the middle of another thread's call the backbone's attributes are that task's tensors.
-        """
+        """Every tensor of the backbone without autograd history, gathered once."""
         with self._lock:
             if self._frozen is None:
                 self._frozen = detached(all_tensors(self.backbone))
+                self._written = _versions(self._frozen)
             return self._frozen
 
     def norm_modules(self) -> tuple[str, ...]:
         """The names of the normalisation modules."""
-        return tuple(name for name, module in self.backbone.named_modules() if self._is_norm(name, module))
+        return self._norm_names
 
     def masked_weights(self) -> dict[str, Tensor]:
         """The backbone's weights that are masked, by name, without autograd history; the tensors themselves."""
@@ -84,7 +93,7 @@ class FrozenBackbone(nn.Module):
         """The masked weights with what is known of their layers, by name."""
         with self._lock:
             if self._layers is None:
-                self._layers = describe_layers(self.backbone, self.roles.masked, self._is_norm)
+                self._layers = describe_layers(self.backbone, self.roles.masked, lambda name, _: name in self._norm_names)
             return self._layers
 
     def hash_backbone(self) -> str:
@@ -102,39 +111,59 @@ class FrozenBackbone(nn.Module):
 
     # ------------------------------------------------------------------ calls
 
-    def _call_backbone(self, tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return functional_call(self.backbone, tensors, args, kwargs)
-
     def run_with(
-        self, own: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], *, compiled: bool = False
+        self,
+        own: Mapping[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        evaluating: Evaluating = "none",
+        compiled: bool = False,
+        stand_in: StandIn | None = None,
     ) -> Any:
         """The backbone's output with the tensors `own` in place of its own ones of those names; without a head.
 
-        Whatever the pass writes into a buffer that is not in `own` is discarded. Modules are in the mode that they are in.
+        Whatever the pass writes into a buffer that is not in `own` is discarded.
 
         Args:
             own: tensors by their names in the backbone.
             args: the inputs.
             kwargs: further inputs.
+            evaluating: the modules that run in evaluation mode; the others are in the mode that they are in.
             compiled: run the compiled call, if there is one; hooks are not called then.
+            stand_in: where it runs, see `stand_in_with_hooks`; by default the one that is kept for it.
+
+        Raises:
+            RuntimeError: the call ended by an error, and the backbone is no longer what it was.
         """
         frozen = self.frozen_tensors()
         buffers = self.roles.fixed_buffers + self.roles.norm_buffers
         tensors = frozen | {name: frozen[name].clone() for name in buffers if name not in own} | dict(own)
-        with self._lock, refuse_activation_checkpointing():
-            if not self._head_checked:
-                return self._run_and_check_head(tensors, args, kwargs)
-            return (self._inner if compiled else self._call_backbone)(tensors, args, kwargs)
+        with self._lock:
+            try:
+                if stand_in is not None:
+                    return stand_in(tensors, args, kwargs, evaluating=evaluating)
+                if not self._head_checked:
+                    return self._run_and_check_head(tensors, args, kwargs, evaluating)
+                # Taken away meanwhile: a call within this one, by a hook, gets another.
+                kept, self._stand_in = self._stand_in or self._new_stand_in(), None
+                try:
+                    return kept(tensors, args, kwargs, evaluating=evaluating, compiled=compiled)
+                finally:
+                    self._stand_in = kept
+            except BaseException as error:
+                self._check_whole(error)
+                raise
 
-    def _run_and_check_head(self, tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run_and_check_head(
+        self, tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], evaluating: Evaluating
+    ) -> Any:
         assert self.head_name is not None
         passed: list[Any] = []
-        slot = self.backbone.get_submodule(self.head_name)
-        handle = slot.register_forward_hook(lambda module, inputs, output: passed.append(output))
-        try:
-            features = self._call_backbone(tensors, args, kwargs)
-        finally:
-            handle.remove()
+        stand_in = StandIn(self.backbone, self._norm_names, own_hooks=True)
+        slot = stand_in.module.get_submodule(self.head_name)
+        slot.register_forward_hook(lambda module, inputs, output: passed.append(output))
+        features = stand_in(tensors, args, kwargs, evaluating=evaluating)
         if len(passed) != 1 or passed[0] is not features:
             raise InputError(
                 f"head={self.head_name!r} is not the last operation of the backbone, which returned something else than "
@@ -143,25 +172,32 @@ class FrozenBackbone(nn.Module):
         self._head_checked = True
         return features
 
-    @contextmanager
-    def _evaluating(self, state: TaskState) -> Iterator[None]:
-        """Evaluation mode for what must not move in this call: all of a frozen task, or frozen normalisation."""
-        modules: list[nn.Module] = []
-        if state.frozen:
-            modules = [m for m in self.backbone.modules() if m.training]
-        elif state.norm_mode == "frozen":
-            modules = [m for m in self._norm_modules if m.training]
-        try:
-            for module in modules:
-                module.training = False
-            yield
-        finally:
-            for module in modules:
-                module.training = True
+    def _check_whole(self, error: BaseException) -> None:
+        """Raise if something wrote into the backbone's tensors; all are looked at, and their values only if that shows one."""
+        written = self._frozen is not None and _versions(self._frozen) != self._written
+        if written and self.hash_backbone() != self.backbone_sha256:
+            raise RuntimeError(
+                f"the backbone is no longer what it was when this network was made: a layer, or what ended this call "
+                f"({type(error).__name__}), wrote into its weights. Make or load the network again"
+            ) from error
+
+    def _new_stand_in(self) -> StandIn:
+        stand_in = StandIn(self.backbone, self._norm_names)
+        if self._compile_options is not None:
+            stand_in.compile(**self._compile_options)
+        return stand_in
+
+    def stand_in_with_hooks(self, hooks: Mapping[str, Callable[..., Any]]) -> StandIn:
+        """What `run_with` may run on, with forward pre-hooks by module name that are called there and nowhere else."""
+        stand_in = StandIn(self.backbone, self._norm_names, own_hooks=True)
+        for name, hook in hooks.items():
+            stand_in.module.get_submodule(name).register_forward_pre_hook(hook)
+        return stand_in
 
     def compile(self, **options: Any) -> None:
         """Compile the backbone's call with `torch.compile`: one graph serves every task, since tasks differ in tensors alone."""
-        self._inner = torch.compile(self._call_backbone, **options)
+        with self._lock:
+            self._compile_options, self._stand_in = options, None
 
     # ------------------------------------------------------------------ module plumbing
 
@@ -174,16 +210,21 @@ class FrozenBackbone(nn.Module):
         """Forget what was derived from the tensors: they moved, or this is a copy."""
         self._frozen = None
         self._layers = None
+        self._stand_in = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is copied: no lock, nothing derived, no compiled function bound to the original.
+        # What is copied: no lock, nothing derived, and a copy is not compiled.
         state = self.__dict__.copy()
-        for key in ("_lock", "_cache", "_frozen", "_layers", "_inner"):
+        for key in ("_lock", "_cache", "_frozen", "_written", "_layers", "_stand_in"):
             state.pop(key, None)
-        return state
+        return state | {"_compile_options": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._lock = threading.RLock()
-        self._inner = self._call_backbone
         self._reset_tensors()
+
+
+def _versions(tensors: Mapping[str, Tensor]) -> list[int]:
+    """Counters of the writes into each tensor."""
+    return [tensor._version for tensor in tensors.values() if not tensor.is_inference()]

@@ -20,8 +20,8 @@ Selection = Select | str | type[nn.Module] | Sequence[str | type[nn.Module]]
 IsNorm = Callable[[str, nn.Module], bool]
 """`is_norm(module name, module) -> is its state a task's own?`"""
 
-_MASKABLE = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention)
-_WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+MASKABLE = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention)
+WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 # Subclasses count, so timm's BatchNormAct2d, GroupNorm1 and LayerNorm2d do; _NormBase is BatchNorm's and InstanceNorm's.
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -31,7 +31,22 @@ def is_weight(name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
 
     Biases, class tokens, position embeddings and layer-scale gammas stay frozen.
     """
-    return isinstance(module, _MASKABLE) and name.rpartition(".")[2] in _WEIGHTS
+    return isinstance(module, MASKABLE) and name.rpartition(".")[2] in WEIGHTS
+
+
+def parts_of(selection: Selection) -> list[str | type[nn.Module]] | None:
+    """The name patterns and layer types of a selection, each once; None of a function.
+
+    Raises:
+        InputError: a part of the selection is neither.
+    """
+    if not isinstance(selection, str | type | Sequence):
+        return None
+    parts = [selection] if isinstance(selection, str | type) else list(selection)
+    wrong = [p for p in parts if not isinstance(p, str) and not (isinstance(p, type) and issubclass(p, nn.Module))]
+    if wrong:
+        raise InputError(f"select got {wrong[0]!r}: expected name patterns, layer types, or one function")
+    return list(dict.fromkeys(parts))
 
 
 def as_select(selection: Selection) -> Select:
@@ -43,12 +58,9 @@ def as_select(selection: Selection) -> Select:
     Raises:
         InputError: a part of the selection is neither.
     """
-    if not isinstance(selection, str | type | Sequence):
-        return selection
-    parts = [selection] if isinstance(selection, str | type) else list(selection)
-    wrong = [p for p in parts if not isinstance(p, str) and not (isinstance(p, type) and issubclass(p, nn.Module))]
-    if wrong:
-        raise InputError(f"select got {wrong[0]!r}: expected name patterns, layer types, or one function")
+    parts = parts_of(selection)
+    if parts is None:
+        return selection  # type: ignore[return-value]
 
     def select(name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
         fits = (fnmatch.fnmatchcase(name, p) if isinstance(p, str) else isinstance(module, p) for p in parts)

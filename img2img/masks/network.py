@@ -16,7 +16,7 @@ from img2img.masks.basis import Basis
 from img2img.masks.cache import WeightCache
 from img2img.masks.deployed import DeployedNetwork
 from img2img.masks.frozen import FrozenBackbone
-from img2img.masks.layers import IsNorm, Selection, as_select, is_normalisation, is_weight
+from img2img.masks.layers import IsNorm, Selection, is_normalisation, is_weight
 from img2img.masks.table import TaskFile, TaskTable
 from img2img.masks.task import NormMode, TaskState, copy_into
 from img2img.masks.task_module import TaskModule
@@ -25,10 +25,11 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class MaskedNetwork(FrozenBackbone):
-    """A frozen backbone that runs many tasks, by functional calls with each task's effective tensors.
+    """A frozen backbone that runs many tasks, by calls with each task's effective tensors.
 
     The backbone given is copied and never mutated: no layer is re-written, no flag of the original is touched, and every
-    buffer is passed in, so nothing that a forward pass writes can reach it.
+    buffer is passed in, so nothing that a forward pass writes can reach it. Nor is the copy, `backbone`: it is there to be
+    read, and changes of its modules after the first call are not seen.
 
     Args:
         backbone: any module.
@@ -36,12 +37,14 @@ class MaskedNetwork(FrozenBackbone):
         select: which parameters are masked: name patterns, layer types, or a function, see `layers.as_select`; by default the
             weights of convolutions, linear, bilinear, embedding and attention layers, see `layers.is_weight`.
         is_norm: which modules are normalisation, see `layers.is_normalisation`.
+        strict: refuse a selection of which a part fits nothing, or weights that cannot be masked. False is for files that were
+            written before this was refused.
         cache_bytes: the bound on cached effective weights; the least recently used task is dropped first.
         loaded_bytes: the bound on tasks that were registered from files and read when used, likewise.
 
-    Calls are serialised by a lock, because a functional call swaps the attributes of the one shared backbone: a service
-    that runs tasks in parallel runs merged copies (`merge`). Outputs are bit-equal for the same batch size, memory
-    format, thread count and grad mode.
+    Calls run on a stand-in for the backbone that shares its tensors (`stand_in.StandIn`), so one that is broken off leaves
+    nothing behind. They are serialised by a lock: a service that runs tasks in parallel runs merged copies (`merge`). Outputs
+    are bit-equal for the same batch size, memory format, thread count and grad mode.
     """
 
     _cache: WeightCache
@@ -53,11 +56,12 @@ class MaskedNetwork(FrozenBackbone):
         head: str | None = None,
         select: Selection = is_weight,
         is_norm: IsNorm = is_normalisation,
+        strict: bool = True,
         cache_bytes: int = 1 << 30,
         loaded_bytes: int = 1 << 28,
     ) -> None:
         self.cache_bytes = cache_bytes
-        super().__init__(backbone, head, as_select(select), is_norm)
+        super().__init__(backbone, head, select, is_norm, strict=strict)
         self._tasks = TaskTable(loaded_bytes)
         self._bases = nn.ModuleDict()
 
@@ -160,22 +164,23 @@ class MaskedNetwork(FrozenBackbone):
         Its outputs stay the same bit for bit where the method's stored form is exact (`Mask.exact`); quantised values move
         them once, here, and never again.
         """
-        self.state(task).freeze()
-        self._cache.drop(task)
+        with self._lock:
+            self._cache.drop(task)
+            self.state(task).freeze()
 
     def delete_task(self, task: str) -> None:
         """Forget `task`; no other task changes, and a registered task's file stays."""
         self._tasks.require(task)
         with self._lock:
-            self._tasks.remove(task)
             self._cache.drop(task)
+            self._tasks.remove(task)
 
     def rename_task(self, task: str, new: str) -> None:
         """Give `task` another name; it keeps its place. Files written before keep the old one."""
         self._tasks.require(task)
         with self._lock:
-            self._tasks.rename(task, new)
             self._cache.drop(task)
+            self._tasks.rename(task, new)
 
     def task_module(self, task: str) -> TaskModule:
         """`task` alone as a module, for optimisers, Fabric and DDP: its parameters are the task's and no others."""
@@ -225,8 +230,7 @@ class MaskedNetwork(FrozenBackbone):
             return self._mixed(args, list(task), kwargs)
         state = self.state(task)
         own = state.norm_tensors() | self._effective(task, state)
-        with self._lock, self._evaluating(state):
-            features = self.run_with(own, args, kwargs, compiled=True)
+        features = self.run_with(own, args, kwargs, evaluating=state.evaluating(), compiled=True)
         return features if state.head is None else state.head(features)
 
     def _mixed(self, args: tuple[Any, ...], tasks: list[str], kwargs: dict[str, Any]) -> list[Any]:
@@ -272,16 +276,23 @@ class MaskedNetwork(FrozenBackbone):
 
     # ------------------------------------------------------------------ deployment and disk
 
-    def merge(self, task: str) -> nn.Module:
+    def merge(self, task: str, *, requires_grad: bool = False) -> nn.Module:
         """An ordinary module that gives exactly `task`'s outputs: a copy of the backbone with everything written in.
 
-        It shares nothing with this network, is in evaluation mode and requires grad.
+        It shares nothing with this network and is in evaluation mode.
+
+        Args:
+            task: its name.
+            requires_grad: whether its parameters do, for training on. PyTorch takes other kernels of linear layers then, even
+                without grad, so outputs may differ in the last digits (as may those of a head of `task` while it is in training).
         """
         state = self.state(task)
         with self._lock, torch.no_grad():
             plain = self.copy_backbone(copy.deepcopy(state.head))
             copy_into(plain, self._effective(task, state) | state.norm_tensors())
-        return plain.requires_grad_(True).eval()
+        for parameter in plain.parameters():
+            parameter.requires_grad_(requires_grad and parameter.is_floating_point())
+        return plain.eval()
 
     def deploy(self) -> DeployedNetwork:
         """A copy whose task is switched in place, without recompiling; see `DeployedNetwork`."""
@@ -303,13 +314,10 @@ class MaskedNetwork(FrozenBackbone):
 
         state = self.state(task)
         self.freeze_task(task)
-        before = state.info
-        state.info = {**before, **(info or {})}
-        try:
-            return save_task_file(path, task, state, self, relative_to)
-        except BaseException:
-            state.info = before
-            raise
+        together = {**state.info, **(info or {})}
+        written = save_task_file(path, task, state, self, relative_to, info=together)
+        state.info = together  # once the file is there
+        return written
 
     def load_task(self, path: str | os.PathLike[str], *, name: str | None = None, head: nn.Module | None = None) -> str:
         """Add the task of a file that `save_task` wrote, after checking everything in it; returns its name.

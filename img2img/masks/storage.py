@@ -73,7 +73,13 @@ def _binary_parts(state: TaskState) -> dict[str, dict[str, Tensor]]:
 
 
 def save_task_file(
-    path: str | os.PathLike[str], task: str, state: TaskState, network: "MaskedNetwork", relative_to: str | None = None
+    path: str | os.PathLike[str],
+    task: str,
+    state: TaskState,
+    network: "MaskedNetwork",
+    relative_to: str | None = None,
+    *,
+    info: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the frozen `state` of `task`, atomically.
 
@@ -84,6 +90,7 @@ def save_task_file(
         network: which the task belongs to.
         relative_to: a frozen task of `network`: masks are coded relative to its masks where that is smaller. Whoever loads the
             file must have it. Where it is smaller for no mask, the file does not depend on it.
+        info: what the file says of the task in place of `state.info`.
 
     Raises:
         InputError: `relative_to` is no other frozen task, or the task's `info` is no plain JSON.
@@ -113,7 +120,7 @@ def save_task_file(
         "head": None if state.head is None else describe_head(state.head),
         "backbone_sha256": network.backbone_sha256,
         "densities": state.densities(),
-        "info": state.info,
+        "info": state.info if info is None else dict(info),
         "storage": {
             "weights": sum(layers.values()),
             "coded_bytes": coded_bytes,

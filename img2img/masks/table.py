@@ -91,14 +91,14 @@ class TaskTable(nn.Module):
     def add(self, name: str, state: TaskState) -> None:
         """Add a task that lives in memory."""
         self.check_new(name)
-        self._names.append(name)
         self._keep(name, state)
+        self._names.append(name)  # last: a name that has nothing would break every later use
 
     def register(self, name: str, file: TaskFile) -> None:
         """Add a task that is read when it is first used, and again after it was dropped."""
         self.check_new(name)
-        self._names.append(name)
         self._files[name] = file
+        self._names.append(name)
 
     def pin(self, name: str) -> None:
         """Keep a registered task that was read in memory from now on: it is about to change."""
@@ -116,11 +116,14 @@ class TaskTable(nn.Module):
     def rename(self, old: str, new: str) -> None:
         """Give a task another name, and let it keep its place."""
         self.check_new(new)
-        self._names[self._names.index(old)] = new
         tables: tuple[MutableMapping[str, Any] | nn.ModuleDict, ...] = (self._files, self._loaded, self.states)
+        for table in tables:  # under both names while that of the list changes, or an interrupt could lose the task
+            if old in table:
+                table[new] = table[old]
+        self._names[self._names.index(old)] = new
         for table in tables:
             if old in table:
-                table[new] = table.pop(old)
+                del table[old]
 
     def _keep(self, name: str, state: TaskState) -> None:
         self.states[name] = state.train(self.training)

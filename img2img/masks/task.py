@@ -1,12 +1,15 @@
 """What one task owns: its masks, its normalisation state and its head."""
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from img2img.masks.base import Mask, MaskMethod
+from img2img.masks.stand_in import Evaluating
 
 NormMode = Literal["own", "statistics", "frozen"]
 """What of the normalisation is a task's own: parameters and running statistics, the statistics alone, or nothing."""
@@ -89,6 +92,10 @@ class TaskState(nn.Module):
         found = {name: mask.binary() for name, mask in self.named_masks()}
         return {name: mask for name, mask in found.items() if mask is not None}
 
+    def evaluating(self) -> Evaluating:
+        """What of the backbone must not move in a call: all of a frozen task, or frozen normalisation."""
+        return "all" if self.frozen else "norm" if self.norm_mode == "frozen" else "none"
+
     def norm_tensors(self) -> dict[str, Tensor]:
         """The normalisation parameters and buffers, by their names in the backbone; the tensors themselves."""
         tensors = dict(self.norm.named_parameters()) | dict(self.norm.named_buffers())
@@ -105,10 +112,9 @@ class TaskState(nn.Module):
 
     def freeze(self) -> None:
         """End the training: scores become stored bits, nothing requires grad, evaluation mode for good."""
-        self.prepare()
-        for _, mask in self.named_masks():
-            mask.freeze()
-        self.frozen = True
+        if not self.frozen:
+            self.prepare()
+            self._change(lambda twin, _: twin.freeze(), frozen=True)
         self.requires_grad_(False)
         self.zero_grad(set_to_none=True)
         self.train(False)
@@ -116,11 +122,24 @@ class TaskState(nn.Module):
     def unfreeze(self) -> Self:
         """Train on: scores start from the stored masks, and masks, norm parameters and head require grad."""
         if self.frozen:
-            self.frozen = False
-            for _, mask in self.named_masks():
-                mask.start_from(mask)
-            self.requires_grad_(True)
+            for part in (self.norm, self.head):
+                if part is not None:
+                    part.requires_grad_(True)
+            self._change(lambda twin, mask: (twin.start_from(mask), twin.requires_grad_(True)), frozen=False)
         return self
+
+    def _change(self, change: Callable[[Mask, Mask], object], *, frozen: bool) -> None:
+        """Change all masks and `frozen` at one stroke: an interrupt finds all as it was, or all changed."""
+        masks, twins = [mask for _, mask in self.named_masks()], []
+        for mask in masks:
+            twin = copy.copy(mask)
+            for table in ("_parameters", "_buffers"):
+                vars(twin)[table] = dict(vars(mask)[table])
+            change(twin, mask)
+            twins.append(twin)
+        names, values = ["__dict__"] * len(masks), [*map(vars, twins), frozen]
+        # In C from the first to the last; Python handles a signal between its own instructions only.
+        deque(map(object.__setattr__, [*masks, self], [*names, "frozen"], values), maxlen=0)
 
     def train(self, mode: bool = True) -> Self:
         """As any module's, but a frozen task stays in evaluation mode: its running statistics must not move."""

@@ -143,25 +143,22 @@ def by_norm_statistics(network: MaskedNetwork, *args: Any, tasks: Sequence[str] 
         raise InputError(
             "the backbone keeps no running statistics (batch or instance normalisation with track_running_stats): use by_entropy"
         )
-    scores = {}
+    scores, seen = {}, list[Tensor]()
+
+    def compare(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(_divergence(module, inputs[0]))
+
     with _mode(network, training=False), torch.no_grad():
+        stand_in = network.stand_in_with_hooks(dict.fromkeys(layers, compare))
         for task in names:
-            state, seen = network.state(task), list[Tensor]()
+            state = network.state(task)
             if state.norm_mode == "frozen":
                 raise InputError(
                     f"task {task!r} has no running statistics of its own (norm='frozen'): name the tasks that have some "
                     "(tasks=...), or use by_entropy"
                 )
-
-            def compare(module: nn.Module, inputs: tuple[Tensor, ...], seen: list[Tensor] = seen) -> None:
-                seen.append(_divergence(module, inputs[0]))
-
-            hooks = [network.backbone.get_submodule(layer).register_forward_pre_hook(compare) for layer in layers]
-            try:
-                network.run_with(state.norm_tensors() | network._effective(task, state), args, kwargs)
-            finally:
-                for hook in hooks:
-                    hook.remove()
+            seen.clear()
+            network.run_with(state.norm_tensors() | network._effective(task, state), args, kwargs, stand_in=stand_in)
             early = torch.stack(seen[: (len(seen) + 1) // 2])
             scores[task] = early.clamp_min(torch.finfo(early.dtype).tiny).log().mean().exp().item()
     return _ranked(scores)
@@ -302,6 +299,9 @@ def _mode(network: MaskedNetwork, *, training: bool) -> Iterator[None]:
     """The network in training or evaluation mode, alone with it; every module's flag restored."""
     with network._lock:
         flags = [(module, module.training) for module in network.modules()]
+        if all(flag == training for _, flag in flags):
+            yield  # nothing to be undone
+            return
         was_training = network.training
         network.train(training)
         try:

@@ -23,7 +23,7 @@ def prepare(experiment: Experiment, name: str) -> Ready:
         InputError: an option, or data that is missing or cannot be used.
     """
     config = experiment.task(name)
-    parts = build_data(config.data)
+    parts = build_data(config.data, exclude=[experiment.folder])
     options = dict(config.task)
     kind = task_class(options.get("kind"))
     if kind.has_classes and "classes" not in options:
@@ -60,6 +60,9 @@ def check_output(ready: Ready, backbone: Backbone) -> None:
 
 def remarks(ready: Ready) -> Iterator[str]:
     """What a user would want to know of a task's data before it is learned, though it can be."""
+    yield from ready.parts.remarks
+    if text := ready.parts.train.depth_remark():
+        yield text
     categories = ready.parts.train.categories
     if categories is None or not ready.task.whole_picture:
         return

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from img2img.data.decode import open_header
 from img2img.web.limits import Limits, RefusedError, check_pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -18,7 +19,7 @@ def open_upload(blob: bytes | Path, limits: Limits) -> Image.Image:
         RefusedError: 415 for no picture, 413 for one of too many pixels.
     """
     try:
-        image = Image.open(BytesIO(blob) if isinstance(blob, bytes) else blob, formats=FORMATS)
+        image = open_header(BytesIO(blob if isinstance(blob, bytes) else blob.read_bytes()), FORMATS)
     except Image.DecompressionBombError as error:
         raise RefusedError(
             413, f"the picture has too many pixels: expected {limits.pixels:,} at most; make it smaller"

@@ -121,3 +121,22 @@ def test_pickling_leaves_the_pictures_behind():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options))):
         Cached(Counting(), **options)
+
+
+class Strip(PictureSet):
+    """One picture of 2 x 6000 pixels."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return Sample(np.zeros((6000, 2, 3), dtype=np.uint8), name="strip.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "size"), [({"short_side": 256}, "256 x 768000"), ({"square": 20_000}, "20000 x 20000"), ({"middle": 10_000}, "")]
+)
+def test_a_strip_is_not_enlarged_to_gigabytes(options, size, monkeypatch):
+    monkeypatch.setattr(Image.Image, "resize", lambda *_: pytest.fail("it was enlarged"))
+    with pytest.raises(InputError, match=rf"strip\.png.*2 x 6000 .*{size}.*at most 89,478,485; "):
+        Cached(Strip(), **options)[0]

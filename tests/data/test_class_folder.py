@@ -82,7 +82,7 @@ def test_the_folder_above_the_parts_and_one_without_classes_say_the_layout(root:
 def test_a_class_without_a_picture_is_named(root: Path) -> None:
     (root / "train/owl").mkdir()
     (root / "train/owl/readme.md").write_text("none yet")
-    with pytest.raises(InputError, match=r"no picture in .*owl \(1 other files\)"):
+    with pytest.raises(InputError, match=r"no picture in .*owl \(1 other file \(\.md: 1\)\)"):
         ClassFolder(root=root / "train")
 
 

@@ -1,4 +1,3 @@
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -9,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from img2img.data import decode
-from img2img.data.decode import list_pictures, read_label, read_picture
+from img2img.data.decode import read_label, read_picture, read_turned, turned
 from img2img.errors import InputError
 
 
@@ -111,6 +110,31 @@ def test_exif_orientation_is_applied(tmp_path: Path, rgb: np.ndarray, orientatio
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), rgb)
 
 
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_is_told_and_turns_labels_alike(
+    tmp_path: Path, rgb: np.ndarray, orientation: int, extension: str
+) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(rgb).save(tmp_path / f"photo.{extension}", exif=exif)
+    read, found = read_turned(tmp_path / f"photo.{extension}")
+    assert found == orientation
+    if extension in ("png", "tif"):
+        np.testing.assert_array_equal(read, turned(rgb, orientation))
+        Image.fromarray(rgb[..., 0]).save(tmp_path / f"label.{extension}", exif=exif)
+        np.testing.assert_array_equal(read_label(tmp_path / f"label.{extension}", stored=True), rgb[..., 0])
+        np.testing.assert_array_equal(read_label(tmp_path / f"label.{extension}"), turned(rgb[..., 0], orientation))
+    assert read.shape == turned(rgb, orientation).shape
+
+
+def test_a_broken_tag_beside_the_orientation_does_not_undo_it(tmp_path: Path, rgb: np.ndarray) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\10" + struct.pack(">H", 2)
+    exif += struct.pack(">HHIHH", 274, 3, 1, 3, 0) + struct.pack(">HHII", 282, 5, 1, 9_999) + bytes(4)
+    Image.fromarray(rgb).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), rgb[::-1, ::-1])
+
+
 def test_a_broken_exif_block_does_not_cost_the_picture(tmp_path: Path, rgb: np.ndarray) -> None:
     Image.fromarray(rgb).save(tmp_path / "a.png", exif=b"Exif\0\0not a TIFF header at all")
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), rgb)
@@ -148,7 +172,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_failing_disk_is_not_called_a_damaged_file(tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(rgb).save(tmp_path / "a.png")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(decode.Image, "open", fail)
@@ -196,6 +220,25 @@ def test_grey_labels_keep_their_values(tmp_path: Path, extension: str, dtype: ty
     np.testing.assert_array_equal(read_label(tmp_path / f"a.{extension}"), label)
 
 
+def test_gif_labels_keep_their_indices(tmp_path: Path) -> None:
+    label = np.array([[0, 1, 5, 200]], dtype=np.uint8)
+    image = Image.fromarray(label, mode="P")
+    image.putpalette(list(np.random.default_rng(0).integers(0, 256, 768)))
+    image.save(tmp_path / "colours.gif", optimize=False)
+    grey = np.array([[0, 255, 255, 0]], dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.gif", optimize=False)
+    np.testing.assert_array_equal(read_label(tmp_path / "colours.gif"), label)
+    np.testing.assert_array_equal(read_label(tmp_path / "grey.gif"), grey)
+
+
+@pytest.mark.parametrize(
+    ("head", "values"), [(b"P5 3 1 5\n", bytes([0, 2, 5])), (b"P2 3 1 5\n", b"0 2 5\n"), (b"P5 3 1 300\n", b"\0\0\0\2\0\5")]
+)
+def test_a_pgm_keeps_the_numbers_that_are_in_it(tmp_path: Path, head: bytes, values: bytes) -> None:
+    (tmp_path / "a.pgm").write_bytes(head + values)  # Pillow stretches them to all of 8 or 16 bits
+    assert read_label(tmp_path / "a.pgm").tolist() == [[0, 2, 5]]
+
+
 def test_one_bit_labels_are_zero_and_one(tmp_path: Path) -> None:
     Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_label(tmp_path / "a.png"), [[1, 0]])
@@ -224,42 +267,3 @@ def test_damaged_labels_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"a\.png \(0 bytes\)"):
         read_label(tmp_path / "a.png")
-
-
-def test_pictures_are_listed_by_extension_and_sorted_by_path(tmp_path: Path) -> None:
-    pictures = ("b.JPG", "a/z.jpeg", "a/c/x.webp", "a.TIFF", "c.tif", "d.bmp", "e.Png")
-    for name in (*pictures, "f.txt", ".hidden.png", ".git/g.png", "no"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = [p.relative_to(tmp_path).as_posix() for p in list_pictures(tmp_path)]
-    assert found == ["a.TIFF", "a/c/x.webp", "a/z.jpeg", "b.JPG", "c.tif", "d.bmp", "e.Png"]
-
-
-def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "a.png").touch()
-    root = tmp_path / "set"
-    root.mkdir()
-    (root / "cats").symlink_to(tmp_path / "store")
-    (root / "tigers").symlink_to(tmp_path / "store")
-    (root / "loop").symlink_to(root)
-    assert list_pictures(root) == [root / "cats" / "a.png"]
-
-
-def test_a_missing_folder_names_the_nearest_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = rf"no folder at x{os.sep}y \(the nearest that exists is {tmp_path}\)"
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=expected):
-        list_pictures(Path("x", "y"))
-
-
-def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").touch()
-    with pytest.raises(InputError, match=r"a\.zip is a file"):
-        list_pictures(tmp_path / "a.zip")
-
-
-def test_an_empty_folder_says_what_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"no picture in .* \(1 other files\): expected files that end in"):
-        list_pictures(tmp_path)

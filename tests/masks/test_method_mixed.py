@@ -22,7 +22,7 @@ def net() -> MaskedNetwork:
 def test_it_starts_at_the_backbone_and_learns_its_weights_as_a_network_of_its_own_would(net: MaskedNetwork) -> None:
     x, lr = torch.randn(4, 3, 8, 8), 0.1
     state = net.state("mixed")
-    plain = net.merge("mixed").train()
+    plain = net.merge("mixed", requires_grad=True).train()
     assert torch.equal(plain.eval()(x), evaluate(net, "mixed", x))
     plain.train()
     net.train()

@@ -254,7 +254,7 @@ def test_a_deepcopy_is_independent(net: MaskedNetwork, x: torch.Tensor) -> None:
 
 def test_a_merged_module_can_be_fine_tuned_and_is_no_part_of_the_network(net: MaskedNetwork, x: torch.Tensor) -> None:
     before = evaluate(net, "a", x)
-    plain = net.merge("a").train()
+    plain = net.merge("a", requires_grad=True).train()
     torch.optim.SGD(plain.parameters(), 1.0).zero_grad()
     plain(x).square().sum().backward()
     assert all(p.grad is not None for p in plain.parameters())

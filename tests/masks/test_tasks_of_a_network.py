@@ -280,10 +280,9 @@ def test_scores_follow_the_memory_format_of_the_network(x: torch.Tensor) -> None
     ("select", "expected"),
     [
         (nn.Conv2d, {"body.0.weight", "body.3.weight"}),
-        (nn.Linear, set()),
         ("body.0.*", {"body.0.weight"}),
         (["body.0.weight", "*.3.weight"], {"body.0.weight", "body.3.weight"}),
-        (["body.0.*", nn.Linear], {"body.0.weight"}),
+        (["body.0.*", nn.Module], {"body.0.weight", "body.3.weight"}),
         (lambda name, module, p: name == "body.3.bias", {"body.3.bias"}),
     ],
 )

@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from colour_profiles import WIDE, grey_profile
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from web_bundles import encoded, photo, same
 
 import img2img
@@ -58,6 +60,8 @@ def uploads(folder: Path) -> dict[str, Path]:
     turned = Image.Exif()
     turned[274] = 6
     palette = photo().quantize(16)
+    much = PngInfo()
+    much.add_text("log", "words " * 400_000, zip=True)
     files = {
         "rgb.png": encoded(photo()),
         "grey.png": encoded(photo(mode="L")),
@@ -70,6 +74,11 @@ def uploads(folder: Path) -> dict[str, Path]:
         "photo.webp": encoded(photo(), "WEBP"),
         "photo.bmp": encoded(photo(), "BMP"),
         "moving.gif": encoded(photo(), "GIF", save_all=True, append_images=[photo(seed=2)]),
+        "wide.jpg": encoded(photo(), "JPEG", icc_profile=WIDE["adobe"]),
+        "wide.tiff": encoded(photo(), "TIFF", icc_profile=WIDE["prophoto"]),
+        "wide palette.tiff": encoded(palette, "TIFF", icc_profile=WIDE["prophoto"]),
+        "linear.tiff": encoded(deep, "TIFF", icc_profile=grey_profile(1.0)),
+        "talkative.png": encoded(photo(), pnginfo=much),
     }
     for name, blob in files.items():
         (folder / name).write_bytes(blob)
@@ -92,6 +101,16 @@ def test_the_page_keeps_every_picture_as_it_is(reference: Any, tmp_path: Path) -
         kept = keep(path.read_bytes(), folder, Limits())
         assert folder.find(str(kept)) == kept
         assert same(reference.run("colour", str(kept)), reference.run("colour", str(path))), name
+
+
+def test_a_wide_picture_is_answered_as_the_same_one_in_srgb(http: httpx.Client) -> None:
+    wide = Image.new("RGB", (48, 40), (188, 42, 39))
+    answers = [
+        np.asarray(opened(http.post(f"{API}/run/colour", content=encoded(picture, icc_profile=profile)))).astype(int)
+        for picture, profile in ((wide, WIDE["adobe"]), (Image.new("RGB", wide.size, (219, 37, 34)), None), (wide, None))
+    ]
+    assert np.abs(answers[0] - answers[1]).max() <= 2
+    assert np.abs(answers[0] - answers[2]).max() > 5
 
 
 @pytest.mark.parametrize("form", [None, "colours", "labels", "overlay"])

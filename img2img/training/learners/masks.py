@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -79,7 +79,9 @@ class MaskLearner(Learner):
         """Write the task's file into the bundle."""
         ready = self.context.ready[name]
         side = min(ready.parts.test[0].image.shape[:2])
-        info = {"figures": dict(figures), "side": side}
+        info: dict[str, Any] = {"figures": dict(figures), "side": side}
+        if ready.parts.test.white is not None:
+            info["white"] = ready.parts.test.white
         add_task_to_bundle(self.bundle, self.context.network, name, options=ready.task.options(), info=info)
 
     def own_bytes(self, name: str) -> int:
