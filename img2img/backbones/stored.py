@@ -26,7 +26,7 @@ MAX_HEAD = 1 << 27
 """Parameters of the head that a backbone is built with, at most: half a gigabyte."""
 
 _ODD = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-_SPARE = 20_000
+_SPARE = 8_000
 """Parameters that a network may be built with beyond those of its file, which it drops again: unused stages."""
 
 
@@ -76,10 +76,17 @@ def _check_head_size(skeleton: Backbone) -> None:
         )
 
 
+_FILLING = frozenset({"erfinv_", "fill_", "normal_", "uniform_", "zero_"})
+
+
 class _NoValues(TorchFunctionMode):
-    """Where a constructor asks a tensor for its value, on the meta device it gets 0: shapes do not depend on it."""
+    """On the meta device: nothing is filled, and a constructor that asks for a value gets 0, on which no shape depends."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _FILLING or getattr(func, "__module__", "") == "torch.nn.init":
+            target = args[0] if args else (kwargs or {}).get("tensor")
+            if isinstance(target, Tensor) and target.is_meta:
+                return target
         if func is Tensor.item and args[0].is_meta:
             return 0.0
         if func is Tensor.tolist and args[0].is_meta:

@@ -34,7 +34,6 @@ def check_name(name: str) -> None:
         raise InputError(f"task name {name!r} is a word that PyTorch's modules reserve; choose another name")
 
 
-
 class TaskTable(nn.Module):
     """Tasks by name, in the order in which they were added.
 
