@@ -9,17 +9,28 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
-from img2img.backbones import Backbone, build_backbone
+from img2img.backbones import Backbone
+from img2img.backbones.head_check import check_head
+from img2img.backbones.stored import rebuild_backbone
 from img2img.errors import InputError
 from img2img.files import read_json, write_bytes, write_json
 from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.storage import read_header
+from img2img.masks.table import check_name
+from img2img.tasks.stored import check_info, stored_task
+from img2img.untrusted import check_plain, tensor_shapes
 
 FORMAT = "img2img-bundle"
 VERSION = 2
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 HEAD = "head"
 """The submodule of every `Backbone` that tasks replace."""
+MAX_DESCRIPTION = 1 << 22
+"""Bytes of the longest `bundle.json`."""
+MAX_TASKS = 10_000
+MAX_PATTERNS = 4096
+MAX_PATTERN = 1000
+"""Entries of its lists, and letters of a pattern or a name, at most."""
 
 
 def save_backbone(
@@ -99,18 +110,26 @@ def task_path(folder: Path, task: str) -> Path:
     Raises:
         InputError: it is no task name.
     """
-    if "/" in task or "\\" in task:
-        raise InputError(f"{folder / 'bundle.json'} lists the task {task!r}, which is no task name: restore it from a copy")
+    try:
+        check_name(task)
+    except InputError as error:
+        raise InputError(f"{folder / 'bundle.json'} lists a task that can be none: {error}") from error
     return folder / "tasks" / f"{task}.safetensors"
 
 
 def basis_path(folder: Path, sha256: str) -> Path:
-    """The file of a basis."""
+    """The file of a basis.
+
+    Raises:
+        InputError: `sha256` is no SHA-256.
+    """
+    if not _SHA256.fullmatch(sha256):
+        raise InputError(f"{folder / 'bundle.json'}: a basis has the SHA-256 {sha256[:80]!r}: restore it from a copy")
     return folder / "bases" / f"{sha256}.safetensors"
 
 
 def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The contents of `bundle.json`, checked.
+    """The contents of `bundle.json`, checked: every field of its type, every name one that may name a file.
 
     Raises:
         InputError: no bundle there, or it was edited into something else, or is of a newer format.
@@ -118,6 +137,8 @@ def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / "bundle.json"
     if not path.is_file():
         raise InputError(f"no bundle in {folder}: expected the file bundle.json there; give the folder that a run wrote")
+    if path.stat().st_size > MAX_DESCRIPTION:
+        raise InputError(f"{path} has {path.stat().st_size} bytes, expected at most {MAX_DESCRIPTION}: restore it from a copy")
     description = read_json(path)
     version = description.get("version") if isinstance(description, dict) else None
     if isinstance(version, int) and version != VERSION:
@@ -127,11 +148,18 @@ def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if isinstance(description, dict):
         description.setdefault("select", ["*"])  # bundles had none at first
     wrong = [k for k, kind in form.items() if not isinstance(description, dict) or not isinstance(description.get(k), kind)]
-    texts = [] if wrong else [*description["select"], *description["tasks"]]
+    texts = [] if wrong else [*description["select"], *description["tasks"], *description["bases"].values()]
     if wrong or description["format"] != FORMAT or not all(isinstance(text, str) for text in texts):
         raise InputError(
             f"{path} is no description of a bundle (wrong or missing: {wrong or ['format']}): restore it from a copy"
         )
+    for key, most in (("select", MAX_PATTERNS), ("tasks", MAX_TASKS), ("bases", MAX_TASKS)):
+        check_plain(description[key], f"{key} in {path}", depth=1, most=most, longest=MAX_PATTERN)
+    check_plain(description["spec"], f"spec in {path}")
+    for task in description["tasks"]:
+        task_path(path.parent, task)
+    for sha256 in description["bases"].values():
+        basis_path(path.parent, sha256)
     return description
 
 
@@ -161,10 +189,38 @@ def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone
     description = read_bundle(folder)
     check_has_tasks(folder, description)
     network, backbone = load_backbone(folder, description)
-    for name in description["tasks"]:
-        network.load_task(task_path(folder, name), name=name)
+    load_tasks(folder, description["tasks"], network, backbone)
     network.eval()
     return network, backbone
+
+
+def load_tasks(folder: Path, names: Sequence[str], network: MaskedNetwork, backbone: Backbone) -> None:
+    """Load tasks of a bundle into `network`, and check that what they say of themselves fits their heads.
+
+    Raises:
+        InputError: a file is missing, damaged, of another network, or its head does not give what the task needs.
+    """
+    for name in names:
+        path = task_path(folder, name)
+        network.load_task(path, name=name)
+        state = network.state(name)
+        check_info(path, state.info)
+        try:
+            task = stored_task(state.info)
+            check_head(backbone, state.head, task.out_channels)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+def check_bundle(folder: str | os.PathLike[str]) -> None:
+    """Read all of a bundle, with or without tasks.
+
+    Raises:
+        InputError: see `load_bundle`.
+    """
+    folder = Path(folder)
+    description = read_bundle(folder)
+    load_tasks(folder, description["tasks"], *load_backbone(folder, description))
 
 
 def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedNetwork, Backbone]:
@@ -173,17 +229,11 @@ def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedN
     if not path.is_file():
         raise InputError(f"no backbone at {path}: copy the bundle again, whole")
     # No weights of another origin, whatever an edited file may ask for: they come from the bundle.
-    backbone = build_backbone({"out_channels": 1} | description["spec"] | {"weights": None})
+    backbone = rebuild_backbone({"out_channels": 1} | description["spec"], tensor_shapes(path), path)
     try:
-        tensors = safetensors.torch.load(path.read_bytes())
-        missing, unexpected = backbone.load_state_dict(tensors, strict=False)
+        backbone.load_state_dict(safetensors.torch.load(path.read_bytes()), strict=False)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged or of another network ({str(error).splitlines()[0]}): copy it again") from error
-    odd = [name for name in missing if not name.startswith(HEAD + ".")] + unexpected
-    if odd:
-        raise InputError(
-            f"{path} does not fit the network that bundle.json describes: {odd[:3]} missing or unexpected; copy both"
-        )
+        raise InputError(f"{path} is damaged or of another network ({error}): copy it again") from error
     network = MaskedNetwork(backbone, head=HEAD, select=description["select"], strict=False)
     if network.backbone_sha256 != description["sha256"]:
         raise InputError(
@@ -199,8 +249,6 @@ def load_bases(folder: Path, bases: Mapping[str, str], network: MaskedNetwork) -
     for name, sha256 in bases.items():
         if name in network.bases():
             continue
-        if not _SHA256.fullmatch(str(sha256)):
-            raise InputError(f"{folder / 'bundle.json'}: the basis {name!r} has the SHA-256 {sha256!r}: restore it from a copy")
         basis = Basis.load(basis_path(folder, sha256), network.layers())
         if basis.sha256 != sha256:
             raise InputError(f"{basis_path(folder, sha256)} holds the basis {basis.sha256[:12]}…: copy the bundle again, whole")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from img2img.bundle import basis_path, bundle_folder, check_has_tasks, load_backbone, read_bundle, task_path
+from img2img.bundle import basis_path, bundle_folder, check_has_tasks, load_backbone, load_tasks, read_bundle, task_path
 from img2img.errors import InputError
 from img2img.files import write_atomic, write_json
 from img2img.masks import MaskedNetwork
@@ -76,7 +76,8 @@ class _Joint:
         description = read_bundle(folder)
         if not may_be_empty:
             check_has_tasks(folder, description)
-        network, _ = load_backbone(folder, description)  # checks backbone and bases
+        network, backbone = load_backbone(folder, description)  # checks backbone and bases
+        load_tasks(folder, description["tasks"], network, backbone)  # and that each would open, before it is joined
         self.description = self.description or description
         for key, what in (("sha256", "backbone"), ("spec", "description of the backbone"), ("select", "selection of weights")):
             if description[key] != self.description[key]:

@@ -48,7 +48,7 @@ def bundle(folder: Path, tasks: dict[str, int], *, basis: int | None = None, fig
     for name, seed in tasks.items():
         torch.manual_seed(seed)
         method = masks.ImpressLearn(basis="shared") if name == "impressed" else masks.Piggyback(start="uniform")
-        net.add_task(name, method, head=nn.Conv2d(options.get("width", 2), 3, 1))
+        net.add_task(name, method, head=nn.Conv2d(options.get("width", 2), 6, 1))
         net.freeze_task(name)
         add_task_to_bundle(folder, net, name, options={"kind": "edges"}, info={"figures": {"MSE": figure}})
     return folder

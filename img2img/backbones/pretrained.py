@@ -56,7 +56,8 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    found = content.items() if isinstance(content, Mapping) else ()
+    tensors = {k: v for k, v in found if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise InputError(f"weights: {path} holds no state dict; expected named tensors; export the network's state_dict()")
     return tensors
@@ -115,6 +116,13 @@ def load_matching(
             f"weights from {origin}: {len(wrong)} tensors have another shape than {type(module).__name__} needs: {shapes}; "
             "choose the encoder that the file was made for, or another file"
         )
+    odd = [k for k, like in wanted.items() if k in given and not _holds(given[k], like)]
+    if odd:
+        raise InputError(
+            f"weights from {origin}: {len(odd)} tensors are no plain ones of the type that {type(module).__name__} has: "
+            f"{_few([f'{k} ({_form(given[k])}, expected {wanted[k].dtype})' for k in odd])}; quantised, sparse and complex ones "
+            "cannot be read: export the network's weights as float32 or float16"
+        )
     groups = {k.split(".")[0] for k in wanted}
     layers = {_parent(k) for k in wanted}
     surplus = [k for k in given if k.split(".")[0] in groups and _parent(k) not in layers]
@@ -127,6 +135,17 @@ def load_matching(
         for name, target in wanted.items():
             if name in given:
                 target.copy_(given[name])
+
+
+def _holds(tensor: Tensor, like: Tensor) -> bool:
+    """Whether copying `tensor` into `like` keeps what it means: integers that stand for floats by some scale would not."""
+    floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+    return plain and (tensor.dtype in floats or not like.is_floating_point()) and not tensor.is_complex()
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{tensor.dtype}, {tensor.layout}" if tensor.layout != torch.strided else str(tensor.dtype)
 
 
 def _parent(name: str) -> str:

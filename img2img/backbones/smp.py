@@ -7,6 +7,7 @@ neck of some) are dropped, since a mask over them could never learn.
 
 import inspect
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,6 +30,17 @@ _RESERVED = {
     "aux_params", "decoder_channels",
 }  # fmt: skip
 _TOO_SMALL = (RuntimeError, AssertionError, ValueError)  # what layers raise on a size that they cannot take
+# Names that timm finds in its own tables. Others it takes for places: `hf-hub:owner/name`, `local-dir:path`.
+_TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[A-Za-z0-9_]+)?")
+# Of `timm.create_model`, beside the decoder's own: what shapes a network. None of them is a file, an address or a source of
+# weights (`checkpoint_path`, `pretrained_cfg`, `cache_dir`, ...), since bundles of other people carry them.
+_TIMM_OPTIONS = frozenset({
+    "act_layer", "always_partition", "attn_drop_rate", "aux_head", "block_size", "drop_block_rate", "drop_path_rate",
+    "drop_rate", "dynamic_img_pad", "dynamic_img_size", "global_pool", "img_size", "norm_layer", "output_stride", "pad_type",
+    "patch_drop_rate", "pos_drop_rate", "proj_drop_rate", "strict_img_size", "window_ratio", "window_size",
+})  # fmt: skip
+MAX_SIDE = 1024
+"""Pixels of the largest `img_size`: the network runs once on a picture of it while it is built."""
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # Encoders of SMP's own whose weights were not trained on ImageNet's mean and deviation, by how their names begin.
 _STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -56,12 +68,13 @@ def smp_backbone(
     Args:
         arch: a decoder of SMP: unet, unetplusplus, manet, linknet, fpn, pspnet, deeplabv3, deeplabv3plus, pan, upernet,
             segformer, dpt.
-        encoder: an encoder of SMP, or "tu-" and the name of a network of timm.
+        encoder: an encoder of SMP, or "tu-" and the name of a network that timm has itself; none of a hub or a folder.
         out_channels: of the head.
         weights: of the encoder; see `img2img.backbones.pretrained`. The decoder is always random.
         decoder_channels: as the decoder takes it (U-Net: one number a stage, deepest first); None: SMP's default.
         depth: stages of the encoder; None: SMP's default (5; PSPNet 3, DPT 4).
-        options: further options of the decoder's class in SMP, and, of a "tu-" encoder, of `timm.create_model`.
+        options: further options of the decoder's class in SMP, and, of a "tu-" encoder, some of `timm.create_model`: those that
+            shape the network, such as `img_size` and `drop_path_rate`, and none that names a file or a source of weights.
 
     Raises:
         InputError: an unknown name or option, a combination that SMP cannot build, or weights that do not fit.
@@ -104,18 +117,16 @@ def input_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]
 def _create(arch: str, encoder: str, spec: Mapping[str, Any]) -> Any:
     if arch not in ARCHITECTURES:
         raise InputError(f"backbone arch {arch!r} is unknown to segmentation-models-pytorch: choose one of {[*ARCHITECTURES]}")
-    known = smp.encoders.get_encoder_names()
-    if not encoder.startswith("tu-") and encoder not in known:
-        raise InputError(
-            f"backbone encoder {encoder!r} is unknown to segmentation-models-pytorch: choose one of {known}, or tu- and "
-            "the name of a network of timm, such as tu-tf_efficientnet_lite0"
-        )
+    _check_encoder(encoder)
     parameters = inspect.signature(ARCHITECTURES[arch].__init__).parameters
-    allowed = set(parameters) - _RESERVED
+    allowed = (set(parameters) - _RESERVED) | (_TIMM_OPTIONS if encoder.startswith("tu-") else set())
     arguments = dict(spec["options"])
-    unknown = arguments.keys() & _RESERVED if encoder.startswith("tu-") else arguments.keys() - allowed
+    unknown = arguments.keys() - allowed
     if unknown:
         raise InputError(f"backbone options {sorted(unknown)} are unknown to {arch}: known options are {sorted(allowed)}")
+    side = _img_size(arguments)
+    if side is not None and not 1 <= side <= MAX_SIDE:
+        raise InputError(f"backbone option img_size={arguments['img_size']!r}: expected 1 to {MAX_SIDE} pixels; correct it")
     if spec["decoder_channels"] is not None:
         if "decoder_channels" not in parameters:
             raise InputError(f"{arch} takes no decoder_channels: leave it out, or use its options {sorted(allowed)}")
@@ -126,10 +137,39 @@ def _create(arch: str, encoder: str, spec: Mapping[str, Any]) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of `timm-` encoders, which keep working
             return smp.create_model(arch, encoder, encoder_weights=None, classes=1, **arguments)
-    except (ValueError, TypeError, RuntimeError, KeyError, IndexError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"segmentation-models-pytorch cannot build {arch} on {encoder} with {arguments} ({error}): change these options"
         ) from error
+
+
+def _check_encoder(encoder: str) -> None:
+    """Raise `InputError` unless SMP or timm has the encoder in its own tables."""
+    known = smp.encoders.get_encoder_names()
+    name = encoder.removeprefix("tu-")
+    if encoder != name:
+        if not _TIMM_NAME.fullmatch(name) or not timm.is_model(name.partition(".")[0]):
+            raise InputError(
+                f"backbone encoder {encoder!r:.200} is unknown: timm has no network of that name itself, and none of a hub or a "
+                "folder is taken; choose one of timm.list_models(), such as tu-tf_efficientnet_lite0, and give trained weights "
+                "with weights: PATH"
+            )
+    elif encoder not in known:
+        raise InputError(
+            f"backbone encoder {encoder!r:.200} is unknown to segmentation-models-pytorch: choose one of {known}, or tu- and "
+            "the name of a network of timm, such as tu-tf_efficientnet_lite0"
+        )
+
+
+def _img_size(options: Mapping[str, Any]) -> int | None:
+    """The longer side of the option `img_size`, a number or a pair; None where it is not given."""
+    size = options.get("img_size")
+    sides = size if isinstance(size, list | tuple) and size else [size]
+    if size is None:
+        return None
+    if not all(isinstance(n, int) and not isinstance(n, bool) for n in sides):
+        raise InputError(f"backbone option img_size={size!r}: expected whole numbers of pixels, one or height and width")
+    return max(sides)
 
 
 class _DPTDecoder(nn.Module):
@@ -171,7 +211,7 @@ def _probe(
     """
     stride = model.encoder.output_stride
     fixed = getattr(getattr(model.encoder, "model", None), "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
-    sizes = [stride * k for k in (1, 2, 4, 8)] + [int(options.get("img_size", fixed))]
+    sizes = [stride * k for k in (1, 2, 4, 8)] + [_img_size(options) or int(fixed)]
     training = model.training
     for part in (model, decoder):
         part.eval()

@@ -145,10 +145,10 @@ def load_tasks(bundle: str | os.PathLike[str]) -> tuple[MaskedNetwork, dict[str,
         InputError: the bundle cannot be read.
     """
     from img2img.bundle import bundle_folder, load_bundle
-    from img2img.tasks import build_task
+    from img2img.tasks.stored import stored_task
 
     network, _ = load_bundle(bundle_folder(bundle))
-    return network, {name: build_task(network.state(name).info.get("task", {})) for name in network.tasks()}
+    return network, {name: stored_task(network.state(name).info) for name in network.tasks()}
 
 
 def _format_of(path: Path, format: str | None) -> str:

@@ -10,10 +10,12 @@ import safetensors.torch
 from torch import nn
 
 from img2img.backbones import Backbone, build_backbone
+from img2img.backbones.stored import rebuild_backbone
 from img2img.errors import InputError
 from img2img.export.check import Agreement, check_agreement
 from img2img.export.graph import Interface, TaskGraph
 from img2img.files import write_bytes
+from img2img.untrusted import Shapes, check_plain, parse_json, tensor_shapes
 
 KEY = "img2img"
 """The entry of the file's metadata with the interface as JSON."""
@@ -27,14 +29,17 @@ def write_plain(path: Path, graph: TaskGraph, interface: Interface) -> Agreement
     """
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in graph.network.state_dict().items()}
     blob = safetensors.torch.save(tensors, metadata={"format": "pt", KEY: json.dumps(interface.values)})
-    again = TaskGraph(_rebuild(interface.values, tensors), graph.task, raw=graph.raw)
+    own = build_backbone(interface.values["backbone"] | {"weights": None, "out_channels": interface.values["out_channels"]})
+    own.load_state_dict(tensors)
+    again = TaskGraph(own.requires_grad_(False).eval(), graph.task, raw=graph.raw)
     found = check_agreement(again, graph, interface.shapes(), what=path.name)
     write_bytes(path, blob)
     return found
 
 
-def _rebuild(values: dict[str, Any], tensors: dict[str, Any]) -> Backbone:
-    module = build_backbone(values["backbone"] | {"weights": None, "out_channels": values["out_channels"]})
+def _rebuild(values: dict[str, Any], tensors: dict[str, Any], shapes: Shapes, path: Path) -> Backbone:
+    spec = {**values["backbone"], "out_channels": values["out_channels"]}
+    module = rebuild_backbone(spec, shapes, path, with_head=True)
     module.load_state_dict(tensors)
     return module.requires_grad_(False).eval()
 
@@ -52,12 +57,14 @@ def load_plain(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no file at {path}: expected a task that was exported as safetensors; check the path")
+    shapes = tensor_shapes(path)
     try:
         with safetensors.safe_open(path, "pt") as file:
-            values = json.loads((file.metadata() or {})[KEY])
+            values = parse_json((file.metadata() or {})[KEY])
+            check_plain(values, f"{path}: its header", depth=6)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _rebuild(values, tensors), values
+        return _rebuild(values, tensors, shapes, path), values
+    except InputError:
+        raise
     except (safetensors.SafetensorError, RuntimeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} is no task that img2img exported, or it is damaged ({str(error).splitlines()[0]}): export it again"
-        ) from error
+        raise InputError(f"{path} is no task that img2img exported, or it is damaged ({error}): export it again") from error

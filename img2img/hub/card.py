@@ -1,5 +1,6 @@
 """The model card of a bundle: what its files, and those of its run, say; no number that is not in them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from img2img.bundle import read_bundle, task_path
 from img2img.composed import config_path
 from img2img.errors import InputError
 from img2img.masks.storage import read_header
-from img2img.tasks import task_class
+from img2img.tasks.stored import check_info, stored_task
+from img2img.untrusted import mapping
 from img2img.yaml_file import read_yaml
 
 _PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
@@ -35,9 +37,11 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
     from huggingface_hub import ModelCard, ModelCardData
 
     description = read_bundle(folder)
-    if results is not None and results.get("backbone", {}).get("sha256") != description["sha256"]:
+    if results is not None and mapping(mapping(results).get("backbone")).get("sha256") != description["sha256"]:
         raise InputError("the results are those of another backbone than the bundle's: give those of the same run, or none")
     headers = {task: read_header(task_path(folder, task)) for task in description["tasks"]}
+    for task, header in headers.items():
+        check_info(task_path(folder, task), header["info"])
     rows = [_row(folder, task, header, results) for task, header in headers.items()]
     config = _config(run)
     pipelines = {row["pipeline"] for row in rows}
@@ -67,10 +71,11 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
 
 def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[str, Any] | None) -> dict[str, Any]:
     """What is known of one task."""
-    kind = header["info"].get("task", {}).get("kind")
-    cls = task_class(kind)
-    entries: dict[str, Any] = {entry.get("name"): entry for entry in (results or {}).get("tasks", ())}
-    entry = entries.get(task, {})
+    known = stored_task(header["info"])
+    kind, cls = known.kind, type(known)
+    entries = (results or {}).get("tasks")
+    found = [mapping(entry) for entry in (entries if isinstance(entries, list) else ())]
+    entry = next((entry for entry in found if entry.get("name") == task), {})
     return {
         "task": task,
         "kind": kind,
@@ -79,22 +84,23 @@ def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[st
         "metric": cls.metric,
         "arrow": "↑" if cls.higher_is_better else "↓",
         "value": header["info"].get("figures", {}).get(cls.metric),
-        "trivial": entry.get("trivial"),
+        "trivial": _if_number(entry.get("trivial")),
         "trivial_name": cls.trivial_name,
-        "test_images": entry.get("test_images"),
+        "test_images": _if_number(entry.get("test_images")),
         "bytes": task_path(folder, task).stat().st_size,
-        "classes": header["info"].get("task", {}).get("classes"),
+        "classes": [_one_line(name) for name in getattr(known, "classes", ())],
     }
 
 
 def _network_name(spec: Mapping[str, Any]) -> str:
     """A short name such as "unet tu-tf_efficientnet_lite0"."""
-    return " ".join(str(spec[key]) for key in ("arch", "encoder", "name") if spec.get(key)) or str(spec.get("kind"))
+    parts = " ".join(str(spec[key]) for key in ("arch", "encoder", "name") if spec.get(key)) or str(spec.get("kind"))
+    return _one_line(parts)
 
 
 def _method(method: Mapping[str, Any]) -> str:
-    inner = method["options"].get("method")
-    return f"{inner['name']}, some weights trained" if method["name"] == "mixed" and inner else str(method["name"])
+    inner = mapping(method["options"].get("method"))
+    return _one_line(f"{inner.get('name')}, some weights trained" if method["name"] == "mixed" and inner else method["name"])
 
 
 def _evaluations(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[Any]:
@@ -119,14 +125,14 @@ def _evaluations(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[
 
 def _what(folder: Path, description: Mapping[str, Any], rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
     size = (folder / "backbone.safetensors").stat().st_size
-    weights = config.get("backbone", {}).get("weights")
+    weights = mapping(config.get("backbone")).get("weights")
     origin = f" It started from the weights `{weights}`." if _is_plain(weights) and weights else ""
     return [
         f"One frozen network, {len(rows)} image task{'s' * (len(rows) != 1)}, made with "
         "img2img: each task has a mask over the network's weights, normalisation state and a head of its own, in a file of its "
         "own. The caller names the task.\n",
         f"The network is `{_network_name(description['spec'])}`, {size:,} bytes.{origin} SHA-256 of its values: "
-        f"`{description['sha256']}`.\n",
+        f"`{_one_line(description['sha256'])}`.\n",
     ]
 
 
@@ -143,7 +149,7 @@ def _figures(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> l
             f"{tested} | {row['bytes']:,} |"
         )
     lines.append("\nValues are those of the test pictures, as the training run measured them and stored them in the files.\n")
-    change = (results or {}).get("forgetting", {}).get("max_abs_output_change")
+    change = _if_number(mapping((results or {}).get("forgetting")).get("max_abs_output_change"))
     if change is not None:
         lines.append(f"Largest change of any earlier task's output while later ones were learned: {change:g}.\n")
     return lines
@@ -192,10 +198,7 @@ def _config(run: Path | None) -> dict[str, Any]:
 
 
 def _data_of(config: Mapping[str, Any], task: str) -> dict[str, Any]:
-    data: Any = config
-    for key in ("tasks", task, "data"):
-        data = data.get(key) if isinstance(data, Mapping) else None
-    return data if isinstance(data, dict) else {}
+    return mapping(mapping(mapping(config.get("tasks")).get(task)).get("data"))
 
 
 def _data_text(config: Mapping[str, Any], task: str) -> str:
@@ -208,6 +211,15 @@ def _data_text(config: Mapping[str, Any], task: str) -> str:
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, int | float | str) and not any(c in str(value) for c in "/\\~\n|")
+
+
+def _if_number(value: Any) -> Any:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _one_line(text: Any) -> str:
+    """Text of a file as part of a line of Markdown: without line ends, and with no sign that would begin something."""
+    return re.sub(r"([\\`<>|\[\]])", r"\\\1", " ".join(str(text).split()))
 
 
 def _number(value: float | None) -> str:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from img2img.bundle import bundle_folder, read_bundle, task_path
+from img2img.bundle import bundle_folder, check_bundle, read_bundle, task_path
 from img2img.errors import InputError
 from img2img.masks import METHODS
 from img2img.masks.table import check_name
@@ -60,6 +60,7 @@ def train_new_task(
     config |= {"name": name, "out": str(out), "sequence": [name]}
     config["tasks"] = {name: {"task": dict(task), "data": dict(data), **config.get("tasks", {}).get(name, {})}}
     config["train"] |= dict(train or {})
+    check_bundle(folder)  # join_bundles does, after the training
     run(config)
     join_bundles(folder, [out])
     return out

@@ -22,7 +22,8 @@ from img2img.errors import InputError
 from img2img.inference.images import Opened, Picture, open_input
 from img2img.inference.tiling import run_any_size
 from img2img.masks.task import total_bytes
-from img2img.tasks import Task, build_task
+from img2img.tasks import Task
+from img2img.tasks.stored import stored_task
 from img2img.training.evaluate import Evaluator, Network
 
 TILE = 1024
@@ -144,7 +145,7 @@ class Model:
         return self._tasks[name]
 
     def _build(self, name: str) -> Task:
-        return build_task(self.network.state(name).info.get("task", {}))
+        return stored_task(self.network.state(name).info)
 
     # ------------------------------------------------------------------ running
 

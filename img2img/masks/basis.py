@@ -16,7 +16,8 @@ from img2img.files import tensor_bytes, write_bytes
 from img2img.masks.base import one_of, without_cast
 from img2img.masks.bits import pack_bits, unpack_bits
 from img2img.masks.layers import Layer
-from img2img.masks.task_header import refusing
+from img2img.masks.task_header import MAX_HEADER, refusing
+from img2img.untrusted import MAX_NAME, parse_json
 
 if TYPE_CHECKING:
     from img2img.masks.network import MaskedNetwork
@@ -27,6 +28,11 @@ VERSION = 1
 
 Kind = Literal["binary", "signed", "real"]
 """Masks in {0, 1}, in {-1, 0, 1}, or of real numbers in half precision."""
+
+MAX_MEMBERS = 4096
+"""Masks of a basis for one weight, at most."""
+MAX_DRAWN = 1 << 32
+"""Values of all masks that are drawn at random, at most: a few bytes of a file say how many, and so many take minutes."""
 
 # How a mask of n values is kept: one bit each, and the sign in one more, or half a float; all of them are rows of one tensor.
 _PARTS: dict[str, dict[str, torch.dtype]] = {
@@ -87,12 +93,15 @@ class Basis(nn.Module):
             InputError: an option is not allowed.
         """
         one_of("random basis", "kind", kind, ("binary", "signed"))
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise InputError(f"random basis count={count!r}: expected a whole number of masks, 1 or more, such as 10")
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_MEMBERS:
+            raise InputError(f"random basis count={count!r}: expected a whole number of masks, 1 to {MAX_MEMBERS}, such as 10")
+        values = count * sum(layer.weight.numel() for layer in layers.values())
+        if values > MAX_DRAWN:
+            raise InputError(f"random basis count={count}: {values:,} values in its masks, expected at most {MAX_DRAWN:,}: fewer")
         if not isinstance(density, int | float) or not 0 < density <= 1:
             raise InputError(f"random basis density={density!r}: expected a fraction above 0 and up to 1, such as 0.1")
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise InputError(f"random basis seed={seed!r}: expected a whole number; the masks follow from it")
+        if not isinstance(seed, int) or isinstance(seed, bool) or not -(1 << 63) <= seed < 1 << 64:
+            raise InputError(f"random basis seed={seed!r}: expected a whole number of 64 bits; the masks follow from it")
         generator = torch.Generator().manual_seed(seed)
         shapes = {name: layers[name].weight.shape for name in sorted(layers)}
         parts = {}
@@ -123,8 +132,8 @@ class Basis(nn.Module):
             InputError: no tasks, one twice, or one without such a mask for some weight.
         """
         one_of("basis of tasks", "kind", kind, tuple(_PARTS))
-        if isinstance(tasks, str) or not tasks or len(set(tasks)) < len(tasks):
-            raise InputError(f"basis of the tasks {tasks!r}: expected one or more names, each once")
+        if isinstance(tasks, str) or not 1 <= len(tasks) <= MAX_MEMBERS or len(set(tasks)) < len(tasks):
+            raise InputError(f"basis of the tasks {tasks!r}: expected one or more names, {MAX_MEMBERS} at most, each once")
         weights = network.masked_weights()
         rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in weights}
         for task in tasks:
@@ -356,10 +365,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     blob = path.read_bytes()
     with refusing(f"{path} is damaged or no basis file"):
         length = int.from_bytes(blob[:8], "little")
-        metadata = json.loads(blob[8 : 8 + length]).get("__metadata__", {})
+        if length > min(MAX_HEADER, len(blob) - 8):
+            raise ValueError(f"{len(blob)} bytes, of which {length} are to be the header")
+        metadata = parse_json(blob[8 : 8 + length]).get("__metadata__", {})
         if metadata.get("format") != FORMAT:
             raise InputError(f"{path} is a safetensors file, but no img2img basis; expected one that Basis.save wrote")
-        header = json.loads(metadata["header"])
+        header = parse_json(metadata["header"])
         if header["version"] > VERSION:
             raise InputError(f"{path} has format version {header['version']}, this img2img reads up to {VERSION}: upgrade it")
         tensors = safetensors.torch.load(blob)
@@ -374,7 +385,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _fits(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
     """Whether the file holds what its header says: nothing for a recipe, else a row of each part for each mask."""
     count, sizes = len(header["names"]), {name: torch.Size(shape).numel() for name, shape in header["shapes"].items()}
-    if count == 0 or not all(isinstance(name, str) for name in (header["sha256"], *header["names"])):
+    texts = (header["sha256"], *header["names"])
+    if not 1 <= count <= MAX_MEMBERS or not all(isinstance(text, str) and len(text) <= MAX_NAME for text in texts):
         return False
     expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
     if header["recipe"] is None:

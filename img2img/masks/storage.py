@@ -25,9 +25,11 @@ from img2img.files import tensor_bytes, write_bytes
 from img2img.masks import coding
 from img2img.masks.base import build_method
 from img2img.masks.bits import pack_bits
-from img2img.masks.heads import build_head, describe_head
-from img2img.masks.task import TaskState, all_tensors, copy_into, total_bytes
+from img2img.masks.fitting import fitting, float_type, head_tensors, rebuild_head
+from img2img.masks.heads import describe_head
+from img2img.masks.task import TaskState, copy_into, total_bytes
 from img2img.masks.task_header import CODED, FORMAT, MAX_HEADER, VERSION, parse_header, refusing
+from img2img.untrusted import check_plain, parse_json
 
 if TYPE_CHECKING:
     from img2img.masks.network import MaskedNetwork
@@ -37,6 +39,9 @@ MAX_PARTS = 8
 
 MAX_CHAIN = 50
 """Files that are read to read one whose masks are relative to another's, which are relative in turn."""
+
+MAX_OPTIONS = 4096
+"""Entries of a list among the options of a mask method at most, such as patterns of weight names."""
 
 # Registered tasks are read when they are used: a circle of references would go on for ever.
 _reading: ContextVar[tuple[Path, ...]] = ContextVar("_reading", default=())
@@ -108,7 +113,7 @@ def save_task_file(
     relative = any(coding.coder(tensors[name]) == "relative" for name in coded)
 
     tensors |= {f"norm/{name}": t for name, t in state.norm_tensors().items()}
-    tensors |= {f"head/{name}": t for name, t in _head_tensors(state.head).items()}
+    tensors |= {f"head/{name}": t for name, t in head_tensors(state.head).items()}
     # Copies, since safetensors refuses tensors that share memory.
     tensors = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     basis = state.method.basis_name()
@@ -132,8 +137,8 @@ def save_task_file(
         "coded": coded,
     }
     try:
-        header = json.loads(json.dumps(header, allow_nan=False))  # tuples become lists, as they will read back
-    except (TypeError, ValueError) as error:
+        header = parse_json(json.dumps(header, allow_nan=False))  # tuples become lists, as they will read back
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"task {task!r}: its info is no plain JSON ({error}): keep to numbers, text, lists and dicts") from error
     header["checksum"] = checksum(header, tensors)
     content = tensor_bytes(tensors, {"format": FORMAT, "header": json.dumps(header)})
@@ -167,14 +172,6 @@ def _code_masks(
                 "entropy_bits": coding.entropy_bits(values, used),
             }
     return tensors, coded, layers
-
-
-def _head_tensors(head: nn.Module | None) -> dict[str, Tensor]:
-    """What of a head is stored: parameters and persistent buffers, a tied one once."""
-    if head is None:
-        return {}
-    names = head.state_dict().keys()
-    return {name: tensor for name, tensor in all_tensors(head).items() if name in names}
 
 
 # ---------------------------------------------------------------------- reading
@@ -239,14 +236,15 @@ def load_task_file(
     stored = _decode_masks(path, header["coded"], groups["mask"], references, network)
 
     norm_parameters, norm_buffers = network.norm_tensors(header["norm"])
-    norm = _fitting(f"{path}: norm state", groups["norm"], norm_parameters | norm_buffers)
+    norm = fitting(f"{path}: norm state", groups["norm"], norm_parameters | norm_buffers)
     if header["head"] is None and head is not None:
         raise InputError(f"{path} has no head, but one was passed: leave it out")
     passed = head
     if passed is None and header["head"] is not None:
-        head = _rebuild_head(path, header["head"], groups["head"])
-    _fitting(f"{path}: head", groups["head"], _head_tensors(head))
+        head = rebuild_head(path, header["head"], groups["head"], float_type(network))
+    fitting(f"{path}: head", groups["head"], head_tensors(head))
 
+    check_plain(header["method"]["options"], f"{path}: options of its method", most=MAX_OPTIONS, largest=1e18)
     with refusing(f"{path}: the masks cannot be restored"):
         method = build_method(header["method"]["name"], header["method"]["options"])
         if method.basis_name() != (header["basis"] or {}).get("name"):
@@ -267,20 +265,6 @@ def _existing(path: str | os.PathLike[str]) -> Path:
     if not path.is_file():
         raise InputError(f"no task file at {path}; check the path")
     return path
-
-
-def _fitting(what: str, got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`got` after a check of names, shapes and kinds of type, in the types of `expected`."""
-    if got.keys() != expected.keys():
-        odd = sorted(got.keys() ^ expected.keys())
-        raise InputError(f"{what}: {odd[:3]} missing or unexpected ({len(got)} tensors, expected {len(expected)})")
-    for name, tensor in got.items():
-        like = expected[name]
-        if tensor.shape != like.shape:
-            raise InputError(f"{what}: {name} has shape {tuple(tensor.shape)}, expected {tuple(like.shape)}")
-        if tensor.dtype != like.dtype and not (tensor.is_floating_point() and like.is_floating_point()):
-            raise InputError(f"{what}: {name} is {tensor.dtype}, expected {like.dtype}")
-    return {name: tensor.to(expected[name].dtype) for name, tensor in got.items()}
 
 
 def check_basis(path: Path, header: Mapping[str, Any], network: "MaskedNetwork") -> None:
@@ -357,16 +341,6 @@ def _decode_masks(
     if missing := coded.keys() - {f"mask/{key}" for key in tensors}:
         raise InputError(f"{path} lacks the masks {sorted(missing)[:3]} that its header lists: it is damaged, copy it again")
     return stored
-
-
-def _rebuild_head(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The head that a header describes, around the file's own tensors: nothing is allocated on the word of the header."""
-    with refusing(f"{path}: the head cannot be rebuilt"):
-        with torch.device("meta"):
-            head = build_head(description)
-        _fitting(f"{path}: head", tensors, _head_tensors(head))
-        head.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
-    return head
 
 
 def storage_table(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from img2img.errors import InputError
 from img2img.masks.task import TaskState, all_tensors, total_bytes
+from img2img.untrusted import MAX_NAME
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
@@ -25,11 +26,12 @@ class TaskFile:
 
 def check_name(name: str) -> None:
     """Raise an `InputError` unless `name` may be the name of a task: of a file, and of a submodule."""
+    if len(name) > MAX_NAME:
+        raise InputError(f"task name {name[:40]!r}… has {len(name)} letters: use {MAX_NAME} at most, since it names a file too")
     if not _TASK_NAME.fullmatch(name):
         raise InputError(f"task name {name!r}: use letters, digits, '_' and '-' only, since it names a file too")
     if hasattr(nn.ModuleDict(), name):
         raise InputError(f"task name {name!r} is a word that PyTorch's modules reserve; choose another name")
-
 
 
 class TaskTable(nn.Module):

@@ -1,6 +1,5 @@
 """The header of a task file: JSON whose every field is of a known type before anything relies on it."""
 
-import json
 import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,17 +9,19 @@ from typing import Any, BinaryIO
 import safetensors
 import torch
 
-from img2img.errors import InputError
+from img2img.errors import InputError, shortened
+from img2img.untrusted import parse_json
 
 FORMAT = "img2img-task"
 VERSION = 2
-MAX_HEADER = 1 << 24
-"""Bytes of the longest header that is written or read."""
+MAX_HEADER = 1 << 22
+"""Bytes of the longest header that is written or read. That of a network with thousands of weights has less than one million."""
 CODED = {"bool": torch.bool, "uint8": torch.uint8}
 """The types of tensors that are coded, by the names that the header uses."""
 
 _DAMAGE = (
-    safetensors.SafetensorError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+    safetensors.SafetensorError, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError,
+    TypeError, ValueError,
 )  # fmt: skip
 
 
@@ -32,7 +33,8 @@ def refusing(what: str) -> Iterator[None]:
     except InputError:
         raise
     except _DAMAGE as error:
-        raise InputError(f"{what} ({type(error).__name__}: {error}): copy it again from where it came from") from error
+        why = shortened(f"{type(error).__name__}: {error}", 500)
+        raise InputError(f"{what} ({why}): copy it again from where it came from") from error
 
 
 def _is_int(value: Any) -> bool:
@@ -91,25 +93,21 @@ def parse_header(path: Path, file: BinaryIO, size: int) -> dict[str, Any]:
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > min(MAX_HEADER, size - 8):
             raise ValueError(f"{size} bytes, of which {length} are to be the header")
-        entries = json.loads(file.read(length).decode())
+        entries = parse_json(file.read(length))
         metadata = entries.pop("__metadata__", {})
         if metadata.get("format") != FORMAT:
             raise InputError(f"{path} is a safetensors file, but no img2img task; expected one that save_task wrote")
         end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         if end != size:
             raise ValueError(f"{size} bytes, expected {end}")
-        header: dict[str, Any] = json.loads(metadata["header"], parse_constant=_no_number)
+        header: dict[str, Any] = parse_json(metadata["header"])
         version = header["version"]
         if version != VERSION:
             todo = "upgrade it" if _is_int(version) and version > VERSION else "load it with the img2img that wrote it"
-            raise InputError(f"{path} has format version {version!r}, this img2img reads {VERSION}: {todo}")
+            raise InputError(f"{path} has format version {reprlib.repr(version)}, this img2img reads {VERSION}: {todo}")
         if header.keys() != _FIELDS.keys():
-            raise ValueError(f"header fields {sorted(header.keys() ^ _FIELDS.keys())} missing or unexpected")
+            raise ValueError(f"header fields {reprlib.repr(sorted(header.keys() ^ _FIELDS.keys()))} missing or unexpected")
         for field, fits in _FIELDS.items():
             if not fits(header[field]):
                 raise ValueError(f"header field {field!r} is {reprlib.repr(header[field])}")
     return header
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")

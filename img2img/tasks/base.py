@@ -17,7 +17,7 @@ from img2img.plugins import Registry
 
 T = TypeVar("T")
 
-_SHARED = ("base", "to_picture")
+_SHARED = ("base", "stored", "to_picture")
 _MODULES = (m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
 KINDS: Registry[type["Task"]] = Registry("task kind", {n: f"img2img.tasks.{n}" for n in _MODULES if n not in _SHARED})
 """The kinds of task: the modules of this package but what they share, named as their kinds, and users' subclasses of `Task`."""

@@ -133,7 +133,7 @@ def test_unet_compiles_to_one_graph_and_runs_in_channels_last() -> None:
     [
         ({"arch": "unets"}, "arch 'unets' is unknown.*'unet'"),
         ({"encoder": "resnet19"}, "encoder 'resnet19' is unknown.*'resnet18'"),
-        ({"encoder": "tu-resnet19"}, "tu-resnet19.*Unknown model"),
+        ({"encoder": "tu-resnet19"}, "tu-resnet19.*timm has no network of that name"),
         ({"options": {"decoder_attention": "scse"}}, "decoder_attention.*decoder_attention_type"),
         ({"options": {"activation": "sigmoid"}}, "activation"),
         ({"options": {"aux_params": {"classes": 2}}}, "aux_params"),
