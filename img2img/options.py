@@ -1,8 +1,10 @@
 """Options from a config checked against what a class or function takes, with errors that help."""
 
 import collections.abc
+import datetime
 import difflib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -37,25 +39,48 @@ def call_with(build: Callable[..., Any], options: Mapping[str, Any], *, what: st
     hints = typing.get_type_hints(build.__init__ if inspect.isclass(build) else build)
     for name, value in options.items():
         if not _is_a(value, hints.get(name, Any)):
-            raise InputError(f"{what} got {name}: {value!r}: expected {_spelled(parameters[name].annotation)}; correct it")
+            expected = _spelled(parameters[name].annotation)
+            raise InputError(f"{what} got {name}: {value!r}: expected {expected}; {_quoting(value, expected) or 'correct it'}")
     return build(**options)
 
 
 def _is_a(value: Any, hint: Any) -> bool:
-    """Whether `value` has the type `hint`: a class, a union, or a container whose contents are left unchecked."""
+    """Whether `value` has the type `hint`: a class, a union, or a container, whose contents are looked at too."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         return any(_is_a(value, part) for part in typing.get_args(hint))
-    kind = typing.get_origin(hint) or hint
+    kind, inner = typing.get_origin(hint) or hint, [part for part in typing.get_args(hint) if part is not ...]
     if kind is Any or kind is typing.Literal:  # a class names the values that it allows better than this could
         return True
     if kind is float:
         return isinstance(value, float | int) and not isinstance(value, bool)
     if kind in (tuple, collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable):
-        return isinstance(value, list | tuple)  # not text, which is a sequence too
+        return isinstance(value, list | tuple) and all(any(_is_a(v, part) for part in inner or [Any]) for v in value)  # no text
+    if kind in (dict, collections.abc.Mapping) and inner:
+        of_keys, of_values = inner
+        return isinstance(value, Mapping) and all(_is_a(k, of_keys) and _is_a(v, of_values) for k, v in value.items())
     if isinstance(value, bool | str):  # True is an int, but is not meant as one
         return kind is type(value)
     return isinstance(value, kind)
 
 
+def _quoting(value: Any, expected: str) -> str:
+    """The remedy for what YAML has taken for something else than text; empty where that is not what is wrong."""
+    if "str" not in expected:
+        return ""
+    if isinstance(value, Mapping):
+        inside = [*(key for key in value if not isinstance(key, str)), *(v for v in value.values() if isinstance(v, list | tuple))]
+    else:
+        inside = list(value) if isinstance(value, list | tuple) else [value]
+    inside = [each for item in inside for each in (item if isinstance(item, list | tuple) else [item])]
+    taken = [each for each in inside if each is None or isinstance(each, bool | int | float | datetime.date)]
+    if not taken:
+        return ""
+    return (
+        f"{', '.join(map(repr, taken[:3]))} is no text: YAML takes words such as no, yes, on, off and null, numbers and dates for "
+        "values of their own; put quotes around it, such as 'no'"
+    )
+
+
 def _spelled(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
+    whole = annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)
+    return re.sub(r"\b(?:collections\.abc|os|typing)\.", "", whole)
