@@ -81,6 +81,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     if not path.is_file():
         raise InputError(f"no file at {path}: expected a JSON file there; check the path")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows programs put a byte order mark first
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON ({error}): restore it from a copy or write it again") from error

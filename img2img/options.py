@@ -39,8 +39,10 @@ def call_with(build: Callable[..., Any], options: Mapping[str, Any], *, what: st
     hints = typing.get_type_hints(build.__init__ if inspect.isclass(build) else build)
     for name, value in options.items():
         if not _is_a(value, hints.get(name, Any)):
-            expected = _spelled(parameters[name].annotation)
-            raise InputError(f"{what} got {name}: {value!r}: expected {expected}; {_quoting(value, expected) or 'correct it'}")
+            raise InputError(
+                f"{what} got {name}: {value!r}: expected {_spelled(parameters[name].annotation)}; "
+                f"{_remedy(_strays(value, hints[name]))}"
+            )
     return build(**options)
 
 
@@ -63,21 +65,28 @@ def _is_a(value: Any, hint: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _quoting(value: Any, expected: str) -> str:
-    """The remedy for what YAML has taken for something else than text; empty where that is not what is wrong."""
-    if "str" not in expected:
-        return ""
-    if isinstance(value, Mapping):
-        inside = [*(key for key in value if not isinstance(key, str)), *(v for v in value.values() if isinstance(v, list | tuple))]
-    else:
-        inside = list(value) if isinstance(value, list | tuple) else [value]
-    inside = [each for item in inside for each in (item if isinstance(item, list | tuple) else [item])]
-    taken = [each for each in inside if each is None or isinstance(each, bool | int | float | datetime.date)]
-    if not taken:
-        return ""
+def _strays(value: Any, hint: Any) -> list[Any]:
+    """The values that stand where `hint` wants text, and that YAML has taken for something else."""
+    union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    found: list[Any] = []
+    for part in typing.get_args(hint) if union else (hint,):
+        inner = [each for each in typing.get_args(part) if each is not ...]
+        if part is str and (value is None or isinstance(value, bool | int | float | datetime.date)):
+            found.append(value)
+        elif isinstance(value, list | tuple) and inner and typing.get_origin(part) is not collections.abc.Mapping:
+            found += [stray for v in value if not _is_a(v, inner[0]) for stray in _strays(v, inner[0])]
+        elif isinstance(value, Mapping) and len(inner) == 2:
+            pairs = [(each, kind) for item in value.items() for each, kind in zip(item, inner, strict=True)]
+            found += [stray for each, kind in pairs if not _is_a(each, kind) for stray in _strays(each, kind)]
+    return found
+
+
+def _remedy(strays: Sequence[Any]) -> str:
+    if not strays:
+        return "correct it"
     return (
-        f"{', '.join(map(repr, taken[:3]))} is no text: YAML takes words such as no, yes, on, off and null, numbers and dates for "
-        "values of their own; put quotes around it, such as 'no'"
+        f"{', '.join(map(repr, strays[:3]))} is no text: YAML takes words such as no, yes, on, off and null, numbers and dates "
+        "for values of their own; put quotes around it, such as 'no'"
     )
 
 

@@ -13,6 +13,7 @@ from img2img.data.coco_file import id_order, read_coco
 from img2img.data.coco_regions import EXPECTED, draw_region
 from img2img.data.decode import read_picture, require_folder
 from img2img.data.folder import BACKGROUND, unknown_name
+from img2img.data.names import nfc, on_disk
 from img2img.errors import InputError
 
 
@@ -73,7 +74,7 @@ class CocoSegmentation(PictureSet):
 
     def __getitem__(self, index: int) -> Sample:
         info = self._images[self._ids[index]]
-        path = self._folder / info["file_name"]
+        path = on_disk(self._folder, info["file_name"])
         image = read_picture(path)
         height, width = image.shape[:2]
         if (height, width) != (info["height"], info["width"]):
@@ -115,6 +116,7 @@ def _chosen(categories: list[dict[str, Any]], names: Sequence[str] | None) -> tu
     known = tuple(dict.fromkeys(c["name"] for c in ordered if c["name"] != BACKGROUND))
     if names is None:
         return known
+    names = [nfc(name) for name in names]
     for name in names:
         if name not in known:
             raise unknown_name(name, known, "category")

@@ -1,13 +1,14 @@
 """Pairs of pictures: A|B files, side by side as pix2pix lays them out (Isola et al., arXiv:1611.07004), or two folders."""
 
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from img2img.data.base import PictureSet, Sample
 from img2img.data.decode import list_pictures, read_picture, require_folder
-from img2img.data.folder import by_stem_of, stem_of
+from img2img.data.matching import Side, pair_files
 from img2img.errors import InputError
 
 
@@ -53,24 +54,26 @@ class PairedFolders(PictureSet):
 
     Args:
         inputs: the folder of what the network is to be shown.
-        targets: the folder of what it is to make of it, of the same sizes.
+        targets: the folder of what it is to make of it, of the same sizes; the same one where both lie side by side.
+        suffix: what target names have more than input names.
+        match: "name", "order" or two patterns, such as `["{id}_low", "{id}_high"]`, see `pair_files`.
 
     Raises:
         InputError: no such folder, no picture in it, an input without a target; at access a damaged file, or two sizes.
     """
 
-    def __init__(self, inputs: str | os.PathLike[str], targets: str | os.PathLike[str]) -> None:
-        self.root, targets = require_folder(inputs), require_folder(targets)
+    def __init__(
+        self,
+        inputs: str | os.PathLike[str],
+        targets: str | os.PathLike[str],
+        *,
+        suffix: str = "",
+        match: str | Sequence[str] = "name",
+    ) -> None:
+        sides = Side(require_folder(inputs), "inputs", "input"), Side(require_folder(targets), "targets", "target")
+        self.root = sides[0].root
         self.name = self.root.name
-        sources = by_stem_of(list_pictures(self.root), self.root)
-        wanted = by_stem_of(list_pictures(targets), targets)
-        if missing := [path for stem, path in sources.items() if stem not in wanted]:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise InputError(
-                f"no target for {missing[0]}{more}: expected {targets / stem_of(missing[0], self.root)} with the extension of a "
-                "picture; add the targets, or move the inputs away"
-            )
-        self._pairs = [(path, wanted[stem]) for stem, path in sources.items()]
+        self._pairs = pair_files(*sides, match=match, suffix=suffix)
 
     def __len__(self) -> int:
         return len(self._pairs)

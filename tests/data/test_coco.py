@@ -1,5 +1,6 @@
 import json
 import pickle
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ def test_an_empty_crowd_is_nowhere_and_one_without_an_outline_is_refused(tmp_pat
     crowd = annotation(90, runs(pixels(0, 0, 0), compressed=False), crowd=1)
     pictures = CocoSegmentation(*write(tmp_path, [crowd, annotation(3, square(4, 5, 9))]))
     np.testing.assert_array_equal(pictures[0].label, pixels(4, 5, 9))
-    with pytest.raises(InputError, match="annotation 100 .* has no outline"):
+    with pytest.raises(InputError, match=r"annotation 100 .* has no outline"):
         CocoSegmentation(*write(tmp_path, [crowd | {"segmentation": []}]))
 
 
@@ -235,7 +236,9 @@ def test_ids_may_be_text(tmp_path: Path) -> None:
     assert [int(np.count_nonzero(s.label)) for s in pictures if s.label is not None] == [16, 9, 4]
 
 
-@pytest.mark.parametrize(("value", "void"), [(True, True), (False, False), (None, False), ("1", True), ("0", False), (0.0, False)])
+@pytest.mark.parametrize(
+    ("value", "void"), [(True, True), (False, False), (None, False), ("1", True), ("0", False), (0.0, False)]
+)
 def test_iscrowd_is_read_by_its_meaning(tmp_path: Path, value: Any, void: bool) -> None:
     pictures = CocoSegmentation(*write(tmp_path, [annotation(3, square(4, 5, 9)) | {"iscrowd": value}]))
     np.testing.assert_array_equal(pictures[0].label, (VOID if void else 1) * pixels(4, 5, 9))
@@ -273,6 +276,18 @@ def test_a_picture_under_two_ids_is_refused(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("2.png", "1.png"))
     with pytest.raises(InputError, match=r"images 2 and 1 in .*instances\.json are one file, 1\.png"):
         CocoSegmentation(folder, file)
+
+
+def test_names_are_compared_in_one_unicode_form_and_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    composed, decomposed = "été", unicodedata.normalize("NFD", "été")
+    folder, file = write(tmp_path, [annotation(3, square(4, 5, 9))], categories=[{"id": 3, "name": decomposed}])
+    (folder / "1.png").rename(folder / f"{decomposed}.png")
+    text = file.read_text().replace("1.png", f"{composed}.png")
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    pictures = CocoSegmentation(folder, file, categories=[composed])
+    assert pictures.classes == ("background", composed)
+    assert pictures[0].name == f"{composed}.png"
+    np.testing.assert_array_equal(pictures[0].label, pixels(4, 5, 9))
 
 
 def test_an_unknown_category_is_answered_with_close_names(tmp_path: Path) -> None:
