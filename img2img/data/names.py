@@ -60,8 +60,7 @@ def read_name_list(path: str | os.PathLike[str]) -> list[str]:
     if flagged:
         raise InputError(
             f"{path} has flags beside its names ({flagged[0]!r}), as the lists of one class in ImageSets/Main have, where -1 "
-            "says that the class is not there: expected one picture name a line; write a list of the names alone, of the pictures "
-            "that you want"
+            "says that the class is not there: expected one picture name a line; write the names alone, of the pictures you want"
         )
     if twice := first_twice(names):
         raise InputError(f"{path} lists {twice} twice: expected each picture once; remove one of the lines")
