@@ -10,6 +10,7 @@ import pytest
 import torch
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of tests that import onnxruntime themselves
 
 
 # The networks of the tests are tiny: threads would only wait for each other.

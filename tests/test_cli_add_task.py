@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import img2img
 from img2img.cli import app
-from img2img.cli.add_task import _described
+from img2img.cli.add_task import _described, _of_files
 from img2img.errors import InputError
 
 FEW = ["train.steps=4", "train.batch_size=2", "train.crop=32", "train.val_every=4", "train.norm_batches=0", "panels=1", "probe=1"]
@@ -85,9 +85,49 @@ def test_what_the_options_stand_for(given: dict[str, str], task: dict[str, Any],
     assert _described(given, "lite0") == (task, data)
 
 
+def test_a_set_is_learned_as_it_is_downloaded(here: Path) -> None:
+    """As DRIVE: 21_training.tif in one folder, 21_manual1.png of 0 and 255 in the other."""
+    for folder in ("images", "manual"):
+        (here / folder).mkdir()
+    for i in range(10):
+        photo = Image.open(here / "photos" / f"{i}.png")
+        photo.save(here / "images" / f"{i + 21}_training.tif")
+        Image.fromarray(255 * (np.asarray(photo)[..., 0] > 128).astype(np.uint8)).save(here / "manual" / f"{i + 21}_manual1.png")
+    options = ["--images", "images", "--labels", "manual", "--classes", "ground, vessel", *FEW]
+    refused = call("add-task", "bundle", "vessels", *options)
+    assert "set `match` to ['{id}_training', '{id}_manual1']" in str(refused.exception)
+    options += ["--match", "{id}_training,{id}_manual1"]
+    refused = call("add-task", "bundle", "vessels", *options)
+    assert "set values: [0, 255] where 255 is 'vessel'" in str(refused.exception)
+    result = call("add-task", "bundle", "vessels", *options, "--values", "0,255")
+    assert result.exit_code == 0, f"{result.output} {result.exception}"
+    assert img2img.load("bundle").tasks["vessels"].classes == ("ground", "vessel")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"values": "0, 255"}, {"values": [0, 255]}),
+        ({"values": "0=sky,255=tree"}, {"values": {0: "sky", 255: "tree"}}),
+        ({"match": "order"}, {"match": "order"}),
+        ({"match": "{id}_a, {id}_b"}, {"match": ["{id}_a", "{id}_b"]}),
+        ({"suffix": "_mask"}, {"suffix": "_mask"}),
+    ],
+)
+def test_what_the_options_of_files_stand_for(given: dict[str, str], found: dict[str, Any]) -> None:
+    options = {"values": None, "suffix": None, "match": None} | given
+    assert _of_files("image_label_folder", **options) == found
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--images", "photos", "--values", "0,255"], "got --values: expected with --images and --labels alone"),
+        (["--pairs", "pairs", "--match", "order"], "got --match: expected"),
+        (["--inputs", "photos", "--targets", "targets", "--values", "0,1"], "got --values: expected"),
+        (["--images", "photos", "--labels", "labels", "--classes", "a,b", "--values", "0,x"], "--values 0,x: expected whole"),
+        (["--images", "photos", "--labels", "labels", "--classes", "a,b", "--values", "0=a,1"], "--values 0=a,1: expected"),
+        (["--images", "photos", "--labels", "labels", "--classes", "my/names.txt"], "my/names.txt: there is no such file"),
         ([], "got nothing: expected --pairs"),
         (["--inputs", "photos"], "got --inputs: expected"),
         (["--images", "photos", "--labels", "labels"], "got --images, --labels: expected"),

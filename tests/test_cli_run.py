@@ -253,3 +253,12 @@ def test_a_bundle_without_tasks_says_why(
     assert f"the bundle in {bare} has no tasks" in str(result.exception)
     assert "comparison methods (packnet, finetune, lwf, ...)" in str(result.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_with_the_name_of_all_is_asked_about(make_bundle: Any, photos: Path, tmp_path: Path) -> None:
+    odd = make_bundle(tasks={"all": {"kind": "colourisation"}, "more": {"kind": "colourisation"}})
+    for command in (["run", "all", photos, "-o", tmp_path / "out", "-b", odd], ["export", odd, "all", "--out", tmp_path / "out"]):
+        result = call(*command)
+        assert isinstance(result.exception, InputError)
+        assert "has a task 'all'" in str(result.exception)
+    assert not (tmp_path / "out").exists()

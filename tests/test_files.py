@@ -41,3 +41,8 @@ def test_nan_is_no_json_and_a_broken_file_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "b.json")
     with pytest.raises(InputError, match="no file at"):
         read_json(tmp_path / "c.json")
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"x": "\xc3\xa9"}')
+    assert read_json(tmp_path / "a.json") == {"x": "é"}

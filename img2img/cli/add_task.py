@@ -21,8 +21,21 @@ def add_task(
     inputs: Annotated[Path | None, typer.Option(metavar="DIR", help="Inputs; with --targets.")] = None,
     targets: Annotated[Path | None, typer.Option(metavar="DIR", help="Targets of the same names; with --inputs.")] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures; alone, with --labels or with --style.")] = None,
-    labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Label PNGs; with --images and --classes.")] = None,
+    labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Label files; with --images and --classes.")] = None,
     classes: Annotated[str | None, typer.Option(metavar="NAMES", help="sky,tree,house in the labels' order, or a file.")] = None,
+    values: Annotated[
+        str | None, typer.Option(metavar="VALUES", help="Label values of the classes, such as 0,255; or 0=sky,128=tree,255=tree.")
+    ] = None,
+    suffix: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What names of labels or targets have more: _mask for x.jpg and x_mask.png."),
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW", help="Other names: {id}_training,{id}_manual1 for 21_training.tif and 21_manual1.gif; or order."
+        ),
+    ] = None,
     style: Annotated[Path | None, typer.Option(metavar="PICTURE", help="A style picture; with --images.")] = None,
     perceptual: Annotated[str, typer.Option(metavar="NAME", help="Of configs/perceptual: what judges a style.")] = "lite0",
     config: Annotated[Path | None, typer.Option(metavar="YAML", help="`task` and `data` as in an experiment's config.")] = None,
@@ -36,20 +49,25 @@ def add_task(
 
     What is learned depends on what is given: --pairs, or --inputs and --targets, a translation from one to the other; --images,
     --labels and --classes a segmentation; --images and --style that style; --images alone colourisation, or what --kind says
-    (denoising, edges, classification by subfolders). The run's folder has a report, and the same command goes on after an
-    interruption.
+    (denoising, edges, classification by subfolders). Where labels or targets have other names than pictures or inputs, say how
+    with --suffix or --match; where labels hold other values than 0, 1, 2, ..., with --values. The run's folder has a report,
+    and the same command goes on after an interruption.
 
     Examples:
 
         img2img add-task runs/demo night --inputs day/ --targets night/ --steps 800 --resize 160
 
         img2img add-task runs/demo parts --images photos/ --labels masks/ --classes ground,car,tree
+
+        img2img add-task runs/demo vessels --images images/ --labels 1st_manual/ --classes ground,vessel --values 0,255
+        --match "{id}_training,{id}_manual1"
     """
     from img2img.inference.adding import train_new_task
 
     given = {"pairs": pairs, "inputs": inputs, "targets": targets, "images": images, "labels": labels, "classes": classes}
     given |= {"style": style, "config": config, "kind": kind}
     task, data = _described({key: value for key, value in given.items() if value is not None}, perceptual)
+    data |= _of_files(data["kind"], values=values, suffix=suffix, match=match)
     if resize is not None:
         data = {**data, "resize": resize}
     train = {} if steps is None else {"steps": steps}
@@ -72,9 +90,8 @@ def _described(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, Any
         case ["inputs", "targets"]:
             return {"kind": "translation"}, {"kind": "paired_folders", "inputs": paths["inputs"], "targets": paths["targets"]}
         case ["classes", "images", "labels"]:
-            names: Any = paths["classes"] if Path(paths["classes"]).is_file() else paths["classes"].split(",")
-            data = {"kind": "image_label_folder", "images": paths["images"], "labels": paths["labels"], "classes": names}
-            return {"kind": "segmentation"}, data
+            data: dict[str, Any] = {"kind": "image_label_folder", "images": paths["images"], "labels": paths["labels"]}
+            return {"kind": "segmentation"}, data | {"classes": _names(paths["classes"])}
         case ["images", "style"]:
             task = {"kind": "style", "picture": paths["style"], "network": _perceptual(perceptual)}
             return task, {"kind": "image_folder", "root": paths["images"]}
@@ -88,6 +105,43 @@ def _described(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, Any
         f"got {shown}: expected --pairs; --inputs and --targets; --images, --labels and --classes; --images and --style; "
         "--images, perhaps with --kind; or --config"
     )
+
+
+def _names(given: str) -> str | list[str]:
+    """The path of a file of class names, or names."""
+    if Path(given).is_file():
+        return given
+    if "," not in given and (Path(given).suffix == ".txt" or len(Path(given).parts) > 1):
+        raise InputError(
+            f"--classes {given}: there is no such file; expected one, or names such as sky,tree,house; check the path"
+        )
+    return [name.strip() for name in given.split(",")]
+
+
+def _of_files(kind: str, *, values: str | None, suffix: str | None, match: str | None) -> dict[str, Any]:
+    """The options of data of a kind that say which files belong together, and what labels hold.
+
+    Raises:
+        InputError: such data have none, or the texts cannot be read.
+    """
+    found: dict[str, Any] = {}
+    if suffix is not None:
+        found["suffix"] = suffix
+    if match is not None:
+        found["match"] = [pattern.strip() for pattern in match.split(",")] if "," in match else match
+    if values is not None:
+        pairs = [[part.strip() for part in item.split("=")] for item in values.split(",")]
+        whole = all(pair[0].isascii() and pair[0].isdigit() for pair in pairs)
+        if not whole or len({len(pair) for pair in pairs}) != 1 or len(pairs[0]) > 2:
+            raise InputError(f"--values {values}: expected whole numbers such as 0,255, or names of them such as 0=sky,255=tree")
+        found["values"] = {int(v): name for v, name in pairs} if len(pairs[0]) == 2 else [int(v) for (v,) in pairs]
+    wanted = {"image_label_folder": "--labels", "paired_folders": "--targets"}
+    if found and (kind not in wanted or (kind == "paired_folders" and values is not None)):
+        given = ", ".join(f"--{key}" for key in found)
+        raise InputError(
+            f"got {given}: expected with --images and --labels{'' if 'values' in found else ', or with --targets'} alone"
+        )
+    return found
 
 
 def _from_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -39,10 +39,16 @@ def export(
 
         img2img export runs/demo all --format onnx_shared --out exported
     """
+    from img2img.bundle import bundle_folder, read_bundle
     from img2img.export import export_bundle, export_task, load_tasks
 
     fixed = None if size is None else _size(size)
     if task == "all":
+        if task in read_bundle(bundle_folder(bundle))["tasks"]:
+            raise InputError(
+                f"{bundle} has a task {task!r}, and that name stands for every task: name another task, or export this one in "
+                "Python, see `img2img.export.export_bundle`"
+            )
         made = export_bundle(bundle, out, format=format or "onnx", raw=raw, size=fixed)
     elif format == "onnx_shared":
         made = export_bundle(bundle, out, format=format, tasks=[task], raw=raw, size=fixed)

@@ -59,6 +59,11 @@ def run(
     from img2img.inference import load
 
     model = load(bundle, device=device, precision=precision)
+    if task == ALL and ALL in model.tasks:
+        raise InputError(
+            f"{bundle} has a task {ALL!r}, and that name stands for every task: name another task, or run this one in Python, "
+            f"img2img.load({str(bundle)!r}).run({ALL!r}, ...)"
+        )
     names = list(model.tasks) if task == ALL else [task]
     for name in names:
         model.task(name)

@@ -144,16 +144,22 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
     kind = options.pop("kind", None)
     build = KINDS.find(kind)
     resize, square, middle = (options.pop(name, None) for name in ("resize", "square", "middle"))
-    limits = options.pop("limit", None) or {}
+    limits = options.pop("limit", None)
     what = f"data {kind!r}"
     white = check_white(options.pop("white", None), f"{what}: white")
+    for name, pixels in (("resize", resize), ("square", square), ("middle", middle)):
+        if pixels is not None and not _positive(pixels):
+            raise InputError(f"{what} got {name}: {pixels!r}: expected a whole number of pixels, 1 or more, such as 72")
+    limits = {} if limits is None else limits
+    if not isinstance(limits, Mapping) or not all(part in PARTS and _positive(n) for part, n in limits.items()):
+        raise InputError(
+            f"{what} got limit: {limits!r}: expected pictures by part, such as {{val: 50}}, of {', '.join(PARTS)}; correct it"
+        )
     if resize is not None and square is not None:
         raise InputError(
             f"{what} got resize: {resize} and square: {square}: expected one of them, resize for pictures that keep their "
             "proportions or square for squares; leave the other out"
         )
-    if square is not None and (not isinstance(square, int) or isinstance(square, bool) or square < 1):
-        raise InputError(f"{what} got square: {square!r}: expected a whole number of pixels, 1 or more, such as 72")
     with collected() as remarks, leaving_out(exclude):
         if kind in _BY_PART:
             sets = {part: call_with(build, options | {"part": part}, what=what, others=_COMMON) for part in PARTS}
@@ -179,19 +185,24 @@ def _stored_parts(build: Callable[..., PictureSet], options: Mapping[str, Any], 
 
     common = {k: v for k, v in options.items() if k not in ("parts", "fractions")}
     fractions = options.get("fractions")
-    if fractions is not None and not (isinstance(fractions, list | tuple) and all(isinstance(f, int | float) for f in fractions)):
+    if fractions is not None and not (isinstance(fractions, list | tuple) and all(map(_is_number, fractions))):
         raise InputError(f"{what} got fractions: {fractions!r}: expected a list of numbers that sum to 1; correct it")
     if "parts" not in options:
         whole = call_with(build, common, what=what, others=_STORED)
         shares = (0.8, 0.1, 0.1) if fractions is None else fractions
         return {part: take(whole, part, fractions=shares) for part in PARTS}  # type: ignore[arg-type]
     given = options["parts"]
+    if not isinstance(given, Mapping) or not all(isinstance(own, Mapping) for own in given.values()):
+        raise InputError(
+            f"{what} got parts: {given!r}: expected {', '.join(PARTS)}, each with options of its own, such as {{train: {{root: "
+            "my/train}, ...}; correct it"
+        )
     if set(given) == set(PARTS) and fractions is None:
         return {part: call_with(build, common | dict(given[part]), what=what, others=_STORED) for part in PARTS}
     if set(given) != {"train", "test"} or fractions is None:
         raise InputError(
             f"{what}: parts must be {', '.join(PARTS)}, or train and test with `fractions` that cut val from train, got "
-            f"{', '.join(given)}{' without fractions' if fractions is None else ' with fractions'}"
+            f"{', '.join(map(str, given))}{' without fractions' if fractions is None else ' with fractions'}"
         )
     if len(fractions) != 2:
         raise InputError(
@@ -200,6 +211,14 @@ def _stored_parts(build: Callable[..., PictureSet], options: Mapping[str, Any], 
         )
     train, test = (call_with(build, common | dict(given[part]), what=what, others=_STORED) for part in ("train", "test"))
     return {part: take(train, part, fractions=(*fractions, 0)) for part in ("train", "val")} | {"test": test}
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _shown(pictures: PictureSet) -> str:

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img.data.base import PictureSet, Sample
-from img2img.data.decode import read_picture, require_folder
+from img2img.data.decode import EXTENSIONS, read_picture, require_folder
 from img2img.data.folder import unknown_name
 from img2img.data.listing import LeftOut, scan, subfolders
+from img2img.data.names import first_twice, nfc
+from img2img.data.remarks import remark
 from img2img.errors import InputError
 
 _PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
@@ -24,7 +26,7 @@ class ClassFolder(PictureSet):
     format"), PACS (`photo/train/dog/*.jpg`) and the sets of ImageNet-to-Sketch as Piggyback's code expects them (Mallya, Davis
     and Lazebnik, ECCV 2018): `cubs_cropped`, `stanford_cars_cropped`, `flowers`, `wikiart`, `sketches`, each with
     `train/CLASS/*.jpg` and `test/CLASS/*.jpg`. Pictures keep their size. What `list_pictures` skips is no class and no picture
-    here either, and files beside the folders are not read.
+    here either; pictures beside the folders are counted in a `remark`. Names are compared in Unicode's form NFC.
 
     Args:
         root: the folder of one part, which holds the folders of the classes.
@@ -48,20 +50,29 @@ class ClassFolder(PictureSet):
                 "each class, as ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg have; give the folder of one part, such as "
                 "ROOT/train, or sort the pictures of a dataset that comes as lists (CUBS, Cars, Flowers) into such folders"
             )
-        self.classes = tuple(folders if classes is None else classes)
+        named = {nfc(folder): folder for folder in folders}
+        if len(named) < len(folders):
+            raise InputError(
+                f"{self.root} has two folders of the name {first_twice(map(nfc, folders))!r}, in two Unicode forms (NFC, NFD): "
+                "expected one; move the pictures of one into the other"
+            )
+        self.classes = tuple(sorted(named) if classes is None else map(nfc, classes))
         if len(set(self.classes)) < len(self.classes):
             twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
             raise InputError(f"the classes {twice} are listed twice: expected each once; remove one of each")
-        for folder in folders:
-            if folder not in self.classes:
-                raise unknown_name(folder, self.classes, f"class for {self.root / folder}; among `classes` there is none")
+        for name, folder in named.items():
+            if name not in self.classes:
+                raise unknown_name(name, self.classes, f"class for {self.root / folder}; among `classes` there is none")
+        files = (p for p in self.root.iterdir() if p.is_file() and not p.name.startswith("."))
+        if beside := [p.name for p in files if p.suffix.lower() in EXTENSIONS]:
+            remark(f"{len(beside)} pictures in {self.root} lie in no folder of a class and are left out, such as {min(beside)}")
         # Texts, not paths: ImageNet has 1.3 million of them, and a path takes five times the memory.
         self._files: list[str] = []
         categories: list[int] = []
         left_out = LeftOut()
         for category, name in enumerate(self.classes):
-            if name in folders:
-                pictures, others = scan(self.root / name)
+            if name in named:
+                pictures, others = scan(self.root / named[name])
                 self._files += [p.relative_to(self.root).as_posix() for p in pictures]
                 categories += [category] * len(pictures)
                 left_out += others

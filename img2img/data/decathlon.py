@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from img2img.data.base import PictureSet, Sample
 from img2img.data.decode import read_picture, require_folder
 from img2img.data.folder import unknown_name
+from img2img.data.names import nfc, on_disk
 from img2img.errors import InputError
 from img2img.files import read_json, write_json
 
@@ -114,7 +115,7 @@ class Decathlon(PictureSet):
         )
 
     def _path(self, index: int) -> Path:
-        return self._data / self._files[index].removeprefix("data/")
+        return on_disk(self._data, self._files[index].removeprefix("data/"))
 
 
 def write_decathlon_results(
@@ -204,6 +205,6 @@ def _categories(content: Mapping[str, Any], ids: tuple[int, ...], path: Path) ->
 
 def _names(categories: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """The names of the classes; those that share a name, as ImageNet's two cranes do, with their id."""
-    names = [(str(c.get("name", c["id"])), c["id"]) for c in categories]
+    names = [(nfc(str(c.get("name", c["id"]))), c["id"]) for c in categories]
     count = Counter(name for name, _ in names)
     return tuple(f"{name} ({i})" if count[name] > 1 else name for name, i in names)

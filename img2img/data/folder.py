@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 
 from img2img.data.base import VOID, PictureSet, Sample
 from img2img.data.decode import list_pictures, read_label, read_picture, read_turned, require_folder, turned
+from img2img.data.matching import Side, pair_files
+from img2img.data.names import nfc, read_lines
 from img2img.data.orientation import DrawnOn, check_drawn_on, of_which_pixels, remark_on_turned
 from img2img.errors import InputError
 
 BACKGROUND = "background"
+
+LOOKED_AT = 8
+"""Labels of a folder that are looked at when it is opened, to ask what 255 means."""
 
 
 class ImageFolder(PictureSet):
@@ -57,32 +62,44 @@ class LabelTable:
         cls,
         names: Sequence[str],
         *,
-        void: Collection[int] = (VOID,),
+        void: Collection[int] | None = None,
+        values: Sequence[int] | Mapping[int, str] | None = None,
         groups: Mapping[str, Iterable[str]] | None = None,
     ) -> "LabelTable":
         """The table for files whose value `i` means `names[i]`, and whose `void` values mean `VOID`.
 
         A void value takes its name, if it has one, out of the classes, and the later ones move down: no output channel is
-        spent on what is never scored. With `groups`, the classes are `background` and the groups in the given order.
+        spent on what is never scored. With `groups`, the classes are `background` and the groups in the given order. With
+        `values` other values stand for the names, see `ImageLabelFolder`. Names are in NFC.
         """
+        names = [nfc(name) for name in names]
         if not 1 <= len(names) <= VOID:
             raise InputError(f"got {len(names)} class names: expected 1 to {VOID}, since labels are 8-bit and {VOID} is void")
-        if twice := sorted({n for n in names if list(names).count(n) > 1}):
+        if twice := sorted({n for n in names if names.count(n) > 1}):
             raise InputError(f"the class names {twice} occur twice: expected each once; rename one of each")
-        if wrong := [v for v in void if not 0 <= v <= 255]:
-            raise InputError(f"got the void values {wrong}: expected values of 8-bit label files, 0..255")
-        values = {name: value for value, name in enumerate(names) if value not in void}
+        named = _named(names, values)
+        if void is None:
+            void = tuple({VOID} - named.keys()) if values is not None else (VOID,)
+        elif values is not None and (both := sorted(named.keys() & set(void))):
+            raise InputError(f"the values {both} are in `values` and in `void`: expected each in one; remove them from the other")
+        for what, given in (("void values", void), ("values", named)):
+            if wrong := [v for v in given if not 0 <= v <= 255]:
+                raise InputError(f"got the {what} {wrong}: expected values of 8-bit label files, 0..255")
+        used = {name for value, name in named.items() if value not in void}
+        kept = [name for name in names if name in used]
         to = np.full(256, VOID, dtype=np.uint8)
         if groups is None:
-            classes = tuple(values)
-            to[list(values.values())] = range(len(values))
+            classes = tuple(kept)
+            index = {name: i for i, name in enumerate(kept)}
         else:
+            groups = {nfc(group): [nfc(n) for n in of] if isinstance(of, list | tuple) else of for group, of in groups.items()}
             classes = (BACKGROUND, *groups)
-            to[list(values.values())] = 0
-            for name, index in _members(groups, tuple(values)).items():
-                to[values[name]] = index
+            index = dict.fromkeys(kept, 0) | _members(groups, tuple(kept))
+        for value, name in named.items():
+            if value not in void:
+                to[value] = index[name]
         known = np.zeros(256, dtype=bool)
-        known[[*values.values(), *void]] = True
+        known[[*named, *void]] = True
         return cls(classes, to, known)
 
     def apply(self, label: NDArray[np.uint8], path: Path) -> NDArray[np.uint8]:
@@ -96,7 +113,8 @@ class LabelTable:
             raise InputError(
                 f"the label {path} has the values {_ranges(wrong)}: expected {_ranges(np.flatnonzero(self.known))} (classes and "
                 "void); correct the file, name the missing classes or list the values as void"
-                + (" (in a 0/255 mask, write 1 for 255)" if 255 in wrong else "")
+                + (", or set `values`, such as values: [0, 255] where 255 is the second class" if 255 in wrong else "")
+                + (", or leave out `values`: this file counts from 0" if set(wrong) == {1} and not self.known[1] else "")
             )
         return self.to[label]
 
@@ -159,17 +177,20 @@ class ImageLabelFolder(LabelledPictures):
 
     Args:
         images: the folder of pictures.
-        labels: the folder of label files, read by `read_label`.
+        labels: the folder of label files, read by `read_label`; the same one where pictures and labels lie side by side.
         classes: the class names by label value; or a text file of one name a line, or of `value name` lines.
-        void: label values that count nowhere. A foreground mask of 0 and 255 must be rewritten as 0 and 1 first.
+        void: label values that count nowhere; None for 255, unless `values` says what it is.
         suffix: what label names have more than picture names: `_mask` for `1.jpg` and `1_mask.png`.
+        match: "name", "order" or two patterns, such as `["{id}_training", "{id}_manual1"]`, see `pair_files`.
+        values: where label values are not 0, 1, 2, ...: the value of each class, such as [0, 255] of two; or the name of a class
+            for each value, of which several may have one, `{0: ground, 128: roof, 255: roof}`.
         groups: new classes made of several old ones, `{"upper": ["shirt", "coat"], ...}`; whatever is in no group becomes
             `background`, class 0.
         drawn_on: see `LabelledPictures`.
 
     Raises:
-        InputError: a missing or empty folder, a picture without a label, two labels for one picture, an unknown class; at
-            access what `LabelledPictures` raises.
+        InputError: a missing or empty folder, a picture without a label, two labels for one picture, an unknown class, labels
+            of 0 and 255 alone where neither `void` nor `values` says what 255 is; at access what `LabelledPictures` raises.
     """
 
     def __init__(
@@ -178,47 +199,58 @@ class ImageLabelFolder(LabelledPictures):
         labels: str | os.PathLike[str],
         classes: Sequence[str] | str | os.PathLike[str],
         *,
-        void: Collection[int] = (VOID,),
+        void: Collection[int] | None = None,
         suffix: str = "",
+        match: str | Sequence[str] = "name",
+        values: Sequence[int] | Mapping[int, str] | None = None,
         groups: Mapping[str, Iterable[str]] | None = None,
         drawn_on: DrawnOn | None = None,
     ) -> None:
         names = read_classes(classes) if isinstance(classes, str | os.PathLike) else list(classes)
-        images, labels = require_folder(images), require_folder(labels)
-        pictures = list_pictures(images)
-        by_stem = by_stem_of(list_pictures(labels), labels)
-        by_stem_of(pictures, images)
-        wanted = [stem_of(p, images) + suffix for p in pictures]
-        if missing := [(p, s) for p, s in zip(pictures, wanted, strict=True) if s not in by_stem]:
-            picture, stem = missing[0]
+        table = LabelTable.build(names, void=void, groups=groups, values=values)
+        sides = Side(require_folder(images), "images", "picture"), Side(require_folder(labels), "labels", "label")
+        pairs = pair_files(*sides, match=match, suffix=suffix)
+        root = sides[0].root
+        items = [(picture.relative_to(root).as_posix(), picture, label) for picture, label in pairs]
+        super().__init__(items, table, name=root.name, drawn_on=drawn_on)
+        if void is None and values is None and len(names) > 1:
+            self._refuse_masks_of_255(names)
+
+    def _refuse_masks_of_255(self, names: Sequence[str]) -> None:
+        """Ask what 255 means where labels hold 0 and 255 alone: as void, no class but the first would be learned."""
+        found = np.zeros(256, dtype=bool)
+        for i in range(shown := min(len(self), LOOKED_AT)):
+            try:
+                found[np.unique(self._label(self._items[i * len(self) // shown][2]))] = True
+            except InputError:  # the file is refused when it is read for use
+                return
+        if np.flatnonzero(found).tolist() == [0, VOID]:
             raise InputError(
-                f"no label for {picture}{f' and {len(missing) - 1} more pictures' if len(missing) > 1 else ''}: expected "
-                f"{labels / stem}.png; add the labels, move the pictures away, or set `suffix` to what label names have more"
+                f"the labels in {self._items[0][2].parent} hold 0 and 255 alone, and 255 is void by default, so nothing would "
+                f"be {names[1]!r}: expected the numbers of the classes, 0..{len(names) - 1}; set values: [0, 255] where 255 is "
+                f"{names[1]!r}, or void: [255] where it is void"
             )
-        items = [(p.relative_to(images).as_posix(), p, by_stem[s]) for p, s in zip(pictures, wanted, strict=True)]
-        super().__init__(items, LabelTable.build(names, void=void, groups=groups), name=images.name, drawn_on=drawn_on)
 
 
 def read_classes(path: str | os.PathLike[str]) -> list[str]:
     """The class names in a text file: one a line in the order of their values, or `value name` (`0 sky`, `0: sky`) lines.
 
     Raises:
-        InputError: no such file, no name in it, or values that are not 0, 1, 2, ...
+        InputError: what `read_lines` refuses, values that are not 0, 1, 2, ..., or a first line that is a header or a comment,
+            which would move every class by one.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise InputError(f"no file at {path}: expected a text file with one class name a line; check the path")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error}): expected one class name a line") from error
-    if not lines:
-        raise InputError(f"{path} is empty: expected one class name a line")
+    lines = read_lines(path, "one class name a line")
     numbered = [re.fullmatch(r"(\d+)\s*[\s:,;=]\s*(\S.*)", line) for line in lines]
     pairs = sorted((int(m[1]), m[2]) for m in numbered if m)
+    values = [v for v, _ in pairs]
+    if lines[0].startswith("#") or (numbered[0] is None and len(pairs) > 1 and len(pairs) == len(lines) - 1):
+        raise InputError(
+            f"{path} begins with {lines[0]!r}, by its looks a {'comment' if lines[0].startswith('#') else 'header'}: expected "
+            "class names alone, or values with names in every line; remove that line"
+        )
     if len(pairs) < len(lines):
         return lines
-    if (values := [v for v, _ in pairs]) != list(range(len(pairs))):
+    if values != list(range(len(pairs))):
         raise InputError(f"{path} numbers its classes {values}: expected 0, 1, 2, ... without a gap; add the missing lines")
     return [name for _, name in pairs]
 
@@ -229,6 +261,26 @@ def unknown_name(name: str, known: Iterable[str], what: str) -> InputError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     shown = f"did you mean {', '.join(near)}?" if near else f"expected one of {', '.join(known)}"
     return InputError(f"no {what} {name!r}: {shown}")
+
+
+def _named(names: Sequence[str], values: Sequence[int] | Mapping[int, str] | None) -> dict[int, str]:
+    """The name that each label value has."""
+    if values is None:
+        return dict(enumerate(names))
+    if not isinstance(values, Mapping):
+        if len(values) != len(names) or len(set(values)) < len(values):
+            raise InputError(
+                f"got {len(values)} values {list(values)} for {len(names)} classes: expected one value for each class, in their "
+                "order and each once; or a mapping of values to class names, in which several values may have one"
+            )
+        return dict(zip(values, names, strict=True))
+    named = {value: nfc(name) for value, name in values.items()}
+    for name in named.values():
+        if name not in names:
+            raise unknown_name(name, names, "class for `values` named")
+    if lack := [name for name in names if name not in named.values()]:
+        raise InputError(f"`values` has no value for {', '.join(lack)}: expected one or more for each class; add it")
+    return named
 
 
 def _members(groups: Mapping[str, Iterable[str]], known: tuple[str, ...]) -> dict[str, int]:
@@ -246,25 +298,6 @@ def _members(groups: Mapping[str, Iterable[str]], known: tuple[str, ...]) -> dic
                 raise InputError(f"the class {name!r} is in two groups, or twice in {group!r}: expected it in one; remove it")
             members[name] = index
     return members
-
-
-def stem_of(path: Path, root: Path) -> str:
-    """The path below `root` without the extension."""
-    return path.relative_to(root).with_suffix("").as_posix()
-
-
-def by_stem_of(paths: Iterable[Path], root: Path) -> dict[str, Path]:
-    """Files by `stem_of`.
-
-    Raises:
-        InputError: two differ in their extension alone.
-    """
-    stems: dict[str, Path] = {}
-    for path in paths:
-        other = stems.setdefault(stem_of(path, root), path)
-        if other is not path:
-            raise InputError(f"{other} and {path} differ only in their extension: expected one file of a name; remove one")
-    return stems
 
 
 def _ranges(values: NDArray[np.intp]) -> str:

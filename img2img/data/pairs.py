@@ -1,13 +1,14 @@
 """Pairs of pictures: A|B files, side by side as pix2pix lays them out (Isola et al., arXiv:1611.07004), or two folders."""
 
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from img2img.data.base import PictureSet, Sample
 from img2img.data.decode import list_pictures, read_picture, read_turned, require_folder, turned
-from img2img.data.folder import by_stem_of, stem_of
+from img2img.data.matching import Side, pair_files
 from img2img.data.orientation import DrawnOn, check_drawn_on, of_which_pixels, remark_on_turned
 from img2img.errors import InputError
 
@@ -54,7 +55,9 @@ class PairedFolders(PictureSet):
 
     Args:
         inputs: the folder of what the network is to be shown.
-        targets: the folder of what it is to make of it, of the same sizes.
+        targets: the folder of what it is to make of it, of the same sizes; the same one where both lie side by side.
+        suffix: what target names have more than input names.
+        match: "name", "order" or two patterns, such as `["{id}_low", "{id}_high"]`, see `pair_files`.
         drawn_on: what the targets of inputs that EXIF turns were made from, where their own EXIF says nothing: the inputs as
             "shown" (the default), or the pixels as they are "stored". None remarks on such inputs, if there are any.
 
@@ -63,20 +66,19 @@ class PairedFolders(PictureSet):
     """
 
     def __init__(
-        self, inputs: str | os.PathLike[str], targets: str | os.PathLike[str], *, drawn_on: DrawnOn | None = None
+        self,
+        inputs: str | os.PathLike[str],
+        targets: str | os.PathLike[str],
+        *,
+        suffix: str = "",
+        match: str | Sequence[str] = "name",
+        drawn_on: DrawnOn | None = None,
     ) -> None:
         check_drawn_on(drawn_on)
-        self.root, targets = require_folder(inputs), require_folder(targets)
+        sides = Side(require_folder(inputs), "inputs", "input"), Side(require_folder(targets), "targets", "target")
+        self.root = sides[0].root
         self.name = self.root.name
-        sources = by_stem_of(list_pictures(self.root), self.root)
-        wanted = by_stem_of(list_pictures(targets), targets)
-        if missing := [path for stem, path in sources.items() if stem not in wanted]:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise InputError(
-                f"no target for {missing[0]}{more}: expected {targets / stem_of(missing[0], self.root)} with the extension of a "
-                "picture; add the targets, or move the inputs away"
-            )
-        self._pairs = [(path, wanted[stem]) for stem, path in sources.items()]
+        self._pairs = pair_files(*sides, match=match, suffix=suffix)
         self._stored = drawn_on == "stored"
         if drawn_on is None:
             remark_on_turned(self._pairs, "shown", name=self.name)

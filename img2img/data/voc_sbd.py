@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from img2img.data.decode import require_folder
 from img2img.data.folder import LabelledPictures, LabelTable
 from img2img.data.matlab import read_uint8_field
+from img2img.data.names import read_name_list
 from img2img.data.orientation import DrawnOn
-from img2img.data.voc import VOC_CLASSES, VocSegmentation
+from img2img.data.voc import VOC_CLASSES, Folder, VocSegmentation, check_items
 from img2img.errors import InputError
 
 _Item = tuple[str, Path, Path]
@@ -64,12 +65,7 @@ class VocSbd(LabelledPictures):
         if split == "train" and voc_train:
             train = _by_name(VocSegmentation(voc, "train", drawn_on="shown")) | train
         chosen = test if split == "test" else {name: item for name, item in train.items() if name not in test}
-        missing = [path for _, picture, label in chosen.values() for path in (picture, label) if not path.is_file()]
-        if missing:  # of SBD: those of VOC have been looked for
-            raise InputError(
-                f"{missing[0]} is missing{f', and {len(missing) - 1} more files' if len(missing) > 1 else ''}: expected every "
-                f"picture and label of the list {folder / 'train.txt'}; unpack the data again or take the names off the list"
-            )
+        check_items(chosen.values(), folder / "train.txt")  # of SBD: those of VOC have been looked for
         items = [chosen[name] for name in sorted(chosen)]
         super().__init__(items, LabelTable.build(VOC_CLASSES), name=f"voc_sbd-{split}", drawn_on=drawn_on)
 
@@ -86,10 +82,8 @@ def _sbd_items(folder: Path) -> dict[str, _Item]:
     file = folder / "train.txt"
     if not file.is_file():
         raise InputError(f"no list {file}: expected SBD's train.txt beside img and cls; unpack the data again")
-    names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names:
-        raise InputError(f"the list {file} is empty: expected one picture name a line; restore it")
-    return {n: (n, folder / "img" / f"{n}.jpg", folder / "cls" / f"{n}.mat") for n in names}
+    pictures = Folder(folder / "img", ".jpg")
+    return {n: (n, pictures.file(n), folder / "cls" / f"{n}.mat") for n in read_name_list(file)}
 
 
 def _dataset(root: Path) -> Path:

@@ -1,6 +1,7 @@
 """A task as an ONNX file, checked with onnxruntime."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ OPSET = 20
 
 
 def packages() -> tuple[Any, Any]:
-    """`onnx` and `onnxruntime`.
+    """`onnx` and `onnxruntime`, the latter told to report nothing about its use unless the user asked for it.
 
     Raises:
         InputError: one of them, or onnxscript, is not installed.
     """
+    # Since 1.29 it sends reports and keeps an ID of the machine in the home's cache, from the moment that it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnx, runtime, _ = (require(name, extra="export", what="an ONNX file") for name in ("onnx", "onnxruntime", "onnxscript"))
     return onnx, runtime
 

@@ -16,6 +16,9 @@ from img2img.plugins import import_modules
 from img2img.training.options import TrainOptions
 from img2img.training.source import Source
 
+EVERY_TASK = "all"
+"""What the commands take for all tasks of a bundle, so that no task can have the name."""
+
 BackboneMode = Literal["first_task", "pretrained", "random", "bundle"]
 
 
@@ -111,6 +114,8 @@ class Experiment:
             raise InputError(f"the sequence is empty: name one task or more of {', '.join(self.tasks)}")
         for name in (*self.sequence, *self.decoder_only):
             check_name(name)
+            if name == EVERY_TASK:
+                raise InputError(f"the sequence names a task {name!r}: that stands for every task (`img2img run all`); rename it")
             if name not in self.tasks:
                 raise InputError(
                     f"the sequence names the task {name!r}, which the config does not have; it has {', '.join(self.tasks)}"

@@ -42,9 +42,21 @@ def test_square_brings_both_sides_of_every_part_to_so_many_pixels(folder: Path) 
         ({"square": 0}, "got square: 0: expected a whole number of pixels"),
         ({"square": "12"}, "got square: '12': expected a whole number of pixels"),
         ({"square": True}, "got square: True: expected"),
+        ({"resize": "160"}, "got resize: '160': expected a whole number of pixels"),
+        ({"resize": True}, "got resize: True: expected"),
+        ({"middle": 2.5}, r"got middle: 2\.5: expected"),
+        ({"limit": 5}, "got limit: 5: expected pictures by part"),
+        ({"limit": {"vall": 5}}, "got limit: {'vall': 5}: expected pictures by part"),
+        ({"limit": {"val": 0}}, "got limit: .*expected pictures by part"),
+        ({"limit": {"val": True}}, "got limit: .*expected pictures by part"),
+        ({"limit": [1]}, "got limit: .*expected pictures by part"),
+        ({"parts": [1]}, "got parts: .*each with options of its own"),
+        ({"parts": {"train": None, "val": None, "test": None}}, "got parts: .*each with options of its own"),
+        ({"parts": {True: {}}}, "parts must be train, val, test.* got True"),
+        ({"fractions": [True, 0, 0]}, "got fractions: .*list of numbers"),
     ],
 )
-def test_a_square_that_cannot_be_is_refused(folder: Path, options: dict[str, Any], message: str) -> None:
+def test_options_of_every_kind_that_cannot_be_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_data({"kind": "image_folder", "root": str(folder), **options})
 
@@ -71,7 +83,7 @@ def test_an_unknown_kind_or_option_is_named(folder: Path) -> None:
         build_data({"kind": "imagenet"})
     with pytest.raises(InputError, match="no option 'roots': did you mean 'root'"):
         build_data({"kind": "image_folder", "roots": str(folder)})
-    with pytest.raises(InputError, match=r"no option 'resiz': did you mean 'resize'\? .*square, middle, limit, parts, fractions"):
+    with pytest.raises(InputError, match=r"no option 'resiz': did you mean 'resize'\? .*square, middle, limit, white, parts, fractions"):
         build_data({"kind": "image_folder", "root": str(folder), "resiz": 8})
     with pytest.raises(InputError, match=r"no option 'limits': did you mean 'limit'\?"):
         build_data({"kind": "patterns", "count": {"train": 1, "val": 1, "test": 1}, "limits": {"train": 1}})

@@ -1,5 +1,6 @@
 import os
 import pickle
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,30 @@ def test_a_folder_is_listed_once_until_it_changes(root: Path) -> None:
     Image.new("RGB", (4, 4)).save(root / "train/dog/new.png")
     os.utime(root / "train/dog", ns=(0, 1))  # a second picture within one tick of the clock would go unseen
     assert len(listed(root / "train")) == len(first) + 1
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_class_is_found_in_whichever_unicode_form_its_folder_has(tmp_path: Path, form: str) -> None:
+    for folder, red in (("hiver", 1), (unicodedata.normalize(form, "été"), 2)):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (2, 2), (red, 0, 0)).save(tmp_path / folder / f"{red}.png")
+    pictures = ClassFolder(root=tmp_path)
+    assert pictures.classes == ("hiver", "été")
+    assert [(s.category, int(s.image[0, 0, 0])) for s in pictures] == [(0, 1), (1, 2)]
+    named = ClassFolder(root=tmp_path, classes=[unicodedata.normalize("NFD", "été"), "hiver"])
+    assert named.classes == ("été", "hiver")
+    assert [(s.category, int(s.image[0, 0, 0])) for s in named] == [(0, 2), (1, 1)]
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
+    for form in ("NFC", "NFD"):
+        (tmp_path / unicodedata.normalize(form, "été")).mkdir()
+    with pytest.raises(InputError, match="two folders of the name 'été'"):
+        ClassFolder(root=tmp_path)
+
+
+def test_pictures_beside_the_folders_are_counted_aloud(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.new("RGB", (2, 2)).save(root / "train" / "stray.png")
+    assert len(ClassFolder(root=root / "train")) == 4
+    assert "1 pictures in" in caplog.text
+    assert "stray.png" in caplog.text

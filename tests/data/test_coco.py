@@ -1,5 +1,6 @@
 import json
 import pickle
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +152,141 @@ def test_a_category_named_background_is_class_zero(tmp_path: Path) -> None:
     assert CocoSegmentation(*files).classes == ("background", "cup")
 
 
-def test_polygons_without_an_area_draw_nothing(tmp_path: Path) -> None:
-    # pycocotools would take the four numbers for a box
-    flat = annotation(7, [[2, 2, 9, 9]])
-    pictures = CocoSegmentation(*write(tmp_path, [flat, annotation(3, [[1, 1], *square(4, 5, 9)])]))
+def test_a_stray_piece_beside_a_polygon_draws_nothing(tmp_path: Path) -> None:
+    pictures = CocoSegmentation(*write(tmp_path, [annotation(3, [[1, 1], *square(4, 5, 9), [2, 2, 9, 9]])]))
+    np.testing.assert_array_equal(pictures[0].label, pixels(4, 5, 9))
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([[4, 5], [13, 5], [13, 14], [4, 14]], r"pairs .*\[\[x, y, x, y, \.\.\.\]\]"),
+        ([[[4, 5], [13, 5], [13, 14]]], "no list of numbers"),
+        ([[4, 5, 9, 9]], "four numbers, a box"),
+        ([[]], "none of its polygons has three points"),
+        ([[4, 5, 9]], "odd"),
+        ([[True, 0, 5, 0, 5, 5]], "no list of numbers"),
+        ([["1", "0", "5", "0", "5", "5"]], "no list of numbers"),
+        ([[2, 2, 5, 5, 9, 9]], "on a line"),
+        ([[0.1, 0.1, 0.6, 0.1, 0.6, 0.6]], "between 0 and 1"),
+        (square(WIDTH + 1, 2, 4), "outside the 30 x 20 picture"),
+        (runs(pixels(0, 0, 0), compressed=False), "hold no pixel"),
+        (runs(pixels(0, 0, 0), compressed=True), "hold no pixel"),
+        ({"size": [WIDTH, HEIGHT], "counts": [3, HEIGHT * WIDTH - 3]}, r"size \[30, 20\] is not the picture's, \[20, 30\]"),
+        ({"size": [HEIGHT, WIDTH], "counts": 5}, "neither a list of run lengths nor"),
+        ({"size": [HEIGHT, WIDTH], "counts": [True, HEIGHT * WIDTH - 1]}, "whole number"),
+        ({"counts": [HEIGHT * WIDTH]}, "lack size"),
+    ],
+)
+def test_what_would_become_background_without_a_word_is_refused(tmp_path: Path, segmentation: Any, message: str) -> None:
+    sound = annotation(7, square(0, 0, 5))
+    pictures = CocoSegmentation(*write(tmp_path, [sound, annotation(3, segmentation)]))
+    with pytest.raises(InputError, match=rf"annotation 101 in .*instances\.json \(of 1\.png\) cannot be drawn: .*{message}"):
+        pictures[0]
+
+
+@pytest.mark.parametrize("flat", [[2, 2, 9, 2, 9, 2, 2, 2], [3.2, 3.2, 3.3, 3.2, 3.3, 3.3]])
+def test_an_object_thinner_than_a_pixel_draws_nothing_and_is_no_mistake(tmp_path: Path, flat: list[float]) -> None:
+    pictures = CocoSegmentation(*write(tmp_path, [annotation(7, [flat]), annotation(3, square(4, 5, 9))]))
+    label = pictures[0].label
+    assert label is not None
+    np.testing.assert_array_equal(label == 1, pixels(4, 5, 9) == 1)
+    assert (label == 2).sum() <= 8
+
+
+def test_an_object_that_reaches_over_the_edge_is_cut_there(tmp_path: Path) -> None:
+    expected = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    expected[:, 25:] = 1
+    outline = [[25, -3, WIDTH + 9, -3, WIDTH + 9, HEIGHT + 3, 25, HEIGHT + 3]]
+    np.testing.assert_array_equal(CocoSegmentation(*write(tmp_path, [annotation(3, outline)]))[0].label, expected)
+
+
+def test_an_empty_crowd_is_nowhere_and_one_without_an_outline_is_refused(tmp_path: Path) -> None:
+    crowd = annotation(90, runs(pixels(0, 0, 0), compressed=False), crowd=1)
+    pictures = CocoSegmentation(*write(tmp_path, [crowd, annotation(3, square(4, 5, 9))]))
+    np.testing.assert_array_equal(pictures[0].label, pixels(4, 5, 9))
+    with pytest.raises(InputError, match=r"annotation 100 .* has no outline"):
+        CocoSegmentation(*write(tmp_path, [crowd | {"segmentation": []}]))
+
+
+@pytest.mark.parametrize("whole", [float, str])
+def test_whole_numbers_may_be_written_in_any_form(tmp_path: Path, whole: Any) -> None:
+    image = {"id": 1, "file_name": "1.png", "height": whole(HEIGHT), "width": whole(WIDTH)}
+    drawn = runs(pixels(4, 5, 9), compressed=False)
+    drawn = {"size": [whole(n) for n in drawn["size"]], "counts": [whole(n) for n in drawn["counts"]]}
+    number = {"id": whole(100), "image_id": whole(1), "category_id": whole(3)}
+    categories = [{"id": 3.0, "name": "cup"}, {"id": "7", "name": "table"}, {"id": 90, "name": "person"}]
+    numbers = {"image_id": 1, "category_id": 7, "iscrowd": whole(0)}  # 1 means the image of the id 1.0 or "1"
+    annotations = [annotation(3, drawn) | number, annotation(7, square(20, 0, 5)) | numbers]
+    pictures = CocoSegmentation(*write(tmp_path, annotations, images=1, categories=categories))
+    files = write(tmp_path, annotations, categories=categories)
+    data = json.loads(files[1].read_text())
+    files[1].write_text(json.dumps(data | {"images": [image]}))
+    np.testing.assert_array_equal(pictures[0].label, pixels(4, 5, 9) + 2 * pixels(20, 0, 5))
+    np.testing.assert_array_equal(CocoSegmentation(*files)[0].label, pictures[0].label)
+
+
+def test_ids_may_be_text(tmp_path: Path) -> None:
+    images = [{"id": name, "file_name": f"{n}.png", "height": HEIGHT, "width": WIDTH} for n, name in ((1, "b"), (2, "a"), (3, 5))]
+    annotations = [annotation(3, square(0, 0, n)) | {"image_id": name} for n, name in ((2, "b"), (3, "a"), (4, "5"))]
+    folder, file = write(tmp_path, annotations, images=3)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"images": images}))
+    pictures = CocoSegmentation(folder, file)
+    assert [s.name for s in pictures] == ["3.png", "2.png", "1.png"]
+    assert [int(np.count_nonzero(s.label)) for s in pictures if s.label is not None] == [16, 9, 4]
+
+
+@pytest.mark.parametrize(
+    ("value", "void"), [(True, True), (False, False), (None, False), ("1", True), ("0", False), (0.0, False)]
+)
+def test_iscrowd_is_read_by_its_meaning(tmp_path: Path, value: Any, void: bool) -> None:
+    pictures = CocoSegmentation(*write(tmp_path, [annotation(3, square(4, 5, 9)) | {"iscrowd": value}]))
+    np.testing.assert_array_equal(pictures[0].label, (VOID if void else 1) * pixels(4, 5, 9))
+
+
+_NO_ID = [None, True, [], {}, "", 1.5, float("nan")]
+_NO_SIZE = [*_NO_ID, 0, -48, "tall", 48.5]
+_NO_TEXT = [None, True, 3, [], {}, "", "  "]
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "wrong"),
+    [
+        *[("images", key, wrong) for key in ("height", "width") for wrong in _NO_SIZE],
+        *[("images", "id", wrong) for wrong in _NO_ID],
+        *[("images", "file_name", wrong) for wrong in _NO_TEXT],
+        *[("annotations", key, wrong) for key in ("id", "image_id", "category_id") for wrong in _NO_ID],
+        *[("annotations", "segmentation", wrong) for wrong in (None, True, 5, {}, "", "polygon")],
+        *[("annotations", "iscrowd", wrong) for wrong in (2, -1, 0.5, "yes", [], {})],
+        *[("categories", "id", wrong) for wrong in _NO_ID],
+        *[("categories", "name", wrong) for wrong in _NO_TEXT],
+    ],
+)
+def test_every_field_of_a_wrong_type_is_one_message(tmp_path: Path, part: str, key: str, wrong: Any) -> None:
+    folder, file = write(tmp_path, [annotation(3, square(4, 5, 9))])
+    data = json.loads(file.read_text())
+    data[part][0][key] = wrong
+    file.write_text(json.dumps(data))
+    with pytest.raises(InputError, match=rf"(annotation|{part}\[0\]).* in .*instances\.json has {key} "):
+        CocoSegmentation(folder, file)
+
+
+def test_a_picture_under_two_ids_is_refused(tmp_path: Path) -> None:
+    folder, file = write(tmp_path, [annotation(3, square(4, 5, 9))], images=2)
+    file.write_text(file.read_text().replace("2.png", "1.png"))
+    with pytest.raises(InputError, match=r"images 2 and 1 in .*instances\.json are one file, 1\.png"):
+        CocoSegmentation(folder, file)
+
+
+def test_names_are_compared_in_one_unicode_form_and_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    composed, decomposed = "été", unicodedata.normalize("NFD", "été")
+    folder, file = write(tmp_path, [annotation(3, square(4, 5, 9))], categories=[{"id": 3, "name": decomposed}])
+    (folder / "1.png").rename(folder / f"{decomposed}.png")
+    text = file.read_text().replace("1.png", f"{composed}.png")
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    pictures = CocoSegmentation(folder, file, categories=[composed])
+    assert pictures.classes == ("background", composed)
+    assert pictures[0].name == f"{composed}.png"
     np.testing.assert_array_equal(pictures[0].label, pixels(4, 5, 9))
 
 
@@ -214,6 +346,7 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         ({"category_id": 4}, "annotation 100 .* category_id 4, which the file does not define"),
         ({"image_id": 9}, "annotation 100 .* image_id 9, which the file does not define"),
         ({"segmentation": []}, "annotation 100 .* has no outline"),
+        ({"segmentation": "polygon"}, "annotation 100 .* 'polygon': expected polygons"),
     ],
 )
 def test_annotations_that_refer_to_nothing_are_refused(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
@@ -243,12 +376,11 @@ def test_ids_that_occur_twice_are_refused(tmp_path: Path) -> None:
         {"size": [HEIGHT, WIDTH], "counts": "02"},  # as [3, 4]
         {"size": [HEIGHT, WIDTH], "counts": "é"},
         {"size": [HEIGHT, WIDTH], "counts": 5},
-        "polygon",
     ],
 )
 def test_a_region_that_cannot_be_drawn_names_its_annotation(tmp_path: Path, segmentation: Any) -> None:
     pictures = CocoSegmentation(*write(tmp_path, [annotation(3, segmentation)]))
-    with pytest.raises(InputError, match=r"annotation 100 in .*instances\.json cannot be drawn"):
+    with pytest.raises(InputError, match=r"annotation 100 in .*instances\.json .*cannot be drawn"):
         pictures[0]
 
 

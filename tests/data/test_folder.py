@@ -1,4 +1,5 @@
 import pickle
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_the_number_of_missing_labels_is_told(tmp_path: Path) -> None:
 
 def test_a_label_out_of_range_is_named_with_its_values(tmp_path: Path) -> None:
     write(tmp_path, "a", np.array([[0, 3, 4, 5, 77, 255, 11]], dtype=np.uint8))
-    with pytest.raises(InputError, match=r"labels.a\.png has the values 3\.\.5, 77, 255: expected 0\.\.2, 11 .*write 1 for 255"):
+    with pytest.raises(InputError, match=r"labels.a\.png has the values 3\.\.5, 77, 255: expected 0\.\.2, 11 .*\[0, 255\]"):
         open_set(tmp_path)[0]
 
 
@@ -197,3 +198,82 @@ def test_sets_reach_worker_processes(tmp_path: Path) -> None:
     write(tmp_path, "a")
     copy = pickle.loads(pickle.dumps(open_set(tmp_path)))
     np.testing.assert_array_equal(copy[0].label, [[0, 1, 2], [2, 2, VOID]])
+
+
+def test_grey_values_stand_for_classes_when_told_which(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.array([[0, 255, 255], [0, 0, 255]], dtype=np.uint8))
+    pictures = ImageLabelFolder(tmp_path / "images", tmp_path / "labels", ["ground", "roof"], values=[0, 255])
+    np.testing.assert_array_equal(pictures[0].label, [[0, 1, 1], [0, 0, 1]])
+    swapped = ImageLabelFolder(tmp_path / "images", tmp_path / "labels", ["roof", "ground"], values={0: "ground", 255: "roof"})
+    assert swapped.classes == ("roof", "ground")
+    np.testing.assert_array_equal(swapped[0].label, [[1, 0, 0], [1, 1, 0]])
+
+
+def test_values_go_with_void_and_groups(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.array([[10, 20, 30, 40, 0, 255]], dtype=np.uint8))
+    named = {10: "wall", 20: "door", 30: "wall", 40: "tree"}
+    options: dict[str, Any] = {"classes": ["tree", "wall", "door"], "values": named}
+    np.testing.assert_array_equal(open_set(tmp_path, void=(0, 255), **options)[0].label, [[1, 2, 1, 0, VOID, VOID]])
+    grouped = open_set(tmp_path, void=(0, 255), groups={"house": ["wall", "door"]}, **options)
+    np.testing.assert_array_equal(grouped[0].label, [[1, 1, 1, 0, VOID, VOID]])
+    with pytest.raises(InputError, match=r"a\.png has the values 0: expected 10, 20, 30, 40, 255"):
+        open_set(tmp_path, void=None, **options)[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0], r"got 1 values \[0\] for 2 classes"),
+        ([0, 0], "each once"),
+        ([0, 256], r"got the values \[256\]"),
+        ({0: "ground", 255: "rof"}, "'rof': did you mean roof"),
+        ({0: "ground"}, "no value for roof"),
+    ],
+)
+def test_values_that_do_not_fit_the_classes_are_refused(tmp_path: Path, values: Any, message: str) -> None:
+    write(tmp_path, "a")
+    with pytest.raises(InputError, match=message):
+        open_set(tmp_path, ["ground", "roof"], void=None, values=values)
+    with pytest.raises(InputError, match=r"\[255\] are in `values` and in `void`"):
+        open_set(tmp_path, ["ground", "roof"], void=(255,), values=[0, 255])
+
+
+def test_masks_of_0_and_255_are_asked_about_and_not_trained_as_void(tmp_path: Path) -> None:
+    for name in "abc":
+        write(tmp_path, name, np.array([[0, 255, 255]], dtype=np.uint8))
+    folders = tmp_path / "images", tmp_path / "labels"
+    with pytest.raises(InputError, match=r"0 and 255 alone.*nothing would be 'roof'.*values: \[0, 255\].*void: \[255\]"):
+        ImageLabelFolder(*folders, ["ground", "roof"])
+    assert ImageLabelFolder(*folders, ["ground", "roof"], void=[255])[0].label is not None
+    write(tmp_path, "b", np.array([[0, 1, 255]], dtype=np.uint8))
+    np.testing.assert_array_equal(ImageLabelFolder(*folders, ["ground", "roof"])[1].label, [[0, 1, VOID]])
+
+
+def test_a_file_that_counts_from_0_among_values_is_told_apart(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.array([[0, 1]], dtype=np.uint8))
+    with pytest.raises(InputError, match="leave out `values`: this file counts from 0"):
+        open_set(tmp_path, ["ground", "roof"], void=None, values=[0, 255])[0]
+
+
+def test_names_of_classes_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
+    write(tmp_path, "a", np.array([[0, 1, 1]], dtype=np.uint8))
+    decomposed = [unicodedata.normalize("NFD", name) for name in ("hiver", "été")]
+    pictures = open_set(tmp_path, decomposed, groups={"saison": ["été"]})
+    np.testing.assert_array_equal(pictures[0].label, [[0, 1, 1]])
+    (tmp_path / "classes.txt").write_text("\n".join(decomposed), encoding="utf-8")
+    assert open_set(tmp_path, str(tmp_path / "classes.txt")).classes == ("hiver", "été")
+    with pytest.raises(InputError, match=r"\['été'\] occur twice"):
+        open_set(tmp_path, ["été", decomposed[1]])
+
+
+@pytest.mark.parametrize("text", ["id,name\n0,sky\n1,road\n", "# my classes\nsky\nroad\n"])
+def test_a_header_is_no_class(tmp_path: Path, text: str) -> None:
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(InputError, match=r"begins with .*remove that line"):
+        read_classes(tmp_path / "classes.txt")
+
+
+def test_a_class_file_in_utf_16_is_to_be_saved_as_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes("sky\nroad\n".encode("utf-16"))
+    with pytest.raises(InputError, match=r"classes\.txt is not UTF-8.*save it anew"):
+        read_classes(tmp_path / "classes.txt")

@@ -190,7 +190,7 @@ def test_of_very_many_photos_a_spread_is_looked_at(tmp_path: Path, monkeypatch: 
         assert remarks == []  # 0, 2, 4, 6, 8
         (tmp_path / "images" / "0.png").unlink()
         ImageLabelFolder(tmp_path / "images", tmp_path / "labels", ["ground", "thing"])
-    assert "of 5 labelled photos looked at" in remarks[0]
+    assert any("of 5 labelled photos looked at" in text for text in remarks)
 
 
 def test_it_is_an_option_of_a_config(tmp_path: Path) -> None:

@@ -80,8 +80,16 @@ def test_two_folders_are_paired_by_their_paths_without_the_extension(tmp_path: P
     parts = build_data({"kind": "paired_folders", "parts": dict.fromkeys(("train", "val", "test"), folders)})
     assert len(parts.train) == len(parts.test) == 2
     (tmp_path / "out" / "1.png").unlink()
-    with pytest.raises(InputError, match=r"no target for .*1.bmp: expected .*out/1 with the extension"):
+    with pytest.raises(InputError, match=r"no target for .*1.bmp: expected .*out/1.png; .*suffix"):
         PairedFolders(tmp_path / "in", tmp_path / "out")
     Image.new("RGB", (6, 4)).save(tmp_path / "out" / "1.png")
     with pytest.raises(InputError, match=r"1.bmp is 5 x 4 and its target .*1.png is 6 x 4: expected the same size"):
         PairedFolders(tmp_path / "in", tmp_path / "out")[0]
+
+
+def test_two_folders_are_paired_by_patterns_too(tmp_path: Path) -> None:
+    for folder, ending, value in (("in", "_low", 1), ("out", "_high", 2)):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (4, 4), (value, 0, 0)).save(tmp_path / folder / f"7{ending}.png")
+    pairs = PairedFolders(tmp_path / "in", tmp_path / "out", match=["{id}_low", "{id}_high"])
+    assert [(int(s.source[0, 0, 0]), int(s.image[0, 0, 0])) for s in pairs if s.source is not None] == [(1, 2)]

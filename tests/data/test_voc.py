@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +93,31 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
         VocSegmentation(tmp_path, "train")
     with pytest.raises(InputError, match="nearest that exists"):
         VocSegmentation(tmp_path / "gone", "train")
+
+
+def test_lists_with_a_byte_order_mark_and_pictures_of_other_extensions_are_read(year: Path) -> None:
+    name = "2007_000032"
+    file = year / "ImageSets" / "Segmentation" / "train.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    (year / "JPEGImages" / f"{name}.jpg").rename(year / "JPEGImages" / f"{name}.JPG")
+    (year / "SegmentationClass" / f"{name}.png").rename(year / "SegmentationClass" / f"{name}.PNG")
+    sample = VocSegmentation(year, "train")[0]
+    assert sample.name == name
+    assert sample.label is not None
+    assert np.unique(sample.label).tolist() == [0, 1, 20, VOID]
+    Image.new("RGB", (8, 6)).save(year / "JPEGImages" / f"{name}.png")
+    with pytest.raises(InputError, match="differ only in their extension"):
+        VocSegmentation(year, "train")
+
+
+def test_a_list_with_flags_says_what_they_are(year: Path) -> None:
+    (year / "ImageSets" / "Segmentation" / "train.txt").write_text("2007_000032  1\n2007_000039 -1\n")
+    with pytest.raises(InputError, match=r"train\.txt has flags beside its names.*names alone"):
+        VocSegmentation(year, "train")
+
+
+def test_names_in_a_list_are_found_in_whichever_unicode_form(tmp_path: Path) -> None:
+    name = "été"
+    year = write_voc(tmp_path / "VOC2012", {"train": [unicodedata.normalize("NFD", name)]})
+    (year / "ImageSets" / "Segmentation" / "train.txt").write_text(name, encoding="utf-8")
+    assert [s.name for s in VocSegmentation(year, "train")] == [name]

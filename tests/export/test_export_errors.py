@@ -1,5 +1,7 @@
 """What cannot be exported says so, and leaves no file."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -94,3 +96,21 @@ def test_a_task_that_no_graph_can_hold_says_so(make: Callable[..., Any], tmp_pat
     monkeypatch.setattr(task, "prediction", lambda raw, input: raw * float(raw.sum()), raising=True)
     with pytest.raises(InputError, match=r"'it' does not become a graph"):
         export_task(network, "it", task, tmp_path / "it.pt2")
+
+
+def test_onnxruntime_keeps_nothing_in_the_home(tmp_path: Path) -> None:
+    """From 1.29 on it makes an ID of the machine and a database of reports there."""
+    program = """
+import onnx
+from img2img.export.onnx_file import runner
+node = onnx.helper.make_node("Relu", ["image"], ["y"])
+values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("image", "y")]
+graph = onnx.helper.make_graph([node], "g", values[:1], values[1:])
+model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+import torch
+print(runner(model.SerializeToString())(torch.ones(1)).tolist())
+"""
+    others = {k: v for k, v in os.environ.items() if k not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "CI")}
+    done = subprocess.run([sys.executable, "-c", program], env=others | {"HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert done.stdout.strip() == "[1.0]", done.stderr
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name or path.name == "deviceid"]
