@@ -18,7 +18,7 @@ from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.storage import read_header
 from img2img.masks.table import check_name
 from img2img.tasks.stored import check_info, stored_task
-from img2img.untrusted import check_plain, tensor_shapes
+from img2img.untrusted import check_plain, naming, tensor_shapes
 
 FORMAT = "img2img-bundle"
 VERSION = 2
@@ -205,11 +205,8 @@ def load_tasks(folder: Path, names: Sequence[str], network: MaskedNetwork, backb
         network.load_task(path, name=name)
         state = network.state(name)
         check_info(path, state.info)
-        try:
-            task = stored_task(state.info)
-            check_head(backbone, state.head, task.out_channels)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+        with naming(path):
+            check_head(backbone, state.head, stored_task(state.info).out_channels)
 
 
 def check_bundle(folder: str | os.PathLike[str]) -> None:

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def parse_json(text: str | bytes) -> Any:
             `MAX_DIGITS` digits, or is nested too deep.
     """
     try:
+        text = text if isinstance(text, str) else text.decode()  # strictly: json takes halves of letters in bytes
         return json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
@@ -90,6 +92,15 @@ def _excess(value: Any, depth: int, most: int, longest: int, largest: float) -> 
         return f"{len(value)} entries, more than {most}"
     parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
     return next((why for part in parts if (why := _excess(part, depth - 1, most, longest, largest))), "")
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let an `InputError` that is raised inside begin with the file whose content it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from img2img.composed import config_path
 from img2img.errors import InputError
 from img2img.masks.storage import read_header
 from img2img.tasks.stored import check_info, stored_task
-from img2img.untrusted import mapping
+from img2img.untrusted import mapping, naming
 from img2img.yaml_file import read_yaml
 
 _PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
@@ -71,7 +71,8 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
 
 def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[str, Any] | None) -> dict[str, Any]:
     """What is known of one task."""
-    known = stored_task(header["info"])
+    with naming(task_path(folder, task)):
+        known = stored_task(header["info"])
     kind, cls = known.kind, type(known)
     entries = (results or {}).get("tasks")
     found = [mapping(entry) for entry in (entries if isinstance(entries, list) else ())]

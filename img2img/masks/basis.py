@@ -17,7 +17,7 @@ from img2img.masks.base import one_of, without_cast
 from img2img.masks.bits import pack_bits, unpack_bits
 from img2img.masks.layers import Layer
 from img2img.masks.task_header import MAX_HEADER, refusing
-from img2img.untrusted import MAX_NAME, parse_json
+from img2img.untrusted import MAX_NAME, naming, parse_json
 
 if TYPE_CHECKING:
     from img2img.masks.network import MaskedNetwork
@@ -290,7 +290,8 @@ class Basis(nn.Module):
             )
         recipe = header["recipe"]
         if recipe is not None:
-            basis = cls.random(layers, count=len(header["names"]), kind=header["kind"], **recipe)
+            with naming(path):
+                basis = cls.random(layers, count=len(header["names"]), kind=header["kind"], **recipe)
         else:
             parts = {name: {part: tensors[f"{part}/{name}"] for part in _PARTS[header["kind"]]} for name in shapes}
             basis = cls(header["kind"], header["names"], shapes, parts)

@@ -118,6 +118,21 @@ def test_a_file_of_another_network_is_refused(tmp_path, published, how, message)
         resnet18(tmp_path / "net.safetensors")
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.complex64, torch.bool], ids=str)
+def test_tensors_that_are_no_plain_floats_are_refused_not_read_as_other_numbers(tmp_path, published, dtype) -> None:
+    save_file(published | {"conv1.weight": published["conv1.weight"].to(dtype)}, tmp_path / "net.safetensors")
+    with pytest.raises(InputError, match=r"conv1.weight \(torch\.\w+, expected torch.float32\).*export"):
+        resnet18(tmp_path / "net.safetensors")
+
+
+def test_sparse_tensors_and_names_that_are_no_text_are_refused_or_left_out(tmp_path, published) -> None:
+    torch.save(published | {"conv1.weight": published["conv1.weight"].to_sparse()}, tmp_path / "sparse.pth")
+    with pytest.raises(InputError, match=r"conv1.weight.*sparse"):
+        resnet18(tmp_path / "sparse.pth")
+    torch.save(published | {3: torch.zeros(1)}, tmp_path / "net.pth")
+    assert_loaded(resnet18(tmp_path / "net.pth").encoder, published)
+
+
 def test_a_full_file_serves_an_encoder_of_fewer_stages(tmp_path, published) -> None:
     save_file(published, tmp_path / "net.safetensors")
     net = smp_backbone(

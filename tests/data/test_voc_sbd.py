@@ -120,9 +120,10 @@ def test_a_tenth_of_the_training_list_is_held_out_to_choose_by(tmp_path: Path, v
     config["parts"] = {"train": {"split": "train"}, "test": {"split": "test"}}
     parts = build_data(config)
     found = [[p[i].name for i in range(len(p))] for p in (parts.train, parts.val, parts.test)]
+    again = build_data(config)
     assert [len(n) for n in found] == [18, 2, 3]
     assert sorted(found[0] + found[1]) == all_names
-    assert found == [[p[i].name for i in range(len(p))] for p in vars(build_data(config)).values()], "fixed"
+    assert found == [[p[i].name for i in range(len(p))] for p in (again.train, again.val, again.test)], "fixed"
 
 
 def test_the_folder_may_be_one_above(sbd: Path, voc: Path) -> None:

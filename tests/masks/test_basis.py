@@ -3,6 +3,7 @@
 import copy
 import json
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from zoo import LAYERS, layer
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks import Layer
-from img2img.masks.basis import VERSION, Basis, Kind, pack
+from img2img.masks.basis import MAX_MEMBERS, VERSION, Basis, Kind, pack
 from img2img.masks.methods.impresslearn import ImpressLearn
 
 KINDS: list[Kind] = ["binary", "signed", "real"]
@@ -445,6 +446,42 @@ def test_a_header_that_does_not_fit_the_file_is_refused(changes: dict[str, objec
     _with_header(path, **changes)
     with pytest.raises(InputError, match=message):
         Basis.load(path, net.layers())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": [str(i) for i in range(60_000)]}, "damaged"),
+        ({"names": ["x" * 5000, "1"]}, "damaged"),
+        ({"names": [1, 2]}, "damaged"),
+        ({"names": "ab", "recipe": {"density": 0.1, "seed": [1]}}, "seed"),
+        ({"recipe": {"density": "x", "seed": 1}}, "density"),
+        ({"recipe": {"density": 0.1, "seed": 10**30}}, "64 bits"),
+        ({"recipe": [0.1, 1]}, "damaged"),
+        ({"kind": "real"}, "kind"),
+        ({"kind": ["binary"]}, "kind"),
+        ({"version": [1]}, "damaged"),
+        ({"shapes": {"layer0.weight": ["x"]}}, "damaged"),
+        ({"sha256": 3}, "damaged"),
+        ({"names": ["x" * 4_500_000]}, "header"),
+    ],
+)
+def test_a_recipe_is_checked_before_it_is_followed(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    layers = _layers((30, 20))
+    path = Basis.random(layers, count=3, density=0.1, seed=7).save(tmp_path / "basis.safetensors")
+    _with_header(path, **changes)
+    began = time.perf_counter()
+    with pytest.raises(InputError, match=message):
+        Basis.load(path, layers)
+    assert time.perf_counter() - began < 2
+
+
+def test_no_more_random_masks_are_drawn_than_a_file_may_ask_for() -> None:
+    with pytest.raises(InputError, match=f"1 to {MAX_MEMBERS}"):
+        Basis.random(_layers((30, 20)), count=MAX_MEMBERS + 1, density=0.1, seed=7)
+    large = {"weight": Layer(torch.empty(1 << 15, 1 << 15, device="meta"))}
+    with pytest.raises(InputError, match="values in its masks"):
+        Basis.random(large, count=5, density=0.1, seed=7)
 
 
 def test_random_masks_that_come_out_different_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Forged heads with a right checksum: each is refused with one `InputError`, or runs within the bounds and gives what it should."""
+"""Forged heads with a right checksum: each is refused with an `InputError`, or runs within the bounds and fits its network."""
 
 import copy
 import json
@@ -54,8 +54,7 @@ class Case:
             self.net.load_task(self.path, name="it")
             check_head(self.backbone, self.net.state("it").head, CHANNELS)
             return self.net.state("it").head
-        except InputError as error:
-            assert len(str(error)) < 3100
+        except InputError:
             return None
         finally:
             if "it" in self.net.tasks():
@@ -73,7 +72,8 @@ def layers(channels: int) -> list[nn.Module]:
     return [
         nn.Conv2d(channels, CHANNELS, 1), nn.Conv2d(channels, CHANNELS, 3, padding=1, padding_mode="reflect"),
         nn.ConvTranspose2d(channels, CHANNELS, 4, 2, 1), nn.Linear(channels, CHANNELS), nn.Upsample(scale_factor=2.0),
-        nn.ReflectionPad2d(1), nn.ReplicationPad2d(1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.ReLU(), nn.Identity(),
+        nn.ReflectionPad2d(1), nn.ReplicationPad2d(1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.ReLU(),
+        nn.Identity(),
     ]  # fmt: skip
 
 
@@ -151,7 +151,8 @@ def test_a_head_whose_middle_is_large_or_slow_is_refused_though_its_output_fits(
         check_head(backbone, nn.Sequential(nn.Conv2d(4, 3, 1), up, down), CHANNELS)
     with pytest.raises(InputError, match="operations"):
         check_head(backbone, nn.Sequential(nn.Conv2d(4, 60, 101, padding=50), nn.Conv2d(60, 3, 101, padding=50)), CHANNELS)
-    for head, message in ((nn.Conv2d(4, 2, 1), r"\(2, 2, 3, 5\).*\(2, 3, 3, 5\)"), (None, "no head"), (nn.Conv2d(5, 3, 1), "run")):
+    two, five = nn.Conv2d(4, 2, 1), nn.Conv2d(5, 3, 1)
+    for head, message in ((two, r"\(2, 2, 3, 5\).*\(2, 3, 3, 5\)"), (None, "no head"), (five, "run")):
         with pytest.raises(InputError, match=message):
             check_head(backbone, head, CHANNELS)
     check_head(backbone, nn.Sequential(nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 3, 1)), CHANNELS)

@@ -450,6 +450,13 @@ def test_overlong_headers_are_not_even_read(path: Path) -> None:
         read_header(path)
 
 
+def test_a_method_with_more_patterns_than_a_network_has_weights_is_refused(net: MaskedNetwork, path: Path) -> None:
+    mixed = {"method": {"name": "piggyback"}, "own": ["*a*b*"] * 5000}
+    _forge(path, lambda header, tensors: header.update(method={"name": "mixed", "options": mixed}))
+    with pytest.raises(InputError, match="5000 entries"):
+        net.load_task(path, name="b")
+
+
 def test_headers_that_are_nested_without_end_or_no_json_are_refused(net: MaskedNetwork, path: Path) -> None:
     def write(text: str) -> None:
         metadata = json.dumps({"__metadata__": {"format": storage.FORMAT, "header": text}}).encode()
@@ -463,8 +470,23 @@ def test_headers_that_are_nested_without_end_or_no_json_are_refused(net: MaskedN
             net.load_task(path, name="b")
 
 
+def _nested(depth: int) -> list[object]:
+    value: list[object] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
-    ("info", "message"), [(float("nan"), "no plain JSON"), (object(), "no plain JSON"), ("x" * storage.MAX_HEADER, "longer than")]
+    ("info", "message"),
+    [
+        (float("nan"), "no plain JSON"),
+        (object(), "no plain JSON"),
+        (10**50, "no plain JSON"),
+        (_nested(100_000), "no plain JSON"),
+        ("x" * storage.MAX_HEADER, "longer than"),
+    ],
+    ids=["nan", "object", "digits", "nested", "long"],
 )
 def test_info_that_no_header_can_hold_is_refused_when_it_is_saved(
     net: MaskedNetwork, path: Path, info: object, message: str
