@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from img2img.errors import InputError
 from img2img.masks import TaskModule
 from img2img.masks.analysis import FlipMeter
+from img2img.memory import memory_explained
 from img2img.tasks.base import Example
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.log import TrainingLog
@@ -27,10 +28,6 @@ from img2img.training.settle import settle
 
 class TrainingDivergedError(RuntimeError):
     """The loss is no longer a number."""
-
-
-class OutOfMemoryError(RuntimeError):
-    """The training does not fit into memory."""
 
 
 class Objective(Protocol):
@@ -292,8 +289,15 @@ def explained(options: TrainOptions) -> Iterator[None]:
         OutOfMemoryError: the block ran out of memory.
         InputError: normalisation found a single value to normalise.
     """
+    batch, crop = max(1, options.batch_size // 2), max(32, options.crop * 3 // 4 // 32 * 32)
+    doing = f"with train.batch_size={options.batch_size} at train.crop={options.crop}"
+    remedy = (
+        f"try train.batch_size={batch}, or train.crop={crop}. Finished tasks and the last checkpoint are kept; run the same "
+        "command again"
+    )
     try:
-        yield
+        with memory_explained(doing, remedy):
+            yield
     except ValueError as error:
         if not str(error).startswith("Expected more than 1"):  # PyTorch's batch and instance normalisation
             raise
@@ -301,14 +305,4 @@ def explained(options: TrainOptions) -> Iterator[None]:
             f"train.batch_size={options.batch_size} at train.crop={options.crop} leaves the network's normalisation a single "
             f"value of each channel ({error}), and it needs two or more: raise train.batch_size or train.crop, or freeze it with "
             "norm=frozen"
-        ) from error
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        starved = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-        if not starved:
-            raise
-        batch, crop = max(1, options.batch_size // 2), max(32, options.crop * 3 // 4 // 32 * 32)
-        raise OutOfMemoryError(
-            f"out of memory with train.batch_size={options.batch_size} at train.crop={options.crop}: try "
-            f"train.batch_size={batch}, or train.crop={crop}. Finished tasks and the last checkpoint are kept; run the same "
-            "command again"
         ) from error

@@ -18,11 +18,12 @@ from PIL import Image
 import img2img
 from img2img import InputError
 from img2img.bundle import load_bundle
+from img2img.memory import OutOfMemoryError
 from img2img.run import run
 from img2img.tasks.colourisation import Colourisation
 from img2img.training import checkpoint
 from img2img.training.experiment import read_experiment
-from img2img.training.loop import OutOfMemoryError, TrainingDivergedError, explained
+from img2img.training.loop import TrainingDivergedError, explained
 from img2img.training.optimiser import schedule
 from img2img.training.options import TrainOptions
 
