@@ -11,6 +11,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from img2img.composed import Composed, keep_config
+from img2img.data.stamp import digest_of
 from img2img.files import write_json
 from img2img.masks import MaskedNetwork
 from img2img.reports.comparison.masks_json import describe_masks
@@ -84,6 +85,9 @@ def run(
 def _results(runner: SequenceRunner, network: MaskedNetwork) -> dict[str, Any]:
     results = collect_results(runner.experiment, runner.progress, network)
     results["relative_parameters"] = runner.learner.relative_parameters()
+    if runner.processes.writes:
+        for task in results["tasks"]:
+            task["data_sha256"] = digest_of(runner.records.now(runner.ready[task["name"]]))
     return results
 
 

@@ -1,6 +1,8 @@
 """Pairs of pictures: A|B files, side by side as pix2pix lays them out (Isola et al., arXiv:1611.07004), or two folders."""
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -45,6 +47,11 @@ class PairFolder(PictureSet):
         a, b = (left, right) if self._a_left else (right, left)
         return Sample(image=b, source=a, name=path.relative_to(self.root).as_posix())
 
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """The file with both."""
+        path = self._files[index]
+        return ((path.relative_to(self.root).as_posix(), path),)
+
 
 class PairedFolders(PictureSet):
     """Two folders, paired by the path without the extension: `inputs/a/1.jpg` belongs to `targets/a/1.png`.
@@ -84,3 +91,9 @@ class PairedFolders(PictureSet):
                 "same size (after the EXIF orientation); resize one of them, or remove both"
             )
         return Sample(image=b, source=a, name=source.relative_to(self.root).as_posix())
+
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """The input and its target."""
+        source, target = self._pairs[index]
+        name = source.relative_to(self.root).as_posix()
+        return (name, source), (f"{name} (target)", target)

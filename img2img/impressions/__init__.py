@@ -19,7 +19,7 @@ from img2img.composed import Composed, keep_config
 from img2img.errors import InputError
 from img2img.files import write_json
 from img2img.impressions import measures
-from img2img.impressions.earlier import check_earlier
+from img2img.impressions.earlier import check_earlier, check_pictures, record_path
 from img2img.impressions.options import CLASSES, Study, read_study
 from img2img.impressions.pictures import Family, build_family
 from img2img.impressions.report import write_report
@@ -27,6 +27,7 @@ from img2img.impressions.results import stored_bytes, summarise, table_rows
 from img2img.impressions.workbench import Workbench
 from img2img.run import logged_to
 from img2img.training.environment import environment
+from img2img.training.record import write_record
 
 __all__ = ["run"]
 
@@ -58,7 +59,9 @@ def run(config: Mapping[str, Any], *, composed: Composed | None = None) -> dict[
         torch.set_num_threads(study.threads)
     family = build_family(study.data)
     _check_enough(study, family)
+    files = check_pictures(folder, family)
     keep_config(folder, composed or Composed.plain(config))
+    write_record(record_path(folder), files)
     with logged_to(folder / "log.txt", Console()):
         start = time.perf_counter()
         rows: dict[str, list[dict[str, Any]]] = {}

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,7 @@ def fit(
     fabric: Fabric,
     log: TrainingLog,
     checkpoint: Path,
-    fingerprint: str,
+    fingerprint: str | Sequence[str],
     extra: Callable[[Tensor, Tensor], Tensor | None] | None = None,
     head: nn.Module | None = None,
     after_step: Callable[[], None] | None = None,
@@ -122,7 +122,8 @@ def fit(
         fabric: device, precision and processes.
         log: where rows go.
         checkpoint: the file of the running training.
-        fingerprint: a hash of whatever the training depends on; a checkpoint of another one is refused.
+        fingerprint: a hash of whatever the training depends on; a checkpoint of another one is refused. Of several, which all
+            are accepted, the first is written.
         extra: `extra(input, output)` is added to the loss, a penalty or a distillation; None for nothing.
         head: the part of `module` that is trained alone at first, see `TrainOptions.head_first`; None: all from the start.
         after_step: called after each step of the optimisers, to set right what they may not change; None for nothing.
@@ -238,7 +239,7 @@ def fit(
             processes.average_statistics(module)  # one state is saved, and all go on from it
             own, *others = processes.each(random_states())
             saving = {
-                "fingerprint": fingerprint,
+                "fingerprint": fingerprint if isinstance(fingerprint, str) else fingerprint[0],
                 "step": done,
                 "module": module.state_dict(),
                 "optimisers": [optimiser.state_dict() for optimiser in optimisers],

@@ -1,7 +1,7 @@
 """A task made ready: its data opened, and what of it cannot work said before hours of training."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 
@@ -33,6 +33,35 @@ def prepare(experiment: Experiment, name: str) -> Ready:
     task = build_task(options)
     task.fit(parts.train)
     return Ready(name, task, parts, experiment.train_options(name).in_steps(len(parts.train)))
+
+
+def check_methods(experiment: Experiment, *, masks: bool) -> None:
+    """Refuse before any training what the tasks' methods would refuse when they are due; `masks`: tasks are learned by masks.
+
+    Raises:
+        InputError: a method has an option that is not allowed, or is a task's own where one method learns all.
+    """
+    for name in experiment.sequence:
+        if masks:
+            experiment.mask_method(name)
+        elif experiment.task(name).method is not None:
+            learner = experiment.method.get("name")
+            raise InputError(
+                f"tasks.{name}.method={dict(experiment.method_of(name))}: the method {learner!r} learns all tasks itself; leave "
+                "the task's out, or choose a mask method for all"
+            )
+
+
+def check_names(experiment: Experiment, finished: Collection[str]) -> None:
+    """Refuse to learn a task that the bundle of the backbone has already.
+
+    Raises:
+        InputError: it has, and the run has not learned it.
+    """
+    source = experiment.source
+    taken = [] if source is None else [name for name in experiment.sequence if name in source.tasks and name not in finished]
+    if source is not None and taken:
+        raise InputError(f"{source.folder} has a task {taken[0]!r} already: give the new one another name")
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ Make = Callable[..., dict[str, Any]]
         ({"sequence": "disks"}, "the config got sequence: 'disks': expected"),
         ({"channels_last": "yes"}, "the config got channels_last: 'yes': expected bool"),
         ({"train": {"steps": 1, "epochs": 2}}, "train.steps=1 and train.epochs=2: expected one of them above 0"),
-        ({"resume": "yes"}, "expected 'auto' or 'never'"),
+        ({"resume": "yes"}, "expected 'auto', 'never' or 'anyway'"),
         ({"panels": 0}, "panels=0: expected 1 or more pictures"),
         ({"backbone": {"kind": "smp", "mode": "first"}}, "backbone.mode='first'"),
         ({"backbone": {"kind": "smp", "mode": "pretrained"}}, "needs backbone.weights"),
