@@ -3,10 +3,11 @@
 import math
 from collections.abc import Collection, Iterator
 
+import numpy as np
 import torch
 
 from img2img.backbones import Backbone
-from img2img.data import build_data
+from img2img.data import VOID, PictureSet, build_data
 from img2img.errors import InputError
 from img2img.tasks import build_task, task_class
 from img2img.training.experiment import Experiment
@@ -14,6 +15,8 @@ from img2img.training.learners import Ready
 
 _NAMED = 5
 """Classes that a remark names; of more it says how many."""
+_READ = 1000
+"""Pictures whose labels are looked at for classes that do not occur."""
 
 
 def prepare(experiment: Experiment, name: str) -> Ready:
@@ -89,11 +92,40 @@ def check_output(ready: Ready, backbone: Backbone) -> None:
 
 def remarks(ready: Ready) -> Iterator[str]:
     """What a user would want to know of a task's data before it is learned, though it can be."""
-    categories = ready.parts.train.categories
-    if categories is None or not ready.task.whole_picture:
+    if not ready.task.has_classes:
         return
-    seen = set(categories.tolist())
-    unseen = [name for index, name in enumerate(ready.parts.classes) if index not in seen]
-    if unseen:
-        more = f" and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""
-        yield f"no training picture of {', '.join(unseen[:_NAMED])}{more}: such classes cannot be learned"
+    what = "picture" if ready.task.whole_picture else "pixel"
+    names = getattr(ready.task, "classes", ready.parts.classes)
+    for part, pictures, follows in (
+        ("training", ready.parts.train, "such classes cannot be learned"),
+        ("test", ready.parts.test, "how well they were learned is not measured"),
+    ):
+        seen, void = _seen(pictures, len(names), whole=ready.task.whole_picture)
+        unseen = [name for index, name in enumerate(names) if index not in seen]
+        if seen and unseen:
+            more = f" and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""
+            among = "" if ready.task.whole_picture or len(pictures) <= _READ else f" in {_READ} pictures, evenly spread"
+            yield f"no {part} {what} of {', '.join(unseen[:_NAMED])}{more}{among}: {follows}"
+        if len(seen) == 1 and part == "test":
+            yield "with one class alone in the test part doing nothing is perfect there: the task has no skill"
+        if void and len(seen) == 1:
+            yield f"the labels of the {part} part hold {names[next(iter(seen))]} and {VOID} alone, which is void: is it a class?"
+
+
+def _seen(pictures: PictureSet, classes: int, *, whole: bool) -> tuple[set[int], bool]:
+    """Which of so many classes occur in a set, and whether void does too, where not all do.
+
+    Of labels those of `_READ` pictures at most are read, the same ones as `Segmentation.fit` reads, until all were seen.
+    """
+    if whole:
+        categories = pictures.categories
+        return (set() if categories is None else set(categories[categories >= 0].tolist())), False
+    found = np.zeros(VOID + 1, dtype=bool)
+    read = min(len(pictures), _READ)
+    for i in range(read):
+        if found[:classes].all():
+            break
+        label = pictures[i * len(pictures) // read].label
+        if label is not None:
+            found[np.bincount(label.ravel(), minlength=VOID + 1).astype(bool)] = True
+    return set(np.flatnonzero(found[:VOID]).tolist()), bool(found[VOID])

@@ -275,7 +275,7 @@ class SequenceRunner:
         figures = self.evaluator.figures(model, ready.task, ready.parts.test)
         value = figures[ready.task.metric]
         self.progress["decoder_only"][name] = {
-            "value": value,
+            "value": finite(figures)[ready.task.metric],
             "figures": finite(figures),
             "train_seconds": fitted.seconds,
             "bytes": total_bytes(model.own_tensors()),
@@ -317,7 +317,7 @@ class SequenceRunner:
     def _entry(self, name: str, before: float | None, fitted: Sequence[Fitted]) -> dict[str, Any]:
         """What is kept of a task's trainings; the last one's validation counts."""
         return {
-            "before": before,
+            "before": None if before is None or not math.isfinite(before) else before,
             "val": fitted[-1].best if fitted else None,
             "best_step": fitted[-1].best_step if fitted else None,
             "train_seconds": sum(f.seconds for f in fitted),
@@ -345,7 +345,7 @@ class SequenceRunner:
         else:
             write_learned(self.folder, names, learner.own_tensors(name), learner.shared_tensors())
         self.progress["tasks"][name] = entry | {
-            "value": measured[name][metric],
+            "value": figures[metric],
             "figures": figures,
             "trivial": finite(trivial),
             "density": learner.density(name),
@@ -353,7 +353,7 @@ class SequenceRunner:
         }
         self.progress["shared_bytes"] = learner.shared_bytes()
         self.progress["environment"] = self._environment
-        self.progress["rows"].append([measured[n][self.ready[n].task.metric] for n in names])
+        self.progress["rows"].append([finite(measured[n])[self.ready[n].task.metric] for n in names])
         self.progress["changes"].append(changes)
         intact = self.network.hash_backbone() == self.network.backbone_sha256
         if not intact or not all(map(math.isfinite, changes.values())):
