@@ -12,7 +12,7 @@ from torch import nn
 
 from img2img.backbones import Backbone, build_backbone
 from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone, task_path
-from img2img.data.loader import check_shares
+from img2img.data.loader import check_shares, lost_batches_explained
 from img2img.masks import MaskedNetwork, randomise
 from img2img.masks.layers import is_weight
 from img2img.masks.methods.mixed import own_names
@@ -296,7 +296,7 @@ class SequenceRunner:
         options = phase.options or ready.options
         if options.workers:
             ready.parts.train.preload()  # before the worker processes fork, so that they share it
-        with TrainingLog(self.folder, what, writes=self.processes.writes) as log:
+        with lost_batches_explained(), TrainingLog(self.folder, what, writes=self.processes.writes) as log:
             return fit(
                 phase.module,
                 phase.objective or ready.task,
