@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from img2img.composed import Composed, keep_config
 from img2img.data.stamp import digest_of
-from img2img.files import write_json
+from img2img.files import check_folder, write_json
 from img2img.masks import MaskedNetwork
 from img2img.reports.comparison.masks_json import describe_masks
 from img2img.reports.comparison.outputs import save_outputs
@@ -22,9 +22,14 @@ from img2img.training.experiment import read_experiment
 from img2img.training.learners import MaskLearner
 from img2img.training.results import collect_results
 from img2img.training.sequence import SequenceRunner
+from img2img.writable import check_writable
 
 Then = Callable[[SequenceRunner, Mapping[str, Any]], object]
 """`then(runner, results)`: what a pipeline does with a finished run."""
+
+
+FOLDERS = ("bundle", "bundle/tasks", "learned", "checkpoints", "data", "metrics", "probes", "pictures", "outputs", "config")
+"""Of a run's folder: those that are written to."""
 
 
 def run(
@@ -50,6 +55,8 @@ def run(
         OutOfMemoryError: with what to lower.
     """
     experiment = read_experiment(config)
+    check_folder(experiment.folder, "out")
+    check_writable(experiment.folder, "out", *FOLDERS)
     runner = SequenceRunner(experiment)
     runner.prepare()
     if not runner.processes.writes:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
-from img2img.files import read_json, write_json
+from img2img.files import check_folder, read_json, write_json
 from img2img.options import call_with
 from img2img.reports.comparison.store import store_run, write_summary
+from img2img.writable import check_writable
 
 logger = logging.getLogger("img2img")
 
@@ -152,6 +153,9 @@ def run_jobs(pipeline: Path, jobs: Sequence[Job], *, parallel: int, store: Path 
         parallel: processes at a time.
         store: a folder of results to which each finished run's config and metrics are added; None for none.
 
+    Raises:
+        InputError: the folders of the runs or the store cannot be written to.
+
     Returns:
         The jobs that failed, or whose data is not that of the results stored before; the console output of each job is in its
         folder, `console.txt`.
@@ -174,6 +178,10 @@ def run_jobs(pipeline: Path, jobs: Sequence[Job], *, parallel: int, store: Path 
                 store_run(job.folder, store, label=job.label, seed=job.seed, pictures=job.seed == shown[job.label])
         return code == 0
 
+    if store is not None:
+        check_writable(check_folder(store, "--store"), "--store", "runs")
+    for folder in dict.fromkeys(job.folder.parent for job in jobs):
+        check_writable(check_folder(folder, "--out"), "--out")
     shown: dict[str, int] = {}
     for job in jobs:
         shown[job.label] = min(job.seed, shown.get(job.label, job.seed))

@@ -28,6 +28,7 @@ from img2img.impressions.workbench import Workbench
 from img2img.run import logged_to
 from img2img.training.environment import environment
 from img2img.training.record import write_record
+from img2img.writable import check_writable
 
 __all__ = ["run"]
 
@@ -55,6 +56,7 @@ def run(config: Mapping[str, Any], *, composed: Composed | None = None) -> dict[
     study = read_study(config)
     folder = Path(study.out)
     check_earlier(folder, study)
+    check_writable(folder, "out")
     if study.threads is not None:
         torch.set_num_threads(study.threads)
     family = build_family(study.data)
