@@ -12,6 +12,7 @@ from img2img.data.base import PictureSet
 from img2img.errors import InputError
 from img2img.files import read_json
 from img2img.inference import load
+from img2img.memory import memory_explained
 from img2img.pipeline import plain_config
 from img2img.training.evaluate import Evaluator, finite
 from img2img.training.experiment import Experiment, read_experiment
@@ -38,6 +39,7 @@ def evaluate_run(
         list of them; and of the test set `reported`, what `results.json` says.
 
     Raises:
+        OutOfMemoryError: a picture or a batch does not fit into memory; names what to lower.
         InputError: the folder is no run of mask methods, a task is not in its bundle, or its data is gone.
     """
     folder = Path(run)
@@ -45,7 +47,8 @@ def evaluate_run(
     if not experiment.masks:
         method = experiment.method.get("name")
         raise InputError(f"{folder} was learned by {method!r}, which leaves no bundle of tasks: its results.json has the figures")
-    model = load(folder, device=device)
+    with memory_explained("while the bundle was read", "close other programs, or give another device=..."):
+        model = load(folder, device=device)
     evaluator = Evaluator(
         stride=model.backbone.stride,
         min_size=model.backbone.min_size,

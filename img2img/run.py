@@ -14,6 +14,7 @@ from img2img.composed import Composed, keep_config
 from img2img.data.stamp import digest_of
 from img2img.files import check_folder, write_json
 from img2img.masks import MaskedNetwork
+from img2img.memory import memory_explained
 from img2img.reports.comparison.masks_json import describe_masks
 from img2img.reports.comparison.outputs import save_outputs
 from img2img.reports.page import write_report
@@ -54,6 +55,18 @@ def run(
         TrainingDivergedError: a loss is not a number.
         OutOfMemoryError: with what to lower.
     """
+    with memory_explained("in the run", LOWER):
+        return _run(config, composed, then, bars)
+
+
+LOWER = (
+    "lower train.batch_size or train.crop for training, batch_size for measuring, or make the pictures smaller with data.resize. "
+    "Finished tasks and the last checkpoint are kept; run the same command again"
+)
+"""What helps wherever in a run memory runs out."""
+
+
+def _run(config: Mapping[str, Any], composed: Composed | None, then: Then | None, bars: bool) -> dict[str, Any]:
     experiment = read_experiment(config)
     check_folder(experiment.folder, "out")
     check_writable(experiment.folder, "out", *FOLDERS)

@@ -25,6 +25,7 @@ from img2img.impressions.pictures import Family, build_family
 from img2img.impressions.report import write_report
 from img2img.impressions.results import stored_bytes, summarise, table_rows
 from img2img.impressions.workbench import Workbench
+from img2img.memory import memory_explained
 from img2img.run import logged_to
 from img2img.training.environment import environment
 from img2img.training.record import write_record
@@ -64,7 +65,8 @@ def run(config: Mapping[str, Any], *, composed: Composed | None = None) -> dict[
     files = check_pictures(folder, family)
     keep_config(folder, composed or Composed.plain(config))
     write_record(record_path(folder), files)
-    with logged_to(folder / "log.txt", Console()):
+    lower = "lower train.together, train.batch_size or inference.batch_size. What was learned is kept; run the same command again"
+    with logged_to(folder / "log.txt", Console()), memory_explained("in the study", lower):
         start = time.perf_counter()
         rows: dict[str, list[dict[str, Any]]] = {}
         for seed in study.seeds:

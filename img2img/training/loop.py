@@ -212,7 +212,8 @@ def fit(
         if validated:
             examples = (task.example(batch.to(fabric.device)) for batch in batches.iterate(done))
             inputs = (example.input.contiguous(memory_format=memory_format) for example in examples)
-            settle(module, wrapped, inputs, options.norm_batches)
+            with explained(options):
+                settle(module, wrapped, inputs, options.norm_batches)
             processes.average_statistics(module)
             module.eval()
             value = processes.first(validate)

@@ -9,6 +9,7 @@ import torch
 from img2img.backbones import Backbone
 from img2img.data import VOID, PictureSet, build_data
 from img2img.errors import InputError
+from img2img.memory import memory_explained
 from img2img.tasks import build_task, task_class
 from img2img.training.experiment import Experiment
 from img2img.training.learners import Ready
@@ -24,17 +25,20 @@ def prepare(experiment: Experiment, name: str) -> Ready:
 
     Raises:
         InputError: an option, or data that is missing or cannot be used.
+        OutOfMemoryError: the pictures do not fit into memory.
     """
     config = experiment.task(name)
-    parts = build_data(config.data)
-    options = dict(config.task)
-    kind = task_class(options.get("kind"))
-    if kind.has_classes and "classes" not in options:
-        options["classes"] = list(parts.classes)
-    if kind.has_square:
-        options["square"] = config.data.get("square") is not None
-    task = build_task(options)
-    task.fit(parts.train)
+    remedy = f"make them smaller with tasks.{name}.data.resize, or take fewer with tasks.{name}.data.limit"
+    with memory_explained(f"while the pictures of {name!r} were read", remedy):
+        parts = build_data(config.data)
+        options = dict(config.task)
+        kind = task_class(options.get("kind"))
+        if kind.has_classes and "classes" not in options:
+            options["classes"] = list(parts.classes)
+        if kind.has_square:
+            options["square"] = config.data.get("square") is not None
+        task = build_task(options)
+        task.fit(parts.train)
     return Ready(name, task, parts, experiment.train_options(name).in_steps(len(parts.train)))
 
 
