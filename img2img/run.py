@@ -11,7 +11,6 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from img2img.composed import Composed, keep_config
-from img2img.data.stamp import digest_of
 from img2img.files import check_folder, write_json
 from img2img.masks import MaskedNetwork
 from img2img.memory import memory_explained
@@ -107,7 +106,7 @@ def _results(runner: SequenceRunner, network: MaskedNetwork) -> dict[str, Any]:
     results["relative_parameters"] = runner.learner.relative_parameters()
     if runner.processes.writes:
         for task in results["tasks"]:
-            task["data_sha256"] = digest_of(runner.records.now(runner.ready[task["name"]]))
+            task["data_sha256"] = runner.records.digest(task["name"])
     return results
 
 

@@ -105,6 +105,7 @@ class Records:
         self._folder = experiment.folder if folder is None else folder
         self._now: dict[str, dict[str, Stamp]] = {}
         self._remarks: list[str] = []
+        self._digests: dict[str, str | None] = {}
 
     def path(self, name: str) -> Path:
         """The record of a task."""
@@ -135,7 +136,7 @@ class Records:
         """
         for name in self._bound(finished):
             changed = self.difference(ready[name])
-            if changed is None:
+            if changed is None and self.now(ready[name]):
                 self._remarks.append(f"{name}: an earlier version kept no list of the files it read; they are taken as they are")
             elif changed and self._experiment.resume == "anyway":
                 self._remarks.append(f"{name}: its files have changed since it was learned: {changed}")
@@ -170,6 +171,12 @@ class Records:
             found = self.now(task)
             if found != (read_record(self.path(name)) or {}):
                 write_record(self.path(name), found)
+            self._digests[name] = digest_of(found)
+            del self._now[name]  # a million files take much memory
+
+    def digest(self, name: str) -> str | None:
+        """A hash of the files of a task, after `keep`, the same wherever they lie; None where its pictures are made."""
+        return self._digests[name]
 
     def _bound(self, finished: Mapping[str, Any]) -> list[str]:
         """The tasks on whose data something depends that is in the folder."""

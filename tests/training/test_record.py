@@ -184,6 +184,16 @@ def test_results_say_what_they_are_of_and_a_suite_does_not_mix_them(made: Make, 
     assert other_data(tmp_path / "new", tmp_path / "store", but=tmp_path / "store" / "runs" / "masks" / "0") is None
 
 
+def test_made_pictures_have_no_files(config: Make, tmp_path: Path) -> None:
+    made = config(sequence=["shapes"])
+    data = {"kind": "scenes", "scenes": "shapes", "size": 32, "count": {"train": 4, "val": 2, "test": 2}}
+    made["tasks"]["shapes"] = {"task": {"kind": "segmentation"}, "data": data}
+    for _ in range(2):
+        assert [task["data_sha256"] for task in run(made)["tasks"]] == [None]
+    assert not (tmp_path / "run" / "data").exists()
+    assert "kept no list" not in (tmp_path / "run" / "log.txt").read_text()
+
+
 def test_a_damaged_record_is_one_message(made: Make, tmp_path: Path) -> None:
     run(made())
     (tmp_path / "run" / "data" / "disks.json").write_text('{"files": {"a": 3}}')
