@@ -90,7 +90,7 @@ def score_of(
         imagenet12_accuracy: in per cent, that of the backbone's own network where the run does not learn ImageNet.
         unused: the method takes nothing from the backbone, as networks from scratch do, and so does not count it.
     """
-    accuracies = {task["name"]: 100 * task["value"] for task in results["tasks"]}
+    accuracies = {task["name"]: 100 * task["value"] for task in results["tasks"] if task["value"] is not None}
     parameters = results["relative_parameters"]
     stored = results["shared_bytes"] + sum(task["bytes"] for task in results["tasks"])
     given = {}

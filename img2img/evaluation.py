@@ -11,10 +11,12 @@ from img2img.data.base import PictureSet
 from img2img.errors import InputError
 from img2img.files import read_json
 from img2img.inference import load
+from img2img.memory import memory_explained
 from img2img.pipeline import without_script_keys
 from img2img.training.evaluate import Evaluator, finite
 from img2img.training.experiment import Experiment, read_experiment
 from img2img.training.ready import prepare
+from img2img.training.record import Records
 from img2img.yaml_file import read_yaml
 
 Part = Literal["val", "test"]
@@ -32,10 +34,12 @@ def evaluate_run(
         device: see `inference.load`.
 
     Returns:
-        By task: `figures`; `trivial`, those of doing nothing; `pictures`, how many; and of the test set `reported`, what
-        `results.json` says.
+        By task: `figures`; `trivial`, those of doing nothing; `pictures`, how many; `changed`, what of the files of that part,
+        or of those that the task's options name, is another than when it was learned, None where nothing is or the run kept no
+        list of them; and of the test set `reported`, what `results.json` says.
 
     Raises:
+        OutOfMemoryError: a picture or a batch does not fit into memory; names what to lower.
         InputError: the folder is no run of mask methods, a task is not in its bundle, or its data is gone.
     """
     folder = Path(run)
@@ -43,7 +47,8 @@ def evaluate_run(
     if not experiment.masks:
         method = experiment.method.get("name")
         raise InputError(f"{folder} was learned by {method!r}, which leaves no bundle of tasks: its results.json has the figures")
-    model = load(folder, device=device)
+    with memory_explained("while the bundle was read", "close other programs, or give another device=..."):
+        model = load(folder, device=device)
     evaluator = Evaluator(
         stride=model.backbone.stride,
         min_size=model.backbone.min_size,
@@ -52,13 +57,15 @@ def evaluate_run(
         channels_last=experiment.channels_last,
     )
     reported = {task["name"]: task["figures"] for task in read_json(folder / "results.json")["tasks"]}
-    measured = {}
+    measured, records = {}, Records(experiment, folder)
     for name in model.tasks if tasks is None else tasks:
         model.task(name)
         ready = prepare(experiment, name)
         pictures: PictureSet = getattr(ready.parts, part)
         figures = evaluator.figures(lambda x, name=name: model.network(x, task=name), ready.task, pictures)  # type: ignore[misc]
         entry = {"metric": ready.task.metric, "figures": finite(figures), "pictures": len(pictures)}
+        changed = records.difference(ready, [part])
+        entry["changed"] = str(changed) if changed else None
         entry["trivial"] = finite(evaluator.figures(None, ready.task, pictures))
         measured[name] = entry | ({"reported": reported.get(name)} if part == "test" else {})
     return measured

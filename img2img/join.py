@@ -16,6 +16,7 @@ from img2img.files import write_atomic, write_json
 from img2img.masks import MaskedNetwork
 from img2img.masks.storage import check_backbone, check_basis, read_task_file
 from img2img.masks.table import check_name
+from img2img.writable import check_writable
 
 
 def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -40,6 +41,7 @@ def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLi
     if not sources:
         raise InputError("no bundles to join: name the folders of one or more runs or bundles")
     target = bundle_folder(into)
+    check_writable(target, "into", "tasks", "bases")
     present = (target / "bundle.json").is_file()
     folders = [bundle_folder(folder) for folder in ([into] if present else []) + list(sources)]
     joint = _Joint()

@@ -30,7 +30,8 @@ def one_message() -> Iterator[None]:
 
     In a multirun the error goes on to Hydra, which lets the other jobs end before it shows it.
     """
-    from img2img.training.loop import OutOfMemoryError, TrainingDivergedError
+    from img2img.memory import OutOfMemoryError
+    from img2img.training.loop import TrainingDivergedError
 
     try:
         yield

@@ -65,6 +65,10 @@ class Registry(Mapping[str, T]):
             "that defines it first: `import MODULE` in Python, imports=[MODULE] in a config, --import MODULE on the command line"
         )
 
+    def has_own(self, name: object) -> bool:
+        """Whether a name is img2img's own, rather than one that a user's module entered."""
+        return name in self._own
+
     def __getitem__(self, name: str) -> T:
         if name not in self._entries and name in self._own:
             module, _, attribute = self._own[name].partition(":")

@@ -11,8 +11,9 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from img2img.composed import Composed, keep_config
-from img2img.files import write_json
+from img2img.files import check_folder, write_json
 from img2img.masks import MaskedNetwork
+from img2img.memory import memory_explained
 from img2img.reports.comparison.masks_json import describe_masks
 from img2img.reports.comparison.outputs import save_outputs
 from img2img.reports.page import write_report
@@ -21,9 +22,14 @@ from img2img.training.experiment import read_experiment
 from img2img.training.learners import MaskLearner
 from img2img.training.results import collect_results
 from img2img.training.sequence import SequenceRunner
+from img2img.writable import check_writable
 
 Then = Callable[[SequenceRunner, Mapping[str, Any]], object]
 """`then(runner, results)`: what a pipeline does with a finished run."""
+
+
+FOLDERS = ("bundle", "bundle/tasks", "learned", "checkpoints", "data", "metrics", "probes", "pictures", "outputs", "config")
+"""Of a run's folder: those that are written to."""
 
 
 def run(
@@ -48,7 +54,21 @@ def run(
         TrainingDivergedError: a loss is not a number.
         OutOfMemoryError: with what to lower.
     """
+    with memory_explained("in the run", LOWER):
+        return _run(config, composed, then, bars)
+
+
+LOWER = (
+    "lower train.batch_size or train.crop for training, batch_size for measuring, or make the pictures smaller with data.resize. "
+    "Finished tasks and the last checkpoint are kept; run the same command again"
+)
+"""What helps wherever in a run memory runs out."""
+
+
+def _run(config: Mapping[str, Any], composed: Composed | None, then: Then | None, bars: bool) -> dict[str, Any]:
     experiment = read_experiment(config)
+    check_folder(experiment.folder, "out")
+    check_writable(experiment.folder, "out", *FOLDERS)
     runner = SequenceRunner(experiment)
     runner.prepare()
     if not runner.processes.writes:
@@ -84,6 +104,9 @@ def run(
 def _results(runner: SequenceRunner, network: MaskedNetwork) -> dict[str, Any]:
     results = collect_results(runner.experiment, runner.progress, network)
     results["relative_parameters"] = runner.learner.relative_parameters()
+    if runner.processes.writes:
+        for task in results["tasks"]:
+            task["data_sha256"] = runner.records.digest(task["name"])
     return results
 
 

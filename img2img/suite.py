@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
-from img2img.files import write_json
+from img2img.files import check_folder, read_json, write_json
 from img2img.options import call_with
 from img2img.reports.comparison.store import store_run, write_summary
+from img2img.writable import check_writable
 from img2img.yaml_file import read_yaml
 
 logger = logging.getLogger("img2img")
@@ -148,8 +149,12 @@ def run_jobs(pipeline: Path, jobs: Sequence[Job], *, parallel: int, store: Path 
         parallel: processes at a time.
         store: a folder of results to which each finished run's config and metrics are added; None for none.
 
+    Raises:
+        InputError: the folders of the runs or the store cannot be written to.
+
     Returns:
-        The jobs that failed; the console output of each job is in its folder, `console.txt`.
+        The jobs that failed, or whose data is not that of the results stored before; the console output of each job is in its
+        folder, `console.txt`.
     """
 
     def run(job: Job) -> bool:
@@ -162,15 +167,43 @@ def run_jobs(pipeline: Path, jobs: Sequence[Job], *, parallel: int, store: Path 
         else:
             logger.info("%s, seed %d: finished", job.label, job.seed)
             if store is not None and job.label != "backbone":
+                if other := other_data(job.folder, store, but=store / "runs" / job.label / str(job.seed)):
+                    logger.error("%s, seed %d: not stored: %s", job.label, job.seed, other)
+                    return False
                 # Reports show the pictures of each method's lowest seed.
                 store_run(job.folder, store, label=job.label, seed=job.seed, pictures=job.seed == shown[job.label])
         return code == 0
 
+    if store is not None:
+        check_writable(check_folder(store, "--store"), "--store", "runs")
+    for folder in dict.fromkeys(job.folder.parent for job in jobs):
+        check_writable(check_folder(folder, "--out"), "--out")
     shown: dict[str, int] = {}
     for job in jobs:
         shown[job.label] = min(job.seed, shown.get(job.label, job.seed))
     with ThreadPoolExecutor(parallel) as pool:
         return [job for job, fine in zip(jobs, pool.map(run, jobs), strict=True) if not fine]
+
+
+def other_data(run: Path, store: Path, *, but: Path | None = None) -> str | None:
+    """Why a run's results are not comparable with the stored ones, `but` those it replaces: a task was learned from other files.
+
+    None where none was.
+    """
+
+    def learned_from(folder: Path) -> dict[str, str | None]:
+        tasks = read_json(folder / "results.json")["tasks"]
+        return {task["name"]: task.get("data_sha256") for task in tasks}
+
+    ours = learned_from(run)
+    for other in sorted(path.parent for path in (store / "runs").glob("*/*/results.json")):
+        for name, digest in learned_from(other).items() if other != but else ():
+            if digest is not None and ours.get(name) not in (None, digest):
+                return (
+                    f"its task {name!r} was learned from other files than that of {other}: choose another --store, or run both "
+                    "on the same data"
+                )
+    return None
 
 
 def _cause(console: str) -> str:

@@ -15,6 +15,6 @@ def one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (InputError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+    except (InputError, OSError, MemoryError) as error:
+        print("error:", " ".join(str(error).split()) or "out of memory", file=sys.stderr)
         sys.exit(1)

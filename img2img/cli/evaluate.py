@@ -32,6 +32,9 @@ def evaluate(
         metric = entry["metric"]
         values = [entry["figures"], entry["trivial"], entry.get("reported") or {}]
         rows.append((name, metric, *(_shown(figures.get(metric)) for figures in values), str(entry["pictures"])))
+    for name, entry in measured.items():
+        if entry["changed"]:
+            typer.echo(f"{name}: measured on other files than the run had: {entry['changed']}", err=True)
     print_table(("task", "metric", "now", "doing nothing", "reported", "pictures"), rows)
 
 

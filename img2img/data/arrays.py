@@ -1,6 +1,7 @@
 """Small pictures of one size that are kept in memory as one array."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ class ArrayPictures(PictureSet):
         rows: (N,) the positions of the chosen pictures in `images`; None for all of them in order.
         classes: class names by index.
         name: what messages and reports call the set; a sample is called `name/row`.
+        source: the files that the array and the categories were read from, see `PictureSet.common_files`.
         change: applied to pictures as they are read: (K, H, W[, 3]) uint8 -> the same shape, each picture by itself; a function
             that can be pickled, if worker processes are to read the set.
 
@@ -38,6 +40,7 @@ class ArrayPictures(PictureSet):
         rows: NDArray[np.int64] | None = None,
         classes: Sequence[str],
         name: str,
+        source: Sequence[Path] = (),
         change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
     ) -> None:
         if images.dtype != np.uint8 or images.shape[3:] not in ((), (3,)) or images.ndim < 3:
@@ -55,6 +58,7 @@ class ArrayPictures(PictureSet):
                 )
         self._images = images
         self._change = change
+        self._source = tuple(source)
         self.classes = tuple(classes)
         self.name = name
 
@@ -71,6 +75,10 @@ class ArrayPictures(PictureSet):
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """All pictures, (N, H, W) or (N, H, W, 3) uint8, and their categories, (N,) int64: new arrays, made at each call."""
         return self._changed(self._images[self._rows]), self.categories.copy()
+
+    def common_files(self) -> Sequence[tuple[str, Path]]:
+        """The files of the arrays."""
+        return tuple((path.name, path) for path in self._source)
 
     def _changed(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return images if self._change is None else self._change(images)

@@ -1,7 +1,9 @@
 """What every dataset format gives: samples of 8-bit pictures, and batches of them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -56,6 +58,18 @@ class PictureSet(ABC):
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         """All pictures, (N, H, W) or (N, H, W, 3), with their categories, (N,), of a set that has them in memory; else None."""
         return None
+
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """The files that one sample is read from, each with a name in the set that does not say where the set lies.
+
+        A run keeps what its tasks were learned from by them, see `training.record`; a set that is made, or that does not say it,
+        has none.
+        """
+        return ()
+
+    def common_files(self) -> Sequence[tuple[str, Path]]:
+        """Likewise the files that all samples are read from, such as a list of labels or an array of all pictures."""
+        return ()
 
     def preload(self) -> None:
         """Read now what would be read at the first access, before worker processes fork; by default there is nothing."""

@@ -1,8 +1,9 @@
 """A dataset that is decoded and resized once."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,14 @@ class Cached(PictureSet):
         """Those of the set that is read, where its pictures stay as they are."""
         as_they_are = self._short_side is None and self._square is None and self._middle is None
         return self._pictures.arrays() if as_they_are else None
+
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """Those of the set that is read."""
+        return self._pictures.files(index)
+
+    def common_files(self) -> Sequence[tuple[str, Path]]:
+        """Those of the set that is read."""
+        return self._pictures.common_files()
 
     def preload(self, progress: Callable[[int, int], object] | None = None) -> None:
         """Decode until every picture is kept or the memory is used up; `progress(done, total)` is called after each."""

@@ -86,7 +86,8 @@ class Cifar100(ArrayPictures):
     ) -> None:
         require_part(part, val_per_class, "val_per_class")
         chosen = _group(number, grouping, groups, seed)
-        images, labels = _read(require_folder(root), "test" if part == "test" else "train")
+        file = _file(require_folder(root), "test" if part == "test" else "train")
+        images, labels = _read(file)
         rows = np.flatnonzero(np.isin(labels, chosen))
         if part != "test" and val_per_class:
             held_back = np.isin(rows, _held_back(labels, val_per_class))
@@ -98,6 +99,7 @@ class Cifar100(ArrayPictures):
             rows=rows,
             classes=[CLASSES[c] for c in chosen],
             name="-".join(names),
+            source=[file] if file.suffix == ".npz" else [file, file.with_name("meta")],
         )
 
 
@@ -130,13 +132,17 @@ def _held_back(labels: NDArray[np.int64], per_class: int) -> NDArray[np.int64]:
     return np.concatenate([shuffled[labels[shuffled] == c][-per_class:] for c in range(100)])
 
 
-def _read(root: Path, stem: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The pictures (N, 32, 32, 3) and the classes (N,) of a file; those read last are kept, since every task asks again."""
+def _file(root: Path, stem: str) -> Path:
     for path in (root / "cifar-100-python" / stem, root / stem, root / f"{stem}.npz"):
         if path.is_file():
-            state = path.stat()
-            return _kept(path, state.st_mtime_ns, state.st_size)
+            return path
     raise InputError(f"no CIFAR-100 in {root}: expected {_EXPECTED}; {_REMEDY}")
+
+
+def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The pictures (N, 32, 32, 3) and the classes (N,) of a file; those read last are kept, since every task asks again."""
+    state = path.stat()
+    return _kept(path, state.st_mtime_ns, state.st_size)
 
 
 @functools.lru_cache(maxsize=2)

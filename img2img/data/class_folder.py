@@ -86,6 +86,10 @@ class ClassFolder(PictureSet):
         file = self._files[index]
         return Sample(image=read_picture(self.root / file), category=int(self.categories[index]), name=file)
 
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """The picture, with the folder of its class."""
+        return ((self._files[index], self.root / self._files[index]),)
+
 
 def listed(root: str | os.PathLike[str]) -> ClassFolder:
     """`ClassFolder(root=root)`, listed once for all that ask until a folder in it changes: every task of split ImageNet asks for

@@ -98,6 +98,11 @@ class CocoSegmentation(PictureSet):
         label = self._paint(info)
         return Sample(image=image, label=turned(label, orientation) if self._stored else label, name=info["file_name"])
 
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """The picture."""
+        name = str(self._coco.imgs[self._ids[index]]["file_name"])
+        return ((name, self._folder / name),)
+
     def _paint(self, info: dict[str, Any]) -> NDArray[np.uint8]:
         """The (H, W) uint8 label of one picture."""
         label = np.zeros((info["height"], info["width"]), dtype=np.uint8)

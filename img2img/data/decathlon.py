@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -88,6 +88,7 @@ class Decathlon(PictureSet):
         categories = sorted(contents["train"]["categories"], key=lambda c: c["id"])
         self.category_ids = tuple(c["id"] for c in categories)
         self.classes = _names(categories)
+        self._annotations = tuple(files.items())
         self.image_ids: tuple[int, ...] = ()
         self._files: tuple[str, ...] = ()
         of_image: dict[int, int] = {}
@@ -113,6 +114,14 @@ class Decathlon(PictureSet):
             category=None if category == UNKNOWN else category,
             name=self._files[index],
         )
+
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """The picture."""
+        return ((self._files[index], self._path(index)),)
+
+    def common_files(self) -> Sequence[tuple[str, Path]]:
+        """The annotations of the part and of the training part."""
+        return self._annotations
 
     def _path(self, index: int) -> Path:
         return on_disk(self._data, self._files[index].removeprefix("data/"))

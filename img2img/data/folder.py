@@ -42,6 +42,11 @@ class ImageFolder(PictureSet):
         path = self._files[index]
         return Sample(image=read_picture(path), name=path.relative_to(self.root).as_posix())
 
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """The picture."""
+        path = self._files[index]
+        return ((path.relative_to(self.root).as_posix(), path),)
+
 
 @dataclass(frozen=True)
 class LabelTable:
@@ -164,6 +169,11 @@ class LabelledPictures(PictureSet):
                 "interpolation"
             )
         return Sample(image=image, label=self._table.apply(label, labels), name=name)
+
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """The picture and its label."""
+        name, picture, labels = self._items[index]
+        return (name, picture), (f"{name} (label)", labels)
 
     def _label(self, path: Path) -> NDArray[np.uint8]:
         """The values in a label file, (H, W); formats that keep them elsewhere than in a picture read them here."""

@@ -3,17 +3,25 @@
 import copy
 import functools
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from img2img.data.base import Batch, PictureSet, Sample
 from img2img.data.shift import Shift
 from img2img.errors import InputError
+from img2img.memory import OutOfMemoryError, memory_explained
+
+PATIENCE = 600
+"""Seconds that a batch is waited for: a slow disk may need a minute for one of large pictures."""
+_LOOK_EVERY = 5
+"""Seconds after which it is asked whether the worker processes still live."""
 
 
 class TrainBatches:
@@ -102,6 +110,9 @@ class TrainBatches:
 
         Raises:
             InputError: a picture cannot be read, also when a worker process finds it.
+            OSError: likewise a file that the system does not give.
+            OutOfMemoryError: a batch does not fit into memory.
+            LostBatchError: a worker process was killed, or a batch did not come.
         """
         loader = DataLoader(
             _Steps(self),
@@ -111,13 +122,72 @@ class TrainBatches:
             collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_one_thread,
+            timeout=_LOOK_EVERY if self._workers else 0,
             # without one of its own the loader would draw from torch's global generator
             generator=torch.Generator(),
         )
-        for fields in loader:
+        for fields in _arriving(loader) if self._workers else loader:
             if "error" in fields:
-                raise InputError(fields["error"])
+                raise fields["error"]
             yield Batch(**fields)
+
+
+class LostBatchError(ChildProcessError):
+    """A batch was lost between the worker processes that load pictures and the training."""
+
+
+@contextmanager
+def lost_batches_explained() -> Iterator[None]:
+    """Say what to do where the block learns that a worker process ended: PyTorch tells it at any moment, wherever the program is.
+
+    Raises:
+        LostBatchError: a worker process was killed, or a batch did not come.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(("DataLoader worker (pid", "DataLoader timed out")):
+            raise
+        raise _lost(error) from error
+
+
+def _arriving(loader: DataLoader[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What a loader's worker processes make; they are looked after now and then, and a batch is waited for `PATIENCE` seconds."""
+    try:
+        batches, waited = iter(loader), 0
+        while True:
+            try:
+                fields = next(batches)
+            except RuntimeError as error:
+                waited += _LOOK_EVERY
+                if not str(error).startswith("DataLoader timed out") or waited >= PATIENCE:
+                    raise
+            else:
+                waited = 0
+                yield fields
+    except (RuntimeError, OSError) as error:  # OSError: a process or its queues cannot be made, or a batch not be fetched
+        if str(error).startswith("Caught "):
+            raise  # by what makes the batches
+        raise _lost(error) from error
+
+
+def _lost(error: Exception) -> LostBatchError:
+    timed_out = str(error).startswith("DataLoader timed out")
+    why = f"none came within {PATIENCE} s" if timed_out else (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+    return LostBatchError(
+        f"a batch from the worker processes that load pictures was lost: {why}. Either the machine ran out of memory and ended "
+        f"one, or shared memory is full ({_shared_memory()}), through which batches pass: lower train.workers, give it more "
+        "(docker run --shm-size=2g), or set train.workers=0 to load in the training process. Finished tasks and the last "
+        "checkpoint are kept; run the same command again"
+    )
+
+
+def _shared_memory() -> str:
+    try:
+        space = shutil.disk_usage("/dev/shm")
+    except OSError:
+        return "there is no /dev/shm"
+    return f"/dev/shm has {space.free / 1e6:,.1f} MB free of {space.total / 1e6:,.1f} MB"
 
 
 class _Steps(Dataset[dict[str, Any]]):
@@ -127,11 +197,33 @@ class _Steps(Dataset[dict[str, Any]]):
         self._batches = batches
 
     def __getitem__(self, step: int) -> dict[str, Any]:
+        # An error that is raised in a worker would reach the user wrapped into a traceback.
         try:
-            return dict(vars(self._batches.batch(step)))
+            with memory_explained("while a batch was made", _smaller(self._batches)):
+                fields = dict(vars(self._batches.batch(step)))
         except InputError as error:
-            # raised in a worker it would reach the user wrapped into a traceback
-            return {"error": str(error)}
+            return {"error": InputError(str(error))}
+        except OutOfMemoryError as error:
+            return {"error": error.with_traceback(None)}
+        except OSError as error:
+            return {"error": OSError(str(error))}
+        if get_worker_info() is not None:
+            # Left to the queue's thread, a batch that finds no room would vanish there, and be waited for without end.
+            try:
+                for value in fields.values():
+                    if isinstance(value, torch.Tensor):
+                        value.share_memory_()
+            except (RuntimeError, OSError) as error:
+                return {"error": _lost(error)}
+        return fields
+
+
+def _smaller(batches: TrainBatches) -> str:
+    workers = f", or train.workers={batches._workers // 2}" if batches._workers else ""
+    return (
+        f"lower train.batch_size (now {batches._batch_size}) or train.crop, make the pictures smaller once with data.resize"
+        f"{workers}. Finished tasks and the last checkpoint are kept; run the same command again"
+    )
 
 
 class _CountFrom(Sampler[int]):

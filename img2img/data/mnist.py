@@ -59,7 +59,8 @@ class Mnist(ArrayPictures):
             )
         folder = _folder(require_folder(root))
         prefix = "t10k" if part == "test" else "train"
-        images, labels = _read(folder / f"{prefix}-images-idx3-ubyte", 3), _read(folder / f"{prefix}-labels-idx1-ubyte", 1)
+        files = [_file(folder / f"{prefix}-{name}-ubyte") for name in ("images-idx3", "labels-idx1")]
+        images, labels = (_read(file, dimensions) for file, dimensions in zip(files, (3, 1), strict=True))
         if len(images) != len(labels) or not len(labels) or labels.max() > 9:
             raise InputError(
                 f"{folder} has {len(images)} {prefix} pictures and {len(labels)} labels up to {labels.max(initial=0)}: expected "
@@ -78,7 +79,13 @@ class Mnist(ArrayPictures):
         elif rotation is not None:
             name, change = f"mnist-rotated{rotation:g}", functools.partial(_rotated, degrees=float(rotation))
         super().__init__(
-            images, labels[rows].astype(np.int64), rows=rows, classes="0123456789", name=f"{name}-{part}", change=change
+            images,
+            labels[rows].astype(np.int64),
+            rows=rows,
+            classes="0123456789",
+            name=f"{name}-{part}",
+            source=files,
+            change=change,
         )
 
 
@@ -134,13 +141,18 @@ def _folder(root: Path) -> Path:
     )
 
 
-def _read(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The array in `path` or `path.gz`; those read last are kept, since every task asks again."""
+def _file(path: Path) -> Path:
+    """`path` or `path.gz`."""
     for file in (path, path.with_name(f"{path.name}.gz")):
         if file.is_file():
-            state = file.stat()
-            return _kept(file, dimensions, state.st_mtime_ns, state.st_size)
+            return file
     raise InputError(f"no file {path} or {path.name}.gz: expected the four files of MNIST; fetch the missing ones")
+
+
+def _read(file: Path, dimensions: int) -> NDArray[np.uint8]:
+    """The array in a file; those read last are kept, since every task asks again."""
+    state = file.stat()
+    return _kept(file, dimensions, state.st_mtime_ns, state.st_size)
 
 
 @functools.lru_cache(maxsize=4)

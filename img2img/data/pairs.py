@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -46,6 +47,11 @@ class PairFolder(PictureSet):
         left, right = (np.ascontiguousarray(half) for half in np.split(pair, 2, axis=1))
         a, b = (left, right) if self._a_left else (right, left)
         return Sample(image=b, source=a, name=path.relative_to(self.root).as_posix())
+
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """The file with both."""
+        path = self._files[index]
+        return ((path.relative_to(self.root).as_posix(), path),)
 
 
 class PairedFolders(PictureSet):
@@ -97,3 +103,9 @@ class PairedFolders(PictureSet):
                 f"same size ({of_which_pixels(self._stored, max(turn, own))}); resize one of them, or remove both"
             )
         return Sample(image=b, source=a, name=source.relative_to(self.root).as_posix())
+
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """The input and its target."""
+        source, target = self._pairs[index]
+        name = source.relative_to(self.root).as_posix()
+        return (name, source), (f"{name} (target)", target)

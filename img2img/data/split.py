@@ -1,6 +1,7 @@
 """Parts of a dataset: training, validation and test pictures by position, and small subsets."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -30,6 +31,14 @@ class Subset(PictureSet):
 
     def __getitem__(self, index: int) -> Sample:
         return self._pictures[self._indices[index]]
+
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """Those of the whole set's sample."""
+        return self._pictures.files(int(self._indices[index]))
+
+    def common_files(self) -> Sequence[tuple[str, Path]]:
+        """Those of the whole set."""
+        return self._pictures.common_files()
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         """The rows of the whole set's."""

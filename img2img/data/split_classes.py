@@ -1,6 +1,8 @@
 """A dataset of many classes cut into tasks of a few classes each."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -73,6 +75,14 @@ class SplitClasses(PictureSet):
 
     def __getitem__(self, index: int) -> Sample:
         return replace(self._pictures[int(self._positions[index])], category=int(self.categories[index]))
+
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """Those of the whole dataset's sample."""
+        return self._pictures.files(int(self._positions[index]))
+
+    def common_files(self) -> Sequence[tuple[str, Path]]:
+        """Those of the whole dataset."""
+        return self._pictures.common_files()
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         """The task's rows of the whole dataset's."""

@@ -16,6 +16,7 @@ from img2img.export.graph import interface, task_graph
 from img2img.export.plain import load_plain
 from img2img.masks import MaskedNetwork
 from img2img.tasks import Task
+from img2img.writable import check_writable
 
 __all__ = ["FORMATS", "SHARED", "Agreement", "Exported", "export_bundle", "export_task", "load_plain", "load_tasks"]
 
@@ -73,6 +74,7 @@ def export_task(
     """
     path = Path(path)
     format = _format_of(path, format)
+    check_writable(path.parent, "out")
     graph = task_graph(network, name, task, raw=raw)
     described = interface(network, name, task, graph, size=size)
     if format == "safetensors":
@@ -120,6 +122,7 @@ def export_bundle(
         InputError: as `export_task`, or the bundle cannot be read.
     """
     ending = FORMATS["onnx" if format == SHARED else _format_of(Path(), format)]
+    check_writable(folder, "out")
     network, known = load_tasks(bundle)
     names = list(known) if tasks is None else list(tasks)
     unknown = [name for name in names if name not in known]

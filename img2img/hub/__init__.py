@@ -21,6 +21,7 @@ from img2img.extras import require
 from img2img.files import read_json, write_json
 from img2img.hub.card import model_card
 from img2img.masks import MaskedNetwork
+from img2img.writable import check_writable
 
 if TYPE_CHECKING:
     from img2img.inference import Model
@@ -57,6 +58,7 @@ def save_pretrained(
     require("huggingface_hub", extra="hub", what="a model card")
     folder = Path(folder).absolute()
     _check_replaceable(folder)
+    check_writable(folder.parent, "the folder's parent")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

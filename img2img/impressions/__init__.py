@@ -19,14 +19,17 @@ from img2img.composed import Composed, keep_config
 from img2img.errors import InputError
 from img2img.files import write_json
 from img2img.impressions import measures
-from img2img.impressions.earlier import check_earlier
+from img2img.impressions.earlier import check_earlier, check_pictures, record_path
 from img2img.impressions.options import CLASSES, Study, read_study
 from img2img.impressions.pictures import Family, build_family
 from img2img.impressions.report import write_report
 from img2img.impressions.results import stored_bytes, summarise, table_rows
 from img2img.impressions.workbench import Workbench
+from img2img.memory import memory_explained
 from img2img.run import logged_to
 from img2img.training.environment import environment
+from img2img.training.record import write_record
+from img2img.writable import check_writable
 
 __all__ = ["run"]
 
@@ -54,12 +57,16 @@ def run(config: Mapping[str, Any], *, composed: Composed | None = None) -> dict[
     study = read_study(config)
     folder = Path(study.out)
     check_earlier(folder, study)
+    check_writable(folder, "out")
     if study.threads is not None:
         torch.set_num_threads(study.threads)
     family = build_family(study.data)
     _check_enough(study, family)
+    files = check_pictures(folder, family)
     keep_config(folder, composed or Composed.plain(config))
-    with logged_to(folder / "log.txt", Console()):
+    write_record(record_path(folder), files)
+    lower = "lower train.together, train.batch_size or inference.batch_size. What was learned is kept; run the same command again"
+    with logged_to(folder / "log.txt", Console()), memory_explained("in the study", lower):
         start = time.perf_counter()
         rows: dict[str, list[dict[str, Any]]] = {}
         for seed in study.seeds:

@@ -4,9 +4,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from img2img.data.stamp import Stamp, difference
 from img2img.errors import InputError
 from img2img.files import check_folder, read_json
 from img2img.impressions.options import Study, read_study
+from img2img.impressions.pictures import Family
+from img2img.training.record import read_now, read_record
 
 _AT_LEAST = {"new_tasks", "basis_tasks", "wrong_masks"}
 """Numbers that may rise."""
@@ -37,6 +40,29 @@ def check_earlier(folder: Path, study: Study) -> None:
                 f"{folder} holds results of a study with {name}={value}, which one with {name}={wanted[name]} "
                 "would replace: give what the folder has and add to it, or choose another folder (out=...)"
             )
+
+
+def check_pictures(folder: Path, family: Family) -> dict[str, Stamp]:
+    """Refuse pictures that are not those from which the study in the folder was made; gives what is to be kept of them.
+
+    Raises:
+        InputError: they have changed.
+    """
+    path = record_path(folder)
+    before = read_record(path)
+    now = read_now(family.sets(), known=before)
+    changed = None if before is None else difference(before, now)
+    if changed and any(folder.glob("seed*/*/*")):
+        raise InputError(
+            f"{folder} holds a study of other files than there are now: {changed}. What it learned is of the earlier ones: bring "
+            "those back, choose another folder (out=...), or delete this one to learn all anew"
+        )
+    return now
+
+
+def record_path(folder: Path) -> Path:
+    """The file that says which files a study reads."""
+    return folder / "data" / "pictures.json"
 
 
 def _read(path: Path, study: Study) -> Study:

@@ -61,6 +61,10 @@ class Family:
         kept.move_to_end(number)
         return kept[number]
 
+    def sets(self) -> dict[str, ArrayPictures]:
+        """The parts of the first task, which are read from the same files as those of all others."""
+        return {part: self._source(1, part) for part in ("train", "test")}
+
     def test(self, number: int) -> Batch:
         """The test pictures of a task, (N, 1, H, W) float, standardised, and their classes."""
         pixels, classes = self.pixels(number, "test")

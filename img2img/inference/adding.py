@@ -11,6 +11,7 @@ from img2img.errors import InputError
 from img2img.masks import METHODS
 from img2img.masks.table import check_name
 from img2img.plugins import import_modules
+from img2img.writable import check_writable
 
 
 def train_new_task(
@@ -42,7 +43,8 @@ def train_new_task(
         The run folder.
 
     Raises:
-        InputError: the name is taken, or whatever the experiment finds wrong. The bundle is as it was.
+        InputError: the name is taken, the bundle cannot be written to, or whatever the experiment finds wrong. The bundle is as
+            it was.
     """
     from img2img.join import join_bundles
     from img2img.run import run
@@ -53,6 +55,7 @@ def train_new_task(
     out = Path("runs") / name if out is None else Path(out)
     if name in description["tasks"] and not _is_of(out, folder, name):
         raise InputError(f"the bundle in {folder} has a task {name!r} already: choose another name, or delete that one first")
+    check_writable(folder, "bundle", "tasks", "bases")
     config = _config(name, folder, method, overrides)
     import_modules(config.get("imports", ()))
     if config["method"].get("name") not in METHODS:

@@ -3,7 +3,8 @@
 The input is a matrix of which row t, column i is task i's deciding metric measured after training task t, in the order of
 training. Each task has its own metric and unit, so all means are taken over *skills*: 0 is what the task's trivial baseline
 gets, 1 is perfect, below 0 is worse than doing nothing. A value that was not measured is None or NaN, or the row ends before
-it; pairs with one missing are left out of a mean, and a mean over nothing is None.
+it; pairs with one missing are left out of a mean, and a mean over nothing is None. Where the trivial baseline is perfect, as on
+test pictures of one class, no skill can be told, and it counts as not measured.
 """
 
 import math
@@ -13,8 +14,11 @@ from img2img.errors import InputError
 
 Row = Sequence[float | None]
 
+_SLACK = 1e-6
+"""For a float32 score of a perfect picture."""
 
-def skill(value: float | None, trivial: float, *, higher_is_better: bool) -> float | None:
+
+def skill(value: float | None, trivial: float | None, *, higher_is_better: bool) -> float | None:
     """Where `value` lies between the trivial baseline (0) and perfection (1).
 
     For a score, whose ceiling is 1: (value - trivial) / (1 - trivial).
@@ -22,54 +26,58 @@ def skill(value: float | None, trivial: float, *, higher_is_better: bool) -> flo
 
     Args:
         value: a score of at most 1 (mIoU, SSIM, accuracy, as fractions) or an error of at least 0; None or NaN: not measured.
-        trivial: the trivial baseline's value, in the same unit.
+        trivial: the trivial baseline's value, in the same unit; None or NaN: not measured.
         higher_is_better: whether it is a score.
 
     Returns:
-        The skill, at most 1, or None if not measured.
+        The skill, at most 1, or None if one of them was not measured, or the baseline is perfect already.
 
     Raises:
-        InputError: the baseline is perfect already or not a number, or a value is beyond the ceiling (a percentage, a PSNR)
-            or the floor.
+        InputError: a value is beyond the ceiling (a percentage, a PSNR) or the floor.
     """
-    if higher_is_better:
-        if not trivial < 1:
-            raise InputError(
-                f"the trivial baseline of a score is {trivial}: expected less than 1, the ceiling; "
-                "give fractions rather than per cent, or choose a metric that doing nothing cannot win"
-            )
-    elif not 0 < trivial < math.inf:
+    known = [number for number in (value, trivial) if number is not None and not math.isnan(number)]
+    if higher_is_better and any(number > 1 + _SLACK for number in known):
         raise InputError(
-            f"the trivial baseline of an error is {trivial}: expected a number above 0; "
-            "choose a metric that doing nothing cannot win"
+            f"got a score of {value} and {trivial} for doing nothing: expected at most 1, the ceiling; give fractions rather "
+            "than per cent, and no metric without a ceiling, such as PSNR"
         )
-    if value is None or math.isnan(value):
+    if not higher_is_better and any(not 0 <= number < math.inf for number in known):
+        raise InputError(
+            f"got an error of {value} and {trivial} for doing nothing: expected numbers of at least 0; is higher_is_better right?"
+        )
+    if len(known) < 2:
         return None
+    value, trivial = known
     if higher_is_better:
-        # The slack is for a float32 score of a perfect picture.
-        if value > 1 + 1e-6:
-            raise InputError(f"got a score of {value}: expected at most 1; give fractions rather than per cent")
-        return (min(value, 1.0) - trivial) / (1 - trivial)
-    if value < 0:
-        raise InputError(f"got an error of {value}: expected at least 0; is higher_is_better right?")
-    return (trivial - value) / trivial
+        return None if trivial >= 1 - _SLACK else (min(value, 1.0) - trivial) / (1 - trivial)
+    return None if trivial == 0 else (trivial - value) / trivial
 
 
-def skill_matrix(values: Sequence[Row], trivial: Sequence[float], higher_is_better: Sequence[bool]) -> list[list[float | None]]:
+def skill_matrix(values: Sequence[Row], trivial: Row, higher_is_better: Sequence[bool]) -> list[list[float | None]]:
     """The matrix of skills from the matrix of values; `trivial` and `higher_is_better` have one entry a column (task).
 
+    A figure that no skill can be told from, such as a score without a ceiling, counts as not measured.
+
     Raises:
-        InputError: a row with more entries than there are tasks, or as `skill`.
+        InputError: a row with more entries than there are tasks.
     """
     if len(trivial) != len(higher_is_better) or any(len(row) > len(trivial) for row in values):
         raise InputError(
             f"got rows of {[len(row) for row in values]} values, {len(trivial)} baselines and {len(higher_is_better)} "
             "directions: expected one baseline and one direction a task, and no row longer; give one of each for every task"
         )
+    columns = list(zip(trivial, higher_is_better, strict=True))
     return [
-        [skill(value, base, higher_is_better=higher) for value, base, higher in zip(row, trivial, higher_is_better, strict=False)]
+        [_skill_or_none(value, base, higher_is_better=higher) for value, (base, higher) in zip(row, columns, strict=False)]
         for row in values
     ]
+
+
+def _skill_or_none(value: float | None, trivial: float | None, *, higher_is_better: bool) -> float | None:
+    try:
+        return skill(value, trivial, higher_is_better=higher_is_better)
+    except InputError:
+        return None
 
 
 def average_skill(skills: Sequence[Row]) -> float | None:

@@ -1,6 +1,7 @@
 """Mid-task checkpoints: everything that the rest of the training depends on, so that it ends bit-equal."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ def _save(values: dict[str, Any], path: Path) -> None:
         torch.save(values, file)
 
 
-def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str) -> dict[str, Any]:
-    """Read a checkpoint; tensors and plain types only, nothing is unpickled.
+def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str | Collection[str]) -> dict[str, Any]:
+    """Read a checkpoint; tensors and plain types only, nothing is unpickled. `fingerprint`: one, or all that are accepted.
 
     Raises:
         InputError: it is damaged, or was written under another configuration.
@@ -47,7 +48,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str) -> dict[s
             f"the checkpoint {path} cannot be read ({str(error).splitlines()[0]}): delete it, and the task starts again; "
             "finished tasks are kept"
         ) from error
-    if written != fingerprint:
+    if written not in ([fingerprint] if isinstance(fingerprint, str) else fingerprint):
         raise InputError(
             f"the checkpoint {path} was written under another configuration of this task: go back to it, delete the checkpoint, "
             "or choose another run folder (out=...)"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from img2img.data.base import Batch, PictureSet
 from img2img.data.loader import eval_batches
+from img2img.memory import memory_explained
 from img2img.tasks import Task
 
 Network = Callable[[Tensor], Tensor]
@@ -37,10 +39,19 @@ class Evaluator:
     batch_size: int = 8
     channels_last: bool = False
 
+    def memory_explained(self) -> AbstractContextManager[None]:
+        """Say what to lower where the block, which runs networks over whole pictures, does not fit into memory."""
+        return memory_explained(
+            f"while whole pictures were measured, up to batch_size={self.batch_size} at once",
+            f"try batch_size={max(1, self.batch_size // 2)}, or make the task's pictures smaller with data.resize. Finished "
+            "tasks and the last checkpoint are kept; run the same command again",
+        )
+
     @torch.no_grad()
     def run(self, network: Network, input: Tensor) -> Tensor:
         """The raw output of `network` for inputs of a size that it takes."""
-        return network(self.placed(input))
+        with self.memory_explained():
+            return network(self.placed(input))
 
     def placed(self, input: Tensor) -> Tensor:
         """`input` on the device and in the memory format of the networks."""
@@ -65,12 +76,16 @@ class Evaluator:
             network: the trained network, in evaluation mode; None measures the task's trivial baseline.
             task: what is measured.
             pictures: the set.
+
+        Raises:
+            OutOfMemoryError: with what to lower.
         """
         figures = task.metrics()
-        for batch in eval_batches(pictures, batch_size=self.batch_size):
-            example = task.example(batch.to(self.device))
-            figures.update(task.trivial(example) if network is None else self.predict(network, task, example.input), example)
-        return figures.compute()
+        with self.memory_explained():
+            for batch in eval_batches(pictures, batch_size=self.batch_size):
+                example = task.example(batch.to(self.device))
+                figures.update(task.trivial(example) if network is None else self.predict(network, task, example.input), example)
+            return figures.compute()
 
     def deciding(self, network: Network | None, task: Task, pictures: PictureSet) -> float:
         """The one of the figures that decides."""

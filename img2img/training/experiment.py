@@ -2,17 +2,21 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from img2img.backbones import KINDS as BACKBONES
+from img2img.data import KINDS as DATA
 from img2img.errors import InputError
 from img2img.masks import METHODS, MaskMethod, Mixed, build_method
 from img2img.masks.table import check_name
 from img2img.options import call_with
 from img2img.plugins import import_modules
+from img2img.tasks.base import KINDS as TASKS
 from img2img.training.options import TrainOptions
 from img2img.training.source import Source
 
@@ -69,7 +73,8 @@ class Experiment:
         own: patterns of the names of weights of which each masked task trains a copy of its own in place of a mask, such as
             `["decoder.blocks.4.*"]`, see `masks.Mixed`; None for none.
         seed: of everything random.
-        resume: "auto" goes on with what is in the run folder; "never" refuses a folder that holds a run.
+        resume: "auto" goes on with what is in the run folder; "never" refuses a folder that holds a run; "anyway" goes on though
+            the files that its tasks were learned from have changed, see `record`.
         batch_size: of evaluations.
         probe: pictures in the fixed batch whose outputs are compared bit for bit.
         panels: test pictures shown for each task.
@@ -98,7 +103,7 @@ class Experiment:
     select: Sequence[str] | None = None
     own: Sequence[str] | None = None
     seed: int = 0
-    resume: Literal["auto", "never"] = "auto"
+    resume: Literal["auto", "never", "anyway"] = "auto"
     batch_size: int = 8
     probe: int = 4
     panels: int = 6
@@ -143,8 +148,8 @@ class Experiment:
                 raise InputError(f"{name}={getattr(self, name)}: expected 1 or more pictures")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads={self.threads}: expected 1 or more, or null for all")
-        if self.resume not in ("auto", "never"):
-            raise InputError(f"resume={self.resume!r}: expected 'auto' or 'never'")
+        if self.resume not in ("auto", "never", "anyway"):
+            raise InputError(f"resume={self.resume!r}: expected 'auto', 'never' or 'anyway'")
 
     def _check_start(self, name: str) -> None:
         config = self.task(name)
@@ -273,8 +278,11 @@ class Experiment:
         together = list(self.sequence) if self.method.get("name") == "joint" else list(self.sequence)[:index]
         return {task: self.tasks[task] for task in together}
 
-    def fingerprint(self, name: str, *, backbone: bool = False) -> str:
+    def fingerprint(self, name: str, *, backbone: bool = False, places: bool = False) -> str:
         """A hash of whatever the training of a task depends on, for its checkpoints; `backbone`: of the backbone's.
+
+        Not on where files lie: what is read from them is kept by `record`, and a folder may move. With `places` it does, as
+        versions did that kept no such thing.
 
         Not on the number of processes: a run may go on with fewer or more of them, since the batches stay the same. The outcome
         is then the same up to rounding, or to which pictures are normalised together, as it is on another kind of machine.
@@ -289,9 +297,10 @@ class Experiment:
             train = {key: value for key, value in vars(self.train_options(name)).items() if key not in unused}
             options = {"task": config.task, "data": config.data, "train": train, "backbone": self.backbone, "seed": self.seed}
             options |= {"precision": self.precision, "channels_last": self.channels_last}
-            return hashlib.sha256(json.dumps(options, sort_keys=True, default=list).encode()).hexdigest()
+            return _hash(options, places)
         if index == 0 and self.mode == "first_task" and self.masks:
-            return self.fingerprint(name, backbone=True)  # it has no mask: how later tasks are masked does not matter to it
+            # It has no mask: how later tasks are masked does not matter to it.
+            return self.fingerprint(name, backbone=True, places=places)
         depends = {
             "task": self.tasks[name],
             "train": self.train,
@@ -309,7 +318,30 @@ class Experiment:
             "channels_last": self.channels_last,
             "before": self._before(index),
         }
-        return hashlib.sha256(json.dumps(depends, sort_keys=True, default=list).encode()).hexdigest()
+        return _hash(depends, places)
+
+    def fingerprints(self, name: str, *, backbone: bool = False) -> tuple[str, ...]:
+        """The fingerprint, and what it was in versions that counted where files lie: either may stand in a run's folder."""
+        return tuple(self.fingerprint(name, backbone=backbone, places=places) for places in (False, True))
+
+
+def _hash(depends: Mapping[str, Any], places: bool) -> str:
+    told = depends if places else _without_places(depends)
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=list).encode()).hexdigest()
+
+
+def _without_places(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without the absolute paths among them; those of a user's own kinds, which may read unseen files, stay."""
+    kind = options.get("kind")
+    if kind is not None and not any(registry.has_own(kind) for registry in (DATA, TASKS, BACKBONES)):
+        return dict(options)
+    return {key: _without_place(value) for key, value in options.items()}
+
+
+def _without_place(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _without_places(value)
+    return "a path" if isinstance(value, str) and (os.path.isabs(value) or value.startswith("~")) else value
 
 
 def read_experiment(config: Mapping[str, Any]) -> Experiment:

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from img2img.errors import InputError
 from img2img.masks import TaskModule
 from img2img.masks.analysis import FlipMeter
+from img2img.memory import memory_explained
 from img2img.tasks.base import Example
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.log import TrainingLog
@@ -27,10 +28,6 @@ from img2img.training.settle import settle
 
 class TrainingDivergedError(RuntimeError):
     """The loss is no longer a number."""
-
-
-class OutOfMemoryError(RuntimeError):
-    """The training does not fit into memory."""
 
 
 class Objective(Protocol):
@@ -102,7 +99,7 @@ def fit(
     fabric: Fabric,
     log: TrainingLog,
     checkpoint: Path,
-    fingerprint: str,
+    fingerprint: str | Sequence[str],
     extra: Callable[[Tensor, Tensor], Tensor | None] | None = None,
     head: nn.Module | None = None,
     after_step: Callable[[], None] | None = None,
@@ -125,7 +122,8 @@ def fit(
         fabric: device, precision and processes.
         log: where rows go.
         checkpoint: the file of the running training.
-        fingerprint: a hash of whatever the training depends on; a checkpoint of another one is refused.
+        fingerprint: a hash of whatever the training depends on; a checkpoint of another one is refused. Of several, which all
+            are accepted, the first is written.
         extra: `extra(input, output)` is added to the loss, a penalty or a distillation; None for nothing.
         head: the part of `module` that is trained alone at first, see `TrainOptions.head_first`; None: all from the start.
         after_step: called after each step of the optimisers, to set right what they may not change; None for nothing.
@@ -214,7 +212,8 @@ def fit(
         if validated:
             examples = (task.example(batch.to(fabric.device)) for batch in batches.iterate(done))
             inputs = (example.input.contiguous(memory_format=memory_format) for example in examples)
-            settle(module, wrapped, inputs, options.norm_batches)
+            with explained(options):
+                settle(module, wrapped, inputs, options.norm_batches)
             processes.average_statistics(module)
             module.eval()
             value = processes.first(validate)
@@ -241,7 +240,7 @@ def fit(
             processes.average_statistics(module)  # one state is saved, and all go on from it
             own, *others = processes.each(random_states())
             saving = {
-                "fingerprint": fingerprint,
+                "fingerprint": fingerprint if isinstance(fingerprint, str) else fingerprint[0],
                 "step": done,
                 "module": module.state_dict(),
                 "optimisers": [optimiser.state_dict() for optimiser in optimisers],
@@ -292,8 +291,15 @@ def explained(options: TrainOptions) -> Iterator[None]:
         OutOfMemoryError: the block ran out of memory.
         InputError: normalisation found a single value to normalise.
     """
+    batch, crop = max(1, options.batch_size // 2), max(32, options.crop * 3 // 4 // 32 * 32)
+    doing = f"with train.batch_size={options.batch_size} at train.crop={options.crop}"
+    remedy = (
+        f"try train.batch_size={batch}, or train.crop={crop}. Finished tasks and the last checkpoint are kept; run the same "
+        "command again"
+    )
     try:
-        yield
+        with memory_explained(doing, remedy):
+            yield
     except ValueError as error:
         if not str(error).startswith("Expected more than 1"):  # PyTorch's batch and instance normalisation
             raise
@@ -301,14 +307,4 @@ def explained(options: TrainOptions) -> Iterator[None]:
             f"train.batch_size={options.batch_size} at train.crop={options.crop} leaves the network's normalisation a single "
             f"value of each channel ({error}), and it needs two or more: raise train.batch_size or train.crop, or freeze it with "
             "norm=frozen"
-        ) from error
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        starved = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-        if not starved:
-            raise
-        batch, crop = max(1, options.batch_size // 2), max(32, options.crop * 3 // 4 // 32 * 32)
-        raise OutOfMemoryError(
-            f"out of memory with train.batch_size={options.batch_size} at train.crop={options.crop}: try "
-            f"train.batch_size={batch}, or train.crop={crop}. Finished tasks and the last checkpoint are kept; run the same "
-            "command again"
         ) from error

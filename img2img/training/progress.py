@@ -1,5 +1,6 @@
 """`progress.json`: which tasks of a run are finished, with their figures; what a later run goes on from."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def read_progress(experiment: Experiment) -> dict[str, Any]:
             "end, but not change what was learned; choose another folder (out=...)"
         )
     for name in finished:
-        if progress["fingerprints"].get(name) != experiment.fingerprint(name):
+        if progress["fingerprints"].get(name) not in experiment.fingerprints(name):
             raise InputError(
                 f"{experiment.folder} holds a run that learned {name!r} under another configuration: go back to it, or choose "
                 "another folder (out=...)"
@@ -60,7 +61,7 @@ def _read(path: Path) -> dict[str, Any]:
     return progress
 
 
-def source_of_backbone(source: Path, first: str, fingerprint: str) -> dict[str, Any]:
+def source_of_backbone(source: Path, first: str, fingerprints: Collection[str]) -> dict[str, Any]:
     """The entry of the first task of another run, whose backbone is to be used here.
 
     Raises:
@@ -70,7 +71,7 @@ def source_of_backbone(source: Path, first: str, fingerprint: str) -> dict[str, 
     if not path.is_file():
         raise InputError(f"first_from={source} holds no run: expected progress.json there; give the folder of one with {first!r}")
     progress = _read(path)
-    if progress["backbone"] != fingerprint or first not in progress["tasks"]:
+    if progress["backbone"] not in fingerprints or first not in progress["tasks"]:
         raise InputError(
             f"first_from={source}: its first task was learned under another configuration than {first!r} here; give one with the "
             "same first task, backbone, steps and seed, or leave first_from out"

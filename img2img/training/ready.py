@@ -1,19 +1,23 @@
 """A task made ready: its data opened, and what of it cannot work said before hours of training."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+import numpy as np
 import torch
 
 from img2img.backbones import Backbone
-from img2img.data import build_data
+from img2img.data import VOID, PictureSet, build_data
 from img2img.errors import InputError
+from img2img.memory import memory_explained
 from img2img.tasks import build_task, task_class
 from img2img.training.experiment import Experiment
 from img2img.training.learners import Ready
 
 _NAMED = 5
 """Classes that a remark names; of more it says how many."""
+_READ = 1000
+"""Pictures whose labels are looked at for classes that do not occur."""
 
 
 def prepare(experiment: Experiment, name: str) -> Ready:
@@ -21,18 +25,50 @@ def prepare(experiment: Experiment, name: str) -> Ready:
 
     Raises:
         InputError: an option, or data that is missing or cannot be used.
+        OutOfMemoryError: the pictures do not fit into memory.
     """
     config = experiment.task(name)
-    parts = build_data(config.data, exclude=[experiment.folder])
-    options = dict(config.task)
-    kind = task_class(options.get("kind"))
-    if kind.has_classes and "classes" not in options:
-        options["classes"] = list(parts.classes)
-    if kind.has_square:
-        options["square"] = config.data.get("square") is not None
-    task = build_task(options)
-    task.fit(parts.train)
+    remedy = f"make them smaller with tasks.{name}.data.resize, or take fewer with tasks.{name}.data.limit"
+    with memory_explained(f"while the pictures of {name!r} were read", remedy):
+        parts = build_data(config.data, exclude=[experiment.folder])
+        options = dict(config.task)
+        kind = task_class(options.get("kind"))
+        if kind.has_classes and "classes" not in options:
+            options["classes"] = list(parts.classes)
+        if kind.has_square:
+            options["square"] = config.data.get("square") is not None
+        task = build_task(options)
+        task.fit(parts.train)
     return Ready(name, task, parts, experiment.train_options(name).in_steps(len(parts.train)))
+
+
+def check_methods(experiment: Experiment, *, masks: bool) -> None:
+    """Refuse before any training what the tasks' methods would refuse when they are due; `masks`: tasks are learned by masks.
+
+    Raises:
+        InputError: a method has an option that is not allowed, or is a task's own where one method learns all.
+    """
+    for name in experiment.sequence:
+        if masks:
+            experiment.mask_method(name)
+        elif experiment.task(name).method is not None:
+            learner = experiment.method.get("name")
+            raise InputError(
+                f"tasks.{name}.method={dict(experiment.method_of(name))}: the method {learner!r} learns all tasks itself; leave "
+                "the task's out, or choose a mask method for all"
+            )
+
+
+def check_names(experiment: Experiment, finished: Collection[str]) -> None:
+    """Refuse to learn a task that the bundle of the backbone has already.
+
+    Raises:
+        InputError: it has, and the run has not learned it.
+    """
+    source = experiment.source
+    taken = [] if source is None else [name for name in experiment.sequence if name in source.tasks and name not in finished]
+    if source is not None and taken:
+        raise InputError(f"{source.folder} has a task {taken[0]!r} already: give the new one another name")
 
 
 @torch.no_grad()
@@ -63,11 +99,40 @@ def remarks(ready: Ready) -> Iterator[str]:
     yield from ready.parts.remarks
     if text := ready.parts.train.depth_remark():
         yield text
-    categories = ready.parts.train.categories
-    if categories is None or not ready.task.whole_picture:
+    if not ready.task.has_classes:
         return
-    seen = set(categories.tolist())
-    unseen = [name for index, name in enumerate(ready.parts.classes) if index not in seen]
-    if unseen:
-        more = f" and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""
-        yield f"no training picture of {', '.join(unseen[:_NAMED])}{more}: such classes cannot be learned"
+    what = "picture" if ready.task.whole_picture else "pixel"
+    names = getattr(ready.task, "classes", ready.parts.classes)
+    for part, pictures, follows in (
+        ("training", ready.parts.train, "such classes cannot be learned"),
+        ("test", ready.parts.test, "how well they were learned is not measured"),
+    ):
+        seen, void = _seen(pictures, len(names), whole=ready.task.whole_picture)
+        unseen = [name for index, name in enumerate(names) if index not in seen]
+        if seen and unseen:
+            more = f" and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""
+            among = "" if ready.task.whole_picture or len(pictures) <= _READ else f" in {_READ} pictures, evenly spread"
+            yield f"no {part} {what} of {', '.join(unseen[:_NAMED])}{more}{among}: {follows}"
+        if len(seen) == 1 and part == "test":
+            yield "with one class alone in the test part doing nothing is perfect there: the task has no skill"
+        if void and len(seen) == 1:
+            yield f"the labels of the {part} part hold {names[next(iter(seen))]} and {VOID} alone, which is void: is it a class?"
+
+
+def _seen(pictures: PictureSet, classes: int, *, whole: bool) -> tuple[set[int], bool]:
+    """Which of so many classes occur in a set, and whether void does too, where not all do.
+
+    Of labels those of `_READ` pictures at most are read, the same ones as `Segmentation.fit` reads, until all were seen.
+    """
+    if whole:
+        categories = pictures.categories
+        return (set() if categories is None else set(categories[categories >= 0].tolist())), False
+    found = np.zeros(VOID + 1, dtype=bool)
+    read = min(len(pictures), _READ)
+    for i in range(read):
+        if found[:classes].all():
+            break
+        label = pictures[i * len(pictures) // read].label
+        if label is not None:
+            found[np.bincount(label.ravel(), minlength=VOID + 1).astype(bool)] = True
+    return set(np.flatnonzero(found[:VOID]).tolist()), bool(found[VOID])

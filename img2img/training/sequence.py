@@ -12,8 +12,7 @@ from torch import nn
 
 from img2img.backbones import Backbone, build_backbone
 from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone, task_path
-from img2img.data.loader import check_shares
-from img2img.errors import InputError
+from img2img.data.loader import check_shares, lost_batches_explained
 from img2img.masks import MaskedNetwork, randomise
 from img2img.masks.layers import is_weight
 from img2img.masks.methods.mixed import own_names
@@ -28,7 +27,8 @@ from img2img.training.loop import Fitted, Progress, fit
 from img2img.training.probes import Probes
 from img2img.training.processes import Processes, start_fabric
 from img2img.training.progress import read_progress, source_of_backbone, write_progress
-from img2img.training.ready import check_output, prepare, remarks
+from img2img.training.ready import check_methods, check_names, check_output, prepare, remarks
+from img2img.training.record import Records
 
 logger = logging.getLogger("img2img")
 
@@ -40,8 +40,8 @@ class SequenceRunner:
     """Runs an experiment into its folder; a second run of the same experiment goes on where the first ended.
 
     The folder holds `bundle/` (the backbone and, for masks, the tasks), `learned/` (what a comparison method learned),
-    `progress.json` (what is finished, with its figures), `metrics/` and `tensorboard/` (training logs), `probes/` (inputs and
-    outputs that are compared) and, in the middle of a task, `checkpoints/`.
+    `progress.json` (what is finished, with its figures), `data/` (which files the tasks read), `metrics/` and `tensorboard/`
+    (training logs), `probes/` (inputs and outputs that are compared) and, in the middle of a task, `checkpoints/`.
 
     Of several processes each has a runner; they train together, and the first alone measures and writes. All must see the folder.
 
@@ -51,6 +51,7 @@ class SequenceRunner:
     Attributes:
         processes: those that train together, mostly one.
         ready: the tasks by name.
+        records: the files that they are learned from.
         progress: what is finished, as in `progress.json`.
         learner: the method: how tasks are learned and run.
         network: the frozen backbone, with the finished tasks of mask methods; it exists once the backbone does.
@@ -78,39 +79,16 @@ class SequenceRunner:
         if experiment.threads is not None:
             torch.set_num_threads(experiment.threads)
         self.learner: Learner = build_learner(experiment.method) or MaskLearner(bundle=self.folder / "bundle")
-        self._check_methods()
-        self._check_batches()
+        check_methods(experiment, masks=isinstance(self.learner, MaskLearner))
+        for name in (None, *experiment.sequence):
+            check_shares(experiment.train_options(name).batch_size, self.processes.count)
         self.progress = read_progress(experiment)
-        self._check_names()
+        check_names(experiment, self.progress["tasks"])
         # At the start: the files of a repository may change while it runs.
         self._environment = environment(processes=self.processes.count)
         self.ready: dict[str, Ready] = {}
+        self.records = Records(experiment)
         self._probes = Probes(self.folder / "probes", experiment.probe)
-
-    def _check_methods(self) -> None:
-        """Refuse before any training what the tasks' methods would refuse when they are due."""
-        for name in self.experiment.sequence:
-            if isinstance(self.learner, MaskLearner):
-                self.experiment.mask_method(name)
-            elif self.experiment.task(name).method is not None:
-                raise InputError(
-                    f"tasks.{name}.method={dict(self.experiment.method_of(name))}: the method {self.learner.name!r} learns all "
-                    "tasks itself; leave the task's out, or choose a mask method for all"
-                )
-
-    def _check_batches(self) -> None:
-        """Refuse batches that the processes cannot share out."""
-        for name in (None, *self.experiment.sequence):
-            check_shares(self.experiment.train_options(name).batch_size, self.processes.count)
-
-    def _check_names(self) -> None:
-        """Refuse to learn a task that the bundle of the backbone has already."""
-        source = self.experiment.source
-        taken = [] if source is None else [name for name in self.experiment.sequence if name in source.tasks]
-        for name in taken:
-            if name not in self.progress["tasks"]:
-                assert source is not None
-                raise InputError(f"{source.folder} has a task {name!r} already: give the new one another name")
 
     # ------------------------------------------------------------------ the sequence
 
@@ -122,6 +100,7 @@ class SequenceRunner:
         """
         if not self.ready:
             self.ready = {name: prepare(self.experiment, name) for name in self.experiment.sequence}
+            self.records.check(self.ready, self.progress["tasks"])
             self._open()
             for ready in self.ready.values():
                 check_output(ready, self._backbone)
@@ -183,6 +162,8 @@ class SequenceRunner:
 
     def _begin(self) -> None:
         """Hand the network to the method, with what it learned in an earlier run."""
+        if self.processes.writes:
+            self.records.keep(self.ready)
         names = list(self.progress["tasks"])
         if not names and self._first_trains_backbone:
             return  # the method gets it when it is trained
@@ -239,8 +220,8 @@ class SequenceRunner:
         torch.manual_seed(self.experiment.seed_of(name))
         self._place(self._backbone)
         before = self._deciding(self._backbone, self.ready[name])
-        fingerprint = self.experiment.fingerprint(name, backbone=True)
-        fitted = self._fit(name, Phase(module=self._backbone), name, fingerprint=fingerprint)
+        fingerprints = self.experiment.fingerprints(name, backbone=True)
+        fitted = self._fit(name, Phase(module=self._backbone), name, fingerprints=fingerprints)
         self._set_up(self._backbone)
         return self._entry(name, before, [fitted])
 
@@ -249,7 +230,7 @@ class SequenceRunner:
         if self.experiment.first_from is None:
             return None
         source = Path(self.experiment.first_from)
-        entry = source_of_backbone(source, name, self.experiment.fingerprint(name, backbone=True))
+        entry = source_of_backbone(source, name, self.experiment.fingerprints(name, backbone=True))
         logger.info("%s: the backbone is that of %s", name, source)
         network, backbone = load_backbone(source / "bundle", read_bundle(source / "bundle"))
         network.load_task(task_path(source / "bundle", name), name=name)
@@ -294,7 +275,7 @@ class SequenceRunner:
         figures = self.evaluator.figures(model, ready.task, ready.parts.test)
         value = figures[ready.task.metric]
         self.progress["decoder_only"][name] = {
-            "value": value,
+            "value": finite(figures)[ready.task.metric],
             "figures": finite(figures),
             "train_seconds": fitted.seconds,
             "bytes": total_bytes(model.own_tensors()),
@@ -309,13 +290,13 @@ class SequenceRunner:
         """The deciding figure of a task on its test set, with `module` as it is."""
         return self.processes.first(lambda: self.evaluator.deciding(module.eval(), ready.task, ready.parts.test))
 
-    def _fit(self, name: str, phase: Phase, what: str, *, fingerprint: str | None = None) -> Fitted:
+    def _fit(self, name: str, phase: Phase, what: str, *, fingerprints: Sequence[str] = ()) -> Fitted:
         """Do one training of a task."""
         ready, experiment = self.ready[name], self.experiment
         options = phase.options or ready.options
         if options.workers:
             ready.parts.train.preload()  # before the worker processes fork, so that they share it
-        with TrainingLog(self.folder, what, writes=self.processes.writes) as log:
+        with lost_batches_explained(), TrainingLog(self.folder, what, writes=self.processes.writes) as log:
             return fit(
                 phase.module,
                 phase.objective or ready.task,
@@ -325,7 +306,7 @@ class SequenceRunner:
                 fabric=self._fabric,
                 log=log,
                 checkpoint=self._checkpoint(what),
-                fingerprint=fingerprint or experiment.fingerprint(name),
+                fingerprint=fingerprints or experiment.fingerprints(name),
                 extra=phase.extra,
                 head=phase.head,
                 after_step=phase.after_step,
@@ -336,7 +317,7 @@ class SequenceRunner:
     def _entry(self, name: str, before: float | None, fitted: Sequence[Fitted]) -> dict[str, Any]:
         """What is kept of a task's trainings; the last one's validation counts."""
         return {
-            "before": before,
+            "before": None if before is None or not math.isfinite(before) else before,
             "val": fitted[-1].best if fitted else None,
             "best_step": fitted[-1].best_step if fitted else None,
             "train_seconds": sum(f.seconds for f in fitted),
@@ -364,7 +345,7 @@ class SequenceRunner:
         else:
             write_learned(self.folder, names, learner.own_tensors(name), learner.shared_tensors())
         self.progress["tasks"][name] = entry | {
-            "value": measured[name][metric],
+            "value": figures[metric],
             "figures": figures,
             "trivial": finite(trivial),
             "density": learner.density(name),
@@ -372,7 +353,7 @@ class SequenceRunner:
         }
         self.progress["shared_bytes"] = learner.shared_bytes()
         self.progress["environment"] = self._environment
-        self.progress["rows"].append([measured[n][self.ready[n].task.metric] for n in names])
+        self.progress["rows"].append([finite(measured[n])[self.ready[n].task.metric] for n in names])
         self.progress["changes"].append(changes)
         intact = self.network.hash_backbone() == self.network.backbone_sha256
         if not intact or not all(map(math.isfinite, changes.values())):

@@ -1,14 +1,23 @@
 import itertools
+import os
 import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from img2img.data import loader
 from img2img.data.augment import Augment
 from img2img.data.base import PictureSet, Sample
-from img2img.data.loader import TrainBatches, eval_batches
+from img2img.data.loader import LostBatchError, TrainBatches, eval_batches, lost_batches_explained
 from img2img.errors import InputError
+from img2img.memory import OutOfMemoryError
 
 
 class Numbered(PictureSet):
@@ -140,3 +149,84 @@ def test_evaluation_gives_whole_pictures_in_order_and_stacks_neighbours_of_one_s
     assert [tuple(b.image.shape) for b in batches] == [(2, 3, 8, 9), (2, 3, 8, 9), (1, 3, 8, 9), (1, 3, 9, 8), (1, 3, 8, 9)]
     np.testing.assert_array_equal(batches[1].image[1].permute(1, 2, 0).numpy(), pictures[3].image)
     np.testing.assert_array_equal(batches[1].label[1].numpy(), pictures[3].label)
+
+
+class Unlucky(Numbered):
+    """Does something else where picture 3 is asked for in a worker process."""
+
+    def __init__(self, happens):
+        super().__init__([(20, 24)] * 10)
+        self.happens, self.started_in = happens, os.getpid()
+
+    def __getitem__(self, index):
+        if index == 3 and os.getpid() != self.started_in:
+            self.happens()
+        return super().__getitem__(index)
+
+
+def _raise(error):
+    raise error
+
+
+def test_a_killed_worker_is_one_message():
+    killed = stream(Unlucky(lambda: os.kill(os.getpid(), signal.SIGKILL)), workers=1)
+    with pytest.raises(LostBatchError, match=r"ended one, or shared memory is full \(.*/dev/shm.*train\.workers=0"):
+        take(killed, 5)
+
+
+def test_it_is_one_message_too_where_the_program_is_elsewhere():
+    with pytest.raises(LostBatchError, match=r"killed by signal: Killed\. .*train\.workers=0"), lost_batches_explained():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    with pytest.raises(RuntimeError, match="another"), lost_batches_explained():
+        raise RuntimeError("another")
+
+
+def test_a_batch_that_does_not_come_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(loader, "PATIENCE", 1)
+    monkeypatch.setattr(loader, "_LOOK_EVERY", 1)
+    with pytest.raises(LostBatchError, match=r"none came within 1 s"):
+        take(stream(Unlucky(lambda: time.sleep(4)), workers=1), 5)
+
+
+def test_a_slow_batch_is_waited_for(monkeypatch):
+    monkeypatch.setattr(loader, "_LOOK_EVERY", 1)
+    assert take(stream(Unlucky(lambda: time.sleep(1.5)), workers=1), 3) == take(stream(), 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (PermissionError(13, "Permission denied", "3.png"), OSError, r"^\[Errno 13\] Permission denied: '3.png'$"),
+        (MemoryError(), OutOfMemoryError, r"while a batch was made: lower train\.batch_size \(now 4\).*train\.workers=1"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), OutOfMemoryError, "train.batch_size"),
+        (KeyError("a mistake of the set's own"), KeyError, "Traceback"),
+    ],
+)
+def test_what_happens_in_a_worker_is_told_as_it_would_be_without(error, kind, said):
+    with pytest.raises(kind, match=said):
+        take(stream(Unlucky(lambda: _raise(error)), workers=2), 5)
+
+
+IN_A_SMALL_SHM = """
+import test_loader
+try:
+    pictures = test_loader.Numbered([(200, 200)] * 4)
+    batches = test_loader.TrainBatches(pictures, test_loader.Augment(200), batch_size=4, seed=0, workers=1)
+    test_loader.take(batches, 3)
+except test_loader.LostBatchError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("unshare"), reason="needs namespaces of Linux")
+def test_a_small_shared_memory_is_one_message(tmp_path):
+    mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("may not mount")
+    (tmp_path / "script.py").write_text(IN_A_SMALL_SHM)
+    command = ["unshare", "-m", "sh", "-c", f'{mount} && exec "$0" "$1"', sys.executable, str(tmp_path / "script.py")]
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(loader.__file__).parents[2])])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": path})
+    assert "No space left on device" in done.stdout, done.stderr
+    assert "/dev/shm has 0.0 MB free" in done.stdout
+    assert "Traceback" not in done.stderr

@@ -1,6 +1,7 @@
 """A new task for a bundle that is there: the same as if the first run had learned it, and no other task moves."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 import img2img
 from img2img import InputError
-from img2img.bundle import read_bundle, task_path
+from img2img.bundle import delete_task_from_bundle, read_bundle, task_path
 from img2img.evaluation import evaluate_run
 from img2img.inference.adding import train_new_task
 from img2img.join import join_bundles
@@ -59,6 +60,20 @@ def test_a_new_task_runs_and_is_kept_and_the_others_stay(
     for name, result in before.items():
         assert np.array_equal(model.run(name, picture), result)
         assert np.array_equal(again.run(name, picture), result)
+
+
+def test_pictures_that_changed_after_the_training_are_not_taken_for_the_same(
+    folder: Path, pairs: dict[str, Any], tmp_path: Path
+) -> None:
+    call = partial(train_new_task, folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
+    call()
+    delete_task_from_bundle(folder, "negative")
+    Image.new("RGB", (40, 32)).save(tmp_path / "b" / "3.png")
+    with pytest.raises(InputError, match=r"learned 'negative' from other files .*1 changed \(\w+/3\.png \(target\)\)"):
+        call()
+    assert "negative" not in img2img.load(folder).tasks
+    call(overrides=["resume=anyway"])
+    assert "negative" in img2img.load(folder).tasks
 
 
 @pytest.mark.parametrize("method", ["ksm", {"name": "affine", "channel_wise": True}])

@@ -43,17 +43,29 @@ def test_skill_of_errors_runs_from_the_trivial_baseline_to_zero_error() -> None:
 @pytest.mark.parametrize("higher", [True, False])
 def test_skill_of_what_was_not_measured_is_none(missing: float | None, higher: bool) -> None:
     assert skill(missing, 0.5, higher_is_better=higher) is None
+    assert skill(0.5, missing, higher_is_better=higher) is None
+
+
+@pytest.mark.parametrize(("trivial", "higher"), [(1.0, True), (0.99999999, True), (0.0, False)])
+@pytest.mark.parametrize("value", [0.5, 1.0, 0.0, None])
+def test_where_doing_nothing_is_perfect_there_is_no_skill(value: float | None, trivial: float, higher: bool) -> None:
+    assert skill(value, trivial, higher_is_better=higher) is None
+    skills = skill_matrix([[value], [value, 0.6]], [trivial, 0.2], [higher, True])
+    assert skills == [[None], [None, pytest.approx(0.5)]]
+    assert average_skill(skills) == pytest.approx(0.5)
+    assert backward_transfer(skills) is forgetting(skills) is None
+
+
+def test_a_score_without_a_ceiling_has_no_skill_in_the_matrix() -> None:
+    assert skill_matrix([[28.0]], [21.0], [True]) == [[None]]
 
 
 @pytest.mark.parametrize(
     ("value", "trivial", "higher", "message"),
     [
         (61.45, 0.2, True, "per cent"),
-        (0.5, 20.0, True, "trivial baseline of a score"),
-        (0.5, 1.0, True, "trivial baseline of a score"),
-        (0.5, math.nan, True, "trivial baseline of a score"),
-        (3.0, 0.0, False, "trivial baseline of an error"),
-        (3.0, math.nan, False, "trivial baseline of an error"),
+        (0.5, 20.0, True, "20.0 for doing nothing: expected at most 1"),
+        (3.0, math.inf, False, "inf for doing nothing"),
         (-0.1, 3.0, False, "at least 0"),
     ],
 )

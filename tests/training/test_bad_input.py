@@ -14,15 +14,20 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from typer.testing import CliRunner
 
 import img2img
 from img2img import InputError
 from img2img.bundle import load_bundle
+from img2img.cli import app as commands
+from img2img.cli.errors import one_line
+from img2img.evaluation import evaluate_run
+from img2img.memory import OutOfMemoryError
 from img2img.run import run
 from img2img.tasks.colourisation import Colourisation
 from img2img.training import checkpoint
 from img2img.training.experiment import read_experiment
-from img2img.training.loop import OutOfMemoryError, TrainingDivergedError, explained
+from img2img.training.loop import TrainingDivergedError, explained
 from img2img.training.optimiser import schedule
 from img2img.training.options import TrainOptions
 
@@ -48,7 +53,7 @@ Make = Callable[..., dict[str, Any]]
         ({"sequence": "disks"}, "the config got sequence: 'disks': expected"),
         ({"channels_last": "yes"}, "the config got channels_last: 'yes': expected bool"),
         ({"train": {"steps": 1, "epochs": 2}}, "train.steps=1 and train.epochs=2: expected one of them above 0"),
-        ({"resume": "yes"}, "expected 'auto' or 'never'"),
+        ({"resume": "yes"}, "expected 'auto', 'never' or 'anyway'"),
         ({"panels": 0}, "panels=0: expected 1 or more pictures"),
         ({"backbone": {"kind": "smp", "mode": "first"}}, "backbone.mode='first'"),
         ({"backbone": {"kind": "smp", "mode": "pretrained"}}, "needs backbone.weights"),
@@ -285,10 +290,14 @@ def test_a_backbone_whose_bytes_were_changed_is_refused(config: Make, tmp_path: 
         img2img.load(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
-)
+STARVED = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", STARVED)
 def test_running_out_of_memory_names_what_to_try(error: Exception) -> None:
     wanted = r"batch_size=8 at train.crop=224: try train.batch_size=4, or train.crop=160"
     with (
@@ -296,6 +305,50 @@ def test_running_out_of_memory_names_what_to_try(error: Exception) -> None:
         explained(TrainOptions(steps=1, batch_size=8, crop=224)),
     ):
         raise error
+
+
+@pytest.mark.parametrize("error", STARVED)
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("img2img.training.ready.build_data", r"'disks' were read: .*tasks\.disks\.data\.resize"),
+        ("img2img.training.loop.settle", r"train\.batch_size=2 at train\.crop=32: try train\.batch_size=1"),
+        ("img2img.tasks.segmentation.Segmentation.trivial", r"up to batch_size=8 at once: try batch_size=4, .*data\.resize"),
+        ("img2img.tasks.segmentation.Segmentation.prediction", "try batch_size=4"),
+        ("img2img.training.probes.Probes.save", r"in the run: lower train\.batch_size"),
+        ("img2img.run.write_report", r"in the run: lower train\.batch_size"),
+    ],
+)
+def test_running_out_of_memory_anywhere_in_a_run_is_one_message(
+    config: Make, monkeypatch: pytest.MonkeyPatch, place: str, said: str, error: Exception
+) -> None:
+    def starve(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(place, starve)
+    with pytest.raises(OutOfMemoryError, match=f"out of memory .*{said}"):
+        run(config(sequence=["disks"]))
+
+
+def test_another_measure_of_a_run_that_does_not_fit_names_what_to_lower(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config(sequence=["disks"]))
+
+    def starve(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("img2img.masks.MaskedNetwork.__call__", starve)
+    with pytest.raises(OutOfMemoryError, match="try batch_size=4"):
+        evaluate_run(tmp_path / "run")
+    shown = CliRunner().invoke(commands, ["evaluate", str(tmp_path / "run")])
+    assert isinstance(shown.exception, OutOfMemoryError), "which the program's entry shows as one line"
+
+
+def test_a_command_shows_it_as_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), one_line():
+        raise OutOfMemoryError("out of memory: lower batch_size")
+    assert capsys.readouterr().err == "error: out of memory: lower batch_size\n"
 
 
 def test_another_runtime_error_is_passed_on() -> None:

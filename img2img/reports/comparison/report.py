@@ -32,6 +32,7 @@ from img2img.reports.comparison.style import styled
 from img2img.reports.comparison.suite import Method, Suite, TaskInfo, read_suite
 from img2img.reports.comparison.tables import all_tables, write_table
 from img2img.reports.template import page_template
+from img2img.writable import check_writable
 
 
 def write_comparison(suite: Path, out: Path) -> Path:
@@ -51,6 +52,7 @@ def write_comparison(suite: Path, out: Path) -> Path:
         InputError: there are no runs, a file is damaged, or the runs do not fit together; names the path at fault.
         OSError: a file cannot be written.
     """
+    check_writable(out, "--out", "figures", "tables")
     read, out = read_suite(Path(suite)), Path(out)
     curves = {task.name: {m.label: points for m in read.methods if (points := mean_curve(m, task))} for task in read.tasks}
     grids = {task.name: grid for task in read.tasks if (grid := task_grid(read, task)) is not None}

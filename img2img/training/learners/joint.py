@@ -134,7 +134,11 @@ class Joint(SharedLearner):
     def _mean_skill(self) -> float:
         """The mean over the tasks of the skill on the validation pictures, see `metrics.sequence.skill`.
 
-        NaN where a task's figure is no number: the loop ends the training then, as it does when a task is trained alone.
+        Tasks that doing nothing solves there are left out. NaN where a task's figure is no number: the loop ends the training
+        then, as it does when a task is trained alone.
+
+        Raises:
+            InputError: no task is left.
         """
         skills, evaluator = [], self.context.evaluator
         for name in self._names:
@@ -142,8 +146,16 @@ class Joint(SharedLearner):
             if name not in self._trivial:  # measured once, since it never changes
                 self._trivial[name] = evaluator.deciding(None, task, pictures)
             value = evaluator.deciding(self.network(name), task, pictures)
+            if not math.isfinite(value):
+                return math.nan
             skills.append(skill(value, self._trivial[name], higher_is_better=task.higher_is_better))
-        return sum(math.nan if s is None else s for s in skills) / len(skills)
+        known = [s for s in skills if s is not None]
+        if not known:
+            raise InputError(
+                f"none of {', '.join(self._names)} has a skill on its validation pictures, since doing nothing is perfect there: "
+                "expected one at least that chooses the state; add validation pictures of other classes"
+            )
+        return sum(known) / len(known)
 
     def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
         """The network; its tasks must be the sequence's.

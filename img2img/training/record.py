@@ -1,0 +1,191 @@
+"""What a run's tasks were learned from: the files, by name and content, so that changed data is never taken for the same.
+
+`RUN/data/TASK.json` is written before anything is learned. It binds a run once the task is finished or has a checkpoint: its
+figures, its parameters and the split into parts are of those files. Where they lie, and when they were copied, does not count.
+"""
+
+import hashlib
+import json
+import logging
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from img2img.data.base import PARTS, PictureSet
+from img2img.data.stamp import Difference, Stamp, difference, digest_of, stamps
+from img2img.errors import InputError
+from img2img.files import read_json, write_bytes
+from img2img.training.experiment import Experiment
+from img2img.training.learners import Ready
+
+logger = logging.getLogger("img2img")
+
+OPTIONS = "options"
+"""Stands in the place of a part for files that options name."""
+CLASSES = f"{OPTIONS}/names of the classes"
+"""Stands among the files for the names that the labels have, which may come from a list."""
+
+
+def read_now(
+    parts: Mapping[str, PictureSet], options: Mapping[str, Any] | None = None, known: Mapping[str, Stamp] | None = None
+) -> dict[str, Stamp]:
+    """The files that parts of a dataset are read from, and those that options name, as they are now.
+
+    Args:
+        parts: by name, which becomes the first piece of the files' names.
+        options: of the task, its data and so on: a value that is a file's path stands for that file.
+        known: as of `stamps`.
+    """
+    found: dict[str, Path] = {}
+    for part, pictures in parts.items():
+        for name, path in pictures.common_files():
+            found[_key(part, name)] = path
+        # Arrays and made sets have hundreds of tasks of many samples, none of which has a file.
+        for index in range(len(pictures)) if len(pictures) and pictures.files(0) else ():
+            for name, path in pictures.files(index):
+                found[_key(part, name)] = path
+    found |= {f"{OPTIONS}/{name}": path for name, path in _named(options or {})}
+    made = stamps(found.items(), known)
+    classes = next((pictures.classes for pictures in parts.values()), ())
+    if made and classes:
+        made[CLASSES] = Stamp(len(classes), 0, hashlib.sha256(json.dumps(classes).encode()).hexdigest())
+    return made
+
+
+def _key(part: str, name: str) -> str:
+    return f"{part}/{unicodedata.normalize('NFC', name)}"  # a copy on another system may spell accents otherwise
+
+
+def _named(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Path]]:
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _named(value, f"{above}{key}.")
+        elif isinstance(value, str) and key not in ("kind", "name"):
+            path = Path(value).expanduser()
+            if len(value) < 4096 and "\0" not in value and path.is_file():
+                yield f"{above}{key}", path
+
+
+def read_record(path: Path) -> dict[str, Stamp] | None:
+    """The stamps in a record; None where there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    try:
+        return {str(name): Stamp(int(size), int(time), str(digest)) for name, (size, time, digest) in content["files"].items()}
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error!r}): expected the files that the task was learned from; restore it, or delete it to take "
+            "the data as it is now for that"
+        ) from error
+
+
+def write_record(path: Path, found: Mapping[str, Stamp]) -> None:
+    """Write a record, a line a file."""
+    lines = (f"{json.dumps(name)}: {json.dumps(stamp)}" for name, stamp in found.items())
+    content = ['{"digest": ', json.dumps(digest_of(found)), ',\n"files": {\n', ",\n".join(lines), "\n}}\n"]
+    write_bytes(path, "".join(content).encode())
+
+
+class Records:
+    """The records of one run.
+
+    Args:
+        experiment: the run's.
+        folder: where the run is now, if not in the experiment's folder.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path | None = None) -> None:
+        self._experiment = experiment
+        self._folder = experiment.folder if folder is None else folder
+        self._now: dict[str, dict[str, Stamp]] = {}
+        self._remarks: list[str] = []
+        self._digests: dict[str, str | None] = {}
+
+    def path(self, name: str) -> Path:
+        """The record of a task."""
+        return self._folder / "data" / f"{name}.json"
+
+    def now(self, ready: Ready) -> dict[str, Stamp]:
+        """The files of a task, as they were when this was first asked."""
+        name = ready.name
+        if name not in self._now:
+            self._now[name] = self._read(ready, read_record(self.path(name)))
+        return self._now[name]
+
+    def difference(self, ready: Ready, parts: Sequence[str] = PARTS) -> Difference | None:
+        """What has changed since the task was learned, in some parts and in the options; None where the run kept no record."""
+        before = read_record(self.path(ready.name))
+        if before is None:
+            return None
+        if set(parts) == set(PARTS):
+            return difference(before, self.now(ready))
+        before = {name: stamp for name, stamp in before.items() if name.partition("/")[0] in (*parts, OPTIONS)}
+        return difference(before, self._read(ready, before, parts))
+
+    def check(self, ready: Mapping[str, Ready], finished: Mapping[str, Any]) -> None:
+        """Refuse data that is not what the run's tasks were learned from; nothing is written.
+
+        Raises:
+            InputError: it has changed, and `resume` is not "anyway".
+        """
+        for name in self._bound(finished):
+            changed = self.difference(ready[name])
+            if changed is None and self.now(ready[name]):
+                self._remarks.append(f"{name}: an earlier version kept no list of the files it read; they are taken as they are")
+            elif changed and self._experiment.resume == "anyway":
+                self._remarks.append(f"{name}: its files have changed since it was learned: {changed}")
+            elif changed:
+                raise InputError(
+                    f"{self._experiment.folder} learned {name!r} from other files than there are now: {changed}. Its figures and "
+                    "parameters are of the earlier ones: bring those back; or learn from the new ones in another folder "
+                    "(out=...), or in this one after deleting it; or keep what was learned and go on with resume=anyway"
+                )
+        first = self._experiment.sequence[0]
+        if self._experiment.first_from is not None and first not in finished:
+            self._check_first(ready[first], Path(self._experiment.first_from))
+
+    def _check_first(self, ready: Ready, source: Path) -> None:
+        theirs = read_record(source / "data" / f"{ready.name}.json")
+        if theirs is None:
+            return
+        self._now[ready.name] = self._read(ready, theirs)
+        changed = difference(theirs, self._now[ready.name])
+        if changed and self._experiment.resume != "anyway":
+            raise InputError(
+                f"first_from={source}: its first task {ready.name!r} was learned from other files than are here: {changed}; "
+                "give a run of the same files, train that one anew, leave first_from out, or take it nevertheless with "
+                "resume=anyway"
+            )
+
+    def keep(self, ready: Mapping[str, Ready]) -> None:
+        """Write the records of all tasks, where they are not there already as they are, and log what `check` let pass."""
+        for remark in self._remarks:
+            logger.warning("%s", remark)
+        for name, task in ready.items():
+            found = self.now(task)
+            if found != (read_record(self.path(name)) or {}):
+                write_record(self.path(name), found)
+            self._digests[name] = digest_of(found)
+            del self._now[name]  # a million files take much memory
+
+    def digest(self, name: str) -> str | None:
+        """A hash of the files of a task, after `keep`, the same wherever they lie; None where its pictures are made."""
+        return self._digests[name]
+
+    def _bound(self, finished: Mapping[str, Any]) -> list[str]:
+        """The tasks on whose data something depends that is in the folder."""
+        checkpoints = {path.name.partition(".")[0] for path in (self._experiment.folder / "checkpoints").glob("*.pt")}
+        begun = [name for name in self._experiment.sequence if name in finished or name in checkpoints]
+        together = self._experiment.method.get("name") == "joint"
+        return list(self._experiment.sequence) if begun and together else begun
+
+    def _read(self, ready: Ready, known: Mapping[str, Stamp] | None, parts: Sequence[str] = PARTS) -> dict[str, Stamp]:
+        config = self._experiment.task(ready.name)
+        sets = {part: getattr(ready.parts, part) for part in parts}
+        return read_now(sets, {"task": config.task, "data": config.data, "backbone": self._experiment.backbone}, known)
