@@ -1,5 +1,6 @@
 """Files that are either the old one or the new one, never half of each."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -12,6 +13,10 @@ from torch import Tensor
 from img2img.errors import InputError
 
 
+_LONGEST = 100
+"""Bytes of a name that its temporary one repeats; disks take 255 for a name, often 143 where names are encrypted."""
+
+
 def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
     """Call `write(temporary)` on a path beside `path`, flush it to the disk and rename it to `path`.
 
@@ -22,7 +27,7 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) 
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         write(temporary)
         with open(temporary, "rb") as f:
@@ -38,6 +43,22 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) 
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def temporary_name(path: Path) -> Path:
+    """Where a file or folder is made before it becomes `path`: beside it, hidden, and no longer than names may be."""
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f".{name}.{os.getpid()}.tmp")
+
+
+def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether both are there and are one, by whatever names: links, `.` and `..`, another case where the disk knows none."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def check_folder(folder: str | os.PathLike[str], option: str) -> Path:

@@ -20,6 +20,24 @@ This is the size from which Pillow itself warns of a decompression bomb, a quart
 """
 
 
+def check_enlarged(height: int, width: int, what: str, remedy: str) -> None:
+    """Refuse to enlarge a picture beyond `MAX_PIXELS` pixels: a strip of 2 x 6000 with a shorter side of 256 is 197 million.
+
+    Args:
+        height: that it would have, in pixels.
+        width: the same.
+        what: the picture and its size, as the error calls it.
+        remedy: what to do.
+
+    Raises:
+        InputError: it would have more.
+    """
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"{what} would be enlarged to {width} x {height}, {height * width:,} pixels: expected at most {MAX_PIXELS:,}; {remedy}"
+        )
+
+
 def read_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Decode a picture of any common kind as 8-bit RGB.
 
