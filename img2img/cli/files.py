@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from img2img.cli.video import VIDEOS, make_frames, make_video, video_ending
 from img2img.data.decode import list_pictures
 from img2img.errors import InputError
-from img2img.files import is_same_file, write_atomic, write_json
+from img2img.files import write_atomic, write_json
 
 if TYPE_CHECKING:
     from img2img.inference import Model
@@ -96,7 +96,7 @@ def check_targets(jobs: Sequence[Planned], *, overwrite: bool) -> None:
         found = _identity(job.target)
         source = sources.get(found) if found is not None else None
         if source is None and job.frames and found is not None:  # its files are not planned one by one
-            source = next((other.source for other in jobs if is_same_file(other.source.parent, job.target)), None)
+            source = next((other.source for other in jobs if _identity(other.source.parent) == found), None)
         if source is not None:
             raise InputError(
                 f"{job.target} would be written over {source}, which is one of the inputs: give another --out "

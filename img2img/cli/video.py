@@ -6,8 +6,10 @@ Motion JPEG in an AVI file, which keeps them.
 
 import errno
 import math
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,10 +159,26 @@ def _write(path: Path, frames: Iterable[NDArray[np.uint8]], ending: str, fps: fl
         if writer is None:
             raise InputError("the video has no frame that can be read: convert it")
         writer.release()
+        if ending == ".avi":
+            set_rate(named, fps)
         _check_written(named, size, count)
         named.replace(path)
     finally:
         named.unlink(missing_ok=True)
+
+
+def set_rate(path: Path, fps: float) -> None:
+    """Write the number of frames a second into the headers of an AVI file: OpenCV rounds it to a whole one."""
+    rate = Fraction(fps).limit_denominator(1001)  # 30000 / 1001 is that of television
+    with open(path, "r+b") as file:
+        head = file.read(4096)
+        main, stream = head.find(b"avih"), head.find(b"strh")
+        if main < 0 or stream < 0:
+            raise OSError(errno.EIO, "the headers of an AVI file are missing")
+        file.seek(main + 8)  # each chunk begins with its name and its size; the first field is the time of a frame
+        file.write(struct.pack("<I", round(1e6 / rate)))
+        file.seek(stream + 28)  # after type, codec, flags, priority, language and start: scale and rate
+        file.write(struct.pack("<II", rate.denominator, rate.numerator))
 
 
 def _check_written(path: Path, size: tuple[int, int], count: int) -> None:
