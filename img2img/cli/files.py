@@ -1,15 +1,13 @@
 """From what a user names on the command line to files that a task makes of it."""
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
+from img2img.cli.video import VIDEOS, make_frames, make_video, video_ending
 from img2img.data.decode import list_pictures
 from img2img.errors import InputError
 from img2img.files import write_atomic, write_json
@@ -17,7 +15,11 @@ from img2img.files import write_atomic, write_json
 if TYPE_CHECKING:
     from img2img.inference import Model
 
-VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
+Failure = InputError | OSError | MemoryError
+"""What one file can fail by, without the others."""
+
+_EVERY_FILE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of the system that the next file would meet as well."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +31,17 @@ class Planned:
         source: of what.
         target: the file; of a video's frames the folder.
         video: `source` is a video.
+        frames: `target` is a folder with a file for each of its frames.
     """
 
     task: str
     source: Path
     target: Path
     video: bool = False
+    frames: bool = False
 
 
-def plan(
-    sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: bool, exclude: Iterable[Path] = ()
-) -> list[Planned]:
+def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: bool, results: Path) -> list[Planned]:
     """What is to be made of files and folders.
 
     Args:
@@ -48,7 +50,7 @@ def plan(
         task: which makes them.
         ending: of results of pictures.
         frames: videos become folders of frames.
-        exclude: folders that are no sources, where they lie below one.
+        results: the folder below which all results of all tasks go: where a folder holds it, what is in it is no source.
 
     Raises:
         InputError: nothing there, or two sources would become one file.
@@ -56,11 +58,12 @@ def plan(
     jobs: list[Planned] = []
     for source in sources:
         source = source.expanduser()
-        if source.is_dir():
-            pictures = list_pictures(source, exclude=exclude)
+        if os.path.isdir(source):
+            pictures = list_pictures(source, exclude=[results])
             jobs += [Planned(task, p, out / p.relative_to(source).with_suffix(ending)) for p in pictures]
         elif source.suffix.lower() in VIDEOS:
-            jobs.append(Planned(task, source, out / (source.stem if frames else f"{source.stem}.mp4"), video=True))
+            name = source.stem if frames else source.stem + video_ending(source)
+            jobs.append(Planned(task, source, out / name, video=True, frames=frames))
         else:
             jobs.append(Planned(task, source, out / f"{source.stem}{ending}"))
     by_target: dict[Path, Path] = {}
@@ -71,83 +74,89 @@ def plan(
     return jobs
 
 
-def do_pictures(
-    model: "Model", jobs: Sequence[Planned], *, batch_size: int | None, **options: Any
-) -> Iterator[tuple[Planned, InputError | None]]:
-    """Make the results of pictures, in batches; each job with None, or the error where its picture cannot be read."""
-    white = options.pop("white", None)
-    at_once = batch_size or 8
-    for start in range(0, len(jobs), at_once):
-        readable: list[Planned] = []
-        pictures: list[Any] = []
-        for job in jobs[start : start + at_once]:
-            try:
-                opened = model.open(job.task, job.source, white=white)
-            except InputError as error:
-                yield job, error
-                continue
-            readable.append(job)
-            pictures.append(opened)
-        results = model.stream(readable[0].task, pictures, batch_size=batch_size, **options) if readable else iter(())
-        for job, result in zip(readable, results, strict=True):
-            _write(job.target, result)
-            yield job, None
 
 
-def _write(path: Path, result: Any) -> None:
-    if isinstance(result, dict):
-        write_json(path, result)
-    else:
-        write_atomic(path, lambda temporary: result.save(temporary, format="PNG"))
+def check_targets(jobs: Sequence[Planned], *, overwrite: bool) -> None:
+    """Refuse a target that is one of the sources, whatever its name, and without `overwrite` one that is there.
+
+    Raises:
+        InputError: the first such target.
+    """
+    sources = {found: job.source for job in jobs if (found := _identity(job.source)) is not None}
+    for job in jobs:
+        found = _identity(job.target)
+        source = sources.get(found) if found is not None else None
+        if source is None and job.frames and found is not None:  # its files are not planned one by one
+            source = next((other.source for other in jobs if _identity(other.source.parent) == found), None)
+        if source is not None:
+            raise InputError(
+                f"{job.target} would be written over {source}, which is one of the inputs: give another --out "
+                "(--overwrite replaces results, never an input)"
+            )
+    for job in jobs:
+        if not overwrite and os.path.lexists(job.target):
+            raise _there(job.target)
 
 
-def do_video(model: "Model", job: Planned, *, batch_size: int | None, **options: Any) -> InputError | None:
-    """Make a video's result, frame by frame: a video of its size and speed without sound, or a folder of frames."""
-    import cv2
+def _there(target: Path) -> InputError:
+    return InputError(f"{target} is there already: give another --out, or --overwrite to replace what is there")
 
-    capture = cv2.VideoCapture(str(job.source))
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file a path leads to, or None where there is none (or it cannot be told: the file itself will fail then)."""
     try:
-        if not job.source.is_file() or not capture.isOpened():
-            known = ", ".join(sorted(VIDEOS))
-            return InputError(f"{job.source} is not a video that can be read: expected a sound file of {known}; convert it")
-        results = model.stream(job.task, _frames(capture), batch_size=batch_size, **options)
-        if job.target.suffix == ".mp4":
-            write_atomic(job.target, lambda path: _write_video(path, results, capture.get(cv2.CAP_PROP_FPS) or 25.0))
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def do_pictures(
+    model: "Model", jobs: Sequence[Planned], *, overwrite: bool, **options: Any
+) -> Iterator[tuple[Planned, Failure | None]]:
+    """Make the results of pictures; each job with None, or with the error where its picture or its result fails."""
+    if not jobs:
+        return
+    results = model.stream(jobs[0].task, (job.source for job in jobs), errors="return", **options)
+    for job, result in zip(jobs, results, strict=True):
+        yield job, result if isinstance(result, Exception) else write_result(job.target, result, overwrite=overwrite)
+
+
+def do_video(model: "Model", job: Planned, *, overwrite: bool, **options: Any) -> Failure | None:
+    """Make a video's result, a video or a folder of frames; the error where that cannot be."""
+
+    def write(path: Path, result: Any) -> None:
+        if (error := write_result(path, result, overwrite=overwrite)) is not None:
+            raise error
+
+    try:
+        if job.frames:
+            make_frames(model, job.task, job.source, job.target, write, **options)
         else:
-            for number, result in enumerate(results, start=1):
-                picture = result if isinstance(result, dict) else Image.fromarray(result)
-                ending = ".json" if isinstance(result, dict) else ".png"
-                _write(job.target / f"{number:06}{ending}", picture)
-    finally:
-        capture.release()
+            make_video(model, job.task, job.source, job.target, **options)
+    except (InputError, OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno in _EVERY_FILE:
+            raise
+        return error
     return None
 
 
-def _frames(capture: Any) -> Iterator[NDArray[np.uint8]]:
-    while True:
-        more, frame = capture.read()
-        if not more:
-            return
-        yield np.ascontiguousarray(frame[..., ::-1])  # OpenCV's are BGR
+def write_result(path: Path, result: Any, *, overwrite: bool) -> Failure | None:
+    """Write a picture as PNG, or scores as JSON; the error where that cannot be.
 
-
-def _write_video(path: Path, frames: Iterable[Any], fps: float) -> None:
-    import cv2
-
-    # OpenCV chooses the container by the name's end, and the temporary name has another.
-    named = path.with_name(path.name + ".mp4")
-    writer = None
+    Raises:
+        OSError: one that would end every other file as well, such as a full disk.
+    """
     try:
-        for frame in frames:
-            if isinstance(frame, dict) or frame.ndim != 3:
-                raise InputError("scores and labels are no video: give --frames, or another --form")
-            if writer is None:
-                height, width = frame.shape[:2]
-                writer = cv2.VideoWriter(str(named), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
-            writer.write(np.ascontiguousarray(frame[..., ::-1]))
-        if writer is None:
-            raise InputError("the video has no frame that can be read: convert it")
-        writer.release()
-        os.replace(named, path)
-    finally:
-        named.unlink(missing_ok=True)
+        # Looked at again, since names that differ by case alone may be one file.
+        if not overwrite and os.path.lexists(path):
+            raise _there(path)
+        if isinstance(result, dict):
+            write_json(path, result)
+        else:
+            write_atomic(path, lambda temporary: result.save(temporary, format="PNG"))
+    except (InputError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _EVERY_FILE:
+            raise
+        return error
+    return None

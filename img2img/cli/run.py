@@ -45,8 +45,8 @@ def run(
 ) -> None:
     """Run a task on pictures and write what it makes of them, each as DIR/NAME.png.
 
-    Folders keep their subfolders; with the task "all" each task has a folder of its own. A file that cannot be read is
-    named, the others are done, and the exit code is 1.
+    Folders keep their subfolders; with the task "all" each task has a folder of its own. A file that cannot be read or written
+    is named, the others are done, and the exit code is 1.
 
     Examples:
 
@@ -54,7 +54,8 @@ def run(
 
         img2img run all photos/ holiday.mp4 --bundle runs/demo --out made
     """
-    from img2img.cli.files import Planned, plan
+    from img2img.cli.files import Planned, check_targets, plan
+    from img2img.cli.video import check_form
     from img2img.errors import InputError
     from img2img.inference import load
 
@@ -70,17 +71,21 @@ def run(
     lacking = [name for name in names if form is not None and form not in model.task(name).forms]
     if task == ALL and lacking:
         raise InputError(f"form={form!r} with the task 'all', but {', '.join(lacking)} cannot give it: name one task that can")
+    model.check(names[0], form=form, side=side)
     forms = {name: form or model.task(name).forms[0] for name in names}
+    out = out.expanduser()
     jobs: list[Planned] = []
     for name in names:
         ending = ".json" if forms[name] == "scores" else ".png"
-        jobs += plan(images, out / name if task == ALL else out, name, ending=ending, frames=frames, exclude=[out])
-    for job in jobs:
-        if job.target.exists() and not overwrite:
-            raise InputError(f"{job.target} is there already: give another --out, or --overwrite to replace what is there")
+        target = out / name if task == ALL else out
+        jobs += plan(images, target, name, ending=ending, frames=frames, results=out)
+    if not frames and any(job.video for job in jobs):
+        for name in names:
+            check_form(forms[name])
+    check_targets(jobs, overwrite=overwrite)
     done: list[dict[str, str]] = []
     failed = 0
-    for job, error in _each(model, jobs, batch_size, {"side": side, "white": white}, forms):
+    for job, error in _each(model, jobs, overwrite, {"side": side, "batch_size": batch_size, "white": white}, forms):
         if error is not None:
             failed += 1
             print("error:", " ".join(str(error).split()), file=sys.stderr)
@@ -91,11 +96,12 @@ def run(
     if as_json:
         typer.echo(json.dumps({"results": done, "failed": failed}))
     if failed:
+        print(f"{failed} of {len(jobs)} failed, {len(done)} are done", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def _each(
-    model: "Model", jobs: Sequence[Any], batch_size: int | None, options: dict[str, Any], forms: dict[str, str]
+    model: "Model", jobs: Sequence[Any], overwrite: bool, options: dict[str, Any], forms: dict[str, str]
 ) -> Iterator[tuple[Any, Exception | None]]:
     """Each job when it is done, with the error where it could not be; a bar on stderr where that is a terminal."""
     from rich.console import Console
@@ -108,10 +114,10 @@ def _each(
         bar = bars.add_task("pictures", total=len(jobs))
         for name, form in forms.items():
             pictures = [job for job in jobs if job.task == name and not job.video]
-            for job, error in do_pictures(model, pictures, batch_size=batch_size, form=form, **options):
+            for job, error in do_pictures(model, pictures, overwrite=overwrite, form=form, **options):
                 bars.advance(bar)
                 yield job, error
             for job in jobs:
                 if job.task == name and job.video:
-                    yield job, do_video(model, job, batch_size=batch_size, form=form, **options)
+                    yield job, do_video(model, job, overwrite=overwrite, form=form, **options)
                     bars.advance(bar)

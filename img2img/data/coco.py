@@ -100,8 +100,8 @@ class CocoSegmentation(PictureSet):
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
         """The picture."""
-        name = str(self._coco.imgs[self._ids[index]]["file_name"])
-        return ((name, self._folder / name),)
+        name = str(self._images[self._ids[index]]["file_name"])
+        return ((name, on_disk(self._folder, name)),)
 
     def _paint(self, info: dict[str, Any]) -> NDArray[np.uint8]:
         """The (H, W) uint8 label of one picture."""

@@ -1,6 +1,7 @@
 """A user's pictures into one form for networks, and results back into the user's own."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from img2img.data.decode import open_picture, to_8_bits, to_rgb, upright
+from img2img.data.decode import MAX_PIXELS, open_picture, to_8_bits, to_rgb, upright
 from img2img.data.depth import check_white, note_highest, reading, told_white
 from img2img.errors import InputError
 from img2img.tasks.base import pixels
@@ -49,11 +50,45 @@ class Opened:
         """(height, width)."""
         return self.values.shape[-2], self.values.shape[-1]
 
+    def canvas(self, shown: Tensor, form: str, size: tuple[int, int]) -> Tensor:
+        """Room for what is shown in `form` of all N pictures, (N, ..., H, W) of `size`, for `put` to fill and `result` to take.
+
+        Args:
+            shown: a part of it.
+            form: one of the task's.
+            size: (height, width) of the whole.
+        """
+        if self.kind == "tensor":
+            return shown.new_empty(len(self.values), *shown.shape[1:-2], *size, device=self.origin)
+        if form == "labels":
+            return torch.empty(len(self.values), *size, dtype=torch.uint8)
+        # As pictures lie in arrays, so that the result is made of it without another copy.
+        return torch.empty(len(self.values), *size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+
+    def put(self, canvas: Tensor, place: Any, shown: Tensor, form: str) -> None:
+        """Write a part of what is shown to its place, an index, of a canvas."""
+        if self.kind != "tensor" and form != "labels":
+            shown = shown.mul(255).round_()
+        canvas[place] = shown.to(canvas.device, canvas.dtype)
+
+    def result(self, shown: Tensor, form: str, classes: Sequence[str], channels: int) -> Any:
+        """What is shown in `form` of all pictures, or their canvas, as what came.
+
+        Args:
+            shown: (N, 3, H, W), (N, H, W) for labels, (N, classes) for scores.
+            form: one of the task's.
+            classes: their names, for scores.
+            channels: of the head: how many labels there are.
+        """
+        if form == "labels":
+            return self.labels(shown, channels)
+        return self.scores(shown, tuple(classes)) if form == "scores" else self.picture(shown)
+
     def picture(self, shown: Tensor) -> Any:
-        """(N, 3, H, W) in [0, 1] as what came: a PIL image, (H, W, 3) uint8 or a float tensor; RGBA where that came."""
+        """(N, 3, H, W) in [0, 1], or uint8, as what came: a PIL image, (H, W, 3) uint8 or a float tensor; RGBA where that came."""
         if self.kind == "tensor":
             return self._tensor(shown.float())
-        array = pixels(shown[0])
+        array = shown[0].permute(1, 2, 0).numpy() if shown.dtype == torch.uint8 else pixels(shown[0])
         if self.alpha is not None and self.alpha.shape == array.shape[:2]:
             array = np.concatenate([array, self.alpha[..., None]], axis=2)
         return array if self.kind == "array" else Image.fromarray(array)
@@ -101,7 +136,7 @@ def _open(picture: Picture) -> Opened:
     if isinstance(picture, str | os.PathLike):
         return _from_image(open_picture(picture), str(picture), where=os.path.dirname(picture) or ".")
     if isinstance(picture, Image.Image):
-        return _from_image(upright(picture), "the picture")
+        return _from_image(upright(_decoded(picture)), "the picture")
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
     if isinstance(picture, Tensor):
@@ -112,6 +147,28 @@ def _open(picture: Picture) -> Opened:
     )
 
 
+def _decoded(image: Image.Image) -> Image.Image:
+    """An image of the caller's with its pixels read, of which there are some, and not too many: files are opened lazily."""
+    width, height = image.size
+    if not width * height:
+        raise InputError(f"the picture has {width} x {height} pixels: expected some; give another")
+    if width * height > MAX_PIXELS and getattr(image, "fp", None) is not None:  # still in its file
+        raise InputError(
+            f"the picture claims {width} x {height} pixels: expected at most {MAX_PIXELS:,}; make it smaller or cut it up"
+        )
+    try:
+        image.load()
+        image.getpixel((width - 1, height - 1))  # one that was closed raises here, and not before
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's readers raise almost anything on damaged bytes, and for a closed image ValueError
+        raise InputError(
+            f"the picture cannot be read, it is damaged or was closed ({type(error).__name__}: {error}): expected an open image "
+            "with all its pixels; open it again, and keep its file open until it has run"
+        ) from error
+    return image
+
+
 def _from_image(image: Image.Image, what: str, *, where: str | None = None) -> Opened:
     # The alpha of a 16-bit or CMYK picture does not exist; that of a palette is in its table.
     alpha = np.array(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
@@ -120,6 +177,8 @@ def _from_image(image: Image.Image, what: str, *, where: str | None = None) -> O
 
 def _from_array(array: NDArray[Any]) -> Opened:
     shaped = array[..., None] if array.ndim == 2 else array
+    if array.dtype == np.uint16 or array.dtype == np.dtype(">u2"):
+        shaped, array = shaped.astype(np.uint16), array.astype(np.uint16)  # files of some kinds have the other byte order
     if array.dtype not in (np.uint8, np.uint16) or shaped.ndim != 3 or shaped.shape[2] not in (1, 3, 4) or not array.size:
         raise InputError(
             f"got an array of {array.shape} {array.dtype}: expected (H, W, 3) uint8 in [0, 255], grey (H, W), RGBA (H, W, 4), or "
@@ -140,17 +199,19 @@ def _8_bits(deep: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _from_tensor(tensor: Tensor) -> Opened:
-    batch = tensor[None] if tensor.ndim == 3 else tensor
-    if batch.ndim != 4 or batch.shape[1] not in (1, 3) or not batch.numel() or not batch.is_floating_point():
+    lack = ", which has no values" if tensor.device.type == "meta" else ", sparse" if tensor.layout != torch.strided else ""
+    batch = tensor[None] if tensor.ndim == 3 and not lack else tensor
+    if lack or batch.ndim != 4 or batch.shape[1] not in (1, 3) or not batch.numel() or not batch.is_floating_point():
         raise InputError(
-            f"got a tensor of {tuple(tensor.shape)} {tensor.dtype}: expected (N, 3, H, W) or (3, H, W) float in [0, 1], with one "
+            f"got a tensor of {tuple(tensor.shape)} {tensor.dtype}{lack}: expected (N, 3, H, W) or (3, H, W) float in [0, 1], with one "
             "channel where grey; convert it (an 8-bit one: x.permute(2, 0, 1) / 255)"
         )
+    batch = batch.detach().float()
     # A little beyond the range is what resizing leaves; NaN fails both comparisons.
     low, high = batch.min().item(), batch.max().item()
     if not (low >= -0.05 and high <= 1.05):
         raise InputError(f"got a tensor with values from {low:g} to {high:g}: expected [0, 1]; divide 8-bit values by 255")
-    values = batch.detach().float().clamp(0, 1).mul(255).expand(-1, 3, -1, -1)
+    values = batch.clamp(0, 1).mul(255).expand(-1, 3, -1, -1)
     return Opened(values, "tensor", batched=tensor.ndim == 4, origin=str(tensor.device))
 
 

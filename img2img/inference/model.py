@@ -8,30 +8,31 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from img2img import arguments
 from img2img.bundle import bundle_folder, load_bases, load_bundle, read_bundle, task_path
-from img2img.data.base import Batch
 from img2img.data.decode import list_pictures
 from img2img.data.depth import check_white
 from img2img.errors import InputError
-from img2img.inference.images import Opened, Picture, open_input
-from img2img.inference.tiling import run_any_size
+from img2img.inference.images import Opened, Picture
+from img2img.inference.large import Setting
+from img2img.inference.opening import Failed, as_many, folder_of, open_each, open_one
+from img2img.inference.running import OVERLAP, TILE, checked_form, checked_side, checked_tile, prediction, results, view_of
 from img2img.masks.task import total_bytes
+from img2img.memory import memory_explained
 from img2img.tasks import Task
 from img2img.tasks.stored import stored_task
 from img2img.training.evaluate import Evaluator, Network
 
-TILE = 1024
-OVERLAP = 128
 MERGED_BYTES = 2 << 30
 
 Weights = Literal["cached", "merged"]
 Precision = Literal["float32", "bfloat16"]
+Errors = Literal["raise", "return"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +97,11 @@ class Model:
         precision: Precision = "float32",
         weights: Weights = "cached",
     ) -> None:
-        for name, value, known in (("precision", precision, Precision), ("weights", weights, Weights)):
-            if value not in known.__args__:  # type: ignore[attr-defined]
-                raise InputError(f"{name}={value!r}: expected one of {', '.join(known.__args__)}")  # type: ignore[attr-defined]
-        self.folder = Path(folder)
+        arguments.one_of("precision", precision, get_args(Precision))
+        arguments.one_of("weights", weights, get_args(Weights))
+        self.folder = arguments.path("folder", folder)
         self.device = _device(device)
-        self.network, self.backbone = load_bundle(folder)
+        self.network, self.backbone = load_bundle(self.folder)
         self.network.to(self.device)
         self._merged = weights == "merged"
         self._bfloat16 = precision == "bfloat16"
@@ -140,7 +140,7 @@ class Model:
         Raises:
             InputError: there is none of that name.
         """
-        if name not in self._tasks:
+        if not isinstance(name, str) or name not in self._tasks:
             raise InputError(f"no task {name!r} in this bundle; it has {', '.join(self._tasks) or 'none'}")
         return self._tasks[name]
 
@@ -158,6 +158,7 @@ class Model:
         side: int | None = None,
         tile: int | None = TILE,
         batch_size: int | None = None,
+        errors: Errors = "raise",
         white: int | None = None,
     ) -> Any:
         """A task's results, of the pictures' sizes and types.
@@ -171,8 +172,10 @@ class Model:
             side: the shorter side in pixels at which the network sees the picture; what it finds is brought back to the full
                 size. None: the picture's own; for classification the side that the task was measured on. A task whose
                 pictures were made squares (the option `square` of its data) sees a square of it.
-            tile: pictures with a longer side than this run in overlapping tiles; None: whole.
+            tile: pictures with a longer side than this run in overlapping tiles, one picture after another; None: whole.
             batch_size: pictures of one size that run together; None: 8, or 1 on a CPU, whose caches hold no more.
+            errors: of a list or a folder: "raise" ends with the first picture that fails; "return" goes on, and the error stands
+                in the place of that picture's result.
             white: the value that is white in pictures of 16 bits, such as 4095 of a camera of 12 bits; None: what the task
                 learned from, mostly 65535.
 
@@ -180,61 +183,85 @@ class Model:
             The result for one picture; a list for a list; for a folder a dict by the path below it. A file gives a PIL image.
 
         Raises:
-            InputError: no such task or form, or something that is no picture.
+            InputError: no such task or form, an option of a wrong type or out of range, or something that is no picture.
+            OutOfMemoryError: the picture does not fit into memory so; the message names what to lower.
         """
-        options: Any = {"form": form, "side": side, "tile": tile, "batch_size": batch_size, "white": white}
-        if isinstance(pictures, str | os.PathLike) and Path(pictures).expanduser().is_dir():
-            folder = Path(pictures).expanduser()
+        options: Any = {"form": form, "side": side, "tile": tile, "batch_size": batch_size, "errors": errors, "white": white}
+        folder = folder_of(pictures)
+        if folder is not None:
             files = list_pictures(folder)
-            results = self.stream(task, files, **options)
-            return {file.relative_to(folder).as_posix(): result for file, result in zip(files, results, strict=True)}
+            made = self.stream(task, files, **options)
+            return {file.relative_to(folder).as_posix(): result for file, result in zip(files, made, strict=True)}
         if isinstance(pictures, list | tuple):
             return list(self.stream(task, pictures, **options))
-        return next(self.stream(task, [pictures], **options))  # type: ignore[list-item]
+        self._way(task, form=form, side=side, tile=tile)  # a wrong option is said before a wrong picture
+        return next(self.stream(task, [open_one(pictures, white=self._white(task, white))], **options | {"errors": "raise"}))
 
-    def run_all(self, picture: Picture, **options: Any) -> dict[str, Any]:
-        """The result of every task for one picture, by task; `options` as of `run`, without `form`."""
-        white = options.pop("white", None)
-        return {
-            name: self._results(name, [self.open(name, picture, white=white)], **_checked(self.task(name), **options))[0]
-            for name in self._tasks
-        }
+    def run_all(
+        self,
+        pictures: Picture | Sequence[Picture],
+        *,
+        side: int | None = None,
+        tile: int | None = TILE,
+        batch_size: int | None = None,
+        errors: Errors = "raise",
+        white: int | None = None,
+    ) -> dict[str, Any]:
+        """What `run` gives of every task, by task, in its usual form; the arguments are those of `run`."""
+        many = folder_of(pictures) is not None or isinstance(pictures, list | tuple)
+        options: Any = {"side": side, "tile": tile, "batch_size": batch_size, "errors": errors, "white": white}
+        for name in self._tasks:
+            self._way(name, form=None, side=side, tile=tile)
+        results, opened = {}, dict[int | None, Opened]()
+        for name in self._tasks:
+            given: Any = pictures
+            if not many:
+                seen_white = self._white(name, white)
+                if seen_white not in opened:
+                    opened[seen_white] = open_one(pictures, white=seen_white)
+                given = opened[seen_white]
+            results[name] = self.run(name, given, **options)
+        return results
 
-    def open(self, task: str, picture: Picture | Opened, *, white: int | None = None) -> Opened:
-        """A picture as a task is to see it, for `stream`; what is open stays as it is. `white` is as of `run`.
-
-        Raises:
-            InputError: something that is no picture.
-        """
-        return open_input(picture, white=self._white(task) if white is None else white)
-
-    def _white(self, name: str) -> int | None:
-        return check_white(self.network.state(name).info.get("white"), f"{name}'s white")
+    def _white(self, name: str, white: Any = None) -> int | None:
+        """The value that is white in pictures of 16 bits for a task: the one given, or the one that it learned from."""
+        return check_white(self.network.state(name).info.get("white") if white is None else white, "white")
 
     def stream(
         self,
         task: str,
-        pictures: Iterable[Picture | Opened],
+        pictures: Iterable[Picture | Opened] | str | os.PathLike[str],
         *,
         form: str | None = None,
         side: int | None = None,
         tile: int | None = TILE,
         batch_size: int | None = None,
+        errors: Errors = "raise",
         white: int | None = None,
     ) -> Iterator[Any]:
         """Results one after another, for more pictures than fit into memory; `run` says what the arguments are."""
-        options = _checked(self.task(task), form=form, side=side, tile=tile)
-        size = (1 if self.device.type == "cpu" else 8) if batch_size is None else batch_size
-        if size < 1:
-            raise InputError(f"batch_size={batch_size}: expected 1 or more")
+        way = self._way(task, form=form, side=side, tile=tile)
+        size = arguments.whole_number("batch_size", batch_size) or (1 if self.device.type == "cpu" else 8)
+        going_on = arguments.one_of("errors", errors, get_args(Errors)) == "return"
+        opened = open_each(as_many(pictures), white=self._white(task, white))
 
-        def results() -> Iterator[Any]:
-            opened = (self.open(task, picture, white=white) for picture in pictures)
-            for _, alike in itertools.groupby(opened, lambda opened: opened.values.shape):
-                while some := list(itertools.islice(alike, size)):
-                    yield from self._results(task, some, **options)
+        def made() -> Iterator[Any]:
+            for shape, alike in itertools.groupby(opened, lambda one: None if isinstance(one, Failed) else one.values.shape):
+                while some := list(itertools.islice(alike, 1 if shape is None else size)):
+                    for result in self._results(task, some, way):
+                        if isinstance(result, Exception) and not going_on:
+                            raise result
+                        yield result
 
-        return results()
+        return made()
+
+    def check(self, task: str, *, form: str | None = None, side: int | None = None, tile: int | None = TILE) -> None:
+        """Raise the `InputError` that `run` would raise for these arguments, whatever the picture."""
+        self._way(task, form=form, side=side, tile=tile)
+
+    def _way(self, name: str, *, form: Any, side: Any, tile: Any) -> dict[str, Any]:
+        task = self.task(name)
+        return {"form": checked_form(task, form), "side": checked_side(side), "tile": checked_tile(tile)}
 
     def add_task(
         self,
@@ -295,48 +322,42 @@ class Model:
             folder = save_pretrained(self.folder, Path(temporary) / "bundle", license=license, repo_id=repo_id)
             return push_to_hub(folder, repo_id, private=private)
 
+    @torch.no_grad()
     def predict(self, task: str, picture: Picture) -> Tensor:
         """The task's prediction in its own form, without a batch axis: class indices of pixels, raw scores of classes, ab in Lab
         units, RGB in [0, 1], ..."""
-        opened = open_input(picture)
-        prediction, _ = self._predict(task, opened.values, side=None, tile=TILE)
-        return prediction if opened.batched else prediction[0]
-
-    def _results(self, name: str, opened: Sequence[Opened], *, form: str, side: int | None, tile: int | None) -> list[Any]:
-        task = self._tasks[name]
-        values = torch.cat([one.values for one in opened])
-        prediction, input = self._predict(name, values, side=side, tile=tile)
-        shown = task.show(prediction, input, form)
-        results, first = [], 0
-        for one in opened:
-            part = shown[first : first + len(one.values)]
-            first += len(one.values)
-            if form == "labels":
-                results.append(one.labels(part, task.out_channels))
-            elif form == "scores":
-                results.append(one.scores(part, tuple(getattr(task, "classes", ()))))
-            else:
-                results.append(one.picture(part))
-        return results
+        self.task(task)
+        opened = open_one(picture, white=self._white(task))
+        with self._explained(task, opened.size):
+            found = prediction(opened.values, self._setting(task, opened.size, side=None, tile=TILE))
+        return found if opened.batched else found[0]
 
     @torch.no_grad()
-    def _predict(self, name: str, values: Tensor, *, side: int | None, tile: int | None) -> tuple[Tensor, Tensor]:
-        """The prediction for (N, 3, H, W) in [0, 255], and the full-size input that belongs to it."""
+    def _results(self, name: str, opened: Sequence[Opened | Failed], way: Mapping[str, Any]) -> list[Any]:
+        """What came of pictures of one size, errors of the user's in the place of results."""
+        sound = [one for one in opened if isinstance(one, Opened)]
+        if not sound:
+            return [one.error for one in opened if isinstance(one, Failed)]
+        size = sound[0].size
+        try:
+            with self._explained(name, size):
+                return results(sound, self._setting(name, size, side=way["side"], tile=way["tile"]), way["form"])
+        except (InputError, MemoryError) as error:
+            return [error] * len(sound)
+
+    def _setting(self, name: str, size: tuple[int, int], *, side: int | None, tile: int | None) -> Setting:
         task, network = self.task(name), self._network(name)
-        values = values.to(self.device)
-        input = seen = task.served_input(Batch(image=values))
-        size = (values.shape[-2], values.shape[-1])
-        if side is None and task.whole_picture:
-            side = self.network.state(name).info.get("side")
-        small = size if side is None else (side, side) if task.square else _with_shorter_side(size, side)
-        if small != size:
-            resized = F.interpolate(values.float(), small, mode="bilinear", antialias=True, align_corners=False)
-            seen = task.served_input(Batch(image=resized.clamp(0, 255)))
-        with self._autocast():
-            raw = run_any_size(network, seen, self._evaluator, tile=None if task.whole_picture else tile, overlap=OVERLAP)
-        if raw.ndim == 4 and small != size:
-            raw = F.interpolate(raw.float(), size, mode="bilinear", align_corners=False)
-        return task.prediction(raw, input), input
+        view = view_of(task, size, side=side, own=self.network.state(name).info.get("side"), tile=tile)
+
+        def with_precision(x: Tensor) -> Tensor:
+            with self._autocast():
+                return network(x)
+
+        return Setting(task=task, network=with_precision, evaluator=self._evaluator, view=view, tile=tile, overlap=OVERLAP)
+
+    def _explained(self, name: str, size: tuple[int, int]) -> AbstractContextManager[None]:
+        remedy = "make the picture smaller, or lower side=, tile= or batch_size="
+        return memory_explained(f"while {name!r} ran on a picture of {size[1]} x {size[0]}", remedy)
 
     def _network(self, name: str) -> Network:
         if not self._merged:
@@ -368,33 +389,19 @@ def load(
     Raises:
         InputError: nothing there, or a file is damaged; see `bundle.load_bundle`.
     """
-    return Model(bundle_folder(folder), device=device, precision=precision, weights=weights)
+    return Model(bundle_folder(arguments.path("folder", folder)), device=device, precision=precision, weights=weights)
 
 
-def _checked(task: Task, *, form: str | None = None, side: int | None = None, tile: int | None = TILE) -> dict[str, Any]:
-    if form is not None and form not in task.forms:
-        raise InputError(f"form={form!r}: a {task.kind} task gives {', '.join(task.forms)}")
-    for name, value in (("side", side), ("tile", tile)):
-        if value is not None and value < 1:
-            raise InputError(f"{name}={value}: expected 1 pixel or more, or None")
-    if tile is not None and tile <= OVERLAP:
-        raise InputError(f"tile={tile}: expected more than {OVERLAP} pixels, which neighbouring tiles share; or None")
-    return {"form": form or task.forms[0], "side": side, "tile": tile}
-
-
-def _with_shorter_side(size: tuple[int, int], side: int) -> tuple[int, int]:
-    scale = side / min(size)
-    height, width = (max(1, round(n * scale)) for n in size)
-    return height, width
-
-
-def _device(name: str) -> torch.device:
+def _device(name: Any) -> torch.device:
+    expected = "expected 'auto', 'cpu', 'cuda' or 'cuda:N'"
+    if not isinstance(name, str | torch.device):
+        raise InputError(f"device={name!r}: {expected}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device={name!r} cannot be used here ({reason}): expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
+        torch.empty(1, device=device).item()  # "meta", which holds no values, fails here
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"device={str(name)!r} cannot be used here ({reason}): {expected}") from error
     return device

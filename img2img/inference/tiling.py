@@ -2,12 +2,19 @@
 
 import itertools
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from img2img.training.evaluate import Evaluator, Network
+
+_ROWS = 128
+"""Rows of the raw output that are made at a time, of those that a row of tiles completes."""
+
+Window = Callable[[int, int, int, int], Tensor]
+"""(first row, row after the last, first column, column after the last) to the input there, (N, 3, rows, columns)."""
 
 
 def run_any_size(network: Network, input: Tensor, evaluator: Evaluator, *, tile: int | None, overlap: int) -> Tensor:
@@ -26,28 +33,58 @@ def run_any_size(network: Network, input: Tensor, evaluator: Evaluator, *, tile:
     height, width = input.shape[-2:]
     if tile is None or max(height, width) <= tile:
         return evaluator.raw(network, input)
+
+    def window(top: int, bottom: int, left: int, right: int) -> Tensor:
+        return input[..., top:bottom, left:right]
+
+    return torch.cat(list(raw_rows(network, window, (height, width), evaluator, tile=tile, overlap=overlap)), -2)
+
+
+def raw_rows(
+    network: Network, window: Window, size: tuple[int, int], evaluator: Evaluator, *, tile: int, overlap: int
+) -> Iterator[Tensor]:
+    """The raw output of a large picture from top to bottom, (N, C, rows, W), a few rows at a time.
+
+    Args:
+        network: as of `run_any_size`, as are `evaluator`, `tile` and `overlap`.
+        window: gives the input of parts of the picture, of which there need be no more at a time.
+        size: (height, width) of the picture.
+        evaluator: see above.
+        tile: see above.
+        overlap: see above.
+    """
+    height, width = size
     stride = evaluator.stride
     # Tiles begin and end at multiples of the stride, so that the network sees the same grid in all of them.
-    padded = [_up(max(n, evaluator.min_size), stride) for n in (height, width)]
-    input = F.pad(input, (0, padded[1] - width, 0, padded[0] - height), mode="replicate")
+    padded = [_up(max(n, evaluator.min_size), stride) for n in size]
     most, shared = max(_up(evaluator.min_size, stride), _up(tile, stride)), _up(overlap, stride)
     sides = [_side(n, most, shared, stride) for n in padded]
     rows, columns = (_starts(n, side, shared, stride) for n, side in zip(padded, sides, strict=True))
     weights = [_ramp(side, shared) for side in sides]
-    total: Tensor | None = None
-    for top, left in itertools.product(rows, columns):
-        window = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
-        raw = evaluator.run(network, input[window]).float()
-        if total is None:
-            total = raw.new_zeros(*raw.shape[:2], *padded)
-        total[window] += raw * (weights[0][:, None] * weights[1]).to(raw.device)
-    assert total is not None
-    for axis, (starts, weight) in enumerate(zip((rows, columns), weights, strict=True)):
-        sums = torch.zeros(padded[axis])
+    sums = []
+    for length, starts, weight in zip(padded, (rows, columns), weights, strict=True):
+        sums.append(torch.zeros(length))
         for start in starts:
-            sums[start : start + len(weight)] += weight
-        total /= (sums[:, None] if axis == 0 else sums).to(total.device)
-    return total[..., :height, :width]
+            sums[-1][start : start + len(weight)] += weight
+    band: Tensor | None = None  # what the tiles from `top` on have come to
+    for top, below in itertools.zip_longest(rows, rows[1:], fillvalue=padded[0]):
+        for left in columns:
+            bottom, right = min(height, top + sides[0]), min(width, left + sides[1])
+            input = window(top, bottom, left, right)
+            beyond = (0, left + sides[1] - right, 0, top + sides[0] - bottom)
+            raw = evaluator.run(network, F.pad(input, beyond, mode="replicate") if any(beyond) else input).float()
+            if band is None:
+                band = raw.new_zeros(*raw.shape[:2], sides[0], padded[1])
+            band[..., left : left + sides[1]] += raw * (weights[0][:, None] * weights[1]).to(raw.device)
+        assert band is not None
+        done = below - top
+        for first in range(top, min(below, height), _ROWS):
+            last = min(below, height, first + _ROWS)
+            ready = band[..., first - top : last - top, :width] / sums[0][first:last, None].to(band.device)
+            ready /= sums[1][:width].to(band.device)
+            yield ready
+        begun = band[..., done:, :].clone()
+        band.zero_()[..., : sides[0] - done, :] = begun
 
 
 def _up(length: int, stride: int) -> int:

@@ -17,7 +17,7 @@ from img2img.plugins import Registry
 
 T = TypeVar("T")
 
-_SHARED = ("base", "stored", "to_picture")
+_SHARED = ("base", "canny", "lettering", "stored", "to_picture")
 _MODULES = (m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
 KINDS: Registry[type["Task"]] = Registry("task kind", {n: f"img2img.tasks.{n}" for n in _MODULES if n not in _SHARED})
 """The kinds of task: the modules of this package but what they share, named as their kinds, and users' subclasses of `Task`."""
@@ -58,6 +58,10 @@ class Task(ABC):
         whole_picture: one answer for a whole picture, in place of one for each pixel.
         has_square: its constructor takes `square`, whether the data's pictures were made squares.
         square: it learned from pictures that were made squares, whatever their proportions, and is shown such when it is used.
+        in_parts: each pixel of a prediction, and of what is shown of it, depends on that pixel of the raw output and of the input
+            alone, and the input of a picture on pixels no further than `reach` away: large pictures are then made part by part,
+            in little memory. False, where nothing is known of a task: they are made as a whole.
+        reach: see `in_parts`; None for an input that depends on the whole picture.
         forms: what `show` can make of a prediction, the usual one first: "labels" are class indices (N, H, W), "scores"
             probabilities (N, classes), all others pictures (N, 3, H, W) in [0, 1].
         out_channels: channels of the head.
@@ -71,6 +75,8 @@ class Task(ABC):
     whole_picture: ClassVar[bool] = False
     has_square: ClassVar[bool] = False
     square: bool = False
+    in_parts: ClassVar[bool] = False
+    reach: int | None = 0
     forms: ClassVar[tuple[str, ...]] = ("picture",)
     out_channels: int
 
@@ -140,6 +146,18 @@ class Task(ABC):
         """A prediction in one of the task's `forms`."""
         return self.picture(prediction, input)
 
+    def show_rows(self, prediction: Tensor, input: Tensor, form: str, *, first: int, height: int) -> Tensor:
+        """The rows of `show` that belong to the rows of a picture from `first` on, of a task whose results come `in_parts`.
+
+        Args:
+            prediction: of those rows; of a task of whole pictures the one prediction that there is.
+            input: of those rows.
+            form: one of `forms`.
+            first: their first in the picture.
+            height: of the picture.
+        """
+        return self.show(prediction, input, form)
+
     def reference(self, example: Example) -> Tensor:
         """What stands beside an output in reports, (N, 3, H, W) in [0, 1]: the target, by default."""
         return self.picture(example.target, example.input)
@@ -179,7 +197,7 @@ def unit(pictures: Tensor) -> Tensor:
 
 def pixels(picture: Tensor) -> NDArray[np.uint8]:
     """A picture (3, H, W) in [0, 1] as (H, W, 3) uint8; the way back of `unit`."""
-    return picture.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return picture.mul(255).round_().byte().permute(1, 2, 0).cpu().numpy()
 
 
 def mean_colour(pictures: PictureSet, *, most: int = 200) -> Tensor:

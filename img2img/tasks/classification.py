@@ -1,10 +1,12 @@
 """Classification: a picture in, one class for the whole of it out."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +19,8 @@ from img2img.tasks.lettering import fit
 
 SHOWN = 128
 """Pictures with a shorter side than this are enlarged, by whole factors, before a class name is written on them."""
+MOST_SHOWN = 1 << 24
+"""Pixels to which a picture is enlarged at most, for the same reason."""
 STRIP = 18
 """Height in pixels of the strip with the name, a twentieth of large pictures; long names take more lines, up to a third."""
 
@@ -35,6 +39,7 @@ class Classification(Task):
     trivial_name: ClassVar[str] = "most frequent class"
     has_classes: ClassVar[bool] = True
     whole_picture: ClassVar[bool] = True
+    in_parts: ClassVar[bool] = True
     has_square: ClassVar[bool] = True
     forms: ClassVar[tuple[str, ...]] = ("picture", "scores")
 
@@ -97,29 +102,46 @@ class Classification(Task):
 
     def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
         """The picture, of `SHOWN` pixels at least, with the class's name under it."""
-        index = prediction if prediction.ndim == 1 else prediction.argmax(1)
-        factor = max(1, round(SHOWN / min(input.shape[-2:])))
-        enlarged = F.interpolate(input.float().expand(-1, 3, -1, -1), scale_factor=factor, mode="nearest")
-        named = [_named(pixels(p), self.classes[int(i)]) for p, i in zip(enlarged, index, strict=True)]
-        return torch.stack(named).to(input.device)
+        return self.show_rows(prediction, input, self.forms[0], first=0, height=input.shape[-2])
 
     def show(self, prediction: Tensor, input: Tensor, form: str) -> Tensor:
         """The picture with the name of its class, or the probability of each class, (N, classes)."""
         return prediction.softmax(1) if form == "scores" else self.picture(prediction, input)
+
+    def show_rows(self, prediction: Tensor, input: Tensor, form: str, *, first: int, height: int) -> Tensor:
+        """Rows of the picture with the name of its class under it, enlarged as it is."""
+        index = prediction if prediction.ndim == 1 else prediction.argmax(1)
+        rows, width = input.shape[-2:]
+        factor = _factor(height, width)
+        shown = torch.empty(len(input), 3, factor * rows, factor * width, device=input.device)
+        for i, (picture, number) in enumerate(zip(input, index.tolist(), strict=True)):
+            array = pixels(picture.float().expand(3, -1, -1)).repeat(factor, axis=0).repeat(factor, axis=1)
+            _write_name(array, self.classes[number], first=factor * first, height=factor * height)
+            shown[i] = torch.from_numpy(array).permute(2, 0, 1)
+        return shown.div_(255)
 
     def options(self) -> dict[str, Any]:
         """The kind and the classes, and `square` where it is true."""
         return {"kind": self.kind, "classes": list(self.classes), **({"square": True} if self.square else {})}
 
 
-def _named(picture: Any, name: str) -> Tensor:
-    """A picture (H, W, 3) uint8 whose lowest rows are a white strip with `name`, as (3, H, W) in [0, 1]."""
-    page = Image.fromarray(picture)
+def _factor(height: int, width: int) -> int:
+    """By how much a picture is enlarged for a name to be read: not to more than `MOST_SHOWN` pixels."""
+    return max(1, min(round(SHOWN / min(height, width)), math.isqrt(MOST_SHOWN // (height * width))))
+
+
+def _write_name(rows: NDArray[np.uint8], name: str, *, first: int, height: int) -> None:
+    """Write `name` on the white strip at the foot of a picture, of which `rows` (N, W, 3) from `first` on are here."""
+    width = rows.shape[1]
+    strip = max(STRIP, height // 20)
+    fitted = fit(name, strip * 2 // 3, width - 6, height // 3)
+    strip = max(strip, len(fitted.lines) * fitted.step + 4)
+    top = height - strip
+    if first + len(rows) <= top:
+        return
+    page = Image.new("RGB", (width, strip), "white")
     draw = ImageDraw.Draw(page)
-    strip = max(STRIP, page.height // 20)
-    fitted = fit(name, strip * 2 // 3, page.width - 6, page.height // 3)
-    top = page.height - max(strip, len(fitted.lines) * fitted.step + 4)
-    draw.rectangle((0, top, page.width, page.height), fill="white")
     for number, line in enumerate(fitted.lines):
-        draw.text((3, top + 2 + number * fitted.step), line, fill="black", font=fitted.font)
-    return torch.from_numpy(np.array(page)).permute(2, 0, 1).float().div_(255)
+        draw.text((3, 2 + number * fitted.step), line, fill="black", font=fitted.font)
+    begin = max(first, top)
+    rows[begin - first :] = np.asarray(page)[begin - top : begin - top + first + len(rows) - begin]

@@ -26,6 +26,7 @@ class Colourisation(Task):
     metric: ClassVar[str] = "ab error"
     higher_is_better: ClassVar[bool] = False
     trivial_name: ClassVar[str] = "grey copy"
+    in_parts: ClassVar[bool] = True
     out_channels = 2
 
     def input(self, batch: Batch) -> Tensor:

@@ -21,6 +21,7 @@ class Denoising(ToPicture):
 
     kind: ClassVar[str] = "denoising"
     trivial_name: ClassVar[str] = "noisy copy"
+    in_parts: ClassVar[bool] = True
     out_channels = 4
 
     def __init__(self, *, sigma: float = 25.0) -> None:

@@ -3,12 +3,13 @@
 from typing import ClassVar, Literal
 
 import torch
-from kornia.filters import canny, sobel
+from kornia.filters import sobel
 from torch import Tensor
 
 from img2img.data.base import Batch, PictureSet
 from img2img.errors import InputError
 from img2img.tasks.base import Example, mean_colour, unit
+from img2img.tasks.canny import canny_edges
 from img2img.tasks.to_picture import ToPicture
 
 Drawing = Literal["pair", "canny", "sobel"]
@@ -24,12 +25,14 @@ class EdgeColouring(ToPicture):
 
     kind: ClassVar[str] = "edges"
     trivial_name: ClassVar[str] = "mean colour"
+    in_parts: ClassVar[bool] = True
     out_channels = 6
 
     def __init__(self, *, drawing: Drawing = "pair") -> None:
         if drawing not in ("pair", "canny", "sobel"):
             raise InputError(f"edges drawing={drawing!r}: expected 'pair', 'canny' or 'sobel'")
         self.drawing = drawing
+        self.reach = {"pair": 0, "sobel": 1, "canny": None}[drawing]
         self.mean = torch.full((3,), 0.5)
 
     def fit(self, pictures: PictureSet) -> None:
@@ -43,12 +46,11 @@ class EdgeColouring(ToPicture):
         """
         if self.drawing == "pair":
             return unit(batch.image if batch.source is None else batch.source)
-        picture = unit(batch.image)
         if self.drawing == "canny":
-            strength = canny(picture)[1]
+            strength = canny_edges(batch.image)
         else:
-            strength = sobel(picture, eps=1e-12).mean(1, keepdim=True).mul(4).clamp(0, 1)
-        return (1 - strength).repeat(1, 3, 1, 1)
+            strength = sobel(unit(batch.image), eps=1e-12).mean(1, keepdim=True).mul(4).clamp(0, 1)
+        return (1 - strength).expand(-1, 3, -1, -1)
 
     def target(self, batch: Batch) -> Tensor:
         """The photo, (N, 3, H, W) in [0, 1]."""

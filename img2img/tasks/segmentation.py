@@ -27,6 +27,7 @@ class Segmentation(Task):
     higher_is_better: ClassVar[bool] = True
     trivial_name: ClassVar[str] = "majority class"
     has_classes: ClassVar[bool] = True
+    in_parts: ClassVar[bool] = True
     forms: ClassVar[tuple[str, ...]] = ("colours", "labels", "overlay")
 
     def __init__(self, *, classes: Sequence[str]) -> None:

@@ -41,6 +41,7 @@ class Style(Task):
     metric: ClassVar[str] = "total style loss"
     higher_is_better: ClassVar[bool] = False
     trivial_name: ClassVar[str] = "unstylised input"
+    in_parts: ClassVar[bool] = True
     out_channels = 3
 
     def __init__(

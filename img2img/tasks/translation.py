@@ -14,6 +14,7 @@ class Translation(ToPicture):
 
     kind: ClassVar[str] = "translation"
     trivial_name: ClassVar[str] = "copy of the input"
+    in_parts: ClassVar[bool] = True
     out_channels = 4
 
     def input(self, batch: Batch) -> Tensor:

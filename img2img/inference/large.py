@@ -1,0 +1,170 @@
+"""Large pictures part by part: the network's input, its tiles and what is shown of them are never there as a whole.
+
+What a picture takes beside itself and its result is bounded so: see `memory.py`. It is only for tasks that say they can be taken
+apart (`Task.in_parts`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from img2img.data.base import Batch
+from img2img.inference.resize import brought_back, resized_rows, rows_needed
+from img2img.inference.tiling import raw_rows
+from img2img.tasks import Task
+from img2img.training.evaluate import Evaluator, Network
+
+PART = 1 << 19
+"""Pixels of the picture that are predicted and shown at a time."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How pictures of one size are run.
+
+    Attributes:
+        task: the task.
+        network: from the task's input to its head's raw output.
+        evaluator: knows which sizes the network takes, and where it is.
+        view: (height, width) at which the network sees a picture.
+        tile: the longest side of a tile; None for pictures as a whole.
+        overlap: pixels that neighbouring tiles share.
+    """
+
+    task: Task
+    network: Network
+    evaluator: Evaluator
+    view: Size
+    tile: int | None
+    overlap: int
+
+
+def predicted_rows(picture: Tensor, setting: Setting) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """The prediction for a picture part by part.
+
+    Args:
+        picture: (1, 3, H, W) in [0, 255].
+        setting: how.
+
+    Yields:
+        Where the part is, an index such as `[..., 100:200, :]`; the prediction there (a task of whole pictures has one, the same
+        for all parts); and the input there.
+    """
+    size = (picture.shape[-2], picture.shape[-1])
+    if setting.task.whole_picture:
+        yield from _of_whole(picture, size, setting)
+        return
+    # Parts are strips along the shorter side, so that no strip is large.
+    turned = size[1] > size[0]
+    turn = _transposed if turned else _as_it_is
+    view = setting.view[::-1] if turned else setting.view
+    size = size[::-1] if turned else size
+    long = turn(picture)
+    own = _Served(setting, lambda first, last: long[..., first:last, :], size, turn)
+    seen = own
+    if view != size:
+        seen = _Served(setting, lambda first, last: resized_rows(long, view, first, last).clamp(0, 255), view, turn)
+
+    def network(x: Tensor) -> Tensor:
+        return turn(setting.network(turn(x).contiguous()))
+
+    tile = max(view) if setting.tile is None else setting.tile
+    raws = raw_rows(network, seen.window, view, setting.evaluator, tile=tile, overlap=setting.overlap)
+    for first, last, raw in _at_full_size(raws, view, size):
+        input = turn(own.window(first, last, 0, size[1]))
+        place = (..., slice(first, last)) if turned else (..., slice(first, last), slice(None))
+        yield place, setting.task.prediction(turn(raw), input), input
+
+
+def _of_whole(picture: Tensor, size: Size, setting: Setting) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    task, device = setting.task, setting.evaluator.device
+    resized = picture if setting.view == size else resized_rows(picture, setting.view, 0, setting.view[0]).clamp(0, 255)
+    seen = task.served_input(Batch(image=resized.to(device)))
+    prediction = task.prediction(setting.evaluator.raw(setting.network, seen), seen)
+    step = max(1, PART // size[1])
+    for first in range(0, size[0], step):
+        rows = slice(first, min(size[0], first + step))
+        yield (..., rows, slice(None)), prediction, task.served_input(Batch(image=picture[..., rows, :].to(device)))
+
+
+class _Served:
+    """A task's input for a picture or a view of it, window by window; all in the frame in which parts are rows.
+
+    Args:
+        setting: how.
+        rows: gives the picture's rows, (1, 3, rows, W) in [0, 255].
+        size: (height, width) of it.
+        turn: from that frame to the picture's own, and back.
+    """
+
+    def __init__(
+        self, setting: Setting, rows: Callable[[int, int], Tensor], size: Size, turn: Callable[[Tensor], Tensor]
+    ) -> None:
+        self._setting, self._rows, self._size, self._turn = setting, rows, size, turn
+        self._last: tuple[tuple[int, int], Tensor] | None = None
+
+    def window(self, top: int, bottom: int, left: int, right: int) -> Tensor:
+        """The input of a part."""
+        reach = self._setting.task.reach
+        if reach is None:
+            whole = self._kept(0, self._size[0], lambda: self._served(self._rows(0, self._size[0])))
+            return whole[..., top:bottom, left:right]
+        first, last = max(0, top - reach), min(self._size[0], bottom + reach)
+        low, high = max(0, left - reach), min(self._size[1], right + reach)
+        rows = self._kept(first, last, lambda: self._rows(first, last))
+        return self._served(rows[..., low:high])[..., top - first : bottom - first, left - low : right - low]
+
+    def _kept(self, first: int, last: int, make: Callable[[], Tensor]) -> Tensor:
+        """What was made last, where it is asked for again, as a row of tiles does."""
+        if self._last is None or self._last[0] != (first, last):
+            self._last = None  # before the next is made
+            self._last = ((first, last), make())
+        return self._last[1]
+
+    def _served(self, values: Tensor) -> Tensor:
+        image = self._turn(values).to(self._setting.evaluator.device)
+        return self._turn(self._setting.task.served_input(Batch(image=image)))
+
+
+def _at_full_size(raws: Iterator[Tensor], view: Size, size: Size) -> Iterator[tuple[int, int, Tensor]]:
+    """(first, last, raw output of these rows of the picture) from the raw output of the view, as its rows come."""
+    if view == size:
+        first = 0
+        for rows in raws:
+            step = _rows_at_once(size[1], rows.shape[1])
+            for part in rows.split(step, -2):
+                yield first, first + part.shape[-2], part
+                first += part.shape[-2]
+        return
+    made, above, held = 0, 0, torch.empty(0)
+    for rows in raws:
+        held = torch.cat([held, rows], -2) if len(held) else rows
+        here = above + held.shape[-2]
+        while made < size[0]:
+            last = min(size[0], made + _rows_at_once(size[1], held.shape[1]))
+            while last > made and rows_needed(view[0], size[0], made, last)[1] > here:
+                last = made + (last - made) // 2
+            if last == made:
+                break
+            yield made, last, brought_back(held, above, view, size, made, last)
+            made = last
+        # What the rows still to be made do not need is let go.
+        needed = here if made == size[0] else min(here, rows_needed(view[0], size[0], made, made + 1)[0])
+        held, above = held[..., needed - above :, :].clone(), needed
+
+
+def _rows_at_once(width: int, channels: int) -> int:
+    return max(1, PART // (width * max(1, channels // 8)))
+
+
+def _transposed(values: Tensor) -> Tensor:
+    return values.transpose(-1, -2)
+
+
+def _as_it_is(values: Tensor) -> Tensor:
+    return values

@@ -1,0 +1,151 @@
+"""One task on pictures of one size: whole as a batch, or large ones part by part."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from img2img import arguments
+from img2img.data.base import Batch
+from img2img.data.decode import MAX_PIXELS, check_enlarged
+from img2img.errors import InputError
+from img2img.inference.images import Opened
+from img2img.inference.large import Setting, Size, predicted_rows
+from img2img.inference.tiling import run_any_size
+from img2img.tasks import Task
+
+TILE = 1024
+OVERLAP = 128
+WHOLE_PIXELS = 4 * TILE * TILE
+"""What a network may see at once of a picture that cannot be cut into tiles, since the task is about the whole of it."""
+
+
+def checked_side(side: Any) -> int | None:
+    """The shorter side at which the network is to see pictures, or an `InputError`."""
+    return arguments.whole_number("side", side, of="pixel")
+
+
+def checked_tile(tile: Any) -> int | None:
+    """The longest side of a tile, or an `InputError`."""
+    number = arguments.whole_number("tile", tile, of="pixel")
+    if number is not None and number <= OVERLAP:
+        raise InputError(f"tile={tile}: expected more than {OVERLAP} pixels, which neighbouring tiles share; or None")
+    return number
+
+
+def checked_form(task: Task, form: Any) -> str:
+    """The form of a task's results, its usual one for None, or an `InputError`."""
+    if form is None:
+        return task.forms[0]
+    if isinstance(form, str) and form in task.forms:
+        return form
+    raise InputError(f"form={form!r}: a {task.kind} task gives {', '.join(task.forms)}")
+
+
+def view_of(task: Task, size: Size, *, side: int | None, own: int | None, tile: int | None) -> Size:
+    """(height, width) at which the network sees a picture.
+
+    Args:
+        task: the task.
+        size: (height, width) of the picture.
+        side: as of `Model.run`.
+        own: the side that the task was measured on.
+        tile: as of `Model.run`.
+
+    Raises:
+        InputError: that is too large.
+    """
+    if side is None and task.whole_picture:
+        side = own
+    view = size if side is None else (side, side) if task.square else _with_shorter_side(size, side)
+    what, remedy = f"the picture of {size[1]} x {size[0]} with side={side}", "give a smaller side="
+    if view[0] * view[1] > max(MAX_PIXELS, size[0] * size[1]):
+        check_enlarged(*view, what, remedy)
+    if task.whole_picture and tile is not None and view[0] * view[1] > WHOLE_PIXELS:
+        raise InputError(
+            f"{what}: the network would see {view[1]} x {view[0]}, {view[0] * view[1]:,} pixels, at once, since a {task.kind} task "
+            f"is about the whole picture: expected at most {WHOLE_PIXELS:,}; give a smaller side=, such as {own or 256}"
+        )
+    return view
+
+
+def results(opened: Sequence[Opened], setting: Setting, form: str) -> list[Any]:
+    """What a task makes of opened pictures of one size, each as it came."""
+    task = setting.task
+    finish = {"form": form, "classes": getattr(task, "classes", ()), "channels": task.out_channels}
+    if not in_parts(setting, opened[0].size):
+        prediction, input = _whole(torch.cat([one.values for one in opened]), setting)
+        shown = task.show(prediction, input, form)
+        parts = shown.split([len(one.values) for one in opened])
+        return [one.result(part, **finish) for one, part in zip(opened, parts, strict=True)]
+    return [one.result(_shown(one, setting, form), **finish) for one in opened]
+
+
+def prediction(values: Tensor, setting: Setting) -> Tensor:
+    """The task's prediction in its own form for pictures (N, 3, H, W) in [0, 255]."""
+    size = (values.shape[-2], values.shape[-1])
+    if not in_parts(setting, size):
+        return _whole(values, setting)[0]
+    predicted: Tensor | None = None
+    for number in range(len(values)):
+        for place, part, _ in predicted_rows(values[number : number + 1], setting):
+            whole = setting.task.whole_picture
+            if predicted is None:
+                shape = part.shape[1:] if whole else (*part.shape[1:-2], *size)
+                predicted = part.new_empty(len(values), *shape)
+            if whole:
+                predicted[number] = part[0]
+                break
+            predicted[(number, *place)] = part[0]
+    assert predicted is not None
+    return predicted
+
+
+def in_parts(setting: Setting, size: Size) -> bool:
+    """Whether a picture is so large that it is run part by part."""
+    return setting.task.in_parts and setting.tile is not None and max(*size, *setting.view) > setting.tile
+
+
+def _shown(one: Opened, setting: Setting, form: str) -> Tensor:
+    """What is shown of pictures of one size, made part by part."""
+    canvas: Tensor | None = None
+    for number in range(len(one.values)):
+        for place, predicted, input in predicted_rows(one.values[number : number + 1], setting):
+            if form == "scores":
+                shown = setting.task.show(predicted, input, form)
+                canvas = shown.new_empty(len(one.values), shown.shape[1]) if canvas is None else canvas
+                canvas[number] = shown[0]
+                break
+            first = place[1].start if setting.task.whole_picture else 0
+            shown = setting.task.show_rows(predicted, input, form, first=first, height=one.size[0])
+            factor = shown.shape[-1] // input.shape[-1]
+            if canvas is None:
+                canvas = one.canvas(shown, form, (factor * one.size[0], factor * one.size[1]))
+            put = tuple(slice(factor * axis.start, factor * axis.stop) if axis.stop else axis for axis in place[1:])
+            one.put(canvas[number], (..., *put), shown[0], form)
+    assert canvas is not None
+    return canvas
+
+
+def _whole(values: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
+    """The prediction for (N, 3, H, W) in [0, 255], and the full-size input that belongs to it."""
+    task, view = setting.task, setting.view
+    values = values.to(setting.evaluator.device)
+    input = seen = task.served_input(Batch(image=values))
+    size = (values.shape[-2], values.shape[-1])
+    if view != size:
+        resized = F.interpolate(values.float(), view, mode="bilinear", antialias=True, align_corners=False)
+        seen = task.served_input(Batch(image=resized.clamp(0, 255)))
+    tile = None if task.whole_picture else setting.tile
+    raw = run_any_size(setting.network, seen, setting.evaluator, tile=tile, overlap=setting.overlap)
+    if raw.ndim == 4 and view != size:
+        raw = F.interpolate(raw.float(), size, mode="bilinear", align_corners=False)
+    return task.prediction(raw, input), input
+
+
+def _with_shorter_side(size: Size, side: int) -> Size:
+    scale = side / min(size)
+    height, width = (max(1, round(n * scale)) for n in size)
+    return height, width
