@@ -10,7 +10,7 @@ import safetensors
 import safetensors.torch
 
 from img2img.backbones import Backbone, build_backbone
-from img2img.errors import InputError
+from img2img.errors import InputError, first_line
 from img2img.files import read_json, write_bytes, write_json
 from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.storage import read_header
@@ -178,7 +178,7 @@ def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedN
         tensors = safetensors.torch.load(path.read_bytes())
         missing, unexpected = backbone.load_state_dict(tensors, strict=False)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged or of another network ({str(error).splitlines()[0]}): copy it again") from error
+        raise InputError(f"{path} is damaged or of another network ({first_line(error)}): copy it again") from error
     odd = [name for name in missing if not name.startswith(HEAD + ".")] + unexpected
     if odd:
         raise InputError(

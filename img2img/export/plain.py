@@ -10,7 +10,7 @@ import safetensors.torch
 from torch import nn
 
 from img2img.backbones import Backbone, build_backbone
-from img2img.errors import InputError
+from img2img.errors import InputError, first_line
 from img2img.export.check import Agreement, check_agreement
 from img2img.export.graph import Interface, TaskGraph
 from img2img.files import write_bytes
@@ -59,5 +59,5 @@ def load_plain(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
         return _rebuild(values, tensors), values
     except (safetensors.SafetensorError, RuntimeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path} is no task that img2img exported, or it is damaged ({str(error).splitlines()[0]}): export it again"
+            f"{path} is no task that img2img exported, or it is damaged ({first_line(error)}): export it again"
         ) from error

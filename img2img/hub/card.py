@@ -6,7 +6,7 @@ from typing import Any
 
 from img2img.bundle import read_bundle, task_path
 from img2img.composed import config_path
-from img2img.errors import InputError
+from img2img.errors import InputError, first_line
 from img2img.masks.storage import read_header
 from img2img.tasks import task_class
 
@@ -192,7 +192,7 @@ def _config(run: Path | None) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no YAML ({str(error).splitlines()[0]}): restore it, or share the bundle alone") from error
+        raise InputError(f"{path} is no YAML ({first_line(error)}): restore it, or share the bundle alone") from error
     return config if isinstance(config, dict) else {}
 
 

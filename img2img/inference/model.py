@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from img2img.bundle import bundle_folder, load_bases, load_bundle, read_bundle, task_path
 from img2img.data.base import Batch
 from img2img.data.decode import list_pictures
-from img2img.errors import InputError
+from img2img.errors import InputError, first_line
 from img2img.inference.images import Opened, Picture, open_input
 from img2img.inference.tiling import run_any_size
 from img2img.masks.task import total_bytes
@@ -372,6 +372,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device={name!r} cannot be used here ({reason}): expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
+        raise InputError(
+            f"device={name!r} cannot be used here ({first_line(error)}): expected 'auto', 'cpu', 'cuda' or 'cuda:N'"
+        ) from error
     return device
