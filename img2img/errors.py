@@ -11,7 +11,7 @@ class InputError(ValueError):
     """
 
 
-def first_line(error: BaseException | None) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message that says anything, cut where it is very long; the error's type where none does."""
     lines = (line.strip() for line in str(error).splitlines())
     line = next((line for line in lines if line), type(error).__name__)

@@ -34,6 +34,7 @@ def trace(graph: TaskGraph, interface: Interface) -> ExportedProgram:
         except Exception as error:  # of many kinds
             failure = error
     if program is None:
+        assert failure is not None
         raise InputError(
             f"the task {interface.values['task']!r} does not become a graph of torch.export ({first_line(failure)}): "
             "give the pictures' size (size=(height, width)), or choose the format safetensors, which needs no graph"
