@@ -100,9 +100,7 @@ def test_a_full_disk_inside_a_library_that_says_so_by_another_error_is_one_messa
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_the_folder_is_flushed_after_the_rename_and_so_are_new_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_folder_is_flushed_after_the_rename_and_so_are_new_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     happened: list[str] = []
     replace, fsync = os.replace, os.fsync
 

@@ -208,8 +208,8 @@ def _asking(call: Callable[[], Any], *, what: str) -> Any:
         return call()
     except (OSError, errors.HFValidationError, unresolved, httpx.HTTPError) as error:
         raise InputError(
-            f"{what} could not be reached ({type(error).__name__}: {first_line(error)}): expected a repository that you may use, and "
-            "a connection or a copy in the cache. Check the name and the revision; `hf auth login` or token= for a private one; "
+            f"{what} could not be reached ({type(error).__name__}: {first_line(error)}): expected a repository that you may use, "
+            "and a connection or a copy in the cache. Check the name and the revision; `hf auth login` or token= for a private one; "
             "without a connection, give a folder"
         ) from error
 
