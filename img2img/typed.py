@@ -49,7 +49,8 @@ def check_object(value: Any, where: str, needed: Form, more: Form | None = None,
         InputError: it is no object, a key is missing, or a value is of another type.
     """
     if not isinstance(value, dict):
-        raise InputError(f"{where}: expected an object with {', '.join(needed)}, got {_shown(value)}; {remedy}")
+        keys = f" with {', '.join(needed)}" if needed else ""
+        raise InputError(f"{where}: expected an object{keys}, got {_shown(value)}; {remedy}")
     missing = [key for key in needed if key not in value]
     if missing:
         raise InputError(f"{where} lacks {', '.join(missing)}: expected {', '.join(needed)}; {remedy}")

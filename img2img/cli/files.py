@@ -12,7 +12,7 @@ from PIL import Image
 
 from img2img.data.decode import list_pictures
 from img2img.errors import InputError
-from img2img.files import write_atomic, write_json
+from img2img.files import clear_leftovers, write_atomic, write_json
 
 if TYPE_CHECKING:
     from img2img.inference import Model
@@ -109,6 +109,7 @@ def do_video(model: "Model", job: Planned, *, batch_size: int | None, **options:
             return InputError(f"{job.source} is not a video that can be read: expected a sound file of {known}; convert it")
         results = model.stream(job.task, _frames(capture), batch_size=batch_size, **options)
         if job.target.suffix == ".mp4":
+            clear_leftovers(job.target.parent)  # videos are large
             write_atomic(job.target, lambda path: _write_video(path, results, capture.get(cv2.CAP_PROP_FPS) or 25.0))
         else:
             for number, result in enumerate(results, start=1):
