@@ -39,11 +39,14 @@ _TASK_MORE = {
     "trivial_figures": dict,
 }
 _RESULTS = {"schema": int, "backbone": dict, "method": str, "tasks": list, "forgetting": dict}
-_RESULTS_MORE = {"experiment": (str, type(None)), "method_options": dict, "transfer": dict, "environment": dict}
+_RESULTS_MORE = {
+    "experiment": (str, type(None)), "method_options": dict, "transfer": dict, "environment": dict, "shared_bytes": _NUMBER,
+}  # fmt: skip
 _BACKBONE = {"name": str, "parameters": _NUMBER, "sha256": str}
 _BACKBONE_MORE = {"mode": (str, type(None)), "masked_parameters": _NUMBER, "own_parameters": _NUMBER, "bytes": _NUMBER}
 _FORGETTING = {"value_matrix": list, "max_abs_output_change": _NUMBER}
 
+_LONGEST_NAME = 200  # files are named by it
 _AGAIN = "run the experiment again, which writes it anew"
 
 
@@ -65,14 +68,19 @@ def read_results(folder: Path) -> dict[str, Any]:
     check_object(results["backbone"], f"{place}, backbone", _BACKBONE, _BACKBONE_MORE, remedy=_AGAIN)
     check_object(results["forgetting"], f"{place}, forgetting", _FORGETTING, remedy=_AGAIN)
     check_each(results.get("transfer", {}), f"{place}, transfer", _NUMBER, remedy=_AGAIN)
+    check_each(results.get("environment", {}), f"{place}, environment", (str, *_NUMBER), remedy=_AGAIN)
+    _check_bytes(results, place, "shared_bytes")
+    _check_bytes(results["backbone"], f"{place}, backbone", "bytes")
     tasks = results["tasks"]
     if not tasks:
         raise InputError(f"{path} has no tasks: expected one or more; run the experiment until its first task is finished")
     for i, task in enumerate(tasks):
         where = f"{place}, tasks[{i}]"
         check_object(task, where, _TASK, _TASK_MORE, remedy=_AGAIN)
-        if task["name"] in ("", ".", "..") or "/" in task["name"] or "\\" in task["name"]:
-            raise InputError(f"{where} has the name {task['name']!r}: expected a task's name without slashes; {_AGAIN}")
+        name = task["name"]
+        if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise InputError(f"{where} has the name {name!r:.60}: expected a task's name without slashes; {_AGAIN}")
+        _check_bytes(task, where, "bytes", "decoder_only_bytes")
         for key in ("figures", "trivial_figures"):
             check_each(task.get(key, {}), f"{where}, {key}", _NUMBER, remedy=_AGAIN)
     matrix = results["forgetting"]["value_matrix"]
@@ -80,6 +88,12 @@ def read_results(folder: Path) -> dict[str, Any]:
     if not square or not all(is_a(value, _NUMBER) for row in matrix for value in row):
         raise InputError(f"{place}, value_matrix: expected {len(tasks)} rows of {len(tasks)} numbers or nulls; {_AGAIN}")
     return results
+
+
+def _check_bytes(value: dict[str, Any], where: str, *keys: str) -> None:
+    for key in keys:
+        if (size := value.get(key)) is not None and size < 0:
+            raise InputError(f"{where}, {key}: expected a number of bytes, got {size}; {_AGAIN}")
 
 
 def _finite(value: Any) -> Any:
