@@ -12,8 +12,9 @@ import safetensors.torch
 from img2img.backbones import Backbone
 from img2img.backbones.head_check import check_head
 from img2img.backbones.stored import rebuild_backbone
-from img2img.errors import InputError
+from img2img.errors import InputError, first_line
 from img2img.files import read_json, write_bytes, write_json
+from img2img.lock import check_free, hold
 from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.storage import read_header
 from img2img.masks.table import check_name
@@ -31,6 +32,8 @@ MAX_TASKS = 10_000
 MAX_PATTERNS = 4096
 MAX_PATTERN = 1000
 """Entries of its lists, and letters of a pattern or a name, at most."""
+PATIENCE = 600.0
+"""Seconds to wait for another process that changes the bundle: it copies files, and trains nothing in that time."""
 
 
 def save_backbone(
@@ -57,44 +60,53 @@ def add_task_to_bundle(
         task: its name.
         options: what `tasks.build_task` rebuilds the task from.
         info: further JSON values for the file's header, such as figures.
+
+    Raises:
+        FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
     """
     folder = Path(folder)
-    path = network.save_task(task, task_path(folder, task), info={"task": dict(options), **info})
-    description = read_bundle(folder)
-    bases = dict(description["bases"])
-    used = network.state(task).method.basis_name()
-    if used is not None and used not in bases:
-        basis = network.bases()[used]
-        basis.save(basis_path(folder, basis.sha256))
-        bases[used] = basis.sha256
-    names = [name for name in description["tasks"] if name != task]
-    write_json(folder / "bundle.json", description | {"tasks": [*names, task], "bases": bases})
-    return path
+    with hold(folder, wait=PATIENCE):
+        path = network.save_task(task, task_path(folder, task), info={"task": dict(options), **info})
+        description = read_bundle(folder)
+        bases = dict(description["bases"])
+        used = network.state(task).method.basis_name()
+        if used is not None and used not in bases:
+            basis = network.bases()[used]
+            basis.save(basis_path(folder, basis.sha256))
+            bases[used] = basis.sha256
+        names = [name for name in description["tasks"] if name != task]
+        write_json(folder / "bundle.json", description | {"tasks": [*names, task], "bases": bases})
+        return path
 
 
 def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
     """Take `task` out of `bundle.json`, then remove its file, and that of a basis which no other task combines.
 
     Raises:
-        InputError: there is no such task, or another one's masks are coded relative to it.
+        InputError: there is no such task, another one's masks are coded relative to it, or the bundle is that of a run that goes
+            on, or is in use.
     """
     folder = Path(folder)
-    description = read_bundle(folder)
-    if task not in description["tasks"]:
-        raise InputError(f"no task {task!r} in {folder}; it has {', '.join(description['tasks']) or 'none'}")
-    names = [name for name in description["tasks"] if name != task]
-    headers = {name: read_header(task_path(folder, name)) for name in names}
-    relatives = [name for name, header in headers.items() if (header["relative_to"] or {}).get("task") == task]
-    if relatives:
-        raise InputError(f"the masks of {', '.join(relatives)} are coded relative to those of {task!r}: delete those first")
-    used = {(header["basis"] or {}).get("name") for header in headers.values()}
-    unused = {name: sha256 for name, sha256 in description["bases"].items() if name not in used}
-    kept = {name: sha256 for name, sha256 in description["bases"].items() if name in used}
-    # The list goes first: a file that it does not name does no harm.
-    write_json(folder / "bundle.json", description | {"tasks": names, "bases": kept})
-    task_path(folder, task).unlink(missing_ok=True)
-    for sha256 in set(unused.values()) - set(kept.values()):
-        basis_path(folder, sha256).unlink(missing_ok=True)
+    read_bundle(folder)  # before anything is written
+    if folder.name == "bundle":
+        check_free(folder.parent)  # a run that goes on needs all of its tasks
+    with hold(folder, wait=PATIENCE):
+        description = read_bundle(folder)
+        if task not in description["tasks"]:
+            raise InputError(f"no task {task!r} in {folder}; it has {', '.join(description['tasks']) or 'none'}")
+        names = [name for name in description["tasks"] if name != task]
+        headers = {name: read_header(task_path(folder, name)) for name in names}
+        relatives = [name for name, header in headers.items() if (header["relative_to"] or {}).get("task") == task]
+        if relatives:
+            raise InputError(f"the masks of {', '.join(relatives)} are coded relative to those of {task!r}: delete those first")
+        used = {(header["basis"] or {}).get("name") for header in headers.values()}
+        unused = {name: sha256 for name, sha256 in description["bases"].items() if name not in used}
+        kept = {name: sha256 for name, sha256 in description["bases"].items() if name in used}
+        # The list goes first: a file that it does not name does no harm.
+        write_json(folder / "bundle.json", description | {"tasks": names, "bases": kept})
+        task_path(folder, task).unlink(missing_ok=True)
+        for sha256 in set(unused.values()) - set(kept.values()):
+            basis_path(folder, sha256).unlink(missing_ok=True)
 
 
 def bundle_folder(folder: str | os.PathLike[str]) -> Path:
@@ -230,7 +242,7 @@ def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedN
     try:
         backbone.load_state_dict(safetensors.torch.load(path.read_bytes()), strict=False)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged or of another network ({error}): copy it again") from error
+        raise InputError(f"{path} is damaged or of another network ({first_line(error)}): copy it again") from error
     network = MaskedNetwork(backbone, head=HEAD, select=description["select"], strict=False)
     if network.backbone_sha256 != description["sha256"]:
         raise InputError(

@@ -5,6 +5,8 @@ INTERRUPTED = 130
 
 LONGEST = 3000
 """Characters of the longest message. What a message quotes may come from a stranger's file, and be as long as that."""
+LONGEST_QUOTED = 300
+"""Characters of another library's message that one of ours repeats."""
 
 
 class InputError(ValueError):
@@ -24,3 +26,10 @@ def shortened(text: str, longest: int = LONGEST) -> str:
         half = (longest - 40) // 2
         text = f"{text[:half]} … ({len(text) - 2 * half} characters) … {text[-half:]}"
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that says anything, cut where it is very long; the error's type where none does."""
+    lines = (line.strip() for line in str(error).splitlines())
+    line = next((line for line in lines if line), type(error).__name__)
+    return line if len(line) <= LONGEST_QUOTED else line[:LONGEST_QUOTED] + " …"

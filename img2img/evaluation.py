@@ -9,10 +9,10 @@ from typing import Any, Literal
 from img2img.composed import config_path
 from img2img.data.base import PictureSet
 from img2img.errors import InputError
-from img2img.files import read_json
 from img2img.inference import load
 from img2img.memory import memory_explained
 from img2img.pipeline import without_script_keys
+from img2img.reports.read import read_results
 from img2img.training.evaluate import Evaluator, finite
 from img2img.training.experiment import Experiment, read_experiment
 from img2img.training.ready import prepare
@@ -56,7 +56,7 @@ def evaluate_run(
         batch_size=experiment.batch_size,
         channels_last=experiment.channels_last,
     )
-    reported = {task["name"]: task["figures"] for task in read_json(folder / "results.json")["tasks"]}
+    reported = {task["name"]: task.get("figures") for task in read_results(folder)["tasks"]}
     measured, records = {}, Records(experiment, folder)
     for name in model.tasks if tasks is None else tasks:
         model.task(name)

@@ -212,6 +212,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     if not path.is_file():
         raise InputError(f"no file at {path}: expected a JSON file there; check the path")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows programs put a byte order mark first
+        text = path.read_text(encoding="utf-8-sig")  # Windows programs put a byte order mark first
+        value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:  # halves of characters, which nothing could write again
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits, nested too deep
         raise InputError(f"{path} is not valid JSON ({error}): restore it from a copy or write it again") from error

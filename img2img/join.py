@@ -10,9 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from img2img.bundle import basis_path, bundle_folder, check_has_tasks, load_backbone, load_tasks, read_bundle, task_path
+from img2img.bundle import (
+    PATIENCE,
+    basis_path,
+    bundle_folder,
+    check_has_tasks,
+    load_backbone,
+    load_tasks,
+    read_bundle,
+    task_path,
+)
 from img2img.errors import InputError
-from img2img.files import write_atomic, write_json
+from img2img.files import clear_leftovers, write_atomic, write_json
+from img2img.lock import hold
 from img2img.masks import MaskedNetwork
 from img2img.masks.storage import check_backbone, check_basis, read_task_file
 from img2img.masks.table import check_name
@@ -26,7 +36,7 @@ def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLi
     one that trained the backbone, is taken once, from the first: the same masks, normalisation and head count as the same task,
     whatever figures were measured on each machine. Everything is read and checked before anything is written, and `bundle.json`,
     which says what belongs to the bundle, is written last: whatever happens, the bundle at `into` is the old one or the new one.
-    Two joins into one bundle at a time are not foreseen.
+    Another join into the same bundle waits until this one is done.
 
     Args:
         into: the folder of the bundle to be. If it holds a bundle (or is a run with one), that one comes first and is extended.
@@ -36,25 +46,28 @@ def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLi
         The names of all tasks in the bundle, in order.
 
     Raises:
-        InputError: a bundle is missing or damaged, the backbones differ, or two tasks or bases of one name do.
+        InputError: a bundle is missing or damaged, the backbones differ, or two tasks or bases of one name do, or another process
+            has been changing the bundle at `into` for ten minutes.
     """
     if not sources:
         raise InputError("no bundles to join: name the folders of one or more runs or bundles")
     target = bundle_folder(into)
     check_writable(target, "into", "tasks", "bases")
-    present = (target / "bundle.json").is_file()
-    folders = [bundle_folder(folder) for folder in ([into] if present else []) + list(sources)]
-    joint = _Joint()
-    for folder in folders:
-        joint.add(folder, may_be_empty=present and folder is folders[0])
-    for name, folder in joint.tasks.items():
-        _copy(task_path(folder, name), task_path(target, name))
-    for sha256, folder in joint.files_of_bases.items():
-        _copy(basis_path(folder, sha256), basis_path(target, sha256))
-    if not present:
-        _copy(folders[0] / "backbone.safetensors", target / "backbone.safetensors")
-    write_json(target / "bundle.json", joint.description | {"tasks": list(joint.tasks), "bases": joint.bases})
-    return list(joint.tasks)
+    with hold(target, wait=PATIENCE):
+        clear_leftovers(target, below=1)
+        present = (target / "bundle.json").is_file()
+        folders = [bundle_folder(folder) for folder in ([into] if present else []) + list(sources)]
+        joint = _Joint()
+        for folder in folders:
+            joint.add(folder, may_be_empty=present and folder is folders[0])
+        for name, folder in joint.tasks.items():
+            _copy(task_path(folder, name), task_path(target, name))
+        for sha256, folder in joint.files_of_bases.items():
+            _copy(basis_path(folder, sha256), basis_path(target, sha256))
+        if not present:
+            _copy(folders[0] / "backbone.safetensors", target / "backbone.safetensors")
+        write_json(target / "bundle.json", joint.description | {"tasks": list(joint.tasks), "bases": joint.bases})
+        return list(joint.tasks)
 
 
 @dataclass

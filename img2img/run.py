@@ -21,6 +21,7 @@ from img2img.reports.pictures import save_panels
 from img2img.training.experiment import read_experiment
 from img2img.training.learners import MaskLearner
 from img2img.training.results import collect_results
+from img2img.training.run_folder import alone
 from img2img.training.sequence import SequenceRunner
 from img2img.writable import check_writable
 
@@ -50,12 +51,17 @@ def run(
         The results, as in `results.json`.
 
     Raises:
-        InputError: a key, a value, a file or a picture that cannot be used.
+        InputError: a key, a value, a file or a picture that cannot be used, or another process works in the folder.
         TrainingDivergedError: a loss is not a number.
         OutOfMemoryError: with what to lower.
     """
     with memory_explained("in the run", LOWER):
-        return _run(config, composed, then, bars)
+        experiment = read_experiment(config)
+        check_folder(experiment.folder, "out")
+        check_writable(experiment.folder, "out", *FOLDERS)
+        runner = SequenceRunner(experiment)
+        with alone(runner):
+            return _run(runner, composed or Composed.plain(config), then, bars=bars)
 
 
 LOWER = (
@@ -65,16 +71,13 @@ LOWER = (
 """What helps wherever in a run memory runs out."""
 
 
-def _run(config: Mapping[str, Any], composed: Composed | None, then: Then | None, bars: bool) -> dict[str, Any]:
-    experiment = read_experiment(config)
-    check_folder(experiment.folder, "out")
-    check_writable(experiment.folder, "out", *FOLDERS)
-    runner = SequenceRunner(experiment)
+def _run(runner: SequenceRunner, composed: Composed, then: Then | None, *, bars: bool) -> dict[str, Any]:
+    experiment = runner.experiment
     runner.prepare()
     if not runner.processes.writes:
         with _quiet():
             return _results(runner, runner.run())
-    keep_config(experiment.folder, composed or Composed.plain(config))
+    keep_config(experiment.folder, composed)
     console = Console()
     with logged_to(experiment.folder / "log.txt", console), _bars(console) as shown:
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from img2img.errors import InputError
 from img2img.files import check_folder, read_json, write_json
+from img2img.lock import FolderInUseError, check_free
 from img2img.options import call_with
 from img2img.reports.comparison.store import store_run, write_summary
 from img2img.writable import check_writable
@@ -158,6 +159,11 @@ def run_jobs(pipeline: Path, jobs: Sequence[Job], *, parallel: int, store: Path 
     """
 
     def run(job: Job) -> bool:
+        try:
+            check_free(job.folder)  # its console.txt is that of the process which works there
+        except FolderInUseError as error:
+            logger.error("%s, seed %d: failed: %s", job.label, job.seed, error)
+            return False
         job.folder.mkdir(parents=True, exist_ok=True)
         logger.info("%s, seed %d: begins", job.label, job.seed)
         with open(job.folder / "console.txt", "w", encoding="utf-8") as console:

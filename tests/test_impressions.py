@@ -22,6 +22,7 @@ from img2img.impressions.options import Study, TrainOptions, read_study
 from img2img.impressions.pictures import Family, build_family, made_family, standardised
 from img2img.impressions.table import TABLE_2, Row
 from img2img.impressions.workbench import Job, Workbench
+from img2img.lock import FolderInUseError, hold
 from img2img.masks import SupSup
 from img2img.pipeline import plain_config
 
@@ -121,6 +122,31 @@ def test_a_killed_study_goes_on_where_it_was(
     (tmp_path / "results.json").unlink()
     run({**config, "train": {**TINY["train"], "lr": 2e-2}})
     assert len(trainings) > before, "what an unfinished study learned at another rate is not taken"
+
+
+def test_a_study_keeps_its_folder_and_a_changed_measurement_is_noticed(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(finished[0], folder)
+    config = {**TINY, "out": str(folder)}
+    monkeypatch.setattr("img2img.impressions.write_report", lambda folder, results: None)  # the figures take longest
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    with hold(folder), pytest.raises(FolderInUseError, match="study is in use by"):
+        run(config)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+    with pytest.raises(InputError), hold(tmp_path):
+        run({**TINY, "out": str(tmp_path / "new"), "new_tasks": -1})
+    assert not (tmp_path / "new").exists()
+    path = next((folder / "seed0" / "density0.3" / "units").glob("own*.json"))
+    whole = path.read_text()
+    for wrong in (whole.replace('"bytes": ', '"bytes": 1', 1), whole[:-9], "[]", '{"depends": 1}'):
+        assert wrong != whole
+        path.write_text(wrong)
+        with pytest.raises(InputError, match=rf"{path.name}.*"):
+            run(config)
+    path.unlink()  # as the message says
+    assert run(config)["own"] == finished[1]["own"]
 
 
 def test_a_mask_of_the_workbench_is_the_one_that_its_task_alone_would_get(tmp_path: Path) -> None:

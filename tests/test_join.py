@@ -5,6 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,11 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 import img2img
-from img2img import InputError, MaskedNetwork, masks
+from img2img import InputError, MaskedNetwork, join, masks
 from img2img.backbones import build_backbone
-from img2img.bundle import HEAD, add_task_to_bundle, load_bundle, save_backbone
+from img2img.bundle import HEAD, add_task_to_bundle, delete_task_from_bundle, load_bundle, read_bundle, save_backbone
 from img2img.join import join_bundles
+from img2img.lock import FolderInUseError, hold
 from img2img.pipeline import plain_config
 from img2img.training.experiment import read_experiment
 from img2img.training.sequence import SequenceRunner
@@ -121,6 +125,47 @@ def test_damage_is_found_and_a_kill_leaves_the_bundle_that_was_there(tmp_path: P
     monkeypatch.undo()
     assert load_bundle(one)[0].tasks() == ("first",)
     assert join_bundles(one, [two]) == ["first", "b"]
+
+
+def test_two_joins_and_a_deletion_at_a_time_lose_nothing_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reads bundle.json and writes it again: the second waits until the first is done."""
+    one = bundle(tmp_path / "one", {"first": 1, "old": 5})
+    others = [bundle(tmp_path / name, {name: number}) for number, name in enumerate(("b", "c"), start=2)]
+    inside, write = threading.Event(), join.write_json
+
+    def slowly(path: Path, value: Any) -> Path:
+        inside.set()
+        time.sleep(0.3)
+        return write(path, value)
+
+    monkeypatch.setattr(join, "write_json", slowly)
+    with ThreadPoolExecutor() as pool:
+        started = [pool.submit(join_bundles, one, others[:1])]
+        assert inside.wait(60)
+        started += [pool.submit(join_bundles, one, others[1:]), pool.submit(delete_task_from_bundle, one, "old")]
+        for each in started:
+            each.result()
+    assert sorted(read_bundle(one)["tasks"]) == ["b", "c", "first"]
+    assert sorted(load_bundle(one)[0].tasks()) == ["b", "c", "first"]
+    assert not list(one.rglob("*.lock"))
+
+
+def test_a_bundle_in_use_is_refused_in_the_end_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = bundle(tmp_path / "run" / "bundle", {"first": 1, "a": 2}), bundle(tmp_path / "two", {"b": 2})
+    monkeypatch.setattr(join, "PATIENCE", 0.1)
+    before = files(one)
+    with hold(one):
+        with pytest.raises(FolderInUseError, match="bundle is in use by"):
+            join_bundles(one, [two])
+        assert {name: content for name, content in files(one).items() if not name.endswith(".lock")} == before
+    with hold(tmp_path / "run"), pytest.raises(FolderInUseError, match="run is in use by"):
+        delete_task_from_bundle(one, "a")
+    assert files(one) == before
+    delete_task_from_bundle(one, "a")
+    assert read_bundle(one)["tasks"] == ["first"]
+    with pytest.raises(InputError, match="no bundle in"):
+        delete_task_from_bundle(tmp_path / "nowhere", "a")
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_jobs_of_a_multirun_train_side_by_side_and_join_into_what_the_sequence_learns(tmp_path: Path) -> None:

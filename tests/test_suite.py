@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from img2img import InputError
+from img2img.lock import hold
 from img2img.masks import Affine, ImpressLearn, SupSup
 from img2img.options import call_with
 from img2img.pipeline import plain_config
@@ -25,7 +26,12 @@ def _suite(**changes: Any) -> Suite:
             "name": "tiny",
             "title": "Two methods",
             "overrides": [
-                "experiment=demo", "backbone=image_transformer", "backbone.width=4", "backbone.blocks=1", "own=null", "probe=1",
+                "experiment=demo",
+                "backbone=image_transformer",
+                "backbone.width=4",
+                "backbone.blocks=1",
+                "own=null",
+                "probe=1",
             ],
             "first": ["sequence=[shapes]"],
             "seeds": [0],
@@ -217,6 +223,19 @@ def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path) 
     broken = method_jobs(suite, tmp_path / "other", ["tuned"], [0], [*small, "train.stepz=1"])
     assert run_jobs(pipeline, broken, parallel=1, store=store) == broken
     assert "stepz" in (broken[0].folder / "console.txt").read_text()
+
+
+def test_a_job_whose_folder_another_suite_works_in_fails_and_leaves_its_console_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (job,) = method_jobs(_suite(), tmp_path, ["masks"], [0], [])
+    job.folder.mkdir(parents=True)
+    (job.folder / "console.txt").write_text("the other's")
+    with hold(job.folder):
+        assert run_jobs(ROOT / "pipelines" / "image_to_image.py", [job], parallel=1, store=None) == [job]
+    assert (job.folder / "console.txt").read_text() == "the other's"
+    assert "masks, seed 0: failed:" in caplog.text
+    assert "is in use by" in caplog.text
 
 
 @pytest.mark.parametrize(

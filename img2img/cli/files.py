@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from img2img.cli.video import VIDEOS, make_frames, make_video, video_ending
 from img2img.data.decode import list_pictures
 from img2img.errors import InputError
-from img2img.files import write_atomic, write_json
+from img2img.files import clear_leftovers, write_atomic, write_json
 
 if TYPE_CHECKING:
     from img2img.inference import Model
@@ -74,8 +74,6 @@ def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: 
     return jobs
 
 
-
-
 def check_targets(jobs: Sequence[Planned], *, overwrite: bool) -> None:
     """Refuse a target that is one of the sources, whatever its name, and without `overwrite` one that is there.
 
@@ -133,6 +131,7 @@ def do_video(model: "Model", job: Planned, *, overwrite: bool, **options: Any) -
         if job.frames:
             make_frames(model, job.task, job.source, job.target, write, **options)
         else:
+            clear_leftovers(job.target.parent)  # videos are large
             make_video(model, job.task, job.source, job.target, **options)
     except (InputError, OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno in _EVERY_FILE:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from img2img.errors import InputError
+from img2img.errors import InputError, first_line
 from img2img.export.graph import TaskGraph, served_input
 
 TOLERANCE = 1e-4
@@ -54,7 +54,7 @@ def check_agreement(
             got = run(pictures)
         except Exception as error:  # each runtime has its own
             raise InputError(
-                f"{what} does not run on {count} pictures of {height} x {width} ({str(error).splitlines()[0]}): expected it to; "
+                f"{what} does not run on {count} pictures of {height} x {width} ({first_line(error)}): expected it to; "
                 "it was not kept. Give the pictures' size (size=(height, width)), or choose another format"
             ) from error
         if got.shape != expected.shape or got.dtype != expected.dtype:

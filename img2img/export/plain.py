@@ -11,7 +11,7 @@ from torch import nn
 
 from img2img.backbones import Backbone, build_backbone
 from img2img.backbones.stored import rebuild_backbone
-from img2img.errors import InputError
+from img2img.errors import InputError, first_line
 from img2img.export.check import Agreement, check_agreement
 from img2img.export.graph import Interface, TaskGraph
 from img2img.files import write_bytes
@@ -67,4 +67,6 @@ def load_plain(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
     except InputError:
         raise
     except (safetensors.SafetensorError, RuntimeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no task that img2img exported, or it is damaged ({error}): export it again") from error
+        raise InputError(
+            f"{path} is no task that img2img exported, or it is damaged ({first_line(error)}): export it again"
+        ) from error

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
-from img2img.errors import InputError
+from img2img.errors import InputError, first_line
 from img2img.export.graph import INPUT, Interface, TaskGraph
 
 
@@ -34,8 +34,9 @@ def trace(graph: TaskGraph, interface: Interface) -> ExportedProgram:
         except Exception as error:  # of many kinds
             failure = error
     if program is None:
+        assert failure is not None
         raise InputError(
-            f"the task {interface.values['task']!r} does not become a graph of torch.export ({str(failure).splitlines()[0]}): "
+            f"the task {interface.values['task']!r} does not become a graph of torch.export ({first_line(failure)}): "
             "give the pictures' size (size=(height, width)), or choose the format safetensors, which needs no graph"
         ) from failure
     _forget_places(program)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from img2img.bundle import add_task_to_bundle, basis_path, bundle_folder, check_has_tasks, read_bundle, save_backbone, task_path
-from img2img.errors import InputError
+from img2img.errors import InputError, first_line
 from img2img.extras import require
-from img2img.files import read_json, write_json
+from img2img.files import read_json, sync_folder, write_json
 from img2img.hub.card import model_card
 from img2img.masks import MaskedNetwork
 from img2img.writable import check_writable
@@ -222,10 +222,9 @@ def _asking(call: Callable[[], Any], *, what: str) -> Any:
 
 
 def _unreachable(what: str, error: Exception) -> InputError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return InputError(
-        f"{what} could not be reached ({type(error).__name__}: {first}): expected a repository that you may use, and a "
-        "connection or a copy in the cache. Check the name and the revision; `hf auth login` or token= for a private one; "
+        f"{what} could not be reached ({type(error).__name__}: {first_line(error)}): expected a repository that you may use, and "
+        "a connection or a copy in the cache. Check the name and the revision; `hf auth login` or token= for a private one; "
         "without a connection, give a folder"
     )
 
@@ -295,4 +294,5 @@ def _replace(new: Path, folder: Path) -> None:
         if old.exists():
             os.replace(old, folder)
         raise
+    sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)

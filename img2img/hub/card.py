@@ -10,6 +10,7 @@ from img2img.composed import config_path
 from img2img.errors import InputError
 from img2img.masks.storage import read_header
 from img2img.tasks.stored import check_info, stored_task
+from img2img.typed import NUMBER_OR_NULL, check_object
 from img2img.untrusted import mapping, naming
 from img2img.yaml_file import read_yaml
 
@@ -37,7 +38,9 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
     from huggingface_hub import ModelCard, ModelCardData
 
     description = read_bundle(folder)
-    if results is not None and mapping(mapping(results).get("backbone")).get("sha256") != description["sha256"]:
+    if results is not None:
+        _check(results)
+    if results is not None and results.get("backbone", {}).get("sha256") != description["sha256"]:
         raise InputError("the results are those of another backbone than the bundle's: give those of the same run, or none")
     headers = {task: read_header(task_path(folder, task)) for task in description["tasks"]}
     for task, header in headers.items():
@@ -67,6 +70,17 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
         )
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+
+
+def _check(results: Mapping[str, Any]) -> None:
+    """Refuse results of which a part that the card shows is of another type than a run writes."""
+    remedy = "run the experiment again, which writes its results.json anew, or share the bundle alone"
+    check_object(results, "the results", {}, {"backbone": dict, "tasks": list, "forgetting": dict}, remedy=remedy)
+    for i, entry in enumerate(results.get("tasks", ())):
+        more = {"name": str, "trivial": NUMBER_OR_NULL, "test_images": NUMBER_OR_NULL}
+        check_object(entry, f"the results, tasks[{i}]", {}, more, remedy=remedy)
+    change = {"max_abs_output_change": NUMBER_OR_NULL}
+    check_object(results.get("forgetting", {}), "the results, forgetting", {}, change, remedy=remedy)
 
 
 def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from img2img.composed import Composed, keep_config
 from img2img.errors import InputError
-from img2img.files import write_json
+from img2img.files import check_folder, clear_leftovers, write_json
 from img2img.impressions import measures
 from img2img.impressions.earlier import check_earlier, check_pictures, record_path
 from img2img.impressions.options import CLASSES, Study, read_study
@@ -25,6 +25,7 @@ from img2img.impressions.pictures import Family, build_family
 from img2img.impressions.report import write_report
 from img2img.impressions.results import stored_bytes, summarise, table_rows
 from img2img.impressions.workbench import Workbench
+from img2img.lock import hold
 from img2img.memory import memory_explained
 from img2img.run import logged_to
 from img2img.training.environment import environment
@@ -51,43 +52,56 @@ def run(config: Mapping[str, Any], *, composed: Composed | None = None) -> dict[
         The results, as in `results.json`.
 
     Raises:
-        InputError: a key, a value or a file that cannot be used, or the folder holds other results. It is left as it was.
+        InputError: a key, a value or a file that cannot be used, or the folder holds other results or is in use. It is
+            left as it was.
         TrainingDivergedError: a loss is not a number.
     """
     study = read_study(config)
+    folder = check_folder(study.out, "out")
+    with hold(folder):
+        check_earlier(folder, study)
+        check_writable(folder, "out")
+        clear_leftovers(folder, below=3)
+        if study.threads is not None:
+            torch.set_num_threads(study.threads)
+        family = build_family(study.data)
+        _check_enough(study, family)
+        files = check_pictures(folder, family)
+        keep_config(folder, composed or Composed.plain(config))
+        write_record(record_path(folder), files)
+        with logged_to(folder / "log.txt", Console()), memory_explained("in the study", LOWER):
+            return _run(study, family, config)
+
+
+LOWER = (
+    "lower train.together, train.batch_size or inference.batch_size. What was learned is kept; run the same command again"
+)
+"""What helps where memory runs out."""
+
+
+def _run(study: Study, family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     folder = Path(study.out)
-    check_earlier(folder, study)
-    check_writable(folder, "out")
-    if study.threads is not None:
-        torch.set_num_threads(study.threads)
-    family = build_family(study.data)
-    _check_enough(study, family)
-    files = check_pictures(folder, family)
-    keep_config(folder, composed or Composed.plain(config))
-    write_record(record_path(folder), files)
-    lower = "lower train.together, train.batch_size or inference.batch_size. What was learned is kept; run the same command again"
-    with logged_to(folder / "log.txt", Console()), memory_explained("in the study", lower):
-        start = time.perf_counter()
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for seed in study.seeds:
-            for density in study.densities:
-                for name, found in _measure(Workbench(study, family, seed=seed, density=density)).items():
-                    rows.setdefault(name, []).extend({"seed": seed, "density": density} | row for row in found)
-        results = {
-            "schema": SCHEMA,
-            "study": {key: value for key, value in config.items() if key not in ("out", "data")},
-            "data": {key: value for key, value in study.data.items() if key != "root"},
-            "environment": environment(),
-            "seconds": time.perf_counter() - start,
-            "majority": _majority(family, study),
-            **rows,
-            "storage": stored_bytes(study, rows),
-            "table_2": table_rows(),
-        }
-        write_json(folder / "results.json", results)
-        write_json(folder / "summary.json", summarise(study, family, results))
-        write_report(folder, results)
-        logger.info("report: %s", folder / "report.md")
+    start = time.perf_counter()
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for seed in study.seeds:
+        for density in study.densities:
+            for name, found in _measure(Workbench(study, family, seed=seed, density=density)).items():
+                rows.setdefault(name, []).extend({"seed": seed, "density": density} | row for row in found)
+    results = {
+        "schema": SCHEMA,
+        "study": {key: value for key, value in config.items() if key not in ("out", "data")},
+        "data": {key: value for key, value in study.data.items() if key != "root"},
+        "environment": environment(),
+        "seconds": time.perf_counter() - start,
+        "majority": _majority(family, study),
+        **rows,
+        "storage": stored_bytes(study, rows),
+        "table_2": table_rows(),
+    }
+    write_json(folder / "results.json", results)
+    write_json(folder / "summary.json", summarise(study, family, results))
+    write_report(folder, results)
+    logger.info("report: %s", folder / "report.md")
     return results
 
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from img2img.backbones.lenet import LeNet
-from img2img.files import read_json, write_json
+from img2img.errors import InputError
 from img2img.impressions.options import Study
 from img2img.impressions.pictures import Family
 from img2img.masks import MaskedNetwork, MaskMethod, randomise
 from img2img.masks.storage import read_header
+from img2img.training.sealed import read_sealed_json, write_sealed_json
 from img2img.training.together import train_together
 
 logger = logging.getLogger("img2img")
@@ -159,14 +160,17 @@ class Workbench:
         train = {key: value for key, value in vars(self.study.train).items() if key != "together"}
         depends = json.loads(json.dumps([_portable(self.study.data), self.network.backbone_sha256, train, depends]))
         if path.is_file():
-            found = read_json(path)
+            remedy = "delete it, and it is measured again"
+            found = read_sealed_json(path, remedy=remedy)
+            if found.keys() != {"depends", "seconds", "value"}:
+                raise InputError(f"{path} holds {', '.join(found):.60}: expected depends, seconds and value; {remedy}")
             if found["depends"] == depends:
                 return found["value"]
         start = time.perf_counter()
         with self.borrowed():
             value = json.loads(json.dumps(measure()))
         seconds = time.perf_counter() - start
-        write_json(path, {"depends": depends, "seconds": seconds, "value": value})
+        write_sealed_json(path, {"depends": depends, "seconds": seconds, "value": value})
         logger.info("%s: %s, %.1f s", self, name, seconds)
         return value
 

@@ -17,7 +17,7 @@ from img2img import arguments
 from img2img.bundle import bundle_folder, load_bases, load_bundle, read_bundle, task_path
 from img2img.data.decode import list_pictures
 from img2img.data.depth import check_white
-from img2img.errors import InputError
+from img2img.errors import InputError, first_line
 from img2img.inference.images import Opened, Picture
 from img2img.inference.large import Setting
 from img2img.inference.opening import Failed, as_many, folder_of, open_each, open_one
@@ -402,6 +402,5 @@ def _device(name: Any) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device).item()  # "meta", which holds no values, fails here
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"device={str(name)!r} cannot be used here ({reason}): {expected}") from error
+        raise InputError(f"device={str(name)!r} cannot be used here ({first_line(error)}): {expected}") from error
     return device

@@ -11,11 +11,11 @@ from PIL import Image
 
 from img2img.errors import InputError
 from img2img.files import read_json
+from img2img.typed import NUMBER_OR_NULL, check_each, check_object, is_a
 
 SCHEMA = 1
 
-# A number may be null where nothing was measured.
-_NUMBER = (int, float, type(None))
+_NUMBER = NUMBER_OR_NULL
 _TASK = {
     "name": str,
     "kind": str,
@@ -39,11 +39,14 @@ _TASK_MORE = {
     "trivial_figures": dict,
 }
 _RESULTS = {"schema": int, "backbone": dict, "method": str, "tasks": list, "forgetting": dict}
-_RESULTS_MORE = {"experiment": (str, type(None)), "method_options": dict, "transfer": dict, "environment": dict}
+_RESULTS_MORE = {
+    "experiment": (str, type(None)), "method_options": dict, "transfer": dict, "environment": dict, "shared_bytes": _NUMBER,
+}  # fmt: skip
 _BACKBONE = {"name": str, "parameters": _NUMBER, "sha256": str}
 _BACKBONE_MORE = {"mode": (str, type(None)), "masked_parameters": _NUMBER, "own_parameters": _NUMBER, "bytes": _NUMBER}
 _FORGETTING = {"value_matrix": list, "max_abs_output_change": _NUMBER}
 
+_LONGEST_NAME = 200  # files are named by it
 _AGAIN = "run the experiment again, which writes it anew"
 
 
@@ -59,27 +62,38 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise InputError(f"no results in {folder}: {found}; give the folder of a finished run, or run the experiment to its end")
     results: dict[str, Any] = _finite(read_json(path))
     place = str(path)
-    _check(results, place, _RESULTS, _RESULTS_MORE)
+    check_object(results, place, _RESULTS, _RESULTS_MORE, remedy=_AGAIN)
     if results["schema"] != SCHEMA:
         raise InputError(f"{path} has the schema {results['schema']}: expected {SCHEMA}; {_AGAIN}")
-    _check(results["backbone"], f"{place}, backbone", _BACKBONE, _BACKBONE_MORE)
-    _check(results["forgetting"], f"{place}, forgetting", _FORGETTING)
-    _check_numbers(results.get("transfer", {}), f"{place}, transfer")
+    check_object(results["backbone"], f"{place}, backbone", _BACKBONE, _BACKBONE_MORE, remedy=_AGAIN)
+    check_object(results["forgetting"], f"{place}, forgetting", _FORGETTING, remedy=_AGAIN)
+    check_each(results.get("transfer", {}), f"{place}, transfer", _NUMBER, remedy=_AGAIN)
+    check_each(results.get("environment", {}), f"{place}, environment", (str, *_NUMBER), remedy=_AGAIN)
+    _check_bytes(results, place, "shared_bytes")
+    _check_bytes(results["backbone"], f"{place}, backbone", "bytes")
     tasks = results["tasks"]
     if not tasks:
         raise InputError(f"{path} has no tasks: expected one or more; run the experiment until its first task is finished")
     for i, task in enumerate(tasks):
         where = f"{place}, tasks[{i}]"
-        _check(task, where, _TASK, _TASK_MORE)
-        if task["name"] in ("", ".", "..") or "/" in task["name"] or "\\" in task["name"]:
-            raise InputError(f"{where} has the name {task['name']!r}: expected a task's name without slashes; {_AGAIN}")
+        check_object(task, where, _TASK, _TASK_MORE, remedy=_AGAIN)
+        name = task["name"]
+        if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise InputError(f"{where} has the name {name!r:.60}: expected a task's name without slashes; {_AGAIN}")
+        _check_bytes(task, where, "bytes", "decoder_only_bytes")
         for key in ("figures", "trivial_figures"):
-            _check_numbers(task.get(key, {}), f"{where}, {key}")
+            check_each(task.get(key, {}), f"{where}, {key}", _NUMBER, remedy=_AGAIN)
     matrix = results["forgetting"]["value_matrix"]
     square = len(matrix) == len(tasks) and all(isinstance(row, list) and len(row) == len(tasks) for row in matrix)
-    if not square or not all(_is(value, _NUMBER) for row in matrix for value in row):
+    if not square or not all(is_a(value, _NUMBER) for row in matrix for value in row):
         raise InputError(f"{place}, value_matrix: expected {len(tasks)} rows of {len(tasks)} numbers or nulls; {_AGAIN}")
     return results
+
+
+def _check_bytes(value: dict[str, Any], where: str, *keys: str) -> None:
+    for key in keys:
+        if (size := value.get(key)) is not None and size < 0:
+            raise InputError(f"{where}, {key}: expected a number of bytes, got {size}; {_AGAIN}")
 
 
 def _finite(value: Any) -> Any:
@@ -88,29 +102,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _is(value: Any, expected: Any) -> bool:
-    # To Python True is the number 1.
-    return isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
-
-
-def _check(value: Any, where: str, needed: dict[str, Any], more: dict[str, Any] | None = None) -> None:
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: expected an object with {', '.join(needed)}, got {value!r:.60}; {_AGAIN}")
-    missing = [key for key in needed if key not in value]
-    if missing:
-        raise InputError(f"{where} lacks {', '.join(missing)}: expected {', '.join(needed)}; {_AGAIN}")
-    for key, expected in {**needed, **(more or {})}.items():
-        if key in value and not _is(value[key], expected):
-            names = " or ".join(t.__name__ for t in (expected if isinstance(expected, tuple) else (expected,)))
-            raise InputError(f"{where}, {key}: expected {names.replace('NoneType', 'null')}, got {value[key]!r:.60}; {_AGAIN}")
-
-
-def _check_numbers(value: dict[str, Any], where: str) -> None:
-    for key, item in value.items():
-        if not _is(item, _NUMBER):
-            raise InputError(f"{where}, {key}: expected a number or null, got {item!r:.60}; {_AGAIN}")
 
 
 @dataclass(frozen=True)

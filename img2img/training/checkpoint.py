@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from img2img.errors import InputError
-from img2img.files import write_atomic
+from img2img.errors import InputError, first_line
+from img2img.training.sealed import read_sealed, write_sealed
 
 
 def random_states() -> dict[str, Any]:
@@ -25,27 +24,21 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 def save_checkpoint(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
     """Write `values` (tensors and plain types), atomically: a kill or a full disk leaves the earlier checkpoint whole."""
-    write_atomic(path, lambda p: _save(values, p))
-
-
-def _save(values: dict[str, Any], path: Path) -> None:
-    # Through a Python file object, so that a full disk is an OSError rather than a RuntimeError of the zip writer.
-    with open(path, "wb") as file:
-        torch.save(values, file)
+    write_sealed(path, values)
 
 
 def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str | Collection[str]) -> dict[str, Any]:
     """Read a checkpoint; tensors and plain types only, nothing is unpickled. `fingerprint`: one, or all that are accepted.
 
     Raises:
-        InputError: it is damaged, or was written under another configuration.
+        InputError: it is damaged, of an earlier version of img2img, or was written under another configuration.
     """
     try:
-        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        values = read_sealed(path)
         written = values["fingerprint"]
     except Exception as error:  # torch.load raises many kinds on damaged files
         raise InputError(
-            f"the checkpoint {path} cannot be read ({str(error).splitlines()[0]}): delete it, and the task starts again; "
+            f"the checkpoint {path} cannot be read ({first_line(error)}): delete it, and the task starts again; "
             "finished tasks are kept"
         ) from error
     if written not in ([fingerprint] if isinstance(fingerprint, str) else fingerprint):

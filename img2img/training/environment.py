@@ -1,5 +1,6 @@
 """What a number was measured on: commit, hardware, versions."""
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -9,10 +10,14 @@ import torch
 
 
 def environment(*, processes: int = 1) -> dict[str, Any]:
-    """What a number was measured on: commit, hardware, versions; and how many processes trained together."""
+    """What a number was measured on: commit, hardware, versions; and how many processes trained together.
+
+    `commit` is None unless this package's files are in a git repository and under its control: an installed package may lie in
+    a folder of somebody else's.
+    """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{_processor()}, {torch.get_num_threads()} threads"
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {"commit": _commit(), "device": device, **versions, "processes": processes}
+    return {"commit": commit_of(Path(__file__)), "device": device, **versions, "processes": processes}
 
 
 def _processor() -> str:
@@ -23,11 +28,20 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _commit() -> str | None:
+def commit_of(file: Path) -> str | None:
+    """The commit of the repository that controls `file`, and whether something in it has changed since; None where none does."""
+    folder = file.resolve().parent
+    # A hook's variables, such as GIT_DIR, would name the repository that the hook runs in.
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=variables).stdout.strip()
+
     try:
-        git = ["git", "-C", str(Path(__file__).parent)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout
+        git("ls-files", "--error-unmatch", file.name)
+        commit = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):
         return None  # installed without its repository
-    return commit + (" (with uncommitted changes)" if changed.strip() else "")
+    return commit + (" (with uncommitted changes)" if changed else "")

@@ -6,14 +6,13 @@ Mask methods keep theirs in the bundle.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
-from img2img.errors import InputError
-from img2img.files import write_bytes
+from img2img.training.sealed import read_sealed_tensors, write_sealed_tensors
 
 Tensors = dict[str, Tensor]
+
+_REMEDY = "it holds what finished tasks learned, so restore it from a copy, or choose another run folder (out=...)"
 
 
 def write_learned(folder: Path, names: Sequence[str], own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> None:
@@ -22,8 +21,8 @@ def write_learned(folder: Path, names: Sequence[str], own: Mapping[str, Tensor],
     What is shared gets a file of its own after each task, so that a kill before `progress.json` is written leaves the one
     before; `remove_older` removes that.
     """
-    _write(folder / "learned" / f"{names[-1]}.safetensors", own)
-    _write(_shared(folder, len(names)), shared)
+    write_sealed_tensors(folder / "learned" / f"{names[-1]}.safetensors", own)
+    write_sealed_tensors(_shared(folder, len(names)), shared)
 
 
 def remove_older(folder: Path, names: Sequence[str]) -> None:
@@ -38,21 +37,9 @@ def read_learned(folder: Path, names: Sequence[str]) -> tuple[dict[str, Tensors]
     Raises:
         InputError: a file is missing or damaged.
     """
-    return {name: _read(folder / "learned" / f"{name}.safetensors") for name in names}, _read(_shared(folder, len(names)))
+    own = {name: read_sealed_tensors(folder / "learned" / f"{name}.safetensors", remedy=_REMEDY) for name in names}
+    return own, read_sealed_tensors(_shared(folder, len(names)), remedy=_REMEDY)
 
 
 def _shared(folder: Path, count: int) -> Path:
     return folder / "learned" / f"shared after {count}.safetensors"  # no task's name has a space
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    write_bytes(path, safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}))
-
-
-def _read(path: Path) -> Tensors:
-    try:
-        return safetensors.torch.load(path.read_bytes())
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(
-            f"{path} is missing or damaged ({error}): what the finished tasks learned is lost; choose another folder (out=...)"
-        ) from error

@@ -5,8 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
-from img2img.files import check_folder, read_json, write_json
+from img2img.files import check_folder
 from img2img.training.experiment import Experiment
+from img2img.training.sealed import read_sealed_json, write_sealed_json
+from img2img.typed import NUMBER, NUMBER_OR_NULL, check_each, check_object, check_value
+
+_RUN = {
+    "fingerprints": dict, "backbone": (str, type(None)), "tasks": dict, "decoder_only": dict, "shared_bytes": NUMBER,
+    "rows": list, "changes": list, "environment": dict,
+}  # fmt: skip
+_TASK = {
+    "before": NUMBER_OR_NULL, "val": NUMBER_OR_NULL, "best_step": NUMBER_OR_NULL, "train_seconds": NUMBER, "steps": NUMBER,
+    "test_images": NUMBER, "value": NUMBER_OR_NULL, "figures": dict, "trivial": dict, "density": NUMBER_OR_NULL, "bytes": NUMBER,
+}  # fmt: skip
+_DECODER_ONLY = {"value": NUMBER_OR_NULL, "figures": dict, "train_seconds": NUMBER, "bytes": NUMBER}
+_REMEDY = (
+    "restore it from a copy, or choose another folder (out=...). It alone says what is finished; what was learned is in "
+    "bundle/ and learned/ as before"
+)
 
 
 def _fresh() -> dict[str, Any]:
@@ -51,13 +67,37 @@ def write_progress(experiment: Experiment, progress: dict[str, Any]) -> None:
     """Write `progress.json`, atomically, with the fingerprints of the finished tasks."""
     fingerprints = {name: experiment.fingerprint(name) for name in progress["tasks"]}
     backbone = experiment.fingerprint(experiment.sequence[0], backbone=True) if experiment.mode == "first_task" else None
-    write_json(experiment.folder / "progress.json", progress | {"fingerprints": fingerprints, "backbone": backbone})
+    write_sealed_json(experiment.folder / "progress.json", progress | {"fingerprints": fingerprints, "backbone": backbone})
 
 
 def _read(path: Path) -> dict[str, Any]:
-    progress = read_json(path)
-    if not isinstance(progress, dict) or progress.keys() != _fresh().keys():
+    """The contents of `progress.json`, every type checked.
+
+    Raises:
+        InputError: it is damaged, or an edit or another version made something else of it.
+    """
+    progress = read_sealed_json(path, remedy=_REMEDY)
+    if progress.keys() != _fresh().keys():
         raise InputError(f"{path} was not written by this version of img2img: choose another folder (out=...)")
+    check_object(progress, str(path), _RUN, remedy=_REMEDY)
+    check_each(progress["fingerprints"], f"{path}, fingerprints", str, remedy=_REMEDY)
+    for kind, form in (("tasks", _TASK), ("decoder_only", _DECODER_ONLY)):
+        for name, entry in progress[kind].items():
+            where = f"{path}, {kind}, {name:.60}"
+            check_object(entry, where, form, remedy=_REMEDY)
+            for figures in {"figures", "trivial"} & form.keys():
+                check_each(entry[figures], f"{where}, {figures}", NUMBER_OR_NULL, remedy=_REMEDY)
+    count = len(progress["tasks"])
+    for key in ("rows", "changes"):
+        if len(progress[key]) != count:
+            raise InputError(f"{path}, {key}: expected one for each of {count} tasks, got {len(progress[key])}; {_REMEDY}")
+        for index, row in enumerate(progress[key]):
+            where = f"{path}, {key}[{index}]"
+            check_value(row, where, list if key == "rows" else dict, _REMEDY)
+            values = row if isinstance(row, dict) else dict(enumerate(row))
+            if len(values) != index + (key == "rows"):
+                raise InputError(f"{where}: expected a number for each task until then, got {len(values)}; {_REMEDY}")
+            check_each({str(k): v for k, v in values.items()}, where, NUMBER_OR_NULL if key == "rows" else NUMBER, remedy=_REMEDY)
     return progress
 
 

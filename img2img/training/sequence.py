@@ -174,6 +174,8 @@ class SequenceRunner:
             self.learner.restore({name: {} for name in names}, {})
         elif names:
             self.learner.restore(*read_learned(self.folder, names))
+        if len(names) < len(self.experiment.sequence):
+            self._probes.check(names, self.ready, self.run_of, self.evaluator, writes=self.processes.writes)
 
     def _set_up(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -281,7 +283,7 @@ class SequenceRunner:
             "bytes": total_bytes(model.own_tensors()),
         }
         write_progress(self.experiment, self.progress)
-        self._checkpoint(f"{name}.decoder_only").unlink()
+        self._checkpoint(f"{name}.decoder_only").unlink(missing_ok=True)
         logger.info("%s: %s %.4g with the decoder alone", name, ready.task.metric, value)
 
     # ------------------------------------------------------------------ training and measuring
@@ -361,7 +363,7 @@ class SequenceRunner:
         write_progress(self.experiment, self.progress)
         remove_older(self.folder, names)
         for path in (self.folder / "checkpoints").glob(f"{name}.*"):  # of all phases; no task's name has a dot
-            path.unlink()
+            path.unlink(missing_ok=True)
         logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], ready.task.trivial_name, trivial[metric])
         if changes:
             logger.info("earlier tasks: largest change of an output %g", max(changes.values()))

@@ -1,6 +1,7 @@
 """Storing runs, the summary of a suite, and what describes masks and outputs without the weights."""
 
 import json
+import multiprocessing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from img2img import MaskedNetwork, masks
 from img2img.data.base import PictureSet, Sample
 from img2img.errors import InputError
+from img2img.lock import FolderInUseError, hold
 from img2img.reports.comparison.masks_json import describe_masks, read_masks
 from img2img.reports.comparison.outputs import read_strip, save_outputs
 from img2img.reports.comparison.store import store_run, summarise, write_summary
@@ -89,6 +91,35 @@ def test_labels_and_seeds_that_name_no_folder_are_refused(run: Path, tmp_path: P
     with pytest.raises(InputError, match=said):
         store_run(run, tmp_path / "suite", label=label, seed=seed)
     assert not (tmp_path / "suite").exists()
+
+
+def test_a_kill_while_storing_leaves_the_earlier_run_and_what_it_left_is_cleared(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = store_run(run, tmp_path / "suite", label="a", seed=0)
+    before = (stored / "results.json").read_bytes()
+
+    def full(config: Path) -> str:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("img2img.reports.comparison.store.plain_config", full)
+        with pytest.raises(OSError, match="No space"):
+            store_run(run, tmp_path / "suite", label="a", seed=0)
+    assert (stored / "results.json").read_bytes() == before
+    assert [path.name for path in stored.parent.iterdir()] == ["0"]
+    ended = multiprocessing.get_context("fork").Process(target=int)
+    ended.start()
+    ended.join()
+    half = stored.with_name(f".0.{ended.pid}.tmp")  # a version before, killed
+    half.mkdir()
+    (half / "results.json").touch()
+    store_run(run, tmp_path / "suite", label="a", seed=0)
+    assert [path.name for path in stored.parent.iterdir()] == ["0"]
+    with hold(stored.parent):
+        monkeypatch.setattr("img2img.reports.comparison.store._PATIENCE", 0.1)
+        with pytest.raises(FolderInUseError, match="a is in use by"):
+            store_run(run, tmp_path / "suite", label="a", seed=0)
 
 
 def test_a_run_that_is_not_finished_or_damaged_is_refused(run: Path, tmp_path: Path) -> None:

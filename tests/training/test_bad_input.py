@@ -181,7 +181,7 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_earlier_one(config: Make, tmp_pat
         if values["step"] == 8:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match=r"could not write .*disks\.pt \(No space left on device\); the earlier file is unchanged"):
         run(config(**options))
     folder = tmp_path / "run" / "checkpoints"

@@ -1,6 +1,5 @@
 """Keeping runs for a comparison: what a page needs of a run folder, without its weights, and the summary of a suite."""
 
-import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -11,7 +10,8 @@ import yaml
 
 from img2img.composed import config_path
 from img2img.errors import InputError
-from img2img.files import write_json
+from img2img.files import clear_leftovers, sync_folder, temporary_beside, write_json
+from img2img.lock import hold
 from img2img.reports.comparison.masks_json import read_masks
 from img2img.reports.comparison.numbers import final, task_bytes
 from img2img.reports.comparison.outputs import KINDS
@@ -21,6 +21,8 @@ from img2img.yaml_file import read_yaml
 
 DATA = "DATA"
 """Stands for `data_root` in stored configs."""
+_PATIENCE = 60.0
+"""Seconds to wait for another process that stores a run of the same method."""
 
 
 def store_run(run: Path, suite: Path, *, label: str, seed: int, pictures: bool = True) -> Path:
@@ -51,23 +53,25 @@ def store_run(run: Path, suite: Path, *, label: str, seed: int, pictures: bool =
     if (run / "masks.json").is_file():
         read_masks(run / "masks.json")
     stored = suite / "runs" / label / str(seed)
-    stored.parent.mkdir(parents=True, exist_ok=True)
-    beside = stored.with_name(f".{seed}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        beside.mkdir()
-        for path in _kept(run, pictures=pictures):
-            target = beside / path.relative_to(run)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
-        config = next((path for path in (config_path(run), run / "config.yaml") if path.is_file()), None)
-        if config is not None:
-            (beside / "config.yaml").write_text(plain_config(config), encoding="utf-8")
-        if stored.exists():
-            shutil.rmtree(stored)
-        beside.rename(stored)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with hold(stored.parent, wait=_PATIENCE):
+        clear_leftovers(stored.parent)
+        beside, before = temporary_beside(stored), temporary_beside(stored)
+        try:
+            beside.mkdir()
+            for path in _kept(run, pictures=pictures):
+                target = beside / path.relative_to(run)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)
+            config = next((path for path in (config_path(run), run / "config.yaml") if path.is_file()), None)
+            if config is not None:
+                (beside / "config.yaml").write_text(plain_config(config), encoding="utf-8")
+            if stored.exists():
+                stored.rename(before)
+            beside.rename(stored)
+            sync_folder(stored.parent)
+        finally:
+            for rest in (beside, before):
+                shutil.rmtree(rest, ignore_errors=True)
     return stored
 
 

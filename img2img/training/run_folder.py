@@ -1,0 +1,60 @@
+"""The run folder: one run at a time, cleared of what a kill left behind."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from img2img.errors import InputError
+from img2img.files import clear_leftovers
+from img2img.lock import hold
+from img2img.training.learned import remove_older
+from img2img.training.progress import read_progress
+
+if TYPE_CHECKING:
+    from img2img.training.sequence import SequenceRunner
+
+
+@contextmanager
+def alone(runner: "SequenceRunner") -> Iterator[None]:
+    """Keep the run folder to this run for the length of the block, and start from what is in it now.
+
+    Of several processes that train together the first holds it for all, and all are told when it cannot.
+
+    Raises:
+        FolderInUseError: another process works in it.
+        OSError: it cannot be written.
+        InputError: see `read_progress`.
+    """
+    with ExitStack() as stack:
+
+        def take() -> Exception | None:
+            try:
+                stack.enter_context(hold(runner.folder))
+            except (InputError, OSError) as error:
+                return error
+            return None
+
+        refused = runner.processes.first(take)
+        if refused is not None:
+            raise refused
+        runner.progress = read_progress(runner.experiment)  # another run may have ended since it was read first
+        if runner.processes.writes:
+            clear(runner.folder, runner.progress)
+        yield
+
+
+def clear(folder: Path, progress: Mapping[str, Any]) -> None:
+    """Remove what a run leaves behind that is killed at some moments: temporary files, and what only an unfinished task needs.
+
+    Args:
+        folder: the run folder, which no other process uses.
+        progress: its `progress.json`.
+    """
+    clear_leftovers(folder, below=3)
+    names = list(progress["tasks"])
+    for name in names:
+        for path in (folder / "checkpoints").glob(f"{name}.*"):  # no task's name has a dot
+            if path.name != f"{name}.decoder_only.pt" or name in progress["decoder_only"]:
+                path.unlink(missing_ok=True)
+    remove_older(folder, names)
