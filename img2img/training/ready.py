@@ -60,9 +60,7 @@ def check_output(ready: Ready, backbone: Backbone) -> None:
 
 def remarks(ready: Ready) -> Iterator[str]:
     """What a user would want to know of a task's data before it is learned, though it can be."""
-    yield from ready.parts.remarks
-    if text := ready.parts.train.depth_remark():
-        yield text
+    yield from ready.parts.train.remarks()
     categories = ready.parts.train.categories
     if categories is None or not ready.task.whole_picture:
         return

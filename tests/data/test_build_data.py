@@ -71,7 +71,7 @@ def test_an_unknown_kind_or_option_is_named(folder: Path) -> None:
         build_data({"kind": "imagenet"})
     with pytest.raises(InputError, match="no option 'roots': did you mean 'root'"):
         build_data({"kind": "image_folder", "roots": str(folder)})
-    with pytest.raises(InputError, match=r"no option 'resiz': did you mean 'resize'\? .*square, middle, limit, parts, fractions"):
+    with pytest.raises(InputError, match=r"no option 'resiz': did you mean 'resize'\? .*middle, limit, white, parts, fractions"):
         build_data({"kind": "image_folder", "root": str(folder), "resiz": 8})
     with pytest.raises(InputError, match=r"no option 'limits': did you mean 'limit'\?"):
         build_data({"kind": "patterns", "count": {"train": 1, "val": 1, "test": 1}, "limits": {"train": 1}})
