@@ -19,19 +19,11 @@ __all__ = ["VOID", "Batch", "Parts", "PictureSet", "Sample", "build_data", "regi
 
 @dataclass(frozen=True)
 class Parts:
-    """The three parts of a dataset: to train on, to choose the model by, to report on.
-
-    Attributes:
-        train: to train on.
-        val: to choose the model by.
-        test: to report on.
-        remarks: what a user would want to know of them: files that were left out, photos that are turned.
-    """
+    """The three parts of a dataset: to train on, to choose the model by, to report on."""
 
     train: Cached
     val: Cached
     test: Cached
-    remarks: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -160,7 +152,7 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             f"{what} got resize: {resize} and square: {square}: expected one of them, resize for pictures that keep their "
             "proportions or square for squares; leave the other out"
         )
-    with collected() as remarks, leaving_out(exclude):
+    with collected() as said, leaving_out(exclude):
         if kind in _BY_PART:
             sets = {part: call_with(build, options | {"part": part}, what=what, others=_COMMON) for part in PARTS}
         else:
@@ -174,9 +166,10 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             )
     middles = {"val": middle, "test": middle}
     shown = {
-        part: Cached(p, short_side=resize, square=square, middle=middles.get(part), white=white) for part, p in parts.items()
+        part: Cached(p, short_side=resize, square=square, middle=middles.get(part), white=white, said=said)
+        for part, p in parts.items()
     }
-    return Parts(**shown, remarks=tuple(remarks))
+    return Parts(**shown)
 
 
 def _stored_parts(build: Callable[..., PictureSet], options: Mapping[str, Any], what: str) -> dict[str, PictureSet]:

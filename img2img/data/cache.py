@@ -34,6 +34,7 @@ class Cached(PictureSet):
             keeps all of it.
         white: the value that is white in pictures of 16 bits, and what is above it; None for 65535.
         max_bytes: keep pictures until they take this much memory; those beyond it are decoded at each access.
+        said: what was remarked when the set was opened.
 
     Raises:
         InputError: an option is out of range; at access, a picture that would be enlarged beyond `decode.MAX_PIXELS`.
@@ -48,6 +49,7 @@ class Cached(PictureSet):
         middle: int | None = None,
         white: int | None = None,
         max_bytes: int = 2 << 30,
+        said: Sequence[str] = (),
     ) -> None:
         if any(pixels is not None and pixels < 1 for pixels in (short_side, square, middle)) or max_bytes < 0:
             raise InputError(
@@ -65,6 +67,7 @@ class Cached(PictureSet):
         self._middle = middle
         self.white = check_white(white)
         self._highest = 0
+        self._said = tuple(said)
         self._max_bytes = max_bytes
         self.forget()
 
@@ -110,13 +113,15 @@ class Cached(PictureSet):
                 self._bytes += size
         return sample
 
-    def depth_remark(self) -> str | None:
-        """What is to be said of how bright the set's pictures of 16 bits are, after a look at a few of them; None for nothing."""
+    def remarks(self) -> list[str]:
+        """What a user would want to know of the set: what was said when it was opened (files that were left out, photos that are
+        turned), and, after a look at a few of its pictures, whether those of 16 bits use fewer."""
         count = min(len(self), _LOOKED_AT)
         if self.arrays() is None:  # whose pictures are no files
             for i in range(count):
                 self[i * len(self) // count]
-        return remark_on([self._highest], self.white)
+        dark = remark_on([self._highest], self.white)
+        return [*self._said, *([dark] if dark else [])]
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         """Those of the set that is read, where its pictures stay as they are."""

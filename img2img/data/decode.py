@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from img2img.data.colour import to_srgb
 from img2img.data.deep_colour import deep_colours
 from img2img.data.depth import FULL, note_highest, to_8_bits, to_16_bits, told_white
+from img2img.data.exif import orientation_of, turn, turned, upright
 from img2img.data.listing import EXTENSIONS, list_pictures, require_folder
 from img2img.data.png_text import without_large_text
 from img2img.errors import InputError
@@ -38,19 +39,6 @@ MAX_PIXELS = 89_478_485
 
 This is the size from which Pillow itself warns of a decompression bomb, a quarter of a gigabyte in RGB.
 """
-
-_ORIENTATION = 274
-"""EXIF's tag."""
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What shows the stored pixels as a viewer does, by EXIF's orientation."""
 
 
 @dataclass(frozen=True)
@@ -113,19 +101,6 @@ def read_turned(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], int]:
     path = Path(path)
     decoded = _decode(path)
     return to_rgb(_shown(decoded, path), str(path), where=str(path.parent)), decoded.orientation
-
-
-def turned(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Stored pixels (H, W, ...) as an EXIF orientation (1 to 8) shows them; from 5 on height and width change places."""
-    if orientation not in _TURNS:
-        return stored
-    if orientation >= 5:
-        stored = stored.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        stored = stored[::-1]
-    if orientation in (2, 3, 6, 7):
-        stored = stored[:, ::-1]
-    return np.ascontiguousarray(stored)
 
 
 def to_rgb(image: Image.Image, what: str, *, where: str | None = None) -> NDArray[np.uint8]:
@@ -238,7 +213,7 @@ def _shown(decoded: _Decoded, path: Path) -> Image.Image:
     else:
         image = deep_colours(image, decoded.kind, path, decoded.raw)
     image.info |= {k: v for k, v in decoded.image.info.items() if k == "icc_profile"}
-    return _turn(image, decoded.orientation)
+    return turn(image, decoded.orientation)
 
 
 def _decode(path: Path) -> _Decoded:
@@ -256,7 +231,7 @@ def _decode(path: Path) -> _Decoded:
             image.load()
             stored = image.copy()
             if orientation != 1:  # Pillow turns TIFFs itself, and says no more that it did
-                stored = stored.transpose(_TURNS[{6: 8, 8: 6}.get(orientation, orientation)])
+                stored = turn(stored, {6: 8, 8: 6}.get(orientation, orientation))
             else:
                 orientation = orientation_of(image)
             return _Decoded(stored, image.format, orientation, args if isinstance(args, tuple) else (args,))
@@ -288,30 +263,3 @@ def open_header(file: BinaryIO, formats: tuple[str, ...] | None = None) -> Image
     if profile is not None:
         image.info["icc_profile"] = profile
     return image
-
-
-def orientation_of(image: Image.Image) -> int:
-    """EXIF's orientation, from 1 (as stored) to 8; 1 where there is no sound one. Of a picture that is not loaded yet only its
-    header is read."""
-    try:
-        # PNG's own would decode all pixels first, in search of EXIF behind them.
-        exif = Image.Image.getexif(image)
-        found = exif.get(_ORIENTATION, 1)
-    except Exception:  # a broken EXIF block is common and says nothing about the pixels
-        return 1
-    return found if found in _TURNS else 1
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """A copy with the EXIF orientation applied, where there is a sound one."""
-    image.load()
-    return _turn(image, orientation_of(image))
-
-
-def _turn(image: Image.Image, orientation: int) -> Image.Image:
-    turn = _TURNS.get(orientation)
-    shown = image.copy() if turn is None else image.transpose(turn)
-    if turn is not None:
-        for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):  # they would turn it once more
-            shown.info.pop(name, None)
-    return shown

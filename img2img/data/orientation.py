@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from img2img.data.decode import open_header, orientation_of
+from img2img.data.decode import open_header
+from img2img.data.exif import orientation_of
 from img2img.data.remarks import remark
 from img2img.errors import InputError
 

@@ -96,9 +96,7 @@ def check_output(ready: Ready, backbone: Backbone) -> None:
 
 def remarks(ready: Ready) -> Iterator[str]:
     """What a user would want to know of a task's data before it is learned, though it can be."""
-    yield from ready.parts.remarks
-    if text := ready.parts.train.depth_remark():
-        yield text
+    yield from ready.parts.train.remarks()
     if not ready.task.has_classes:
         return
     what = "picture" if ready.task.whole_picture else "pixel"

@@ -142,8 +142,9 @@ def test_a_set_says_what_range_it_found(
     for i in range(20):
         write(tmp_path / f"{i}.png", values if i % 3 else np.zeros_like(values))
     pictures = Cached(ImageFolder(tmp_path), white=white)
-    remark = pictures.depth_remark()
-    assert remark is None if said is None else re.search(said, remark or "")
+    remarks = pictures.remarks()
+    assert len(remarks) == (said is not None)
+    assert said is None or re.search(said, remarks[0])
     assert not caplog.records, "only where it is asked for"
 
 

@@ -122,9 +122,7 @@ def test_the_label_lies_on_the_thing_however_it_was_drawn(
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.__name__)
-def test_nobody_asked_is_told_once_how_many_are_turned(
-    tmp_path: Path, format: Open, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nobody_asked_is_told_once_how_many_are_turned(tmp_path: Path, format: Open, caplog: pytest.LogCaptureFixture) -> None:
     label = thing()
     taken, other = ("stored", "shown") if format is coco else ("shown", "stored")
     on = label if taken == "stored" else turned(label, 3)
@@ -199,8 +197,8 @@ def test_it_is_an_option_of_a_config(tmp_path: Path) -> None:
         drawn(tmp_path / "labels" / f"{i}.png", thing())
     config = {"kind": "image_label_folder", "images": str(tmp_path / "images"), "labels": str(tmp_path / "labels")}
     config |= {"classes": ["ground", "thing"]}  # type: ignore[dict-item]
-    (said,) = build_data(config).remarks
+    (said,) = build_data(config).train.remarks()
     assert "EXIF turns 10 of 10 labelled photos" in said
     parts = build_data(config | {"drawn_on": "stored"})
-    assert parts.remarks == ()
+    assert parts.train.remarks() == []
     assert fits(parts.train)

@@ -99,5 +99,3 @@ def test_a_text_that_unpacks_to_gigabytes_costs_no_memory(tmp_path: Path) -> Non
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 16 << 20
-
-
