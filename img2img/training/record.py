@@ -7,6 +7,7 @@ figures, its parameters and the split into parts are of those files. Where they 
 import hashlib
 import json
 import logging
+import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -62,9 +63,9 @@ def _named(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, P
         if isinstance(value, Mapping):
             yield from _named(value, f"{above}{key}.")
         elif isinstance(value, str) and key not in ("kind", "name"):
-            path = Path(value).expanduser()
-            if len(value) < 4096 and "\0" not in value and path.is_file():
-                yield f"{above}{key}", path
+            path = os.path.expanduser(value)
+            if os.path.isfile(path):  # unlike `Path.is_file` it takes any text
+                yield f"{above}{key}", Path(path)
 
 
 def read_record(path: Path) -> dict[str, Stamp] | None:

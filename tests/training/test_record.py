@@ -19,7 +19,7 @@ from img2img.evaluation import evaluate_run
 from img2img.run import run
 from img2img.suite import other_data
 from img2img.training.experiment import read_experiment
-from img2img.training.record import read_record
+from img2img.training.record import read_now, read_record
 
 Make = Callable[..., dict[str, Any]]
 
@@ -182,6 +182,12 @@ def test_results_say_what_they_are_of_and_a_suite_does_not_mix_them(made: Make, 
     run(made(out=str(tmp_path / "new")))
     assert "'disks' was learned from other files" in (other_data(tmp_path / "new", tmp_path / "store") or "")
     assert other_data(tmp_path / "new", tmp_path / "store", but=tmp_path / "store" / "runs" / "masks" / "0") is None
+
+
+def test_any_text_among_the_options_is_read(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("a")
+    options = {"long": "x" * 5000, "null": "a\0b", "home": "~nobody/x", "kind": str(tmp_path / "list"), "folder": str(tmp_path)}
+    assert list(read_now({}, options | {"deep": {"file": str(tmp_path / "list")}})) == ["options/deep.file"]
 
 
 def test_made_pictures_have_no_files(config: Make, tmp_path: Path) -> None:
