@@ -17,6 +17,7 @@ from torch import Tensor
 
 from img2img import InputError
 from img2img.bundle import load_bundle
+from img2img.lock import hold
 from img2img.run import run
 from img2img.tasks import build_task
 from img2img.tasks.base import Example
@@ -80,6 +81,22 @@ def voided(disk_data: Path, tmp_path: Path) -> dict[str, Any]:
             Image.fromarray(label).save(folder / path.name)
         parts[part] = {"images": str(disk_data / part / "images"), "labels": str(folder)}
     return {"kind": "image_label_folder", "classes": ["ground", "disk"], "parts": parts}
+
+
+@pytest.mark.slow
+def test_processes_whose_folder_is_in_use_all_end_with_one_message_and_touch_nothing(config: Make, tmp_path: Path) -> None:
+    file, folder = tmp_path / "jobs.json", tmp_path / "run"
+    file.write_text(json.dumps([job(config(sequence=["disks"], threads=1, batch_size=4), report=True)]), encoding="utf-8")
+    command = [*TORCHRUN, str(HERE / "together_run.py"), str(file)]
+    with hold(folder):
+        done = started(command)
+        assert [path.name for path in folder.iterdir()] == [".img2img.lock"]
+    assert done.returncode != 0
+    assert f"run is in use by process {os.getpid()} on" in done.stderr
+    done = started(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "report.html").is_file()
+    assert not (folder / ".img2img.lock").exists()
 
 
 def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
