@@ -42,7 +42,8 @@ def register_backbone(kind: str) -> Callable[[Builder], Builder]:
 
     Its keyword options, with plain JSON values and annotated types, are those of a config. `out_channels` is among them, and so
     is `weights`, None for random ones, if it can take weights from elsewhere. The `spec` of what it builds has that `kind` and
-    all options but `weights`.
+    all options but `weights`. A bundle of somebody else may name the kind with any values of them: no option but `weights`, which
+    bundles do not get to say, may be opened or fetched.
 
     Raises:
         InputError: another class or function has that name.
