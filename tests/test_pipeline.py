@@ -65,3 +65,15 @@ def test_a_file_in_the_place_of_the_folder_is_one_message(tmp_path: Path, pipeli
     code, said = _call(pipeline, f"out={file}")
     assert code == 1
     assert said == f"error: out={file}: {file} is a file; expected a folder, or none there yet: choose another"
+
+
+def test_an_experiment_without_its_first_line_or_with_a_mark_before_it_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nname: mine\nsequence: [a]\ntasks: {a: {task: {kind: denoising}, data: {kind: patterns}}}\n"
+    for content in (b"\xef\xbb\xbf" + text.encode(), text.partition("\n")[2].encode()):
+        (tmp_path / "experiment" / "mine.yaml").write_bytes(content)
+        command = [sys.executable, "-m", "img2img.cli", "train", "--config-dir", str(tmp_path), "experiment=mine"]
+        done = subprocess.run([*command, f"out={tmp_path / 'out'}"], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 1
+        assert "begin with the line `# @package _global_`" in done.stderr
+        assert "Traceback" not in done.stderr
