@@ -66,8 +66,8 @@ class CocoSegmentation(PictureSet):
         self._ids = sorted((i for i in self._images if keep_empty or i in self._annotations), key=id_order)
         if left_out := len(self._images) - len(self._ids):
             remark(
-                f"{left_out} of the {len(self._images)} pictures of {self._path} have no annotation of these categories and are left "
-                "out; keep_empty: true keeps them, as background"
+                f"{left_out} of the {len(self._images)} pictures of {self._path} have no annotation of these categories and are "
+                "left out; keep_empty: true keeps them, as background"
             )
         if not self._ids:
             raise InputError(
