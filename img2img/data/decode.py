@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from img2img.data.greys import as_greys
 from img2img.errors import InputError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -81,12 +82,16 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     return _decode(Path(path))[0]
 
 
-def read_label(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def read_label(path: str | os.PathLike[str], *, greys: bool = False) -> NDArray[np.uint8]:
     """Decode a label picture: the values of its pixels are class indices.
 
     Palette pictures give their indices, not their colours; 1-bit pictures give 0 and 1. Grey PNGs of 2 and 4 bits are
     stretched to 0..255 as the PNG format defines grey, so indices belong in 8-bit or palette files. The EXIF orientation
-    is applied as to pictures.
+    is applied as to pictures. A GIF whose colours are all grey gives the greys, since its palette has no fixed order.
+
+    Args:
+        path: the file.
+        greys: the values are the greys that one sees, see `as_greys`, whatever the file's mode.
 
     Returns:
         (H, W) uint8 class indices.
@@ -101,6 +106,8 @@ def read_label(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise InputError(
             f"the label {path} is a JPEG, whose compression blurs class indices: expected a PNG; export the labels again"
         )
+    if greys or kind == "GIF":
+        image = as_greys(image)
     if image.mode in ("L", "P", "1"):
         return np.array(image, dtype=np.uint8)
     if image.mode == "I" or image.mode.startswith("I;16"):
@@ -111,9 +118,12 @@ def read_label(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
                 "renumber the classes (16-bit instance ids or depths are not labels)"
             )
         return wide.astype(np.uint8)
+    remedy = "replace each colour by the index of its class and save that"
+    if as_greys(image).mode == "L":
+        remedy = "all that it shows is grey: set `values` to the greys of the classes, such as values: [0, 255]"
     raise InputError(
         f"the label {path} is a picture of mode {image.mode}: expected one channel of class indices (8-bit grey or a "
-        "palette PNG); replace each colour by the index of its class and save that"
+        f"palette PNG); {remedy}"
     )
 
 

@@ -124,16 +124,20 @@ class LabelledPictures(PictureSet):
     Args:
         items: (name, picture file, label file) of each sample.
         table: what the values in the label files mean.
+        greys: the values are the greys that one sees, see `read_label`.
 
     Raises:
         InputError: at access, a damaged file, an unknown label value, or a picture and a label of different sizes.
     """
 
-    def __init__(self, items: Sequence[tuple[str, Path, Path]], table: LabelTable, *, name: str) -> None:
+    def __init__(
+        self, items: Sequence[tuple[str, Path, Path]], table: LabelTable, *, name: str, greys: bool = False
+    ) -> None:
         self.classes = table.classes
         self.name = name
         self._items = list(items)
         self._table = table
+        self._greys = greys
 
     def __len__(self) -> int:
         return len(self._items)
@@ -151,7 +155,7 @@ class LabelledPictures(PictureSet):
 
     def _label(self, path: Path) -> NDArray[np.uint8]:
         """The values in a label file, (H, W); formats that keep them elsewhere than in a picture read them here."""
-        return read_label(path)
+        return read_label(path, greys=self._greys)
 
 
 class ImageLabelFolder(LabelledPictures):
@@ -167,7 +171,8 @@ class ImageLabelFolder(LabelledPictures):
         suffix: what label names have more than picture names: `_mask` for `1.jpg` and `1_mask.png`.
         match: "name", "order" or two patterns, such as `["{id}_training", "{id}_manual1"]`, see `pair_files`.
         values: where label values are not 0, 1, 2, ...: the value of each class, such as [0, 255] of two; or the name of a class
-            for each value, of which several may have one, `{0: ground, 128: roof, 255: roof}`.
+            for each value, of which several may have one, `{0: ground, 128: roof, 255: roof}`. Values are greys as one sees
+            them then: white is 255 in a file of one bit, in a palette and in three equal channels too.
         groups: new classes made of several old ones, `{"upper": ["shirt", "coat"], ...}`; whatever is in no group becomes
             `background`, class 0.
 
@@ -194,7 +199,7 @@ class ImageLabelFolder(LabelledPictures):
         pairs = pair_files(*sides, match=match, suffix=suffix)
         root = sides[0].root
         items = [(picture.relative_to(root).as_posix(), picture, label) for picture, label in pairs]
-        super().__init__(items, table, name=root.name)
+        super().__init__(items, table, name=root.name, greys=values is not None)
         if void is None and values is None and len(names) > 1:
             self._refuse_masks_of_255(names)
 
