@@ -12,6 +12,8 @@ from typing import Any
 
 from img2img.errors import InputError
 
+_LISTS = (tuple, collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable)
+
 
 def call_with(build: Callable[..., Any], options: Mapping[str, Any], *, what: str, others: Sequence[str] = ()) -> Any:
     """`build(**options)`, after a check of the names and of the values' types.
@@ -55,7 +57,7 @@ def _is_a(value: Any, hint: Any) -> bool:
         return True
     if kind is float:
         return isinstance(value, float | int) and not isinstance(value, bool)
-    if kind in (tuple, collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable):
+    if kind in _LISTS:
         return isinstance(value, list | tuple) and all(any(_is_a(v, part) for part in inner or [Any]) for v in value)  # no text
     if kind in (dict, collections.abc.Mapping) and inner:
         of_keys, of_values = inner
@@ -73,7 +75,7 @@ def _strays(value: Any, hint: Any) -> list[Any]:
         inner = [each for each in typing.get_args(part) if each is not ...]
         if part is str and (value is None or isinstance(value, bool | int | float | datetime.date)):
             found.append(value)
-        elif isinstance(value, list | tuple) and inner and typing.get_origin(part) is not collections.abc.Mapping:
+        elif isinstance(value, list | tuple) and inner and typing.get_origin(part) in _LISTS:
             found += [stray for v in value if not _is_a(v, inner[0]) for stray in _strays(v, inner[0])]
         elif isinstance(value, Mapping) and len(inner) == 2:
             pairs = [(each, kind) for item in value.items() for each, kind in zip(item, inner, strict=True)]

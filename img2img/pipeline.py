@@ -155,8 +155,13 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
     """The experiment's part of a composed config, resolved.
 
     Raises:
-        InputError: a key has no value.
+        InputError: a key has no value, or an experiment's file lacks its first line.
     """
+    if "experiment" in config:  # a file of the group whose package is not the whole config has its keys there
+        raise InputError(
+            "the experiment's keys are under 'experiment': expected its YAML file to begin with the line `# @package _global_`, "
+            "without anything before it, a byte order mark among it; add the line, or save the file as UTF-8 without the mark"
+        )
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (MissingMandatoryValue, InterpolationToMissingValueError):

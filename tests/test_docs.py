@@ -77,6 +77,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "table"}],
     }
     (place / "my" / "coco" / "instances.json").write_text(json.dumps(coco))
+    drive = place / "DRIVE" / "training"
+    _pictures(drive / "images", 10)
+    _labels(drive / "1st_manual", 10, classes=2)
+    for i in range(10):
+        (drive / "images" / f"{i:02}.png").rename(drive / "images" / f"{i + 21}_training.png")
+        label = drive / "1st_manual" / f"{i:02}.png"
+        Image.fromarray(255 * np.asarray(Image.open(label))).save(label.with_name(f"{i + 21}_manual1.png"))
+        label.unlink()
     voc = place / "my" / "VOC2012"
     _pictures(voc / "JPEGImages", 6, suffix=".jpg")
     _labels(voc / "SegmentationClass", 6)

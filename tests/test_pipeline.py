@@ -88,3 +88,15 @@ def test_a_change_that_cannot_be_read_says_how_to_quote_it(change: str) -> None:
 
 def test_other_arguments_of_hydra_are_left_to_it() -> None:
     check_overrides(["--config-dir=a=b", "-m", "+tasks.x.method={name: affine}", "~tasks.y", "train.lr=1e-3,1e-4", "out=runs/x"])
+
+
+def test_an_experiment_without_its_first_line_or_with_a_mark_before_it_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nname: mine\nsequence: [a]\ntasks: {a: {task: {kind: denoising}, data: {kind: patterns}}}\n"
+    for content in (b"\xef\xbb\xbf" + text.encode(), text.partition("\n")[2].encode()):
+        (tmp_path / "experiment" / "mine.yaml").write_bytes(content)
+        command = [sys.executable, "-m", "img2img.cli", "train", "--config-dir", str(tmp_path), "experiment=mine"]
+        done = subprocess.run([*command, f"out={tmp_path / 'out'}"], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 1
+        assert "begin with the line `# @package _global_`" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -90,8 +90,8 @@ def _described(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, Any
         case ["inputs", "targets"]:
             return {"kind": "translation"}, {"kind": "paired_folders", "inputs": paths["inputs"], "targets": paths["targets"]}
         case ["classes", "images", "labels"]:
-            data: dict[str, Any] = {"kind": "image_label_folder", "images": paths["images"], "labels": paths["labels"]}
-            return {"kind": "segmentation"}, data | {"classes": _names(paths["classes"])}
+            folders = {"images": paths["images"], "labels": paths["labels"]}
+            return {"kind": "segmentation"}, {"kind": "image_label_folder", **folders, "classes": _names(paths["classes"])}
         case ["images", "style"]:
             task = {"kind": "style", "picture": paths["style"], "network": _perceptual(perceptual)}
             return task, {"kind": "image_folder", "root": paths["images"]}

@@ -44,7 +44,7 @@ class ClassFolder(PictureSet):
         self.root = require_folder(root)
         self.name = "-".join(self.root.absolute().parts[-2:])  # "cubs_cropped-train": "train" alone says little
         folders = subfolders(self.root)
-        if not folders or _PARTS.issuperset(folders):
+        if not folders or _holds_parts(self.root, folders):
             raise InputError(
                 f"{self.root} holds {f'the folders {folders}' if folders else 'no folder'}: expected one folder of pictures for "
                 "each class, as ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg have; give the folder of one part, such as "
@@ -89,6 +89,15 @@ class ClassFolder(PictureSet):
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
         """The picture, with the folder of its class."""
         return ((self._files[index], self.root / self._files[index]),)
+
+
+def _holds_parts(root: Path, folders: Sequence[str]) -> bool:
+    """Whether folders are parts, two of them at least or all; or domains, each of which holds parts and nothing else."""
+    parts = _PARTS.intersection(folder.lower() for folder in folders)
+    if len(parts) == len(folders) or len(parts) > 1:
+        return True
+    inside = ([entry for entry in os.scandir(root / folder) if not entry.name.startswith(".")] for folder in folders)
+    return all(entries and all(e.name.lower() in _PARTS and e.is_dir() for e in entries) for entries in inside)
 
 
 def listed(root: str | os.PathLike[str]) -> ClassFolder:

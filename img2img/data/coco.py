@@ -15,6 +15,7 @@ from img2img.data.decode import read_turned, require_folder, turned
 from img2img.data.folder import BACKGROUND, unknown_name
 from img2img.data.names import nfc, on_disk
 from img2img.data.orientation import DrawnOn, check_drawn_on, of_which_pixels, remark_on_turned
+from img2img.data.remarks import remark
 from img2img.errors import InputError
 
 
@@ -70,6 +71,11 @@ class CocoSegmentation(PictureSet):
             if annotation["category_id"] in self._index:
                 self._annotations.setdefault(annotation["image_id"], []).append(annotation)
         self._ids = sorted((i for i in self._images if keep_empty or i in self._annotations), key=id_order)
+        if left_out := len(self._images) - len(self._ids):
+            remark(
+                f"{left_out} of the {len(self._images)} pictures of {self._path} have no annotation of these categories and are "
+                "left out; keep_empty: true keeps them, as background"
+            )
         if not self._ids:
             raise InputError(
                 f"none of the {len(self._images)} pictures of {self._path} has an annotation of "

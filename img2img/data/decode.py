@@ -13,6 +13,7 @@ from img2img.data.colour import to_srgb
 from img2img.data.deep_colour import deep_colours
 from img2img.data.depth import FULL, note_highest, to_8_bits, to_16_bits, told_white
 from img2img.data.exif import orientation_of, turn, turned, upright
+from img2img.data.greys import as_greys
 from img2img.data.listing import EXTENSIONS, list_pictures, require_folder
 from img2img.data.png_text import without_large_text
 from img2img.errors import InputError
@@ -154,16 +155,17 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     return _shown(_decode(path), path)
 
 
-def read_label(path: str | os.PathLike[str], *, stored: bool = False) -> NDArray[np.uint8]:
+def read_label(path: str | os.PathLike[str], *, stored: bool = False, greys: bool = False) -> NDArray[np.uint8]:
     """Decode a label picture: the values of its pixels are class indices.
 
-    Palette pictures, GIFs among them, give their indices, not their colours; 1-bit pictures give 0 and 1 (white). Grey PNGs of 2
-    and 4 bits are stretched to 0..255 as the PNG format defines grey, so indices belong in 8-bit or palette files. The EXIF
-    orientation is applied as to pictures.
+    Palette pictures give their indices, not their colours; 1-bit pictures give 0 and 1 (white). Grey PNGs of 2 and 4 bits are
+    stretched to 0..255 as the PNG format defines grey, so indices belong in 8-bit or palette files. The EXIF orientation is
+    applied as to pictures. A GIF whose colours are all grey gives the greys, since its palette has no fixed order.
 
     Args:
         path: the file.
         stored: leave the pixels as they are stored, whatever the EXIF orientation.
+        greys: the values are the greys that one sees, see `as_greys`, whatever the file's mode.
 
     Returns:
         (H, W) uint8 class indices.
@@ -178,13 +180,16 @@ def read_label(path: str | os.PathLike[str], *, stored: bool = False) -> NDArray
         raise InputError(
             f"the label {path} is a JPEG, whose compression blurs class indices: expected a PNG; export the labels again"
         )
-    image = decoded.image
+    image = as_greys(decoded.image) if greys or decoded.kind == "GIF" else decoded.image
     if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
+        remedy = "replace each colour by the index of its class and save that"
+        if as_greys(image).mode == "L":
+            remedy = "all that it shows is grey: set `values` to the greys of the classes, such as values: [0, 255]"
         raise InputError(
             f"the label {path} is a picture of mode {image.mode}: expected one channel of class indices (8-bit grey or a "
-            "palette PNG); replace each colour by the index of its class and save that"
+            f"palette PNG); {remedy}"
         )
-    values = _as_written(np.array(image), decoded)
+    values = np.array(image) if greys else _as_written(np.array(image), decoded)
     if values.min() < 0 or values.max() > 255:
         raise InputError(
             f"the label {path} has values from {values.min()} to {values.max()}: expected class indices in 0..255; "

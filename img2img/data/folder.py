@@ -132,6 +132,7 @@ class LabelledPictures(PictureSet):
         table: what the values in the label files mean.
         drawn_on: what the labels of photos that EXIF turns were drawn on: the photos as "shown" (the default), or the pixels as
             they are "stored"; samples are as shown in both cases. None remarks on such photos, if there are any.
+        greys: the values are the greys that one sees, see `read_label`.
 
     Raises:
         InputError: another `drawn_on`; at access, a damaged file, an unknown label value, or a picture and a label of different
@@ -139,7 +140,13 @@ class LabelledPictures(PictureSet):
     """
 
     def __init__(
-        self, items: Sequence[tuple[str, Path, Path]], table: LabelTable, *, name: str, drawn_on: DrawnOn | None = None
+        self,
+        items: Sequence[tuple[str, Path, Path]],
+        table: LabelTable,
+        *,
+        name: str,
+        drawn_on: DrawnOn | None = None,
+        greys: bool = False,
     ) -> None:
         check_drawn_on(drawn_on)
         self.classes = table.classes
@@ -147,6 +154,7 @@ class LabelledPictures(PictureSet):
         self._items = list(items)
         self._table = table
         self._stored = drawn_on == "stored"
+        self._greys = greys
         if drawn_on is None:
             remark_on_turned([item[1:] for item in self._items], "shown", name=name)
 
@@ -177,7 +185,7 @@ class LabelledPictures(PictureSet):
 
     def _label(self, path: Path) -> NDArray[np.uint8]:
         """The values in a label file, (H, W); formats that keep them elsewhere than in a picture read them here."""
-        return read_label(path, stored=self._stored)
+        return read_label(path, stored=self._stored, greys=self._greys)
 
 
 class ImageLabelFolder(LabelledPictures):
@@ -193,7 +201,8 @@ class ImageLabelFolder(LabelledPictures):
         suffix: what label names have more than picture names: `_mask` for `1.jpg` and `1_mask.png`.
         match: "name", "order" or two patterns, such as `["{id}_training", "{id}_manual1"]`, see `pair_files`.
         values: where label values are not 0, 1, 2, ...: the value of each class, such as [0, 255] of two; or the name of a class
-            for each value, of which several may have one, `{0: ground, 128: roof, 255: roof}`.
+            for each value, of which several may have one, `{0: ground, 128: roof, 255: roof}`. Values are greys as one sees
+            them then: white is 255 in a file of one bit, in a palette and in three equal channels too.
         groups: new classes made of several old ones, `{"upper": ["shirt", "coat"], ...}`; whatever is in no group becomes
             `background`, class 0.
         drawn_on: see `LabelledPictures`.
@@ -222,7 +231,7 @@ class ImageLabelFolder(LabelledPictures):
         pairs = pair_files(*sides, match=match, suffix=suffix)
         root = sides[0].root
         items = [(picture.relative_to(root).as_posix(), picture, label) for picture, label in pairs]
-        super().__init__(items, table, name=root.name, drawn_on=drawn_on)
+        super().__init__(items, table, name=root.name, drawn_on=drawn_on, greys=values is not None)
         if void is None and values is None and len(names) > 1:
             self._refuse_masks_of_255(names)
 

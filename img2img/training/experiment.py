@@ -373,7 +373,7 @@ def with_families(config: Mapping[str, Any]) -> dict[str, Any]:
     members: dict[str, list[str]] = {}
     given = config.get("tasks")
     for name, task in given.items() if isinstance(given, Mapping) else ():
-        if not isinstance(task, Mapping) or "count" not in task:
+        if not isinstance(task, Mapping) or "count" not in task or not isinstance(name, str):  # other names are refused below
             tasks[name] = _changed(tasks.get(name, {}), task) if isinstance(task, Mapping) else task
             continue
         count = task["count"]

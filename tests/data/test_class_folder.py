@@ -125,3 +125,15 @@ def test_pictures_beside_the_folders_are_counted_aloud(root: Path, caplog: pytes
     assert len(ClassFolder(root=root / "train")) == 4
     assert "1 pictures in" in caplog.text
     assert "stray.png" in caplog.text
+
+
+def test_folders_of_parts_or_of_domains_are_no_classes(root: Path, tmp_path: Path) -> None:
+    (root / "Annotations").mkdir()
+    Image.new("RGB", (2, 2)).save(root / "Annotations" / "x.png")
+    with pytest.raises(InputError, match="give the folder of one part"):
+        ClassFolder(root=root)
+    for domain in ("photo", "sketch"):
+        for part in ("train", "test"):
+            (tmp_path / "domains" / domain / part / "dog").mkdir(parents=True)
+    with pytest.raises(InputError, match="give the folder of one part"):
+        ClassFolder(root=tmp_path / "domains")

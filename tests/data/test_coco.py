@@ -133,11 +133,13 @@ def test_a_crowd_of_a_category_that_is_not_chosen_is_background(tmp_path: Path) 
     np.testing.assert_array_equal(pictures[0].label, pixels(0, 0, 4))
 
 
-def test_pictures_without_a_chosen_category_are_dropped_or_kept(tmp_path: Path) -> None:
+def test_pictures_without_a_chosen_category_are_dropped_or_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     annotations = [annotation(3, square(0, 0, 5), image=3), annotation(90, square(0, 0, 5), image=2)]
     files = write(tmp_path, annotations, images=3)
     assert [s.name for s in CocoSegmentation(*files)] == ["2.png", "3.png"]
     assert [s.name for s in CocoSegmentation(*files, categories=["cup"])] == ["3.png"]
+    assert "2 of the 3 pictures" in caplog.text
+    assert "keep_empty" in caplog.text
     kept = CocoSegmentation(*files, categories=["cup"], keep_empty=True)
     assert [s.name for s in kept] == ["1.png", "2.png", "3.png"]
     assert kept[0].label is not None

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from img2img.data.base import VOID
+from img2img.data.decode import read_label
 from img2img.data.folder import ImageFolder, ImageLabelFolder, read_classes
 from img2img.errors import InputError
 
@@ -247,6 +248,39 @@ def test_masks_of_0_and_255_are_asked_about_and_not_trained_as_void(tmp_path: Pa
     assert ImageLabelFolder(*folders, ["ground", "roof"], void=[255])[0].label is not None
     write(tmp_path, "b", np.array([[0, 1, 255]], dtype=np.uint8))
     np.testing.assert_array_equal(ImageLabelFolder(*folders, ["ground", "roof"])[1].label, [[0, 1, VOID]])
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "white first", "RGB", "RGBA"])
+def test_values_are_the_greys_that_one_sees_however_a_file_keeps_them(tmp_path: Path, mode: str) -> None:
+    write(tmp_path, "a")
+    grey = Image.fromarray(np.array([[0, 255, 255], [0, 0, 255]], dtype=np.uint8))
+    if mode == "white first":
+        saved = Image.fromarray(np.array([[1, 0, 0], [1, 1, 0]], dtype=np.uint8), mode="P")
+        saved.putpalette([255, 255, 255, 0, 0, 0])
+    else:
+        saved = grey.convert(mode)
+    saved.save(tmp_path / "labels" / "a.png")
+    np.testing.assert_array_equal(
+        open_set(tmp_path, ["ground", "roof"], void=None, values=[0, 255])[0].label, [[0, 1, 1], [0, 0, 1]]
+    )
+    if mode in ("RGB", "RGBA"):
+        with pytest.raises(InputError, match=r"all that it shows is grey: set `values`"):
+            open_set(tmp_path, ["ground", "roof"])[0]
+
+
+def test_colours_are_no_greys(tmp_path: Path) -> None:
+    write(tmp_path, "a")
+    Image.new("RGB", (3, 2), (255, 0, 0)).save(tmp_path / "labels" / "a.png")
+    with pytest.raises(InputError, match=r"of mode RGB.*replace each colour"):
+        open_set(tmp_path, ["ground", "roof"], void=None, values=[0, 255])[0]
+
+
+def test_the_greys_of_a_gif_do_not_depend_on_the_order_of_its_palette(tmp_path: Path) -> None:
+    for name, flip in (("a", False), ("b", True)):
+        saved = Image.fromarray(np.array([[flip, not flip]], dtype=np.uint8), mode="P")
+        saved.putpalette([255, 255, 255, 0, 0, 0] if flip else [0, 0, 0, 255, 255, 255])
+        saved.save(tmp_path / f"{name}.gif")
+    assert [read_label(tmp_path / f"{name}.gif").tolist() for name in "ab"] == [[[0, 255]], [[0, 255]]]
 
 
 def test_a_file_that_counts_from_0_among_values_is_told_apart(tmp_path: Path) -> None:

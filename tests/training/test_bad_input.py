@@ -43,6 +43,7 @@ Make = Callable[..., dict[str, Any]]
         ({"sequence": ["all"], "tasks": {"all": {}}}, "a task 'all': that stands for every task"),
         ({"sequence": [True]}, "True is no text: .*quotes"),
         ({"tasks": {1: {}}}, "1 is no text: .*quotes"),
+        ({"sequence": [True], "tasks": {True: {"count": 2}}}, "True is no text: .*quotes"),
         ({"own": ["a", None]}, "None is no text: .*quotes"),
         ({"sequence": ["disks", "disks"]}, "names a task twice"),
         ({"train": {"stepz": 3}}, "tasks.disks.train has no option 'stepz': did you mean 'steps'"),
