@@ -43,7 +43,7 @@ def run_any_size(network: Network, input: Tensor, evaluator: Evaluator, *, tile:
         total[window] += raw * (weights[0][:, None] * weights[1]).to(raw.device)
     assert total is not None
     for axis, (starts, weight) in enumerate(zip((rows, columns), weights, strict=True)):
-        sums = torch.zeros(padded[axis])
+        sums = torch.zeros(padded[axis], dtype=torch.float32)
         for start in starts:
             sums[start : start + len(weight)] += weight
         total /= (sums[:, None] if axis == 0 else sums).to(total.device)

@@ -122,9 +122,8 @@ def bilinear() -> tuple[nn.Module, Tensor]:
     return TwoInputs(), torch.randn(4, 6)
 
 
-LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
-    f.__name__: f for f in (conv2d, grouped, transposed2d, one_dimension, three_dimensions, linear, attention, tokens, tied, bilinear)
-}
+_LAYERS = (conv2d, grouped, transposed2d, one_dimension, three_dimensions, linear, attention, tokens, tied, bilinear)
+LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {f.__name__: f for f in _LAYERS}
 
 # A low margin, so that a few training steps flip bits. One line a method and variant; the contract test runs over all.
 METHODS: dict[str, Callable[[], masks.MaskMethod]] = {
