@@ -11,6 +11,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import torch
+
 from img2img.backbones.base import Backbone
 from img2img.backbones.classifier import Classifier
 from img2img.backbones.encoder_decoder import EncoderDecoder
@@ -82,4 +84,5 @@ def build_backbone(spec: Mapping[str, Any]) -> Backbone:
             f"the backbone kind {kind!r} built {got}: expected a Backbone whose spec has that kind, so that a bundle can rebuild "
             "it; correct the class"
         )
-    return backbone
+    # Pictures are float32 whatever torch.set_default_dtype says.
+    return backbone if torch.get_default_dtype() == torch.float32 else backbone.float()

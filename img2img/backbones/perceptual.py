@@ -117,7 +117,7 @@ class PerceptualNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
         # Twice as fast on a CPU, five times with depthwise convolutions.
-        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        self.requires_grad_(False).eval().float().to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode."""

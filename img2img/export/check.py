@@ -82,7 +82,7 @@ def check_agreement(
 def _pictures(count: int, height: int, width: int, *, seed: int) -> Tensor:
     """Smooth patches with noise, (count, 3, height, width) of k / 255."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, 3, 3, generator=generator)
+    coarse = torch.rand(count, 3, 3, 3, generator=generator, dtype=torch.float32)
     smooth = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
-    noise = torch.rand(count, 3, height, width, generator=generator)
+    noise = torch.rand(count, 3, height, width, generator=generator, dtype=torch.float32)
     return (0.8 * smooth + 0.2 * noise).mul(255).round().div(255)

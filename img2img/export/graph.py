@@ -129,7 +129,7 @@ def interface(
     backbone = backbone_of(network)
     stride, low = backbone.stride, -(-backbone.min_size // backbone.stride) * backbone.stride
     if size is not None:
-        backbone.check(torch.zeros(1, 3, *size))
+        backbone.check(torch.zeros(1, 3, *size, dtype=torch.float32))
     elif not _takes(graph, low, low + stride):
         size = (low, low)
     output = "raw" if graph.raw else {"labels": "labels", "scores": "probabilities"}.get(_form(task), "picture")
@@ -159,7 +159,7 @@ def interface(
 def _takes(graph: TaskGraph, height: int, width: int) -> bool:
     """Whether the network runs on pictures of that size; some have an input a pixel, or windows of one size."""
     try:
-        graph.network(torch.zeros(1, 3, height, width))
+        graph.network(torch.zeros(1, 3, height, width, dtype=torch.float32))
     except (InputError, RuntimeError, AssertionError, ValueError):
         return False
     return True

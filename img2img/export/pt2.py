@@ -36,7 +36,7 @@ def write_pt2(path: Path, program: ExportedProgram, graph: TaskGraph, interface:
 def _takes(program: ExportedProgram, size: int) -> bool:
     """Whether the program runs on pictures of that size: some were recorded on the assumption that no map has one pixel."""
     try:
-        program.module()(torch.zeros(1, 3, size, size))
+        program.module()(torch.zeros(1, 3, size, size, dtype=torch.float32))
     except AssertionError:  # of the guards that torch.export wrote
         return False
     return True

@@ -23,7 +23,7 @@ def trace(graph: TaskGraph, interface: Interface) -> ExportedProgram:
     if interface.size is None:
         for axis, name in ((2, "height"), (3, "width")):
             shapes[axis] = Dim(name, min=low) if stride == 1 else stride * Dim(f"{name}_{stride}", min=low // stride)
-    example = torch.linspace(0, 1, 2 * 3 * height * width).view(2, 3, height, width)
+    example = torch.linspace(0, 1, 2 * 3 * height * width, dtype=torch.float32).view(2, 3, height, width)
     program, failure = None, None
     # Without the assumption that no size is 1, which would rule out the smallest pictures; einsum cannot do without it.
     for oblivious in (True, False):

@@ -71,6 +71,7 @@ class Model:
     """A backbone and its tasks, ready to run. Usually made by `img2img.load`.
 
     Calls may come from several threads at once. With cached weights they take turns; with merged ones they run side by side.
+    A model can be pickled, and so sent to a worker process.
 
     Args:
         folder: the bundle's.
@@ -108,6 +109,15 @@ class Model:
         self._evaluator = Evaluator(stride=self.backbone.stride, min_size=self.backbone.min_size, device=self.device)
         self._tasks: dict[str, Task] = {name: self._build(name) for name in self.network.tasks()}
         self._plain: OrderedDict[str, nn.Module] = OrderedDict()
+        self._merging = Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # No lock, and no merged networks, which are made again: so a model can go to another process.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_plain", "_merging")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._plain = OrderedDict()
         self._merging = Lock()
 
     # ------------------------------------------------------------------ what there is

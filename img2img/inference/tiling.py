@@ -63,7 +63,7 @@ def raw_rows(
     weights = [_ramp(side, shared) for side in sides]
     sums = []
     for length, starts, weight in zip(padded, (rows, columns), weights, strict=True):
-        sums.append(torch.zeros(length))
+        sums.append(torch.zeros(length, dtype=torch.float32))
         for start in starts:
             sums[-1][start : start + len(weight)] += weight
     band: Tensor | None = None  # what the tiles from `top` on have come to

@@ -195,7 +195,7 @@ class Basis(nn.Module):
         threads, which a matrix product would not promise.
         """
         shape = self.shape(name)
-        total = torch.zeros(shape.numel(), device=alpha.device)
+        total = torch.zeros(shape.numel(), dtype=torch.float32, device=alpha.device)
         for members, elements, rows in self._blocks(name):
             piece = total[elements]
             for row in rows.mul_(alpha[members].unsqueeze(1)):

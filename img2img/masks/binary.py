@@ -78,7 +78,7 @@ class BinaryMask(Mask):
         if mask.shape != self.mask_shape:
             kernel = tuple(range(-self.kernel_dims, 0))
             mask = mask.float().mean(kernel, keepdim=True) >= 0.5
-        score = torch.empty(self.mask_shape, device=mask.device) if self.score is None else self.score.detach()
+        score = mask.new_empty(self.mask_shape, dtype=torch.float32) if self.score is None else self.score.detach()
         score = score.copy_(self.scores_for(mask))
         self.score = nn.Parameter(score, requires_grad=True)
         self.bits = None

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
@@ -137,6 +138,8 @@ class FrozenBackbone(nn.Module):
             RuntimeError: the call ended by an error, and the backbone is no longer what it was.
         """
         frozen = self.frozen_tensors()
+        if not torch.is_grad_enabled():  # PyTorch takes other kernels of linear layers for weights that require grad, even so
+            own = {name: tensor.detach() if tensor.requires_grad else tensor for name, tensor in own.items()}
         buffers = self.roles.fixed_buffers + self.roles.norm_buffers
         tensors = frozen | {name: frozen[name].clone() for name in buffers if name not in own} | dict(own)
         with self._lock:

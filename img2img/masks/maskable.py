@@ -24,7 +24,7 @@ _LAYERS = "convolutions, linear, bilinear, embedding and attention layers"
 
 
 def check_copyable(backbone: nn.Module) -> None:
-    """Refuse a backbone whose tensors have no values yet, or are results that PyTorch does not copy.
+    """Refuse a backbone whose tensors have no values yet, or cannot be copied and exchanged.
 
     Raises:
         InputError: names the first.
@@ -32,6 +32,11 @@ def check_copyable(backbone: nn.Module) -> None:
     for module_name, module in backbone.named_modules():
         prefix = module_name + "." if module_name else ""
         tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        if tensors and isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"{module_name or 'the module'} of the backbone is compiled by torch.jit, whose weights cannot be exchanged: "
+                "give it before it was scripted or traced"
+            )
         for leaf, tensor in tensors:
             if is_lazy(tensor):
                 raise InputError(
@@ -39,6 +44,8 @@ def check_copyable(backbone: nn.Module) -> None:
                 )
             if tensor.is_meta:
                 raise InputError(f"{prefix}{leaf} of the backbone has no values (the meta device): load its weights first")
+            if tensor.layout != torch.strided:
+                raise InputError(f"{prefix}{leaf} of the backbone is of the layout {tensor.layout}: make it dense (to_dense())")
         for leaf, value in vars(module).items():
             if isinstance(value, Tensor) and not value.is_leaf:
                 why, remedy = _computed(module, leaf) or ("has a gradient history", f"detach it ({leaf} = {leaf}.detach())")
@@ -113,8 +120,6 @@ def _unfit(backbone: nn.Module, masked: Iterable[str]) -> Iterator[tuple[str, st
         parameter = backbone.get_parameter(name)
         if parameter.dtype not in _DTYPES:
             yield name, f"is of {parameter.dtype}", "convert it to float32"
-        elif parameter.layout != torch.strided:
-            yield name, f"is of the layout {parameter.layout}", "make it dense (to_dense())"
         elif type(parameter.data) is not Tensor:
             yield name, f"is a {type(parameter.data).__name__}", "give the network before it was quantised or distributed"
 
@@ -131,10 +136,6 @@ def _no_parameters(backbone: nn.Module, parts: Sequence[str | type[nn.Module]] |
 
 def _no_parameter(module: nn.Module, leaf: str) -> tuple[str, str] | None:
     """Why the weight `leaf` of a layer is none of its parameters, and the remedy; None if it is, or it has no such weight."""
-    if isinstance(module, torch.jit.ScriptModule):
-        kinds = [kind.__name__ for kind in MASKABLE] + ["Conv1d", "Conv2d", "Conv3d"] + [f"ConvTranspose{n}d" for n in (1, 2, 3)]
-        scripted = leaf in dict(module.named_parameters(recurse=False)) and module.original_name in kinds
-        return ("is compiled by torch.jit", "give the module before it was scripted or traced") if scripted else None
     if any(kind.__module__.startswith("torch.ao.nn") and "quantized" in kind.__module__ for kind in type(module).__mro__):
         quantised = callable(getattr(module, leaf, None))
         return ("is quantised", "give the network before it was quantised") if quantised else None

@@ -72,9 +72,9 @@ def randomise(module: Module, *, kind: Kind = "signed_constant", seed: int, dens
 def _draw(shape: torch.Size, kind: Kind, generator: torch.Generator) -> Tensor:
     """Values of mean 0 and standard deviation 1, contiguous, on the CPU."""
     if kind == "kaiming_normal":
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator, dtype=torch.float32)
     if kind == "kaiming_uniform":
-        return torch.rand(shape, generator=generator).mul_(2).sub_(1).mul_(math.sqrt(3))
+        return torch.rand(shape, generator=generator, dtype=torch.float32).mul_(2).sub_(1).mul_(math.sqrt(3))
     return torch.randint(2, shape, generator=generator, dtype=torch.float32).mul_(2).sub_(1)
 
 

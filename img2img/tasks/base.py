@@ -192,7 +192,10 @@ def combine(**parts: Any) -> Metrics:
 
 def unit(pictures: Tensor) -> Tensor:
     """Pictures in [0, 255], usually 8-bit, as float32 in [0, 1]; a new tensor, made in one pass."""
-    return torch.div(pictures, 255)
+    if pictures.is_floating_point():
+        return torch.div(pictures, 255)
+    # Of whole numbers the quotient would be of PyTorch's default type.
+    return torch.div(pictures, 255, out=torch.empty_like(pictures, dtype=torch.float32))
 
 
 def pixels(picture: Tensor) -> NDArray[np.uint8]:

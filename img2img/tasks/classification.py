@@ -52,7 +52,7 @@ class Classification(Task):
         self.classes = tuple(classes)
         self.square = square
         self.out_channels = len(self.classes)
-        self.frequency = torch.full((self.out_channels,), 1 / self.out_channels)
+        self.frequency = torch.full((self.out_channels,), 1 / self.out_channels, dtype=torch.float32)
 
     def fit(self, pictures: PictureSet) -> None:
         """Find how frequent each class is in the training set."""

@@ -33,7 +33,7 @@ class EdgeColouring(ToPicture):
             raise InputError(f"edges drawing={drawing!r}: expected 'pair', 'canny' or 'sobel'")
         self.drawing = drawing
         self.reach = {"pair": 0, "sobel": 1, "canny": None}[drawing]
-        self.mean = torch.full((3,), 0.5)
+        self.mean = torch.full((3,), 0.5, dtype=torch.float32)
 
     def fit(self, pictures: PictureSet) -> None:
         """Find the mean colour of the training set."""

@@ -113,7 +113,7 @@ class Segmentation(Task):
 
 def palette(classes: int) -> Tensor:
     """Colours (256, 3) in [0, 1] by label: hues a golden section apart, so that neighbours differ; 0 is dark grey, void black."""
-    colours = torch.zeros(VOID + 1, 3)
+    colours = torch.zeros(VOID + 1, 3, dtype=torch.float32)
     for i in range(classes):
         hue, light = (i * 0.618034) % 1, (0.55, 0.7, 0.42)[i % 3]
         colours[i] = torch.tensor(colorsys.hls_to_rgb(hue, light, 0.75) if i else (0.25, 0.25, 0.25))

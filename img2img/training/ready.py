@@ -82,7 +82,7 @@ def check_output(ready: Ready, backbone: Backbone) -> None:
     """
     side = math.ceil(max(backbone.min_size, 1) / backbone.stride) * backbone.stride
     training = backbone.training
-    raw = backbone.eval()(torch.zeros(1, 3, side, side, device=backbone.mean.device))
+    raw = backbone.eval()(torch.zeros(1, 3, side, side, dtype=backbone.mean.dtype, device=backbone.mean.device))
     backbone.train(training)
     wanted, given = ready.task.whole_picture, raw.ndim == 2
     if wanted != given:

@@ -1,5 +1,8 @@
 """A loaded bundle: its tasks on one picture, lists and folders, at any size, with cached and merged weights, from threads."""
 
+import copy
+import multiprocessing
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -251,3 +254,46 @@ def test_options_that_cannot_be(bundle: Path, options: dict[str, Any], said: str
 def test_calls_that_cannot_be(model: Model, arguments: tuple[Any, ...], options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         model.run(*arguments, **options)
+
+
+def _in_another_process(model: Model, picture: Picture) -> tuple[Picture, dict[str, float], str]:
+    results = model.run("colour", picture)
+    return results, dict(model.tasks["parts"].figures), model.network.hash_backbone()
+
+
+@pytest.mark.parametrize("weights", ["cached", "merged"])
+def test_a_model_goes_to_a_worker_process(bundle: Path, weights: Any) -> None:
+    model, picture = img2img.load(bundle, weights=weights), _picture()
+    expected = model.run("colour", picture)  # what is derived of it is there, and stays behind
+    if weights == "merged":
+        again = pickle.loads(pickle.dumps(model))
+        assert np.array_equal(again.run("colour", picture), expected)
+        assert not copy.deepcopy(model)._plain
+        return
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found, figures, sha256 = pool.apply(_in_another_process, (model, picture))
+    assert np.array_equal(found, expected)
+    assert figures == {"mIoU": 0.5}
+    assert sha256 == model.network.backbone_sha256
+
+
+@pytest.mark.parametrize("weights", ["cached", "merged"])
+def test_a_default_type_of_float64_changes_nothing(bundle: Path, weights: Any) -> None:
+    picture = _picture(70, 180)
+    tensor = torch.from_numpy(picture).permute(2, 0, 1) / 255
+
+    def results() -> list[Any]:
+        model = img2img.load(bundle, weights=weights)
+        found = [model.run(name, picture, form=form, side=64) for name, task in model.tasks.items() for form in task.forms]
+        return [*found, *(model.run(name, tensor, tile=140) for name in model.tasks), model.network.backbone_sha256]
+
+    expected = results()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert type(ours) is type(theirs)
+        assert getattr(ours, "dtype", None) == getattr(theirs, "dtype", None)
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs))

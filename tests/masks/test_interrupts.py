@@ -4,7 +4,7 @@ import copy
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 from zoo import WithHead, evaluate, head, train
 
 from img2img import MaskedNetwork, masks
+from img2img.masks import checkpointing
 from img2img.masks.task_inference import by_norm_statistics
 
 FILES = (str(Path(masks.__file__).parent), str(Path(nn.__file__).parent), copy.__file__)
@@ -42,12 +43,12 @@ def net() -> MaskedNetwork:
 
 
 @contextmanager
-def interrupt_at(n: int) -> Iterator[list[int]]:
-    """A KeyboardInterrupt at the n-th line of the mask core, of `torch.nn` and of `copy` that runs; counts them."""
+def interrupt_at(n: int, files: tuple[str, ...] = FILES) -> Iterator[list[int]]:
+    """A KeyboardInterrupt at the n-th line that runs of `files`: the mask core, `torch.nn` and `copy`; counts them."""
     seen = [0]
 
     def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
-        if not frame.f_code.co_filename.startswith(FILES):
+        if not frame.f_code.co_filename.startswith(files):
             return None
         if event == "line":
             seen[0] += 1
@@ -330,4 +331,9 @@ def test_an_interrupt_does_not_switch_activation_checkpointing_off_elsewhere(net
     def check() -> None:
         torch.utils.checkpoint.checkpoint(layer, torch.ones(1, 2, requires_grad=True), use_reentrant=False).sum().backward()
 
-    everywhere(lambda: evaluate(net, "a", X), check, points=40)
+    check()
+    for n in range(1, 10):
+        with suppress(KeyboardInterrupt), interrupt_at(n, (checkpointing.__file__,)):
+            evaluate(net, "a", X)
+        torch.set_grad_enabled(True)
+        check()

@@ -262,6 +262,22 @@ def test_a_merged_module_can_be_fine_tuned_and_is_no_part_of_the_network(net: Ma
     assert torch.equal(evaluate(net, "a", x), before)
 
 
+def test_a_merged_module_requires_no_grad_and_takes_the_networks_kernels(x: torch.Tensor) -> None:
+    """SMP's Segformer has linear layers over transposed tokens, of which PyTorch computes those that require grad otherwise."""
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    net = MaskedNetwork(smp.Segformer("mit_b0", encoder_weights=None), head="segmentation_head")
+    net.add_task("a", masks.Piggyback(start="uniform"), head=nn.Conv2d(256, 3, 1))
+    net.freeze_task("a")
+    pictures = torch.rand(2, 3, 64, 64)
+    expected, plain = evaluate(net, "a", pictures), net.merge("a")
+    assert not any(p.requires_grad for p in plain.parameters())
+    assert torch.equal(plain(pictures), expected)
+    deployed = net.deploy()
+    deployed.activate("a")
+    assert torch.equal(deployed(pictures), expected)
+    assert all(p.requires_grad for p in net.merge("a", requires_grad=True).parameters())
+
+
 def test_a_task_module_has_the_tasks_parameters_alone(net: MaskedNetwork, x: torch.Tensor) -> None:
     module = net.task_module("b")
     assert {id(p) for p in module.parameters()} == {id(p) for p in net.state("b").parameters()}

@@ -39,6 +39,23 @@ class Tied(nn.Module):
         return self.output(torch.tanh(self.mix(self.embedding(tokens))))
 
 
+class Tokens(nn.Module):
+    """Attention made of linear layers, whose inputs of three dimensions are transposed views, and so not contiguous.
+
+    PyTorch chooses a linear layer's kernel there by whether its weight requires grad, even without grad.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixer = nn.Linear(8, 24)
+        self.norm = nn.LayerNorm(8)
+        self.output = nn.Linear(8, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries, keys, values = self.mixer(x.transpose(1, 2)).chunk(3, -1)
+        return self.output(nn.functional.scaled_dot_product_attention(queries, keys, self.norm(values)).transpose(0, 1))
+
+
 class TwoInputs(nn.Module):
     """A bilinear layer of an input with itself."""
 
@@ -93,6 +110,10 @@ def attention() -> tuple[nn.Module, Tensor]:
     return Attention(), torch.randn(4, 5, 8)
 
 
+def tokens() -> tuple[nn.Module, Tensor]:
+    return Tokens(), torch.randn(3, 8, 5)
+
+
 def tied() -> tuple[nn.Module, Tensor]:
     return Tied(), torch.randint(10, (4, 5))
 
@@ -101,9 +122,8 @@ def bilinear() -> tuple[nn.Module, Tensor]:
     return TwoInputs(), torch.randn(4, 6)
 
 
-LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
-    f.__name__: f for f in (conv2d, grouped, transposed2d, one_dimension, three_dimensions, linear, attention, tied, bilinear)
-}
+_LAYERS = (conv2d, grouped, transposed2d, one_dimension, three_dimensions, linear, attention, tokens, tied, bilinear)
+LAYERS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {f.__name__: f for f in _LAYERS}
 
 # A low margin, so that a few training steps flip bits. One line a method and variant; the contract test runs over all.
 METHODS: dict[str, Callable[[], masks.MaskMethod]] = {

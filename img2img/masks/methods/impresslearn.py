@@ -120,7 +120,7 @@ class ImpressLearn(MaskMethod):
         combined, own = self._split(layers)
         masks: dict[str, Mask] = {}
         for name, layer in combined.items():
-            alpha = torch.full((basis.count,), 1 / basis.count, device=layer.weight.device)
+            alpha = torch.full((basis.count,), 1 / basis.count, dtype=torch.float32, device=layer.weight.device)
             masks[name] = ImpressMask(name, basis, alpha, frozen=False)
         return masks | (self._last().create(own, bases) if own else {})
 

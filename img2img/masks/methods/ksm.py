@@ -99,7 +99,7 @@ class KSMMask(BinaryMask):
 
     def scores_for(self, mask: Tensor) -> Tensor:
         """Ones as fresh ones are, zeros as far below the threshold as `init` is above it."""
-        return torch.where(mask, self.method.fresh_ones(torch.empty(mask.shape, device=mask.device)), self.method.fresh_zero)
+        return torch.where(mask, self.method.fresh_ones(mask.new_empty(mask.shape, dtype=torch.float32)), self.method.fresh_zero)
 
     def effective(self, weight: Tensor) -> Tensor:
         """`W ∘ M`, or `W ∘ (M + A)` of a soft mask."""
@@ -175,7 +175,7 @@ class SoftKSMMask(KSMMask):
         """Ones as fresh ones are, zeros where `A` is 0, so that the effective weight is the binary mask's."""
         # With minmax the lowest score of the layer is the one with A = 0, wherever it is.
         zero = 0.0 if self.method.normal == "max" else self.method.fresh_zero
-        return torch.where(mask, self.method.fresh_ones(torch.empty(mask.shape, device=mask.device)), zero)
+        return torch.where(mask, self.method.fresh_ones(mask.new_empty(mask.shape, dtype=torch.float32)), zero)
 
     @torch.no_grad()
     def start_from(self, other: Mask) -> None:
@@ -202,7 +202,7 @@ class SoftKSMMask(KSMMask):
         if self.method.normal == "max":
             return (scales * (edge if top is None else top)).clamp_(max=edge)
         scales = scales.clamp(0, 1)
-        low = torch.tensor(self.method.fresh_zero, device=scales.device)
+        low = torch.tensor(self.method.fresh_zero, dtype=torch.float32, device=scales.device)
         if top is None:
             return (low + scales * (edge - low)).clamp_(max=edge)
         # The lowest score must be so low that the largest A comes out below the threshold.

@@ -59,7 +59,7 @@ def select(weight: Tensor, score: Tensor, threshold: float) -> Tensor:
 
 def below(threshold: float) -> float:
     """The float32 number next below `threshold` rounded to float32."""
-    return torch.nextafter(torch.tensor(threshold), torch.tensor(-math.inf)).item()
+    return torch.nextafter(*torch.tensor([threshold, -math.inf], dtype=torch.float32)).item()
 
 
 class PiggybackMask(BinaryMask):

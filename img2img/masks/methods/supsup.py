@@ -103,7 +103,7 @@ class TopKMask(BinaryMask):
         fewer all, and a random choice of the zeros with them.
         """
         # 1 - [0, 1), since a score of exactly 0 would be neither. Not in mask's memory format: the draw must not depend on it.
-        size = torch.rand(mask.shape, device=mask.device).neg_().add_(1).mul_(self.bound)
+        size = torch.rand(mask.shape, dtype=torch.float32, device=mask.device).neg_().add_(1).mul_(self.bound)
         return torch.where(mask, size, -size)
 
     def start_from(self, other: Mask) -> None:
@@ -169,7 +169,8 @@ class SupSup(MaskMethod):
         for name, layer in layers.items():
             score = layer.empty_scores()
             # Drawn in row-major order, so that a seed means the same in any memory format.
-            drawn = torch.rand(score.shape, device=score.device).mul_(2).sub_(1).mul_(1 / math.sqrt(layer.fan_in))
+            drawn = torch.rand(score.shape, dtype=score.dtype, device=score.device).mul_(2).sub_(1)
+            drawn.mul_(1 / math.sqrt(layer.fan_in))
             masks[name] = TopKMask(layer, score.copy_(drawn), None, counts[name])
         self.prepare(masks)
         return masks

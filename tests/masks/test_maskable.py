@@ -1,0 +1,154 @@
+"""What cannot be masked, and selections that pick nothing, are refused and named."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.utils as old_style
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+from zoo import Tied, WithHead, evaluate, head, train
+
+from img2img import InputError, MaskedNetwork, masks
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def first(change: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """A network of two convolutions, the first of them changed."""
+    return nn.Sequential(change(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+
+def with_weight(layer: nn.Module, weight: torch.Tensor, *, buffer: bool = False) -> nn.Module:
+    """The layer with a weight of another kind."""
+    del layer.weight
+    if buffer:
+        layer.register_buffer("weight", weight)
+    else:
+        layer.weight = weight
+    return nn.Sequential(layer, nn.Linear(4, 4))
+
+
+def fixed(weight: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(weight, requires_grad=False)
+
+
+def quantised() -> nn.Module:
+    return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 4), nn.Conv2d(3, 3, 1)), {nn.Linear})
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "spectral_norm": (lambda: first(parametrizations.spectral_norm), r"0\.weight is parametrised by SpectralNorm.*remove_param"),
+    "weight_norm": (lambda: first(parametrizations.weight_norm), r"0\.weight is parametrised by WeightNorm.*remove_param"),
+    "orthogonal": (lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(4, 4))), r"0\.weight is parametrised by Ortho"),
+    "attention": (
+        lambda: nn.Sequential(parametrizations.weight_norm(nn.MultiheadAttention(8, 2), "in_proj_weight")),
+        r"0\.in_proj_weight is parametrised",
+    ),
+    "old weight_norm": (lambda: first(old_style.weight_norm), r"0\.weight .*\(weight_norm\).*remove_weight_norm"),
+    "old spectral_norm": (lambda: first(old_style.spectral_norm), r"0\.weight .*\(spectral_norm\).*remove_spectral_norm"),
+    "pruned": (lambda: first(lambda c: prune.random_unstructured(c, "weight", 0.5)), r"0\.weight .*\(pruning\).*prune\.remove"),
+    "lazy": (lambda: first(lambda c: nn.LazyConv2d(8, 3)), r"0\.weight .*lazy.*run the backbone once"),
+    "lazy norm": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.LazyBatchNorm2d()), r"1\.weight .*lazy"),
+    "meta": (lambda: first(lambda c: c.to("meta")), r"0\.weight .*no values.*load its weights"),
+    "int8": (lambda: with_weight(nn.Linear(4, 4), fixed(torch.ones(4, 4, dtype=torch.int8))), r"0\.weight is of torch\.int8"),
+    "complex": (lambda: nn.Sequential(nn.Linear(4, 4, dtype=torch.complex64)), r"0\.weight is of torch\.complex64"),
+    "float8": (lambda: with_weight(nn.Linear(4, 4), fixed(torch.ones(4, 4).to(torch.float8_e4m3fn))), r"0\.weight .*float8"),
+    "sparse": (lambda: with_weight(nn.Linear(4, 4), fixed(torch.ones(4, 4).to_sparse())), r"0\.weight .*layout.*to_dense"),
+    "buffer": (lambda: with_weight(nn.Linear(4, 4), torch.ones(4, 4), buffer=True), r"0\.weight is a buffer and no parameter"),
+    "attribute": (lambda: with_weight(nn.Linear(4, 4), torch.ones(4, 4)), r"0\.weight is an attribute and no parameter"),
+    "result": (lambda: with_weight(nn.Linear(4, 4), torch.ones(4, 4, requires_grad=True) * 2), r"0\.weight .*gradient history"),
+    "quantised": (quantised, r"0\.weight is quantised"),
+    "scripted": (lambda: first(torch.jit.script), r"0 of the backbone is compiled by torch\.jit"),
+    "with a lock": (lambda: first(lambda c: setattr(c, "lock", threading.Lock()) or c), r"cannot be copied \(.*lock"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", REFUSED)
+def test_weights_that_no_mask_could_act_on_are_named_and_refused_with_the_remedy(kind: str) -> None:
+    make, message = REFUSED[kind]
+    with pytest.raises(InputError, match=message):
+        MaskedNetwork(make())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["spectral_norm", "weight_norm"])
+def test_parametrised_weights_may_be_made_plain_left_out_or_masked_in_their_originals(kind: str) -> None:
+    backbone = first(getattr(parametrizations, kind)).eval()
+    with pytest.raises(InputError, match="parametrised"):
+        MaskedNetwork(backbone, select=["0.*", "3.*"])
+    outputs = {}
+    for name, select in (("left out", "3.*"), ("original", lambda name, module, p: ".original" in name and p.ndim == 4)):
+        net = MaskedNetwork(backbone, select=select)  # type: ignore[arg-type]
+        net.add_task("a", masks.Piggyback(start="uniform"))
+        train(net, "a", X)
+        net.freeze_task("a")
+        outputs[name] = evaluate(net, "a", X)
+        assert torch.equal(net.merge("a")(X), outputs[name])
+        assert net.hash_backbone() == net.backbone_sha256
+    nn.utils.parametrize.remove_parametrizations(backbone[0], "weight")
+    assert MaskedNetwork(backbone).roles.masked == ("0.weight", "3.weight")
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        ("encodr.*", r"'encodr\.\*' fits no weight .*none has such a name.*body\.0\.weight, body\.3\.weight"),
+        (["body.0.*", "body.7.weight"], r"'body\.7\.weight' fits no weight"),
+        (["body.0.weight", nn.Conv3d], r"Conv3d fits no weight .*no such layer"),
+        ("body.1.*", r"body\.1\.weight is no weight of convolutions.*function"),
+        ("body.0.bias", r"body\.0\.bias is no weight of convolutions.*function"),
+        (["body.*", "head.*"], r"'head' is the head, which is each task's own"),
+        ((), r"nothing to mask: select=\(\) picks none of the 8 parameters"),
+        (lambda name, module, p: False, r"nothing to mask: select=.* picks none"),
+    ],
+)
+def test_a_selection_of_which_a_part_fits_nothing_is_refused(select: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        MaskedNetwork(WithHead(), head="head", select=select)  # type: ignore[arg-type]
+    relaxed = MaskedNetwork(WithHead(), head="head", select=select, strict=False)  # type: ignore[arg-type]
+    assert set(relaxed.roles.masked) <= {"body.0.weight", "body.3.weight"}
+
+
+def test_a_pattern_for_the_second_name_of_a_tied_weight_is_told_the_first() -> None:
+    with pytest.raises(InputError, match=r"output\.weight is the same tensor as embedding\.weight"):
+        MaskedNetwork(Tied(), select=["embedding.*", "output.*"])
+
+
+@pytest.mark.parametrize("backbone", [nn.Identity(), nn.BatchNorm2d(3), nn.LSTM(3, 4)], ids=lambda m: type(m).__name__)
+def test_a_network_of_which_nothing_can_be_masked_is_refused(backbone: nn.Module) -> None:
+    with pytest.raises(InputError, match="nothing to mask: by default the weights of convolutions"):
+        MaskedNetwork(backbone)
+
+
+def test_a_recurrent_layers_weights_are_masked_when_a_function_selects_them() -> None:
+    """Its calls read a list of its own, and not its parameters."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(3, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.rnn(x)[0]
+
+    plain, x = Last().requires_grad_(False), torch.randn(2, 5, 3)
+    net = MaskedNetwork(plain, select=lambda name, module, p: name.startswith("rnn.weight"))
+    net.add_task("a", masks.Piggyback(start="uniform"))
+    output = net(x, task="a")
+    output.sum().backward()
+    assert all(p.grad is not None for p in net.state("a").parameters())
+    for name, mask in net.state("a").binaries().items():
+        plain.get_parameter(name).mul_(mask)
+    assert torch.allclose(plain(x), output)
+    with torch.no_grad():
+        assert torch.equal(net.merge("a")(x), evaluate(net, "a", x))
+
+
+def test_own_patterns_that_fit_nothing_are_refused() -> None:
+    net = MaskedNetwork(WithHead(), head="head")
+    with pytest.raises(InputError, match=r"own='bodi\.\*' fits no weight"):
+        net.add_task("a", masks.Mixed(method=masks.Piggyback(), own=["body.0.*", "bodi.*"]), head=head())
+    assert net.tasks() == ()
