@@ -141,7 +141,7 @@ def _at_full_size(raws: Iterator[Tensor], view: Size, size: Size) -> Iterator[tu
                 yield first, first + part.shape[-2], part
                 first += part.shape[-2]
         return
-    made, above, held = 0, 0, torch.empty(0)
+    made, above, held = 0, 0, torch.empty(0, dtype=torch.float32)
     for rows in raws:
         held = torch.cat([held, rows], -2) if len(held) else rows
         here = above + held.shape[-2]

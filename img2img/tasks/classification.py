@@ -113,7 +113,7 @@ class Classification(Task):
         index = prediction if prediction.ndim == 1 else prediction.argmax(1)
         rows, width = input.shape[-2:]
         factor = _factor(height, width)
-        shown = torch.empty(len(input), 3, factor * rows, factor * width, device=input.device)
+        shown = torch.empty(len(input), 3, factor * rows, factor * width, dtype=torch.float32, device=input.device)
         for i, (picture, number) in enumerate(zip(input, index.tolist(), strict=True)):
             array = pixels(picture.float().expand(3, -1, -1)).repeat(factor, axis=0).repeat(factor, axis=1)
             _write_name(array, self.classes[number], first=factor * first, height=factor * height)
