@@ -19,6 +19,7 @@ from img2img.data.decode import list_pictures
 from img2img.errors import InputError
 from img2img.inference.images import Opened, Picture
 from img2img.inference.large import Setting
+from img2img.inference.memory import memory_needed, network_bytes
 from img2img.inference.opening import Failed, as_many, folder_of, open_each, open_one
 from img2img.inference.running import OVERLAP, TILE, checked_form, checked_side, checked_tile, prediction, results, view_of
 from img2img.masks.task import total_bytes
@@ -105,6 +106,7 @@ class Model:
         self._tasks: dict[str, Task] = {name: self._build(name) for name in self.network.tasks()}
         self._plain: OrderedDict[str, nn.Module] = OrderedDict()
         self._merging = Lock()
+        self._network_bytes: dict[str, float] = {}
 
     # ------------------------------------------------------------------ what there is
 
@@ -236,6 +238,24 @@ class Model:
     def check(self, task: str, *, form: str | None = None, side: int | None = None, tile: int | None = TILE) -> None:
         """Raise the `InputError` that `run` would raise for these arguments, whatever the picture."""
         self._way(task, form=form, side=side, tile=tile)
+
+    def memory(self, task: str, size: tuple[int, int], *, side: int | None = None, tile: int | None = TILE) -> int:
+        """A bound in bytes on what `run` takes for one picture beside the loaded model; `inference.memory` says what it is made of.
+
+        Args:
+            task: one of `tasks`.
+            size: (height, width) of the picture.
+            side: as of `run`.
+            tile: as of `run`.
+
+        Raises:
+            InputError: no such task, an option out of range, or a view that `run` would refuse.
+        """
+        way = self._way(task, form=None, side=side, tile=tile)
+        setting = self._setting(task, size, side=way["side"], tile=way["tile"])
+        if task not in self._network_bytes:
+            self._network_bytes[task] = network_bytes(setting)
+        return memory_needed(size, setting, self._network_bytes[task])
 
     def _way(self, name: str, *, form: Any, side: Any, tile: Any) -> dict[str, Any]:
         task = self.task(name)
