@@ -296,7 +296,7 @@ class Model:
         """
         from img2img.inference.adding import train_new_task
 
-        if name in self._tasks:
+        if arguments.text("name", name, "night") in self._tasks:
             raise InputError(f"there is a task {name!r} already: choose another name")
         train_new_task(self.folder, name, task=task, data=data, method=method, train=train, out=out)
         load_bases(self.folder, read_bundle(self.folder)["bases"], self.network)
@@ -309,7 +309,9 @@ class Model:
         """Write the bundle with a model card in the hub's conventions; see `img2img.hub.save_pretrained`."""
         from img2img.hub import save_pretrained
 
-        return save_pretrained(self.folder, folder, license=license)
+        if license is not None:
+            arguments.text("license", license, "apache-2.0")
+        return save_pretrained(self.folder, arguments.path("folder", folder), license=license)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, license: str | None = None) -> str:
         """Send the bundle with a model card to the hub; see `img2img.hub.push_to_hub`. Returns the commit's address."""
@@ -317,6 +319,10 @@ class Model:
 
         from img2img.hub import push_to_hub, save_pretrained
 
+        arguments.text("repo_id", repo_id, "owner/name")
+        arguments.flag("private", private)
+        if license is not None:
+            arguments.text("license", license, "apache-2.0")
         with tempfile.TemporaryDirectory() as temporary:
             folder = save_pretrained(self.folder, Path(temporary) / "bundle", license=license, repo_id=repo_id)
             return push_to_hub(folder, repo_id, private=private)
