@@ -42,7 +42,8 @@ def train_new_task(
         The run folder.
 
     Raises:
-        InputError: the name is taken, an argument is of a wrong type, `out` is an input, or whatever the experiment finds wrong. The bundle is as it was.
+        InputError: the name is taken, an argument is of a wrong type, `out` is an input, or whatever the experiment finds
+            wrong. The bundle is as it was.
     """
     from img2img.join import join_bundles
     from img2img.run import run

@@ -240,7 +240,7 @@ class Model:
         self._way(task, form=form, side=side, tile=tile)
 
     def memory(self, task: str, size: tuple[int, int], *, side: int | None = None, tile: int | None = TILE) -> int:
-        """A bound in bytes on what `run` takes for one picture beside the loaded model; `inference.memory` says what it is made of.
+        """A bound in bytes on what `run` takes for one picture beside the loaded model; see `inference.memory`.
 
         Args:
             task: one of `tasks`.

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from img2img.training.evaluate import Evaluator, Network
 
-
 _ROWS = 128
 """Rows of the raw output that are made at a time, of those that a row of tiles completes."""
 

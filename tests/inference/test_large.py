@@ -101,7 +101,9 @@ def test_every_type_and_form(model: Model, monkeypatch: pytest.MonkeyPatch, size
         assert parts.dtype == np.uint8
         assert parts.shape == whole.shape
         assert (parts != whole).mean() < 1e-3
-        image, again = _both(model, monkeypatch, lambda form=form: model.run("parts", Image.fromarray(picture), form=form, tile=160))
+        image, again = _both(
+            model, monkeypatch, lambda form=form: model.run("parts", Image.fromarray(picture), form=form, tile=160)
+        )
         assert (image.mode, image.size) == (again.mode, again.size)
         assert np.array_equal(np.asarray(image), parts)
     kept = model.run("colour", Image.fromarray(transparent), tile=160)
@@ -119,14 +121,18 @@ def test_every_type_and_form(model: Model, monkeypatch: pytest.MonkeyPatch, size
 
 
 @pytest.mark.parametrize("size", [(310, 200), (150, 333), (20, 400)])
-def test_classes_are_written_on_large_pictures_too(classifier: Model, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+def test_classes_are_written_on_large_pictures_too(
+    classifier: Model, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
     picture = _picture(*size)
     named, whole = _both(classifier, monkeypatch, lambda: classifier.run("animals", picture, tile=160))
     assert np.array_equal(named, whole)
     assert named.shape[0] >= 120
     scores, again = _both(classifier, monkeypatch, lambda: classifier.run("animals", picture, form="scores", tile=160))
     assert scores == pytest.approx(again, abs=1e-5)
-    raw, same = _both(classifier, monkeypatch, lambda: classifier.run("animals", torch.rand(2, 3, *size), form="scores", tile=160))
+    raw, same = _both(
+        classifier, monkeypatch, lambda: classifier.run("animals", torch.rand(2, 3, *size), form="scores", tile=160)
+    )
     assert raw.shape == same.shape == (2, 3)
 
 
@@ -135,12 +141,16 @@ def test_a_task_of_which_nothing_is_known_is_made_as_a_whole(model: Model, monke
     task = model.task("clean")
     show = type(task).show
     monkeypatch.setattr(type(task), "in_parts", False)
-    monkeypatch.setattr(type(task), "show", lambda self, prediction, *a: seen.append(tuple(prediction.shape)) or show(self, prediction, *a))
+    monkeypatch.setattr(
+        type(task), "show", lambda self, prediction, *a: seen.append(tuple(prediction.shape)) or show(self, prediction, *a)
+    )
     model.run("clean", _picture(310, 200), tile=160)
     assert seen == [(1, 3, 310, 200)]
 
 
-@pytest.mark.parametrize(("size", "view"), [((50, 40), (20, 16)), ((50, 40), (120, 90)), ((50, 40), (50, 17)), ((301, 7), (3, 2))])
+@pytest.mark.parametrize(
+    ("size", "view"), [((50, 40), (20, 16)), ((50, 40), (120, 90)), ((50, 40), (50, 17)), ((301, 7), (3, 2))]
+)
 def test_rows_of_a_resized_picture(size: tuple[int, int], view: tuple[int, int]) -> None:
     picture = torch.rand(2, 3, *size) * 255
     expected = F.interpolate(picture, view, mode="bilinear", antialias=True, align_corners=False)
