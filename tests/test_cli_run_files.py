@@ -67,7 +67,9 @@ def _whole_folder(folder: Path) -> tuple[list[Path], Path]:
 
 
 @pytest.mark.parametrize(
-    "case", [_same_folder, _by_a_dot, _by_a_link, _from_a_link, _by_a_hard_link, _whole_folder], ids=lambda case: case.__name__[1:]
+    "case",
+    [_same_folder, _by_a_dot, _by_a_link, _from_a_link, _by_a_hard_link, _whole_folder],
+    ids=lambda case: case.__name__[1:],
 )
 def test_an_input_is_never_overwritten(bundle: Path, tmp_path: Path, case: Callable[[Path], tuple[list[Path], Path]]) -> None:
     photo = _picture(tmp_path / "photos" / "b.png")
@@ -89,7 +91,9 @@ def test_nor_is_another_of_the_inputs(tmp_path: Path) -> None:
 def test_nor_by_a_name_that_differs_in_case_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo = _picture(tmp_path / "Photo.png")
     stat = os.stat
-    monkeypatch.setattr(os, "stat", lambda path, **k: stat(tmp_path / "Photo.png" if Path(path).name == "photo.png" else path, **k))
+    monkeypatch.setattr(
+        os, "stat", lambda path, **k: stat(tmp_path / "Photo.png" if Path(path).name == "photo.png" else path, **k)
+    )
     with pytest.raises(InputError, match="one of the inputs"):
         check_targets([Planned("colour", photo, tmp_path / "photo.png")], overwrite=True)
 
@@ -98,7 +102,9 @@ def test_nor_are_pictures_in_the_folder_of_a_videos_frames(bundle: Path, tmp_pat
     _video(tmp_path / "clip.avi", (32, 32))
     frame = _picture(tmp_path / "out" / "clip" / "000001.png")
     before = frame.read_bytes()
-    result = call("run", "colour", tmp_path / "clip.avi", frame, "--frames", "--out", tmp_path / "out", "--overwrite", "-b", bundle)
+    result = call(
+        "run", "colour", tmp_path / "clip.avi", frame, "--frames", "--out", tmp_path / "out", "--overwrite", "-b", bundle
+    )
     assert isinstance(result.exception, InputError)
     assert frame.read_bytes() == before
 
@@ -159,7 +165,9 @@ def test_a_name_that_is_too_long_for_a_result_fails_alone(
     for name in (long, "z.png"):
         _picture(Path(name))
     for options in ((), ("--overwrite",)):
-        result = call("run", "animals", long, "z.png", "--form", "scores", "--out", f"out{len(options)}", "--bundle", animals, *options)
+        result = call(
+            "run", "animals", long, "z.png", "--form", "scores", "--out", f"out{len(options)}", "--bundle", animals, *options
+        )
         assert result.exit_code == 1
         assert not isinstance(result.exception, OSError | InputError)
         assert "too long" in result.stderr
@@ -192,7 +200,9 @@ def test_memory_that_runs_out_for_one_picture_ends_no_batch(
     def once(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 1:
-            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: not enough memory: you tried to allocate 9")
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: not enough memory: you tried to allocate 9"
+            )
         return results(*arguments)
 
     monkeypatch.setattr(model, "results", once)
@@ -278,7 +288,9 @@ def test_an_error_within_a_video_ends_no_batch(bundle: Path, tmp_path: Path, mon
 def test_labels_and_scores_are_no_video(bundle: Path, tmp_path: Path) -> None:
     _video(tmp_path / "a.avi", (48, 32))
     _picture(tmp_path / "b.png")
-    result = call("run", "parts", tmp_path / "b.png", tmp_path / "a.avi", "--form", "labels", "--out", tmp_path / "out", "-b", bundle)
+    result = call(
+        "run", "parts", tmp_path / "b.png", tmp_path / "a.avi", "--form", "labels", "--out", tmp_path / "out", "-b", bundle
+    )
     assert isinstance(result.exception, InputError)
     assert "--frames" in str(result.exception)
     assert not (tmp_path / "out").exists(), "said before anything runs"

@@ -40,7 +40,7 @@ def export(
         img2img export runs/demo all --format onnx_shared --out exported
     """
     from img2img.bundle import bundle_folder, read_bundle
-    from img2img.export import export_bundle, export_task, load_tasks
+    from img2img.export import check_outside, export_bundle, export_task, load_tasks
 
     fixed = None if size is None else _size(size)
     if task == "all":
@@ -53,6 +53,7 @@ def export(
     elif format == "onnx_shared":
         made = export_bundle(bundle, out, format=format, tasks=[task], raw=raw, size=fixed)
     else:
+        check_outside(bundle, out)
         network, tasks = load_tasks(bundle)
         if task not in tasks:
             raise InputError(f"no task {task!r} in {bundle}: expected one of {', '.join(tasks)}")

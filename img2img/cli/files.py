@@ -117,7 +117,8 @@ def do_pictures(
         return
     results = model.stream(jobs[0].task, (job.source for job in jobs), errors="return", **options)
     for job, result in zip(jobs, results, strict=True):
-        yield job, result if isinstance(result, Exception) else write_result(job.target, result, overwrite=overwrite)
+        failed = isinstance(result, InputError | MemoryError)
+        yield job, result if failed else write_result(job.target, result, overwrite=overwrite)
 
 
 def do_video(model: "Model", job: Planned, *, overwrite: bool, **options: Any) -> Failure | None:

@@ -48,6 +48,8 @@ def _page_of_run(run: Path, out: Path) -> tuple[Path, Path]:
 
     read_results(run)
     if out.resolve() != run.resolve():
+        if (out / "progress.json").is_file():
+            raise InputError(f"--out {out} is the folder of another run, whose results would be lost: choose another")
         out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / "results.json", out / "results.json")
         for folder in ("pictures", "metrics"):

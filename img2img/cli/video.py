@@ -1,7 +1,7 @@
 """Videos through a task: of the same size, speed and number of frames, or as a folder of frames.
 
-OpenCV reads and writes them. Its encoders of MP4 leave out the last column and row of odd sizes, so a video of an odd size becomes
-Motion JPEG in an AVI file, which keeps them.
+OpenCV reads and writes them. Its encoders of MP4 leave out the last column and row of odd sizes, so a video of an odd size
+becomes Motion JPEG in an AVI file, which keeps them.
 """
 
 import errno
@@ -148,8 +148,11 @@ def _write(path: Path, frames: Iterable[NDArray[np.uint8]], ending: str, fps: fl
         for frame in frames:
             if writer is None:
                 size = (frame.shape[1], frame.shape[0])
+                # The AVI's header is written anew below, with rates that OpenCV does not take.
                 way = (cv2.CAP_OPENCV_MJPEG, "MJPG") if ending == ".avi" else (cv2.CAP_FFMPEG, "mp4v")
-                writer = cv2.VideoWriter(str(named), way[0], cv2.VideoWriter.fourcc(*way[1]), fps, size)
+                writer = cv2.VideoWriter(
+                    str(named), way[0], cv2.VideoWriter.fourcc(*way[1]), max(1.0, fps) if ending == ".avi" else fps, size
+                )
                 if not writer.isOpened():
                     raise InputError(
                         f"no video of {size[0]} x {size[1]} at {fps:g} frames a second can be written: give --frames"

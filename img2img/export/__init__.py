@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from img2img import arguments
 from img2img.errors import InputError
 from img2img.export.check import Agreement
 from img2img.export.graph import interface, task_graph
@@ -72,7 +73,9 @@ def export_task(
         InputError: an unknown task, format or size; a missing package; a network that the format cannot hold; a file that
             does not compute what the network does.
     """
-    path = Path(path)
+    path = arguments.path("path", path)
+    arguments.flag("raw", raw)
+    size = _checked_size(size)
     format = _format_of(path, format)
     check_writable(path.parent, "out")
     graph = task_graph(network, name, task, raw=raw)
@@ -121,6 +124,10 @@ def export_bundle(
     Raises:
         InputError: as `export_task`, or the bundle cannot be read.
     """
+    folder = arguments.path("folder", folder)
+    arguments.flag("raw", raw)
+    size = _checked_size(size)
+    check_outside(arguments.path("bundle", bundle), folder)
     ending = FORMATS["onnx" if format == SHARED else _format_of(Path(), format)]
     check_writable(folder, "out")
     network, known = load_tasks(bundle)
@@ -141,6 +148,27 @@ def export_bundle(
     ]
 
 
+def check_outside(bundle: Path, path: Path) -> None:
+    """Refuse a file or folder within a bundle, whose own files have such names."""
+    from img2img.bundle import bundle_folder
+
+    inside = bundle_folder(bundle).resolve()
+    if inside in (path.resolve(), *path.resolve().parents):
+        raise InputError(f"{path} lies within the bundle that is exported, {inside}: its own files could be lost; choose another")
+
+
+def _checked_size(size: object) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    sides = list(size) if isinstance(size, tuple | list) else []
+    if len(sides) != 2:
+        raise InputError(f"size={size!r}: expected (height, width) in pixels, or None")
+    height, width = (arguments.whole_number("size", side, of="pixel") for side in sides)
+    if height is None or width is None:
+        raise InputError(f"size={size!r}: expected (height, width) in pixels, or None")
+    return height, width
+
+
 def load_tasks(bundle: str | os.PathLike[str]) -> tuple[MaskedNetwork, dict[str, Task]]:
     """The network of a bundle, or of a run's `bundle` folder, and its tasks by name.
 
@@ -157,7 +185,7 @@ def load_tasks(bundle: str | os.PathLike[str]) -> tuple[MaskedNetwork, dict[str,
 def _format_of(path: Path, format: str | None) -> str:
     by_ending = {ending: name for name, ending in FORMATS.items()}
     found = by_ending.get(path.suffix) if format is None else format
-    if found not in FORMATS:
+    if not isinstance(found, str) or found not in FORMATS:
         raise InputError(
             f"export got the format {format!r} for {path.name or 'a folder'}: expected one of {', '.join(FORMATS)}; give "
             "format=, or a file name with one of the endings " + ", ".join(by_ending)

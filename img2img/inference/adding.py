@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from img2img import arguments
 from img2img.bundle import bundle_folder, check_bundle, read_bundle, task_path
 from img2img.errors import InputError
 from img2img.masks import METHODS
@@ -43,16 +44,22 @@ def train_new_task(
         The run folder.
 
     Raises:
-        InputError: the name is taken, the bundle cannot be written to, or whatever the experiment finds wrong. The bundle is as
-            it was.
+        InputError: the name is taken, an argument is of a wrong type, `out` is an input, the bundle cannot be written to, or
+            whatever the experiment finds wrong. The bundle is as it was.
     """
     from img2img.join import join_bundles
     from img2img.run import run
 
-    check_name(name)
-    folder = bundle_folder(bundle)
+    check_name(arguments.text("name", name, "night"))
+    task = arguments.mapping("task", task, {"kind": "translation"})
+    data = arguments.mapping("data", data, {"kind": "paired_folders", "inputs": "day", "targets": "night"})
+    train = arguments.mapping("train", {} if train is None else train, {"steps": 800})
+    if not isinstance(method, str):
+        method = arguments.mapping("method", method, {"name": "piggyback"})
+    folder = bundle_folder(arguments.path("bundle", bundle))
     description = read_bundle(folder)
-    out = Path("runs") / name if out is None else Path(out)
+    out = Path("runs") / name if out is None else arguments.path("out", out)
+    _check_out(out, folder, data)
     if name in description["tasks"] and not _is_of(out, folder, name):
         raise InputError(f"the bundle in {folder} has a task {name!r} already: choose another name, or delete that one first")
     check_writable(folder, "bundle", "tasks", "bases")
@@ -61,8 +68,8 @@ def train_new_task(
     if config["method"].get("name") not in METHODS:
         raise InputError(f"the method {config['method'].get('name')!r} masks nothing: expected one of {', '.join(METHODS)}")
     config |= {"name": name, "out": str(out), "sequence": [name]}
-    config["tasks"] = {name: {"task": dict(task), "data": dict(data), **config.get("tasks", {}).get(name, {})}}
-    config["train"] |= dict(train or {})
+    config["tasks"] = {name: {"task": task, "data": data, **config.get("tasks", {}).get(name, {})}}
+    config["train"] |= train
     check_bundle(folder)  # join_bundles does, after the training
     run(config)
     join_bundles(folder, [out])
@@ -73,6 +80,15 @@ def _is_of(run: Path, bundle: Path, name: str) -> bool:
     """Whether a bundle's task came from this run: a call that was ended after it had joined them goes on with the same one."""
     learned = task_path(run / "bundle", name)
     return learned.is_file() and learned.read_bytes() == task_path(bundle, name).read_bytes()
+
+
+def _check_out(out: Path, bundle: Path, data: Mapping[str, Any]) -> None:
+    """Refuse a run folder that is the bundle, the run of the bundle, or a folder of the pictures to learn from."""
+    inputs = [Path(value).expanduser() for value in data.values() if isinstance(value, str)]
+    taken = [bundle, *([bundle.parent] if bundle.name == "bundle" else []), *inputs]
+    for path in taken:
+        if out.resolve() == path.resolve() or bundle.resolve() in out.resolve().parents:
+            raise InputError(f"out={out}: the run's files would go into {path}, which is an input of it: choose another folder")
 
 
 def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Opened:
         return self.scores(shown, tuple(classes)) if form == "scores" else self.picture(shown)
 
     def picture(self, shown: Tensor) -> Any:
-        """(N, 3, H, W) in [0, 1], or uint8, as what came: a PIL image, (H, W, 3) uint8 or a float tensor; RGBA where that came."""
+        """(N, 3, H, W) in [0, 1], or uint8, as what came: a PIL image, an array or a float tensor; RGBA where that came."""
         if self.kind == "tensor":
             return self._tensor(shown.float())
         array = shown[0].permute(1, 2, 0).numpy() if shown.dtype == torch.uint8 else pixels(shown[0])
@@ -170,6 +170,8 @@ def _decoded(image: Image.Image) -> Image.Image:
 
 
 def _from_image(image: Image.Image, what: str, *, where: str | None = None) -> Opened:
+    if image.mode == "La":  # grey multiplied by its alpha, from which Pillow goes to nothing else
+        image = image.convert("LA")
     # The alpha of a 16-bit or CMYK picture does not exist; that of a palette is in its table.
     alpha = np.array(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
     return Opened(_channels_first(to_rgb(image, what, where=where)), "image", alpha=alpha)
@@ -203,8 +205,8 @@ def _from_tensor(tensor: Tensor) -> Opened:
     batch = tensor[None] if tensor.ndim == 3 and not lack else tensor
     if lack or batch.ndim != 4 or batch.shape[1] not in (1, 3) or not batch.numel() or not batch.is_floating_point():
         raise InputError(
-            f"got a tensor of {tuple(tensor.shape)} {tensor.dtype}{lack}: expected (N, 3, H, W) or (3, H, W) float in [0, 1], with one "
-            "channel where grey; convert it (an 8-bit one: x.permute(2, 0, 1) / 255)"
+            f"got a tensor of {tuple(tensor.shape)} {tensor.dtype}{lack}: expected (N, 3, H, W) or (3, H, W) "
+            "float in [0, 1], with one channel where grey; convert it (an 8-bit one: x.permute(2, 0, 1) / 255)"
         )
     batch = batch.detach().float()
     # A little beyond the range is what resizing leaves; NaN fails both comparisons.

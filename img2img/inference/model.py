@@ -20,6 +20,7 @@ from img2img.data.depth import check_white
 from img2img.errors import InputError, first_line
 from img2img.inference.images import Opened, Picture
 from img2img.inference.large import Setting
+from img2img.inference.memory import memory_needed, network_bytes
 from img2img.inference.opening import Failed, as_many, folder_of, open_each, open_one
 from img2img.inference.running import OVERLAP, TILE, checked_form, checked_side, checked_tile, prediction, results, view_of
 from img2img.masks.task import total_bytes
@@ -110,6 +111,7 @@ class Model:
         self._tasks: dict[str, Task] = {name: self._build(name) for name in self.network.tasks()}
         self._plain: OrderedDict[str, nn.Module] = OrderedDict()
         self._merging = Lock()
+        self._network_bytes: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # No lock, and no merged networks, which are made again: so a model can go to another process.
@@ -269,6 +271,24 @@ class Model:
         """Raise the `InputError` that `run` would raise for these arguments, whatever the picture."""
         self._way(task, form=form, side=side, tile=tile)
 
+    def memory(self, task: str, size: tuple[int, int], *, side: int | None = None, tile: int | None = TILE) -> int:
+        """A bound in bytes on what `run` takes for one picture beside the loaded model; see `inference.memory`.
+
+        Args:
+            task: one of `tasks`.
+            size: (height, width) of the picture.
+            side: as of `run`.
+            tile: as of `run`.
+
+        Raises:
+            InputError: no such task, an option out of range, or a view that `run` would refuse.
+        """
+        way = self._way(task, form=None, side=side, tile=tile)
+        setting = self._setting(task, size, side=way["side"], tile=way["tile"])
+        if task not in self._network_bytes:
+            self._network_bytes[task] = network_bytes(setting)
+        return memory_needed(size, setting, self._network_bytes[task])
+
     def _way(self, name: str, *, form: Any, side: Any, tile: Any) -> dict[str, Any]:
         task = self.task(name)
         return {"form": checked_form(task, form), "side": checked_side(side), "tile": checked_tile(tile)}
@@ -308,6 +328,7 @@ class Model:
         """
         from img2img.inference.adding import train_new_task
 
+        arguments.text("name", name, "night")
         train_new_task(self.folder, name, task=task, data=data, method=method, train=train, out=out)
         load_bases(self.folder, read_bundle(self.folder)["bases"], self.network)
         if name not in self._tasks:  # it is there where the same call was ended after its last file
@@ -320,7 +341,9 @@ class Model:
         """Write the bundle with a model card in the hub's conventions; see `img2img.hub.save_pretrained`."""
         from img2img.hub import save_pretrained
 
-        return save_pretrained(self.folder, folder, license=license)
+        if license is not None:
+            arguments.text("license", license, "apache-2.0")
+        return save_pretrained(self.folder, arguments.path("folder", folder), license=license)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, license: str | None = None) -> str:
         """Send the bundle with a model card to the hub; see `img2img.hub.push_to_hub`. Returns the commit's address."""
@@ -328,6 +351,10 @@ class Model:
 
         from img2img.hub import push_to_hub, save_pretrained
 
+        arguments.text("repo_id", repo_id, "owner/name")
+        arguments.flag("private", private)
+        if license is not None:
+            arguments.text("license", license, "apache-2.0")
         with tempfile.TemporaryDirectory() as temporary:
             folder = save_pretrained(self.folder, Path(temporary) / "bundle", license=license, repo_id=repo_id)
             return push_to_hub(folder, repo_id, private=private)

@@ -83,7 +83,7 @@ def as_many(pictures: Any) -> Iterable[Any]:
     )
     if one or not isinstance(pictures, Iterable):
         raise InputError(
-            f"got a {type(pictures).__name__} for many pictures: expected a list of them, another iterable, or a folder; give one "
-            "picture as [picture]"
+            f"got a {type(pictures).__name__} for many pictures: expected a list of them, another iterable, or a folder; give "
+            "one picture as [picture]"
         )
     return pictures

@@ -22,7 +22,7 @@ def resized_rows(picture: Tensor, size: tuple[int, int], first: int, last: int) 
     Returns:
         (N, C, last - first, width) float32.
     """
-    height, width = picture.shape[-2:]
+    height = picture.shape[-2]
     if height == size[0]:
         return _wide(picture[..., first:last, :], width=size[1])
     scale = height / size[0]
@@ -48,8 +48,12 @@ def _wide(rows: Tensor, *, width: int) -> Tensor:
         return rows.float()
     step = max(1, _AT_ONCE // (rows.shape[-1] * rows.shape[1]))
     strips = rows.split(step, -2)
-    options = {"mode": "bilinear", "antialias": True, "align_corners": False}
-    return torch.cat([F.interpolate(strip.float(), (strip.shape[-2], width), **options) for strip in strips], -2)
+
+    def resized(strip: Tensor) -> Tensor:
+        size = (strip.shape[-2], width)
+        return F.interpolate(strip.float(), size, mode="bilinear", antialias=True, align_corners=False)
+
+    return torch.cat([resized(strip) for strip in strips], -2)
 
 
 def brought_back(rows: Tensor, above: int, view: tuple[int, int], size: tuple[int, int], first: int, last: int) -> Tensor:

@@ -65,8 +65,9 @@ def view_of(task: Task, size: Size, *, side: int | None, own: int | None, tile: 
         check_enlarged(*view, what, remedy)
     if task.whole_picture and tile is not None and view[0] * view[1] > WHOLE_PIXELS:
         raise InputError(
-            f"{what}: the network would see {view[1]} x {view[0]}, {view[0] * view[1]:,} pixels, at once, since a {task.kind} task "
-            f"is about the whole picture: expected at most {WHOLE_PIXELS:,}; give a smaller side=, such as {own or 256}"
+            f"{what}: the network would see {view[1]} x {view[0]}, {view[0] * view[1]:,} pixels, at once, since a "
+            f"{task.kind} task is about the whole picture: expected at most {WHOLE_PIXELS:,}; give a smaller side=, "
+            f"such as {own or 256}"
         )
     return view
 
@@ -74,7 +75,7 @@ def view_of(task: Task, size: Size, *, side: int | None, own: int | None, tile: 
 def results(opened: Sequence[Opened], setting: Setting, form: str) -> list[Any]:
     """What a task makes of opened pictures of one size, each as it came."""
     task = setting.task
-    finish = {"form": form, "classes": getattr(task, "classes", ()), "channels": task.out_channels}
+    finish: Any = {"form": form, "classes": getattr(task, "classes", ()), "channels": task.out_channels}
     if not in_parts(setting, opened[0].size):
         prediction, input = _whole(torch.cat([one.values for one in opened]), setting)
         shown = task.show(prediction, input, form)

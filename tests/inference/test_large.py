@@ -1,0 +1,191 @@
+"""Large pictures part by part: the same as whole up to rounding, for every task, view and direction."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional as F
+
+import img2img
+from img2img import InputError
+from img2img.inference import Model, large, resize, running
+from img2img.inference.resize import brought_back, resized_rows, rows_needed
+from img2img.tasks import canny
+
+Picture = NDArray[np.uint8]
+
+TASKS = {
+    "parts": {"kind": "segmentation", "classes": ["ground", "tree", "house"]},
+    "colour": {"kind": "colourisation"},
+    "sobel": {"kind": "edges", "drawing": "sobel"},
+    "canny": {"kind": "edges", "drawing": "canny"},
+    "clean": {"kind": "denoising"},
+    "paint": {"kind": "style"},
+}
+
+
+@pytest.fixture(scope="module")
+def model(make_bundle: Callable[..., Path]) -> Model:
+    return img2img.load(make_bundle(tasks=TASKS))
+
+
+@pytest.fixture(scope="module")
+def classifier(make_bundle: Callable[..., Path]) -> Model:
+    tasks = {"animals": {"kind": "classification", "classes": ["cat", "dog", "cow"]}}
+    return img2img.load(make_bundle({"kind": "torchvision", "name": "resnet18"}, tasks))
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large, "PART", 5000)
+    monkeypatch.setattr(resize, "_AT_ONCE", 9000)
+    monkeypatch.setattr(canny, "WHOLE", 20_000)
+
+
+def _picture(height: int, width: int) -> Picture:
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (height // 9 + 2, width // 9 + 2, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _both(model: Model, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> tuple[Any, Any]:
+    """What `run` gives part by part, and with every step on the whole picture, as before there were parts."""
+    with monkeypatch.context() as patch:
+        called: list[int] = []
+        part = running.predicted_rows
+        patch.setattr(running, "predicted_rows", lambda *a: called.append(1) or part(*a))
+        parts = run()
+        assert called
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "in_parts", lambda *_: False)
+        patch.setattr(canny, "WHOLE", 1 << 30)
+        return parts, run()
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ((310, 200), {}),
+        ((150, 333), {}),
+        ((310, 200), {"side": 60}),
+        ((150, 333), {"side": 170}),
+        ((90, 100), {"side": 165}),
+    ],
+    ids=str,
+)
+def test_parts_give_what_the_whole_gives(
+    model: Model, monkeypatch: pytest.MonkeyPatch, name: str, size: tuple[int, int], options: dict[str, int]
+) -> None:
+    tensor = torch.tensor(_picture(*size)).permute(2, 0, 1) / 255
+    parts, whole = _both(model, monkeypatch, lambda: model.run(name, tensor, tile=160, **options))
+    assert parts.shape == whole.shape == tensor.shape
+    difference = (parts - whole).abs()
+    # A rounding can turn the class of a pixel between two, or an edge of a strength at the threshold and what hangs on it.
+    assert difference.mean() < (2e-3 if name in ("parts", "canny") else 1e-5)
+    if not options and name != "canny":
+        assert (parts - whole).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(310, 200), (150, 333)])
+def test_every_type_and_form(model: Model, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    picture = _picture(*size)
+    transparent = np.concatenate([picture, np.full((*size, 1), 77, np.uint8)], axis=2)
+    for form in model.tasks["parts"].forms:
+        parts, whole = _both(model, monkeypatch, lambda form=form: model.run("parts", picture, form=form, tile=160))
+        assert parts.dtype == np.uint8
+        assert parts.shape == whole.shape
+        assert (parts != whole).mean() < 1e-3
+        image, again = _both(
+            model, monkeypatch, lambda form=form: model.run("parts", Image.fromarray(picture), form=form, tile=160)
+        )
+        assert (image.mode, image.size) == (again.mode, again.size)
+        assert np.array_equal(np.asarray(image), parts)
+    kept = model.run("colour", Image.fromarray(transparent), tile=160)
+    assert kept.mode == "RGBA"
+    assert np.all(np.asarray(kept)[..., 3] == 77)
+    batch = torch.rand(2, 3, *size)
+    labels = model.run("parts", batch, form="labels", tile=160)
+    assert (labels.shape, labels.dtype) == ((2, *size), torch.int64)
+    monkeypatch.setattr("img2img.inference.model.TILE", 160)
+    for name in ("parts", "colour", "clean"):
+        predicted, one = _both(model, monkeypatch, lambda name=name: model.predict(name, batch))
+        assert predicted.shape == one.shape
+        assert predicted.dtype == one.dtype
+        assert (predicted - one).abs().float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("size", [(310, 200), (150, 333), (20, 400)])
+def test_classes_are_written_on_large_pictures_too(
+    classifier: Model, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    picture = _picture(*size)
+    named, whole = _both(classifier, monkeypatch, lambda: classifier.run("animals", picture, tile=160))
+    assert np.array_equal(named, whole)
+    assert named.shape[0] >= 120
+    scores, again = _both(classifier, monkeypatch, lambda: classifier.run("animals", picture, form="scores", tile=160))
+    assert scores == pytest.approx(again, abs=1e-5)
+    raw, same = _both(
+        classifier, monkeypatch, lambda: classifier.run("animals", torch.rand(2, 3, *size), form="scores", tile=160)
+    )
+    assert raw.shape == same.shape == (2, 3)
+
+
+def test_a_task_of_which_nothing_is_known_is_made_as_a_whole(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    task = model.task("clean")
+    show = type(task).show
+    monkeypatch.setattr(type(task), "in_parts", False)
+    monkeypatch.setattr(
+        type(task), "show", lambda self, prediction, *a: seen.append(tuple(prediction.shape)) or show(self, prediction, *a)
+    )
+    model.run("clean", _picture(310, 200), tile=160)
+    assert seen == [(1, 3, 310, 200)]
+
+
+@pytest.mark.parametrize(
+    ("size", "view"), [((50, 40), (20, 16)), ((50, 40), (120, 90)), ((50, 40), (50, 17)), ((301, 7), (3, 2))]
+)
+def test_rows_of_a_resized_picture(size: tuple[int, int], view: tuple[int, int]) -> None:
+    picture = torch.rand(2, 3, *size) * 255
+    expected = F.interpolate(picture, view, mode="bilinear", antialias=True, align_corners=False)
+    for step in (1, 3, 1000):
+        rows = [resized_rows(picture, view, i, min(view[0], i + step)) for i in range(0, view[0], step)]
+        assert torch.allclose(torch.cat(rows, -2), expected, atol=1e-3)
+    raw = torch.randn(2, 5, *view)
+    expected = F.interpolate(raw, size, mode="bilinear", align_corners=False)
+    for step in (1, 7, 1000):
+        made = []
+        for first in range(0, size[0], step):
+            last = min(size[0], first + step)
+            low, high = rows_needed(view[0], size[0], first, last)
+            assert 0 <= low < high <= view[0]
+            made.append(brought_back(raw[..., low:high, :], low, view, size, first, last))
+        assert torch.allclose(torch.cat(made, -2), expected, atol=1e-4)
+
+
+def test_canny_in_strips_is_kornias() -> None:
+    from kornia.filters import canny as kornias
+
+    for size in ((400, 120), (130, 390)):
+        pictures = torch.from_numpy(np.stack([_picture(*size), _picture(*size)[::-1]])).permute(0, 3, 1, 2)
+        expected = kornias(pictures / 255)[1]
+        assert expected.mean() > 0.01
+        assert (canny.canny_edges(pictures) != expected).float().mean() < 1e-4
+
+
+def test_a_view_is_bounded(model: Model, classifier: Model) -> None:
+    strip = np.zeros((2, 6000, 3), np.uint8)
+    for run in (lambda: model.run("colour", strip, side=256), lambda: classifier.run("animals", strip, side=256)):
+        with pytest.raises(InputError, match="768000 x 256") as caught:
+            run()
+        assert "side=256" in str(caught.value)
+        assert "smaller" in str(caught.value)
+    with pytest.raises(InputError, match=r"side=4898.*4898 x 4898.*smaller side=, such as 32"):
+        classifier.run("animals", np.zeros((400, 400, 3), np.uint8), side=4898)
+    assert model.run("colour", strip).shape == strip.shape
