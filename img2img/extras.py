@@ -11,15 +11,24 @@ def require(package: str, *, extra: str, what: str) -> Any:
 
     Args:
         package: the module's name.
-        extra: the extra of img2img that brings it.
+        extra: the extra of img2img that brings it, or several with commas.
         what: what needs it, for the message, such as "an ONNX file".
 
     Raises:
-        InputError: it is not installed.
+        InputError: it is not installed; or it is, and something in it fails.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
+        if is_missing(error, package):
+            raise InputError(f"{what} needs the package {package}: pip install 'img2img[{extra}]'") from error
+        reason = f"{type(error).__name__}: {error}"
         raise InputError(
-            f"{what} needs the package {package!r}, which cannot be imported ({error}): pip install 'img2img[{extra}]'"
+            f"{what} needs the package {package}, which is installed and cannot be imported ({reason}): mend what it names, or "
+            f"install it anew: pip install --force-reinstall 'img2img[{extra}]'"
         ) from error
+
+
+def is_missing(error: ImportError, package: str) -> bool:
+    """Whether an error of importing `package` says that it is not installed, and not that an import inside of it failed."""
+    return isinstance(error, ModuleNotFoundError) and error.name is not None and f"{package}.".startswith(f"{error.name}.")

@@ -31,7 +31,11 @@ class Limits:
         pixels: of a picture, decided before it is decoded, and again at the size the network would see.
         concurrency: pictures that run at once.
         queue: requests that wait for their turn; more are refused.
-        upload_seconds: for a picture to arrive.
+        upload_seconds: for a request to arrive, and for its answer to be taken.
+        run_seconds: for a picture to run, once its turn has come.
+        grace_seconds: from the moment the service is told to stop until it has ended; all but the last three for what is in to finish.
+        connections: open ones; idle ones make room for new ones.
+        address_connections: of them, those from one address other than this machine's own.
 
     Raises:
         InputError: one of them is out of range.
@@ -42,6 +46,10 @@ class Limits:
     concurrency: int = 2
     queue: int = 16
     upload_seconds: float = 60.0
+    run_seconds: float = 120.0
+    grace_seconds: float = 9.0
+    connections: int = 256
+    address_connections: int = 64
 
     def __post_init__(self) -> None:
         for field in fields(self):
