@@ -54,7 +54,7 @@ def api_routes(service: Service) -> APIRouter:
     async def tasks() -> dict[str, Any]:
         """The tasks in the order in which they were learned, and the limits of the service."""
         return {
-            "tasks": [dataclasses.asdict(info) for info in service.tasks.values()],
+            "tasks": [{**dataclasses.asdict(info), "pixels": service.pixels[name]} for name, info in service.tasks.items()],
             "limits": dataclasses.asdict(service.limits),
         }
 

@@ -200,7 +200,7 @@ def _status(said: str, *, kind: str = "") -> str:
 def _about(service: Service) -> str:
     count = len(service.tasks)
     what = "one frozen network, " + (f"{text.spelled(count)} tasks" if count > 1 else "one task")
-    limit = f"Pictures of up to {service.limits.pixels / 1e6:g} megapixels and {service.limits.upload_bytes / 1e6:g} MB."
+    limit = f"Pictures of up to {min(service.pixels.values()) / 1e6:.2g} megapixels and {service.limits.upload_bytes / 1e6:g} MB."
     return f"<h1>img2img</h1><p>{escape(what[0].upper() + what[1:])}. {escape(limit)}</p>"
 
 

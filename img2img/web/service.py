@@ -17,11 +17,15 @@ import anyio.to_thread
 from img2img.errors import InputError
 from img2img.inference import Model, TaskInfo
 from img2img.memory import is_out_of_memory
+from img2img.web.budget import Budget
 from img2img.web.limits import Limits, RefusedError, check_pixels
 from img2img.web.pictures import decode, open_upload
 from img2img.web.stopping import Stop
 
 T = TypeVar("T")
+
+FEWEST = 64 * 64
+"""Pixels of a picture that a service must be able to take."""
 
 LATE = 1.5
 """Seconds after which who waits is answered, though what runs for them has not stopped when it was told to."""
@@ -54,11 +58,26 @@ class Service:
     Args:
         model: with merged weights, so that tasks run side by side.
         limits: the bounds.
+
+    Raises:
+        InputError: the bound on memory is too low for this model.
+
+    Attributes:
+        pixels: the most that a square picture may have, by task.
     """
 
     def __init__(self, model: Model, limits: Limits) -> None:
         self.model, self.limits = model, limits
         self.tasks: dict[str, TaskInfo] = model.tasks
+        self.budget = Budget(model)
+        self.pixels = {task: min(limits.pixels, self.budget.pixels(task, limits.picture_bytes)) for task in self.tasks}
+        for task, pixels in self.pixels.items():
+            if pixels < min(FEWEST, limits.pixels):
+                needed = self.budget.all_bytes([task], (64, 64)) * limits.concurrency
+                raise InputError(
+                    f"memory_bytes={limits.memory_bytes:,}: {task} needs {needed:,} for {limits.concurrency} pictures of 64 x 64 "
+                    "at once: allow more memory, or fewer at once"
+                )
         self.stopping = False
         self._admitted = 0
         self._running: set[Stop] = set()
@@ -209,9 +228,21 @@ class Service:
             # Tasks of whole pictures see them at a size of their own.
             own = self.tasks[task].side if self.model.task(task).whole_picture else None
             check_pixels(image.size, side or own, self.limits)
+        self._check_memory(tasks, image.size, side)
         decode(image)
         results = {task: finish(self.model.run(task, image, form=form, side=side)) for task in tasks}
         return Answer(results, image.size, time.perf_counter() - began)
+
+    def _check_memory(self, tasks: list[str], size: tuple[int, int], side: int | None) -> None:
+        needed, most = self.budget.all_bytes(tasks, size, side), self.limits.picture_bytes
+        if needed > most:
+            pixels = min(self.pixels[task] for task in tasks)
+            asked, smaller = ("", "") if side is None else (f" with side={side}", ", or give a smaller side")
+            raise RefusedError(
+                413,
+                f"a picture of {size[0]} x {size[1]} pixels{asked} would take {needed / 1e9:.1f} GB for {', '.join(tasks)}: "
+                f"expected {most / 1e9:.1f} GB at most, such as {pixels:,} pixels; make it smaller{smaller}",
+            )
 
     def _too_long(self) -> RefusedError:
         seconds = f"{self.limits.run_seconds:g} s"

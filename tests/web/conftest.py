@@ -1,13 +1,14 @@
 """A service in a process of its own, which writes down whom it talks to, and one in this process to be tampered with."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,14 @@ ROOT = Path(__file__).parents[2]
 
 # Every name that is looked up and every address that is connected to goes into a file.
 SERVE = """
-import sys
+import json, sys
 talk = open(sys.argv[2], "w", buffering=1)
 def hook(event, args):
     if event in ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname"):
         talk.write(f"{event} {args[1:] if event in ('socket.connect', 'socket.sendto') else args[:2]}\\n")
 sys.addaudithook(hook)
-from img2img.web import serve
-serve(sys.argv[1], port=0)
+from img2img.web import Limits, serve
+serve(sys.argv[1], port=0, limits=Limits(**json.loads(sys.argv[3])))
 """
 
 
@@ -77,15 +78,15 @@ class Service:
         return self.process.returncode, said
 
 
-def start(bundle: Path, talk: Path, **more: str) -> Service:
-    """A service of a bundle; `more` goes into its environment."""
+def start(bundle: Path, talk: Path, more: Mapping[str, str] = {}, **limits: Any) -> Service:
+    """A service of a bundle within limits; `more` goes into its environment."""
     temporary = talk.parent / "temporary"
     temporary.mkdir(exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary), **more}
     for name in [name for name in environment if name.startswith(("GRADIO_", "HF_"))]:
         del environment[name]
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(bundle), str(talk)],
+        [sys.executable, "-c", SERVE, str(bundle), str(talk), json.dumps(limits)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
     )  # fmt: skip
     assert process.stdout is not None

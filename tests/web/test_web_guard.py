@@ -107,7 +107,23 @@ def test_no_file_of_the_machine_is_run_on(http: httpx.Client, service: Service, 
         assert run(http, picture).status_code == 422
 
 
-ODD: list[Any] = [None, True, 5, -1, 1.5, 10**30, "x", "\ud800", "y" * 60_000, [], [1], {}, {"a": 1}, {"path": 5}, {"path": ["x"]}]
+ODD: list[Any] = [
+    None,
+    True,
+    5,
+    -1,
+    1.5,
+    10**30,
+    "x",
+    "\ud800",
+    "y" * 60_000,
+    [],
+    [1],
+    {},
+    {"a": 1},
+    {"path": 5},
+    {"path": ["x"]},
+]
 RAW = [
     b"", b"null", b"5", b"[]", b"{}", b'"x"', b"NaN", b"{", b"\xff\xfe", b"\xef\xbb\xbf{}", b"[" * 60_000, b'{"data": NaN}',
     b'{"data": [1e999]}', b'{"data": [%s]}' % (b"9" * 5000), b'{"data": %s%s}' % (b"[" * 500, b"]" * 500),
@@ -230,10 +246,12 @@ def test_only_the_user_can_read_the_folder(http: httpx.Client, service: Service)
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "evil.example:7860", "192.0.2.7", "", "localhost.evil.example", "127.0.0.1.evil", "evil@127.0.0.1",
-     "evil:x@127.0.0.1:80", "localhost#x", "localhost?x", "localhost/../x", "localhost/", "localhost.", "127.0.0.1.", "localhost:",
-     "localhost:0", "localhost:99999", "localhost:+80", "localhost:80:80", "localhost:x", "[::1", "::1", "[::1]x", "[127.0.0.1]",
-     "[localhost]", "localhost localhost", "localhost,evil.example", "http://localhost"],
+    [
+        "evil.example", "evil.example:7860", "192.0.2.7", "", "localhost.evil.example", "127.0.0.1.evil", "evil@127.0.0.1",
+        "evil:x@127.0.0.1:80", "localhost#x", "localhost?x", "localhost/../x", "localhost/", "localhost.", "127.0.0.1.",
+        "localhost:", "localhost:0", "localhost:99999", "localhost:+80", "localhost:80:80", "localhost:x", "[::1", "::1",
+        "[::1]x", "[127.0.0.1]", "[localhost]", "localhost localhost", "localhost,evil.example", "http://localhost",
+    ],
 )  # fmt: skip
 def test_another_name_is_refused(http: httpx.Client, host: str) -> None:
     for path in ("/", "/api/v1/tasks", "/config"):
