@@ -11,7 +11,7 @@ def require(package: str, *, extra: str, what: str) -> Any:
 
     Args:
         package: the module's name.
-        extra: the extra of img2img that brings it.
+        extra: the extra of img2img that brings it, or several with commas.
         what: what needs it, for the message, such as "an ONNX file".
 
     Raises:
@@ -30,5 +30,5 @@ def require(package: str, *, extra: str, what: str) -> Any:
 
 
 def is_missing(error: ImportError, package: str) -> bool:
-    """Whether an import failed because `package` itself is not installed, and not for something that it imports in turn."""
-    return isinstance(error, ModuleNotFoundError) and error.name == package
+    """Whether an error of importing `package` says that it is not installed, and not that an import inside of it failed."""
+    return isinstance(error, ModuleNotFoundError) and error.name is not None and f"{package}.".startswith(f"{error.name}.")

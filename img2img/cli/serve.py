@@ -21,8 +21,11 @@ def serve(
     ] = "float32",
     max_mb: Annotated[float, typer.Option(help="Of a picture's file.")] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Of a picture.")] = 24,
+    max_memory_gb: Annotated[float, typer.Option(help="Of all pictures that run at once, the model aside.")] = 4,
+    max_seconds: Annotated[float, typer.Option(help="Of a picture that runs.")] = 120,
     concurrency: Annotated[int, typer.Option(min=1, help="Pictures that run at once.")] = 2,
     queue: Annotated[int, typer.Option(min=1, help="Requests that wait; more are refused.")] = 16,
+    grace: Annotated[float, typer.Option(help="Seconds that a stopped service takes to finish what it runs.")] = 9,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Serve a bundle until Ctrl-C: a page to try its tasks, and an HTTP API at /api/v1.
@@ -34,7 +37,10 @@ def serve(
     from img2img.web import Limits
     from img2img.web import serve as serve_bundle
 
-    limits = Limits(upload_bytes=round(max_mb * 1e6), pixels=round(max_megapixels * 1e6), concurrency=concurrency, queue=queue)
+    limits = Limits(
+        upload_bytes=round(max_mb * 1e6), memory_bytes=round(max_memory_gb * 1e9), pixels=round(max_megapixels * 1e6),
+        concurrency=concurrency, queue=queue, run_seconds=max_seconds, grace_seconds=grace,
+    )  # fmt: skip
     serve_bundle(
         bundle, host=host, port=port, names=name or (), device=device, precision=precision, limits=limits, open_browser=open_
     )

@@ -6,12 +6,12 @@ import zipfile
 from io import BytesIO
 from typing import Annotated, Any
 
-import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
 from img2img import __version__
+from img2img.web.limits import RefusedError
 from img2img.web.service import Answer, Service
 from img2img.web.uploads import read_picture
 
@@ -45,14 +45,16 @@ def api_routes(service: Service) -> APIRouter:
 
     @router.get("/health")
     async def health() -> dict[str, Any]:
-        """Whether the service is up, and how busy it is."""
+        """Whether the service is up, and how busy it is; 503 when it stops."""
+        if service.stopping:
+            raise RefusedError(503, "the service stops")
         return {"status": "ok", "version": __version__, "running": service.running, "waiting": service.waiting}
 
     @router.get("/tasks")
     async def tasks() -> dict[str, Any]:
         """The tasks in the order in which they were learned, and the limits of the service."""
         return {
-            "tasks": [dataclasses.asdict(info) for info in service.tasks.values()],
+            "tasks": [{**dataclasses.asdict(info), "pixels": service.pixels[name]} for name, info in service.tasks.items()],
             "limits": dataclasses.asdict(service.limits),
         }
 
@@ -66,10 +68,8 @@ def api_routes(service: Service) -> APIRouter:
         """One task on one picture: a PNG, or the scores of a classification as JSON."""
         answer = await _ask(service, [task], request, form=form, side=side)
         result = answer.results[task]
-        if isinstance(result, Image.Image):
-            content, kind = await anyio.to_thread.run_sync(png, result), "image/png"
-        else:
-            content, kind = json.dumps({"scores": result}, ensure_ascii=False).encode(), "application/json"
+        kind = "image/png" if isinstance(result, bytes) else "application/json"
+        content = result if isinstance(result, bytes) else json.dumps({"scores": result}, ensure_ascii=False).encode()
         return Response(content, media_type=kind, headers=_timing(answer))
 
     @router.post(
@@ -81,8 +81,7 @@ def api_routes(service: Service) -> APIRouter:
     async def run_all(request: Request, side: _Side = None) -> Response:
         """Every task on one picture: a zip with `TASK.png` for each."""
         answer = await _ask(service, list(service.tasks), request, form=None, side=side)
-        content = await anyio.to_thread.run_sync(_zipped, answer.results)
-        return Response(content, media_type="application/zip", headers=_timing(answer))
+        return Response(_zipped(answer.results), media_type="application/zip", headers=_timing(answer))
 
     @router.api_route("/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
     async def nothing(rest: str) -> Response:
@@ -96,7 +95,12 @@ async def _ask(service: Service, tasks: list[str], request: Request, *, form: st
         service.check(task, form=form)
     with service.admitted():
         picture = await read_picture(request, service.limits, field="picture")
-        return await service.run(tasks, picture, form=form, side=side, left=request.is_disconnected)
+        return await service.run(tasks, picture, finish=_written, form=form, side=side, left=request.is_disconnected)
+
+
+def _written(result: Any) -> Any:
+    """A picture as the bytes of a PNG, scores as they are."""
+    return png(result) if isinstance(result, Image.Image) else result
 
 
 def png(image: Image.Image) -> bytes:
@@ -106,11 +110,11 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _zipped(results: dict[str, Any]) -> bytes:
+def _zipped(results: dict[str, bytes]) -> bytes:
     file = BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for task, result in results.items():
-            archive.writestr(f"{task}.png", png(result))
+            archive.writestr(f"{task}.png", result)
     return file.getvalue()
 
 

@@ -1,16 +1,29 @@
-"""The pictures of the page: a private folder of files that live for an hour, and nothing else that a URL can name."""
+"""The pictures of the page: a private folder of files that live for an hour, and nothing else that a URL can name.
+
+What is outside knows a picture as `/pictures/TOKEN/picture.png`; where the folder is, nobody is told.
+"""
 
 import atexit
+import contextlib
 import functools
 import os
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from pathlib import Path
 
+from img2img.web.limits import RefusedError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where the system empties its temporary folder
+    fcntl = None  # type: ignore[assignment]
+
 KEEP_SECONDS = 3600
 KEEP_BYTES = 2_000_000_000
+ALIAS = "/pictures"
 TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -20,9 +33,11 @@ TYPES = {
 }
 """What is served as what: pictures, which no browser runs."""
 
+_PREFIX = "img2img-served-"
+
 
 class PictureFolder:
-    """A folder that only this user can read.
+    """A folder that only this user can read, of no more than `KEEP_BYTES` at any moment.
 
     Args:
         path: where it is.
@@ -31,62 +46,127 @@ class PictureFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         self._lasting: set[Path] = set()
+        self._writing = threading.Lock()
 
     def add(self, blob: bytes, suffix: str) -> Path:
-        """Keep a picture under a name that cannot be guessed."""
+        """Keep a picture under a name that cannot be guessed; the oldest ones go where there is no room for it.
+
+        Raises:
+            RefusedError: 503 where it finds no room, even so.
+        """
         folder = self.path / secrets.token_urlsafe(24)
-        folder.mkdir()
         path = folder / f"picture{suffix}"
-        path.write_bytes(blob)
+        with self._writing:  # one at a time, so that none counts bytes that another is about to write
+            if self._make_room(len(blob)) + len(blob) > KEEP_BYTES:
+                raise RefusedError(503, "the service has no room for another picture: try again later")
+            folder.mkdir()
+            try:
+                path.write_bytes(blob)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
         return path
 
     def keep_all(self) -> None:
         """Never clean away what is there now."""
         self._lasting.update(path for path in self.path.rglob("*") if path.is_file())
 
+    def public(self, path: Path) -> str:
+        """The name by which a picture of the folder is known outside."""
+        return f"{ALIAS}/{path.relative_to(self.path).as_posix()}"
+
     def find(self, name: str) -> Path | None:
-        """The picture of this path, or None where there is none in the folder: whatever else the path may lead to."""
+        """The picture of a public name, or None where there is none in the folder: whatever else the name may lead to."""
+        if not name.startswith(f"{ALIAS}/"):
+            return None
         try:
-            path = Path(name).resolve(strict=True)
+            path = Path(f"{self.path}/{name.removeprefix(f'{ALIAS}/')}").resolve(strict=True)
         except (OSError, ValueError, RuntimeError):
             return None
         return path if path.is_relative_to(self.path) and path.is_file() and path.suffix in TYPES else None
 
+    def delete(self) -> None:
+        """Delete it, with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def clean(self) -> None:
-        """Delete what is older than `KEEP_SECONDS`, and then the oldest until `KEEP_BYTES` are left at most."""
-        found = []
+        """Delete what is older than `KEEP_SECONDS`."""
+        with self._writing:
+            self._make_room(0)
+
+    def _make_room(self, size: int) -> int:
+        """Delete what is old, and then the oldest until `size` more bytes fit into `KEEP_BYTES`; how many bytes are left."""
+        found, total = [], 0
         for path in self.path.rglob("*"):
             try:
-                if path.is_file() and path not in self._lasting:
+                if path.is_file():
                     status = path.stat()
-                    found.append((status.st_mtime, status.st_size, path))
+                    total += status.st_size
+                    if path not in self._lasting:
+                        found.append((status.st_mtime, status.st_size, path))
             except OSError:
                 continue
-        total, oldest = sum(size for _, size, _ in found), time.time() - KEEP_SECONDS
-        for modified, size, path in sorted(found):
-            if modified >= oldest and total <= KEEP_BYTES:
+        oldest = time.time() - KEEP_SECONDS
+        for modified, bytes_, path in sorted(found):
+            if modified >= oldest and total + size <= KEEP_BYTES:
                 break
             path.unlink(missing_ok=True)
-            total -= size
-        for folder in self.path.iterdir():
-            try:
-                folder.rmdir()  # the empty ones
-            except OSError:
-                continue
+            total -= bytes_
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()  # where it is empty
+        return total
 
 
 @functools.cache
 def private_folder() -> PictureFolder:
     """The process's one folder, which goes when the process ends; Gradio is told to use it, and to tell nobody of it.
 
-    Call it before Gradio is imported.
+    Folders of processes that were killed go too. Call it before Gradio is imported.
     """
-    path = Path(tempfile.mkdtemp(prefix="img2img-serve-"))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    _clear_dead()
+    folder = PictureFolder(_locked_folder())
+    atexit.register(folder.delete)
     os.environ |= {
-        "GRADIO_TEMP_DIR": str(path.resolve()),
-        "GRADIO_EXAMPLES_CACHE": str(path.resolve() / "examples"),
+        "GRADIO_TEMP_DIR": str(folder.path),
+        "GRADIO_EXAMPLES_CACHE": str(folder.path / "examples"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    return PictureFolder(path)
+    return folder
+
+
+def _locked_folder() -> Path:
+    """A new folder that this process holds a lock on for as long as it lives, however it ends."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        if fcntl is None or _lock(path) is not None:
+            return path
+
+
+def _clear_dead() -> None:
+    """Delete the folders that no process holds: those of services that were killed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        try:
+            if fcntl is None or path.is_symlink() or not path.is_dir() or path.stat().st_uid != os.getuid():
+                continue
+            if (held := _lock(path)) is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(held)
+        except OSError:
+            continue
+
+
+def _lock(path: Path) -> int | None:
+    """A lock on a folder, as an open file; None where another process has it, or has just deleted the folder."""
+    try:
+        opened = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(opened).st_nlink and path.is_dir():
+            return opened
+    except OSError:
+        pass
+    os.close(opened)
+    return None

@@ -1,21 +1,26 @@
 """Who may ask, and how much they may send: ASGI middleware before the page and the API alike."""
 
-import ipaddress
+import contextlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from img2img.web.limits import RefusedError
+from img2img.web.names import host_and_port, is_address, same_origin
 
 MULTIPART = 65_536
 """What a form adds to the picture in it."""
 
 DRAIN = 4
-"""A body that is too large is read on, and thrown away, up to this many times the bound: who is still sending cannot read why."""
+"""A refused body is read on, and thrown away, up to this many times the bound ..."""
+
+DRAIN_SECONDS = 10.0
+"""... and for no longer than this."""
 
 HEADERS = {
     # The page needs inline scripts, styles and pictures of its own; everything comes from this service, and goes to it.
@@ -38,11 +43,14 @@ class Guard:
             was pointed at this machine (DNS rebinding), is refused.
         any_address: reaching it by an IP address is fine too; names alone can be rebound.
         body_bytes: of a request's body.
+        body_seconds: for the body to arrive.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Sequence[str], any_address: bool, body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, hosts: Sequence[str], any_address: bool, body_bytes: int, body_seconds: float = math.inf
+    ) -> None:
         self.app, self._hosts, self._any_address = app, frozenset(h.lower() for h in hosts), any_address
-        self._bytes = body_bytes + MULTIPART
+        self._bytes, self._seconds = body_bytes + MULTIPART, body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or have it answered."""
@@ -53,7 +61,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
         headers = Headers(scope=scope)
-        body = _Body(receive, self._bytes)
+        body = _Body(receive, self._bytes, self._seconds)
         send = _with_headers(send)
         try:
             self._check_sender(scope["method"], headers)
@@ -74,30 +82,33 @@ class Guard:
         except RefusedError as refused:
             if began:
                 raise
-            await body.drain()
+            if refused.status != 408:  # then there is nothing to wait for
+                await body.drain()
             await send_error(send, refused)
 
     def _check_sender(self, method: str, headers: Headers) -> None:
-        host = headers.get("host", "")
-        name = _host_name(host)
-        if not (name in self._hosts or (self._any_address and _is_address(name))):
-            raise RefusedError(403, f"this service is not called {name!r}: use the address it was started with")
+        hosts = headers.getlist("host")
+        named = host_and_port(hosts[0]) if len(hosts) == 1 else None
+        if named is None or not (named[0] in self._hosts or (self._any_address and is_address(named[0]))):
+            called = ", ".join(hosts)[:100]
+            raise RefusedError(403, f"this service is not called {called!r}: use the address it was started with")
         if method in ("GET", "HEAD"):
             return
-        origin = headers.get("origin")
-        foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
-        if foreign or (origin is not None and urlsplit(origin).netloc.lower() != host.lower()):
+        origins, fetched = headers.getlist("origin"), headers.getlist("sec-fetch-site")
+        foreign = not {"cross-site", "same-site"}.isdisjoint(fetched) or len(origins) > 1
+        if foreign or not all(same_origin(origin, hosts[0]) for origin in origins):
             raise RefusedError(403, "a page of another site may not use this service: use its own page, or a program")
 
 
 class _Body:
-    """A request's body as it comes, no longer than its bound."""
+    """A request's body as it comes, no longer than its bounds of bytes and seconds."""
 
-    def __init__(self, receive: Receive, most: int) -> None:
+    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
         self._receive, self._most, self._seen, self._ended = receive, most, 0, False
+        self._seconds, self._until = seconds, anyio.current_time() + seconds
 
     def check_length(self, declared: str | None) -> None:
-        if declared is not None and (not declared.isdecimal() or int(declared) > self._most):
+        if declared is not None and not (declared.isdecimal() and len(declared) < 20 and int(declared) <= self._most):
             raise self._refusal()
 
     async def receive(self) -> Message:
@@ -107,11 +118,20 @@ class _Body:
         return message
 
     async def drain(self) -> None:
-        while not self._ended and self._seen <= DRAIN * self._most:
-            await self._next()
+        """Read on to the body's end, within bounds: who is still sending cannot read why it was refused."""
+        self._until = min(self._until, anyio.current_time() + DRAIN_SECONDS)
+        with contextlib.suppress(RefusedError):
+            while not self._ended and self._seen <= DRAIN * self._most:
+                await self._next()
 
     async def _next(self) -> Message:
-        message = await self._receive()
+        # After its end there is nothing but the client's leaving to wait for, which takes as long as it takes.
+        with anyio.CancelScope(deadline=math.inf if self._ended else self._until) as scope:
+            message = await self._receive()
+        if scope.cancelled_caught:
+            raise RefusedError(
+                408, f"the request did not arrive within {self._seconds:g} s: send a smaller picture, or try again"
+            )
         self._seen += len(message.get("body", b""))
         self._ended = message["type"] != "http.request" or not message.get("more_body", False)
         return message
@@ -145,19 +165,3 @@ async def send_error(send: Send, refused: RefusedError) -> None:
 def error_body(message: Any) -> bytes:
     """The JSON of an error."""
     return json.dumps({"error": str(message)}, ensure_ascii=False).encode()
-
-
-def _host_name(host: str) -> str:
-    """The name or address in a `Host` header, without the port and the brackets of IPv6."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

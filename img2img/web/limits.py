@@ -1,5 +1,6 @@
 """What a service takes: bytes, pixels, how many at once; and how it says no."""
 
+import math
 from dataclasses import dataclass, fields
 
 from img2img.errors import InputError
@@ -28,26 +29,43 @@ class Limits:
 
     Attributes:
         upload_bytes: of a picture's file.
-        pixels: of a picture, decided before it is decoded, and again at the size the network would see.
+        memory_bytes: of all pictures that run at once; what one may take of it is decided before it is decoded, by its pixels and
+            those that the network would see (`budget`).
+        pixels: of a picture, whatever it would take; decided before it is decoded, and again at the size the network would see.
         concurrency: pictures that run at once.
         queue: requests that wait for their turn; more are refused.
-        upload_seconds: for a picture to arrive.
+        upload_seconds: for a request to arrive, and for its answer to be taken.
+        run_seconds: for a picture to run, once its turn has come.
+        grace_seconds: from the moment the service is told to stop until it has ended; what is in may finish in all but the
+            last three.
+        connections: open ones; idle ones make room for new ones.
+        address_connections: of them, those from one address other than this machine's own.
 
     Raises:
         InputError: one of them is out of range.
     """
 
     upload_bytes: int = 20_000_000
+    memory_bytes: int = 4_000_000_000
     pixels: int = 24_000_000
     concurrency: int = 2
     queue: int = 16
     upload_seconds: float = 60.0
+    run_seconds: float = 120.0
+    grace_seconds: float = 9.0
+    connections: int = 256
+    address_connections: int = 64
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value < 1:
-                raise InputError(f"{field.name}={value}: expected 1 or more, such as {field.default}")
+            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 1):
+                raise InputError(f"{field.name}={value!r}: expected 1 or more, such as {field.default}")
+
+    @property
+    def picture_bytes(self) -> int:
+        """What one picture may take of the memory."""
+        return self.memory_bytes // self.concurrency
 
 
 def check_pixels(size: tuple[int, int], side: int | None, limits: Limits) -> None:

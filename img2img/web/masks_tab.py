@@ -1,11 +1,11 @@
 """What the tasks' masks look like, as HTML for the page: a table, and the figures of density and similarity."""
 
 import io
-from html import escape
 
 from img2img.inference import Model, TaskInfo
 from img2img.masks.analysis import density_table, similarity
 from img2img.reports import text
+from img2img.web.html import escape
 
 
 def task_table(tasks: dict[str, TaskInfo]) -> str:

@@ -1,18 +1,20 @@
 """The page: a picture, a task or all of them, input and output under one slider, and what the masks look like."""
 
 import functools
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from img2img.reports import text
 from img2img.tasks.segmentation import palette
+from img2img.web.api import png
 from img2img.web.files import PictureFolder
+from img2img.web.gate import Inputs
+from img2img.web.html import escape
 from img2img.web.limits import RefusedError
 from img2img.web.masks_tab import mask_figures, task_table
-from img2img.web.pictures import open_upload
 from img2img.web.samples import sample_pictures
 from img2img.web.service import Service
 
@@ -23,6 +25,7 @@ FEW = 12
 CSS = """
 #about p {color: color-mix(in srgb, var(--body-text-color) 75%, transparent); margin: 0}
 #status {min-height: 1.6em}
+#status .refused {border-left: 4px solid var(--error-icon-color, #b91c1c); padding-left: .6em}
 #samples {display: grid; grid-template-columns: repeat(6, 1fr); gap: .4rem}
 #samples button {flex-direction: column; min-width: 0; padding: 3px; gap: 2px; font-weight: 400; font-size: var(--text-xs);
   background: none; border: 1px solid var(--border-color-primary); overflow: hidden}
@@ -54,7 +57,7 @@ def theme() -> Any:
 
 def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
     """The page as Gradio's `Blocks`; `server.build_app` mounts it."""
-    tasks, limits = service.tasks, service.limits
+    tasks = service.tasks
     choices = [*tasks, *([ALL] if len(tasks) > 1 else [])]
     first = choices[0]
     chooser: Any = gr.Radio if len(choices) <= FEW else gr.Dropdown
@@ -62,19 +65,18 @@ def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
     forms = list(dict.fromkeys(form for task in tasks if len(_forms(service, task)) > 1 for form in _forms(service, task)))
     samples = sample_pictures(folder)
 
-    async def run(picture: str | None, task: str, form: str | None) -> list[Any]:
+    async def run(picture: str | None, task: str, form: str | None, request: gr.Request) -> list[Any]:
         if picture is None:
-            raise _shown("choose a picture first: upload one, paste one, or take a sample")
+            return _refused("choose a picture first: upload one, paste one, or take a sample")
         names = list(tasks) if task == ALL else [task]
+        chosen = None if task == ALL else _form(service, task, form)
+        left = None if request.request is None else request.request.is_disconnected
         try:
             with service.admitted():
-                answer = await service.run(names, Path(picture), form=None if task == ALL else _form(service, task, form))
-            size = open_upload(Path(picture), limits).size
+                answer = await service.run(names, Path(picture), finish=finish, form=chosen, left=left)
         except RefusedError as refused:
-            raise _shown(refused.message) from refused
-        except FileNotFoundError as error:
-            raise _shown("the picture is not here any more: choose it again") from error
-        said = f"{task}: {size[0]} × {size[1]} pixels in {text.duration(answer.seconds)}"
+            return _refused(refused.message)
+        said = f"{task}: {answer.size[0]} × {answer.size[1]} pixels in {text.duration(answer.seconds)}"
         if task == ALL:
             return _outputs(said, gallery=list(answer.results.values()), captions=names)
         result = answer.results[task]
@@ -82,6 +84,9 @@ def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
             return _outputs(said, scores=result)
         legend = _legend(tasks[task].classes) if tasks[task].kind == "segmentation" else ""
         return _outputs(said, pair=(picture, result), legend=legend)
+
+    def finish(result: Any) -> Any:
+        return str(folder.add(png(result), ".png")) if isinstance(result, Image.Image) else result
 
     with gr.Blocks(title="img2img", analytics_enabled=False) as page:
         _html(_about(service), elem_id="about")
@@ -123,20 +128,31 @@ def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
         task.change(lambda task: gr.update(visible=len(_forms(service, task)) > 1), task, form, **_QUICK)
         outputs = [slider, gallery, scores, status, legend]
         button.click(run, [picture, task, form], outputs, trigger_mode="once", show_progress="minimal", **_EVENT)
-    page.queue(max_size=limits.concurrency + limits.queue, api_open=False)
     return page
 
 
-_EVENT: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
-"""Of every event: Gradio's own API does not show it, and how many run at once is for the service to say."""
+def page_inputs(page: gr.Blocks) -> Inputs:
+    """What each function of the page takes, for `Gate`."""
+    return {number: [_values(block) for block in function.inputs] for number, function in page.fns.items()}
 
-_QUICK: dict[str, Any] = {**_EVENT, "queue": False, "show_progress": "hidden"}
-"""Of those beside the button. Gradio's page can lose the answer to an event that it queues just as the one before it ends."""
+
+def _values(block: Any) -> frozenset[str] | None:
+    if isinstance(block, gr.Image):
+        return None
+    return frozenset(value for _, value in block.choices)
+
+
+_EVENT: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "queue": False}
+"""Of every event: Gradio's own API does not show it, and how many run at once is for the service to say, not for Gradio's queue,
+which keeps the results of whoever does not fetch them, and can lose the answer to an event that follows another closely."""
+
+_QUICK: dict[str, Any] = {**_EVENT, "show_progress": "hidden"}
+"""Of those beside the button."""
 
 
 def _html(content: str, **options: Any) -> gr.Markdown:
     """HTML of our own, in which names from the bundle are escaped. `gr.HTML` would evaluate scripts, which the page forbids."""
-    return gr.Markdown(content, sanitize_html=False, **options)
+    return gr.Markdown(content, sanitize_html=False, latex_delimiters=[], **options)
 
 
 def _forms(service: Service, task: str) -> list[str]:
@@ -171,19 +187,20 @@ def _outputs(
     ]
 
 
-def _shown(message: str) -> gr.Error:
-    """A message in the corner of the page."""
-    return gr.Error(escape(message[:1].upper() + message[1:] + "."), title="Not run", duration=20, print_exception=False)
+def _refused(message: str) -> list[Any]:
+    """Why nothing ran, where the time would stand; what was shown before stays."""
+    said = f"Not run. {message[:1].upper()}{message[1:]}."
+    return [gr.update(), gr.update(), gr.update(), _status(said, kind="refused"), gr.update()]
 
 
-def _status(said: str) -> str:
-    return f'<div role="status" aria-live="polite">{escape(said)}</div>'
+def _status(said: str, *, kind: str = "") -> str:
+    return f'<div role="status" aria-live="polite" class="{kind}">{escape(said)}</div>'
 
 
 def _about(service: Service) -> str:
     count = len(service.tasks)
     what = "one frozen network, " + (f"{text.spelled(count)} tasks" if count > 1 else "one task")
-    limit = f"Pictures of up to {service.limits.pixels / 1e6:g} megapixels and {service.limits.upload_bytes / 1e6:g} MB."
+    limit = f"Pictures of up to {min(service.pixels.values()) / 1e6:.2g} megapixels and {service.limits.upload_bytes / 1e6:g} MB."
     return f"<h1>img2img</h1><p>{escape(what[0].upper() + what[1:])}. {escape(limit)}</p>"
 
 

@@ -16,7 +16,7 @@ def open_upload(blob: bytes | Path, limits: Limits) -> Image.Image:
     """An uploaded picture, its header read and its pixels not yet: `decode` does that.
 
     Raises:
-        RefusedError: 415 for no picture, 413 for one of too many pixels.
+        RefusedError: 415 for no picture, 413 for one of too many pixels, 404 for a file that has gone.
     """
     try:
         image = open_header(BytesIO(blob if isinstance(blob, bytes) else blob.read_bytes()), FORMATS)
@@ -24,6 +24,8 @@ def open_upload(blob: bytes | Path, limits: Limits) -> Image.Image:
         raise RefusedError(
             413, f"the picture has too many pixels: expected {limits.pixels:,} at most; make it smaller"
         ) from error
+    except FileNotFoundError as error:
+        raise RefusedError(404, "the picture is not here any more: choose it again") from error
     except MemoryError:
         raise
     except Exception as error:  # a broken header makes Pillow's readers raise almost anything

@@ -4,20 +4,20 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
-import logging
 import os
 import re
-import shutil
 import socket
 import webbrowser
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from img2img import __version__
 from img2img.errors import InputError
+from img2img.extras import require
 from img2img.web.files import PictureFolder, private_folder
 from img2img.web.limits import Limits, RefusedError
+from img2img.web.logs import sparing_log
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 CLEAN_EVERY = 60.0
 """Seconds between two looks for pictures of the page that have become old."""
-
-CONNECTIONS = 256
-"""Open connections; a browser has up to six."""
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 OWN = re.compile(r"/api/v1/|/gradio_api/(upload|upload_progress|file=.*)$")
@@ -56,7 +53,7 @@ def build_app(
     from img2img.web.api import PREFIX, api_routes
     from img2img.web.gate import Gate
     from img2img.web.guard import Guard
-    from img2img.web.page import CSS, build_page, theme
+    from img2img.web.page import CSS, build_page, page_inputs, theme
     from img2img.web.service import Service
     from img2img.web.uploads import page_routes
 
@@ -82,10 +79,14 @@ def build_app(
     )  # fmt: skip
     # Gradio checks the files that a request names only in pages that it launched itself. `Gate` checks them before it does.
     page.has_launched = True
+    page.config["version"] = ""
     folder.keep_all()
     # The last one added is the first that a request meets.
-    app.add_middleware(Gate, own=OWN, folder=folder)
-    app.add_middleware(Guard, hosts=tuple(hosts), any_address=any_address, body_bytes=limits.upload_bytes)
+    app.add_middleware(Gate, own=OWN, folder=folder, inputs=page_inputs(page))
+    app.add_middleware(
+        Guard, hosts=tuple(hosts), any_address=any_address, body_bytes=limits.upload_bytes, body_seconds=limits.upload_seconds
+    )
+    app.state.service = service
     return app
 
 
@@ -120,6 +121,7 @@ def serve(
     private_folder()
     _gradio()
     from img2img.inference import load
+    from img2img.web.draining import uvicorn_server
 
     listening = listen(host, port)
     with listening:
@@ -133,35 +135,30 @@ def serve(
             print("whoever can reach this machine can use it", flush=True)
         if open_browser:
             webbrowser.open(url)
-        _run(app, listening)
+        with sparing_log(), contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down, and raises the signal again
+            uvicorn_server(app, at_end=private_folder().delete).run(sockets=[listening])
 
 
 def _gradio() -> Any:
+    extra, what = "images,train,serve", "the web service"
+    require("matplotlib", extra=extra, what=what)  # for the figures of masks
+    with _no_proxies():
+        return require("gradio", extra=extra, what=what)
+
+
+@contextlib.contextmanager
+def _no_proxies() -> Iterator[None]:
+    """Without the environment's proxies: Gradio makes a client as it is imported, which fails where it cannot speak to one.
+
+    A service at home asks nobody, through a proxy or otherwise.
+    """
+    set_aside = {name: value for name, value in os.environ.items() if name.lower() in ("all_proxy", "http_proxy", "https_proxy")}
+    for name in set_aside:
+        del os.environ[name]
     try:
-        import gradio
-        import matplotlib  # noqa: F401  for the figures of masks
-    except ModuleNotFoundError as error:
-        raise InputError(f"the web service needs the package {error.name}: pip install 'img2img[images,train,serve]'") from error
-    return gradio
-
-
-def _run(app: "FastAPI", listening: socket.socket) -> None:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            # A page that is open has a stream that never ends, and uvicorn would print a traceback for each that it cuts.
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-            await super().shutdown(sockets)
-            # At a SIGTERM the process ends without the functions that `atexit` keeps.
-            shutil.rmtree(private_folder().path, ignore_errors=True)
-
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, ws="none", limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=10, timeout_graceful_shutdown=1,
-    )  # fmt: skip
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down, and raises the signal again
-        Server(config).run(sockets=[listening])
+        yield
+    finally:
+        os.environ |= set_aside
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -211,6 +208,8 @@ def _answer_errors(app: "FastAPI") -> None:
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
 
+    from img2img.web.service import short_of
+
     def answer(status: int, message: str) -> Response:
         headers = {"retry-after": "2"} if status == 503 else None
         return JSONResponse({"error": message}, status_code=status, headers=headers)
@@ -222,7 +221,8 @@ def _answer_errors(app: "FastAPI") -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return answer(422, f"{'.'.join(str(part) for part in first['loc'][1:])}: {first['msg'].lower()}, got {first['input']!r}")
+        where, got = ".".join(str(part) for part in first["loc"][1:]), repr(first["input"])[:60]
+        return answer(422, f"{where}: {first['msg'].lower()}, got {got}")
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
@@ -231,6 +231,15 @@ def _answer_errors(app: "FastAPI") -> None:
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=499)
+
+    async def scarce(_: Request, error: Exception) -> Response:
+        refused = short_of(error)
+        if refused is None:
+            raise error
+        return answer(refused.status, refused.message)
+
+    for kind in (OSError, MemoryError, RuntimeError):
+        app.add_exception_handler(kind, scarce)
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:

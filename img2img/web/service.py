@@ -1,7 +1,10 @@
 """A model that many ask at once: a few pictures run side by side, a few more wait, and the rest are told so."""
 
+import asyncio
+import errno
 import functools
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -9,16 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import anyio
 import anyio.to_thread
-import torch
 
 from img2img.errors import InputError
 from img2img.inference import Model, TaskInfo
+from img2img.memory import is_out_of_memory
+from img2img.web.budget import Budget
 from img2img.web.limits import Limits, RefusedError, check_pixels
 from img2img.web.pictures import decode, open_upload
+from img2img.web.stopping import Stop
 
 T = TypeVar("T")
+
+FEWEST = 64 * 64
+"""Pixels of a picture that a service must be able to take."""
+
+LATE = 1.5
+"""Seconds after which who waits is answered, though what runs for them has not stopped when it was told to."""
+
+_LOOK = 0.2
+
+_STOPS = "the service stops: try again in a moment"
 
 log = logging.getLogger("img2img.web")
 
@@ -28,11 +42,13 @@ class Answer:
     """What came of a picture.
 
     Attributes:
-        results: what `Model.run` gives, by task.
+        results: what `finish` made of the task's result, by task.
+        size: of the picture, (width, height).
         seconds: it took, decoding included and waiting not.
     """
 
     results: dict[str, Any]
+    size: tuple[int, int]
     seconds: float
 
 
@@ -42,33 +58,69 @@ class Service:
     Args:
         model: with merged weights, so that tasks run side by side.
         limits: the bounds.
+
+    Raises:
+        InputError: the bound on memory is too low for this model.
+
+    Attributes:
+        pixels: the most that a square picture may have, by task.
     """
 
     def __init__(self, model: Model, limits: Limits) -> None:
         self.model, self.limits = model, limits
         self.tasks: dict[str, TaskInfo] = model.tasks
+        self.budget = Budget(model)
+        self.pixels = {task: min(limits.pixels, self.budget.pixels(task, limits.picture_bytes)) for task in self.tasks}
+        for task, pixels in self.pixels.items():
+            if pixels < min(FEWEST, limits.pixels):
+                needed = self.budget.all_bytes([task], (64, 64)) * limits.concurrency
+                raise InputError(
+                    f"memory_bytes={limits.memory_bytes:,}: {task} needs {needed:,} for {limits.concurrency} pictures of 64 x 64 "
+                    "at once: allow more memory, or fewer at once"
+                )
+        self.stopping = False
         self._admitted = 0
-        self._slots = anyio.CapacityLimiter(limits.concurrency)
+        self._running: set[Stop] = set()
+        self._ended: RefusedError | None = None
+        self._slots = asyncio.Semaphore(limits.concurrency)
         # A pool of its own: anyio's is shared with whatever else runs in the process.
         self._threads = anyio.CapacityLimiter(limits.concurrency)
 
     @property
     def running(self) -> int:
         """How many pictures run now."""
-        return self._slots.borrowed_tokens
+        return len(self._running)
 
     @property
     def waiting(self) -> int:
         """How many requests arrive or wait."""
-        return self._admitted - self.running
+        return max(0, self._admitted - self.running)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody is in."""
+        return bool(self._admitted or self._running)
+
+    def stop(self) -> None:
+        """Take nothing new: who asks is told that the service stops. What is in goes on."""
+        self.stopping = True
+
+    def end(self) -> None:
+        """Have what runs and waits end now, with 503."""
+        self.stopping = True
+        self._ended = RefusedError(503, _STOPS)
+        for stop in self._running:
+            stop.tell(self._ended)
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
         """A place in the house, from a request's first byte to its answer.
 
         Raises:
-            RefusedError: 503 where as many are in as may run and wait.
+            RefusedError: 503 where as many are in as may run and wait, or the service stops.
         """
+        if self.stopping:
+            raise RefusedError(503, _STOPS)
         if self._admitted >= self.limits.concurrency + self.limits.queue:
             raise RefusedError(503, f"busy: {self.running} pictures run and {self.waiting} wait; try again in a moment")
         self._admitted += 1
@@ -82,6 +134,7 @@ class Service:
         tasks: list[str],
         picture: bytes | Path,
         *,
+        finish: Callable[[Any], Any],
         form: str | None = None,
         side: int | None = None,
         left: Callable[[], Awaitable[bool]] | None = None,
@@ -91,27 +144,72 @@ class Service:
         Args:
             tasks: their names; each result is that of `Model.run`.
             picture: the file's bytes, or where they are.
+            finish: makes of a result what is answered; it runs within the limits, as soon as there is a result.
             form: as of `Model.run`.
             side: the same.
-            left: tells whether who asked has gone, in which case nothing runs.
+            left: tells whether who asked has gone, in which case nothing runs any more.
 
         Raises:
             RefusedError: no such task or form, no picture, one that is too large, or a failure.
         """
         for task in tasks:
             self.check(task, form=form)
-        return await self.work(functools.partial(self._work, tasks, picture, form, side), left=left)
+        return await self.work(functools.partial(self._work, tasks, picture, finish, form, side), left=left)
 
     async def work(self, work: Callable[[], T], *, left: Callable[[], Awaitable[bool]] | None = None) -> T:
         """What `work` returns, in a thread, when its turn comes; `left` as of `run`.
 
+        It has `Limits.run_seconds`. Its place is free when it has truly ended, so that no more run than may.
+
         Raises:
-            RefusedError: `work` failed, or nobody waits for it.
+            RefusedError: `work` failed or took too long, or nobody waits for it.
         """
-        async with self._slots:
-            if left is not None and await left():
-                raise RefusedError(499, "nobody waits for the answer any more")
-            return await anyio.to_thread.run_sync(guarded, work, limiter=self._threads)
+        await self._turn(left)
+        stop = Stop()
+        self._running.add(stop)
+        thread = asyncio.ensure_future(self._in_thread(stop, work))
+        thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may be there to hear of it
+        until, late = time.monotonic() + self.limits.run_seconds, math.inf
+        try:
+            while not (await asyncio.wait({thread}, timeout=_LOOK))[0]:
+                now = time.monotonic()
+                if now > until:
+                    stop.tell(self._too_long())
+                elif left is not None and await left():
+                    stop.tell(_nobody())
+                if stop.error is not None:
+                    late = min(late, now + LATE)
+                    if now > late:
+                        raise stop.error
+        except asyncio.CancelledError:
+            stop.tell(_nobody())
+            raise
+        return thread.result()
+
+    async def _turn(self, left: Callable[[], Awaitable[bool]] | None) -> None:
+        """Wait for a free place, and take it."""
+        turn = asyncio.ensure_future(self._slots.acquire())
+        try:
+            while not (await asyncio.wait({turn}, timeout=_LOOK))[0]:
+                if left is not None and await left():
+                    raise _nobody()
+                if self._ended is not None:
+                    raise self._ended
+        except BaseException:
+            if not turn.cancel():  # it came just now
+                self._slots.release()
+            raise
+
+    async def _in_thread(self, stop: Stop, work: Callable[[], T]) -> T:
+        def run() -> T:
+            with stop.listening():
+                return guarded(work)
+
+        try:
+            return await anyio.to_thread.run_sync(run, limiter=self._threads)
+        finally:
+            self._running.discard(stop)
+            self._slots.release()
 
     def check(self, task: str, *, form: str | None = None) -> None:
         """Refuse a task that is not there (404) or a form that it has not (422)."""
@@ -121,16 +219,36 @@ class Service:
         if form is not None and form not in forms:
             raise RefusedError(422, f"form={form!r}: {task} gives {', '.join(forms)}")
 
-    def _work(self, tasks: list[str], picture: bytes | Path, form: str | None, side: int | None) -> Answer:
+    def _work(
+        self, tasks: list[str], picture: bytes | Path, finish: Callable[[Any], Any], form: str | None, side: int | None
+    ) -> Answer:
         began = time.perf_counter()
         image = open_upload(picture, self.limits)
         for task in tasks:
             # Tasks of whole pictures see them at a size of their own.
             own = self.tasks[task].side if self.model.task(task).whole_picture else None
             check_pixels(image.size, side or own, self.limits)
+        self._check_memory(tasks, image.size, side)
         decode(image)
-        results = {task: self.model.run(task, image, form=form, side=side) for task in tasks}
-        return Answer(results, time.perf_counter() - began)
+        results = {task: finish(self.model.run(task, image, form=form, side=side)) for task in tasks}
+        return Answer(results, image.size, time.perf_counter() - began)
+
+    def _check_memory(self, tasks: list[str], size: tuple[int, int], side: int | None) -> None:
+        needed, most = self.budget.all_bytes(tasks, size, side), self.limits.picture_bytes
+        if needed > most:
+            pixels = min(self.pixels[task] for task in tasks)
+            asked, smaller = ("", "") if side is None else (f" with side={side}", ", or give a smaller side")
+            raise RefusedError(
+                413,
+                f"a picture of {size[0]} x {size[1]} pixels{asked} would take {needed / 1e9:.1f} GB for {', '.join(tasks)}: "
+                f"expected {most / 1e9:.1f} GB at most, such as {pixels:,} pixels; make it smaller{smaller}",
+            )
+
+    def _too_long(self) -> RefusedError:
+        seconds = f"{self.limits.run_seconds:g} s"
+        return RefusedError(
+            503, f"the picture took more than {seconds}: make it smaller, give a smaller side, or try again later"
+        )
 
 
 def guarded(work: Callable[[], T]) -> T:
@@ -141,8 +259,23 @@ def guarded(work: Callable[[], T]) -> T:
         raise
     except InputError as error:
         raise RefusedError(422, str(error)) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise RefusedError(503, "not enough memory for a picture of this size: make it smaller, or try again later") from error
     except Exception as error:
+        if (refused := short_of(error)) is not None:
+            raise refused from error
         log.exception("a picture failed")
         raise RefusedError(500, "the service failed on this picture; its log says why") from error
+
+
+def short_of(error: BaseException) -> RefusedError | None:
+    """The refusal of what the machine has too little of just now, or None where an error says something else."""
+    if is_out_of_memory(error):
+        return RefusedError(503, "not enough memory for a picture of this size: make it smaller, or try again later")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RefusedError(503, "the service's disk is full: try again later")
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return RefusedError(503, "the service has too many files open: try again later")
+    return None
+
+
+def _nobody() -> RefusedError:
+    return RefusedError(499, "nobody waits for the answer any more")

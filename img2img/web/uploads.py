@@ -3,7 +3,6 @@
 from io import BytesIO
 from pathlib import Path
 
-import anyio
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from PIL import Image
@@ -20,19 +19,17 @@ SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF"
 
 
 async def read_picture(request: Request, limits: Limits, *, field: str) -> bytes:
-    """The picture's file in a request: its body, or `field` of a form; `Guard` bounds its bytes.
+    """The picture's file in a request: its body, or `field` of a form; `Guard` bounds its bytes and its time.
 
     Raises:
-        RefusedError: 422 for none, 408 for one that takes too long to arrive.
+        RefusedError: 422 for none, 413 for one of too many bytes.
     """
-    with anyio.move_on_after(limits.upload_seconds):
-        blob = await _read(request, field)
-        if not blob:
-            raise RefusedError(422, f"no picture came: send its file as the request's body, or as the field {field!r} of a form")
-        if len(blob) > limits.upload_bytes:
-            raise RefusedError(413, f"too many bytes: expected {limits.upload_bytes:,} at most; send a smaller file")
-        return blob
-    raise RefusedError(408, f"the picture did not arrive within {limits.upload_seconds:g} s: send a smaller one, or try again")
+    blob = await _read(request, field)
+    if not blob:
+        raise RefusedError(422, f"no picture came: send its file as the request's body, or as the field {field!r} of a form")
+    if len(blob) > limits.upload_bytes:
+        raise RefusedError(413, f"too many bytes: expected {limits.upload_bytes:,} at most; send a smaller file")
+    return blob
 
 
 async def _read(request: Request, field: str) -> bytes:
@@ -55,7 +52,7 @@ def page_routes(service: Service, folder: PictureFolder) -> APIRouter:
                 path = await service.work(lambda: keep(blob, folder, service.limits))
         except RefusedError as refused:
             return PlainTextResponse(refused.message, status_code=refused.status)  # the page shows the text as it is
-        return JSONResponse([str(path)])
+        return JSONResponse([folder.public(path)])
 
     @router.get("/upload_progress")
     async def progress() -> Response:

@@ -1,5 +1,6 @@
 """Nothing of the machine can be read through the service, and no page of another site can use it."""
 
+import html
 import json
 import os
 import socket
@@ -15,8 +16,9 @@ from web_bundles import encoded, photo
 
 from img2img.web import files
 from img2img.web.files import PictureFolder
+from img2img.web.limits import RefusedError
 
-UPLOAD, JOIN, FILE = "/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/file="
+UPLOAD, RUN, FILE = "/gradio_api/upload", "/gradio_api/run/predict", "/gradio_api/file="
 
 
 def upload(http: httpx.Client, blob: bytes) -> httpx.Response:
@@ -30,20 +32,8 @@ def run_function(http: httpx.Client) -> int:
     return int(numbers[0])
 
 
-def join(http: httpx.Client, picture: Any) -> httpx.Response:
-    data = {"data": [picture, "colour", None], "fn_index": run_function(http), "session_hash": "abc", "trigger_id": None}
-    return http.post(JOIN, json=data)
-
-
-def outcome(http: httpx.Client) -> dict[str, Any]:
-    """How the function that was joined ended."""
-    with http.stream("GET", "/gradio_api/queue/data", params={"session_hash": "abc"}) as events:
-        for line in events.iter_lines():
-            if line.startswith("data: "):
-                event = json.loads(line.removeprefix("data: "))
-                if event["msg"] == "process_completed":
-                    return dict(event)
-    raise AssertionError("no end")
+def run(http: httpx.Client, picture: Any) -> httpx.Response:
+    return http.post(RUN, json={"data": [picture, "colour", "colours"], "fn_index": run_function(http), "session_hash": "abc"})
 
 
 def file_data(path: str, **more: Any) -> dict[str, Any]:
@@ -60,8 +50,8 @@ def test_an_uploaded_picture_comes_back_and_runs(http: httpx.Client) -> None:
     assert (answer.content, answer.headers["content-type"]) == (blob, "image/png")
     assert answer.headers["cache-control"] == "private, no-store"
     # What a request says of a URL is dropped: this one is nobody's.
-    assert join(http, file_data(path, url="http://192.0.2.1/photo.png")).status_code == 200
-    assert outcome(http)["success"]
+    answer = run(http, file_data(path, url="http://192.0.2.1/photo.png"))
+    assert "pixels in" in html.unescape(answer.json()["data"][3])
 
 
 def paths(bundle: Path, folder: Path) -> list[str]:
@@ -76,9 +66,11 @@ def paths(bundle: Path, folder: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_no_file_of_the_machine_is_served(http: httpx.Client, bundle: Path) -> None:
+def test_no_file_of_the_machine_is_served(http: httpx.Client, service: Service, bundle: Path) -> None:
     (path,) = upload(http, encoded(photo())).json()
-    folder = Path(path).parents[1]
+    folder = service.file(path).parents[1]
+    assert folder.is_dir()
+    assert http.get(f"{FILE}{service.file(path)}").status_code == 404  # by its public name alone
     everywhere = ("/file=", "/gradio_api/file/", "/static/", "/assets/", "/svelte/", "/gradio_api/proxy=")
     asked = [FILE + name for name in paths(bundle, folder)]
     asked += [prefix + name for prefix in everywhere for name in paths(bundle, folder)[:3]]
@@ -97,12 +89,12 @@ def test_no_file_of_the_machine_is_served(http: httpx.Client, bundle: Path) -> N
         assert b"root:" not in answer
 
 
-def test_no_file_of_the_machine_is_run_on(http: httpx.Client, bundle: Path, tmp_path: Path) -> None:
+def test_no_file_of_the_machine_is_run_on(http: httpx.Client, service: Service, bundle: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.png"
     mine.write_bytes(encoded(photo()))
     (path,) = upload(http, encoded(photo())).json()
-    for name in [str(mine), *paths(bundle, Path(path).parents[1])]:
-        answer = join(http, file_data(name))
+    for name in [str(mine), str(service.file(path)), "/pictures/../../mine.png", *paths(bundle, service.file(path).parents[1])]:
+        answer = run(http, file_data(name))
         assert answer.status_code == 403, name
         assert answer.json() == {"error": "the picture is not here, or not any more: choose it again"}
     data_url = "data:image/png;base64,iVBORw0KGgo="
@@ -112,24 +104,79 @@ def test_no_file_of_the_machine_is_run_on(http: httpx.Client, bundle: Path, tmp_
         [file_data(str(mine))],
         {"a": {"b": file_data(str(mine))}},
     ):
-        assert join(http, picture).status_code == 403
-    assert http.post(JOIN, content=b"[" * 100_000).status_code == 422
-    assert http.post(JOIN, content=bytes(300_000)).status_code == 413
+        assert run(http, picture).status_code == 422
+
+
+ODD: list[Any] = [
+    None,
+    True,
+    5,
+    -1,
+    1.5,
+    10**30,
+    "x",
+    "\ud800",
+    "y" * 60_000,
+    [],
+    [1],
+    {},
+    {"a": 1},
+    {"path": 5},
+    {"path": ["x"]},
+]
+RAW = [
+    b"", b"null", b"5", b"[]", b"{}", b'"x"', b"NaN", b"{", b"\xff\xfe", b"\xef\xbb\xbf{}", b"[" * 60_000, b'{"data": NaN}',
+    b'{"data": [1e999]}', b'{"data": [%s]}' % (b"9" * 5000), b'{"data": %s%s}' % (b"[" * 500, b"]" * 500),
+    b'{"a":' * 900 + b"1" + b"}" * 900, bytes(300_000),
+]  # fmt: skip
+
+
+def test_wrong_json_is_refused_with_one_short_message(http: httpx.Client) -> None:
+    number = run_function(http)
+    whole: dict[str, Any] = {"data": [None, "colour", "colours"], "fn_index": number, "session_hash": "abc"}
+    bodies = list(RAW)
+    for key in ("data", "fn_index"):
+        bodies += [json.dumps({**whole, key: value}).encode() for value in ODD if key == "data" or value != number]
+    for place in range(3):
+        for odd in ODD[1:] if place == 0 else ODD:
+            data = list(whole["data"])
+            data[place] = odd
+            bodies.append(json.dumps({**whole, "data": data}).encode())
+    for body in bodies:
+        answer = http.post(RUN, content=body)
+        assert answer.status_code in (403, 413, 422), (body[:80], answer.status_code)
+        assert list(answer.json()) == ["error"]
+        assert len(answer.content) < 300
+    # What a function does not take is not handed on.
+    for more in ({"event_id": [], "batched": {}, "trigger_id": "x", "oauth_token": 5, "event_data": [[1]]}, {"session_hash": {}}):
+        assert http.post(RUN, json={**whole, **more}).status_code == 200
+
+
+def test_the_page_tells_nothing_of_the_machine(http: httpx.Client, service: Service, bundle: Path) -> None:
+    import gradio
+
+    (path,) = upload(http, encoded(photo())).json()
+    answers = [http.get("/"), http.get("/config"), run(http, file_data(path)), http.get("/api/v1/tasks"), http.get("/theme.css")]
+    for answer in answers:
+        assert answer.status_code == 200
+        for told in (str(service.temporary), "img2img-served", str(bundle), str(Path.home()), gradio.__version__):
+            assert told not in answer.text, answer.url
+    assert "/pictures/" in answers[1].text
+    assert "/pictures/" in answers[2].text
 
 
 def test_what_the_page_does_not_need_is_not_there(http: httpx.Client) -> None:
     get = ["docs", "redoc", "openapi.json", "gradio_api/openapi.json", "gradio_api/info", "gradio_api/runs", "monitoring",
            "monitoring/summary", "gradio_api/vibe-code", "gradio_api/dev/reload", "gradio_api/token", "login", "logout",
            "pwa_icon", "gradio_api/deep_link", "gradio_api/custom_component/x/client/y/z", "gradio_api/call/run/1",
-           "gradio_api/startup-events", "gradio_api/stream/a/b/c/playlist.m3u8", "robots.txt"]  # fmt: skip
+           "gradio_api/startup-events", "gradio_api/stream/a/b/c/playlist.m3u8", "robots.txt", "gradio_api/heartbeat/abc",
+           "gradio_api/queue/data?session_hash=abc", "gradio_api/queue/status"]  # fmt: skip
     post = ["gradio_api/run/run", "gradio_api/api/predict", "gradio_api/call/run", "gradio_api/call/v2/run", "login",
-            "gradio_api/vibe-edit", "gradio_api/process_recording", "gradio_api/component_server"]  # fmt: skip
+            "gradio_api/vibe-edit", "gradio_api/process_recording", "gradio_api/component_server", "gradio_api/queue/join",
+            "gradio_api/cancel", "gradio_api/reset", "gradio_api/run/predict/"]  # fmt: skip
     assert {path: http.get(f"/{path}").status_code for path in get} == dict.fromkeys(get, 404)
     assert {path: http.post(f"/{path}", json={}).status_code for path in post} == dict.fromkeys(post, 404)
     assert http.request("DELETE", "/").status_code == 404
-    # What the queue bounds does not run past the queue.
-    direct = {"data": [None, "colour", None], "fn_index": run_function(http), "session_hash": "abc"}
-    assert http.post("/gradio_api/run/predict", json=direct).status_code == 404
     assert http.options("/", headers={"Access-Control-Request-Method": "POST"}).status_code == 404
 
 
@@ -150,9 +197,10 @@ def test_the_folder_is_private_and_cleaned(tmp_path: Path, monkeypatch: pytest.M
     old, new, newer = (folder.add(b"b" * 10, ".png") for _ in range(3))
     os.symlink("/etc/passwd", new.parent / "link.png")
     (new.parent / "page.html").write_text("x")
-    assert folder.find(str(new)) == new
+    assert folder.find(folder.public(new)) == new
+    assert folder.find(str(new)) is None
     for other in (new.parent / "link.png", new.parent / "page.html", new.parent, new.parent / "none.png"):
-        assert folder.find(str(other)) is None
+        assert folder.find(folder.public(other)) is None
     (new.parent / "link.png").unlink()
     (new.parent / "page.html").unlink()
     past = time.time() - files.KEEP_SECONDS - 5
@@ -161,22 +209,50 @@ def test_the_folder_is_private_and_cleaned(tmp_path: Path, monkeypatch: pytest.M
     os.utime(new, (time.time() - 100,) * 2)
     folder.clean()
     assert [path.exists() for path in (lasting, old, old.parent, new, newer)] == [True, False, False, True, True]
-    monkeypatch.setattr(files, "KEEP_BYTES", 15)
+    monkeypatch.setattr(files, "KEEP_BYTES", 25)
     folder.clean()
     assert [path.exists() for path in (lasting, new, newer)] == [True, False, True]
 
 
-def test_only_the_user_can_read_the_folder(http: httpx.Client) -> None:
+def test_the_folder_never_holds_more_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "KEEP_BYTES", 1000)
+    folder = PictureFolder(tmp_path)
+
+    def held() -> int:
+        return sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+
+    kept = []
+    for _ in range(20):
+        kept.append(folder.add(bytes(300), ".png"))
+        assert held() <= 1000
+    assert [path.exists() for path in kept] == [False] * 17 + [True] * 3
+    assert len(list(tmp_path.iterdir())) == 3
+    folder.keep_all()  # of what may not go, none goes
+    for size in (101, 1001):
+        with pytest.raises(RefusedError, match="no room") as refused:
+            folder.add(bytes(size), ".png")
+        assert refused.value.status == 503
+    assert held() == 900
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_only_the_user_can_read_the_folder(http: httpx.Client, service: Service) -> None:
     (path,) = upload(http, encoded(photo())).json()
-    assert Path(path).parents[1].stat().st_mode & 0o077 == 0
+    assert service.file(path).parents[1].stat().st_mode & 0o077 == 0
 
 
 # ---------------------------------------------------------------------- who asks
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:7860", "192.0.2.7", "", "localhost.evil.example", "127.0.0.1.evil"]
-)
+    "host",
+    [
+        "evil.example", "evil.example:7860", "192.0.2.7", "", "localhost.evil.example", "127.0.0.1.evil", "evil@127.0.0.1",
+        "evil:x@127.0.0.1:80", "localhost#x", "localhost?x", "localhost/../x", "localhost/", "localhost.", "127.0.0.1.",
+        "localhost:", "localhost:0", "localhost:99999", "localhost:+80", "localhost:80:80", "localhost:x", "[::1", "::1",
+        "[::1]x", "[127.0.0.1]", "[localhost]", "localhost localhost", "localhost,evil.example", "http://localhost",
+    ],
+)  # fmt: skip
 def test_another_name_is_refused(http: httpx.Client, host: str) -> None:
     for path in ("/", "/api/v1/tasks", "/config"):
         answer = http.get(path, headers={"Host": host})
@@ -184,7 +260,15 @@ def test_another_name_is_refused(http: httpx.Client, host: str) -> None:
         assert "this service is not called" in answer.json()["error"]
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9999", "[::1]:7860", "LOCALHOST"])
+def test_a_name_given_twice_is_refused(http: httpx.Client, service: Service) -> None:
+    port = int(service.url.rsplit(":")[-1])
+    for hosts in ("Host: localhost\r\nHost: evil.example", "Host: localhost\r\nHost: localhost", "X-Host: localhost"):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+            raw.sendall(f"GET /api/v1/health HTTP/1.1\r\n{hosts}\r\nConnection: close\r\n\r\n".encode())
+            assert raw.recv(12) in (b"HTTP/1.1 400", b"HTTP/1.1 403"), hosts
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9999", "[::1]:7860", "LOCALHOST", "[0:0:0:0:0:0:0:1]"])
 def test_its_own_names_are_not(http: httpx.Client, host: str) -> None:
     assert http.get("/api/v1/health", headers={"Host": host}).status_code == 200
 
@@ -197,10 +281,22 @@ def test_its_own_names_are_not(http: httpx.Client, host: str) -> None:
         {"Origin": "http://127.0.0.1:1"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
+        [("Origin", "{url}"), ("Origin", "https://evil.example")],
+        [("Origin", "{url}"), ("Origin", "{url}")],
+        [("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "cross-site")],
+        {"Origin": "{url}/"},
+        {"Origin": "{url}, https://evil.example"},
+        {"Origin": "file:{slashes}"},
+        {"Origin": "evil@{slashes}"},
+        {"Origin": "http://evil@{slashes}"},
+        {"Origin": "{slashes}"},
+        {"Origin": ""},
     ],
 )
-def test_a_foreign_page_is_refused(http: httpx.Client, headers: dict[str, str]) -> None:
-    for path in ("/api/v1/run/colour", UPLOAD, JOIN):
+def test_a_foreign_page_is_refused(http: httpx.Client, service: Service, headers: Any) -> None:
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    headers = [(name, value.format(url=service.url, slashes=service.url.removeprefix("http:"))) for name, value in pairs]
+    for path in ("/api/v1/run/colour", UPLOAD, RUN):
         answer = http.post(path, headers=headers, content=encoded(photo()))
         assert answer.status_code == 403
         assert "another site" in answer.json()["error"]

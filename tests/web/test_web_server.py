@@ -22,12 +22,9 @@ def test_a_signal_stops_it_and_it_leaves_nothing(bundle: Path, tmp_path: Path, h
     service = start(bundle, tmp_path / "talk.txt")
     with httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http:
         (path,) = http.post("/gradio_api/upload", files={"files": encoded(photo())}).json()
-        folder = Path(path).parents[1]
-        assert folder.is_dir()
-        with http.stream("GET", "/gradio_api/heartbeat/abc") as open_page:  # a page that is open does not hold it
-            assert open_page.status_code == 200
-            assert service.stop(how) == (code, "")
-    assert not folder.exists()
+        assert service.file(path).is_file()
+        assert service.stop(how) == (code, "")  # a connection that is kept does not hold it
+    assert list(service.temporary.iterdir()) == []
 
 
 def test_a_port_in_use(bundle: Path) -> None:

@@ -1,0 +1,50 @@
+"""Work in a thread that can be told to stop: networks look between any two of their layers whether they should."""
+
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+_here = threading.local()
+
+
+class Stop:
+    """Tells a thread's work to end with an error; the first one told counts."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def tell(self, error: Exception) -> None:
+        """Have the work end with `error` before its next layer, or at its next `check`."""
+        self.error = self.error or error
+
+    def check(self) -> None:
+        """Raise the error, where one was told."""
+        if self.error is not None:
+            raise self.error
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Networks that this thread runs within the block can be stopped."""
+        _watch_layers()
+        _here.stop = self
+        try:
+            yield
+        finally:
+            _here.stop = None
+
+
+@functools.cache
+def _watch_layers() -> None:
+    # One hook for all modules, since those of a module of its own would make attention take another kernel. It does nothing in
+    # threads that do not listen.
+    register_module_forward_pre_hook(_look)
+
+
+def _look(module: Any, arguments: Any) -> None:
+    stop = getattr(_here, "stop", None)
+    if stop is not None:
+        stop.check()
