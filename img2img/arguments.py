@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 
 def whole_number(name: str, value: Any, *, least: int = 1, of: str = "") -> int | None:
@@ -88,7 +89,7 @@ def path(name: str, value: Any) -> Path:
     if isinstance(value, str | os.PathLike):
         found = os.fspath(value)
         if isinstance(found, str) and found and "\0" not in found:
-            return Path(os.path.expanduser(found))
+            return expanded(found)
     raise InputError(f"{name}={_shown(value)}: expected a path, as text or a Path")
 
 

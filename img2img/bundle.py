@@ -18,6 +18,7 @@ from img2img.lock import check_free, hold
 from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.storage import read_header
 from img2img.masks.table import check_name
+from img2img.paths import expanded
 from img2img.tasks.stored import check_info, stored_task
 from img2img.untrusted import check_plain, naming, tensor_shapes
 
@@ -40,7 +41,7 @@ def save_backbone(
     folder: str | os.PathLike[str], network: MaskedNetwork, spec: Mapping[str, Any], select: Sequence[str] | None = None
 ) -> None:
     """Write the backbone of `network`, without a head, and a `bundle.json` without tasks; `select` is what it was made with."""
-    folder = Path(folder)
+    folder = expanded(folder)
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.backbone.state_dict().items()}
     blob = safetensors.torch.save(tensors, metadata={"format": FORMAT})
     write_bytes(folder / "backbone.safetensors", blob)
@@ -64,7 +65,7 @@ def add_task_to_bundle(
     Raises:
         FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     with hold(folder, wait=PATIENCE):
         path = network.save_task(task, task_path(folder, task), info={"task": dict(options), **info})
         description = read_bundle(folder)
@@ -86,7 +87,7 @@ def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
         InputError: there is no such task, another one's masks are coded relative to it, or the bundle is that of a run that goes
             on, or is in use.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     read_bundle(folder)  # before anything is written
     if folder.name == "bundle":
         check_free(folder.parent)  # a run that goes on needs all of its tasks
@@ -111,7 +112,7 @@ def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
 
 def bundle_folder(folder: str | os.PathLike[str]) -> Path:
     """The folder of a bundle: the one given, or the `bundle` folder of a run."""
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     inner = folder / "bundle"
     return inner if (inner / "bundle.json").is_file() else folder
 
@@ -146,7 +147,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: no bundle there, or it was edited into something else, or is of a newer format.
     """
-    path = Path(folder) / "bundle.json"
+    path = expanded(folder) / "bundle.json"
     if not path.is_file():
         raise InputError(f"no bundle in {folder}: expected the file bundle.json there; give the folder that a run wrote")
     if path.stat().st_size > MAX_DESCRIPTION:
@@ -197,7 +198,7 @@ def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone
     Raises:
         InputError: a file is missing, damaged, or does not belong to the others, or there is no task.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     description = read_bundle(folder)
     check_has_tasks(folder, description)
     network, backbone = load_backbone(folder, description)
@@ -227,7 +228,7 @@ def check_bundle(folder: str | os.PathLike[str]) -> None:
     Raises:
         InputError: see `load_bundle`.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     description = read_bundle(folder)
     load_tasks(folder, description["tasks"], *load_backbone(folder, description))
 

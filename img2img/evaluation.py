@@ -11,6 +11,7 @@ from img2img.data.base import PictureSet
 from img2img.errors import InputError
 from img2img.inference import load
 from img2img.memory import memory_explained
+from img2img.paths import expanded
 from img2img.pipeline import without_script_keys
 from img2img.reports.read import read_results
 from img2img.training.evaluate import Evaluator, finite
@@ -42,7 +43,7 @@ def evaluate_run(
         OutOfMemoryError: a picture or a batch does not fit into memory; names what to lower.
         InputError: the folder is no run of mask methods, a task is not in its bundle, or its data is gone.
     """
-    folder = Path(run)
+    folder = expanded(run)
     experiment = read_run(folder)
     if not experiment.masks:
         method = experiment.method.get("name")

@@ -18,6 +18,7 @@ import safetensors.torch
 from torch import Tensor
 
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 _numbers = itertools.count()
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
@@ -45,7 +46,7 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) 
         OSError: the disk is full or the folder cannot be written; the message says which file, that the old one stands, and what
             helps.
     """
-    path = Path(path)
+    path = expanded(path)
     temporary = temporary_beside(path)
     try:
         make_folder(path.parent)
@@ -177,7 +178,7 @@ def check_folder(folder: str | os.PathLike[str], option: str) -> Path:
     Raises:
         InputError: it is a file, or is to be in one.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
     if file is not None:
         raise InputError(f"{option}={folder}: {file} is a file; expected a folder, or none there yet: choose another")
@@ -208,7 +209,7 @@ def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read JSON, or raise an `InputError` that names the file and the line at fault."""
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise InputError(f"no file at {path}: expected a JSON file there; check the path")
     try:

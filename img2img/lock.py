@@ -20,6 +20,7 @@ from pathlib import Path
 
 from img2img.errors import InputError
 from img2img.files import cannot_write, is_running, make_folder
+from img2img.paths import expanded
 
 try:
     import fcntl
@@ -70,7 +71,7 @@ def hold(folder: str | os.PathLike[str], *, wait: float = _SHORTLY) -> Iterator[
         FolderInUseError: another process holds it; says who, and what to do.
         OSError: it cannot be written.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     path = folder / NAME
     made = [above for above in (folder, *folder.parents) if not above.exists()]
     handle: int | None = None
@@ -89,7 +90,7 @@ def hold(folder: str | os.PathLike[str], *, wait: float = _SHORTLY) -> Iterator[
 
 def check_free(folder: str | os.PathLike[str]) -> None:
     """Raise a `FolderInUseError` if a process holds the folder; nothing is written."""
-    path = Path(folder) / NAME
+    path = expanded(folder) / NAME
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 T = TypeVar("T")
 
@@ -126,7 +127,7 @@ def import_modules(names: Iterable[str]) -> None:
 
 
 def _import_file(name: str) -> None:
-    path = Path(name).expanduser().resolve()
+    path = expanded(name).resolve()
     if not path.is_file():
         raise InputError(f"imports got {name!r}, and there is no file {path}: correct the path, which starts here")
     if not path.stem.isidentifier():

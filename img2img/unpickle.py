@@ -7,13 +7,13 @@ import io
 import os
 import pickle
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 _NDARRAY = "ndarray"  # stands for the class, which a pickle names but has no need to call
 
@@ -33,7 +33,7 @@ def read_pickled_arrays(
     Raises:
         InputError: there is no such file, it is no pickle, or it names anything but arrays; nothing of it has been run.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise InputError(f"no file at {str(path)!r}: expected {expected}; {remedy}")
     try:

@@ -9,12 +9,12 @@ import os
 import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import safetensors
 
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 MAX_NAME = 200
 """Letters of the longest name: of a task or a basis, which name files, and of a tensor's part of a description."""
@@ -114,7 +114,7 @@ def tensor_shapes(path: str | os.PathLike[str]) -> Shapes:
     Raises:
         InputError: it is no such file, cut off, or describes more than `MAX_TENSORS_HEADER` bytes of names.
     """
-    path = Path(path)
+    path = expanded(path)
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

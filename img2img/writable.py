@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -21,7 +22,7 @@ def check_writable(folder: str | os.PathLike[str], option: str, *inside: str) ->
     Raises:
         InputError: with what helps: permission, space or another folder.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     nearest = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path())
     for place in (nearest, *(path for name in inside if (path := folder / name).is_dir())):
         try:

@@ -3,10 +3,10 @@
 import io
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 MAX_VALUES = 1_000_000
 """More values than a file may have once its aliases are written out: a few lines can stand for billions."""
@@ -27,7 +27,7 @@ def read_yaml(path: str | os.PathLike[str], what: str, *, resolve: bool = True) 
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise InputError(f"no file at {path}: expected {what} there; check the path")
     try:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,8 +22,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("overrides", nargs="*", help="of every run, such as data_root=DATA train.steps=100")
     parser.add_argument("--methods", nargs="+", help="labels; all by default")
     parser.add_argument("--seeds", nargs="+", type=int, help="the suite's by default")
-    parser.add_argument("--out", type=Path, help="where the runs go; runs/SUITE by default")
-    parser.add_argument("--store", type=Path, help="a folder for configs and metrics of finished runs, for `img2img report`")
+    parser.add_argument("--out", type=expanded, help="where the runs go; runs/SUITE by default")
+    parser.add_argument("--store", type=expanded, help="a folder for configs and metrics of finished runs, for `img2img report`")
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time, each with threads=1 then")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

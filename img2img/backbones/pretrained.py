@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 IMAGENET = "imagenet"
 _PACKAGE = "package:"
@@ -39,7 +40,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises:
         InputError: there is no such file, or it cannot be read, or it holds no tensors.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise InputError(f"weights: no file at {str(path)!r}. {_REMEDIES}")
     try:

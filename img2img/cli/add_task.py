@@ -8,6 +8,7 @@ import typer
 
 from img2img.cli.options import Bundle
 from img2img.errors import InputError
+from img2img.paths import expanded
 from img2img.yaml_file import read_yaml
 
 
@@ -109,7 +110,7 @@ def _described(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, Any
 
 def _names(given: str) -> str | list[str]:
     """The path of a file of class names, or names."""
-    if Path(given).is_file():
+    if expanded(given).is_file():
         return given
     if "," not in given and (Path(given).suffix == ".txt" or len(Path(given).parts) > 1):
         raise InputError(

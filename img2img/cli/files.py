@@ -11,6 +11,7 @@ from img2img.cli.video import VIDEOS, make_frames, make_video, video_ending
 from img2img.data.decode import list_pictures
 from img2img.errors import InputError
 from img2img.files import clear_leftovers, write_atomic, write_json
+from img2img.paths import expanded
 
 if TYPE_CHECKING:
     from img2img.inference import Model
@@ -57,7 +58,7 @@ def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: 
     """
     jobs: list[Planned] = []
     for source in sources:
-        source = source.expanduser()
+        source = expanded(source)
         if os.path.isdir(source):
             pictures = list_pictures(source, exclude=[results])
             jobs += [Planned(task, p, out / p.relative_to(source).with_suffix(ending)) for p in pictures]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from img2img.cli.options import DEFAULT_BUNDLE, BundleOption, Device, Json
+from img2img.paths import expanded
 
 if TYPE_CHECKING:
     from img2img.inference import Model
@@ -73,7 +74,7 @@ def run(
         raise InputError(f"form={form!r} with the task 'all', but {', '.join(lacking)} cannot give it: name one task that can")
     model.check(names[0], form=form, side=side)
     forms = {name: form or model.task(name).forms[0] for name in names}
-    out = out.expanduser()
+    out = expanded(out)
     jobs: list[Planned] = []
     for name in names:
         ending = ".json" if forms[name] == "scores" else ".png"

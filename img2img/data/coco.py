@@ -17,6 +17,7 @@ from img2img.data.names import nfc, on_disk
 from img2img.data.orientation import DrawnOn, check_drawn_on, of_which_pixels, remark_on_turned
 from img2img.data.remarks import remark
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 
 class CocoSegmentation(PictureSet):
@@ -55,7 +56,7 @@ class CocoSegmentation(PictureSet):
     ) -> None:
         check_drawn_on(drawn_on)
         self._folder = require_folder(images)
-        self._path = Path(annotations).expanduser()
+        self._path = expanded(annotations)
         data = read_coco(self._path)
         self.name = self._path.stem
         self.classes = (BACKGROUND, *_chosen(data["categories"], categories))

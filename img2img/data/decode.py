@@ -17,6 +17,7 @@ from img2img.data.greys import as_greys
 from img2img.data.listing import EXTENSIONS, list_pictures, require_folder
 from img2img.data.png_text import without_large_text
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 __all__ = [
     "EXTENSIONS",
@@ -99,7 +100,7 @@ def read_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 def read_turned(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], int]:
     """What `read_picture` returns, and the EXIF orientation (1 to 8) by which the stored pixels were turned; see `turned`."""
-    path = Path(path)
+    path = expanded(path)
     decoded = _decode(path)
     return to_rgb(_shown(decoded, path), str(path), where=str(path.parent)), decoded.orientation
 
@@ -151,7 +152,7 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         InputError: no such file, a damaged one, or one of more than `MAX_PIXELS` pixels.
     """
-    path = Path(path)
+    path = expanded(path)
     return _shown(_decode(path), path)
 
 
@@ -174,7 +175,7 @@ def read_label(path: str | os.PathLike[str], *, stored: bool = False, greys: boo
         InputError: no such file, a damaged file, a JPEG (its compression alters indices), colours in place of indices, or
             a value above 255.
     """
-    path = Path(path)
+    path = expanded(path)
     decoded = _decode(path)
     if decoded.kind in ("JPEG", "MPO"):
         raise InputError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from img2img.data.remarks import remark
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 EXTENSIONS = frozenset(
     {
@@ -96,7 +97,7 @@ def list_pictures(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.
         InputError: no such folder, or no picture in it.
     """
     pictures, left_out = scan(folder, exclude=exclude)
-    left_out.say(Path(folder).expanduser(), len(pictures))
+    left_out.say(expanded(folder), len(pictures))
     return pictures
 
 
@@ -144,7 +145,7 @@ def subfolders(folder: Path) -> list[str]:
 
 def require_folder(folder: str | os.PathLike[str]) -> Path:
     """`folder` as a path with `~` expanded, or an `InputError` that names the nearest folder above it that exists."""
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     if path.is_dir():
         return path
     if path.exists():
@@ -166,7 +167,7 @@ def _holds_results_at(folder: Path) -> bool:
 
 
 def _real(folders: Iterable[str | os.PathLike[str]]) -> frozenset[str]:
-    return frozenset(os.path.realpath(Path(folder).expanduser()) for folder in folders)
+    return frozenset(os.path.realpath(expanded(folder)) for folder in folders)
 
 
 def _refuse(error: OSError) -> None:

@@ -9,12 +9,12 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 MAX_BYTES = 1 << 28
 """A variable is refused that is larger than this after decompression; a label of 89 million pixels is smaller."""
@@ -33,7 +33,7 @@ def read_uint8_field(path: str | os.PathLike[str], variable: str, field: str) ->
     Raises:
         InputError: no such file, a damaged file or one of another version, or no uint8 matrix in that place.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise InputError(f"no file at {path}: expected a MATLAB file there; unpack the data again")
     content = path.read_bytes()

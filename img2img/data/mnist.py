@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from img2img.data.arrays import ArrayPictures, require_part
 from img2img.data.decode import require_folder
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 MAX_BYTES = 1 << 30
 """A file that claims more values than this is refused before they are read; MNIST's largest has 47 million."""
@@ -176,7 +177,7 @@ def read_idx(path: str | os.PathLike[str], dimensions: int) -> NDArray[np.uint8]
     Raises:
         InputError: another type or number of dimensions, or more or fewer values than the file says.
     """
-    path = Path(path)
+    path = expanded(path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             magic = file.read(4)

@@ -6,6 +6,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 
 def nfc(text: str) -> str:
@@ -34,7 +35,7 @@ def read_lines(path: str | os.PathLike[str], expected: str) -> list[str]:
     Raises:
         InputError: no such file, no UTF-8 text, or nothing in it.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise InputError(f"no file at {path}: expected a text file with {expected}; check the path")
     try:

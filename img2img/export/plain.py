@@ -15,6 +15,7 @@ from img2img.errors import InputError, first_line
 from img2img.export.check import Agreement, check_agreement
 from img2img.export.graph import Interface, TaskGraph
 from img2img.files import write_bytes
+from img2img.paths import expanded
 from img2img.untrusted import Shapes, check_plain, parse_json, tensor_shapes
 
 KEY = "img2img"
@@ -54,7 +55,7 @@ def load_plain(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]
     Raises:
         InputError: it is no such file, or damaged.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise InputError(f"no file at {path}: expected a task that was exported as safetensors; check the path")
     shapes = tensor_shapes(path)

@@ -21,6 +21,7 @@ from img2img.extras import require
 from img2img.files import read_json, sync_folder, write_json
 from img2img.hub.card import model_card
 from img2img.masks import MaskedNetwork
+from img2img.paths import expanded
 from img2img.writable import check_writable
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def save_pretrained(
         InputError: no bundle there, a file of it is missing, results of another backbone, or a `folder` with other files.
     """
     require("huggingface_hub", extra="hub", what="a model card")
-    folder = Path(folder).absolute()
+    folder = expanded(folder).absolute()
     _check_replaceable(folder)
     check_writable(folder.parent, "the folder's parent")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -66,11 +67,11 @@ def save_pretrained(
         if isinstance(source, MaskedNetwork):
             _write_network(source, temporary)
         else:
-            bundle = _bundle_in(Path(source))
+            bundle = _bundle_in(expanded(source))
             run = bundle.parent if bundle.name == "bundle" and (bundle.parent / "results.json").is_file() else None
             _copy_bundle(bundle, temporary)
         description = read_bundle(temporary)
-        check_has_tasks(Path(source) if isinstance(source, str | os.PathLike) else temporary, description)
+        check_has_tasks(expanded(source) if isinstance(source, str | os.PathLike) else temporary, description)
         found = results if results is not None or run is None else run / "results.json"
         values = dict(found) if isinstance(found, Mapping) else None if found is None else read_json(found)
         card = model_card(temporary, name=repo_id or folder.name, results=values, run=run, license=license)
@@ -103,8 +104,8 @@ def pretrained_folder(
     Raises:
         InputError: no such folder or repository, no connection, or no bundle in it.
     """
-    if Path(name_or_folder).is_dir():
-        return _bundle_in(Path(name_or_folder))
+    if expanded(name_or_folder).is_dir():
+        return _bundle_in(expanded(name_or_folder))
     name = os.fspath(name_or_folder)
     if isinstance(name_or_folder, Path) or not _REPO.fullmatch(name) or name.startswith("."):
         raise InputError(
@@ -172,7 +173,7 @@ def push_to_hub(
     Raises:
         InputError: the folder has no bundle or no card, or the Hub refuses or cannot be reached.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     read_bundle(folder)
     if not (folder / "README.md").is_file():
         raise InputError(f"{folder} has no model card (README.md): write the folder with save_pretrained first")

@@ -9,7 +9,6 @@ Source: "ImpressLearn: Continual learning via combined task impressions" (2022),
 import logging
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from img2img.impressions.results import stored_bytes, summarise, table_rows
 from img2img.impressions.workbench import Workbench
 from img2img.lock import hold
 from img2img.memory import memory_explained
+from img2img.paths import expanded
 from img2img.run import logged_to
 from img2img.training.environment import environment
 from img2img.training.record import write_record
@@ -80,7 +80,7 @@ LOWER = (
 
 
 def _run(study: Study, family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
-    folder = Path(study.out)
+    folder = expanded(study.out)
     start = time.perf_counter()
     rows: dict[str, list[dict[str, Any]]] = {}
     for seed in study.seeds:

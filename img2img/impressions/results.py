@@ -2,13 +2,13 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from img2img.impressions.options import Study
 from img2img.impressions.pictures import Family
 from img2img.impressions.table import TABLE_2
 from img2img.masks.storage import read_header
+from img2img.paths import expanded
 
 Row = Mapping[str, Any]
 
@@ -56,7 +56,7 @@ def stored_bytes(study: Study, rows: Mapping[str, Sequence[Row]]) -> list[dict[s
         files = [
             path
             for seed in study.seeds
-            for path in (Path(study.out) / f"seed{seed}" / f"density{density:g}" / "supsup").glob("own_*.safetensors")
+            for path in (expanded(study.out) / f"seed{seed}" / f"density{density:g}" / "supsup").glob("own_*.safetensors")
         ]
         headers = [read_header(path)["storage"] for path in files]
         alphas = {row["count"]: row["bytes"] for row in rows["combined"] if row["density"] == density and row["kind"] != "random"}

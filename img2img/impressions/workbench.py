@@ -20,6 +20,7 @@ from img2img.impressions.options import Study
 from img2img.impressions.pictures import Family
 from img2img.masks import MaskedNetwork, MaskMethod, randomise
 from img2img.masks.storage import read_header
+from img2img.paths import expanded
 from img2img.training.sealed import read_sealed_json, write_sealed_json
 from img2img.training.together import train_together
 
@@ -52,7 +53,7 @@ class Workbench:
         self.family = family
         self.seed = seed
         self.density = density
-        self.folder = Path(study.out) / f"seed{seed}" / f"density{density:g}"
+        self.folder = expanded(study.out) / f"seed{seed}" / f"density{density:g}"
         backbone = lenet(family.pixels(1, "test")[0][0].numel(), study.hidden, study.outputs)
         randomise(backbone, kind=study.weights, seed=seed, density=density if study.scaled else None)
         self.network = MaskedNetwork(backbone).eval()

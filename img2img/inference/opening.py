@@ -13,6 +13,7 @@ from torch import Tensor
 from img2img.data.decode import list_pictures
 from img2img.errors import InputError
 from img2img.inference.images import Opened, open_input
+from img2img.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def open_one(picture: Any, place: str = "", *, white: int | None = None) -> Open
     """
     is_path = isinstance(picture, str | os.PathLike)
     try:
-        return open_input(os.path.expanduser(picture) if is_path else picture, white=white)
+        return open_input(expanded(picture) if is_path else picture, white=white)
     except InputError as error:
         if place and not is_path:
             raise InputError(f"{place}: {error}") from error
@@ -65,8 +66,8 @@ def folder_of(pictures: Any) -> Path | None:
     """The folder that was given, or None where something else was."""
     if not isinstance(pictures, str | os.PathLike):
         return None
-    found = os.path.expanduser(pictures)
-    return Path(os.fsdecode(found)) if os.path.isdir(found) else None
+    found = expanded(pictures)
+    return found if os.path.isdir(found) else None
 
 
 def as_many(pictures: Any) -> Iterable[Any]:

@@ -17,6 +17,7 @@ from img2img.masks.base import one_of, without_cast
 from img2img.masks.bits import pack_bits, unpack_bits
 from img2img.masks.layers import Layer
 from img2img.masks.task_header import MAX_HEADER, refusing
+from img2img.paths import expanded
 from img2img.untrusted import MAX_NAME, naming, parse_json
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ class Basis(nn.Module):
             InputError: there is no such file, it is damaged, of another kind or newer, its masks are for other weights, or
                 its random masks come out different here.
         """
-        path = Path(path)
+        path = expanded(path)
         header, tensors = _read(path)
         shapes = {name: torch.Size(shape) for name, shape in header["shapes"].items()}
         expected = {name: layer.weight.shape for name, layer in layers.items()}

@@ -20,6 +20,7 @@ from img2img.masks.layers import IsNorm, Selection, is_normalisation, is_weight
 from img2img.masks.table import TaskFile, TaskTable
 from img2img.masks.task import NormMode, TaskState, copy_into
 from img2img.masks.task_module import TaskModule
+from img2img.paths import expanded
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -357,7 +358,7 @@ class MaskedNetwork(FrozenBackbone):
         """
         from img2img.masks.storage import check_backbone, read_header
 
-        path = Path(path).absolute()
+        path = expanded(path).absolute()
         header = read_header(path)
         check_backbone(path, header, self)
         name = header["task"] if name is None else name

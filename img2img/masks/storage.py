@@ -29,6 +29,7 @@ from img2img.masks.fitting import fitting, float_type, head_tensors, rebuild_hea
 from img2img.masks.heads import describe_head
 from img2img.masks.task import TaskState, copy_into, total_bytes
 from img2img.masks.task_header import CODED, FORMAT, MAX_HEADER, VERSION, parse_header, refusing
+from img2img.paths import expanded
 from img2img.untrusted import check_plain, parse_json
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def load_task_file(
 
     `head`, if the file cannot rebuild one, is written into after everything else was checked.
     """
-    path = Path(path)
+    path = expanded(path)
     header, tensors = read_task_file(path)
     check_backbone(path, header, network)
     check_basis(path, header, network)
@@ -261,7 +262,7 @@ def load_task_file(
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise InputError(f"no task file at {path}; check the path")
     return path
@@ -352,7 +353,7 @@ def storage_table(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         stored; both None where there are no weights) and `coder` ("plain", "range", "relative", or "raw" for what is not coded).
         The bytes of all rows are the file's.
     """
-    path = Path(path)
+    path = expanded(path)
     header, tensors = read_task_file(path)
     rows = []
     others = dict.fromkeys(("norm", "head"), 0)

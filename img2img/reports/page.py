@@ -12,6 +12,7 @@ from typing import Any
 
 from img2img.errors import InputError
 from img2img.files import write_atomic
+from img2img.paths import expanded
 from img2img.reports import text
 from img2img.reports.figures import learning_curve
 from img2img.reports.read import read_curve, read_picture, read_results
@@ -38,7 +39,7 @@ def write_report(folder: Path) -> Path:
         InputError: `results.json`, a picture or a log is missing where it must be or cannot be read.
         OSError: the page cannot be written.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     page = page_template("img2img", "reports").render(_view(folder, read_results(folder)))
     return write_atomic(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
 

@@ -15,6 +15,7 @@ from img2img.errors import InputError
 from img2img.masks import METHODS, MaskMethod, Mixed, build_method
 from img2img.masks.table import check_name
 from img2img.options import call_with
+from img2img.paths import expanded
 from img2img.plugins import import_modules
 from img2img.tasks.base import KINDS as TASKS
 from img2img.training.options import TrainOptions
@@ -228,7 +229,7 @@ class Experiment:
     @property
     def folder(self) -> Path:
         """The run folder."""
-        return Path(self.out)
+        return expanded(self.out)
 
     def task(self, name: str) -> TaskConfig:
         """The config of a task."""

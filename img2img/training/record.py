@@ -17,6 +17,7 @@ from img2img.data.base import PARTS, PictureSet
 from img2img.data.stamp import Difference, Stamp, difference, digest_of, stamps
 from img2img.errors import InputError
 from img2img.files import read_json, write_bytes
+from img2img.paths import expanded
 from img2img.training.experiment import Experiment
 from img2img.training.learners import Ready
 
@@ -63,7 +64,7 @@ def _named(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, P
         if isinstance(value, Mapping):
             yield from _named(value, f"{above}{key}.")
         elif isinstance(value, str) and key not in ("kind", "name"):
-            path = os.path.expanduser(value)
+            path = expanded(value)
             if os.path.isfile(path):  # unlike `Path.is_file` it takes any text
                 yield f"{above}{key}", Path(path)
 
@@ -149,7 +150,7 @@ class Records:
                 )
         first = self._experiment.sequence[0]
         if self._experiment.first_from is not None and first not in finished:
-            self._check_first(ready[first], Path(self._experiment.first_from))
+            self._check_first(ready[first], expanded(self._experiment.first_from))
 
     def _check_first(self, ready: Ready, source: Path) -> None:
         theirs = read_record(source / "data" / f"{ready.name}.json")

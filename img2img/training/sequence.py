@@ -17,6 +17,7 @@ from img2img.masks import MaskedNetwork, randomise
 from img2img.masks.layers import is_weight
 from img2img.masks.methods.mixed import own_names
 from img2img.masks.task import total_bytes
+from img2img.paths import expanded
 from img2img.training.environment import environment
 from img2img.training.evaluate import Evaluator, Network, finite
 from img2img.training.experiment import Experiment
@@ -231,7 +232,7 @@ class SequenceRunner:
         """The backbone of another run with the same first task, if the experiment names one."""
         if self.experiment.first_from is None:
             return None
-        source = Path(self.experiment.first_from)
+        source = expanded(self.experiment.first_from)
         entry = source_of_backbone(source, name, self.experiment.fingerprints(name, backbone=True))
         logger.info("%s: the backbone is that of %s", name, source)
         network, backbone = load_backbone(source / "bundle", read_bundle(source / "bundle"))

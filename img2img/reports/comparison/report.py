@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from img2img.files import write_atomic, write_bytes, write_json
+from img2img.paths import expanded
 from img2img.reports import text
 from img2img.reports.comparison import mask_figures, quality_figures, words
 from img2img.reports.comparison.curves import Points, mean_curve
@@ -53,7 +54,7 @@ def write_comparison(suite: Path, out: Path) -> Path:
         OSError: a file cannot be written.
     """
     check_writable(out, "--out", "figures", "tables")
-    read, out = read_suite(Path(suite)), Path(out)
+    read, out = read_suite(expanded(suite)), expanded(out)
     curves = {task.name: {m.label: points for m in read.methods if (points := mean_curve(m, task))} for task in read.tasks}
     grids = {task.name: grid for task in read.tasks if (grid := task_grid(read, task)) is not None}
     tables = all_tables(read, curves)

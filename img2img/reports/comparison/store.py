@@ -12,6 +12,7 @@ from img2img.composed import config_path
 from img2img.errors import InputError
 from img2img.files import clear_leftovers, sync_folder, temporary_beside, write_json
 from img2img.lock import hold
+from img2img.paths import expanded
 from img2img.reports.comparison.masks_json import read_masks
 from img2img.reports.comparison.numbers import final, task_bytes
 from img2img.reports.comparison.outputs import KINDS
@@ -44,7 +45,7 @@ def store_run(run: Path, suite: Path, *, label: str, seed: int, pictures: bool =
     Raises:
         InputError: the run has no `results.json`, a file of it is damaged, or the label or the seed cannot name a folder.
     """
-    run, suite = Path(run), Path(suite)
+    run, suite = expanded(run), expanded(suite)
     if not label or label.startswith(".") or "/" in label or "\\" in label or not label.isprintable():
         raise InputError(f"got the label {label!r}: expected a folder's name, such as piggyback_kernel; choose another")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -157,4 +158,4 @@ def write_summary(suite: Path) -> Path:
     Raises:
         InputError: as `read_suite`.
     """
-    return write_json(Path(suite) / "summary.json", summarise(suite))
+    return write_json(expanded(suite) / "summary.json", summarise(suite))

@@ -13,6 +13,7 @@ from typing import Any
 from img2img.errors import InputError
 from img2img.files import read_json
 from img2img.masks.base import METHODS
+from img2img.paths import expanded
 from img2img.reports.comparison.masks_json import read_masks
 from img2img.reports.read import read_results
 
@@ -162,7 +163,7 @@ def read_suite(folder: Path) -> Suite:
     Raises:
         InputError: there is no run in it, a file of it is damaged, or its runs do not fit together; names the path at fault.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     runs: dict[str, tuple[Run, ...]] = {}
     for path in _folders(folder / "runs"):
         if found := tuple(sorted((_run(path.name, seed) for seed in _folders(path)), key=lambda run: run.seed)):
