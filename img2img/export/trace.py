@@ -1,13 +1,27 @@
 """A task's graph as a `torch.export` program whose batch, height and width are free."""
 
+import importlib
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
-import torch.fx.experimental._config as symbolic_config
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
 from img2img.errors import InputError, first_line
 from img2img.export.graph import INPUT, Interface, TaskGraph
+
+
+def _size_oblivious(oblivious: bool) -> AbstractContextManager[Any]:
+    """Torch's setting by which no size is taken to be other than 1. It is no documented one: nothing where this torch lacks it."""
+    try:
+        config = importlib.import_module("torch.fx.experimental._config")
+    except ImportError:
+        return nullcontext()
+    known = hasattr(config, "backed_size_oblivious")
+    patched: AbstractContextManager[Any] = config.patch(backed_size_oblivious=oblivious) if known else nullcontext()
+    return patched
 
 
 def trace(graph: TaskGraph, interface: Interface) -> ExportedProgram:
@@ -28,7 +42,7 @@ def trace(graph: TaskGraph, interface: Interface) -> ExportedProgram:
     # Without the assumption that no size is 1, which would rule out the smallest pictures; einsum cannot do without it.
     for oblivious in (True, False):
         try:
-            with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=oblivious):  # type: ignore[attr-defined]
+            with torch.no_grad(), _size_oblivious(oblivious):
                 program = torch.export.export(graph, (example,), dynamic_shapes={INPUT: shapes})
             break
         except Exception as error:  # of many kinds

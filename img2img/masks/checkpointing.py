@@ -4,13 +4,17 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.utils.checkpoint as torch_checkpoint
 
 # Each mode of `torch.utils.checkpoint.checkpoint` uses one of these, looked up at the time of the call.
-_ENTRIES: tuple[tuple[Any, str], ...] = (
-    (torch_checkpoint.CheckpointFunction, "forward"),  # use_reentrant=True
-    (torch_checkpoint._checkpoint_hook, "__init__"),  # use_reentrant=False
-)
+_CLASSES = {"CheckpointFunction": "forward", "_checkpoint_hook": "__init__"}  # use_reentrant=True, use_reentrant=False
+_ENTRIES = [(getattr(torch_checkpoint, name, None), method) for name, method in _CLASSES.items()]
+if not all(hasattr(owner, method) for owner, method in _ENTRIES):  # they are no documented ones
+    raise ImportError(
+        f"torch {torch.__version__} does activation checkpointing in a way that img2img does not know and could not refuse, and "
+        "trainings with it would be wrong: install an earlier torch, or a newer img2img"
+    )
 
 
 def without_checkpointing(function: Callable[..., Any], *args: Any) -> Any:
