@@ -473,7 +473,7 @@ def test_a_recipe_is_checked_before_it_is_followed(changes: dict[str, object], m
     began = time.perf_counter()
     with pytest.raises(InputError, match=message):
         Basis.load(path, layers)
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 10
 
 
 def test_no_more_random_masks_are_drawn_than_a_file_may_ask_for() -> None:

@@ -141,7 +141,7 @@ def test_a_head_of_a_hundred_thousand_layers_or_nested_as_deep_is_refused_at_onc
     for _ in range(150):
         deep = {"kind": "Sequential", "layers": [deep]}
     assert case.load(deep, {}) is None
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < 30
 
 
 def test_a_head_whose_middle_is_large_or_slow_is_refused_though_its_output_fits() -> None:
