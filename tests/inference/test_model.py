@@ -1,6 +1,7 @@
 """A loaded bundle: its tasks on one picture, lists and folders, at any size, with cached and merged weights, from threads."""
 
 import copy
+import json
 import multiprocessing
 import pickle
 from collections.abc import Callable
@@ -297,3 +298,14 @@ def test_a_default_type_of_float64_changes_nothing(bundle: Path, weights: Any) -
         assert type(ours) is type(theirs)
         assert getattr(ours, "dtype", None) == getattr(theirs, "dtype", None)
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_a_bundle_whose_selection_has_a_part_that_fits_nothing_still_loads(
+    make_bundle: Callable[..., Path],
+) -> None:
+    """Such were written before they were refused."""
+    folder = make_bundle(tasks={"colour": {"kind": "colourisation"}})
+    expected = img2img.load(folder).run("colour", _picture())
+    description = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(description | {"select": ["*", "encodr.*"]}))
+    assert np.array_equal(img2img.load(folder).run("colour", _picture()), expected)
