@@ -41,9 +41,14 @@ class _Server(uvicorn.Server):
         self._service.end()
         await self._quiet(LATE + 0.5)
         # uvicorn would print a traceback for each request that it cuts off.
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        await super().shutdown(sockets)
-        self._at_end()
+        log = logging.getLogger("uvicorn.error")
+        level = log.level
+        log.setLevel(logging.CRITICAL)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            log.setLevel(level)
+            self._at_end()
 
     async def _quiet(self, seconds: float) -> None:
         """Wait until nothing runs or waits and every answer is on its way; or a second Ctrl-C, or the time is over."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from conftest import Service
 from PIL import Image
-from web_bundles import encoded, photo, same
+from web_bundles import encoded, make_bundle, photo, same
 
 import img2img
 
@@ -188,6 +188,30 @@ def test_scores_of_a_classification(
         assert name in said
         assert f"{100 * score:.0f}%" in said
     assert user.page.locator("#slider").count() == 0
+
+
+NASTY = [
+    "a\n\n<img src=x onerror=\"document.title='hacked'\">",
+    "b\r\n\r\n[link](javascript:document.title='hacked') ![p](http://192.0.2.1/pixel.png)",
+    "c</li></ul><script>document.title='hacked'</script>",
+    "d $$\\href{javascript:x}{y}$$ **bold** `code` &lt;b&gt;",
+    "\u2028# e\u2029\x00 <b>",
+]
+
+
+def test_names_from_a_bundle_are_text(visit: Callable[..., Watched], local: Callable[..., str], tmp_path: Path) -> None:
+    backbone = {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}
+    bundle = make_bundle(tmp_path / "nasty", backbone, {"disks": {"kind": "segmentation", "classes": NASTY}})
+    user = visit(local(img2img.load(str(bundle), weights="merged")))
+    user.upload(saved(tmp_path / "photo.png", encoded(photo())))
+    user.uploaded()
+    user.run("disks", "colours")
+    items = user.page.locator("#legend li")
+    shown = [" ".join(name.replace("\0", "").split()) for name in NASTY]
+    expect(items).to_have_text(shown)
+    found = user.page.locator("#legend").locator("img, script, a, strong, code, h1, .katex")
+    assert found.count() == 0
+    assert user.page.title() == "img2img"
 
 
 def test_the_masks(visit: Callable[..., Watched], service: Service) -> None:

@@ -1,0 +1,296 @@
+"""Time, memory, the disk and the end: what a service does when it gets too much, and when it is told to stop."""
+
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from conftest import ROOT, start
+from PIL import Image
+from test_web_api import API, Slow, error, opened
+from web_bundles import encoded, photo, same
+
+import img2img
+from img2img.web import Limits, logs
+from img2img.web.budget import Budget
+from img2img.web.service import Service
+from img2img.web.uploads import keep
+
+
+def ask(url: str, task: str = "colour", picture: Image.Image | None = None, **more: Any) -> httpx.Response:
+    return httpx.post(f"{url}{API}/run/{task}", content=encoded(picture or photo()), timeout=60, trust_env=False, **more)
+
+
+# ---------------------------------------------------------------------- time
+
+
+class Endless(Slow):
+    """A model that runs one layer after another until somebody stops it."""
+
+    def run(self, *arguments: Any, **options: Any) -> Any:
+        self.running.release()
+        layer = torch.nn.Identity()
+        while not self.go.is_set():
+            layer(torch.zeros(1))
+            time.sleep(0.01)
+        return self._model.run(*arguments, **options)
+
+
+def test_a_picture_that_takes_too_long_is_stopped_and_its_place_is_free(local: Callable[..., str], reference: Any) -> None:
+    endless = Endless(reference)
+    url = local(endless, concurrency=1, run_seconds=1)
+    assert "took more than 1 s" in error(ask(url), 503)
+    assert httpx.get(f"{url}{API}/health").json()["running"] == 0
+    endless.go.set()
+    assert same(opened(ask(url)), reference.run("colour", photo()))
+
+
+def test_one_that_cannot_be_stopped_is_answered_and_keeps_its_place(local: Callable[..., str], reference: Any) -> None:
+    slow = Slow(reference)
+    url = local(slow, concurrency=1, run_seconds=1)
+    assert "took more than 1 s" in error(ask(url), 503)
+    assert httpx.get(f"{url}{API}/health").json()["running"] == 1
+    slow.go.set()
+    assert ask(url).status_code == 200
+
+
+def test_nothing_runs_on_for_who_has_left(local: Callable[..., str], reference: Any) -> None:
+    endless = Endless(reference)
+    url = local(endless, concurrency=1, run_seconds=60)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}{API}/run/colour", content=encoded(photo()), timeout=2)
+    until = time.monotonic() + 20
+    while httpx.get(f"{url}{API}/health").json()["running"] and time.monotonic() < until:
+        time.sleep(0.1)
+    assert httpx.get(f"{url}{API}/health").json()["running"] == 0
+
+
+def test_threads_that_nobody_stops_run_as_ever(reference: Any) -> None:
+    from img2img.web.stopping import Stop
+
+    stop = Stop()
+    stop.tell(RuntimeError("stopped"))
+    with stop.listening(), pytest.raises(RuntimeError, match="stopped"):
+        reference.run("colour", photo())
+    assert same(reference.run("colour", photo()), reference.run("colour", photo()))
+
+
+# ---------------------------------------------------------------------- memory and the disk
+
+
+def test_the_limits_follow_from_the_memory(reference: Any) -> None:
+    budget = Budget(reference)
+    for task in reference.tasks:
+        for most in (500_000_000, 2_000_000_000):
+            pixels = budget.pixels(task, most)
+            side = round(pixels**0.5)
+            assert budget.all_bytes([task], (side, side)) <= most < budget.all_bytes([task], (side + 1, side + 1))
+    small, large = (Service(reference, Limits(memory_bytes=n)).pixels for n in (1_000_000_000, 4_000_000_000))
+    assert all(small[task] < large[task] <= 24_000_000 for task in small)
+    with pytest.raises(img2img.InputError, match=r"memory_bytes=1,000: disks needs .* allow more memory, or fewer at once"):
+        Service(reference, Limits(memory_bytes=1000))
+
+
+def test_what_does_not_fit_is_refused_before_it_is_decoded(classes: Path, local: Callable[..., str], reference: Any) -> None:
+    url = local(reference, memory_bytes=300_000_000, concurrency=1)
+    large = httpx.get(f"{url}{API}/tasks").json()["tasks"][1]["pixels"]
+    side = round(large**0.5)
+    said = error(ask(url, picture=Image.new("L", (side + 60, side + 60))), 413)
+    assert f"expected 0.3 GB at most, such as {large:,} pixels; make it smaller" in said
+    # A classification sees its picture whole, at any side.
+    birds = local(img2img.load(str(classes), weights="merged"), memory_bytes=300_000_000, concurrency=1)
+    assert ask(birds, "birds", params={"side": 64}).status_code == 200
+    assert "give a smaller side" in error(ask(birds, "birds", params={"side": 3000}), 413)
+
+
+@pytest.mark.slow
+def test_small_files_of_large_pictures_stay_within_the_memory(bundle: Path, tmp_path: Path) -> None:
+    most = 700_000_000
+    service = start(bundle, tmp_path / "talk.txt", memory_bytes=most, concurrency=1)
+    status = Path(f"/proc/{service.process.pid}/status")
+    if not status.exists():
+        pytest.skip("no /proc")
+
+    def resident(name: str) -> int:
+        return 1024 * int(status.read_text().split(f"{name}:")[1].split()[0])
+
+    tasks = httpx.get(f"{service.url}{API}/tasks", trust_env=False).json()["tasks"]
+    ask(service.url)  # what is loaded at the first
+    before = resident("VmRSS")
+    for task in tasks:
+        side = int(task["pixels"] ** 0.5)
+        blob = encoded(Image.new("1", (side, side)))
+        assert len(blob) < 3000
+        answer = httpx.post(f"{service.url}{API}/run/{task['name']}", content=blob, timeout=300, trust_env=False)
+        assert answer.status_code == 200
+        assert resident("VmHWM") - before <= most, task
+    service.stop()
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), "not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "not enough memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory"),
+        (OSError(errno.ENOSPC, "No space left on device", "/tmp/secret"), "disk is full"),
+    ],
+)
+def test_what_there_is_too_little_of_is_503(local: Callable[..., str], reference: Any, failure: Exception, said: str) -> None:
+    class Failing(Slow):
+        def run(self, *arguments: Any, **options: Any) -> Any:
+            raise failure
+
+    answer = ask(local(Failing(reference)))
+    assert said in error(answer, 503)
+    assert answer.headers["retry-after"] == "2"
+
+
+def test_a_full_temporary_folder_is_503(local: Callable[..., str], reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    url = local(reference)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    answer = httpx.post(f"{url}/gradio_api/upload", files={"files": encoded(photo())})
+    assert (answer.status_code, "disk is full" in answer.text) == (503, True)
+    monkeypatch.undo()
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", full)
+    answer = httpx.post(f"{url}{API}/run/colour", files={"picture": encoded(photo())})
+    assert "disk is full" in error(answer, 503)
+
+
+# ---------------------------------------------------------------------- the log
+
+
+def test_damaged_pictures_do_not_fill_the_log(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from img2img.web.files import PictureFolder
+    from img2img.web.limits import RefusedError
+
+    blob = encoded(photo(300, 300), "TIFF", compression="tiff_lzw")
+    folder = PictureFolder(tmp_path)
+    with logs.sparing_log():
+        for cut in range(60, len(blob), len(blob) // 200):
+            try:
+                keep(blob[:cut] + bytes(40), folder, Limits())
+            except RefusedError:
+                continue
+        for number in range(500):
+            warnings.warn(f"number {number} of a library", stacklevel=1)
+            logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    said = capfd.readouterr().err
+    assert said.count("Invalid HTTP request received.") == logs.FEW
+    assert len(said) < 3000
+
+
+def test_the_log_says_how_much_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    sparing = logs.Sparing()
+
+    def said() -> str | None:
+        record = logging.LogRecord("a", logging.ERROR, "b.py", 3, "failed %d", (1,), None)
+        return record.getMessage() if sparing.filter(record) else None
+
+    assert [said() for _ in range(100)] == ["failed 1"] * 5 + [None] * 95
+    now = logs.SECONDS + 1
+    assert said() == "failed 1 (95 more like it in the minutes before)"
+    assert said() == "failed 1"
+
+
+# ---------------------------------------------------------------------- the end
+
+
+def test_what_is_in_finishes_and_the_new_is_told(bundle: Path, tmp_path: Path, reference: Any) -> None:
+    service = start(bundle, tmp_path / "talk.txt", concurrency=1, grace_seconds=60)
+    picture = photo(900, 900)
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(ask, service.url, "edges", picture) for _ in range(3)]
+        while httpx.get(f"{service.url}{API}/health", trust_env=False).json()["waiting"] < 2:
+            time.sleep(0.02)
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        new = ask(service.url)
+        assert "the service stops" in error(new, 503)
+        assert new.headers["retry-after"] == "2"
+        assert "the service stops" in error(httpx.get(f"{service.url}{API}/health", trust_env=False), 503)
+        assert all(same(opened(answer.result()), reference.run("edges", picture)) for answer in asked)
+    said, _ = service.process.communicate(timeout=60)
+    assert (service.process.returncode, said) == (-signal.SIGTERM, "")
+    assert list(service.temporary.iterdir()) == []
+
+
+def test_what_does_not_finish_in_time_is_told_and_the_service_ends(bundle: Path, tmp_path: Path) -> None:
+    service = start(bundle, tmp_path / "talk.txt", concurrency=1, grace_seconds=4)
+    picture = Image.new("RGB", (2200, 2200))
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(ask, service.url, "edges", picture) for _ in range(3)]
+        while httpx.get(f"{service.url}{API}/health", trust_env=False).json()["waiting"] < 2:
+            time.sleep(0.02)
+        began = time.monotonic()
+        service.process.send_signal(signal.SIGTERM)
+        answers = [answer.result() for answer in asked]
+        service.process.communicate(timeout=60)
+    assert "the service stops" in error(answers[-1], 503)
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert time.monotonic() - began < 10
+
+
+def python(code: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )  # fmt: skip
+
+
+def test_the_next_start_clears_what_a_killed_one_left(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    (tmp_path / "img2img-other").mkdir()
+    (tmp_path / "img2img-served-link").symlink_to(tmp_path / "img2img-other")
+    code = "from img2img.web.files import private_folder as f; print(f().add(b'x', '.png'), flush=True); input()"
+    killed, alive = (python(code, {"TMPDIR": str(tmp_path)}) for _ in range(2))
+    pictures = [Path(process.stdout.readline().strip()) for process in (killed, alive) if process.stdout]
+    assert [picture.read_bytes() for picture in pictures] == [b"x", b"x"]  # neither took the other's
+    killed.kill()
+    killed.wait(20)
+    assert pictures[0].is_file()
+    said, _ = python(code, {"TMPDIR": str(tmp_path)}).communicate("go on\n", timeout=60)
+    assert not pictures[0].parents[1].exists()
+    assert pictures[1].is_file()
+    assert not Path(said.strip()).parents[1].exists()
+    alive.communicate("go on\n", timeout=60)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["img2img-other", "img2img-served-link"]
+
+
+def test_a_proxy_is_of_no_concern() -> None:
+    code = "from img2img.web.server import _gradio; print(_gradio().__name__, __import__('os').environ['ALL_PROXY'])"
+    said, _ = python(code, {"ALL_PROXY": "socks5://127.0.0.1:9", "https_proxy": "nonsense:"}).communicate(timeout=100)
+    assert said == "gradio socks5://127.0.0.1:9\n"
+
+
+def test_an_import_that_fails_inside_a_package_is_not_taken_for_a_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from img2img.extras import require
+
+    (tmp_path / "my_broken").mkdir()
+    (tmp_path / "my_broken" / "__init__.py").write_text("import my_missing_part\n")
+    (tmp_path / "my_old.py").write_text("raise ImportError('needs a newer my_part')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(img2img.InputError, match=r"x needs the package my_none: pip install 'img2img\[serve\]'"):
+        require("my_none", extra="serve", what="x")
+    for package, reason in (("my_broken", "my_missing_part"), ("my_old", "needs a newer my_part")):
+        with pytest.raises(img2img.InputError, match=f"{package}, which is installed and cannot be imported .*{reason}"):
+            require(package, extra="serve", what="x")
