@@ -5,7 +5,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, get_args
@@ -19,6 +18,7 @@ from img2img.data.decode import list_pictures
 from img2img.data.depth import check_white
 from img2img.errors import InputError, first_line
 from img2img.inference.images import Opened, Picture
+from img2img.inference.info import TaskInfo
 from img2img.inference.large import Setting
 from img2img.inference.memory import memory_needed, network_bytes
 from img2img.inference.opening import Failed, as_many, folder_of, open_each, open_one
@@ -34,38 +34,6 @@ MERGED_BYTES = 2 << 30
 Weights = Literal["cached", "merged"]
 Precision = Literal["float32", "bfloat16"]
 Errors = Literal["raise", "return"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskInfo:
-    """What a model says of one of its tasks.
-
-    Attributes:
-        name: its name.
-        kind: "segmentation", "colourisation" and so on.
-        forms: what `run` can give, the usual one first.
-        classes: of segmentation and classification, else empty.
-        method: the mask method's name; "identity" runs on the bare backbone.
-        metric: the figure that decides.
-        figures: what was measured on the test set when the task was learned.
-        density: the fraction of ones in its masks; None where it has none.
-        bytes: of its file; None where the model has none.
-        side: the shorter side in pixels of the pictures that it was measured on; None where the file does not say. Of a task
-            whose pictures were made squares, both sides.
-        white: the value that was white in the 16-bit pictures that it learned from; None for 65535, or where none was given.
-    """
-
-    name: str
-    kind: str
-    forms: tuple[str, ...]
-    classes: tuple[str, ...]
-    method: str
-    metric: str
-    figures: Mapping[str, float | None]
-    density: float | None
-    bytes: int | None
-    side: int | None
-    white: int | None = None
 
 
 class Model:
