@@ -22,7 +22,7 @@ from img2img.paths import expanded
 
 _numbers = itertools.count()
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
-_TEMPORARY = re.compile(r"\..+\.((?P<host>[0-9a-f]{8})-)?(?P<pid>[0-9]+)(-[0-9]+)?\.tmp(\.mp4)?", re.DOTALL)
+_TEMPORARY = re.compile(r"\..+\.((?P<host>[0-9a-f]{8})-)?(?P<pid>[0-9]+)(-[0-9]+)?\.tmp(\.(mp4|avi))?", re.DOTALL)
 """`.NAME.HOST-PROCESS-NUMBER.tmp`, and `.NAME.PROCESS.tmp` as versions before wrote it."""
 _DAY = 86400.0
 

@@ -14,7 +14,7 @@ from img2img.export.graph import INPUT, Interface, TaskGraph
 
 
 def _size_oblivious(oblivious: bool) -> AbstractContextManager[Any]:
-    """Torch's setting by which no size is taken to be other than 1; nothing where this torch lacks it: it is no documented one."""
+    """Torch's setting by which no size is taken to be other than 1; nothing where it is not there: it is undocumented."""
     try:
         config = importlib.import_module("torch.fx.experimental._config")
     except ImportError:

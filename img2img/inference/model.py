@@ -16,7 +16,8 @@ from img2img import arguments
 from img2img.bundle import bundle_folder, load_bases, load_bundle, read_bundle, task_path
 from img2img.data.decode import list_pictures
 from img2img.data.depth import check_white
-from img2img.errors import InputError, first_line
+from img2img.errors import InputError
+from img2img.inference.device import chosen_device
 from img2img.inference.images import Opened, Picture
 from img2img.inference.info import TaskInfo
 from img2img.inference.large import Setting
@@ -70,7 +71,7 @@ class Model:
         arguments.one_of("precision", precision, get_args(Precision))
         arguments.one_of("weights", weights, get_args(Weights))
         self.folder = arguments.path("folder", folder)
-        self.device = _device(device)
+        self.device = chosen_device(device)
         self.network, self.backbone = load_bundle(self.folder)
         self.network.to(self.device)
         self._merged = weights == "merged"
@@ -395,17 +396,3 @@ def load(
         InputError: nothing there, or a file is damaged; see `bundle.load_bundle`.
     """
     return Model(bundle_folder(arguments.path("folder", folder)), device=device, precision=precision, weights=weights)
-
-
-def _device(name: Any) -> torch.device:
-    expected = "expected 'auto', 'cpu', 'cuda' or 'cuda:N'"
-    if not isinstance(name, str | torch.device):
-        raise InputError(f"device={name!r}: {expected}")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).item()  # "meta", which holds no values, fails here
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device={str(name)!r} cannot be used here ({first_line(error)}): {expected}") from error
-    return device
