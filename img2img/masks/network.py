@@ -315,9 +315,10 @@ class MaskedNetwork(FrozenBackbone):
 
         state = self.state(task)
         self.freeze_task(task)
-        together = {**state.info, **(info or {})}
-        written = save_task_file(path, task, state, self, relative_to, info=together)
-        state.info = together  # once the file is there
+        twin = copy.copy(state)
+        twin.info = {**state.info, **(info or {})}
+        written = save_task_file(path, task, twin, self, relative_to)
+        state.info = twin.info  # once the file is there
         return written
 
     def load_task(self, path: str | os.PathLike[str], *, name: str | None = None, head: nn.Module | None = None) -> str:

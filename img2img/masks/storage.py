@@ -79,13 +79,7 @@ def _binary_parts(state: TaskState) -> dict[str, dict[str, Tensor]]:
 
 
 def save_task_file(
-    path: str | os.PathLike[str],
-    task: str,
-    state: TaskState,
-    network: "MaskedNetwork",
-    relative_to: str | None = None,
-    *,
-    info: Mapping[str, Any] | None = None,
+    path: str | os.PathLike[str], task: str, state: TaskState, network: "MaskedNetwork", relative_to: str | None = None
 ) -> Path:
     """Write the frozen `state` of `task`, atomically.
 
@@ -96,7 +90,6 @@ def save_task_file(
         network: which the task belongs to.
         relative_to: a frozen task of `network`: masks are coded relative to its masks where that is smaller. Whoever loads the
             file must have it. Where it is smaller for no mask, the file does not depend on it.
-        info: what the file says of the task in place of `state.info`.
 
     Raises:
         InputError: `relative_to` is no other frozen task, or the task's `info` is no plain JSON.
@@ -104,7 +97,7 @@ def save_task_file(
     references: dict[str, dict[str, Tensor]] = {}
     if relative_to is not None:
         other = network.state(relative_to)
-        if other is state or not other.frozen:
+        if relative_to == task or not other.frozen:
             raise InputError(f"relative_to={relative_to!r}: expected another task that is frozen; freeze_task it first")
         references = _binary_parts(other)
 
@@ -126,7 +119,7 @@ def save_task_file(
         "head": None if state.head is None else describe_head(state.head),
         "backbone_sha256": network.backbone_sha256,
         "densities": state.densities(),
-        "info": state.info if info is None else dict(info),
+        "info": state.info,
         "storage": {
             "weights": sum(layers.values()),
             "coded_bytes": coded_bytes,

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from img2img.errors import InputError
 from img2img.masks.network import MaskedNetwork
+from img2img.masks.stand_in import StandIn
 from img2img.masks.task import TaskState, all_tensors
 
 
@@ -104,7 +104,7 @@ def slopes(network: MaskedNetwork, tasks: Sequence[str], args: tuple[Any, ...], 
         of_head = {name.removeprefix(prefix): total[name] for name in total if head is not None and name.startswith(prefix)}
         output = network.run_with({n: t for n, t in total.items() if head is None or not n.startswith(prefix)}, args, kwargs)
         if head is not None:
-            output = functional_call(head, of_head, (output,))
+            output = StandIn(head, ())(all_tensors(head) | of_head, (output,), {})
         gradients = torch.autograd.grad(entropy(output, tasks[0]), list(total.values()), allow_unused=True)
     by_tensor = {name: g for name, g in zip(total, gradients, strict=True) if g is not None}
     with torch.no_grad():

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Optimizer
 
 from img2img.errors import InputError
 from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.methods.impresslearn import ImpressMask
+from img2img.masks.stand_in import StandIn
 from img2img.masks.task import TaskState, all_tensors
 from img2img.training.loop import TrainingDivergedError
 
@@ -102,6 +102,8 @@ class _Stacked:
         self.states = states
         self.weights = network.masked_weights()
         self.masks = [dict(state.named_masks()) for state in states]
+        head = states[0].head
+        self._head = None if head is None else StandIn(head, ())  # no swap within the task's own
         self.tables: dict[str, Tensor] = {}
         for name, mask in self.masks[0].items():
             if isinstance(mask, ImpressMask):
@@ -115,7 +117,7 @@ class _Stacked:
         if norm := self.states[0].norm_tensors():
             every = [state.norm_tensors() for state in self.states]
             own |= {name: torch.stack([tensors[name] for tensors in every]) for name in norm}
-        head = self.states[0].head
+        head = self._head
         heads: dict[str, Tensor] = {}
         if head is not None:
             every = [all_tensors(state.head) for state in self.states if state.head is not None]
@@ -123,7 +125,7 @@ class _Stacked:
 
         def one(own: dict[str, Tensor], heads: dict[str, Tensor], x: Tensor) -> Any:
             features = self.network.run_with(own, (x,), {})
-            return features if head is None else functional_call(head, heads, (features,))
+            return features if head is None else head(heads, (features,), {})
 
         outputs: Tensor = torch.vmap(one, randomness="different")(own, heads, inputs)
         return outputs

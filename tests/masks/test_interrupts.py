@@ -17,7 +17,7 @@ from zoo import WithHead, evaluate, head, train
 
 from img2img import MaskedNetwork, masks
 from img2img.masks import checkpointing
-from img2img.masks.task_inference import by_norm_statistics
+from img2img.masks.task_inference import by_gradient, by_norm_statistics
 
 FILES = (str(Path(masks.__file__).parent), str(Path(nn.__file__).parent), copy.__file__)
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -323,6 +323,18 @@ def test_an_interrupted_search_for_the_task_leaves_no_hooks(net: MaskedNetwork) 
 
     everywhere(lambda: by_norm_statistics(net, X), check, points=60)
     check()
+
+
+def test_an_interrupted_superposition_leaves_every_head_as_it_is(net: MaskedNetwork) -> None:
+    expected = {name: evaluate(net, name, X) for name in "abc"}
+    own = {name: list(net.state(name).parameters()) for name in "abc"}
+
+    def check() -> None:
+        for name, tensors in own.items():
+            assert all(ours is theirs for ours, theirs in zip(net.state(name).parameters(), tensors, strict=True))
+
+    everywhere(lambda: by_gradient(net, X), check)
+    assert all(torch.equal(evaluate(net, name, X), output) for name, output in expected.items())
 
 
 def test_an_interrupt_does_not_switch_activation_checkpointing_off_elsewhere(net: MaskedNetwork) -> None:
