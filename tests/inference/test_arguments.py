@@ -22,7 +22,7 @@ def model(bundle: Path) -> Model:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    *(({"side": value}, "side=") for value in ("x", float("nan"), 2.5, 64.0, True, [1], (), np.array([1, 2]), object())),
+    *(({"side": value}, "side=") for value in ("x", float("nan"), 2.5, 64.0, True, [1], (), np.array([1, 2]), object)),
     *(({"side": value}, "side=.*1 pixel or more") for value in (0, -3, np.int64(-1))),
     *(({"tile": value}, "tile=") for value in (True, False, "1024", 512.0, {}, 128)),
     *(({"batch_size": value}, "batch_size=") for value in (2.5, "2", 0, True, float("inf"), [2])),

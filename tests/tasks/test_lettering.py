@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from img2img.tasks.classification import _named
+from img2img.tasks.classification import _write_name
 from img2img.tasks.lettering import SMALLEST, fit
 
 
@@ -43,9 +43,12 @@ def test_what_does_not_fit_at_all_is_marked() -> None:
 
 
 def test_the_strip_with_the_name_leaves_two_thirds_of_the_picture() -> None:
-    grey = np.full((128, 160, 3), 100, np.uint8)
     for name in ("dog", "a very long class name " * 20, "中" * 50):
-        drawn = _named(grey, name)
-        assert drawn.shape == (3, 128, 160)
-        assert (drawn[:, : 128 * 2 // 3 - 4] == 100 / 255).all()
-        assert (drawn[:, -3:] > 0.5).any()
+        whole = np.full((128, 160, 3), 100, np.uint8)
+        _write_name(whole, name, first=0, height=128)
+        assert (whole[: 128 * 2 // 3 - 4] == 100).all()
+        assert (whole[-3:] > 128).any()
+        rows = np.full((128, 160, 3), 100, np.uint8)  # the same, made in bands
+        for first in range(0, 128, 20):
+            _write_name(rows[first : first + 20], name, first=first, height=128)
+        assert np.array_equal(rows, whole)
