@@ -20,6 +20,10 @@ class InputError(ValueError):
         super().__init__(*(shortened(arg) if isinstance(arg, str) else arg for arg in args))
 
 
+class TrainingDivergedError(RuntimeError):
+    """A loss is no longer a number."""
+
+
 def shortened(text: str, longest: int = LONGEST) -> str:
     """`text` with its middle cut out where it has more than `longest` characters, and with nothing that no output can encode."""
     if len(text) > longest:

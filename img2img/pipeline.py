@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from img2img.composed import Composed
-from img2img.errors import INTERRUPTED, InputError
+from img2img.errors import INTERRUPTED, InputError, TrainingDivergedError
 
 ENDING = "imagenet12_accuracy"
 """The key of the Decathlon's config that says how its score is computed; no other script has it."""
@@ -30,20 +30,17 @@ def one_message() -> Iterator[None]:
 
     In a multirun the error goes on to Hydra, which lets the other jobs end before it shows it.
     """
-    from img2img.memory import OutOfMemoryError
-    from img2img.training.loop import TrainingDivergedError
-
     try:
         yield
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from what was saved last", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (InputError, TrainingDivergedError, OutOfMemoryError, OSError) as error:
+    except (InputError, TrainingDivergedError, MemoryError, OSError) as error:
         if in_multirun():
             raise
         if _number():
             time.sleep(_AFTER_THE_FIRST)
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {str(error) or 'out of memory'}")
 
 
 _AFTER_THE_FIRST = 3.0

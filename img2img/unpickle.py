@@ -38,6 +38,8 @@ def read_pickled_arrays(
         raise InputError(f"no file at {str(path)!r}: expected {expected}; {remedy}")
     try:
         return _ArrayUnpickler(path.read_bytes(), dtypes, encoding).load()
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged pickle makes the unpickler raise almost anything
         raise InputError(f"{path} was refused ({error}): expected {expected}; do not use this file") from error
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
+from img2img.memory import is_out_of_memory
 from img2img.paths import expanded
 
 IMAGENET = "imagenet"
@@ -50,6 +51,8 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise a dozen kinds on a damaged file
+        if is_out_of_memory(error):
+            raise
         raise InputError(
             f"weights: {path} cannot be read as tensors ({type(error).__name__}); expected a .safetensors file or a state "
             "dict that torch.save wrote; download or export it again"
@@ -296,6 +299,7 @@ def _smp_file(name: str, download: bool) -> Path | None:
     file, revision = "model.safetensors", settings["revision"]
     if not download:
         return _hugging_face_cache(settings["repo_id"], file, revision)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before its import, unless the user says otherwise
     from huggingface_hub import hf_hub_download
 
     _require_network()

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from img2img.errors import INTERRUPTED, InputError
+from img2img.errors import INTERRUPTED, InputError, TrainingDivergedError
 
 
 @contextmanager
@@ -15,6 +15,6 @@ def one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (InputError, OSError, MemoryError) as error:
+    except (InputError, TrainingDivergedError, OSError, MemoryError) as error:
         print("error:", " ".join(str(error).split()) or "out of memory", file=sys.stderr)
         sys.exit(1)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from img2img.errors import InputError, first_line
+from img2img.memory import is_out_of_memory
 from img2img.training.sealed import read_sealed, write_sealed
 
 
@@ -37,6 +38,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str | Collecti
         values = read_sealed(path)
         written = values["fingerprint"]
     except Exception as error:  # torch.load raises many kinds on damaged files
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None):
+            raise  # that is no damage: the checkpoint may be sound
         raise InputError(
             f"the checkpoint {path} cannot be read ({first_line(error)}): delete it, and the task starts again; "
             "finished tasks are kept"

@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from img2img.errors import InputError
+from img2img.errors import InputError, TrainingDivergedError
 from img2img.masks import TaskModule
 from img2img.masks.analysis import FlipMeter
 from img2img.memory import memory_explained
@@ -24,10 +24,6 @@ from img2img.training.optimiser import all_groups, build_optimisers, schedule, s
 from img2img.training.options import TrainOptions
 from img2img.training.processes import Processes
 from img2img.training.settle import settle
-
-
-class TrainingDivergedError(RuntimeError):
-    """The loss is no longer a number."""
 
 
 class Objective(Protocol):

@@ -18,6 +18,7 @@ from torch import Tensor
 from img2img.errors import InputError, first_line
 from img2img.files import read_json, tensor_bytes, write_atomic, write_bytes, write_json
 from img2img.masks.storage import checksum
+from img2img.memory import is_out_of_memory
 
 _KEY = "checksum"
 _END = b"img2img\1"
@@ -72,6 +73,8 @@ def read_sealed_tensors(path: str | os.PathLike[str], *, remedy: str) -> dict[st
         tensors = safetensors.torch.load(blob)
         seal = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")]).get("__metadata__", {}).get(_KEY)
     except Exception as error:  # a damaged header gives many kinds
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"{path} is damaged ({first_line(error)}): {remedy}") from error
     if seal is not None and seal != checksum({}, tensors):
         raise InputError(f"{path} is damaged ({_CHANGED}): {remedy}")

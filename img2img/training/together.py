@@ -17,12 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from img2img.errors import InputError
+from img2img.errors import InputError, TrainingDivergedError
 from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.methods.impresslearn import ImpressMask
 from img2img.masks.stand_in import StandIn
 from img2img.masks.task import TaskState, all_tensors
-from img2img.training.loop import TrainingDivergedError
 
 _CHECK_EVERY = 100
 """Steps between two looks at whether the losses are numbers."""
