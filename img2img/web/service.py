@@ -17,7 +17,7 @@ import anyio.to_thread
 from img2img.errors import InputError
 from img2img.inference import Model, TaskInfo
 from img2img.memory import is_out_of_memory
-from img2img.web.budget import Budget
+from img2img.web.budget import most_pixels, needed
 from img2img.web.limits import Limits, RefusedError, check_pixels
 from img2img.web.pictures import decode, open_upload
 from img2img.web.stopping import Stop
@@ -69,13 +69,12 @@ class Service:
     def __init__(self, model: Model, limits: Limits) -> None:
         self.model, self.limits = model, limits
         self.tasks: dict[str, TaskInfo] = model.tasks
-        self.budget = Budget(model)
-        self.pixels = {task: min(limits.pixels, self.budget.pixels(task, limits.picture_bytes)) for task in self.tasks}
+        self.pixels = {task: min(limits.pixels, most_pixels(model, task, limits.picture_bytes)) for task in self.tasks}
         for task, pixels in self.pixels.items():
             if pixels < min(FEWEST, limits.pixels):
-                needed = self.budget.all_bytes([task], (64, 64)) * limits.concurrency
+                least = needed(model, [task], (64, 64)) * limits.concurrency
                 raise InputError(
-                    f"memory_bytes={limits.memory_bytes:,}: {task} needs {needed:,} for {limits.concurrency} pictures of 64 x 64 "
+                    f"memory_bytes={limits.memory_bytes:,}: {task} needs {least:,} for {limits.concurrency} pictures of 64 x 64 "
                     "at once: allow more memory, or fewer at once"
                 )
         self.stopping = False
@@ -194,7 +193,9 @@ class Service:
                 if left is not None and await left():
                     raise _nobody()
                 if self._ended is not None:
-                    raise self._ended
+                    break
+            if self._ended is not None:  # perhaps while its turn came
+                raise self._ended
         except BaseException:
             if not turn.cancel():  # it came just now
                 self._slots.release()
@@ -234,13 +235,16 @@ class Service:
         return Answer(results, image.size, time.perf_counter() - began)
 
     def _check_memory(self, tasks: list[str], size: tuple[int, int], side: int | None) -> None:
-        needed, most = self.budget.all_bytes(tasks, size, side), self.limits.picture_bytes
-        if needed > most:
+        try:
+            bytes_, most = needed(self.model, tasks, size, side), self.limits.picture_bytes
+        except InputError as error:
+            raise RefusedError(413, str(error)) from error
+        if bytes_ > most:
             pixels = min(self.pixels[task] for task in tasks)
             asked, smaller = ("", "") if side is None else (f" with side={side}", ", or give a smaller side")
             raise RefusedError(
                 413,
-                f"a picture of {size[0]} x {size[1]} pixels{asked} would take {needed / 1e9:.1f} GB for {', '.join(tasks)}: "
+                f"a picture of {size[0]} x {size[1]} pixels{asked} would take {bytes_ / 1e9:.1f} GB for {', '.join(tasks)}: "
                 f"expected {most / 1e9:.1f} GB at most, such as {pixels:,} pixels; make it smaller{smaller}",
             )
 

@@ -74,7 +74,7 @@ class Service:
     def stop(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
         """Ctrl-C, or another signal: the exit code, and what it still said."""
         self.process.send_signal(how)
-        said, _ = self.process.communicate(timeout=20)
+        said, _ = self.process.communicate(timeout=60)
         return self.process.returncode, said
 
 

@@ -1,5 +1,6 @@
 """Time, memory, the disk and the end: what a service does when it gets too much, and when it is told to stop."""
 
+import asyncio
 import errno
 import logging
 import os
@@ -23,7 +24,7 @@ from web_bundles import encoded, photo, same
 
 import img2img
 from img2img.web import Limits, logs
-from img2img.web.budget import Budget
+from img2img.web.budget import most_pixels, needed
 from img2img.web.service import Service
 from img2img.web.uploads import keep
 
@@ -90,12 +91,10 @@ def test_threads_that_nobody_stops_run_as_ever(reference: Any) -> None:
 
 
 def test_the_limits_follow_from_the_memory(reference: Any) -> None:
-    budget = Budget(reference)
     for task in reference.tasks:
         for most in (500_000_000, 2_000_000_000):
-            pixels = budget.pixels(task, most)
-            side = round(pixels**0.5)
-            assert budget.all_bytes([task], (side, side)) <= most < budget.all_bytes([task], (side + 1, side + 1))
+            side = round(most_pixels(reference, task, most) ** 0.5)
+            assert needed(reference, [task], (side, side)) <= most < needed(reference, [task], (side + 8, side + 8))
     small, large = (Service(reference, Limits(memory_bytes=n)).pixels for n in (1_000_000_000, 4_000_000_000))
     assert all(small[task] < large[task] <= 24_000_000 for task in small)
     with pytest.raises(img2img.InputError, match=r"memory_bytes=1,000: disks needs .* allow more memory, or fewer at once"):
@@ -135,7 +134,7 @@ def test_small_files_of_large_pictures_stay_within_the_memory(bundle: Path, tmp_
         answer = httpx.post(f"{service.url}{API}/run/{task['name']}", content=blob, timeout=300, trust_env=False)
         assert answer.status_code == 200
         assert resident("VmHWM") - before <= most, task
-    service.stop()
+    service.stop(signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -294,3 +293,32 @@ def test_an_import_that_fails_inside_a_package_is_not_taken_for_a_missing_one(
     for package, reason in (("my_broken", "my_missing_part"), ("my_old", "needs a newer my_part")):
         with pytest.raises(img2img.InputError, match=f"{package}, which is installed and cannot be imported .*{reason}"):
             require(package, extra="serve", what="x")
+
+
+def test_none_of_those_that_wait_begins_after_the_end(reference: Any) -> None:
+    """Also where its turn comes in the moment in which the service ends."""
+    service = Service(reference, Limits(concurrency=1))
+    began = []
+
+    async def end_as_the_first_is_done() -> list[Any]:
+        gone = asyncio.Event()
+
+        def first() -> None:
+            time.sleep(0.3)
+
+        async def waits(number: int) -> None:
+            await service.work(lambda: began.append(number))
+
+        running = asyncio.ensure_future(service.work(first))
+        await asyncio.sleep(0.1)
+        waiting = [asyncio.ensure_future(waits(number)) for number in range(3)]
+        running.add_done_callback(lambda _: gone.set())
+        await asyncio.sleep(0.05)
+        service._slots.release()  # the second's turn has come ...
+        service.end()  # ... and nobody has looked yet
+        await gone.wait()
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    answers = asyncio.run(end_as_the_first_is_done())
+    assert [(answer.status, answer.message) for answer in answers] == [(503, "the service stops: try again in a moment")] * 3
+    assert began == []
