@@ -261,6 +261,8 @@ INFO: dict[str, tuple[dict[str, Any], str]] = {
     "side": ({"side": "large"}, r"info\.side"),
     "side of 0": ({"side": 0}, r"info\.side"),
     "large side": ({"side": 10**12}, r"info\.side"),
+    "white": ({"white": "bright"}, r"info\.white"),
+    "large white": ({"white": 65536}, r"info\.white"),
     "12 MB": ({"figures": "x" * 3_000_000}, r"info\.figures"),
 }
 
@@ -310,11 +312,10 @@ def test_a_card_takes_names_of_a_file_as_text_of_one_line(mine: Path, tmp_path: 
 def test_results_of_a_wrong_type_are_no_traceback_of_a_card(mine: Path, tmp_path: Path, results: Any) -> None:
     sha256 = read_bundle(mine)["sha256"]
     path = tmp_path / "results.json"
-    right = {"backbone": {"sha256": sha256}, "forgetting": []}
+    right = {"backbone": {"sha256": sha256}, "tasks": [], "forgetting": {}}
+    path.write_text(json.dumps(right))
+    assert "# shared" in (hub.save_pretrained(mine, tmp_path / "shared", results=path) / "README.md").read_text()
     path.write_text(json.dumps(right | results if isinstance(results, dict) else results))
-    if isinstance(results, dict) and "backbone" not in results:
-        assert "# shared" in (hub.save_pretrained(mine, tmp_path / "shared", results=path) / "README.md").read_text()
-        return
     with pytest.raises(InputError, match="results"):
         hub.save_pretrained(mine, tmp_path / "shared", results=path)
 

@@ -88,9 +88,7 @@ def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[st
     with naming(task_path(folder, task)):
         known = stored_task(header["info"])
     kind, cls = known.kind, type(known)
-    entries = (results or {}).get("tasks")
-    found = [mapping(entry) for entry in (entries if isinstance(entries, list) else ())]
-    entry = next((entry for entry in found if entry.get("name") == task), {})
+    entry = next((entry for entry in (results or {}).get("tasks", ()) if entry.get("name") == task), {})
     return {
         "task": task,
         "kind": kind,

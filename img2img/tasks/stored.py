@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from img2img.data.depth import FULL
 from img2img.errors import InputError
 from img2img.tasks import build_task
 from img2img.tasks.base import Task
@@ -13,24 +14,31 @@ _SIDE = 1 << 16
 
 
 def check_info(path: Path, info: Mapping[str, Any]) -> None:
-    """Refuse a file whose `info` has a field of a bundle's tasks (`task`, `figures`, `side`) that is none.
+    """Refuse a file whose `info` has a field of a bundle's tasks (`task`, `figures`, `side`, `white`) that is none.
 
     Raises:
-        InputError: `task` is no mapping, `figures` is none of numbers by names, or `side` is no number of pixels.
+        InputError: `task` is no mapping, `figures` is none of numbers by names, `side` is no number of pixels, or `white` no
+            value of 16 bits.
     """
-    figures, side = info.get("figures", {}), info.get("side")
+    figures = info.get("figures", {})
     wrong = {
         "task": not isinstance(info.get("task", {}), dict),
         "figures": not isinstance(figures, dict) or not all(len(k) <= MAX_NAME and _is_figure(v) for k, v in figures.items()),
-        "side": side is not None and not (isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= _SIDE),
+        "side": not _is_number(info.get("side"), most=_SIDE),
+        "white": not _is_number(info.get("white"), most=FULL),
     }
+    expected = {"task": "the task's kind and options", "figures": "numbers by names", "side": "a number of pixels"}
+    expected["white"] = f"a value of 16 bits, 1 to {FULL}"
     for field, is_wrong in wrong.items():
         if is_wrong:
-            expected = {"task": "the task's kind and options", "figures": "numbers by names", "side": "a number of pixels"}
             raise InputError(
                 f"{path}: info.{field} is {info[field]!r:.80}: expected {expected[field]}; the file is damaged or forged, get it "
                 "again from whoever made it"
             )
+
+
+def _is_number(value: Any, *, most: int) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most)
 
 
 def _is_figure(value: Any) -> bool:
