@@ -1,5 +1,6 @@
 """Names in files against names of files: one Unicode form for all, text files with one name a line, and names on a disk."""
 
+import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +23,23 @@ def on_disk(folder: Path, name: str) -> Path:
     path = folder / name
     if path.exists() or name.isascii():
         return path
-    return next((other for form in ("NFC", "NFD") if (other := folder / normalize(form, name)).exists()), path)
+    found = folder
+    for part in Path(name).parts:
+        there = found / part
+        if not there.exists():
+            known = _entries(found, found.stat().st_mtime_ns).get(nfc(part)) if found.is_dir() else None
+            if known is None:
+                return path
+            there = found / known
+        found = there
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def _entries(folder: Path, changed: int) -> dict[str, str]:
+    """The names in a folder by their form NFC. Not every name is one of the forms: NFC takes some signs of Japanese, and the sign
+    of the ångström, for others."""
+    return {nfc(name): name for name in os.listdir(folder)}
 
 
 def read_lines(path: str | os.PathLike[str], expected: str) -> list[str]:

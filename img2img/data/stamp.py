@@ -1,7 +1,8 @@
 """Which files a set reads, and whether they are still what they were: sizes and hashes of contents by name.
 
-A file is known by its content, since a copy of a folder has other modification times, and lies elsewhere. Where size and time are
-as they were noted, the noted hash is taken for the content's, so that only what is new or was touched is opened.
+A file is known by its content, since a copy of a folder has other times, and lies elsewhere. Where size and time are as they were
+noted, the noted hash is taken for the content's, so that only what is new or was touched is opened. The time is that of the file's
+last change in whatever the system knows of: archives and programs that set times back do not hide one.
 """
 
 import functools
@@ -23,7 +24,7 @@ class Stamp(NamedTuple):
 
     Attributes:
         size: in bytes; -1 where it could not be read.
-        time: of its last change, in nanoseconds; a hint only, see the module.
+        time: of its last change, of content or name, in nanoseconds; a hint only, see the module.
         digest: of its content, hexadecimal.
     """
 
@@ -52,7 +53,7 @@ def stamps(files: Iterable[tuple[str, Path]], known: Mapping[str, Stamp] | None 
 def _stamp(path: Path, known: Stamp | None) -> Stamp:
     try:
         state = path.stat()
-        size, time = state.st_size, state.st_mtime_ns
+        size, time = state.st_size, max(state.st_mtime_ns, state.st_ctime_ns)
         if known is not None and (known.size, known.time) == (size, time):
             return known
         return Stamp(size, time, _digest(path, size, time))

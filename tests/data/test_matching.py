@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from img2img.data.matching import Side, pair_files
-from img2img.data.names import on_disk, read_name_list
+from img2img.data.names import nfc, on_disk, read_name_list
 from img2img.errors import InputError
 
 
@@ -117,6 +117,16 @@ def test_names_are_compared_in_one_unicode_form(tmp_path: Path, forms: tuple[str
     assert paired(images, labels) == [(first, second)]
     assert on_disk(images, second) == images / first
     assert on_disk(images, "Köln.png") == images / "Köln.png"
+
+
+def test_names_that_are_of_neither_form_are_found_too(tmp_path: Path) -> None:
+    composed, apart = "\u00e9", "e\u0301"
+    for name in ("\ufa19.png", f"{apart}/{composed}{apart}.png"):  # a sign that NFC takes for another; both forms in one name
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        assert nfc(name) != name
+        assert on_disk(tmp_path, nfc(name)) == path
 
 
 @pytest.mark.parametrize(

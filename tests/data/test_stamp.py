@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,16 @@ def test_another_content_of_the_same_size_is_a_change(tmp_path: Path) -> None:
     assert found.changed == ("train/x",)
     assert str(found) == "1 changed (train/x)"
     assert digest_of(stamps(files.items())) != digest_of(before)
+
+
+def test_a_change_is_seen_where_the_time_was_set_back(tmp_path: Path) -> None:
+    files = _write(tmp_path, x="one")
+    os.utime(tmp_path / "x", (1, 1))
+    before = stamps(files.items())
+    time.sleep(0.02)  # the clock of file systems ticks in milliseconds
+    (tmp_path / "x").write_text("eno")
+    os.utime(tmp_path / "x", (1, 1))  # as an archive does whose files all have one time
+    assert difference(before, stamps(files.items(), before)).changed == ("train/x",)
 
 
 def test_what_was_not_touched_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
