@@ -1,5 +1,6 @@
 """A bundle ready to run: its tasks on pictures of any kind and size."""
 
+import functools
 import itertools
 import os
 from collections import OrderedDict
@@ -352,12 +353,13 @@ class Model:
             return [error] * len(sound)
 
     def _setting(self, name: str, size: tuple[int, int], *, side: int | None, tile: int | None) -> Setting:
-        task, network = self.task(name), self._network(name)
+        task, network = self.task(name), functools.cache(lambda: self._network(name))  # sizes alone need none
         view = view_of(task, size, side=side, own=self.network.state(name).info.get("side"), tile=tile)
 
         def with_precision(x: Tensor) -> Tensor:
+            plain = network()
             with self._autocast():
-                return network(x)
+                return plain(x)
 
         return Setting(task=task, network=with_precision, evaluator=self._evaluator, view=view, tile=tile, overlap=OVERLAP)
 

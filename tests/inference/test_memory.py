@@ -75,3 +75,12 @@ def test_what_the_bound_grows_with(make_bundle: Callable[..., Path]) -> None:
         model.memory("colour", (2, 6000), side=256)
     with pytest.raises(InputError, match="no task 'style'"):
         model.memory("style", (20, 60))
+
+
+def test_the_bound_is_known_without_a_merged_network(make_bundle: Callable[..., Path]) -> None:
+    """Which a service asks for of every picture: of many tasks not all merged networks fit into memory at once."""
+    model = img2img.load(make_bundle(tasks=TASKS), device="cpu", weights="merged")
+    bounds = {task: model.memory(task, (64, 64)) for task in TASKS}
+    model._plain.clear()
+    assert {task: model.memory(task, (64, 64)) for task in TASKS} == bounds
+    assert not model._plain
