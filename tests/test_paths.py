@@ -12,6 +12,7 @@ from PIL import Image
 import img2img
 from img2img import hub
 from img2img.bundle import load_bundle
+from img2img.cli.report import report
 from img2img.data import build_data
 from img2img.data.decode import read_label, read_picture
 from img2img.errors import InputError
@@ -102,4 +103,15 @@ def test_on_the_command_line(home: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
+    assert os.listdir(".") == []
+
+
+def test_the_page_of_a_run_goes_home(home: Path) -> None:
+    """Found on the command line by `--out=~/page`."""
+    with pytest.raises(InputError, match=str(home / "nowhere")):
+        report(Path("~/nowhere"))
+    (home / "run").mkdir()
+    (home / "run" / "results.json").write_text("{}")
+    with pytest.raises(InputError, match=str(home / "run" / "results.json")):
+        report(Path("~/run"), out=Path("~/page"))
     assert os.listdir(".") == []

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from img2img.errors import InputError
+from img2img.paths import expanded
 
 
 def report(
@@ -28,6 +29,7 @@ def report(
 
     Example: img2img report docs/results/image_to_image --out report
     """
+    suite, out = expanded(suite), None if out is None else expanded(out)
     if not suite.is_dir():
         raise InputError(f"no folder at {suite}: expected a run's, or one with runs/LABEL/SEED/results.json; check the path")
     if (suite / "results.json").is_file() and not (suite / "runs").is_dir():

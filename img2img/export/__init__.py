@@ -16,6 +16,7 @@ from img2img.export.check import Agreement
 from img2img.export.graph import interface, task_graph
 from img2img.export.plain import load_plain
 from img2img.masks import MaskedNetwork
+from img2img.paths import expanded
 from img2img.tasks import Task
 from img2img.writable import check_writable
 
@@ -152,7 +153,7 @@ def check_outside(bundle: Path, path: Path) -> None:
     """Refuse a file or folder within a bundle, whose own files have such names."""
     from img2img.bundle import bundle_folder
 
-    inside = bundle_folder(bundle).resolve()
+    inside, path = bundle_folder(bundle).resolve(), expanded(path)
     if inside in (path.resolve(), *path.resolve().parents):
         raise InputError(f"{path} lies within the bundle that is exported, {inside}: its own files could be lost; choose another")
 
