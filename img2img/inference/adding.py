@@ -79,8 +79,8 @@ def train_new_task(
 
 def _is_of(run: Path, bundle: Path, name: str) -> bool:
     """Whether a bundle's task came from this run: a call that was ended after it had joined them goes on with the same one."""
-    learned = task_path(run / "bundle", name)
-    return learned.is_file() and learned.read_bytes() == task_path(bundle, name).read_bytes()
+    learned, there = task_path(run / "bundle", name), task_path(bundle, name)
+    return learned.is_file() and there.is_file() and learned.read_bytes() == there.read_bytes()
 
 
 def _check_out(out: Path, bundle: Path, data: Mapping[str, Any]) -> None:

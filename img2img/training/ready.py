@@ -1,7 +1,9 @@
 """A task made ready: its data opened, and what of it cannot work said before hours of training."""
 
 import math
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from img2img.backbones import Backbone
 from img2img.data import VOID, PictureSet, build_data
 from img2img.errors import InputError
 from img2img.memory import memory_explained
+from img2img.paths import expanded
 from img2img.tasks import build_task, task_class
 from img2img.training.experiment import Experiment
 from img2img.training.learners import Ready
@@ -69,6 +72,32 @@ def check_names(experiment: Experiment, finished: Collection[str]) -> None:
     taken = [] if source is None else [name for name in experiment.sequence if name in source.tasks and name not in finished]
     if source is not None and taken:
         raise InputError(f"{source.folder} has a task {taken[0]!r} already: give the new one another name")
+
+
+def check_folders(experiment: Experiment) -> None:
+    """Refuse data that lies in the run folder itself: the run's own pictures would be among it at the next start.
+
+    A run folder within the data, or data in a folder of its own within the run folder, is fine.
+
+    Raises:
+        InputError: an option of a task's data is the run folder.
+    """
+    own = os.path.realpath(experiment.folder)
+    for name in experiment.sequence:
+        for option, value in _texts(experiment.task(name).data):
+            if os.path.realpath(expanded(value)) == own:
+                raise InputError(
+                    f"tasks.{name}.data.{option}={value} is the folder that the run writes to (out={experiment.out}): expected "
+                    "another, since its results would be read as pictures; choose another out, such as a new folder in it"
+                )
+
+
+def _texts(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _texts(value, f"{above}{key}.")
+        elif isinstance(value, str) and "\0" not in value and key not in ("kind", "name"):
+            yield f"{above}{key}", value
 
 
 @torch.no_grad()

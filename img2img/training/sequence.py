@@ -28,7 +28,7 @@ from img2img.training.loop import Fitted, Progress, fit
 from img2img.training.probes import Probes
 from img2img.training.processes import Processes, start_fabric
 from img2img.training.progress import read_progress, source_of_backbone, write_progress
-from img2img.training.ready import check_methods, check_names, check_output, prepare, remarks
+from img2img.training.ready import check_folders, check_methods, check_names, check_output, prepare, remarks
 from img2img.training.record import Records
 
 logger = logging.getLogger("img2img")
@@ -100,6 +100,7 @@ class SequenceRunner:
             InputError: bad input.
         """
         if not self.ready:
+            check_folders(self.experiment)
             self.ready = {name: prepare(self.experiment, name) for name in self.experiment.sequence}
             self.records.check(self.ready, self.progress["tasks"])
             self._open()
@@ -181,7 +182,9 @@ class SequenceRunner:
     def _set_up(self, backbone: Backbone) -> None:
         self._backbone = backbone
         select = self.experiment.selected
-        self.network = MaskedNetwork(backbone, head=HEAD, select=is_weight if select is None else list(select))
+        # What a bundle or an earlier run selected is taken as it is, as when it is loaded.
+        strict = self.experiment.source is None and not self.progress["tasks"]
+        self.network = MaskedNetwork(backbone, head=HEAD, select=is_weight if select is None else list(select), strict=strict)
         if self.experiment.masks:
             own_names(self.experiment.own or (), self.network.roles.masked)  # refuses what fits nothing before any training
         self._place(self.network)

@@ -1,5 +1,6 @@
 """A new task for a bundle that is there: the same as if the first run had learned it, and no other task moves."""
 
+import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -145,3 +146,20 @@ def test_a_call_that_was_ended_after_its_last_file_goes_on(
     with pytest.raises(InputError, match="has a task 'negative' already"):
         add("another")
     assert not (tmp_path / "another").exists()
+
+
+def test_a_bundle_whose_selection_has_a_part_that_fits_nothing_takes_a_new_task(
+    folder: Path, pairs: dict[str, Any], tmp_path: Path
+) -> None:
+    """Such were written before they were refused, and still load."""
+    description = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(description | {"select": ["*", "encodr.*"]}))
+    train_new_task(folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
+    assert list(img2img.load(folder).tasks) == [*description["tasks"], "negative"]
+
+
+def test_a_task_whose_file_is_gone_is_one_message(folder: Path, pairs: dict[str, Any], tmp_path: Path) -> None:
+    train_new_task(folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
+    task_path(folder, "negative").unlink()
+    with pytest.raises(InputError, match="has a task 'negative' already.*delete that one first"):
+        train_new_task(folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")

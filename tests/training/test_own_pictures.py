@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import img2img
+from img2img.errors import InputError
 from img2img.run import run
 from img2img.training.experiment import read_experiment
 from img2img.training.ready import prepare
@@ -62,3 +64,15 @@ def test_pictures_of_12_bits_are_said_and_a_task_remembers_their_white(config: M
     both = model.run_all(picture)
     assert np.array_equal(np.asarray(both["bright"]), np.asarray(model.run("bright", bright)))
     assert np.array_equal(np.asarray(both["dark"]), np.asarray(model.run("dark", dark)))
+
+
+def test_pictures_in_the_run_folder_itself_are_refused_and_it_stays_as_it_was(config: Make, disk_data: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(disk_data / "train" / "images", photos)
+    before = sorted(photos.rglob("*"))
+    (tmp_path / "link").symlink_to(photos)
+    data = {"kind": "image_folder", "parts": {part: {"root": str(tmp_path / "link")} for part in ("train", "val", "test")}}
+    tasks = {"colour": {"task": {"kind": "colourisation"}, "data": data}}
+    with pytest.raises(InputError, match=r"tasks\.colour\.data\.parts\.train\.root=.*link.*out=.*photos.*another out"):
+        run(config(tasks=tasks, sequence=["colour"], out=str(photos)), bars=False)
+    assert sorted(photos.rglob("*")) == before
