@@ -1,5 +1,6 @@
 """A bundle on disk: a folder with the backbone, one file a task, and `bundle.json` that says what they are."""
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -40,14 +41,32 @@ PATIENCE = 600.0
 def save_backbone(
     folder: str | os.PathLike[str], network: MaskedNetwork, spec: Mapping[str, Any], select: Sequence[str] | None = None
 ) -> None:
-    """Write the backbone of `network`, without a head, and a `bundle.json` without tasks; `select` is what it was made with."""
+    """Write the backbone of `network`, without a head, and a `bundle.json`; `select` is what it was made with.
+
+    Tasks of a bundle that is there already, on the very same backbone, stay in it; any other is replaced.
+
+    Raises:
+        FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
+    """
     folder = expanded(folder)
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.backbone.state_dict().items()}
     blob = safetensors.torch.save(tensors, metadata={"format": FORMAT})
-    write_bytes(folder / "backbone.safetensors", blob)
     description = {"format": FORMAT, "version": VERSION, "sha256": network.backbone_sha256, "spec": dict(spec)}
-    description |= {"select": ["*"] if select is None else list(select), "tasks": [], "bases": {}}
-    write_json(folder / "bundle.json", description)
+    description |= {"select": ["*"] if select is None else list(select)}
+    with hold(folder, wait=PATIENCE):
+        write_bytes(folder / "backbone.safetensors", blob)
+        write_json(folder / "bundle.json", description | _kept(folder, description))
+
+
+def _kept(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
+    """The tasks and bases of a bundle that is there on the backbone of `description`; none where there is another, or none."""
+    try:
+        earlier = read_bundle(folder)
+    except InputError:
+        earlier = {}
+    plain = json.loads(json.dumps(description))  # as it reads back
+    same = all(earlier.get(key) == value for key, value in plain.items())
+    return {"tasks": earlier["tasks"], "bases": earlier["bases"]} if same else {"tasks": [], "bases": {}}
 
 
 def add_task_to_bundle(

@@ -1,8 +1,8 @@
 """Which files a set reads, and whether they are still what they were: sizes and hashes of contents by name.
 
 A file is known by its content, since a copy of a folder has other times, and lies elsewhere. Where size and time are as they were
-noted, the noted hash is taken for the content's, so that only what is new or was touched is opened. The time is that of the file's
-last change in whatever the system knows of: archives and programs that set times back do not hide one.
+noted, the noted hash is taken for the content's, so that only what is new or was touched is opened. The time is that of the last
+change that the system knows of: archives and programs that set times back do not hide one.
 """
 
 import functools

@@ -88,7 +88,8 @@ def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[st
     with naming(task_path(folder, task)):
         known = stored_task(header["info"])
     kind, cls = known.kind, type(known)
-    entry = next((entry for entry in (results or {}).get("tasks", ()) if entry.get("name") == task), {})
+    entries: list[dict[str, Any]] = (results or {}).get("tasks", [])
+    entry = next((entry for entry in entries if entry.get("name") == task), {})
     return {
         "task": task,
         "kind": kind,

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from img2img.errors import InputError
+from img2img.errors import InputError, first_line
 from img2img.masks.layers import IsNorm, Layer, Selection, as_select, assign_roles, describe_layers, hash_tensors
 from img2img.masks.maskable import check_copyable, check_selection
 from img2img.masks.stand_in import Evaluating, StandIn
@@ -49,7 +49,7 @@ class FrozenBackbone(nn.Module):
             backbone = copy.deepcopy(backbone).requires_grad_(False)
         except (RuntimeError, TypeError) as error:
             raise InputError(
-                f"the backbone cannot be copied ({str(error).splitlines()[0]}): remove what is no part of the network from it"
+                f"the backbone cannot be copied ({first_line(error)}): remove what is no part of the network from it"
             ) from error
         if head is not None:
             backbone.set_submodule(head, nn.Identity())

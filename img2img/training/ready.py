@@ -3,12 +3,14 @@
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from img2img.backbones import Backbone
+from img2img.bundle import read_bundle
 from img2img.data import VOID, PictureSet, build_data
 from img2img.errors import InputError
 from img2img.memory import memory_explained
@@ -72,6 +74,27 @@ def check_names(experiment: Experiment, finished: Collection[str]) -> None:
     taken = [] if source is None else [name for name in experiment.sequence if name in source.tasks and name not in finished]
     if source is not None and taken:
         raise InputError(f"{source.folder} has a task {taken[0]!r} already: give the new one another name")
+
+
+def check_own_bundle(folder: Path, names: Collection[str]) -> None:
+    """Refuse to learn a task over one of that name that something else has put into the run's own bundle.
+
+    Args:
+        folder: the run folder.
+        names: of the tasks to be learned that the run has not begun yet.
+
+    Raises:
+        InputError: the bundle has one.
+    """
+    try:
+        there = read_bundle(folder / "bundle")["tasks"]
+    except InputError:  # there is none yet, or none that anything could be read from
+        return
+    if taken := [name for name in names if name in there]:
+        raise InputError(
+            f"{folder / 'bundle'} has a task {taken[0]!r} already that this run has not learned, but add-task or join put there: give "
+            "the new one another name, or delete that one first (img2img tasks delete)"
+        )
 
 
 def check_folders(experiment: Experiment) -> None:

@@ -176,6 +176,10 @@ class Records:
             self._digests[name] = digest_of(found)
             del self._now[name]  # a million files take much memory
 
+    def unbegun(self, ready: Mapping[str, Ready], finished: Mapping[str, Any]) -> list[str]:
+        """The tasks that this run has never set out to learn: they read files, and it has no record of them."""
+        return [name for name in ready if name not in finished and not self.path(name).is_file() and self.now(ready[name])]
+
     def digest(self, name: str) -> str | None:
         """A hash of the files of a task, after `keep`, the same wherever they lie; None where its pictures are made."""
         return self._digests[name]

@@ -28,7 +28,7 @@ from img2img.training.loop import Fitted, Progress, fit
 from img2img.training.probes import Probes
 from img2img.training.processes import Processes, start_fabric
 from img2img.training.progress import read_progress, source_of_backbone, write_progress
-from img2img.training.ready import check_folders, check_methods, check_names, check_output, prepare, remarks
+from img2img.training.ready import check_folders, check_methods, check_names, check_output, check_own_bundle, prepare, remarks
 from img2img.training.record import Records
 
 logger = logging.getLogger("img2img")
@@ -103,6 +103,7 @@ class SequenceRunner:
             check_folders(self.experiment)
             self.ready = {name: prepare(self.experiment, name) for name in self.experiment.sequence}
             self.records.check(self.ready, self.progress["tasks"])
+            check_own_bundle(self.folder, self.records.unbegun(self.ready, self.progress["tasks"]))
             self._open()
             for ready in self.ready.values():
                 check_output(ready, self._backbone)

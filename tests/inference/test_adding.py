@@ -161,5 +161,5 @@ def test_a_bundle_whose_selection_has_a_part_that_fits_nothing_takes_a_new_task(
 def test_a_task_whose_file_is_gone_is_one_message(folder: Path, pairs: dict[str, Any], tmp_path: Path) -> None:
     train_new_task(folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
     task_path(folder, "negative").unlink()
-    with pytest.raises(InputError, match="has a task 'negative' already.*delete that one first"):
+    with pytest.raises(InputError, match=r"has a task 'negative' already.*delete that one first"):
         train_new_task(folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")

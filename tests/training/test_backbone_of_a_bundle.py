@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 from killing import killed_at
 
+import img2img
 from img2img import InputError
-from img2img.bundle import load_bundle
+from img2img.bundle import delete_task_from_bundle, load_bundle, read_bundle, task_path
+from img2img.inference.adding import train_new_task
 from img2img.join import join_bundles
 from img2img.run import run
 from img2img.training.experiment import read_experiment
 
 Make = Callable[..., dict[str, Any]]
+FEW = {"steps": 6, "batch_size": 2, "crop": 32, "val_every": 3, "log_every": 3, "norm_batches": 0}
 IMPRESS = {"name": "impresslearn", "basis": "shared"}
 
 
@@ -115,3 +118,22 @@ def test_what_does_not_fit_the_bundle_is_refused(config: Make, tmp_path: Path, c
     with pytest.raises(InputError, match=message):
         run(more)
     assert not (tmp_path / "run" / "bundle").exists()
+
+
+def test_a_run_that_goes_on_keeps_what_was_added_to_its_bundle(config: Make, disk_data: Path, tmp_path: Path) -> None:
+    """Also a run whose first task was not finished when the other came, and that is to learn one of the same name."""
+    out, backbone = tmp_path / "run", {"mode": "random", "kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}
+    one, two = (config(backbone=backbone, sequence=names) for names in (["colour"], ["colour", "edges"]))
+    with killed_at(2):
+        run(one, bars=False)
+    data = {"kind": "image_folder", "root": str(disk_data / "train" / "images")}
+    train_new_task(out, "edges", task={"kind": "denoising"}, data=data, train=FEW, out=tmp_path / "other")
+    learned = task_path(out / "bundle", "edges").read_bytes()
+    run(one, bars=False)
+    assert read_bundle(out / "bundle")["tasks"] == ["edges", "colour"]
+    with pytest.raises(InputError, match=r"run/bundle has a task 'edges' already.*another name.*tasks delete"):
+        run(two, bars=False)
+    assert task_path(out / "bundle", "edges").read_bytes() == learned
+    delete_task_from_bundle(out / "bundle", "edges")
+    run(two, bars=False)
+    assert {name: info.kind for name, info in img2img.load(out).tasks.items()} == {"colour": "colourisation", "edges": "edges"}

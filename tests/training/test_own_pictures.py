@@ -66,7 +66,7 @@ def test_pictures_of_12_bits_are_said_and_a_task_remembers_their_white(config: M
     assert np.array_equal(np.asarray(both["dark"]), np.asarray(model.run("dark", dark)))
 
 
-def test_pictures_in_the_run_folder_itself_are_refused_and_it_stays_as_it_was(config: Make, disk_data: Path, tmp_path: Path) -> None:
+def test_pictures_in_the_run_folder_itself_are_refused_and_left_alone(config: Make, disk_data: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(disk_data / "train" / "images", photos)
     before = sorted(photos.rglob("*"))
