@@ -56,26 +56,27 @@ class ClassFolder(PictureSet):
                 f"{self.root} has two folders of the name {first_twice(map(nfc, folders))!r}, in two Unicode forms (NFC, NFD): "
                 "expected one; move the pictures of one into the other"
             )
-        self.classes = tuple(sorted(named) if classes is None else map(nfc, classes))
+        left_out = LeftOut()
+        # Texts, not paths: ImageNet has 1.3 million of them, and a path takes five times the memory.
+        of_class: dict[str, list[str]] = {}
+        for name, folder in named.items():
+            pictures, others = scan(self.root / folder, results_alone=True)
+            if pictures:  # else it holds runs
+                of_class[name] = [p.relative_to(self.root).as_posix() for p in pictures]
+            left_out += others
+        self.classes = tuple(sorted(of_class) if classes is None else map(nfc, classes))
         if len(set(self.classes)) < len(self.classes):
             twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
             raise InputError(f"the classes {twice} are listed twice: expected each once; remove one of each")
-        for name, folder in named.items():
+        for name in of_class:
             if name not in self.classes:
-                raise unknown_name(name, self.classes, f"class for {self.root / folder}; among `classes` there is none")
+                what = f"class for {self.root / named[name]}; among `classes` there is none"
+                raise unknown_name(name, self.classes, what)
         files = (p for p in self.root.iterdir() if p.is_file() and not p.name.startswith("."))
         if beside := [p.name for p in files if p.suffix.lower() in EXTENSIONS]:
             remark(f"{len(beside)} pictures in {self.root} lie in no folder of a class and are left out, such as {min(beside)}")
-        # Texts, not paths: ImageNet has 1.3 million of them, and a path takes five times the memory.
-        self._files: list[str] = []
-        categories: list[int] = []
-        left_out = LeftOut()
-        for category, name in enumerate(self.classes):
-            if name in named:
-                pictures, others = scan(self.root / named[name])
-                self._files += [p.relative_to(self.root).as_posix() for p in pictures]
-                categories += [category] * len(pictures)
-                left_out += others
+        self._files = [file for name in self.classes for file in of_class.get(name, ())]
+        categories = [category for category, name in enumerate(self.classes) for _ in of_class.get(name, ())]
         left_out.say(self.root, len(self._files))
         self.categories = np.array(categories, dtype=np.int64)
 

@@ -101,8 +101,11 @@ def list_pictures(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.
     return pictures
 
 
-def scan(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = ()) -> tuple[list[Path], LeftOut]:
-    """What `list_pictures` returns, and what was left out, unsaid."""
+def scan(
+    folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = (), results_alone: bool = False
+) -> tuple[list[Path], LeftOut]:
+    """What `list_pictures` returns, and what was left out, unsaid; no picture and no error where `results_alone` allows a folder
+    in which there are results and nothing else."""
     folder = require_folder(folder)
     excluded = _excluded.get() | _real(exclude)
     found: list[Path] = []
@@ -128,7 +131,7 @@ def scan(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[
             else:
                 others[ending] += 1
     left_out = LeftOut(others, tuple(results))
-    if not found:
+    if not found and not (results_alone and results and not others):
         raise InputError(
             f"no picture in {folder} ({str(left_out) or 'it is empty'}): expected files that end in "
             f"{', '.join(sorted(EXTENSIONS))}; check the folder"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from img2img.bundle import add_task_to_bundle, basis_path, bundle_folder, check_has_tasks, read_bundle, save_backbone, task_path
 from img2img.errors import InputError, first_line
 from img2img.extras import require
-from img2img.files import read_json, sync_folder, write_json
+from img2img.files import clear_leftovers, read_json, sync_folder, temporary_beside, write_json
 from img2img.hub.card import model_card
 from img2img.masks import MaskedNetwork
 from img2img.paths import expanded
@@ -60,8 +60,8 @@ def save_pretrained(
     folder = expanded(folder).absolute()
     _check_replaceable(folder)
     check_writable(folder.parent, "the folder's parent")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    clear_leftovers(folder.parent)
+    temporary = temporary_beside(folder)
     try:
         run = None
         if isinstance(source, MaskedNetwork):
@@ -287,13 +287,12 @@ def _replace(new: Path, folder: Path) -> None:
     """Put the folder `new` in the place of `folder`; at every moment one of the two is there, whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        os.replace(folder, old)
     try:
+        if folder.exists():
+            os.replace(folder, old)
         os.replace(new, folder)
-    except OSError:
-        if old.exists():
+    finally:
+        if old.exists() and not folder.exists():  # it failed, or Ctrl-C came between the two
             os.replace(old, folder)
-        raise
     sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -92,8 +92,8 @@ def check_own_bundle(folder: Path, names: Collection[str]) -> None:
         return
     if taken := [name for name in names if name in there]:
         raise InputError(
-            f"{folder / 'bundle'} has a task {taken[0]!r} already that this run has not learned, but add-task or join put there: give "
-            "the new one another name, or delete that one first (img2img tasks delete)"
+            f"{folder / 'bundle'} has a task {taken[0]!r} already that this run has not learned, but add-task or join put "
+            "there: give the new one another name, or delete that one first (img2img tasks delete)"
         )
 
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from img2img.data import build_data
 from img2img.data.class_folder import ClassFolder, listed
 from img2img.errors import InputError
 
@@ -137,3 +138,22 @@ def test_folders_of_parts_or_of_domains_are_no_classes(root: Path, tmp_path: Pat
             (tmp_path / "domains" / domain / part / "dog").mkdir(parents=True)
     with pytest.raises(InputError, match="give the folder of one part"):
         ClassFolder(root=tmp_path / "domains")
+
+
+@pytest.mark.parametrize("classes", [None, ["a", "b"]])
+def test_a_folder_of_runs_beside_the_classes_is_none(tmp_path: Path, classes: list[str] | None) -> None:
+    out = tmp_path / "runs" / "first"
+    for folder in (tmp_path / "a", tmp_path / "b", out):
+        folder.mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (8, 8)).save(folder / f"{i}.png")
+    options = {"kind": "class_folder", "root": str(tmp_path), **({} if classes is None else {"classes": classes})}
+    for other in (out, tmp_path / "elsewhere"):
+        parts = build_data(options, exclude=[other])
+        assert parts.classes == ("a", "b")
+        assert sum(map(len, (parts.train, parts.val, parts.test))) == 12
+        assert any(f"left out {out}, where results are" in said for said in parts.train.remarks())
+        (out / "progress.json").touch()  # known by itself from then on
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no picture in .*empty"):
+        build_data(options)

@@ -108,6 +108,19 @@ def test_a_kill_while_storing_leaves_the_earlier_run_and_what_it_left_is_cleared
             store_run(run, tmp_path / "suite", label="a", seed=0)
     assert (stored / "results.json").read_bytes() == before
     assert [path.name for path in stored.parent.iterdir()] == ["0"]
+    real = Path.rename
+
+    def interrupted(path: Path, target: Path) -> None:
+        if target == stored:
+            monkeypatch.setattr(Path, "rename", real)
+            raise KeyboardInterrupt
+        real(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store_run(run, tmp_path / "suite", label="a", seed=0)
+    assert (stored / "results.json").read_bytes() == before
+    assert [path.name for path in stored.parent.iterdir()] == ["0"]
     ended = multiprocessing.get_context("fork").Process(target=int)
     ended.start()
     ended.join()
@@ -124,7 +137,7 @@ def test_a_kill_while_storing_leaves_the_earlier_run_and_what_it_left_is_cleared
 
 def test_a_run_that_is_not_finished_or_damaged_is_refused(run: Path, tmp_path: Path) -> None:
     (run / "config" / "config.yaml").write_text("a: [", encoding="utf-8")
-    with pytest.raises(InputError, match=r"config\.yaml is not valid YAML"):
+    with pytest.raises(InputError, match=r"config\.yaml cannot be read as the config of a run"):
         store_run(run, tmp_path / "suite", label="a", seed=0)
     (run / "masks.json").write_text("{}", encoding="utf-8")
     with pytest.raises(InputError, match=r"masks\.json lacks 'schema'"):

@@ -71,6 +71,8 @@ def store_run(run: Path, suite: Path, *, label: str, seed: int, pictures: bool =
             beside.rename(stored)
             sync_folder(stored.parent)
         finally:
+            if before.exists() and not stored.exists():  # it failed, or Ctrl-C came between the two
+                before.rename(stored)
             for rest in (beside, before):
                 shutil.rmtree(rest, ignore_errors=True)
     return stored
