@@ -83,20 +83,29 @@ def add_task_to_bundle(
 
     Raises:
         FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
+        InputError: another task of the bundle combines another basis of that name.
     """
     folder = expanded(folder)
     with hold(folder, wait=PATIENCE):
-        path = network.save_task(task, task_path(folder, task), info={"task": dict(options), **info})
         description = read_bundle(folder)
         bases = dict(description["bases"])
         used = network.state(task).method.basis_name()
-        if used is not None and used not in bases:
-            basis = network.bases()[used]
+        basis = None if used is None else network.bases()[used]
+        if used is not None and basis is not None and bases.get(used, basis.sha256) != basis.sha256:
+            _refuse_another_basis(folder, used, [name for name in description["tasks"] if name != task])
+        path = network.save_task(task, task_path(folder, task), info={"task": dict(options), **info})
+        if used is not None and basis is not None and bases.get(used) != basis.sha256:
             basis.save(basis_path(folder, basis.sha256))
             bases[used] = basis.sha256
         names = [name for name in description["tasks"] if name != task]
         write_json(folder / "bundle.json", description | {"tasks": [*names, task], "bases": bases})
         return path
+
+
+def _refuse_another_basis(folder: Path, basis: str, tasks: Sequence[str]) -> None:
+    for name in tasks:
+        if (read_header(task_path(folder, name))["basis"] or {}).get("name") == basis:
+            raise InputError(f"the task {name!r} in {folder} combines another basis {basis!r}: give the new one another name")
 
 
 def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:

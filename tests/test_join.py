@@ -208,3 +208,29 @@ def test_jobs_of_a_multirun_train_side_by_side_and_join_into_what_the_sequence_l
     assert {name: task.kind for name, task in img2img.load(str(tmp_path / "joined")).tasks.items()} == {
         "shapes": "segmentation", "landscape": "segmentation", "edges": "edges",
     }  # fmt: skip
+
+
+def test_a_bundle_written_again_keeps_its_tasks_and_never_mixes_two_bases_of_one_name(tmp_path: Path) -> None:
+    backbone = build_backbone({"kind": "lenet", "hidden": [12], "out_channels": 3})
+    options = {"kind": "classification", "classes": ["a", "b", "c"]}
+
+    def made(task: str, seed: int) -> MaskedNetwork:
+        net = MaskedNetwork(backbone, head=HEAD)
+        net.add_basis("shared", masks.Basis.random(net.layers(), count=2, density=0.5, seed=seed, kind="binary"))
+        net.add_task(task, masks.ImpressLearn(basis="shared"), head=backbone.make_head(3))
+        return net
+
+    first, second = made("one", 0), made("two", 1)
+    save_backbone(tmp_path, first, backbone.spec)
+    add_task_to_bundle(tmp_path, first, "one", options=options, info={})
+    before = files(tmp_path)
+    save_backbone(tmp_path, second, backbone.spec)
+    assert files(tmp_path) == before
+    with pytest.raises(InputError, match=r"'one' in .* combines another basis 'shared'.*another name"):
+        add_task_to_bundle(tmp_path, second, "two", options=options, info={})
+    assert files(tmp_path) == before
+    again = made("one", 1)
+    add_task_to_bundle(tmp_path, again, "one", options=options, info={})  # of which no other task is
+    assert load_bundle(tmp_path)[0].bases()["shared"].sha256 == again.bases()["shared"].sha256
+    save_backbone(tmp_path, MaskedNetwork(build_backbone(backbone.spec), head=HEAD), backbone.spec)
+    assert read_bundle(tmp_path)["tasks"] == []
