@@ -49,9 +49,8 @@ class Evaluator:
 
     @torch.no_grad()
     def run(self, network: Network, input: Tensor) -> Tensor:
-        """The raw output of `network` for inputs of a size that it takes."""
-        with self.memory_explained():
-            return network(self.placed(input))
+        """The raw output of `network` for inputs of a size that it takes; memory that runs out is for the caller to explain."""
+        return network(self.placed(input))
 
     def placed(self, input: Tensor) -> Tensor:
         """`input` on the device and in the memory format of the networks."""
