@@ -20,6 +20,7 @@ from img2img.errors import InputError, first_line
 from img2img.extras import require
 from img2img.files import clear_leftovers, read_json, sync_folder, temporary_beside, write_json
 from img2img.hub.card import model_card
+from img2img.lock import NAME
 from img2img.masks import MaskedNetwork
 from img2img.paths import expanded
 from img2img.writable import check_writable
@@ -243,7 +244,7 @@ def _check_replaceable(folder: Path) -> None:
     """Raise `InputError` unless `folder` is new, empty, or holds a bundle and nothing else."""
     if not folder.exists():
         return
-    known = {pattern.split("/")[0] for pattern in FILES}
+    known = {NAME, *(pattern.split("/")[0] for pattern in FILES)}  # a lock may lie there, of a process that was killed
     odd = sorted(entry.name for entry in folder.iterdir() if entry.name not in known) if folder.is_dir() else [folder.name]
     if odd or (any(folder.iterdir()) and not (folder / "bundle.json").is_file()):
         raise InputError(
