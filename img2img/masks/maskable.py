@@ -57,7 +57,8 @@ def check_selection(backbone: nn.Module, selection: Selection, masked: Sequence[
 
     Args:
         backbone: without its head.
-        selection: what chose `masked`; a function of the user's own may leave out what it likes, but not everything.
+        selection: what chose `masked`; a function of the user's own may leave out what it likes, but not everything. An empty
+            list says that nothing is to be masked, and is taken at its word.
         masked: the names of the parameters that are masked.
         head: the head's name, for messages.
 
@@ -76,7 +77,7 @@ def check_selection(backbone: nn.Module, selection: Selection, masked: Sequence[
     for part in parts or ():
         if not any(_fits(part, name, _owner(backbone, name)) for name in masked):
             raise InputError(_fits_nothing(part, backbone, masked, head))
-    if not masked:
+    if not masked and parts != []:
         kind = type(backbone).__name__
         count = sum(1 for _ in backbone.parameters())
         if selection is is_weight:

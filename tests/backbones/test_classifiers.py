@@ -191,7 +191,7 @@ def test_it_compiles_to_one_graph_and_gives_the_same(name: str) -> None:
         ("vgg_small", {"hidden": 4096}, "hidden: 4096"),
         ("lenet", {"in_pixels": 700}, "in_pixels 700.*square number"),
         ("lenet", {"in_pixels": 0}, "in_pixels 0"),
-        ("lenet", {"hidden": ["300"]}, "hidden.*whole numbers"),
+        ("lenet", {"hidden": ["300"]}, r"hidden: \['300'\].*int"),
         ("lenet", {"std": 0.0}, "no std of 0"),
         ("resnet", {"name": "resnet19"}, "'resnet19' is unknown here.*resnet18.*vgg16"),
         ("resnet", {"name": "vit_b_16"}, "'vit_b_16' is unknown here"),

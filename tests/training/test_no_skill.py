@@ -28,12 +28,12 @@ Make = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def masks(disk_data: Path, tmp_path: Path) -> dict[str, Any]:
-    """The disks' masks with 255 for 1, as drawing programs write them."""
+    """The disks' masks with 255 for 1, as drawing programs write them, taken for void."""
     root = Path(shutil.copytree(disk_data, tmp_path / "masks"))
     for path in root.glob("*/labels/*.png"):
         Image.fromarray(np.where(np.asarray(Image.open(path)), 255, 0).astype(np.uint8)).save(path)
     parts = {part: {name: str(root / part / name) for name in ("images", "labels")} for part in ("train", "val", "test")}
-    return {"kind": "image_label_folder", "classes": ["ground", "object"], "parts": parts}
+    return {"kind": "image_label_folder", "classes": ["ground", "object"], "void": [255], "parts": parts}
 
 
 def test_a_run_ends_with_results_a_report_tables_and_a_card(config: Make, masks: dict[str, Any], tmp_path: Path) -> None:

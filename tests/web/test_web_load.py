@@ -279,22 +279,6 @@ def test_a_proxy_is_of_no_concern() -> None:
     assert said == "gradio socks5://127.0.0.1:9\n"
 
 
-def test_an_import_that_fails_inside_a_package_is_not_taken_for_a_missing_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from img2img.extras import require
-
-    (tmp_path / "my_broken").mkdir()
-    (tmp_path / "my_broken" / "__init__.py").write_text("import my_missing_part\n")
-    (tmp_path / "my_old.py").write_text("raise ImportError('needs a newer my_part')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(img2img.InputError, match=r"x needs the package my_none: pip install 'img2img\[serve\]'"):
-        require("my_none", extra="serve", what="x")
-    for package, reason in (("my_broken", "my_missing_part"), ("my_old", "needs a newer my_part")):
-        with pytest.raises(img2img.InputError, match=f"{package}, which is installed and cannot be imported .*{reason}"):
-            require(package, extra="serve", what="x")
-
-
 def test_none_of_those_that_wait_begins_after_the_end(reference: Any) -> None:
     """Also where its turn comes in the moment in which the service ends."""
     service = Service(reference, Limits(concurrency=1))
