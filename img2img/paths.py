@@ -1,7 +1,9 @@
 """The one way in which a path that a user gave is read."""
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from img2img.errors import InputError
 
@@ -18,3 +20,15 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     if found.parts[:1] == ("~",):
         raise InputError(f"{found}: this account has no home folder, so ~ means nothing: give the whole path, or set HOME")
     return found
+
+
+def paths_in(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Path]]:
+    """The texts among options, nested ones too, that may be paths: each with its name, such as `parts.train.root`.
+
+    Whether there is such a file or folder is for the caller to see. Kinds and names are no paths.
+    """
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from paths_in(value, f"{above}{key}.")
+        elif isinstance(value, str) and "\0" not in value and key not in ("kind", "name"):
+            yield f"{above}{key}", expanded(value)

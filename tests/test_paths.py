@@ -20,7 +20,7 @@ from img2img.evaluation import read_run
 from img2img.export import export_task
 from img2img.files import check_folder, read_json, write_json
 from img2img.join import join_bundles
-from img2img.paths import expanded
+from img2img.paths import expanded, paths_in
 from img2img.training.experiment import read_experiment
 from img2img.writable import check_writable
 from img2img.yaml_file import read_yaml
@@ -115,3 +115,9 @@ def test_the_page_of_a_run_goes_home(home: Path) -> None:
     with pytest.raises(InputError, match=str(home / "run" / "results.json")):
         report(Path("~/run"), out=Path("~/page"))
     assert os.listdir(".") == []
+
+
+def test_the_texts_among_options_that_may_be_paths(home: Path) -> None:
+    nested = {"train": {"labels": "y", "name": "b"}}
+    options = {"kind": "a", "root": "~/x", "parts": nested, "classes": ["z"], "side": 3, "odd": "\0"}
+    assert dict(paths_in(options)) == {"root": home / "x", "parts.train.labels": Path("y")}

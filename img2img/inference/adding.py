@@ -11,7 +11,7 @@ from img2img.bundle import bundle_folder, check_bundle, read_bundle, task_path
 from img2img.errors import InputError
 from img2img.masks import METHODS
 from img2img.masks.table import check_name
-from img2img.paths import expanded
+from img2img.paths import paths_in
 from img2img.plugins import import_modules
 from img2img.writable import check_writable
 
@@ -85,8 +85,7 @@ def _is_of(run: Path, bundle: Path, name: str) -> bool:
 
 def _check_out(out: Path, bundle: Path, data: Mapping[str, Any]) -> None:
     """Refuse a run folder that is the bundle, the run of the bundle, or a folder of the pictures to learn from."""
-    inputs = [expanded(value) for value in data.values() if isinstance(value, str)]
-    taken = [bundle, *([bundle.parent] if bundle.name == "bundle" else []), *inputs]
+    taken = [bundle, *([bundle.parent] if bundle.name == "bundle" else []), *(path for _, path in paths_in(data))]
     for path in taken:
         if out.resolve() == path.resolve() or bundle.resolve() in out.resolve().parents:
             raise InputError(f"out={out}: the run's files would go into {path}, which is an input of it: choose another folder")

@@ -2,9 +2,8 @@
 
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from img2img.bundle import read_bundle
 from img2img.data import VOID, PictureSet, build_data
 from img2img.errors import InputError
 from img2img.memory import memory_explained
-from img2img.paths import expanded
+from img2img.paths import paths_in
 from img2img.tasks import build_task, task_class
 from img2img.training.experiment import Experiment
 from img2img.training.learners import Ready
@@ -107,20 +106,12 @@ def check_folders(experiment: Experiment) -> None:
     """
     own = os.path.realpath(experiment.folder)
     for name in experiment.sequence:
-        for option, value in _texts(experiment.task(name).data):
-            if os.path.realpath(expanded(value)) == own:
+        for option, path in paths_in(experiment.task(name).data):
+            if os.path.realpath(path) == own:
                 raise InputError(
-                    f"tasks.{name}.data.{option}={value} is the folder that the run writes to (out={experiment.out}): expected "
+                    f"tasks.{name}.data.{option}={path} is the folder that the run writes to (out={experiment.out}): expected "
                     "another, since its results would be read as pictures; choose another out, such as a new folder in it"
                 )
-
-
-def _texts(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _texts(value, f"{above}{key}.")
-        elif isinstance(value, str) and "\0" not in value and key not in ("kind", "name"):
-            yield f"{above}{key}", value
 
 
 @torch.no_grad()

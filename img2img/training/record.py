@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from img2img.data.base import PARTS, PictureSet
 from img2img.data.stamp import Difference, Stamp, difference, digest_of, stamps
 from img2img.errors import InputError
 from img2img.files import read_json, write_bytes
-from img2img.paths import expanded
+from img2img.paths import expanded, paths_in
 from img2img.training.experiment import Experiment
 from img2img.training.learners import Ready
 
@@ -47,7 +47,8 @@ def read_now(
         for index in range(len(pictures)) if len(pictures) and pictures.files(0) else ():
             for name, path in pictures.files(index):
                 found[_key(part, name)] = path
-    found |= {f"{OPTIONS}/{name}": path for name, path in _named(options or {})}
+    # Unlike `Path.is_file` this takes any text.
+    found |= {f"{OPTIONS}/{name}": path for name, path in paths_in(options or {}) if os.path.isfile(path)}
     made = stamps(found.items(), known)
     classes = next((pictures.classes for pictures in parts.values()), ())
     if made and classes:
@@ -57,16 +58,6 @@ def read_now(
 
 def _key(part: str, name: str) -> str:
     return f"{part}/{unicodedata.normalize('NFC', name)}"  # a copy on another system may spell accents otherwise
-
-
-def _named(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Path]]:
-    for key, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _named(value, f"{above}{key}.")
-        elif isinstance(value, str) and key not in ("kind", "name"):
-            path = expanded(value)
-            if os.path.isfile(path):  # unlike `Path.is_file` it takes any text
-                yield f"{above}{key}", Path(path)
 
 
 def read_record(path: Path) -> dict[str, Stamp] | None:
