@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from img2img import MaskedNetwork, masks
 from img2img.masks import Basis, MaskMethod
-from img2img.training.together import TABLE_3, train_together
+from img2img.research.impresslearn.stacked_training import TABLE_3, train_stacked
 
 
 def network(method: MaskMethod, tasks: int, count: int | None = None) -> MaskedNetwork:
@@ -56,7 +56,7 @@ def main() -> None:
         alone, together = (network(method, options.tasks, count) for _ in range(2))
         runs: dict[str, Callable[[], object]] = {
             "one by one": lambda net=alone: one_by_one(net, batches),
-            "together": lambda net=together: train_together(net, net.tasks(), batches, steps=options.steps),
+            "together": lambda net=together: train_stacked(net, net.tasks(), batches, steps=options.steps),
         }
         title = f"{name}: {options.steps} steps of {options.tasks} tasks"
         report(title, alternate(runs, rounds=options.rounds, warmup=1), peers=["one by one"])

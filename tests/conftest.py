@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of tests that import onnxruntime themselves
@@ -70,10 +72,10 @@ def registries() -> Iterator[None]:
     from img2img import backbones, data
     from img2img.masks import METHODS
     from img2img.tasks.base import KINDS
-    from img2img.training.learners import LEARNERS
+    from img2img.training.strategy import STRATEGIES
 
     path, modules, by_part = list(sys.path), dict(sys.modules), set(data._BY_PART)
-    known = [(registry, dict(registry._entries)) for registry in (METHODS, LEARNERS, KINDS, data.KINDS, backbones.KINDS)]
+    known = [(registry, dict(registry._entries)) for registry in (METHODS, STRATEGIES, KINDS, data.KINDS, backbones.KINDS)]
     yield
     for registry, entries in known:
         registry._entries = {n: e for n, e in registry._entries.items() if n in registry._own} | entries
@@ -82,3 +84,71 @@ def registries() -> Iterator[None]:
     for name in sys.modules.keys() - modules.keys():
         if name.startswith("my_"):  # as users' modules are called in tests and documents
             del sys.modules[name]
+
+
+Config = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def disk_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of a disk on a background, with its label; the disk's colour depends on where it is."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32]
+    for part, count in (("train", 12), ("val", 3), ("test", 4)):
+        for folder in ("images", "labels"):
+            (root / part / folder).mkdir(parents=True)
+        for i in range(count):
+            cy, cx = rng.integers(8, 24, 2)
+            disk = (y - cy) ** 2 + (x - cx) ** 2 < 49
+            image = np.full((32, 32, 3), (40, 60, 160)) + rng.integers(0, 20, (32, 32, 3))
+            image[disk] = (220, 120, 30)
+            Image.fromarray(image.astype(np.uint8)).save(root / part / "images" / f"{i}.png")
+            Image.fromarray(disk.astype(np.uint8)).save(root / part / "labels" / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def config(disk_data: Path, tmp_path: Path) -> Callable[..., Config]:
+    """`config(**changes)`: a whole experiment."""
+    labelled = {
+        "kind": "image_label_folder",
+        "classes": ["ground", "disk"],
+        "parts": {
+            p: {"images": str(disk_data / p / "images"), "labels": str(disk_data / p / "labels")}
+            for p in ("train", "val", "test")
+        },
+    }
+    plain = {"kind": "image_folder", "parts": {p: {"root": str(disk_data / p / "images")} for p in ("train", "val", "test")}}
+
+    def make(**changes: Any) -> Config:
+        return {
+            "name": "tiny",
+            "out": str(tmp_path / "run"),
+            "backbone": {"mode": "first_task", "kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3},
+            "method": {"name": "piggyback", "init": 6e-3},
+            "train": {
+                "steps": 8,
+                "batch_size": 2,
+                "crop": 32,
+                "val_every": 3,
+                "checkpoint_every": 4,
+                "log_every": 2,
+                "lr": 1e-2,
+                "mask_lr": 1e-2,
+                "warmup": 0,
+                "head_first": 0.25,
+                "norm_batches": 4,
+            },
+            "tasks": {
+                "disks": {"task": {"kind": "segmentation"}, "data": labelled},
+                "colour": {"task": {"kind": "colourisation"}, "data": plain},
+                "edges": {"task": {"kind": "edges", "drawing": "sobel"}, "data": plain},
+            },
+            "sequence": ["disks", "colour", "edges"],
+            "accelerator": "cpu",
+            "probe": 2,
+            "panels": 2,
+        } | changes
+
+    return make

@@ -9,12 +9,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from img2img import InputError
-from img2img.lock import hold
+from img2img.cli.pipeline import plain_config
+from img2img.files.lock import hold
 from img2img.masks import Affine, ImpressLearn, SupSup
-from img2img.options import call_with
-from img2img.pipeline import plain_config
 from img2img.suite import Suite, _cause, backbone_jobs, describe, load_suite, method_jobs, run_jobs
 from img2img.training.experiment import Experiment, read_experiment
+from img2img.validation import call_with
 
 ROOT = Path(__file__).parents[1]
 

@@ -50,8 +50,8 @@ def _hydra(pipeline: Pipeline, arguments: list[str]) -> None:
     """Run a pipeline as its script would, with Hydra's own reading of the command line."""
     import hydra
 
-    from img2img import pipeline as pipelines
-    from img2img.configs import config_folder
+    from img2img.cli import pipeline as pipelines
+    from img2img.training.compose import config_folder
 
     others = {"decathlon": pipelines.run_decathlon, "impressions": pipelines.run_study}
     run = others.get(pipeline, pipelines.run_config)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from img2img.training.evaluate import Evaluator, Network
+from img2img.inference.evaluator import Evaluator, Network
 
 _ROWS = 128
 """Rows of the raw output that are made at a time, of those that a row of tiles completes."""

@@ -41,8 +41,8 @@ class TrainOptions:
         schedule: what follows: "cosine" falls to 0 at the end; "step" multiplies by `decay` at each of `decay_at`.
         decay_at: shares of the steps.
         decay: a factor.
-        norm_batches: training batches over which normalisation statistics are averaged before each validation, see `settle`; 0
-            leaves the running averages as they are.
+        norm_batches: training batches over which normalisation statistics are averaged before each validation, see
+            `precise_bn`; 0 leaves the running averages as they are.
         val_every: steps between two validations.
         val_epochs: epochs between two validations, in place of `val_every`; 0: that.
         keep: "best" keeps the state of the best validation, "last" that of the end.

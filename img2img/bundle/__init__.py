@@ -1,0 +1,41 @@
+"""A bundle: a backbone and its tasks on disk."""
+
+from img2img.bundle.folder import (
+    FORMAT,
+    HEAD,
+    PATIENCE,
+    VERSION,
+    add_task_to_bundle,
+    basis_path,
+    bundle_folder,
+    check_bundle,
+    check_has_tasks,
+    delete_task_from_bundle,
+    load_backbone,
+    load_bases,
+    load_bundle,
+    load_tasks,
+    read_bundle,
+    save_backbone,
+    task_path,
+)
+
+__all__ = [
+    "FORMAT",
+    "HEAD",
+    "PATIENCE",
+    "VERSION",
+    "add_task_to_bundle",
+    "basis_path",
+    "bundle_folder",
+    "check_bundle",
+    "check_has_tasks",
+    "delete_task_from_bundle",
+    "load_backbone",
+    "load_bases",
+    "load_bundle",
+    "load_tasks",
+    "read_bundle",
+    "save_backbone",
+    "task_path",
+]
