@@ -64,7 +64,7 @@ def _check_pipeline(script: str, arguments: list[str]) -> None:
     assert not unknown, f"{script}.py knows no {unknown}, or this test does not"
     assert "--config-dir" not in arguments or options.config_dir.is_dir(), f"the page has no folder {options.config_dir}"
     config = _plain(script, options.overrides, configs=options.config_dir)
-    if script == "impressions":
+    if script == "impresslearn":
         assert read_study(config).seeds
     else:
         assert read_experiment(config).sequence

@@ -57,7 +57,7 @@ def _over_counts(axes: Axes, counts: Sequence[int], title: str) -> None:
     axes.set_xscale("log")
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("impressions")
+    axes.set_xlabel("impresslearn")
     axes.set_title(title, loc="left", fontsize=10)
     tidy(axes)
 

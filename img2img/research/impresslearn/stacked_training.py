@@ -4,7 +4,7 @@ The tasks' effective weights are stacked and the backbone runs once over all of 
 batched matrix product); and what tasks of one basis combine (ImpressLearn, equation 1) is one matrix product for all of them,
 `(T, K) @ (K, n)`, and so is its gradient, in place of decoding the basis for each task and step. That is where the time is won:
 ten tasks over a basis of 100 masks take a fifth of it on a CPU, ten tasks with masks of their own a little more than one by one
-(`benchmarks/together.py`).
+(`benchmarks/stacked_training.py`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

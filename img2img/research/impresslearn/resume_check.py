@@ -7,8 +7,8 @@ from typing import Any
 from img2img.data.stamp import Stamp, difference
 from img2img.errors import InputError
 from img2img.files.atomic import check_folder, read_json
+from img2img.research.impresslearn.numbered_tasks import NumberedTasks
 from img2img.research.impresslearn.options import Study, read_study
-from img2img.research.impresslearn.pictures import Family
 from img2img.training.record import read_now, read_record
 
 _AT_LEAST = {"new_tasks", "basis_tasks", "wrong_masks"}
@@ -42,7 +42,7 @@ def check_earlier(folder: Path, study: Study) -> None:
             )
 
 
-def check_pictures(folder: Path, family: Family) -> dict[str, Stamp]:
+def check_pictures(folder: Path, family: NumberedTasks) -> dict[str, Stamp]:
     """Refuse pictures that are not those from which the study in the folder was made; gives what is to be kept of them.
 
     Raises:

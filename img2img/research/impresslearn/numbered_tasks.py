@@ -26,7 +26,7 @@ _KEPT = {"train": 12, "test": 64}
 """Tasks whose pictures stay in memory: MNIST's training part has 47 MB for each, its test part 8 MB."""
 
 
-class Family:
+class NumberedTasks:
     """Tasks by number, each with training and test pictures of ten classes.
 
     Args:
@@ -106,34 +106,34 @@ def standardised(pixels: Tensor) -> Tensor:
     return pixels.float().sub_(255 * MNIST_MEAN).div_(255 * MNIST_STD)
 
 
-def build_family(options: Mapping[str, Any]) -> Family:
+def build_numbered_tasks(options: Mapping[str, Any]) -> NumberedTasks:
     """The tasks that a config describes.
 
     Args:
         options: `kind`: "permuted_mnist" or "rotated_mnist" with `root`, the folder of `MNIST/raw`; or "made" with
-            `made_family`'s options.
+            `synthetic_tasks`'s options.
 
     Raises:
         InputError: the kind or an option is unknown, or the files are not there.
     """
     rest = dict(options)
     kind = rest.pop("kind", None)
-    kinds: dict[Any, Callable[..., Family]]
-    kinds = {"permuted_mnist": permuted_mnist, "rotated_mnist": rotated_mnist, "made": made_family}
+    kinds: dict[Any, Callable[..., NumberedTasks]]
+    kinds = {"permuted_mnist": permuted_mnist, "rotated_mnist": rotated_mnist, "made": synthetic_tasks}
     if kind not in kinds:
         raise InputError(f"data.kind={kind!r}: expected one of {', '.join(kinds)}")
-    family: Family = call_with(kinds[kind], rest, what=f"data of kind {kind!r}")
+    family: NumberedTasks = call_with(kinds[kind], rest, what=f"data of kind {kind!r}")
     return family
 
 
-def permuted_mnist(*, root: str) -> Family:
+def permuted_mnist(*, root: str) -> NumberedTasks:
     """MNIST with its pixels permuted, see `mnist.permuted_task`."""
-    return Family("permutation", lambda number, part: permuted_task(part, root=root, number=number))
+    return NumberedTasks("permutation", lambda number, part: permuted_task(part, root=root, number=number))
 
 
-def rotated_mnist(*, root: str) -> Family:
+def rotated_mnist(*, root: str) -> NumberedTasks:
     """MNIST rotated by whole degrees, see `mnist.rotated_task`."""
-    return Family(
+    return NumberedTasks(
         "rotation",
         lambda number, part: rotated_task(part, root=root, number=number),
         number_of_tasks=len(ANGLES),
@@ -141,7 +141,7 @@ def rotated_mnist(*, root: str) -> Family:
     )
 
 
-def made_family(*, size: int = 8, train: int = 2000, test: int = 500, noise: float = 0.3, seed: int = 0) -> Family:
+def synthetic_tasks(*, size: int = 8, train: int = 2000, test: int = 500, noise: float = 0.3, seed: int = 0) -> NumberedTasks:
     """Pictures that need no files: one of ten fixed random pictures with noise, its pixels permuted as the task says.
 
     A pixel is black three times in four and of any value else, about as dark as MNIST's on average.
@@ -171,7 +171,7 @@ def made_family(*, size: int = 8, train: int = 2000, test: int = 500, noise: flo
         names, change = [str(c) for c in range(CLASSES)], partial(_permuted, number=number)
         return ArrayPictures(images, classes, classes=names, name=f"made-{number}-{part}", change=change)
 
-    return Family("permutation", source)
+    return NumberedTasks("permutation", source)
 
 
 def _speckled(rng: np.random.Generator, count: int, size: int) -> NDArray[np.uint8]:

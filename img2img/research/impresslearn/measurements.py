@@ -12,7 +12,7 @@ from img2img.masks.analysis import similarity_by_layer
 from img2img.masks.task_inference import Inferred, by_entropy, by_gradient
 from img2img.masks.task_inference import accuracy as found_fraction
 from img2img.research.impresslearn.options import Kind
-from img2img.research.impresslearn.workbench import Job, Workbench
+from img2img.research.impresslearn.study_network import Job, StudyNetwork
 
 Row = dict[str, Any]
 
@@ -20,7 +20,7 @@ _PAIRS_OF = 10
 """Masks whose overlaps are measured, each with each other."""
 
 
-def own_masks(bench: Workbench) -> list[Row]:
+def own_masks(bench: StudyNetwork) -> list[Row]:
     """SupSup: a mask of its own for each new task, and its accuracy there; also bytes on disk."""
     jobs = [Job(f"own_{number}", number) for number in bench.study.new_numbers()]
 
@@ -31,7 +31,7 @@ def own_masks(bench: Workbench) -> list[Row]:
     return bench.unit("own_masks", [jobs], measure)
 
 
-def learn_basis_masks(bench: Workbench) -> None:
+def learn_basis_masks(bench: StudyNetwork) -> None:
     """Have the masks of all basis tasks in the network, and as many of the first one; the measurements then find them there."""
     study, method, epochs = bench.study, _supsup(bench), bench.study.train.mask_epochs
     if "heterogeneous" in study.kinds or study.basis_tasks:
@@ -40,7 +40,7 @@ def learn_basis_masks(bench: Workbench) -> None:
         bench.learn(_sources("homogeneous", study.masks), method, epochs=epochs, folder="supsup")
 
 
-def wrong_masks(bench: Workbench) -> list[Row]:
+def wrong_masks(bench: StudyNetwork) -> list[Row]:
     """Basis masks used alone on new tasks, which they were not trained for: the control of section 4."""
     study = bench.study
     jobs = _sources("heterogeneous", min(study.wrong_masks, study.masks))
@@ -56,7 +56,7 @@ def wrong_masks(bench: Workbench) -> list[Row]:
     return bench.unit("wrong_masks", [jobs, study.new_numbers()], measure)
 
 
-def combinations(bench: Workbench, kind: Kind, count: int) -> list[Row]:
+def combinations(bench: StudyNetwork, kind: Kind, count: int) -> list[Row]:
     """New tasks learned by combining `count` masks of one kind (equation 1)."""
     study = bench.study
     name = f"{kind}_{count}"
@@ -70,7 +70,7 @@ def combinations(bench: Workbench, kind: Kind, count: int) -> list[Row]:
     return bench.unit(name, [jobs], measure)
 
 
-def basis_tasks(bench: Workbench, count: int) -> list[Row]:
+def basis_tasks(bench: StudyNetwork, count: int) -> list[Row]:
     """Basis tasks without their label (figure 6): coefficients trained on them, their own mask (GG), the mask inferred (GN).
 
     A row has the accuracy with trained coefficients ("alpha"), with the task's own mask ("own"), and of predictions by the mask
@@ -113,7 +113,7 @@ def basis_tasks(bench: Workbench, count: int) -> list[Row]:
     return bench.unit(name, [jobs, options.batches, options.batch_size], measure)
 
 
-def inference(bench: Workbench, epochs: int) -> Row:
+def inference(bench: StudyNetwork, epochs: int) -> Row:
     """How often the task of a batch is found among many that combine one basis (GN).
 
     "one_shot" and "halving" are `by_gradient`'s, and "every_task" takes the most certain of all tasks' outputs (`by_entropy`).
@@ -145,7 +145,7 @@ def inference(bench: Workbench, epochs: int) -> Row:
     return bench.unit(name, [jobs, options.count, options.batches, options.batch_size], measure)
 
 
-def variants(bench: Workbench, count: int) -> list[Row]:
+def variants(bench: StudyNetwork, count: int) -> list[Row]:
     """Section 5 and appendix A.5: hybrid, signed and real-valued masks, beside the plain ones of `combinations`.
 
     Signed masks are ternary ones and real-valued ones soft (`KSM`), of each basis task, trained as the others; the paper does not
@@ -174,7 +174,7 @@ def variants(bench: Workbench, count: int) -> list[Row]:
     return bench.unit(f"variants_{count}", [study.new_numbers(), study.kinds, study.variants.lr], measure)
 
 
-def overlaps(bench: Workbench) -> list[Row]:
+def overlaps(bench: StudyNetwork) -> list[Row]:
     """How often two masks keep the same weight, by layer, relative to chance: over pairs of masks of one task, or of several."""
 
     def measure() -> list[Row]:
@@ -200,11 +200,11 @@ def overlaps(bench: Workbench) -> list[Row]:
 # ---------------------------------------------------------------------- parts
 
 
-def _supsup(bench: Workbench) -> SupSup:
+def _supsup(bench: StudyNetwork) -> SupSup:
     return SupSup(density=bench.density)
 
 
-def _combine(bench: Workbench, basis: str, *, hybrid: bool = False) -> ImpressLearn:
+def _combine(bench: StudyNetwork, basis: str, *, hybrid: bool = False) -> ImpressLearn:
     penalty = bench.study.train.penalty_weight
     return ImpressLearn(basis=basis, penalty_weight=penalty, hybrid=hybrid, hybrid_density=bench.density)
 
@@ -216,7 +216,7 @@ def _sources(kind: Kind, count: int) -> list[Job]:
     return [Job(f"again_{repeat}", 1, repeat) for repeat in range(1, count + 1)]
 
 
-def _add_basis(bench: Workbench, name: str, kind: Kind, count: int) -> None:
+def _add_basis(bench: StudyNetwork, name: str, kind: Kind, count: int) -> None:
     if kind == "random":
         basis = Basis.random(bench.network.layers(), count=count, density=bench.density, seed=bench.seed)
     else:
@@ -226,27 +226,27 @@ def _add_basis(bench: Workbench, name: str, kind: Kind, count: int) -> None:
     bench.network.add_basis(name, basis)
 
 
-def _learned(bench: Workbench, name: str, method: MaskMethod, more: Row) -> list[Row]:
+def _learned(bench: StudyNetwork, name: str, method: MaskMethod, more: Row) -> list[Row]:
     jobs = [Job(f"{name}_on_{number}", number) for number in bench.study.new_numbers()]
     bench.learn(jobs, method, epochs=bench.study.train.alpha_epochs, folder=name)
     return [_row(bench, job, name) | more for job in jobs]
 
 
-def _of_task(bench: Workbench, task: str, number: int) -> Row:
+def _of_task(bench: StudyNetwork, task: str, number: int) -> Row:
     return {"task": number, "label": bench.family.label(number), "accuracy": bench.accuracy(task, number)}
 
 
-def _row(bench: Workbench, job: Job, folder: str) -> Row:
+def _row(bench: StudyNetwork, job: Job, folder: str) -> Row:
     return _of_task(bench, job.task, job.number) | {"bytes": bench.path(folder, job).stat().st_size}
 
 
-def _test_batches(bench: Workbench, number: int) -> Sequence[torch.Tensor]:
+def _test_batches(bench: StudyNetwork, number: int) -> Sequence[torch.Tensor]:
     """The first test pictures of a task, in batches."""
     options = bench.study.inference
     return bench.family.test(number)[0][: options.batches * options.batch_size].split(options.batch_size)
 
 
-def _inferred(bench: Workbench, source: Job, infer: Callable[[torch.Tensor], Inferred]) -> tuple[float, float]:
+def _inferred(bench: StudyNetwork, source: Job, infer: Callable[[torch.Tensor], Inferred]) -> tuple[float, float]:
     """The fraction of batches of a basis task whose mask is found, and the accuracy of what the masks found predict."""
     classes = bench.family.test(source.number)[1]
     batches = _test_batches(bench, source.number)

@@ -1,6 +1,6 @@
 """Training ten tasks of LeNet-300-100 at once against training them one by one, on the same batches.
 
-    python benchmarks/together.py --tasks 10 --masks 10 100 250 --rounds 5
+    python benchmarks/stacked_training.py --tasks 10 --masks 10 100 250 --rounds 5
 
 A round is a few steps of every task: forward, loss, backward and RMSprop, batch 128. Masks of SupSup, and coefficients of
 ImpressLearn over a basis of K masks.
@@ -23,7 +23,7 @@ def network(method: MaskMethod, tasks: int, count: int | None = None) -> MaskedN
     layers = nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
     net = MaskedNetwork(masks.randomise(nn.Sequential(*layers), kind="kaiming_normal", seed=0)).to(device())
     if count is not None:
-        net.add_basis("impressions", Basis.random(net.layers(), count=count, density=0.1, seed=0))
+        net.add_basis("impresslearn", Basis.random(net.layers(), count=count, density=0.1, seed=0))
     for task in range(tasks):
         net.add_task(str(task), method)
     return net.train()
@@ -51,7 +51,7 @@ def main() -> None:
         (torch.randn(*shape, 784, device=device()), torch.randint(10, shape, device=device())) for _ in range(options.steps)
     ]
     cases: dict[str, tuple[MaskMethod, int | None]] = {"supsup": (masks.SupSup(density=0.1), None)}
-    cases |= {f"impresslearn, K = {count}": (masks.ImpressLearn(basis="impressions"), count) for count in options.masks}
+    cases |= {f"impresslearn, K = {count}": (masks.ImpressLearn(basis="impresslearn"), count) for count in options.masks}
     for name, (method, count) in cases.items():
         alone, together = (network(method, options.tasks, count) for _ in range(2))
         runs: dict[str, Callable[[], object]] = {

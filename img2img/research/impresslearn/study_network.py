@@ -19,8 +19,8 @@ from img2img.errors import InputError
 from img2img.files.paths import expanded
 from img2img.masks import MaskedNetwork, MaskMethod, randomise
 from img2img.masks.storage import read_header
+from img2img.research.impresslearn.numbered_tasks import NumberedTasks
 from img2img.research.impresslearn.options import Study
-from img2img.research.impresslearn.pictures import Family
 from img2img.research.impresslearn.stacked_training import train_stacked
 from img2img.training.checked_files import read_checked_json, write_checked_json
 
@@ -35,7 +35,7 @@ class Job(NamedTuple):
     repeat: int = 0
 
 
-class Workbench:
+class StudyNetwork:
     """The network of one seed, with what was learned on it at one density.
 
     A finished task is a task file, a finished measurement a JSON file; both say what they depend on, and are made anew where that
@@ -48,7 +48,7 @@ class Workbench:
         density: one of the study's.
     """
 
-    def __init__(self, study: Study, family: Family, *, seed: int, density: float) -> None:
+    def __init__(self, study: Study, family: NumberedTasks, *, seed: int, density: float) -> None:
         self.study = study
         self.family = family
         self.seed = seed
@@ -182,8 +182,8 @@ class Workbench:
 def lenet(pixels: int, hidden: Sequence[int], outputs: int) -> nn.Module:
     """LeNet from its first linear layer on: (N, 1, H, W) standardised grey to (N, outputs) logits, the output layer included.
 
-    What the whole backbone does before, it does for three channels, which would be a quarter of the time here; `Family` gives
-    standardised pictures of one.
+    What the whole backbone does before, it does for three channels, which would be a quarter of the time here; `NumberedTasks`
+    gives standardised images of one.
     """
     whole = LeNet(in_pixels=pixels, hidden=list(hidden), out_channels=outputs, output="backbone")
     assert isinstance(whole.trunk, nn.Sequential)

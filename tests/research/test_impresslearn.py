@@ -19,12 +19,12 @@ from img2img import InputError
 from img2img.cli.pipeline import plain_config
 from img2img.files.lock import FolderInUseError, hold
 from img2img.masks import SupSup
-from img2img.research.impresslearn import measures, run
-from img2img.research.impresslearn.earlier import check_earlier
+from img2img.research.impresslearn import measurements, run
+from img2img.research.impresslearn.numbered_tasks import NumberedTasks, build_numbered_tasks, standardised, synthetic_tasks
 from img2img.research.impresslearn.options import Study, TrainOptions, read_study
-from img2img.research.impresslearn.pictures import Family, build_family, made_family, standardised
-from img2img.research.impresslearn.table import TABLE_2, Row
-from img2img.research.impresslearn.workbench import Job, Workbench
+from img2img.research.impresslearn.resume_check import check_earlier
+from img2img.research.impresslearn.study_network import Job, StudyNetwork
+from img2img.research.impresslearn.table2 import TABLE_2, Row
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,15 +98,15 @@ def test_a_killed_study_goes_on_where_it_was(
     config = {**TINY, "out": str(tmp_path), "inference": {**TINY["inference"], "tasks": 0}}
     config["variants"] = {"counts": []}
     trainings: list[list[str]] = []
-    train = Workbench._train
+    train = StudyNetwork._train
 
-    def killed(bench: Workbench, jobs: list[Job], *args: Any, **kwargs: Any) -> None:
+    def killed(bench: StudyNetwork, jobs: list[Job], *args: Any, **kwargs: Any) -> None:
         trainings.append([job.task for job in jobs])
         if len(trainings) == 6:
             raise KeyboardInterrupt
         train(bench, jobs, *args, **kwargs)
 
-    monkeypatch.setattr(Workbench, "_train", killed)
+    monkeypatch.setattr(StudyNetwork, "_train", killed)
     monkeypatch.setattr("img2img.research.impresslearn.write_report", lambda folder, results: None)  # the figures take longest
     with pytest.raises(KeyboardInterrupt):
         run(config)
@@ -151,8 +151,8 @@ def test_a_study_keeps_its_folder_and_a_changed_measurement_is_noticed(
 
 def test_a_mask_of_the_workbench_is_the_one_that_its_task_alone_would_get(tmp_path: Path) -> None:
     study = read_study({**TINY, "out": str(tmp_path), "train": {"mask_epochs": 1, "batch_size": 40}})
-    family = build_family(study.data)
-    bench, alone = (Workbench(study, family, seed=0, density=0.3) for _ in range(2))
+    family = build_numbered_tasks(study.data)
+    bench, alone = (StudyNetwork(study, family, seed=0, density=0.3) for _ in range(2))
     jobs = [Job("first", 1), Job("second", 2), Job("again", 1, 1)]
     bench.learn(jobs, SupSup(density=0.3), epochs=1, folder="supsup")
     first, again = (bench.network.state(task).binaries()["trunk.fc1.weight"] for task in ("first", "again"))
@@ -204,7 +204,7 @@ def test_coded_masks_take_about_their_entropy(finished: tuple[Path, dict[str, An
 
 
 def test_batches_are_the_permuted_pictures_in_each_tasks_own_order() -> None:
-    family = made_family(size=4, train=30, test=10)
+    family = synthetic_tasks(size=4, train=30, test=10)
     (x, y), *rest = family.batches([1, 2], [5, 6], epochs=2, batch_size=10)
     assert len(rest) == 5
     assert x.shape == (2, 10, 1, 4, 4)
@@ -220,7 +220,7 @@ def test_batches_are_the_permuted_pictures_in_each_tasks_own_order() -> None:
 
 
 def test_rotations_are_each_whole_degree_once(tmp_path: Path) -> None:
-    family = build_family({"kind": "rotated_mnist", "root": str(tmp_path)})
+    family = build_numbered_tasks({"kind": "rotated_mnist", "root": str(tmp_path)})
     assert sorted(family.label(number) for number in range(1, 360)) == list(range(1, 360))
     apart = [abs(family.label(n + 1) - family.label(n)) for n in range(1, 100)]
     assert sum(apart) / len(apart) > 60, "neighbours in number are no neighbours in angle"
@@ -253,8 +253,8 @@ def test_what_cannot_be_is_refused(change: dict[str, Any], message: str, tmp_pat
 
 
 def test_more_tasks_than_there_are_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few: Callable[..., Family] = functools.partial(Family, "few", made_family()._source, number_of_tasks=8)
-    monkeypatch.setattr("img2img.research.impresslearn.build_family", lambda options: few())
+    few: Callable[..., NumberedTasks] = functools.partial(NumberedTasks, "few", synthetic_tasks()._source, number_of_tasks=8)
+    monkeypatch.setattr("img2img.research.impresslearn.build_numbered_tasks", lambda options: few())
     with pytest.raises(InputError, match="needs 9 tasks, 6 for the basis"):
         run({**TINY, "out": str(tmp_path)})
 
@@ -263,13 +263,13 @@ def test_more_tasks_than_there_are_is_refused(tmp_path: Path, monkeypatch: pytes
 def test_a_config_names_every_option_and_its_default(name: str) -> None:
     overrides = [f"study={name}", *(["data_root=somewhere"] if name != "tiny" else [])]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        study = read_study(plain_config(compose("impressions", overrides)))
+        study = read_study(plain_config(compose("impresslearn", overrides)))
     assert study.name == (f"impressions_{name}" if name == "tiny" else name)
     if name == "tiny":
         return
     plain = Study(name=study.name, out=study.out, data=study.data)
     assert study.train == plain.train == TrainOptions()
-    base = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "impressions.yaml"))
+    base = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "impresslearn.yaml"))
     assert isinstance(base, dict)
     assert set(vars(plain)) == base.keys() - {"defaults", "hydra"}
     for key in set(vars(plain)) - {"name", "out", "data", "train", "inference", "variants"}:
@@ -279,8 +279,8 @@ def test_a_config_names_every_option_and_its_default(name: str) -> None:
 
 def test_the_measurements_leave_nothing_behind(tmp_path: Path) -> None:
     study = read_study({**TINY, "out": str(tmp_path)})
-    bench = Workbench(study, build_family(study.data), seed=0, density=0.3)
-    measures.combinations(bench, "random", 6)
+    bench = StudyNetwork(study, build_numbered_tasks(study.data), seed=0, density=0.3)
+    measurements.combinations(bench, "random", 6)
     assert bench.network.tasks() == ()
     assert bench.network.bases() == {}
 
@@ -360,8 +360,8 @@ def test_one_mask_has_no_overlap_to_report(tmp_path: Path, recwarn: pytest.Warni
 
 def test_outputs_beyond_the_classes_are_never_a_target_and_learn_to_be_silent(tmp_path: Path) -> None:
     study = read_study({**TINY, "out": str(tmp_path), "outputs": 25})
-    family = build_family(study.data)
-    bench = Workbench(study, family, seed=0, density=0.3)
+    family = build_numbered_tasks(study.data)
+    bench = StudyNetwork(study, family, seed=0, density=0.3)
     job = Job("mask_1", 1)
     bench.learn([job], SupSup(density=0.3), epochs=study.train.mask_epochs, folder="supsup")
     x, y = family.test(1)

@@ -1,6 +1,6 @@
 """Batches of small pictures with CIFAR's augmentation: whole batches at once against one picture at a time.
 
-    python benchmarks/small_pictures.py --rounds 15
+    python benchmarks/small_images.py --rounds 15
 
 A round is ten batches of 128 pictures of 32 px with a border of 4, cut and mirrored. The peer is torchvision's RandomCrop and
 RandomHorizontalFlip on each picture, collated by torch's default.
