@@ -1,34 +1,37 @@
-"""A made suite of three methods, two seeds and three tasks, with figures that a hand can check."""
+"""A made suite of three methods, two seeds and three tasks, with metrics that can be checked by hand."""
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from img2img.reports.comparison.outputs import save_strip
+from img2img.reports.comparison.schema import About, MethodInfo
+from img2img.reports.comparison.store import describe_store, store_run
+from img2img.reports.comparison.summary import finish
 
 TASKS = (("streets", "segmentation", "mIoU", True, 0.2), ("colour", "colourisation", "ab error", False, 200.0),
          ("edges", "edges", "MSE", False, 4000.0))  # fmt: skip
 
-# By method and seed: the deciding figure of each task when learned, and after the whole sequence.
+# By method and seed: the primary metric of each task when learned, and after the whole sequence.
 VALUES: dict[str, list[tuple[list[float], list[float]]]] = {
     "piggyback": [([0.5, 100.0, 1000.0],) * 2, ([0.6, 120.0, 1200.0],) * 2],
     "finetune": [([0.5, 90.0, 1100.0],) * 2, ([0.5, 110.0, 1300.0],) * 2],
     "sequential": [([0.7, 80.0, 900.0], [0.1, 300.0, 900.0]), ([0.8, 90.0, 950.0], [0.3, 250.0, 950.0])],
 }  # fmt: skip
 BYTES = {"piggyback": (1_000_000, 30_000), "finetune": (0, 1_000_000), "sequential": (1_000_000, 2_000)}
-ABOUT = {
-    "name": "made",
-    "title": "A made suite",
-    "methods": {
-        "piggyback": {"title": "Piggyback", "group": "mask", "note": "One bit a weight."},
-        "finetune": {"title": "Fine-tuned networks", "group": "comparison", "note": "A network a task."},
-        "sequential": {"title": "Fine-tuned on", "group": "comparison", "note": "One network, carried on."},
+ABOUT = About(
+    suite="made",
+    title="A made suite",
+    methods={
+        "sequential": MethodInfo(title="Fine-tuned on", group="comparison", note="One network, carried on."),
+        "piggyback": MethodInfo(title="Piggyback", group="mask", note="One bit a weight."),
+        "finetune": MethodInfo(title="Fine-tuned networks", group="comparison", note="A network a task."),
     },
-    "order": ["sequential", "piggyback", "finetune"],
-}
+)
 
 
 def results(label: str, seed: int) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def results(label: str, seed: int) -> dict[str, Any]:
 def masks(seed: int) -> dict[str, Any]:
     """A `masks.json` of two masked tasks with coefficients and kernels, so that every figure is made."""
     parts = ("encoder", "encoder", "decoder", "decoder")
-    layers = [{"name": f"{part}.{i}.weight", "weights": 100, "part": part} for i, part in enumerate(parts)]
+    layers = [{"name": f"{part}.{i}.weight", "weights": 100} for i, part in enumerate(parts)]
     densities = {"colour": [0.9, 0.8, 0.7, 0.6], "edges": [0.5, 0.6, 0.7, 0.8]}
     unmasked = {"method": "identity", "density": None, "zeroed": None, "densities": [None] * 4, "values": {}}
     tasks: dict[str, Any] = {"streets": unmasked}
@@ -80,10 +83,11 @@ def masks(seed: int) -> dict[str, Any]:
     matrix = [[1.0, 0.6 + 0.1 * seed], [0.6 + 0.1 * seed, 1.0]]
     kappa = [[1.0, 0.02], [0.02, 1.0]]
     similarity = {"names": ["colour", "edges"], "equal": matrix, "kappa": kappa}
-    return {"schema": 1, "layers": layers, "tasks": tasks, "similarity": similarity}
+    return {"version": 1, "layers": layers, "tasks": tasks, "similarity": similarity}
 
 
 def write_run(folder: Path, label: str, seed: int) -> None:
+    """A run folder as an experiment leaves it."""
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(results(label, seed)), encoding="utf-8")
     (folder / "config.yaml").write_text("seed: 0\n", encoding="utf-8")
@@ -100,9 +104,24 @@ def write_run(folder: Path, label: str, seed: int) -> None:
         (folder / "masks.json").write_text(json.dumps(masks(seed)), encoding="utf-8")
 
 
-def make_suite(folder: Path) -> Path:
+def add_run(store: Path, label: str, changed: dict[str, Any], seed: int = 0) -> None:
+    """Store a run of which nothing but its results is known; one of that label and seed is replaced."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "results.json").write_text(json.dumps(changed), encoding="utf-8")
+        store_run(Path(folder), store, label=label, seed=seed)
+
+
+def runs_of(store: Path) -> Path:
+    """Where `make_suite` has the run folders."""
+    return store.with_name(f"{store.name}_runs")
+
+
+def make_suite(store: Path) -> Path:
     for label in VALUES:
         for seed in (0, 1):
-            write_run(folder / "runs" / label / str(seed), label, seed)
-    (folder / "suite.json").write_text(json.dumps(ABOUT), encoding="utf-8")
-    return folder
+            run = runs_of(store) / label / str(seed)
+            write_run(run, label, seed)
+            store_run(run, store, label=label, seed=seed)
+    describe_store(store, ABOUT)
+    finish(store, runs_of(store))
+    return store

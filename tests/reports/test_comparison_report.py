@@ -18,19 +18,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from comparison_suite import TASKS, make_suite, results, write_run
+from comparison_suite import TASKS, add_run, make_suite, results, runs_of, write_run
 from PIL import Image
 
 from img2img.errors import InputError
-from img2img.reports.comparison.curves import mean_curve, run_curve
-from img2img.reports.comparison.grids import task_grid
-from img2img.reports.comparison.numbers import Stat, best, relative_skill
+from img2img.reports.comparison.numbers import Stat, best, mean_curve, relative_skill
 from img2img.reports.comparison.outputs import read_strip, save_strip
 from img2img.reports.comparison.pairs import gain, nearest_mask, pair_rows, pairs
 from img2img.reports.comparison.quality_figures import curve_figure, quality_bytes_figure, zeroed_figure
 from img2img.reports.comparison.report import write_comparison
+from img2img.reports.comparison.schema import About, MethodInfo
+from img2img.reports.comparison.sheets import read_sheet, task_grid
+from img2img.reports.comparison.store import describe_store, store_run, training_curve
 from img2img.reports.comparison.style import look, save_png, with_palette
-from img2img.reports.comparison.suite import Method, TaskInfo, read_suite
+from img2img.reports.comparison.suite import Method, Run, TaskInfo, read_suite
+from img2img.reports.comparison.summary import finish
 from img2img.reports.comparison.tables import winners
 from img2img.reports.comparison.words import spread
 
@@ -52,12 +54,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def bare_suite(folder: Path, *labels: str) -> Path:
-    """Nothing but one `results.json` a label."""
+    """A store that knows nothing but the results of one run a label."""
     for label in labels:
-        path = folder / "runs" / label / "0"
-        path.mkdir(parents=True)
-        (path / "results.json").write_text(json.dumps(results("piggyback", 0)), encoding="utf-8")
+        add_run(folder, label, results("piggyback", 0))
     return folder
+
+
+def elsewhere(run: Run, **changes: Any) -> Run:
+    """A run whose record is changed."""
+    return replace(run, record=run.record.model_copy(update=changes))
 
 
 class Page(HTMLParser):
@@ -112,7 +117,7 @@ def test_the_headline_table_gives_mean_spread_direction_and_the_best(made: tuple
     page = page_of(made[1])
     header = next(row for row in page.rows if row[:1] == ["Method"])
     assert header[1:4] == ["streets mIoU ↑", "colour ab error ↓", "edges MSE ↓"]
-    assert page.row("Trivial baseline")[1:4] == ["0.2000 doing nothing", "200.0 doing nothing", "4,000 doing nothing"]
+    assert page.row("Baseline")[1:4] == ["0.2000 doing nothing", "200.0 doing nothing", "4,000 doing nothing"]
     # 0.5 and 0.6: mean 0.55, sample deviation 0.1 / sqrt(2) = 0.0707; 100 and 120: 110 and 14.1.
     assert page.row("Piggyback")[1:4] == ["0.5500 ± 0.0707", "110.0◆ ± 14.1", "1,100◆ ± 141"]
     assert page.row("Fine-tuned networks")[1:4] == ["0.5000 ± 0.0000", "100.0 ± 14.1", "1,200 ± 141"]
@@ -147,7 +152,7 @@ def test_the_task_that_trained_the_backbone_counts_for_no_mask(made: tuple[Path,
     suite = bare_suite(tmp_path, "a")
     other = results("piggyback", 0)
     other["backbone"]["mode"] = "pretrained"
-    (suite / "runs" / "a" / "0" / "results.json").write_text(json.dumps(other), encoding="utf-8")
+    add_run(suite, "a", other)
     assert read_suite(suite).backbone_task is None
 
 
@@ -155,8 +160,7 @@ def test_a_mask_on_another_backbone_leaves_the_backbones_task_what_it_is(tmp_pat
     suite = make_suite(tmp_path / "suite")
     other = results("piggyback", 0)
     other["backbone"]["mode"] = "random"
-    (suite / "runs" / "random" / "0").mkdir(parents=True)
-    (suite / "runs" / "random" / "0" / "results.json").write_text(json.dumps(other), encoding="utf-8")
+    add_run(suite, "random", other)
     read = read_suite(suite)
     assert read.backbone_task == "streets"
     assert {task for task, *_ in pair_rows(read)} == {"colour", "edges"}
@@ -173,7 +177,7 @@ def test_a_lucky_seed_is_not_marked_best(made: tuple[Path, Path]) -> None:
 def test_methods_stand_by_group_in_the_suites_order(made: tuple[Path, Path]) -> None:
     first = [row[0] for row in page_of(made[1]).rows if row]
     assert first[:7] == [
-        "Method", "Trivial baseline", "Masks on the frozen backbone", "Piggyback", "Comparison methods", "Fine-tuned on",
+        "Method", "Baseline", "Masks on the frozen backbone", "Piggyback", "Comparison methods", "Fine-tuned on",
         "Fine-tuned networks",
     ]  # fmt: skip
 
@@ -196,7 +200,7 @@ def test_relative_skills_are_those_of_the_seeds_that_both_have(made: tuple[Path,
     assert relative_skill(piggyback, finetune, colour) == pytest.approx((100 + 80) / (110 + 90))
     assert relative_skill(replace(piggyback, runs=piggyback.runs[:1]), finetune, colour) == pytest.approx(100 / 110)
     assert relative_skill(piggyback, replace(finetune, runs=finetune.runs[1:]), colour) == pytest.approx(80 / 90)
-    apart = replace(finetune, runs=tuple(replace(run, seed=run.seed + 10) for run in finetune.runs))
+    apart = replace(finetune, runs=tuple(elsewhere(run, seed=run.seed + 10) for run in finetune.runs))
     assert relative_skill(piggyback, apart, colour) == pytest.approx((100 + 80) / (110 + 90)), "all where they share none"
 
 
@@ -212,10 +216,10 @@ def test_pairs_are_of_the_same_seed_and_a_gain_is_better_in_either_direction(mad
     streets = suite.tasks[0]
     assert [pair.gain for pair in pairs(piggyback, finetune, streets)] == pytest.approx([0.0, 0.2]), "higher is better"
     assert [pair.seed for pair in pairs(piggyback, replace(finetune, runs=finetune.runs[1:]), streets)] == [1]
-    apart = replace(finetune, runs=tuple(replace(run, seed=run.seed + 10) for run in finetune.runs))
+    apart = replace(finetune, runs=tuple(elsewhere(run, seed=run.seed + 10) for run in finetune.runs))
     assert gain(piggyback, apart, streets) is None
-    elsewhere = [replace(run, results=run.results | {"environment": {"device": "another"}}) for run in finetune.runs]
-    assert gain(piggyback, replace(finetune, runs=tuple(elsewhere)), streets) is None, "their backbones differ"
+    moved = tuple(elsewhere(run, environment={"device": "another"}) for run in finetune.runs)
+    assert gain(piggyback, replace(finetune, runs=moved), streets) is None, "their backbones differ"
 
 
 def test_a_gain_has_its_standard_error_and_its_wins(made: tuple[Path, Path]) -> None:
@@ -256,7 +260,7 @@ def test_a_reference_that_learned_nothing_is_nothing_to_compare_with(made: tuple
     suite = read_suite(made[0])
     piggyback, finetune = (next(m for m in suite.methods if m.label == label) for label in ("piggyback", "finetune"))
     task = suite.tasks[0]
-    spoilt = type(task)(**{**vars(task), "trivial": 0.499})
+    spoilt = type(task)(**{**vars(task), "baseline": 0.499})
     assert relative_skill(piggyback, finetune, task) is not None
     assert relative_skill(piggyback, finetune, spoilt) is None
 
@@ -307,18 +311,19 @@ def test_the_forgetting_matrix_is_the_mean_over_seeds(made: tuple[Path, Path]) -
 
 def test_learning_curves_join_the_phases_of_a_task_and_average_seeds(tmp_path: Path) -> None:
     for seed, value in ((0, 0.1), (1, 0.3)):
-        folder = tmp_path / "runs" / "sequential" / str(seed)
+        folder = tmp_path / "sequential" / str(seed)
         write_run(folder, "sequential", seed)
         log = folder / "metrics" / "streets.warmup.csv"
         log.write_text(f"step,loss,val mIoU\n5,1.0,{value}\n", encoding="utf-8")
-    suite = read_suite(tmp_path)
+        store_run(folder, tmp_path / "store", label="sequential", seed=seed)
+    suite = read_suite(tmp_path / "store")
     points = mean_curve(suite.methods[0], suite.tasks[0])
     assert [step for step, _ in points] == [5, 15, 25, 35, 45]
     assert points[0][1] == pytest.approx(0.2)
     assert points[-1][1] == pytest.approx(0.75)
-    (tmp_path / "runs" / "sequential" / "0" / "metrics" / "streets.joint.csv").write_text("step,loss\n1,1\n", encoding="utf-8")
-    assert len(run_curve(suite.methods[0].runs[0], suite.tasks[0])) == 0
-    assert len(run_curve(suite.methods[0].runs[1], suite.tasks[0])) == 5
+    assert training_curve(tmp_path / "sequential" / "0", "streets", "mIoU")
+    (tmp_path / "sequential" / "0" / "metrics" / "streets.joint.csv").write_text("step,loss\n1,1\n", encoding="utf-8")
+    assert training_curve(tmp_path / "sequential" / "0", "streets", "mIoU") == [], "all tasks trained at once"
 
 
 def test_forty_methods_leave_room_for_the_axes(tmp_path: Path) -> None:
@@ -339,7 +344,7 @@ def test_forty_methods_leave_room_for_the_axes(tmp_path: Path) -> None:
 def test_csv_and_json_tables_say_the_same(made: tuple[Path, Path]) -> None:
     names = sorted(path.stem for path in (made[1] / "tables").glob("*.csv"))
     assert names == sorted(path.stem for path in (made[1] / "tables").glob("*.json"))
-    assert {"headline", "final", "just_learned", "skill", "forgetting", "sizes", "time", "figures", "masks_layers"} <= set(names)
+    assert {"headline", "final", "just_learned", "skill", "forgetting", "sizes", "time", "metrics", "masks_layers"} <= set(names)
     for name in names:
         with open(made[1] / "tables" / f"{name}.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -352,7 +357,7 @@ def test_csv_and_json_tables_say_the_same(made: tuple[Path, Path]) -> None:
 
 def test_the_wide_table_is_tasks_by_methods(made: tuple[Path, Path]) -> None:
     first = table(made[1], "headline")[0]
-    assert first == {"task": "streets", "metric": "mIoU", "higher_is_better": True, "trivial": 0.2, "piggyback": 0.55,
+    assert first == {"task": "streets", "metric": "mIoU", "higher_is_better": True, "baseline": 0.2, "piggyback": 0.55,
                      "sequential": pytest.approx(0.2), "finetune": 0.5}  # fmt: skip
 
 
@@ -405,7 +410,8 @@ def test_the_page_needs_nothing_else_and_links_only_into_itself(made: tuple[Path
 
 def test_the_same_suite_gives_the_same_bytes(made: tuple[Path, Path], tmp_path: Path) -> None:
     suite = bare_suite(tmp_path / "suite", "a")
-    shutil.copytree(made[0] / "runs" / "piggyback" / "0" / "outputs", suite / "runs" / "a" / "0" / "outputs")
+    shutil.copytree(runs_of(made[0]) / "piggyback" / "0" / "outputs", tmp_path / "runs" / "a" / "0" / "outputs")
+    finish(suite, tmp_path / "runs")
     files = []
     for out in (tmp_path / "first", tmp_path / "second"):
         write_comparison(suite, out)
@@ -447,19 +453,17 @@ def in_browser(page: Path, folder: Path) -> tuple[str, str]:
 
 
 def test_what_a_suite_lacks_is_left_out(tmp_path: Path) -> None:
-    suite = bare_suite(tmp_path / "suite", "piggyback")
-    run = suite / "runs" / "piggyback" / "0" / "results.json"
     short = results("piggyback", 0)
     short["tasks"][1] |= {"bytes": None, "train_seconds": None}
     for key in ("transfer", "environment", "experiment"):
         del short[key]
-    run.write_text(json.dumps(short), encoding="utf-8")
-    write_comparison(suite, tmp_path / "out")
+    add_run(tmp_path / "suite", "piggyback", short)
+    write_comparison(tmp_path / "suite", tmp_path / "out")
     page = page_of(tmp_path / "out")
     assert {path.stem for path in (tmp_path / "out" / "figures").iterdir()} == {"skill", "forgetting_piggyback"}
     assert not list((tmp_path / "out" / "tables").glob("pairs.*")), "nothing to compare with"
     headings = [attrs.get("id") for tag, attrs in page.tags if tag == "h2"]
-    assert headings == ["results", "skill", "forgetting", "figures", "setup"]
+    assert headings == ["results", "skill", "forgetting", "metrics", "setup"]
     assert page.row("piggyback")[1:] == ["0.5000", "100.0◆", "1,000◆", "0.5417", "—", "1"]
     assert "±" not in page.text.replace("mean ± standard", "")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
@@ -472,7 +476,7 @@ def test_a_method_without_a_task_has_no_figure_there_and_tasks_keep_the_longest_
     short = results("piggyback", 0)
     short["tasks"] = [short["tasks"][2], short["tasks"][0]]
     short["forgetting"]["value_matrix"] = [[900.0, None], [900.0, 0.9]]
-    (suite / "runs" / "b" / "0" / "results.json").write_text(json.dumps(short), encoding="utf-8")
+    add_run(suite, "b", short)
     write_comparison(suite, tmp_path / "out")
     page = page_of(tmp_path / "out")
     assert [task.name for task in read_suite(suite).tasks] == ["streets", "colour", "edges"]
@@ -482,9 +486,9 @@ def test_a_method_without_a_task_has_no_figure_there_and_tasks_keep_the_longest_
 
 
 def test_labels_and_titles_are_escaped_and_name_no_odd_file(tmp_path: Path) -> None:
-    suite = bare_suite(tmp_path / "suite", "<b>&'x $_$", "..y", "_z")
-    about = {"title": "<script>alert(1)</script>", "methods": {"_z": {"title": "<i>..&</i>", "group": "mask", "note": "<u>"}}}
-    (suite / "suite.json").write_text(json.dumps(about), encoding="utf-8")
+    suite = bare_suite(tmp_path / "suite", "<b>&'x $_$", "_z")
+    z = MethodInfo(title="<i>..&</i>", group="mask", note="<u>")
+    describe_store(suite, About(suite="suite", title="<script>alert(1)</script>", methods={"_z": z}))
     write_comparison(suite, tmp_path / "out")
     page = page_of(tmp_path / "out")
     assert not {"b", "script", "i", "u"} & {tag for tag, _ in page.tags}
@@ -492,66 +496,81 @@ def test_labels_and_titles_are_escaped_and_name_no_odd_file(tmp_path: Path) -> N
         assert part in page.text
     names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+\.png", name) for name in names)
-    assert len([name for name in names if name.startswith("forgetting_")]) == 2  # a folder that begins with a dot is hidden
+    assert len([name for name in names if name.startswith("forgetting_")]) == 2
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("number", "old", "new", "found"),
     [
-        ("suite.json", "[]", r"suite\.json: expected an object"),
-        ("suite.json", '{"methods": {"finetune": {"group": "odd"}}}', r"group 'odd' is unknown: expected one of mask"),
-        ("suite.json", '{"methods": {"finetune": 3}}', r"suite\.json, methods, finetune"),
-        ("suite.json", '{"order": "x"}', r"suite\.json, order: expected a list"),
-        ("suite.json", '{"order": ["a", "a"]}', r"order: expected a list of labels, each once"),
-        ("suite.json", "{", r"suite\.json is not valid JSON"),
-        ("runs/finetune/0/results.json", "{", r"0/results\.json is not valid JSON"),
-        ("runs/finetune/0/metrics/colour.csv", "a,b\n1,2\n", r"colour\.csv is not a training log"),
-        ("runs/finetune/0/outputs/colour.jpg", "no picture", r"outputs/colour\.jpg cannot be read as JPEG"),
-        ("runs/piggyback/0/masks.json", '{"schema": 1}', r"masks\.json lacks 'layers'"),
-        ("runs/piggyback/0/masks.json", '{"schema": 2}', r"masks\.json is damaged \(the schema 2\)"),
-        ("runs/piggyback/0/masks.json", "[]", r"masks\.json is damaged"),
-        ("runs/finetune/zero/results.json", "{}", r"finetune/zero is not named by a seed"),
+        (1, '"version":1', '"version":2', ("line 1", "version 2", "version 1")),
+        (1, '"version":1,', "", ("line 1", "version None", "version 1")),
+        (1, '"title":', '"titel":', ("line 1", "title")),
+        (1, '"group":"mask"', '"group":"odd"', ("line 1", "methods.piggyback.group", "'odd'", "'mask'")),
+        (2, "{", "", ("line 2", "not valid JSON")),
+        (3, '"seed":1', '"seed":"1"', ("line 3", "seed", "'1'")),
+        (3, '"seed":1', '"seed":1,"odd":2', ("line 3", "odd")),
+        (3, '"seed":1', '"seed":0', ("line 3", "line 2", "finetune, seed 0")),
+        (4, '"value":0.5,', "", ("line 4", "tasks.0.value")),
+        (4, '"value":0.5,', '"value":NaN,', ("line 4",)),
+        (4, '"transfer":', '"shared_bytes":-1,"transfer":', ("line 4", "shared_bytes", "-1")),
+        (4, '"value_matrix":[[', '"value_matrix":[[0.1,', ("line 4", "3 rows of 3")),
+        (4, '"densities":[0.9,', '"densities":[', ("line 4", "colour", "expected 4 values", "got 3")),
     ],
 )
-def test_damaged_files_are_named(tmp_path: Path, file: str, content: str, said: str) -> None:
-    suite = tmp_path / "suite"
-    for label in ("piggyback", "finetune"):
-        write_run(suite / "runs" / label / "0", label, 0)
-    (suite / file).parent.mkdir(parents=True, exist_ok=True)
-    (suite / file).write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=said):
+def test_a_damaged_line_is_named(
+    made: tuple[Path, Path], tmp_path: Path, number: int, old: str, new: str, found: tuple[str, ...]
+) -> None:
+    lines = (made[0] / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    assert old in lines[number - 1]
+    lines[number - 1] = lines[number - 1].replace(old, new, 1)
+    (tmp_path / "runs.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        write_comparison(tmp_path, tmp_path / "out")
+    for part in ("runs.jsonl", *found):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out" / "index.html").exists()
+
+
+def test_a_damaged_image_is_named(made: tuple[Path, Path], tmp_path: Path) -> None:
+    suite = Path(shutil.copytree(made[0], tmp_path / "suite"))
+    path = suite / "images" / "colour.webp"
+    with Image.open(path) as image:
+        image.save(path, "WEBP")
+    with pytest.raises(InputError, match=r"colour\.webp, its description"):
+        write_comparison(suite, tmp_path / "out")
+    path.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"colour\.webp cannot be read as WebP"):
         write_comparison(suite, tmp_path / "out")
     assert not (tmp_path / "out" / "index.html").exists()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "found"),
     [
-        (lambda r: r.update(shared_bytes=-1), "shared_bytes: expected a number of bytes, got -1"),
-        (lambda r: r["tasks"][1].update(trivial=210.0), "trivial baseline of colour is 210.0, but 200.0"),
-        (lambda r: r["tasks"][1].update(metric="SSIM"), "metric of colour is 'SSIM', but 'ab error'"),
+        (lambda r: r["tasks"][1].update(trivial=210.0), "the baseline of colour is 210.0, but 200.0"),
+        (lambda r: r["tasks"][1].update(metric="SSIM"), "primary_metric of colour is 'SSIM', but 'ab error'"),
         (lambda r: r["tasks"][1].update(higher_is_better=True), "higher_is_better of colour is True, but False"),
     ],
 )
-def test_runs_that_do_not_fit_together_are_refused(tmp_path: Path, spoil: Callable[[Any], None], said: str) -> None:
-    suite = bare_suite(tmp_path / "suite", "a", "b")
+def test_runs_that_do_not_fit_together_are_refused(tmp_path: Path, spoil: Callable[[Any], None], found: str) -> None:
+    suite = bare_suite(tmp_path / "suite", "a")
     changed = results("piggyback", 0)
     spoil(changed)
-    (suite / "runs" / "b" / "0" / "results.json").write_text(json.dumps(changed), encoding="utf-8")
-    with pytest.raises(InputError, match=said) as error:
+    add_run(suite, "b", changed)
+    with pytest.raises(InputError, match=found) as error:
         read_suite(suite)
-    assert "runs/b/0/results.json" in str(error.value)
+    assert "runs.jsonl, line 3" in str(error.value)
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder; give the folder of a suite"):
+    with pytest.raises(InputError, match="no such folder"):
         write_comparison(tmp_path / "nowhere", tmp_path / "out")
-    (tmp_path / "runs" / "empty").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"has no runs/LABEL/SEED/results\.json"):
+    with pytest.raises(InputError, match=r"has no runs\.jsonl"):
         write_comparison(tmp_path, tmp_path / "out")
 
 
-# ------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------ images
 
 
 def test_a_strip_comes_back_in_tiles(tmp_path: Path) -> None:
@@ -568,30 +587,50 @@ def test_a_strip_comes_back_in_tiles(tmp_path: Path) -> None:
         read_strip(tmp_path / "b.jpg")
 
 
+def strip(folder: Path, kind: str, colour: tuple[int, int, int], count: int = 2) -> None:
+    save_strip(folder / kind / "streets.jpg", [Image.new("RGB", (60, 60), colour)] * count, (60, 60))
+
+
 def test_a_grid_has_input_target_and_methods_from_left_to_right(tmp_path: Path) -> None:
     suite = bare_suite(tmp_path / "suite", "a", "b")
     colours = {("a", "inputs"): (250, 10, 10), ("a", "targets"): (10, 250, 10)}
     colours |= {("a", "outputs"): (10, 10, 250), ("b", "outputs"): (10, 10, 10)}
     for (label, kind), colour in colours.items():
-        save_strip(suite / "runs" / label / "0" / kind / "streets.jpg", [Image.new("RGB", (60, 60), colour)] * 2, (60, 60))
-    read = read_suite(suite)
+        strip(tmp_path / "runs" / label / "0", kind, colour)
+    read = finish(suite, tmp_path / "runs")
     found = task_grid(read, read.tasks[0])
     assert found is not None
     grid, methods = found
     assert [method.label for method in methods] == ["a", "b"]
     assert grid.size == (4 * 66 - 6, 24 + 2 * 66 - 6)
     centres = [grid.getpixel((66 * i + 30, 24 + 66 + 30)) for i in range(4)]
-    assert np.abs(np.array(centres) - np.array(list(colours.values()))).max() <= 6
+    assert np.abs(np.array(centres) - np.array(list(colours.values()))).max() <= 12
     assert task_grid(read, read.tasks[1]) is None
 
 
-def test_pictures_that_do_not_fit_side_by_side_are_refused(tmp_path: Path) -> None:
+def test_a_sheet_keeps_the_columns_of_runs_that_are_gone_and_takes_the_lowest_seed(tmp_path: Path) -> None:
+    suite = bare_suite(tmp_path / "suite", "a", "b")
+    add_run(suite, "a", results("piggyback", 0), seed=3)
+    strip(tmp_path / "runs" / "a" / "3", "outputs", (10, 10, 250))
+    finish(suite, tmp_path / "runs")
+    strip(tmp_path / "runs" / "a" / "0", "outputs", (250, 10, 10))
+    strip(tmp_path / "other" / "b" / "0", "outputs", (10, 250, 10))
+    finish(suite, tmp_path / "runs")
+    finish(suite, tmp_path / "other")
+    sheet = read_sheet(suite / "images" / "streets.webp")
+    assert sheet is not None
+    assert list(sheet.methods) == ["a", "b"]
+    found = [s.tiles[1].getpixel((30, 30)) for s in sheet.methods.values()]
+    assert np.abs(np.array(found) - np.array([(250, 10, 10), (10, 250, 10)])).max() <= 12
+    assert [tile.size for s in sheet.methods.values() for tile in s.tiles] == [(60, 60)] * 4
+
+
+def test_images_that_do_not_fit_side_by_side_are_refused(tmp_path: Path) -> None:
     suite = bare_suite(tmp_path / "suite", "a", "b")
     for label, count in (("a", 2), ("b", 3)):
-        save_strip(suite / "runs" / label / "0" / "outputs" / "streets.jpg", [Image.new("RGB", (8, 8))] * count, (8, 8))
-    read = read_suite(suite)
-    with pytest.raises(InputError, match=r"b/0/outputs/streets\.jpg holds 3 pictures of \(8, 8\), but those .* are 2"):
-        task_grid(read, read.tasks[0])
+        strip(tmp_path / "runs" / label / "0", "outputs", (0, 0, 0), count)
+    with pytest.raises(InputError, match=r"b/0/outputs/streets\.jpg: b of streets has 3 images of \(60, 60\), but a has 2"):
+        finish(suite, tmp_path / "runs")
 
 
 def test_the_palette_keeps_what_is_frequent_exactly() -> None:
