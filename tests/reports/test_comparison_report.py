@@ -583,7 +583,7 @@ def test_a_strip_comes_back_in_tiles(tmp_path: Path) -> None:
     assert np.abs(np.array(centres) - np.array(colours)).max() <= 6
     assert read_strip(tmp_path / "none.jpg") is None
     Image.new("RGB", (30, 10)).save(tmp_path / "b.jpg")
-    with pytest.raises(InputError, match="does not say how many pictures"):
+    with pytest.raises(InputError, match="does not tell how many images"):
         read_strip(tmp_path / "b.jpg")
 
 
