@@ -100,7 +100,7 @@ def read_strip(path: Path) -> Strip | None:
             comment = image.info.get("comment", b"")
             strip = image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as JPEG ({error}): run the experiment again, or delete it to leave it out") from error
+        raise InputError(f"{path} cannot be read as JPEG ({error}): run it again, or delete the file to leave it out") from error
     count = comment.removeprefix(_TILES)
     if not count.isdigit() or int(count) < 1 or strip.width % int(count):
         raise InputError(

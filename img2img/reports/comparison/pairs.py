@@ -1,4 +1,4 @@
-"""Methods against a reference seed by seed: without the luck of a backbone and of an order of pictures."""
+"""Methods against a reference seed by seed: without the luck of a backbone and of an order of images."""
 
 import math
 import statistics
