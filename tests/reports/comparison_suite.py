@@ -1,6 +1,8 @@
 """A made suite of three methods, two seeds and three tasks, with metrics that can be checked by hand."""
 
 import json
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +13,7 @@ from PIL import Image
 from img2img.reports.comparison.outputs import save_strip
 from img2img.reports.comparison.schema import About, MethodInfo
 from img2img.reports.comparison.store import describe_store, store_run
+from img2img.reports.comparison.suite import Run
 from img2img.reports.comparison.summary import finish
 
 TASKS = (("streets", "segmentation", "mIoU", True, 0.2), ("colour", "colourisation", "ab error", False, 200.0),
@@ -125,3 +128,60 @@ def make_suite(store: Path) -> Path:
     describe_store(store, ABOUT)
     finish(store, runs_of(store))
     return store
+
+
+def bare_suite(folder: Path, *labels: str) -> Path:
+    """A store that knows nothing but the results of one run a label."""
+    for label in labels:
+        add_run(folder, label, results("piggyback", 0))
+    return folder
+
+
+def elsewhere(run: Run, **changes: Any) -> Run:
+    """A run whose record is changed."""
+    return replace(run, record=run.record.model_copy(update=changes))
+
+
+class Page(HTMLParser):
+    """The tags, table rows and text of a page."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(source)
+        self.close()
+        self.rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
+        self.text = " ".join("".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in ("meta", "img", "br"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self.words.append(data)
+            if "td" in self._open or "th" in self._open:
+                self.rows[-1][-1] += data
+
+    def row(self, title: str) -> list[str]:
+        return next(row for row in self.rows if row and row[0] == title)
+
+
+def page_of(out: Path) -> Page:
+    return Page((out / "index.html").read_text(encoding="utf-8"))
+
+
+def table(out: Path, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "tables" / f"{name}.json").read_text(encoding="utf-8"))
+    return found

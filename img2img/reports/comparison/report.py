@@ -67,7 +67,7 @@ def write_comparison(suite: Path, out: Path) -> Path:
         if table_text:
             write_bytes(out / "tables" / f"{name}.md", table_text.encode())
     write_summary(read, out)
-    page = page_template("img2img.reports", "comparison").render(view)
+    page = page_template(__name__.rpartition(".")[0], ".").render(view)
     return write_atomic(out / "index.html", lambda path: path.write_text(page, encoding="utf-8"))
 
 
