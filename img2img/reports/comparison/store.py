@@ -136,7 +136,7 @@ def record_of(run: Path, *, label: str, seed: int) -> RunRecord:
             tasks=[_task(run, task) for task in results["tasks"]],
             config=None if config is None else plain_config(config),
             masks=read_masks(run / "masks.json") if (run / "masks.json").is_file() else None,
-            **results["forgetting"],
+            **_known(RunRecord, results["forgetting"]),
             **_known(RunRecord, results, but=("seed", "backbone", "tasks")),
         )
     except ValidationError as error:
