@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict, Field
 
 from img2img.errors import InputError
-from img2img.files import write_atomic
+from img2img.files.atomic import write_atomic
 from img2img.reports.comparison.outputs import Strip, read_strip
 from img2img.reports.comparison.schema import parse
 from img2img.reports.comparison.suite import Method, Suite, TaskInfo

@@ -12,15 +12,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from img2img.composed import config_path
 from img2img.errors import InputError
-from img2img.files import clear_leftovers, write_bytes
-from img2img.lock import hold
-from img2img.paths import expanded
+from img2img.files.atomic import clear_leftovers, write_bytes
+from img2img.files.lock import hold
+from img2img.files.paths import expanded
+from img2img.files.yaml import read_yaml
 from img2img.reports.comparison.masks_json import read_masks
 from img2img.reports.comparison.schema import RUNS, About, Backbone, RunRecord, TaskRecord, line, parse, reason
 from img2img.reports.read import read_curve, read_results
-from img2img.yaml_file import read_yaml
+from img2img.training.saved_config import config_path
 
 DATA = "DATA"
 """Stands for `data_root` in stored configs."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from img2img.errors import InputError
+from img2img.files.paths import expanded
 from img2img.masks.base import METHODS
-from img2img.paths import expanded
 from img2img.reports.comparison.masks_json import Masks
 from img2img.reports.comparison.schema import MethodInfo, RunRecord, TaskRecord
 from img2img.reports.comparison.store import read_store

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from img2img.files import write_json
-from img2img.lock import hold
-from img2img.paths import expanded
+from img2img.files.atomic import write_json
+from img2img.files.lock import hold
+from img2img.files.paths import expanded
 from img2img.reports import text
 from img2img.reports.comparison.numbers import Stat, final, learned, mean_skill, moved, seconds, sizes, task_bytes
 from img2img.reports.comparison.schema import SUMMARY, Summary, SummaryCell, SummaryTask
