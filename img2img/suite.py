@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from img2img.errors import InputError
-from img2img.files.atomic import check_folder, read_json, write_json
+from img2img.files.atomic import check_folder, read_json
 from img2img.files.lock import FolderInUseError, check_free
 from img2img.files.writable import check_writable
 from img2img.files.yaml import read_yaml
-from img2img.reports.comparison.store import store_run, write_summary
+from img2img.reports.comparison.schema import RUNS, About, MethodInfo
+from img2img.reports.comparison.sheets import IMAGES
+from img2img.reports.comparison.store import describe_store, read_store, store_run
+from img2img.reports.comparison.suite import GROUPS
+from img2img.reports.comparison.summary import finish
 from img2img.validation import call_with
 
 logger = logging.getLogger("img2img")
@@ -33,7 +37,7 @@ class Variant:
     """
 
     title: str
-    group: str
+    group: Literal["mask", "comparison", "reference"]
     overrides: Sequence[str]
     note: str = ""
     seeds: Sequence[int] | None = None
@@ -66,11 +70,14 @@ class Suite:
         """The method of that label.
 
         Raises:
-            InputError: there is none, or it has an option that is unknown.
+            InputError: there is none, or it has an option or a group that is unknown.
         """
         if label not in self.methods:
             raise InputError(f"the suite {self.name!r} has no method {label!r}; it has {', '.join(self.methods)}")
         variant: Variant = call_with(Variant, self.methods[label], what=f"methods.{label}")
+        if variant.group not in GROUPS:
+            known = ", ".join(GROUPS)
+            raise InputError(f"the suite {self.name!r}: methods.{label}.group={variant.group!r}: expected one of {known}")
         return variant
 
 
@@ -148,10 +155,10 @@ def run_jobs(pipeline: Path, jobs: Sequence[Job], *, parallel: int, store: Path 
         pipeline: the script.
         jobs: what to run.
         parallel: processes at a time.
-        store: a folder of results to which each finished run's config and metrics are added; None for none.
+        store: the folder with the `runs.jsonl` to which each finished run's config and metrics are added; None for none.
 
     Raises:
-        InputError: the folders of the runs or the store cannot be written to.
+        InputError: the folders of the runs or the store cannot be written to, or the store is damaged.
 
     Returns:
         The jobs that failed, or whose data is not that of the results stored before; the console output of each job is in its
@@ -173,41 +180,39 @@ def run_jobs(pipeline: Path, jobs: Sequence[Job], *, parallel: int, store: Path 
         else:
             logger.info("%s, seed %d: finished", job.label, job.seed)
             if store is not None and job.label != "backbone":
-                if other := other_data(job.folder, store, but=store / "runs" / job.label / str(job.seed)):
+                if other := other_data(job.folder, store, but=(job.label, job.seed)):
                     logger.error("%s, seed %d: not stored: %s", job.label, job.seed, other)
                     return False
-                # Reports show the pictures of each method's lowest seed.
-                store_run(job.folder, store, label=job.label, seed=job.seed, pictures=job.seed == shown[job.label])
+                store_run(job.folder, store, label=job.label, seed=job.seed)
         return code == 0
 
     if store is not None:
-        check_writable(check_folder(store, "--store"), "--store", "runs")
+        check_writable(check_folder(store, "--store"), "--store", IMAGES)
+        if (store / RUNS).exists():
+            read_store(store)
     for folder in dict.fromkeys(job.folder.parent for job in jobs):
         check_writable(check_folder(folder, "--out"), "--out")
-    shown: dict[str, int] = {}
-    for job in jobs:
-        shown[job.label] = min(job.seed, shown.get(job.label, job.seed))
     with ThreadPoolExecutor(parallel) as pool:
         return [job for job, fine in zip(jobs, pool.map(run, jobs), strict=True) if not fine]
 
 
-def other_data(run: Path, store: Path, *, but: Path | None = None) -> str | None:
-    """Why a run's results are not comparable with the stored ones, `but` those it replaces: a task was learned from other files.
+def other_data(run: Path, store: Path, *, but: tuple[str, int] | None = None) -> str | None:
+    """Why a run's results are not comparable with the stored ones: a task was learned from other files. None where none was.
 
-    None where none was.
+    Args:
+        run: the run folder.
+        store: the store, which need not be there yet.
+        but: label and seed of the stored run that it replaces.
     """
-
-    def learned_from(folder: Path) -> dict[str, str | None]:
-        tasks = read_json(folder / "results.json")["tasks"]
-        return {task["name"]: task.get("data_sha256") for task in tasks}
-
-    ours = learned_from(run)
-    for other in sorted(path.parent for path in (store / "runs").glob("*/*/results.json")):
-        for name, digest in learned_from(other).items() if other != but else ():
-            if digest is not None and ours.get(name) not in (None, digest):
+    if not (store / RUNS).exists():
+        return None
+    ours = {task["name"]: task.get("data_sha256") for task in read_json(run / "results.json")["tasks"]}
+    for place, other in read_store(store)[1].items():
+        for task in other.tasks if (other.label, other.seed) != but else ():
+            if task.data_sha256 is not None and ours.get(task.name) not in (None, task.data_sha256):
                 return (
-                    f"its task {name!r} was learned from other files than that of {other}: choose another --store, or run both "
-                    "on the same data"
+                    f"its task {task.name!r} was learned from other files than that of {place}: choose another --store, or run "
+                    "both on the same data"
                 )
     return None
 
@@ -219,11 +224,11 @@ def _cause(console: str) -> str:
     return (reasons or lines or ["no output"])[-1]
 
 
-def describe(suite: Suite, store: Path) -> None:
-    """Write `suite.json` and `summary.json` of a folder of results."""
-    methods = {}
+def describe(suite: Suite, store: Path, out: Path) -> None:
+    """Write into a store how its methods are presented, its `summary.json`, and images of the run folders in `out`."""
+    methods: dict[str, MethodInfo] = {}
     for label in suite.methods:
         variant = suite.variant(label)
-        methods[label] = {"title": variant.title, "group": variant.group, "note": variant.note}
-    write_json(store / "suite.json", {"name": suite.name, "title": suite.title, "methods": methods, "order": list(methods)})
-    write_summary(store)
+        methods[label] = MethodInfo(title=variant.title, group=variant.group, note=variant.note)
+    describe_store(store, About(suite=suite.name, title=suite.title, methods=methods))
+    finish(store, out)

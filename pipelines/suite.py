@@ -23,11 +23,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--methods", nargs="+", help="labels; all by default")
     parser.add_argument("--seeds", nargs="+", type=int, help="the suite's by default")
     parser.add_argument("--out", type=expanded, help="where the runs go; runs/SUITE by default")
-    parser.add_argument("--store", type=expanded, help="a folder for configs and metrics of finished runs, for `img2img report`")
+    parser.add_argument("--store", type=expanded, help="a folder for metrics, configs and a few images of the runs, for a report")
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time, each with threads=1 then")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
+    from img2img.reports.comparison.schema import RUNS
     from img2img.suite import backbone_jobs, describe, load_suite, method_jobs, run_jobs
     from img2img.training.distributed import refuse_several_processes
 
@@ -44,8 +45,8 @@ def main(arguments: list[str]) -> None:
         if not failed:
             jobs = method_jobs(suite, out, labels, seeds, more)
             failed = run_jobs(pipeline, jobs, parallel=options.parallel, store=options.store)
-        if options.store is not None and any((options.store / "runs").glob("*/*/results.json")):
-            describe(suite, options.store)
+        if options.store is not None and (options.store / RUNS).exists():
+            describe(suite, options.store, out)
     except InputError as error:
         sys.exit(f"error: {error}")
     if failed:

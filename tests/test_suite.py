@@ -12,6 +12,8 @@ from img2img import InputError
 from img2img.cli.pipeline import plain_config
 from img2img.files.lock import hold
 from img2img.masks import Affine, ImpressLearn, SupSup
+from img2img.reports.comparison.sheets import read_sheet
+from img2img.reports.comparison.store import read_store
 from img2img.suite import Suite, _cause, backbone_jobs, describe, load_suite, method_jobs, run_jobs
 from img2img.training.experiment import Experiment, read_experiment
 from img2img.validation import call_with
@@ -211,7 +213,7 @@ def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path) 
     assert run_jobs(pipeline, backbone_jobs(suite, tmp_path, [0], first), parallel=1, store=None) == []
     jobs = method_jobs(suite, tmp_path, ["masks", "tuned"], [0], small)
     assert run_jobs(pipeline, jobs, parallel=2, store=store) == []
-    describe(suite, store)
+    describe(suite, store, tmp_path)
     summary = json.loads((store / "summary.json").read_text())
     assert set(summary["methods"]) == {"masks", "tuned"}
     for label in ("masks", "tuned"):
@@ -219,10 +221,33 @@ def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path) 
         for task in results["tasks"]:
             cell = summary["methods"][label][task["name"]]
             assert (cell["mean"], cell["std"], cell["seeds"], cell["bytes"]) == (task["value"], None, 1, task["bytes"])
-    assert not list(store.rglob("*.safetensors")), "weights are not kept"
+    images = {"images/shapes.webp", "images/landscape.webp"}
+    files = {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
+    assert files == {"runs.jsonl", "summary.json"} | images, "weights are not kept"
+    about, runs = read_store(store)
+    assert (about.title, about.methods["tuned"].group) == ("Two methods", "reference")
+    assert [(record.label, record.seed) for record in runs.values()] == [("masks", 0), ("tuned", 0)]
+    sheet = read_sheet(store / "images" / "shapes.webp")
+    assert sheet is not None
+    assert list(sheet.methods) == ["masks", "tuned"]
     broken = method_jobs(suite, tmp_path / "other", ["tuned"], [0], [*small, "train.stepz=1"])
     assert run_jobs(pipeline, broken, parallel=1, store=store) == broken
     assert "stepz" in (broken[0].folder / "console.txt").read_text()
+
+
+def test_a_damaged_store_is_refused_before_any_run(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "runs.jsonl").write_text('{"version": 2}\n')
+    jobs = method_jobs(_suite(), tmp_path / "out", ["masks"], [0], [])
+    with pytest.raises(InputError, match=r"runs\.jsonl, line 1 has the version 2"):
+        run_jobs(ROOT / "pipelines" / "image_to_image.py", jobs, parallel=1, store=tmp_path / "store")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_group_that_reports_do_not_have_is_refused() -> None:
+    suite = _suite(methods={"a": {"title": "A", "group": "odd", "overrides": []}})
+    with pytest.raises(InputError, match=r"group='odd'.*mask, comparison, reference"):
+        suite.variant("a")
 
 
 def test_a_job_whose_folder_another_suite_works_in_fails_and_leaves_its_console_alone(

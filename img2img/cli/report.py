@@ -14,7 +14,7 @@ from img2img.files.paths import expanded
 def report(
     suite: Annotated[
         Path,
-        typer.Argument(metavar="SUITE", help="A folder of stored runs (runs/LABEL/SEED/results.json), or one run's folder."),
+        typer.Argument(metavar="SUITE", help="A suite's store (runs.jsonl), or one run's folder."),
     ],
     out: Annotated[
         Path | None,
@@ -31,8 +31,8 @@ def report(
     """
     suite, out = expanded(suite), None if out is None else expanded(out)
     if not suite.is_dir():
-        raise InputError(f"no folder at {suite}: expected a run's, or one with runs/LABEL/SEED/results.json; check the path")
-    if (suite / "results.json").is_file() and not (suite / "runs").is_dir():
+        raise InputError(f"no folder at {suite}: expected a run's, or a suite's with runs.jsonl; check the path")
+    if (suite / "results.json").is_file():
         page, summary = _page_of_run(suite, suite if out is None else out)
     elif out is None:
         raise typer.BadParameter("a suite's page needs a folder to go to, such as --out report", param_hint="--out")

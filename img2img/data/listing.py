@@ -34,7 +34,7 @@ _SYSTEM_FOLDERS = frozenset(
     }
 )
 _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
-_MARKS = ({"progress.json"}, {"bundle.json"}, {"suite.json"}, {"results.json", "report.html"}, {"summary.json", "index.html"})
+_MARKS = ({"progress.json"}, {"bundle.json"}, {"runs.jsonl"}, {"results.json", "report.html"}, {"summary.json", "index.html"})
 """A folder is one of results where it holds all files of one of these: a run, a bundle, a suite, a report."""
 
 _excluded: ContextVar[frozenset[str]] = ContextVar("excluded", default=frozenset())

@@ -10,6 +10,7 @@ import pytest
 
 from img2img import __version__
 from img2img.cli import main
+from img2img.reports.comparison.store import store_run
 
 
 def results() -> dict[str, Any]:
@@ -29,11 +30,12 @@ def results() -> dict[str, Any]:
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
-    run = tmp_path / "suite" / "runs" / "piggyback" / "0"
-    run.mkdir(parents=True)
+    run = tmp_path / "run"
+    run.mkdir()
     (run / "results.json").write_text(json.dumps(results()), encoding="utf-8")
     (run / "metrics").mkdir()
     (run / "metrics" / "streets.csv").write_text("step,loss,val mIoU\n1,2.0,0.3\n2,1.0,0.5\n", encoding="utf-8")
+    store_run(run, tmp_path / "suite", label="piggyback", seed=0)
     return tmp_path / "suite"
 
 
@@ -72,7 +74,7 @@ def test_json_names_page_and_summary(suite: Path, tmp_path: Path, shell: Fixture
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_one_run_becomes_its_own_page(suite: Path, tmp_path: Path, shell: Fixtures, elsewhere: bool) -> None:
-    run = suite / "runs" / "piggyback" / "0"
+    run = suite.with_name("run")
     out = tmp_path / "out" if elsewhere else run
     code, said, _ = call(*shell, "report", str(run), *(["--out", str(out)] if elsewhere else []))
     assert (code, said) == (0, f"{out / 'report.html'}\n")

@@ -136,7 +136,7 @@ def test_a_class_folder_counts_what_it_leaves_out_once_for_all_classes(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "marks", ["progress.json", "bundle.json", "suite.json", "results.json report.html", "summary.json index.html"]
+    "marks", ["progress.json", "bundle.json", "runs.jsonl", "results.json report.html", "summary.json index.html"]
 )
 def test_results_below_the_pictures_are_not_read(tmp_path: Path, marks: str) -> None:
     touch(tmp_path, *(f"runs/x/{mark}" for mark in marks.split()), "runs/x/pictures/a.png")

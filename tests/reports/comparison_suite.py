@@ -1,13 +1,20 @@
-"""A made suite of three methods, two seeds and three tasks, with figures that a hand can check."""
+"""A made suite of three methods, two seeds and three tasks, with metrics that can be checked by hand."""
 
 import json
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from img2img.reports.comparison.outputs import save_strip
+from img2img.reports.comparison.schema import About, MethodInfo
+from img2img.reports.comparison.store import describe_store, store_run
+from img2img.reports.comparison.suite import Run
+from img2img.reports.comparison.summary import finish
 
 TASKS = (("streets", "segmentation", "mIoU", True, 0.2), ("colour", "colourisation", "ab error", False, 200.0),
          ("edges", "edges", "MSE", False, 4000.0))  # fmt: skip
@@ -19,16 +26,15 @@ VALUES: dict[str, list[tuple[list[float], list[float]]]] = {
     "sequential": [([0.7, 80.0, 900.0], [0.1, 300.0, 900.0]), ([0.8, 90.0, 950.0], [0.3, 250.0, 950.0])],
 }  # fmt: skip
 BYTES = {"piggyback": (1_000_000, 30_000), "finetune": (0, 1_000_000), "sequential": (1_000_000, 2_000)}
-ABOUT = {
-    "name": "made",
-    "title": "A made suite",
-    "methods": {
-        "piggyback": {"title": "Piggyback", "group": "mask", "note": "One bit a weight."},
-        "finetune": {"title": "Fine-tuned networks", "group": "comparison", "note": "A network a task."},
-        "sequential": {"title": "Fine-tuned on", "group": "comparison", "note": "One network, carried on."},
+ABOUT = About(
+    suite="made",
+    title="A made suite",
+    methods={
+        "sequential": MethodInfo(title="Fine-tuned on", group="comparison", note="One network, carried on."),
+        "piggyback": MethodInfo(title="Piggyback", group="mask", note="One bit a weight."),
+        "finetune": MethodInfo(title="Fine-tuned networks", group="comparison", note="A network a task."),
     },
-    "order": ["sequential", "piggyback", "finetune"],
-}
+)
 
 
 def results(label: str, seed: int) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def results(label: str, seed: int) -> dict[str, Any]:
 def masks(seed: int) -> dict[str, Any]:
     """A `masks.json` of two masked tasks with coefficients and kernels, so that every figure is made."""
     parts = ("encoder", "encoder", "decoder", "decoder")
-    layers = [{"name": f"{part}.{i}.weight", "weights": 100, "part": part} for i, part in enumerate(parts)]
+    layers = [{"name": f"{part}.{i}.weight", "weights": 100} for i, part in enumerate(parts)]
     densities = {"colour": [0.9, 0.8, 0.7, 0.6], "edges": [0.5, 0.6, 0.7, 0.8]}
     unmasked = {"method": "identity", "density": None, "zeroed": None, "densities": [None] * 4, "values": {}}
     tasks: dict[str, Any] = {"streets": unmasked}
@@ -80,10 +86,11 @@ def masks(seed: int) -> dict[str, Any]:
     matrix = [[1.0, 0.6 + 0.1 * seed], [0.6 + 0.1 * seed, 1.0]]
     kappa = [[1.0, 0.02], [0.02, 1.0]]
     similarity = {"names": ["colour", "edges"], "equal": matrix, "kappa": kappa}
-    return {"schema": 1, "layers": layers, "tasks": tasks, "similarity": similarity}
+    return {"version": 1, "layers": layers, "tasks": tasks, "similarity": similarity}
 
 
 def write_run(folder: Path, label: str, seed: int) -> None:
+    """A run folder as an experiment leaves it."""
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(results(label, seed)), encoding="utf-8")
     (folder / "config.yaml").write_text("seed: 0\n", encoding="utf-8")
@@ -100,9 +107,81 @@ def write_run(folder: Path, label: str, seed: int) -> None:
         (folder / "masks.json").write_text(json.dumps(masks(seed)), encoding="utf-8")
 
 
-def make_suite(folder: Path) -> Path:
+def add_run(store: Path, label: str, changed: dict[str, Any], seed: int = 0) -> None:
+    """Store a run of which nothing but its results is known; one of that label and seed is replaced."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "results.json").write_text(json.dumps(changed), encoding="utf-8")
+        store_run(Path(folder), store, label=label, seed=seed)
+
+
+def runs_of(store: Path) -> Path:
+    """Where `make_suite` has the run folders."""
+    return store.with_name(f"{store.name}_runs")
+
+
+def make_suite(store: Path) -> Path:
     for label in VALUES:
         for seed in (0, 1):
-            write_run(folder / "runs" / label / str(seed), label, seed)
-    (folder / "suite.json").write_text(json.dumps(ABOUT), encoding="utf-8")
+            run = runs_of(store) / label / str(seed)
+            write_run(run, label, seed)
+            store_run(run, store, label=label, seed=seed)
+    describe_store(store, ABOUT)
+    finish(store, runs_of(store))
+    return store
+
+
+def bare_suite(folder: Path, *labels: str) -> Path:
+    """A store that knows nothing but the results of one run a label."""
+    for label in labels:
+        add_run(folder, label, results("piggyback", 0))
     return folder
+
+
+def elsewhere(run: Run, **changes: Any) -> Run:
+    """A run whose record is changed."""
+    return replace(run, record=run.record.model_copy(update=changes))
+
+
+class Page(HTMLParser):
+    """The tags, table rows and text of a page."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(source)
+        self.close()
+        self.rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
+        self.text = " ".join("".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in ("meta", "img", "br"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self.words.append(data)
+            if "td" in self._open or "th" in self._open:
+                self.rows[-1][-1] += data
+
+    def row(self, title: str) -> list[str]:
+        return next(row for row in self.rows if row and row[0] == title)
+
+
+def page_of(out: Path) -> Page:
+    return Page((out / "index.html").read_text(encoding="utf-8"))
+
+
+def table(out: Path, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "tables" / f"{name}.json").read_text(encoding="utf-8"))
+    return found

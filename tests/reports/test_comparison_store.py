@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from comparison_suite import make_suite, results, write_run
+from comparison_suite import ABOUT, add_run, make_suite, results, write_run
 from PIL import Image
 from torch import Tensor, nn
 
@@ -17,10 +17,12 @@ from img2img import MaskedNetwork, masks
 from img2img.data.base import PictureSet, Sample
 from img2img.errors import InputError
 from img2img.files.lock import FolderInUseError, hold
-from img2img.reports.comparison.masks_json import describe_masks, read_masks
+from img2img.reports.comparison.masks_json import Masks, describe_masks, read_masks
 from img2img.reports.comparison.outputs import read_strip, save_outputs
-from img2img.reports.comparison.store import store_run, summarise, write_summary
+from img2img.reports.comparison.schema import Summary
+from img2img.reports.comparison.store import describe_store, read_store, store_run
 from img2img.reports.comparison.suite import read_suite
+from img2img.reports.comparison.summary import summary_of
 from img2img.tasks.base import Example
 
 
@@ -48,23 +50,29 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_stored_run_has_what_a_page_needs_and_no_weights(run: Path, tmp_path: Path) -> None:
-    stored = store_run(run, tmp_path / "suite", label="piggyback", seed=3)
-    assert stored == tmp_path / "suite" / "runs" / "piggyback" / "3"
-    pictures = {f"{kind}/{task}.jpg" for kind in ("inputs", "outputs", "targets") for task in ("streets", "colour", "edges")}
-    logs = {f"metrics/{task}.csv" for task in ("streets", "colour", "edges")}
-    found = {str(path.relative_to(stored)) for path in stored.rglob("*") if path.is_file()}
-    assert found == {"results.json", "config.yaml", "masks.json"} | logs | pictures
-    assert (stored / "results.json").read_bytes() == (run / "results.json").read_bytes()
-    assert [path.name for path in stored.parent.iterdir()] == ["3"]
-    assert read_suite(tmp_path / "suite").runs[0].seed == 3
+def test_a_stored_run_is_one_line_with_what_a_page_needs(run: Path, tmp_path: Path) -> None:
+    record = store_run(run, tmp_path / "suite", label="piggyback", seed=3)
+    assert [path.name for path in (tmp_path / "suite").iterdir()] == ["runs.jsonl"]
+    first, second = (tmp_path / "suite" / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(first) == {"version": 1, "suite": "suite", "title": "suite"}
+    given, stored = results("piggyback", 0), json.loads(second)
+    assert (stored["label"], stored["seed"], stored["environment"]) == ("piggyback", 3, given["environment"])
+    assert stored["value_matrix"] == given["forgetting"]["value_matrix"]
+    for task, kept in zip(given["tasks"], stored["tasks"], strict=True):
+        assert {key: kept[key] for key in ("name", "value", "bytes", "train_seconds", "metrics")} == {
+            **{key: task[key] for key in ("name", "value", "bytes", "train_seconds")}, "metrics": task["figures"]
+        }  # fmt: skip
+        assert (kept["baseline"], kept["baseline_metrics"]) == (task["trivial"], task["trivial_figures"])
+        assert [step for step, _ in kept["curve"]] == [10, 20, 30, 40]
+        assert kept["curve"][-1][1] == kept["value"]
+    assert stored["masks"]["tasks"]["colour"]["densities"] == [0.9, 0.8, 0.7, 0.6]
+    assert read_suite(tmp_path / "suite").runs[0].record == record
 
 
-def test_a_stored_config_says_nothing_of_the_machine(run: Path, tmp_path: Path) -> None:
-    stored = store_run(run, tmp_path / "suite", label="piggyback", seed=3)
-    text = (stored / "config.yaml").read_text(encoding="utf-8")
-    assert "someone" not in text
-    assert yaml.safe_load(text) == {
+def test_a_stored_config_is_that_of_the_run_and_names_nothing_of_the_machine(run: Path, tmp_path: Path) -> None:
+    config = store_run(run, tmp_path / "suite", label="piggyback", seed=3).config
+    assert "someone" not in (tmp_path / "suite" / "runs.jsonl").read_text(encoding="utf-8")
+    assert config == {
         "data_root": "DATA/",
         "out": "real",
         "seed": 3,
@@ -75,98 +83,142 @@ def test_a_stored_config_says_nothing_of_the_machine(run: Path, tmp_path: Path) 
     }
 
 
-def test_storing_again_replaces_the_earlier_run_and_pictures_can_be_left_out(run: Path, tmp_path: Path) -> None:
-    stored = store_run(run, tmp_path / "suite", label="a", seed=0)
-    (stored / "stale.txt").write_text("x", encoding="utf-8")
+def test_storing_again_replaces_the_earlier_run_alone(run: Path, tmp_path: Path) -> None:
+    store = tmp_path / "suite"
+    for label, seed in (("b", 0), ("a", 10), ("a", 2)):
+        store_run(run, store, label=label, seed=seed)
+    describe_store(store, ABOUT)
+    before = (store / "runs.jsonl").read_text(encoding="utf-8").splitlines()
     (run / "masks.json").unlink()
-    store_run(run, tmp_path / "suite", label="a", seed=0, pictures=False)
-    assert sorted(path.name for path in stored.iterdir()) == ["config.yaml", "metrics", "results.json"]
+    store_run(run, store, label="a", seed=10)
+    after = (store / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    about, runs = read_store(store)
+    assert about == ABOUT
+    assert [(record.label, record.seed) for record in runs.values()] == [("a", 2), ("a", 10), ("b", 0)]
+    assert [i for i in range(4) if before[i] != after[i]] == [2], "lines that did not change are the same, byte for byte"
+    assert "masks" not in json.loads(after[2])
 
 
 @pytest.mark.parametrize(
-    ("label", "seed", "said"),
+    ("label", "seed", "found"),
     [("", 0, "the label ''"), ("a/b", 0, "'a/b'"), (".a", 0, "'.a'"), ("a", -1, "the seed -1"), ("a", True, "the seed True")],
 )
-def test_labels_and_seeds_that_name_no_folder_are_refused(run: Path, tmp_path: Path, label: str, seed: int, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_labels_and_seeds_that_cannot_be_used_are_refused(run: Path, tmp_path: Path, label: str, seed: int, found: str) -> None:
+    with pytest.raises(InputError, match=found):
         store_run(run, tmp_path / "suite", label=label, seed=seed)
     assert not (tmp_path / "suite").exists()
 
 
-def test_a_kill_while_storing_leaves_the_earlier_run_and_what_it_left_is_cleared(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stored = store_run(run, tmp_path / "suite", label="a", seed=0)
-    before = (stored / "results.json").read_bytes()
+def test_a_kill_while_storing_leaves_the_earlier_file(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "suite"
+    store_run(run, store, label="a", seed=0)
+    before = (store / "runs.jsonl").read_bytes()
+    for error in (KeyboardInterrupt(), OSError(28, "No space left on device")):
 
-    def full(config: Path) -> str:
-        raise OSError(28, "No space left on device")
+        def stopped(*_: Any, error: BaseException = error) -> None:
+            raise error
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("img2img.reports.comparison.store.plain_config", full)
-        with pytest.raises(OSError, match="No space"):
-            store_run(run, tmp_path / "suite", label="a", seed=0)
-    assert (stored / "results.json").read_bytes() == before
-    assert [path.name for path in stored.parent.iterdir()] == ["0"]
-    real = Path.rename
-
-    def interrupted(path: Path, target: Path) -> None:
-        if target == stored:
-            monkeypatch.setattr(Path, "rename", real)
-            raise KeyboardInterrupt
-        real(path, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        store_run(run, tmp_path / "suite", label="a", seed=0)
-    assert (stored / "results.json").read_bytes() == before
-    assert [path.name for path in stored.parent.iterdir()] == ["0"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("os.replace", stopped)
+            with pytest.raises(type(error)):
+                store_run(run, store, label="b", seed=0)
+        assert (store / "runs.jsonl").read_bytes() == before
+        assert [path.name for path in store.iterdir()] == ["runs.jsonl"]
     ended = multiprocessing.get_context("fork").Process(target=int)
     ended.start()
     ended.join()
-    half = stored.with_name(f".0.{ended.pid}.tmp")  # a version before, killed
-    half.mkdir()
-    (half / "results.json").touch()
-    store_run(run, tmp_path / "suite", label="a", seed=0)
-    assert [path.name for path in stored.parent.iterdir()] == ["0"]
-    with hold(stored.parent):
-        monkeypatch.setattr("img2img.reports.comparison.store._PATIENCE", 0.1)
-        with pytest.raises(FolderInUseError, match="a is in use by"):
-            store_run(run, tmp_path / "suite", label="a", seed=0)
+    (store / f".runs.jsonl.{ended.pid}.tmp").touch()  # of a process that was killed
+    store_run(run, store, label="b", seed=0)
+    assert [path.name for path in store.iterdir()] == ["runs.jsonl"]
+    with hold(store):
+        monkeypatch.setattr("img2img.reports.comparison.store.PATIENCE", 0.1)
+        with pytest.raises(FolderInUseError, match="suite is in use by"):
+            store_run(run, store, label="a", seed=0)
+
+
+def test_two_suites_at_once_lose_no_run(run: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    labels = [f"m{i}" for i in range(6)]
+    processes = [context.Process(target=_store_some, args=(run, tmp_path / "suite", labels[i::2])) for i in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert [record.label for record in read_store(tmp_path / "suite")[1].values()] == labels
+
+
+def _store_some(run: Path, store: Path, labels: list[str]) -> None:
+    for label in labels:
+        store_run(run, store, label=label, seed=0)
 
 
 def test_a_run_that_is_not_finished_or_damaged_is_refused(run: Path, tmp_path: Path) -> None:
     (run / "config" / "config.yaml").write_text("a: [", encoding="utf-8")
     with pytest.raises(InputError, match=r"config\.yaml cannot be read as the config of a run"):
         store_run(run, tmp_path / "suite", label="a", seed=0)
+    (run / "config" / "config.yaml").write_text("a: 1", encoding="utf-8")
     (run / "masks.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match=r"masks\.json lacks 'schema'"):
+    with pytest.raises(InputError, match=r"masks\.json is damaged \(layers"):
+        store_run(run, tmp_path / "suite", label="a", seed=0)
+    (run / "masks.json").unlink()
+    (run / "metrics" / "colour.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"colour\.csv is not a training log"):
+        store_run(run, tmp_path / "suite", label="a", seed=0)
+    (run / "metrics" / "colour.csv").unlink()
+    (run / "results.json").write_text(json.dumps(results("finetune", 0) | {"shared_bytes": -1}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"results\.json.*shared_bytes.*-1"):
         store_run(run, tmp_path / "suite", label="a", seed=0)
     (run / "results.json").unlink()
     with pytest.raises(InputError, match=r"has no results\.json"):
         store_run(run, tmp_path / "suite", label="a", seed=0)
-    assert list((tmp_path / "suite").rglob("*.json")) == []
+    assert not (tmp_path / "suite").exists()
+
+
+def test_a_damaged_store_is_left_as_it_is(run: Path, tmp_path: Path) -> None:
+    store_run(run, tmp_path / "suite", label="a", seed=0)
+    with open(tmp_path / "suite" / "runs.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"label": "b"')
+    before = (tmp_path / "suite" / "runs.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"runs\.jsonl, line 3 is not valid JSON"):
+        store_run(run, tmp_path / "suite", label="c", seed=0)
+    assert (tmp_path / "suite" / "runs.jsonl").read_bytes() == before
 
 
 def test_the_summary_has_mean_sample_deviation_seeds_and_bytes(tmp_path: Path) -> None:
     suite = make_suite(tmp_path / "suite")
-    summary = summarise(suite)
-    assert json.loads(write_summary(suite).read_text(encoding="utf-8")) == summary
-    assert summary.keys() == {"suite", "commit", "hardware", "tasks", "methods"}
-    assert (summary["suite"], summary["commit"], summary["hardware"]) == ("made", "abc123", "machine 0, machine 1")
-    assert summary["tasks"][1] == {"name": "colour", "metric": "ab error", "higher_is_better": False, "trivial": 200.0}
-    assert set(summary["methods"]) == {"piggyback", "sequential", "finetune"}
-    colour = summary["methods"]["piggyback"]["colour"]
-    assert colour == {"mean": 110.0, "std": pytest.approx(200**0.5), "seeds": 2, "bytes": 30_500}
+    summary = summary_of(read_suite(suite))
+    text = (suite / "summary.json").read_text(encoding="utf-8")
+    assert Summary.model_validate_json(text) == summary
+    assert json.loads(text).keys() == {"version", "suite", "commit", "hardware", "tasks", "methods"}
+    assert (summary.suite, summary.commit, summary.hardware) == ("made", "abc123", "machine 0, machine 1")
+    colour = {"name": "colour", "primary_metric": "ab error", "higher_is_better": False, "baseline": 200.0}
+    assert summary.tasks[1].model_dump() == colour
+    assert set(summary.methods) == {"piggyback", "sequential", "finetune"}
+    cell = summary.methods["piggyback"]["colour"].model_dump()
+    assert cell == {"mean": 110.0, "std": pytest.approx(200**0.5), "seeds": 2, "bytes": 30_500}
     # After the whole sequence: (0.1 + 0.3) / 2, not the 0.75 of when it was learned.
-    streets = summary["methods"]["sequential"]["streets"]
+    streets = summary.methods["sequential"]["streets"].model_dump()
     assert streets == {"mean": pytest.approx(0.2), "std": pytest.approx(0.02**0.5), "seeds": 2, "bytes": 2_500}
 
 
 def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
-    write_run(tmp_path / "runs" / "piggyback" / "7", "piggyback", 1)
-    entry = summarise(tmp_path)["methods"]["piggyback"]["edges"]
-    assert entry == {"mean": 1200.0, "std": None, "seeds": 1, "bytes": 31_000}
+    add_run(tmp_path, "piggyback", results("piggyback", 1), seed=7)
+    entry = summary_of(read_suite(tmp_path)).methods["piggyback"]["edges"]
+    assert entry.model_dump() == {"mean": 1200.0, "std": None, "seeds": 1, "bytes": 31_000}
+
+
+PUBLISHED = sorted(path.parent for path in (Path(__file__).parents[2] / "docs" / "results").glob("*/summary.json"))
+
+
+@pytest.mark.parametrize("folder", PUBLISHED, ids=lambda path: path.name)
+def test_published_suites_can_be_read_and_their_summaries_are_those_of_their_runs(folder: Path) -> None:
+    summary = Summary.model_validate_json((folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary.suite == folder.name
+    if (folder / "runs.jsonl").is_file():
+        assert summary_of(read_suite(folder)) == summary
+    else:
+        assert (folder / "results.json").is_file(), "a study, which pipelines/impresslearn.py runs"
 
 
 # ------------------------------------------------------------------ masks
@@ -211,11 +263,12 @@ def test_masks_are_described_by_layer(network: MaskedNetwork, frozen: bool, tmp_
             network.freeze_task(task)
     found = describe_masks(network)
     (tmp_path / "masks.json").write_text(json.dumps(found), encoding="utf-8")
-    assert read_masks(tmp_path / "masks.json") == found
+    assert read_masks(tmp_path / "masks.json") == Masks.model_validate(found)
     assert found["layers"] == [
-        {"name": "encoder.weight", "weights": 36, "part": "encoder"},
-        {"name": "decoder.weight", "weights": 72, "part": "decoder"},
+        {"name": "encoder.weight", "weights": 36},
+        {"name": "decoder.weight", "weights": 72},
     ]
+    assert [layer.part for layer in read_masks(tmp_path / "masks.json").layers] == ["encoder", "decoder"]
     tasks = found["tasks"]
     assert [tasks[name]["method"] for name in tasks] == ["identity", "piggyback", "affine", "ksm"]
     assert tasks["none"] == {"method": "identity", "density": None, "zeroed": None, "densities": [None, None], "values": {}}
@@ -300,9 +353,8 @@ def test_outputs_are_rows_of_evenly_spread_test_pictures(tmp_path: Path) -> None
         assert image.convert("L").getpixel((160 + 80, 5)) > 250  # beyond a smaller picture it is white
 
 
-def test_without_a_suite_json_mask_methods_are_known_by_their_name(tmp_path: Path) -> None:
-    write_run(tmp_path / "runs" / "b" / "0", "piggyback", 0)
-    (tmp_path / "runs" / "a" / "0").mkdir(parents=True)
-    (tmp_path / "runs" / "a" / "0" / "results.json").write_text(json.dumps(results("finetune", 0)), encoding="utf-8")
+def test_mask_methods_that_are_not_described_are_known_by_their_name(tmp_path: Path) -> None:
+    add_run(tmp_path, "b", results("piggyback", 0))
+    add_run(tmp_path, "a", results("finetune", 0))
     suite = read_suite(tmp_path)
     assert [(method.label, method.group) for method in suite.methods] == [("b", "mask"), ("a", "comparison")]

@@ -77,7 +77,7 @@ def test_the_files_of_a_study_say_what_its_results_say(finished: tuple[Path, dic
     assert summary.keys() == given.keys()
     assert [task.keys() for task in summary["tasks"]] == [given["tasks"][0].keys()] * 2
     assert [task["name"] for task in summary["tasks"]] == ["permutation_7", "permutation_8"]
-    assert {task["trivial"] for task in summary["tasks"]} == {0.1}
+    assert {task["baseline"] for task in summary["tasks"]} == {0.1}
     counts = [f"{kind}_{count}" for kind in ("heterogeneous", "homogeneous", "random") for count in (1, 6)]
     assert list(summary["methods"]) == [f"{name}_d0.3" for name in ("supsup", *counts)]
     (first, *_) = results["own"]

@@ -15,7 +15,8 @@ import img2img
 from img2img.cli import app
 from img2img.hub.card import model_card
 from img2img.reports.comparison.report import write_comparison
-from img2img.reports.comparison.store import store_run, write_summary
+from img2img.reports.comparison.store import store_run
+from img2img.reports.comparison.summary import finish
 from img2img.research.decathlon import score_of
 from img2img.tasks import build_task
 from img2img.training.options import TrainOptions
@@ -59,7 +60,7 @@ def test_a_run_ends_with_results_a_report_tables_and_a_card(config: Make, masks:
     assert run(made) == results, "and again"
     for label in ("a", "b"):
         store_run(folder, tmp_path / "suite", label=label, seed=0)
-    write_summary(tmp_path / "suite")
+    finish(tmp_path / "suite", tmp_path)
     write_comparison(tmp_path / "suite", tmp_path / "page")
     tables = json.loads((tmp_path / "page" / "tables" / "skill.json").read_text())
     assert "disks" not in json.dumps(tables)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from img2img import InputError
 from img2img.cli import app
+from img2img.reports.comparison.store import store_run
 from img2img.suite import other_data
 from img2img.training.evaluation import evaluate_run
 from img2img.training.experiment import read_experiment
@@ -177,12 +178,13 @@ def test_results_say_what_they_are_of_and_a_suite_does_not_mix_them(made: Make, 
     digests = [task["data_sha256"] for task in results["tasks"]]
     assert digests == [task["data_sha256"] for task in again["tasks"]]
     assert len(set(digests)) == 2
-    shutil.copytree(tmp_path / "again", tmp_path / "store" / "runs" / "masks" / "0")
+    assert other_data(tmp_path / "run", tmp_path / "store") is None, "nothing is stored yet"
+    store_run(tmp_path / "again", tmp_path / "store", label="masks", seed=0)
     assert other_data(tmp_path / "run", tmp_path / "store") is None
     _correct(data)
     run(made(out=str(tmp_path / "new")))
     assert "'disks' was learned from other files" in (other_data(tmp_path / "new", tmp_path / "store") or "")
-    assert other_data(tmp_path / "new", tmp_path / "store", but=tmp_path / "store" / "runs" / "masks" / "0") is None
+    assert other_data(tmp_path / "new", tmp_path / "store", but=("masks", 0)) is None
 
 
 def test_any_text_among_the_options_is_read(tmp_path: Path) -> None:

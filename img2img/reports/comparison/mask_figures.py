@@ -1,7 +1,7 @@
-"""Figures of what masks look like by layer, from `masks.json`; see `masks.figures` for those of a network at hand."""
+"""Figures of what masks look like by layer, as runs describe them; see `masks.figures` for those of a network at hand."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,27 +9,28 @@ from matplotlib.ticker import MaxNLocator
 
 from img2img.masks.analysis import DensityRow
 from img2img.masks.figures import density_figure, similarity_figure
+from img2img.reports.comparison.masks_json import Masks, TaskMasks, Values
 from img2img.reports.comparison.style import WIDE, look, new_figure, plain, side_legend, tidy
 
 K = ("k0", "k1", "k2", "k3")
 _K_MEANING = ("weight", "constant", "mask", "masked weight")
 
 
-def similarity(masks: Mapping[str, Any], measure: str) -> Figure | None:
+def similarity(masks: Masks, measure: str) -> Figure | None:
     """The similarity matrix of a method's tasks, `measure` "equal" or "kappa"; None with fewer than two masked tasks."""
-    tables = masks["similarity"]
-    if len(tables["names"]) < 2:
+    tables = masks.similarity
+    if len(tables.names) < 2:
         return None
-    names = [plain(name, 16) for name in tables["names"]]
-    return similarity_figure(names, tables[measure], chance_corrected=measure == "kappa")
+    names = [plain(name, 16) for name in tables.names]
+    return similarity_figure(names, tables.kappa if measure == "kappa" else tables.equal, chance_corrected=measure == "kappa")
 
 
-def zeroed_by_layer(masks: Mapping[str, Any]) -> Figure | None:
+def zeroed_by_layer(masks: Masks) -> Figure | None:
     """The fraction of zeroed weights over the layers, a line a task; None without binary masks."""
     rows = [
-        DensityRow(plain(task), layer["name"], depth, layer["weights"], density, None if density is None else 1 - density)
-        for task, entry in masks["tasks"].items()
-        for depth, (layer, density) in enumerate(zip(masks["layers"], entry["densities"], strict=True))
+        DensityRow(plain(task), layer.name, depth, layer.weights, density, None if density is None else 1 - density)
+        for task, entry in masks.tasks.items()
+        for depth, (layer, density) in enumerate(zip(masks.layers, entry.densities, strict=True))
     ]
     if all(row.density is None for row in rows):
         return None
@@ -39,46 +40,54 @@ def zeroed_by_layer(masks: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-def k_by_layer(masks: Mapping[str, Any]) -> Figure | None:
+def k_by_layer(masks: Masks) -> Figure | None:
     """Affine's k0 to k3, a panel each, over the layers, a line a task; None for other methods."""
     panels = {
         f"{k}: {meaning}": lines
         for k, meaning in zip(K, _K_MEANING, strict=True)
-        if (lines := _lines(masks, lambda entry, k=k: entry["values"].get(k)))
+        if (lines := _lines(masks, partial(_value, k)))
     }
     return _panels(panels, masks, symmetric=True) if panels else None
 
 
-def kernels_by_layer(masks: Mapping[str, Any]) -> Figure | None:
+def kernels_by_layer(masks: Masks) -> Figure | None:
     """KSM's ratios of ones, scaled and zero kernels and the mean scale, a panel each; None for other methods."""
     keys = {"ones [%]": "ones", "scaled [%]": "scaled", "zero [%]": "zero"}
     panels = {
-        label: _lines(masks, lambda entry, key=key: entry.get("kernels", {}).get(key), factor=100)
+        label: _lines(masks, partial(_ratio, key), factor=100)
         for label, key in keys.items()
     }
     if not any(panels.values()):
         return None
-    scales = _lines(masks, lambda entry: entry["values"].get("scale") if "kernels" in entry else None)
+    scales = _lines(masks, lambda entry: entry.values.get("scale") if entry.kernels is not None else None)
     return _panels(panels | ({"mean scale": scales} if scales else {}), masks)
+
+
+def _value(name: str, entry: TaskMasks) -> Values | None:
+    return entry.values.get(name)
+
+
+def _ratio(name: str, entry: TaskMasks) -> Values | None:
+    return None if entry.kernels is None else entry.kernels.model_dump()[name]
 
 
 Lines = dict[str, list[tuple[int, float]]]
 
 
-def _lines(masks: Mapping[str, Any], values_of: Any, *, factor: float = 1.0) -> Lines:
+def _lines(masks: Masks, values_of: Callable[[TaskMasks], Values | None], *, factor: float = 1.0) -> Lines:
     """By task the points (depth, value) that are known."""
     lines = {}
-    for task, entry in masks["tasks"].items():
-        values: Sequence[float | None] = values_of(entry) or ()
+    for task, entry in masks.tasks.items():
+        values = values_of(entry) or ()
         if points := [(depth, factor * value) for depth, value in enumerate(values) if value is not None]:
             lines[task] = points
     return lines
 
 
-def _panels(panels: Mapping[str, Lines], masks: Mapping[str, Any], *, symmetric: bool = False) -> Figure:
+def _panels(panels: Mapping[str, Lines], masks: Masks, *, symmetric: bool = False) -> Figure:
     figure = new_figure(WIDE, 0.9 + 1.45 * len(panels))
     found = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    tasks = list(masks["tasks"])
+    tasks = list(masks.tasks)
     for axes, (label, lines) in zip(found, panels.items(), strict=True):
         tidy(axes)
         for task, points in lines.items():
@@ -97,9 +106,9 @@ def _panels(panels: Mapping[str, Lines], masks: Mapping[str, Any], *, symmetric:
     return figure
 
 
-def _mark_parts(axes: Axes, masks: Mapping[str, Any], *, named: bool = True) -> None:
+def _mark_parts(axes: Axes, masks: Masks, *, named: bool = True) -> None:
     """Thin lines where one part of the network ends and the next begins, with the parts' names above."""
-    parts = [layer["part"] for layer in masks["layers"]]
+    parts = [layer.part for layer in masks.layers]
     starts = [i for i, part in enumerate(parts) if i == 0 or part != parts[i - 1]]
     if len(starts) > 6:
         return  # a backbone without large parts

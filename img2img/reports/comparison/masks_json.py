@@ -1,21 +1,12 @@
-"""`masks.json`: what the masks of a network look like, as plain numbers that outlive its weights.
-
-    {"schema": 1,
-     "layers": [{"name", "weights", "part"}],                by depth; part: the first component of the name
-     "tasks": {TASK: {"method",
-                      "density", "zeroed",                   of all layers together; null without a binary mask
-                      "densities": [...],                    by layer
-                      "values": {NAME: [...]},               means by layer: affine's k0 to k3, KSM's scale, ImpressLearn's alpha
-                      "kernels": {"ones", "scaled", "zero"}}},   KSM alone: ratios by layer, which sum to 1
-     "similarity": {"names", "equal", "kappa"}}              matrices over the tasks with binary masks
-"""
+"""`masks.json`: what the masks of a network look like, as plain numbers that outlive its weights."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from img2img.errors import InputError
 from img2img.files.atomic import read_json
@@ -24,9 +15,92 @@ from img2img.masks.analysis import density_table, density_totals, similarity, va
 from img2img.masks.methods.ksm import KSMMask, SoftKSMMask
 from img2img.masks.task import TaskState
 
-SCHEMA = 1
+VERSION: Final = 1
 ZERO = 0.01
 """A KSM scale of at most this size counts as zero: eight-bit codes seldom meet 0 itself."""
+
+Values = list[float | int | None]
+"""One value for each layer; None where a layer has none."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Layer(_Strict):
+    """A masked weight of the backbone."""
+
+    name: str
+    weights: int
+
+    @property
+    def part(self) -> str:
+        """The part of the network that it belongs to: the first component of its name."""
+        return self.name.partition(".")[0]
+
+
+class Kernels(_Strict):
+    """Of a KSM mask, by layer: the ratios of kernels that are kept, scaled and zero, which sum to 1."""
+
+    ones: Values
+    scaled: Values
+    zero: Values
+
+
+class TaskMasks(_Strict):
+    """The masks of a task.
+
+    Attributes:
+        method: its method's name.
+        density: share of ones, of all layers together; None without a binary mask.
+        zeroed: share of weights that are zeroed, likewise.
+        densities: by layer.
+        values: means by layer: affine's k0 to k3, KSM's scale, ImpressLearn's alpha.
+        kernels: of KSM alone.
+    """
+
+    method: str
+    density: float | int | None
+    zeroed: float | int | None
+    densities: Values
+    values: dict[str, Values]
+    kernels: Kernels | None = None
+
+    def by_layer(self) -> dict[str, Values]:
+        """Every quantity that has a value for each layer."""
+        kernels = {} if self.kernels is None else dict(self.kernels)
+        return {"density": self.densities, **self.values, **kernels}
+
+
+class Similarity(_Strict):
+    """Two matrices over the tasks with binary masks: the ratio of equal values, and the same beyond chance."""
+
+    names: list[str]
+    equal: list[Values]
+    kappa: list[Values]
+
+
+class Masks(_Strict):
+    """The masks of a network; layers are in the order of depth."""
+
+    version: Literal[1] = VERSION
+    layers: list[Layer]
+    tasks: dict[str, TaskMasks]
+    similarity: Similarity
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        depth, side = len(self.layers), len(self.similarity.names)
+        for task, masks in self.tasks.items():
+            for name, values in masks.by_layer().items():
+                if len(values) != depth:
+                    raise ValueError(f"tasks.{task}, {name}: expected {depth} values, one for each layer, got {len(values)}")
+        if unknown := [name for name in self.similarity.names if name not in self.tasks]:
+            raise ValueError(f"similarity: no task {unknown[0]!r}")
+        for key, matrix in (("equal", self.similarity.equal), ("kappa", self.similarity.kappa)):
+            if len(matrix) != side or any(len(row) != side for row in matrix):
+                raise ValueError(f"similarity.{key}: expected {side} rows of {side} values")
+        return self
 
 
 def describe_masks(network: MaskedNetwork) -> dict[str, Any]:
@@ -36,45 +110,44 @@ def describe_masks(network: MaskedNetwork) -> dict[str, Any]:
         network: with its tasks, trained or in training.
 
     Returns:
-        Plain JSON values; None where something is not defined, such as the density of a task without binary masks.
+        `Masks` as plain JSON values; None where something is not defined, such as the density of a task without binary masks.
     """
     layers = [(name, weight.numel()) for name, weight in network.masked_weights().items()]
     rows = density_table(network)
     totals = {total.task: total for total in density_totals(rows)}
-    tasks: dict[str, Any] = {}
+    tasks: dict[str, TaskMasks] = {}
     for task in network.tasks():
         state = network.state(task)
         total = totals.get(task)  # None where nothing is masked
-        values: dict[str, list[float | None]] = {}
+        values: dict[str, Values] = {}
         for row in value_table(network, task):
             values.setdefault(row.name, [None] * len(layers))[row.depth] = _finite(row.mean)
-        tasks[task] = {
-            "method": state.method.name,
-            "density": None if total is None else total.density,
-            "zeroed": None if total is None else total.zeroed,
-            "densities": [row.density for row in rows if row.task == task],
-            "values": values,
-        }
-        if kernels := _kernels(state, [name for name, _ in layers]):
-            tasks[task]["kernels"] = kernels
-    binary = [task for task in tasks if tasks[task]["density"] is not None]
-    return {
-        "schema": SCHEMA,
-        "layers": [{"name": name, "weights": weights, "part": name.partition(".")[0]} for name, weights in layers],
-        "tasks": tasks,
-        "similarity": {
-            "names": binary,
-            "equal": similarity(network, binary).matrix,
-            "kappa": similarity(network, binary, chance_corrected=True).matrix,
-        },
-    }
+        tasks[task] = TaskMasks(
+            method=state.method.name,
+            density=None if total is None else total.density,
+            zeroed=None if total is None else total.zeroed,
+            densities=[row.density for row in rows if row.task == task],
+            values=values,
+            kernels=_kernels(state, [name for name, _ in layers]),
+        )
+    binary = [task for task, masks in tasks.items() if masks.density is not None]
+    masks = Masks(
+        layers=[Layer(name=name, weights=weights) for name, weights in layers],
+        tasks=tasks,
+        similarity=Similarity(
+            names=binary,
+            equal=similarity(network, binary).matrix,
+            kappa=similarity(network, binary, chance_corrected=True).matrix,
+        ),
+    )
+    return {"version": VERSION} | masks.model_dump(exclude_defaults=True)  # without `kernels` where there are none
 
 
 @torch.no_grad()
-def _kernels(state: TaskState, layers: Sequence[str]) -> dict[str, list[float | None]] | None:
+def _kernels(state: TaskState, layers: Sequence[str]) -> Kernels | None:
     """Of a KSM task the ratios of mask values, one a kernel or an element, that are one, scaled and zero, by layer."""
     masks = dict(state.named_masks())
-    found: dict[str, list[float | None]] = {"ones": [], "scaled": [], "zero": []}
+    found: dict[str, Values] = {"ones": [], "scaled": [], "zero": []}
     for layer in layers:
         mask = masks.get(layer)
         if not isinstance(mask, KSMMask):
@@ -86,58 +159,26 @@ def _kernels(state: TaskState, layers: Sequence[str]) -> dict[str, list[float | 
         scaled = int((mask.scales().abs() > ZERO).sum()) if isinstance(mask, SoftKSMMask) else 0
         for key, number in (("ones", ones), ("scaled", scaled), ("zero", count - ones - scaled)):
             found[key].append(number / count)
-    return found if any(ratio is not None for ratio in found["ones"]) else None
+    return Kernels(**found) if any(ratio is not None for ratio in found["ones"]) else None
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def read_masks(path: Path) -> dict[str, Any]:
+def read_masks(path: Path) -> Masks:
     """A `masks.json`, checked.
 
     Raises:
         InputError: it is not what `describe_masks` gives; names the place at fault.
     """
-    masks = read_json(path)
+    content = read_json(path)
     try:
-        if masks["schema"] != SCHEMA:
-            raise _DamagedError(f"the schema {masks['schema']!r}")
-        depth = len(masks["layers"])
-        for layer in masks["layers"]:
-            _need(isinstance(layer["name"], str) and isinstance(layer["part"], str) and _number(layer["weights"]), "layers")
-        for name, task in masks["tasks"].items():
-            _need(isinstance(task["method"], str), f"tasks, {name}, method")
-            _need(_number(task["density"]) and _number(task["zeroed"]), f"tasks, {name}, density")
-            lists: dict[str, Any] = {"densities": task["densities"], **task["values"], **task.get("kernels", {})}
-            if "kernels" in task:
-                _need(task["kernels"].keys() == {"ones", "scaled", "zero"}, f"tasks, {name}, kernels")
-            for key, values in lists.items():
-                whole = isinstance(values, list) and len(values) == depth and all(map(_number, values))
-                _need(whole, f"tasks, {name}, {key}: expected {depth} numbers or nulls")
-        tables = masks["similarity"]
-        side = len(tables["names"])
-        _need(all(name in masks["tasks"] for name in tables["names"]), "similarity, names")
-        for key in ("equal", "kappa"):
-            square = len(tables[key]) == side and all(len(row) == side and all(map(_number, row)) for row in tables[key])
-            _need(square, f"similarity, {key}: expected {side} rows of {side} numbers or nulls")
-    except (_DamagedError, KeyError, TypeError, AttributeError) as error:
-        what = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged ({error})"
+        return Masks.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
         raise InputError(
-            f"{path} {what}: expected what describe_masks gives; write it again, or delete it to leave the masks out"
+            f"{path} is damaged ({place}: {first['msg']}): expected what describe_masks gives; write it again, or delete it to "
+            "leave the masks out"
         ) from error
-    assert isinstance(masks, Mapping)
-    return dict(masks)
-
-
-class _DamagedError(Exception):
-    pass
-
-
-def _need(right: bool, what: str) -> None:
-    if not right:
-        raise _DamagedError(what)
-
-
-def _number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))

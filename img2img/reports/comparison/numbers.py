@@ -1,4 +1,4 @@
-"""The figures of a suite: means and spreads over seeds, skills, bytes and times. All functions are pure."""
+"""The metrics of a suite: means and spreads over seeds, skills, bytes, times and learning curves. All functions are pure."""
 
 import math
 import statistics
@@ -12,7 +12,7 @@ from img2img.reports.comparison.suite import Method, Run, Suite, TaskInfo
 
 @dataclass(frozen=True)
 class Stat:
-    """A figure over the seeds.
+    """A metric over the seeds.
 
     Attributes:
         mean: over the seeds that have it.
@@ -65,11 +65,11 @@ def best(stats: Sequence[Stat | None], *, higher_is_better: bool) -> set[int]:
 
 
 def skill_of(value: float | None, task: TaskInfo) -> float | None:
-    """Where a value lies between the trivial baseline (0) and perfection (1); None where that is not defined."""
-    if value is None or task.trivial is None:
+    """Where a value lies between the baseline (0) and perfection (1); None where that is not defined."""
+    if value is None or task.baseline is None:
         return None
     try:
-        return skill(value, task.trivial, higher_is_better=task.higher_is_better)
+        return skill(value, task.baseline, higher_is_better=task.higher_is_better)
     except InputError:
         return None  # a metric without a ceiling, such as PSNR, or a baseline that is perfect
 
@@ -92,7 +92,7 @@ RELATIVE_FLOOR = 0.02
 
 
 def relative_skill(method: Method, reference: Method, task: TaskInfo) -> float | None:
-    """The skill in units of the reference's: 0 is the trivial baseline, 1 as good as the reference.
+    """The skill in units of the reference's: 0 is the baseline, 1 as good as the reference.
 
     Means over the seeds that both ran on one kind of machine, since a lucky seed must not look like a better method; over all
     where they share none.
@@ -113,7 +113,7 @@ def _skills_by_start(method: Method, task: TaskInfo) -> dict[tuple[int, str | No
 
 def task_bytes(method: Method, task: TaskInfo) -> int | None:
     """What the task stores beside what is shared: mean over seeds."""
-    found = stat(entry["bytes"] for run in method.runs if (entry := run.task(task.name)) is not None)
+    found = stat(entry.bytes for run in method.runs if (entry := run.task(task.name)) is not None)
     return None if found is None else round(found.mean)
 
 
@@ -135,17 +135,36 @@ def sizes(method: Method) -> Sizes | None:
     most = max(len(run.tasks) for run in method.runs)
     whole = [run for run in method.runs if len(run.tasks) == most]
     shared = [size for run in whole if (size := run.shared_bytes) is not None]
-    own = [[task["bytes"] for task in run.results["tasks"]] for run in whole]
-    if len(shared) < len(whole) or any(None in each for each in own):
+    own = [total for run in whole if (total := _total([task.bytes for task in run.record.tasks])) is not None]
+    if len(shared) < len(whole) or len(own) < len(whole):
         return None
-    return Sizes(math.fsum(shared) / len(whole), sum(map(math.fsum, own)) / len(whole))
+    return Sizes(math.fsum(shared) / len(whole), sum(own) / len(whole))
 
 
 def seconds(method: Method) -> Stat | None:
     """Training time of all tasks together; seeds that lack a time, or a task that others have, are left out."""
     most = max(len(run.tasks) for run in method.runs)
-    times = [[task["train_seconds"] for task in run.results["tasks"]] for run in method.runs if len(run.tasks) == most]
-    return stat(None if None in each else math.fsum(each) for each in times)
+    whole = [run for run in method.runs if len(run.tasks) == most]
+    return stat(_total([task.train_seconds for task in run.record.tasks]) for run in whole)
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    """The sum; None where a value is not known."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if len(known) == len(values) else None
+
+
+Points = list[tuple[int, float]]
+"""(step, value)."""
+
+
+def mean_curve(method: Method, task: TaskInfo) -> Points:
+    """The validations of a task's training: the mean over the seeds that have any, at the steps that all of them measured."""
+    curves = [dict(entry.curve) for run in method.runs if (entry := run.task(task.name)) is not None and entry.curve]
+    if not curves:
+        return []
+    means = ((step, stat(curve[step] for curve in curves)) for step in sorted(set.intersection(*map(set, curves))))
+    return [(step, mean.mean) for step, mean in means if mean is not None]
 
 
 TRANSFER = ("average_skill", "forgetting", "backward", "forward")
@@ -153,12 +172,12 @@ TRANSFER = ("average_skill", "forgetting", "backward", "forward")
 
 def transfer(method: Method, key: str) -> Stat | None:
     """One of `TRANSFER`, as the runs measured it."""
-    return stat(run.results.get("transfer", {}).get(key) for run in method.runs)
+    return stat(run.record.transfer.get(key) for run in method.runs)
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """The forgetting matrix of a method: row t, column i is the mean over seeds of task i's figure after task t."""
+    """The forgetting matrix of a method: row t, column i is the mean over seeds of task i's primary metric after task t."""
 
     tasks: tuple[TaskInfo, ...]
     values: list[list[float | None]]
@@ -177,7 +196,7 @@ def matrix(method: Method, suite: Suite) -> Matrix:
     changes: list[list[float | None]] = [[None] * size for _ in tasks]
     for t in range(size):
         for i in range(t + 1):
-            cells = [run.results["forgetting"]["value_matrix"] for run in alike]
+            cells = [run.record.value_matrix for run in alike]
             mean = stat(cell[t][i] for cell in cells)
             values[t][i] = None if mean is None else mean.mean
             pairs = [(skill_of(cell[t][i], tasks[i]), skill_of(cell[i][i], tasks[i])) for cell in cells]

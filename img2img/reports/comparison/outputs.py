@@ -1,4 +1,4 @@
-"""Small pictures of what a method makes of the first test pictures, to be set side by side with other methods'."""
+"""Small images of what a method makes of a few test images, to be set side by side with other methods'."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from img2img.files.atomic import write_atomic
 from img2img.tasks.base import pixels
 
 SIDE = 160
-"""The longer side of a tile, in pixels: larger pictures are made smaller, far smaller ones larger by a whole factor."""
+"""The longer side of a tile, in pixels: larger images are made smaller, far smaller ones larger by a whole factor."""
 QUALITY = 90
 KINDS = ("inputs", "outputs", "targets")
 _TILES = b"tiles="
@@ -24,13 +24,13 @@ _TILES = b"tiles="
 def save_outputs(runner: Any, folder: Path, count: int = 3) -> list[Path]:
     """Write `inputs/TASK.jpg`, `outputs/TASK.jpg` and `targets/TASK.jpg` for every task of a run.
 
-    Each is one row of `count` test pictures, evenly spread as those of the run's own page, in tiles of one size.
+    Each is one row of `count` test images, evenly spread as those of the run's own page, in tiles of one size.
 
     Args:
         runner: a finished run: `task_data[name]` (with `task` and `parts`), `run_of(name)` and
             `evaluator`, as `SequenceRunner` has.
         folder: where the three folders go.
-        count: how many pictures, at least 1.
+        count: how many images, at least 1.
 
     Raises:
         InputError: `count` is below 1.
@@ -43,20 +43,20 @@ def save_outputs(runner: Any, folder: Path, count: int = 3) -> list[Path]:
             example = task_data.task.example(Batch.stack([shown[i]]).to(runner.evaluator.device))
             prediction = runner.evaluator.predict(runner.run_of(name), task_data.task, example.input)
             made = (example.input, task_data.task.picture(prediction, example.input), task_data.task.reference(example))
-            for kind, picture in zip(KINDS, made, strict=True):
-                strips[kind].append(_picture(picture))
+            for kind, image in zip(KINDS, made, strict=True):
+                strips[kind].append(_image(image))
         size = _tile_size(strips["inputs"])
         paths += [save_strip(Path(folder) / kind / f"{name}.jpg", strips[kind], size) for kind in KINDS]
     return paths
 
 
-def _picture(picture: Tensor) -> Image.Image:
-    return Image.fromarray(pixels(picture[0].detach().clamp(0, 1)))
+def _image(image: Tensor) -> Image.Image:
+    return Image.fromarray(pixels(image[0].detach().clamp(0, 1)))
 
 
-def _tile_size(pictures: Sequence[Image.Image]) -> tuple[int, int]:
-    """Width and height that hold every picture at its scale."""
-    sizes = [_scaled(picture.size, (SIDE, SIDE)) for picture in pictures]
+def _tile_size(images: Sequence[Image.Image]) -> tuple[int, int]:
+    """Width and height that hold every image at its scale."""
+    sizes = [_scaled(image.size, (SIDE, SIDE)) for image in images]
     return max(width for width, _ in sizes), max(height for _, height in sizes)
 
 
@@ -66,24 +66,24 @@ def _scaled(size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def save_strip(path: Path, pictures: Sequence[Image.Image], size: tuple[int, int]) -> Path:
-    """Write pictures side by side as JPEG, each in the middle of a white tile of `size` (width, height).
+def save_strip(path: Path, images: Sequence[Image.Image], size: tuple[int, int]) -> Path:
+    """Write images side by side as JPEG, each in the middle of a white tile of `size` (width, height).
 
     The number of tiles is in the file's comment, so that they can be told apart again.
     """
-    strip = Image.new("RGB", (size[0] * len(pictures), size[1]), "white")
-    for i, picture in enumerate(pictures):
-        width, height = _scaled(picture.size, size)
-        enlarged = width >= picture.width
-        fitted = picture.resize((width, height), Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
+    strip = Image.new("RGB", (size[0] * len(images), size[1]), "white")
+    for i, image in enumerate(images):
+        width, height = _scaled(image.size, size)
+        enlarged = width >= image.width
+        fitted = image.resize((width, height), Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
         strip.paste(fitted, (i * size[0] + (size[0] - width) // 2, (size[1] - height) // 2))
-    comment = _TILES + str(len(pictures)).encode()
+    comment = _TILES + str(len(images)).encode()
     return write_atomic(path, lambda p: strip.save(p, format="JPEG", quality=QUALITY, comment=comment))
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures of one size, RGB."""
+    """Images of one size, RGB."""
 
     tiles: tuple[Image.Image, ...]
 
@@ -92,7 +92,7 @@ def read_strip(path: Path) -> Strip | None:
     """What `save_strip` wrote, taken apart; None if there is no such file.
 
     Raises:
-        InputError: it is not a JPEG that can be decoded, or does not say how many pictures it holds.
+        InputError: it is not a JPEG that can be decoded, or does not tell how many images it holds.
     """
     if not path.is_file():
         return None
@@ -101,12 +101,12 @@ def read_strip(path: Path) -> Strip | None:
             comment = image.info.get("comment", b"")
             strip = image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as JPEG ({error}): store the run again, or delete it to leave it out") from error
+        raise InputError(f"{path} cannot be read as JPEG ({error}): run it again, or delete the file to leave it out") from error
     count = comment.removeprefix(_TILES)
     if not count.isdigit() or int(count) < 1 or strip.width % int(count):
         raise InputError(
-            f"{path} does not say how many pictures it holds (comment {comment!r:.40}): expected a row of pictures as "
-            "save_outputs writes it; store the run again, or delete it to leave it out"
+            f"{path} does not tell how many images it holds (comment {comment!r:.40}): expected a row of images as "
+            "save_outputs writes it; run the experiment again, or delete it to leave it out"
         )
     width = strip.width // int(count)
     return Strip(tuple(strip.crop((i * width, 0, (i + 1) * width, strip.height)) for i in range(int(count))))

@@ -1,4 +1,4 @@
-"""Methods against a reference seed by seed: without the luck of a backbone and of an order of pictures."""
+"""Methods against a reference seed by seed: without the luck of a backbone and of an order of images."""
 
 import math
 import statistics
@@ -25,7 +25,7 @@ class Pair:
         seed: of both.
         value: the method's primary metric after the whole sequence.
         reference: the reference's.
-        gain: by how much the method is better, as a fraction of the reference's figure; below 0 it is worse.
+        gain: by how much the method is better, as a fraction of the reference's metric; below 0 it is worse.
     """
 
     seed: int
@@ -54,7 +54,7 @@ class Gain:
 def pairs(method: Method, reference: Method, task: TaskInfo) -> list[Pair]:
     """The pairs of the seeds that both ran on one kind of machine, by seed: on another, the same seed gives another backbone.
 
-    Where the reference's figure is 0 there is no gain and no pair.
+    Where the reference's metric is 0 there is no gain and no pair.
     """
     theirs = {run.start: run.final(task.name) for run in reference.runs}
     found = []

@@ -39,7 +39,7 @@ def skill_figure(
     low, high = (min([0.0, *known]), max([1.0, *known]))
     # A single disaster must not squeeze all others into a corner.
     low, high = max(low, -0.3), min(high, 1.6)
-    marks = [(0.0, "trivial baseline"), (1.0, "perfect" if reference is None else reference)]
+    marks = [(0.0, "baseline"), (1.0, "perfect" if reference is None else reference)]
     for x, name in marks:
         axes.axvline(x, color="0.35", linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(plain(name), (x, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
@@ -68,8 +68,8 @@ def skill_figure(
     axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     axes.set_ylim(rows - 0.5, -0.5)
     axes.set_yticks(range(rows), [plain(method.title) for method in methods])
-    axes.set_xlabel("skill (0: trivial baseline, 1: perfect)" if reference is None else
-                    plain(f"skill relative to {reference} (0: trivial baseline, 1: as good)", 90))  # fmt: skip
+    axes.set_xlabel("skill (0: baseline, 1: perfect)" if reference is None else
+                    plain(f"skill relative to {reference} (0: baseline, 1: as good)", 90))  # fmt: skip
     handles = [
         Line2D([], [], **{**look(i), "linestyle": "none", "markersize": 7}, label=plain(task.name))
         for i, task in enumerate(tasks)
@@ -80,7 +80,7 @@ def skill_figure(
 
 
 def forgetting_figure(method: Method, matrix: Matrix) -> Figure:
-    """The matrix of primary metric as a heat map of what the skill lost or gained since a task was learned."""
+    """The matrix of primary metrics as a heat map of what the skill lost or gained since a task was learned."""
     size = len(matrix.tasks)
     figure = new_figure(0.95 + 0.46 * size, 0.95 + 0.27 * size)  # three beside each other with six tasks
     axes = figure.subplots()
@@ -108,7 +108,7 @@ def forgetting_figure(method: Method, matrix: Matrix) -> Figure:
 
 
 def curve_figure(task: TaskInfo, curves: Mapping[Method, Sequence[tuple[int, float]]]) -> Figure:
-    """The primary metric on the validation pictures over the steps, a line a method."""
+    """The primary metric on the validation images over the steps, a line a method."""
     figure = new_figure(WIDE, 4.4)
     axes = figure.subplots()
     tidy(axes)
@@ -122,7 +122,7 @@ def curve_figure(task: TaskInfo, curves: Mapping[Method, Sequence[tuple[int, flo
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel(plain(task.metric))
-    axes.set_title(plain(f"{task.name}: {task.metric} on validation pictures, {_direction(task)}", 90), loc="left", fontsize=10)
+    axes.set_title(plain(f"{task.name}: {task.metric} on validation images, {_direction(task)}", 90), loc="left", fontsize=10)
     side_legend(axes)
     return figure
 

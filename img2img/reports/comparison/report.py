@@ -6,20 +6,18 @@ from typing import Any
 
 from PIL import Image
 
-from img2img.files.atomic import write_atomic, write_bytes, write_json
+from img2img.files.atomic import write_atomic, write_bytes
 from img2img.files.paths import expanded
 from img2img.files.writable import check_writable
 from img2img.reports import text
 from img2img.reports.comparison import mask_figures, quality_figures, words
-from img2img.reports.comparison.curves import Points, mean_curve
-from img2img.reports.comparison.gallery import Gallery, Shown
-from img2img.reports.comparison.grids import task_grid
-from img2img.reports.comparison.markdown import headline
 from img2img.reports.comparison.numbers import (
     TRANSFER,
+    Points,
     final,
     learned,
     matrix,
+    mean_curve,
     mean_skill,
     moved,
     relative_skill,
@@ -29,9 +27,10 @@ from img2img.reports.comparison.numbers import (
     transfer,
 )
 from img2img.reports.comparison.pairs import compared, pairs_figure, pairs_markdown
-from img2img.reports.comparison.store import environment_of, summary_of
-from img2img.reports.comparison.style import styled
+from img2img.reports.comparison.sheets import task_grid
+from img2img.reports.comparison.style import Gallery, Shown, styled
 from img2img.reports.comparison.suite import Method, Suite, TaskInfo, read_suite
+from img2img.reports.comparison.summary import environment_of, headline, write_summary
 from img2img.reports.comparison.tables import all_tables, write_table
 from img2img.reports.template import page_template
 
@@ -40,10 +39,10 @@ def write_comparison(suite: Path, out: Path) -> Path:
     """Write the page of a suite: `OUT/index.html`, `OUT/figures/*.png`, `OUT/tables/*.csv` and `*.json`, `OUT/summary.json`.
 
     The page loads nothing and runs no script; the same suite gives the same files, byte for byte. Whatever a suite lacks (masks,
-    pictures, logs, a task of a method, all seeds but one) is left out.
+    images, logs, a task of a method, all seeds but one) is left out.
 
     Args:
-        suite: a folder of stored runs, see `suite.read_suite` and `store.store_run`.
+        suite: a store, see `schema` and `store.store_run`.
         out: where the page goes; files of an earlier page there are written over.
 
     Returns:
@@ -67,8 +66,8 @@ def write_comparison(suite: Path, out: Path) -> Path:
     for name, table_text in (("headline", headline(read)), ("pairs", pairs_markdown(read))):
         if table_text:
             write_bytes(out / "tables" / f"{name}.md", table_text.encode())
-    write_json(out / "summary.json", summary_of(read))
-    page = page_template("img2img.reports", "comparison").render(view)
+    write_summary(read, out)
+    page = page_template(__name__.rpartition(".")[0], ".").render(view)
     return write_atomic(out / "index.html", lambda path: path.write_text(page, encoding="utf-8"))
 
 
@@ -103,7 +102,7 @@ def _view(
         "masks": _masks(suite, gallery),
         "curves": _curves(suite, gallery, curves),
         "time": _time(suite, gallery),
-        "figures": [words.figures(suite, task) for task in suite.tasks],
+        "metrics": [words.metrics(suite, task) for task in suite.tasks],
         "provenance": words.provenance(suite),
         "commit": environment_of(suite, "commit"),
         "hardware": environment_of(suite, "device"),
@@ -154,9 +153,9 @@ def _sizes(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:
     }
 
 
-def _grid(task: TaskInfo, picture: Image.Image, methods: Sequence[Method], gallery: Gallery) -> dict[str, Any]:
+def _grid(task: TaskInfo, image: Image.Image, methods: Sequence[Method], gallery: Gallery) -> dict[str, Any]:
     columns = text.COLUMNS.get(task.kind, text.ANY_COLUMNS)
-    shown = gallery.add_picture(picture, "grid", task.name)
+    shown = gallery.add_image(image, "grid", task.name)
     return {"task": task.name, "figure": shown, "columns": columns, "methods": [method.title for method in methods]}
 
 
@@ -179,8 +178,8 @@ def _masks(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:
         }
         if any(isinstance(part, Shown) for part in entry.values()):
             entries.append(entry)
-        if any(task["zeroed"] is not None for task in masks["tasks"].values()):
-            zeroed[method] = {name: task["zeroed"] for name, task in masks["tasks"].items()}
+        if any(task.zeroed is not None for task in masks.tasks.values()):
+            zeroed[method] = {name: task.zeroed for name, task in masks.tasks.items()}
     if not entries:
         return None
     names = [task.name for task in suite.tasks if any(by.get(task.name) is not None for by in zeroed.values())]

@@ -1,95 +1,183 @@
-"""Keeping runs for a comparison: what a page needs of a run folder, without its weights, and the summary of a suite."""
+"""The store of a suite: every run's metrics and config as a line of `runs.jsonl`, which reports are made from.
+
+A change writes the whole file beside itself and renames it, under the folder's lock: a kill leaves the earlier file, and two
+suites at once lose nothing.
+"""
 
 import re
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import yaml
+from pydantic import ValidationError
 
 from img2img.errors import InputError
-from img2img.files.atomic import clear_leftovers, sync_folder, temporary_beside, write_json
+from img2img.files.atomic import clear_leftovers, write_bytes
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
 from img2img.reports.comparison.masks_json import read_masks
-from img2img.reports.comparison.numbers import final, task_bytes
-from img2img.reports.comparison.outputs import KINDS
-from img2img.reports.comparison.suite import Suite, read_suite
-from img2img.reports.read import read_results
+from img2img.reports.comparison.schema import RUNS, About, Backbone, RunRecord, TaskRecord, line, parse, reason
+from img2img.reports.read import read_curve, read_results
 from img2img.training.saved_config import config_path
 
 DATA = "DATA"
 """Stands for `data_root` in stored configs."""
-_PATIENCE = 60.0
-"""Seconds to wait for another process that stores a run of the same method."""
+PATIENCE = 60.0
+"""Seconds to wait for another process that changes the store."""
+_REMEDY = "restore it from a copy, or delete it and store the run again"
+
+PHASES = (".warmup", "", *(f".prune{i}" for i in range(1, 10)), ".retrain")
+"""The trainings of one task by the ends of their logs' names, in order: LwF warms up its head, CPG prunes little by little,
+PackNet trains again.
+"""
 
 
-def store_run(run: Path, suite: Path, *, label: str, seed: int, pictures: bool = True) -> Path:
-    """Copy a finished run into a suite, as `SUITE/runs/LABEL/SEED`; an earlier one of that label and seed is replaced.
+# ------------------------------------------------------------------ reading
 
-    Copied are `results.json`, the config without paths of this machine, the training logs and, where there are any,
-    `masks.json` and the rows of pictures. Weights never are.
 
-    Args:
-        run: the run folder.
-        suite: the suite's folder; it is made if need be.
-        label: the method's label, the name of a folder.
-        seed: the run's seed, at least 0.
-        pictures: whether `inputs/`, `outputs/` and `targets/` are copied too; a page shows those of each method's lowest seed.
-
-    Returns:
-        The folder of the stored run.
+def read_store(folder: Path) -> tuple[About, dict[str, RunRecord]]:
+    """What a suite's `runs.jsonl` holds, checked: its first line, and the runs by their places, "STORE/runs.jsonl, line 2".
 
     Raises:
-        InputError: the run has no `results.json`, a file of it is damaged, or the label or the seed cannot name a folder.
+        InputError: there is no such file, it is of another version, or a line is damaged; names file and line.
     """
-    run, suite = expanded(run), expanded(suite)
+    path = expanded(folder) / RUNS
+    if not path.is_file():
+        there = "no such folder" if not path.parent.is_dir() else f"the folder has no {RUNS}"
+        raise InputError(f"no runs in {folder}: {there}; give the folder of a suite, or fill one by pipelines/suite.py --store")
+    try:
+        first, *rest = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error}); restore it from a copy") from error
+    about = parse(About, first, f"{path}, line 1", "restore it from a copy, or store its runs again in another folder")
+    runs: dict[str, RunRecord] = {}
+    known: dict[tuple[str, int], int] = {}
+    for number, text in enumerate(rest, start=2):
+        place = f"{path}, line {number}"
+        runs[place] = run = parse(RunRecord, text, place, _REMEDY)
+        earlier = known.setdefault((run.label, run.seed), number)
+        if earlier != number:
+            raise InputError(f"{place} is {run.label}, seed {run.seed}, as line {earlier} is: delete one of the two")
+    return about, runs
+
+
+# ------------------------------------------------------------------ writing
+
+
+def store_run(run: Path, store: Path, *, label: str, seed: int) -> RunRecord:
+    """Add a finished run to a store, which is made if need be; an earlier one of that label and seed is replaced.
+
+    Args:
+        run: the run folder. Its `results.json`, its config without paths of this machine, the validations of its training logs
+            and its `masks.json`, if any, are kept.
+        store: the suite's folder.
+        label: the method's label.
+        seed: the run's seed, at least 0.
+
+    Raises:
+        InputError: the run has no `results.json`, a file of it or the store is damaged, or the label or the seed cannot be used.
+        FolderInUseError: another process keeps the store for a minute.
+    """
+    record = record_of(expanded(run), label=label, seed=seed)
+    with _changed(store) as records:
+        records[label, seed] = record
+    return record
+
+
+def describe_store(store: Path, about: About) -> None:
+    """Set the title of a store and how its methods are presented.
+
+    Raises:
+        InputError: there are no runs, or the store is damaged.
+    """
+    read_store(store)
+    with _changed(store, about):
+        pass
+
+
+@contextmanager
+def _changed(store: Path, about: About | None = None) -> Iterator[dict[tuple[str, int], RunRecord]]:
+    """The runs of a store by label and seed, to be changed in the block; then written, with `about` in place of the earlier."""
+    store = expanded(store)
+    path = store / RUNS
+    with hold(store, wait=PATIENCE):
+        clear_leftovers(store)
+        before, runs = read_store(store) if path.exists() else (None, dict[str, RunRecord]())
+        records = {(run.label, run.seed): run for run in runs.values()}
+        yield records
+        name = store.resolve().name
+        about = about or before or About(suite=name, title=name)
+        lines = [line(about), *(line(record) for _, record in sorted(records.items()))]
+        write_bytes(path, "".join(f"{text}\n" for text in lines).encode())
+
+
+# ------------------------------------------------------------------ a run folder as a record
+
+
+def record_of(run: Path, *, label: str, seed: int) -> RunRecord:
+    """What a store keeps of a run folder.
+
+    Raises:
+        InputError: as `store_run`.
+    """
     if not label or label.startswith(".") or "/" in label or "\\" in label or not label.isprintable():
         raise InputError(f"got the label {label!r}: expected a folder's name, such as piggyback_kernel; choose another")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"got the seed {seed!r}: expected a whole number from 0 on; give the run's own")
-    read_results(run)
-    if (run / "masks.json").is_file():
-        read_masks(run / "masks.json")
-    stored = suite / "runs" / label / str(seed)
-    with hold(stored.parent, wait=_PATIENCE):
-        clear_leftovers(stored.parent)
-        beside, before = temporary_beside(stored), temporary_beside(stored)
-        try:
-            beside.mkdir()
-            for path in _kept(run, pictures=pictures):
-                target = beside / path.relative_to(run)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, target)
-            config = next((path for path in (config_path(run), run / "config.yaml") if path.is_file()), None)
-            if config is not None:
-                (beside / "config.yaml").write_text(plain_config(config), encoding="utf-8")
-            if stored.exists():
-                stored.rename(before)
-            beside.rename(stored)
-            sync_folder(stored.parent)
-        finally:
-            if before.exists() and not stored.exists():  # it failed, or Ctrl-C came between the two
-                before.rename(stored)
-            for rest in (beside, before):
-                shutil.rmtree(rest, ignore_errors=True)
-    return stored
+    results = read_results(run)
+    config = next((path for path in (config_path(run), run / "config.yaml") if path.is_file()), None)
+    try:
+        return RunRecord(
+            label=label,
+            seed=seed,
+            backbone=Backbone(**_known(Backbone, results["backbone"])),
+            tasks=[_task(run, task) for task in results["tasks"]],
+            config=None if config is None else plain_config(config),
+            masks=read_masks(run / "masks.json") if (run / "masks.json").is_file() else None,
+            **_known(RunRecord, results["forgetting"]),
+            **_known(RunRecord, results, but=("seed", "backbone", "tasks")),
+        )
+    except ValidationError as error:
+        raise InputError(f"{run / 'results.json'} cannot be stored: {reason(error)}; run the experiment again") from error
 
 
-def _kept(run: Path, *, pictures: bool) -> Iterable[Path]:
-    yield run / "results.json"
-    if (run / "masks.json").is_file():
-        yield run / "masks.json"
-    yield from sorted((run / "metrics").glob("*.csv"))
-    for kind in KINDS if pictures else ():
-        yield from sorted((run / kind).glob("*.jpg"))
+def _task(run: Path, task: Mapping[str, Any]) -> TaskRecord:
+    return TaskRecord(
+        primary_metric=task["metric"],
+        baseline=task["trivial"],
+        baseline_name=task.get("trivial_name"),
+        metrics=task.get("figures", {}),
+        baseline_metrics=task.get("trivial_figures", {}),
+        curve=training_curve(run, task["name"], task["metric"]),
+        **_known(TaskRecord, task),
+    )
 
 
-def plain_config(path: Path) -> str:
-    """A run's config as YAML that says nothing of the machine: no `hydra` block, `DATA` for the value of `data_root`, and of
-    any other absolute path its last part.
+def _known(model: type[Any], values: Mapping[str, Any], but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The values that a model has a field for."""
+    return {key: value for key, value in values.items() if key in model.model_fields and key not in but}
+
+
+def training_curve(run: Path, task: str, metric: str) -> list[tuple[int, float]]:
+    """(step, a metric on the validation images) of a task's training; empty without a log, or where all tasks trained at once."""
+    points: list[tuple[int, float]] = []
+    if any((run / "metrics").glob("*.joint.csv")):
+        return points  # the log of its first task is the backbone's
+    offset = 0
+    for phase in PHASES:
+        curve = read_curve(run, f"{task}{phase}", metric)
+        if curve is not None:
+            points += [(offset + step, value) for step, value in curve.validation]
+            offset += max(step for step, _ in (*curve.loss, *curve.validation))
+    return points
+
+
+def plain_config(path: Path) -> dict[str, Any]:
+    """A run's config as plain values that name nothing of the machine.
+
+    It has no `hydra` block, `DATA` for the value of `data_root`, and of any other absolute path its last part.
 
     Raises:
         InputError: it is not YAML with keys.
@@ -97,12 +185,13 @@ def plain_config(path: Path) -> str:
     config = read_yaml(path, "the config of a run", resolve=False)
     config.pop("hydra", None)
     root = config.get("data_root")
-    return yaml.safe_dump(_without_paths(config, root if isinstance(root, str) else ""), sort_keys=False, allow_unicode=True)
+    plain: dict[str, Any] = _without_paths(config, root if isinstance(root, str) else "")
+    return plain
 
 
 def _without_paths(value: Any, root: str) -> Any:
     if isinstance(value, dict):
-        return {key: _without_paths(item, root) for key, item in value.items()}
+        return {str(key): _without_paths(item, root) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_paths(item, root) for item in value]
     if not isinstance(value, str):
@@ -112,52 +201,3 @@ def _without_paths(value: Any, root: str) -> Any:
     if value.startswith(("/", "~")):
         return PurePosixPath(value).name
     return PureWindowsPath(value).name if PureWindowsPath(value).is_absolute() else value
-
-
-def summarise(suite: Path) -> dict[str, Any]:
-    """The figures of a suite in one small object, as its `summary.json` holds them.
-
-    A method's `mean` is over seeds, of a task's primary metric after the whole sequence; `std` is the sample standard
-    deviation, None with one seed; `bytes` is what the task stores beside what is shared. Tasks that a method lacks have no entry.
-
-    Raises:
-        InputError: as `read_suite`.
-    """
-    return summary_of(read_suite(suite))
-
-
-def summary_of(suite: Suite) -> dict[str, Any]:
-    """`summarise` for a suite that has been read."""
-    methods: dict[str, Any] = {}
-    for method in suite.methods:
-        stats = {task.name: (final(method, task), task_bytes(method, task)) for task in suite.tasks}
-        methods[method.label] = {
-            name: {"mean": stat.mean, "std": stat.std, "seeds": stat.seeds, "bytes": size}
-            for name, (stat, size) in stats.items()
-            if stat is not None
-        }
-    return {
-        "suite": suite.name,
-        "commit": environment_of(suite, "commit"),
-        "hardware": environment_of(suite, "device"),
-        "tasks": [
-            {"name": task.name, "metric": task.metric, "higher_is_better": task.higher_is_better, "trivial": task.trivial}
-            for task in suite.tasks
-        ],
-        "methods": methods,
-    }
-
-
-def environment_of(suite: Suite, key: str) -> str | None:
-    """What the runs say of their environment: one value, several as "a, b", or None."""
-    values = [run.results.get("environment", {}).get(key) for run in suite.runs]
-    return ", ".join(dict.fromkeys(str(value) for value in values if value)) or None
-
-
-def write_summary(suite: Path) -> Path:
-    """Write `SUITE/summary.json` and return its path.
-
-    Raises:
-        InputError: as `read_suite`.
-    """
-    return write_json(expanded(suite) / "summary.json", summarise(suite))

@@ -1,8 +1,12 @@
-"""How the figures of a comparison look: dark text on white, one look a method, the same bytes each time."""
+"""How figures of a comparison look, and how a page shows them: dark on white, one look a method, the same bytes each time."""
 
+import base64
+import io
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from img2img.files.atomic import write_atomic
+from img2img.files.atomic import write_atomic, write_bytes
 
 # Okabe and Ito's palette without its yellow, which is too light for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -112,3 +116,60 @@ def with_palette(image: Image.Image) -> Image.Image:
     few = Image.fromarray(nearest[inverse.reshape(image.height, image.width)], mode="P")
     few.putpalette(palette.astype(np.uint8).tobytes())
     return few
+
+
+# ------------------------------------------------------------------ on a page
+
+_CSS_DPI = 96
+_PAGE_QUALITY = 88
+"""Of the JPEGs that the page has of the grids; beside it they are PNG."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure on the page: its data URI, its size in CSS pixels, and its file."""
+
+    uri: str
+    width: int
+    height: int
+    file: str
+
+
+class Gallery:
+    """Writes figures into a folder and remembers how to show them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._used: set[str] = set()
+
+    def add(self, figure: Figure | None, *name: str) -> Shown | None:
+        """Write a figure; None stays None."""
+        if figure is None:
+            return None
+        path = save_png(figure, self._path(name))
+        blob = path.read_bytes()
+        with Image.open(io.BytesIO(blob)) as image:
+            width, height = (round(side * _CSS_DPI / DPI) for side in image.size)
+        return Shown(_uri(blob, "png"), width, height, path.name)
+
+    def add_image(self, image: Image.Image, *name: str) -> Shown:
+        """Write an image."""
+        png, jpeg = io.BytesIO(), io.BytesIO()
+        image.save(png, format="PNG", optimize=True)
+        image.save(jpeg, format="JPEG", quality=_PAGE_QUALITY)
+        path = write_bytes(self._path(name), png.getvalue())
+        return Shown(_uri(jpeg.getvalue(), "jpeg"), *image.size, path.name)
+
+    def _path(self, name: Sequence[str]) -> Path:
+        # Labels are names of folders and may hold what a file of a web page should not.
+        stem = re.sub(r"[^A-Za-z0-9_-]", "_", "_".join(name))
+        unique, number = stem, 1
+        while unique.lower() in self._used:
+            number += 1
+            unique = f"{stem}-{number}"
+        self._used.add(unique.lower())
+        return self._folder / f"{unique}.png"
+
+
+def _uri(blob: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(blob).decode("ascii")

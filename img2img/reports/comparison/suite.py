@@ -1,21 +1,16 @@
-"""A suite: runs of several methods and seeds over the same tasks, as they lie on disk.
-
-    SUITE/suite.json            titles, groups and the order of the methods (optional)
-    SUITE/runs/LABEL/SEED/      one run: results.json and, where there are any, config.yaml, metrics/, masks.json, outputs/, ...
-"""
+"""A suite: runs of several methods and seeds over the same tasks, as a store keeps them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from img2img.errors import InputError
-from img2img.files.atomic import read_json
 from img2img.files.paths import expanded
 from img2img.masks.base import METHODS
-from img2img.reports.comparison.masks_json import read_masks
-from img2img.reports.read import read_results
+from img2img.reports.comparison.masks_json import Masks
+from img2img.reports.comparison.schema import MethodInfo, RunRecord, TaskRecord
+from img2img.reports.comparison.store import read_store
 
 GROUPS = {"mask": "Masks on the frozen backbone", "comparison": "Comparison methods", "reference": "Reference"}
 """The groups of methods, in the order of the tables, with their headings."""
@@ -23,39 +18,48 @@ GROUPS = {"mask": "Masks on the frozen backbone", "comparison": "Comparison meth
 REFERENCE = "finetune"
 """The label of the method that others are compared with: individually fine-tuned networks."""
 
-_SAME_TRIVIAL = 1e-3
-"""Trivial baselines of one task that differ by more, relatively, were measured on different test pictures."""
+_SAME_BASELINE = 1e-3
+"""Baselines of one task that differ by more, relatively, were measured on different test images."""
 
 
-@dataclass(frozen=True, eq=False)  # by identity: it is a key of dicts
+@dataclass(frozen=True)
 class Run:
-    """One stored run.
+    """One run of a suite.
 
     Attributes:
-        label: its method's.
-        seed: of the run.
-        folder: `SUITE/runs/LABEL/SEED`.
-        results: its `results.json`, checked.
-        masks: its `masks.json`, checked, or None.
+        record: its metrics.
+        place: where they are stored, for messages.
     """
 
-    label: str
-    seed: int
-    folder: Path
-    results: Mapping[str, Any]
-    masks: Mapping[str, Any] | None
+    record: RunRecord
+    place: str
+
+    @property
+    def label(self) -> str:
+        """Its method's."""
+        return self.record.label
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.record.seed
+
+    @property
+    def masks(self) -> Masks | None:
+        """What its masks look like."""
+        return self.record.masks
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The names of its tasks, in the order of training."""
-        return tuple(task["name"] for task in self.results["tasks"])
+        return tuple(task.name for task in self.record.tasks)
 
-    def task(self, name: str) -> Mapping[str, Any] | None:
-        """The entry of a task in its results; None if it has none."""
-        return next((task for task in self.results["tasks"] if task["name"] == name), None)
+    def task(self, name: str) -> TaskRecord | None:
+        """A task of the run; None if it has no such task."""
+        return next((task for task in self.record.tasks if task.name == name), None)
 
     def final(self, name: str) -> float | None:
-        """The primary metric of a task after the whole sequence, so that what was forgotten counts."""
+        """The primary metric of a task after the whole sequence, so that forgetting counts."""
         return self._cell(-1, name)
 
     def learned(self, name: str) -> float | None:
@@ -63,21 +67,19 @@ class Run:
         return self._cell(self.tasks.index(name), name) if name in self.tasks else None
 
     def _cell(self, row: int, name: str) -> float | None:
-        if name not in self.tasks:
-            return None
-        value: float | None = self.results["forgetting"]["value_matrix"][row][self.tasks.index(name)]
-        return value
+        return self.record.value_matrix[row][self.tasks.index(name)] if name in self.tasks else None
 
     @property
     def start(self) -> tuple[int, str | None]:
         """Seed and kind of machine (None if not noted): on another machine the same seed gives another backbone."""
-        return self.seed, self.results.get("environment", {}).get("device")
+        device = self.record.environment.get("device")
+        return self.seed, None if device is None else str(device)
 
     @property
     def shared_bytes(self) -> float | None:
-        """What is stored once for all its tasks: `shared_bytes` of its results, or else the backbone's size."""
-        shared: float | None = self.results.get("shared_bytes", self.results["backbone"].get("bytes"))
-        return shared
+        """What is stored once for all its tasks."""
+        shared = self.record.shared_bytes
+        return self.record.backbone.bytes if shared is None else shared
 
 
 @dataclass(frozen=True, eq=False)  # by identity: it is a key of dicts
@@ -85,12 +87,12 @@ class Method:
     """A method of a suite.
 
     Attributes:
-        label: its folder's name.
+        label: its name in the store.
         title: what it is called on the page.
         group: one of `GROUPS`.
         note: a sentence about it, or "".
         index: its place in the suite, which decides how its lines and points look.
-        runs: by seed.
+        runs: by seed, at least one.
     """
 
     label: str
@@ -102,19 +104,19 @@ class Method:
 
     @property
     def masks(self) -> Run | None:
-        """The run of the lowest seed that has a `masks.json`."""
+        """The run of the lowest seed with masks."""
         return next((run for run in self.runs if run.masks is not None), None)
 
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A task of a suite, as all its runs agree on it; `trivial` is None where no run measured the trivial baseline."""
+    """A task of a suite, as all its runs agree on it; `baseline` is None where no run measured it."""
 
     name: str
     kind: str
     metric: str
     higher_is_better: bool
-    trivial: float | None
+    baseline: float | None
     baseline_name: str | None
 
 
@@ -123,7 +125,7 @@ class Suite:
     """Runs of several methods over the same tasks.
 
     Attributes:
-        folder: where it lies.
+        folder: the store.
         name: a short name.
         title: what its page is called.
         methods: grouped in the order of `GROUPS`, in each group in the suite's own order.
@@ -153,7 +155,7 @@ class Suite:
         Runs whose backbone came from elsewhere do not count: they may stand beside the others as an ablation.
         """
         runs = [run for method in self.methods if method.group == "mask" for run in method.runs]
-        first = {run.tasks[0] for run in runs if run.results["backbone"].get("mode") == "first_task"}
+        first = {run.tasks[0] for run in runs if run.record.backbone.mode == "first_task"}
         return first.pop() if len(first) == 1 else None
 
 
@@ -161,79 +163,27 @@ def read_suite(folder: Path) -> Suite:
     """Read and check a suite.
 
     Raises:
-        InputError: there is no run in it, a file of it is damaged, or its runs do not fit together; names the path at fault.
+        InputError: as `store.read_store`; or there is no run, or its runs do not fit together: names the line at fault.
     """
     folder = expanded(folder)
-    runs: dict[str, tuple[Run, ...]] = {}
-    for path in _folders(folder / "runs"):
-        if found := tuple(sorted((_run(path.name, seed) for seed in _folders(path)), key=lambda run: run.seed)):
-            runs[path.name] = found
-    if not runs:
-        found_there = "no such folder" if not folder.is_dir() else "the folder has no runs/LABEL/SEED/results.json"
-        raise InputError(f"no runs in {folder}: {found_there}; give the folder of a suite, or store a run there with store_run")
-    about = _about(folder / "suite.json")
-    methods = []
-    for label in _order(folder / "suite.json", about["order"], runs):
-        given = about["methods"].get(label, {})
-        group = given.get("group", "mask" if runs[label][0].results["method"] in METHODS else "comparison")
-        methods.append((label, given.get("title", label), group, given.get("note", "")))
-    methods.sort(key=lambda method: list(GROUPS).index(method[2]))  # stable: within a group the order stays
-    return Suite(
-        folder,
-        about["name"],
-        about["title"],
-        tuple(Method(*method, index=i, runs=runs[method[0]]) for i, method in enumerate(methods)),
-        _tasks([run for label, *_ in methods for run in runs[label]]),
+    about, stored = read_store(folder)
+    if not stored:
+        raise InputError(f"no runs in {folder}: its file has none; add some by pipelines/suite.py --store")
+    runs: dict[str, list[Run]] = {}
+    for place, record in sorted(stored.items(), key=lambda item: (item[1].label, item[1].seed)):
+        runs.setdefault(record.label, []).append(Run(record, place))
+    labels = [label for label in about.methods if label in runs] + [label for label in runs if label not in about.methods]
+    infos = {label: about.methods.get(label) or _unknown(label, runs[label][0]) for label in labels}
+    labels.sort(key=lambda label: list(GROUPS).index(infos[label].group))  # stable: within a group the order stays
+    methods = tuple(
+        Method(label, infos[label].title, infos[label].group, infos[label].note, i, tuple(runs[label]))
+        for i, label in enumerate(labels)
     )
+    return Suite(folder, about.suite, about.title, methods, _tasks([run for method in methods for run in method.runs]))
 
 
-def _folders(parent: Path) -> list[Path]:
-    if not parent.is_dir():
-        return []
-    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _run(label: str, folder: Path) -> Run:
-    if not (folder.name.isascii() and folder.name.isdigit()):
-        raise InputError(f"{folder} is not named by a seed: expected a whole number such as 0; rename it or move it away")
-    results = read_results(folder)
-    shared = results.get("shared_bytes")
-    if shared is not None and (isinstance(shared, bool) or not isinstance(shared, int | float) or shared < 0):
-        raise InputError(
-            f"{folder / 'results.json'}, shared_bytes: expected a number of bytes, got {shared!r:.60}; run it again"
-        )
-    path = folder / "masks.json"
-    return Run(label, int(folder.name), folder, results, read_masks(path) if path.is_file() else None)
-
-
-def _about(path: Path) -> dict[str, Any]:
-    name = path.parent.resolve().name
-    given = read_json(path) if path.is_file() else {}
-    if not isinstance(given, dict):
-        raise InputError(f"{path}: expected an object with name, title, methods and order, got {given!r:.60}; correct it")
-    about = {"name": name, "title": given.get("name", name), "methods": {}, "order": []} | given
-    for key, kind in (("name", str), ("title", str), ("methods", dict), ("order", list)):
-        if not isinstance(about[key], kind):
-            raise InputError(f"{path}, {key}: expected {_KINDS[kind]}, got {about[key]!r:.60}; correct it")
-    for label, method in about["methods"].items():
-        if not isinstance(method, dict) or not all(isinstance(method.get(key, ""), str) for key in ("title", "group", "note")):
-            raise InputError(f"{path}, methods, {label}: expected an object with title, group and note, all text; correct it")
-        if method.get("group", "mask") not in GROUPS:
-            raise InputError(
-                f"{path}, methods, {label}: the group {method['group']!r} is unknown: expected one of {', '.join(GROUPS)}; "
-                "correct it"
-            )
-    return about
-
-
-_KINDS = {str: "text", dict: "an object", list: "a list"}
-
-
-def _order(path: Path, order: Sequence[Any], runs: Mapping[str, Any]) -> list[str]:
-    """The labels that have runs: those of `order` first, then the others sorted."""
-    if not all(isinstance(label, str) for label in order) or len(set(order)) != len(order):
-        raise InputError(f"{path}, order: expected a list of labels, each once, got {order!r:.60}; correct it")
-    return [label for label in order if label in runs] + sorted(runs.keys() - set(order))
+def _unknown(label: str, run: Run) -> MethodInfo:
+    return MethodInfo(title=label, group="mask" if run.record.method in METHODS else "comparison")
 
 
 def _tasks(runs: Sequence[Run]) -> tuple[TaskInfo, ...]:
@@ -241,23 +191,21 @@ def _tasks(runs: Sequence[Run]) -> tuple[TaskInfo, ...]:
     return tuple(_task(name, [(run, entry) for run in runs if (entry := run.task(name)) is not None]) for name in names)
 
 
-def _task(name: str, entries: Sequence[tuple[Run, Mapping[str, Any]]]) -> TaskInfo:
+def _task(name: str, entries: Sequence[tuple[Run, TaskRecord]]) -> TaskInfo:
     first_run, first = entries[0]
     for run, entry in entries:
-        for key in ("kind", "metric", "higher_is_better"):
-            if entry[key] != first[key]:
+        for key in ("kind", "primary_metric", "higher_is_better"):
+            if getattr(entry, key) != getattr(first, key):
                 raise InputError(
-                    f"{run.folder / 'results.json'}: the {key} of {name} is {entry[key]!r}, but {first[key]!r} in "
-                    f"{first_run.folder / 'results.json'}: expected the same in every run of a suite; move one of them away"
+                    f"{run.place}: {key} of {name} is {getattr(entry, key)!r}, but {getattr(first, key)!r} in {first_run.place}: "
+                    "expected the same in every run of a suite; keep one of them in another store"
                 )
-    known = [(run, entry["trivial"]) for run, entry in entries if entry["trivial"] is not None]
-    for run, trivial in known:
-        if not math.isclose(trivial, known[0][1], rel_tol=_SAME_TRIVIAL):
+    known = [(run, entry.baseline) for run, entry in entries if entry.baseline is not None]
+    for run, baseline in known:
+        if not math.isclose(baseline, known[0][1], rel_tol=_SAME_BASELINE):
             raise InputError(
-                f"{run.folder / 'results.json'}: the trivial baseline of {name} is {trivial}, but {known[0][1]} in "
-                f"{known[0][0].folder / 'results.json'}: expected the same test pictures in every run of a suite; move one of "
-                "them away, or run it again on the same data"
+                f"{run.place}: the baseline of {name} is {baseline}, but {known[0][1]} in {known[0][0].place}: expected the same "
+                "test images in every run of a suite; keep one of them in another store, or run it again on the same data"
             )
-    return TaskInfo(
-        name, first["kind"], first["metric"], first["higher_is_better"], known[0][1] if known else None, first.get("trivial_name")
-    )
+    agreed = known[0][1] if known else None
+    return TaskInfo(name, first.kind, first.primary_metric, first.higher_is_better, agreed, first.baseline_name)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from img2img.files.atomic import write_atomic
-from img2img.reports.comparison.curves import Points
 from img2img.reports.comparison.numbers import (
     TRANSFER,
+    Points,
     Stat,
     best,
     final,
@@ -85,18 +85,18 @@ def all_tables(suite: Suite, curves: Mapping[str, Mapping[str, Points]]) -> list
     tables = [
         Table(
             "headline",
-            ("task", "metric", "higher_is_better", "trivial", *(method.label for method in suite.methods)),
+            ("task", "metric", "higher_is_better", "baseline", *(method.label for method in suite.methods)),
             tuple(
-                (task.name, task.metric, task.higher_is_better, task.trivial,
+                (task.name, task.metric, task.higher_is_better, task.baseline,
                  *(None if (s := final(method, task)) is None else s.mean for method in suite.methods))
                 for task in suite.tasks
             ),
         ),
         Table(
             "final",
-            ("task", "metric", "higher_is_better", "trivial", "method", "mean", "std", "seeds", "bytes", "best", "best_mask"),
+            ("task", "metric", "higher_is_better", "baseline", "method", "mean", "std", "seeds", "bytes", "best", "best_mask"),
             tuple(
-                (task.name, task.metric, task.higher_is_better, task.trivial, method.label, *_parts(s), task_bytes(method, task),
+                (task.name, task.metric, task.higher_is_better, task.baseline, method.label, *_parts(s), task_bytes(method, task),
                  method.label in wins[task.name][0], method.label in wins[task.name][1])
                 for method, task in pairs
                 if (s := final(method, task)) is not None
@@ -136,7 +136,7 @@ def all_tables(suite: Suite, curves: Mapping[str, Mapping[str, Points]]) -> list
             ("method", "seconds_mean", "seconds_std", "seeds"),
             tuple((method.label, *_parts(s)) for method in suite.methods if (s := seconds(method)) is not None),
         ),
-        Table("figures", ("task", "figure", "method", "mean", "std", "seeds", "trivial"), tuple(_figures(suite))),
+        Table("metrics", ("task", "metric", "method", "mean", "std", "seeds", "baseline"), tuple(_metrics(suite))),
         Table(
             "curves",
             ("task", "method", "step", "value"),
@@ -154,8 +154,8 @@ def all_tables(suite: Suite, curves: Mapping[str, Mapping[str, Points]]) -> list
             ("method", "seed", "commit", "hardware", "python", "torch", "steps", "train_seconds"),
             tuple(
                 (method.label, run.seed,
-                 *(run.results.get("environment", {}).get(key) for key in ("commit", "device", "python", "torch")),
-                 *(_sum(run.results["tasks"], key) for key in ("steps", "train_seconds")))
+                 *(run.record.environment.get(key) for key in ("commit", "device", "python", "torch")),
+                 *(_sum([getattr(task, key) for task in run.record.tasks]) for key in ("steps", "train_seconds")))
                 for method, run in runs
             ),
         ),
@@ -167,9 +167,9 @@ def _parts(found: Stat | None) -> tuple[Any, ...]:
     return (None, None, 0) if found is None else (found.mean, found.std, found.seeds)
 
 
-def _sum(tasks: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    values = [value for task in tasks if (value := task.get(key)) is not None]
-    return sum(values) if len(values) == len(tasks) else None
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _forgetting(suite: Suite) -> Iterator[tuple[Any, ...]]:
@@ -187,59 +187,56 @@ def _sizes(suite: Suite) -> Iterator[tuple[Any, ...]]:
         yield method.label, *bytes_, *((None, 0) if value is None else (value[0].mean, value[1]))
 
 
-def figure_names(suite: Suite, task: TaskInfo) -> list[str]:
-    """The names of all figures of a task, the deciding one first."""
+def metric_names(suite: Suite, task: TaskInfo) -> list[str]:
+    """The names of all metrics of a task, the primary one first."""
     entries = [entry for run in suite.runs if (entry := run.task(task.name)) is not None]
-    names = dict.fromkeys([task.metric])
-    for entry in entries:
-        names |= dict.fromkeys(entry.get("figures", {}))
-    return list(names)
+    return list(dict.fromkeys([task.metric, *(name for entry in entries for name in entry.metrics)]))
 
 
-def figure_stat(method: Method, task: TaskInfo, name: str) -> Stat | None:
-    """A figure of a task when it was learned, over seeds; the deciding one after the whole sequence."""
+def metric_stat(method: Method, task: TaskInfo, name: str) -> Stat | None:
+    """A metric of a task when it was just learned, over seeds; the primary one after the whole sequence."""
     if name == task.metric:
         return final(method, task)
-    return stat(entry.get("figures", {}).get(name) for run in method.runs if (entry := run.task(task.name)) is not None)
+    return stat(entry.metrics.get(name) for run in method.runs if (entry := run.task(task.name)) is not None)
 
 
-def trivial_of(suite: Suite, task: TaskInfo, name: str) -> float | None:
-    """The trivial baseline's value of a figure, of the first run that has it."""
+def baseline_of(suite: Suite, task: TaskInfo, name: str) -> float | None:
+    """The baseline's value of a metric, of the first run that has it."""
     if name == task.metric:
-        return task.trivial
-    entries = (entry.get("trivial_figures", {}) for run in suite.runs if (entry := run.task(task.name)) is not None)
+        return task.baseline
+    entries = (entry.baseline_metrics for run in suite.runs if (entry := run.task(task.name)) is not None)
     return next((value for found in entries if (value := found.get(name)) is not None), None)
 
 
-def _figures(suite: Suite) -> Iterator[tuple[Any, ...]]:
+def _metrics(suite: Suite) -> Iterator[tuple[Any, ...]]:
     for task in suite.tasks:
-        for name in figure_names(suite, task):
+        for name in metric_names(suite, task):
             for method in suite.methods:
-                if (found := figure_stat(method, task, name)) is not None:
-                    yield task.name, name, method.label, *_parts(found), trivial_of(suite, task, name)
+                if (found := metric_stat(method, task, name)) is not None:
+                    yield task.name, name, method.label, *_parts(found), baseline_of(suite, task, name)
 
 
 def _zeroed(suite: Suite) -> Iterator[tuple[Any, ...]]:
     for run in suite.runs:
-        for task, entry in (run.masks or {"tasks": {}})["tasks"].items():
-            yield run.label, run.seed, task, entry["method"], entry["density"], entry["zeroed"]
+        for task, entry in run.masks.tasks.items() if run.masks is not None else ():
+            yield run.label, run.seed, task, entry.method, entry.density, entry.zeroed
 
 
 def _similarity(suite: Suite) -> Iterator[tuple[Any, ...]]:
     for run in suite.runs:
         if run.masks is not None:
-            tables = run.masks["similarity"]
-            for i, a in enumerate(tables["names"]):
-                for j, b in enumerate(tables["names"][:i]):
-                    yield run.label, run.seed, a, b, tables["equal"][i][j], tables["kappa"][i][j]
+            tables = run.masks.similarity
+            for i, a in enumerate(tables.names):
+                for j, b in enumerate(tables.names[:i]):
+                    yield run.label, run.seed, a, b, tables.equal[i][j], tables.kappa[i][j]
 
 
 def _layers(suite: Suite) -> Iterator[tuple[Any, ...]]:
     for run in suite.runs:
-        for task, entry in (run.masks or {"tasks": {}})["tasks"].items():
-            assert run.masks is not None
-            quantities = {"density": entry["densities"], **entry["values"], **entry.get("kernels", {})}
-            for name, values in quantities.items():
-                for depth, (layer, value) in enumerate(zip(run.masks["layers"], values, strict=True)):
+        if run.masks is None:
+            continue
+        for task, entry in run.masks.tasks.items():
+            for name, values in entry.by_layer().items():
+                for depth, (layer, value) in enumerate(zip(run.masks.layers, values, strict=True)):
                     if value is not None:
-                        yield run.label, run.seed, task, depth, layer["name"], layer["part"], layer["weights"], name, value
+                        yield run.label, run.seed, task, depth, layer.name, layer.part, layer.weights, name, value

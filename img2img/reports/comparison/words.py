@@ -7,7 +7,7 @@ from img2img.reports import text
 from img2img.reports.comparison.numbers import Stat, mean_skill, sizes
 from img2img.reports.comparison.pairs import compared, gain, in_words, nearest_mask
 from img2img.reports.comparison.suite import GROUPS, Method, Suite, TaskInfo
-from img2img.reports.comparison.tables import figure_names, figure_stat, trivial_of, winners
+from img2img.reports.comparison.tables import baseline_of, metric_names, metric_stat, winners
 
 
 def spread(found: Stat | None) -> tuple[str, str]:
@@ -30,14 +30,14 @@ def task_view(task: TaskInfo) -> dict[str, Any]:
         "kind": task.kind,
         "metric": task.metric,
         "arrow": "↑" if task.higher_is_better else "↓",
-        "trivial": task.trivial,
-        "trivial_name": task.baseline_name,
+        "baseline": task.baseline,
+        "baseline_name": task.baseline_name,
     }
 
 
 def method_view(method: Method) -> dict[str, Any]:
     """A method as the page names it."""
-    name = method.runs[0].results["method"]
+    name = method.runs[0].record.method
     meaning = text.METHODS.get(name) if method.group == "mask" else None
     return {
         "label": method.label,
@@ -57,8 +57,9 @@ def facts(suite: Suite) -> list[tuple[str, str]]:
         method, won, of = found
         what = f"tasks on which {method.title} is on average at least as good as {reference.title} of the same seeds"
         facts.append((f"{won} of {of}", what))
-    changes = [run.results["forgetting"]["max_abs_output_change"] for method in masks for run in method.runs]
-    if masks and None not in changes:
+    measured = [run.record.max_abs_output_change for method in masks for run in method.runs]
+    changes = [change for change in measured if change is not None]
+    if masks and len(changes) == len(measured):
         facts.append((text.number(max(changes)), "largest change of an earlier task’s output, over all runs with masks"))
     stored = [(size.total, m) for m in masks if (size := sizes(m)) is not None]
     if stored:
@@ -118,31 +119,30 @@ def gains(suite: Suite) -> list[dict[str, Any]]:
     return rows
 
 
-def figures(suite: Suite, task: TaskInfo) -> dict[str, Any]:
-    """All figures of a task, a row a method."""
-    names = figure_names(suite, task)
+def metrics(suite: Suite, task: TaskInfo) -> dict[str, Any]:
+    """All metrics of a task, a row a method."""
+    names = metric_names(suite, task)
     return {
         "task": task.name,
         "columns": [
             {"name": name, "arrow": text.FIGURES.get(name, ("",))[0] if name != task.metric else task_view(task)["arrow"],
-             "decides": name == task.metric}
+             "primary": name == task.metric}
             for name in names
         ],
-        "trivial": [trivial_of(suite, task, name) for name in names],
+        "baseline": [baseline_of(suite, task, name) for name in names],
         "rows": [(method, [spread(entry) for entry in stats])
                  for method in suite.methods
-                 if any(stats := [figure_stat(method, task, name) for name in names])],
+                 if any(stats := [metric_stat(method, task, name) for name in names])],
     }  # fmt: skip
 
 
 def provenance(suite: Suite) -> list[dict[str, Any]]:
-    """A row a run: where its figures come from."""
+    """A row a run: where its metrics come from."""
     rows = []
     for method in suite.methods:
         for run in method.runs:
-            environment = run.results.get("environment", {})
-            steps = list(dict.fromkeys(task.get("steps") for task in run.results["tasks"]))
-            config = run.folder / "config.yaml"
+            environment = run.record.environment
+            steps = list(dict.fromkeys(task.steps for task in run.record.tasks))
             rows.append(
                 {
                     "title": method.title,
@@ -152,13 +152,12 @@ def provenance(suite: Suite) -> list[dict[str, Any]]:
                     "hardware": environment.get("device"),
                     "torch": environment.get("torch"),
                     "steps": ", ".join(text.count(step) for step in steps),
-                    "config": f"runs/{run.label}/{run.seed}/{config.name}" if config.is_file() else None,
                 }
             )
     return rows
 
 
 def glossary(suite: Suite) -> list[tuple[str, str, str]]:
-    """(figure, better direction, meaning) of every figure that is known."""
-    names = dict.fromkeys(name for task in suite.tasks for name in figure_names(suite, task))
+    """(metric, better direction, meaning) of every metric that is known."""
+    names = dict.fromkeys(name for task in suite.tasks for name in metric_names(suite, task))
     return [(name, *text.FIGURES[name]) for name in names if name in text.FIGURES]

@@ -6,6 +6,7 @@ from typing import Any
 
 from img2img.files.paths import expanded
 from img2img.masks.storage import read_header
+from img2img.reports.comparison.schema import Summary, SummaryCell, SummaryTask
 from img2img.research.impresslearn.numbered_tasks import NumberedTasks
 from img2img.research.impresslearn.options import Study
 from img2img.research.impresslearn.table2 import TABLE_2
@@ -14,7 +15,7 @@ Row = Mapping[str, Any]
 
 
 def summarise(study: Study, family: NumberedTasks, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of the new tasks in the form of every suite's `summary.json`.
+    """The accuracies of the new tasks in the form of every suite's `summary.json`.
 
     A method is a number of impressions of one kind, or SupSup's own masks, at one density: `heterogeneous_100_d0.1`,
     `supsup_d0.1`. `bytes` is the task's file, without the basis, which is shared, and the same for all its tasks.
@@ -27,23 +28,24 @@ def summarise(study: Study, family: NumberedTasks, results: Mapping[str, Any]) -
     def name(number: int) -> str:
         return f"{family.name}_{family.label(number)}"
 
-    def entry(rows: Sequence[Row]) -> dict[str, Any]:
+    def entry(rows: Sequence[Row]) -> SummaryCell:
         values = [row["accuracy"] for row in rows]
         std = statistics.stdev(values) if len(values) > 1 else None
-        return {"mean": statistics.fmean(values), "std": std, "seeds": len(values), "bytes": max(row["bytes"] for row in rows)}
+        return SummaryCell(mean=statistics.fmean(values), std=std, seeds=len(values), bytes=max(row["bytes"] for row in rows))
 
-    return {
-        "suite": study.name,
-        "commit": results["environment"]["commit"],
-        "hardware": results["environment"]["device"],
-        "tasks": [
-            {"name": name(number), "metric": "top-1", "higher_is_better": True, "trivial": results["majority"]}
+    summary = Summary(
+        suite=study.name,
+        commit=results["environment"]["commit"],
+        hardware=results["environment"]["device"],
+        tasks=[
+            SummaryTask(name=name(number), primary_metric="top-1", higher_is_better=True, baseline=results["majority"])
             for number in study.new_numbers()
         ],
-        "methods": {
+        methods={
             method: {name(number): entry(rows) for number, rows in by_task.items()} for method, by_task in grouped.items()
         },
-    }
+    )  # fmt: skip
+    return summary.model_dump()
 
 
 def stored_bytes(study: Study, rows: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:

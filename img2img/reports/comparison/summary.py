@@ -1,0 +1,113 @@
+"""A suite in short: `summary.json`, and its headline table as Markdown for documents."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from img2img.files.atomic import write_json
+from img2img.files.lock import hold
+from img2img.files.paths import expanded
+from img2img.reports import text
+from img2img.reports.comparison.numbers import Stat, final, learned, mean_skill, moved, seconds, sizes, task_bytes
+from img2img.reports.comparison.schema import SUMMARY, Summary, SummaryCell, SummaryTask
+from img2img.reports.comparison.sheets import update_sheets
+from img2img.reports.comparison.store import PATIENCE
+from img2img.reports.comparison.suite import Method, Suite, read_suite
+from img2img.reports.comparison.tables import winners
+
+
+def finish(store: Path, runs: Path) -> Suite:
+    """Write a store's `summary.json` and bring its images up to date with run folders.
+
+    Args:
+        store: the folder.
+        runs: where the run folders are, `runs/LABEL/SEED`; methods whose folders are gone keep their images.
+
+    Raises:
+        InputError: the store is damaged, or its runs or their images do not fit together.
+        FolderInUseError: another process keeps the store for a minute.
+    """
+    store = expanded(store)
+    with hold(store, wait=PATIENCE):
+        suite = read_suite(store)
+        write_summary(suite, store)
+        update_sheets(suite, expanded(runs))
+    return suite
+
+
+def write_summary(suite: Suite, folder: Path) -> Path:
+    """Write `FOLDER/summary.json` and return its path."""
+    return write_json(folder / SUMMARY, summary_of(suite).model_dump())
+
+
+def summary_of(suite: Suite) -> Summary:
+    """The metrics of a suite in one small object."""
+    methods: dict[str, dict[str, SummaryCell]] = {}
+    for method in suite.methods:
+        stats = {task.name: (final(method, task), task_bytes(method, task)) for task in suite.tasks}
+        methods[method.label] = {
+            name: SummaryCell(mean=stat.mean, std=stat.std, seeds=stat.seeds, bytes=size)
+            for name, (stat, size) in stats.items()
+            if stat is not None
+        }
+    tasks = [
+        SummaryTask(
+            name=task.name, primary_metric=task.metric, higher_is_better=task.higher_is_better, baseline=task.baseline
+        )
+        for task in suite.tasks
+    ]  # fmt: skip
+    return Summary(
+        suite=suite.name,
+        commit=environment_of(suite, "commit"),
+        hardware=environment_of(suite, "device"),
+        tasks=tasks,
+        methods=methods,
+    )
+
+
+def environment_of(suite: Suite, key: str) -> str | None:
+    """What the runs say of their environment: one value, several as "a, b", or None."""
+    values = [run.record.environment.get(key) for run in suite.runs]
+    return ", ".join(dict.fromkeys(str(value) for value in values if value)) or None
+
+
+def headline(suite: Suite) -> str:
+    """A row a method, a column a task: mean ± standard deviation of the primary metric after the whole sequence.
+
+    In brackets: when the task was just learned, for methods that forget. Bytes for a task are the mean over the tasks.
+    """
+    columns = [f"{task.name} {task.metric} {'↑' if task.higher_is_better else '↓'}" for task in suite.tasks]
+    rows = [["baseline", *(text.number(task.baseline) for task in suite.tasks), "0", "", "", "", ""]]
+    wins = {task.name: winners(suite, task)[0] for task in suite.tasks}
+    for method in suite.methods:
+        cells = []
+        for task in suite.tasks:
+            cell = _spread(final(method, task))
+            cell = f"**{cell}**" if method.label in wins[task.name] else cell
+            cells.append(f"{cell} ({_spread(learned(method, task))})" if moved(method, suite) else cell)
+        rows.append([method.title, *cells, *_sums(method, suite)])
+    return markdown_table(["method", *columns, "mean skill", "stored once", "a task", "training", "seeds"], rows)
+
+
+def _sums(method: Method, suite: Suite) -> list[str]:
+    skill, stored, time = mean_skill(method, suite), sizes(method), seconds(method)
+    tasks = max(len(run.tasks) for run in method.runs)
+    return [
+        text.DASH if skill is None else text.number(skill[0].mean),
+        text.DASH if stored is None else text.size(round(stored.shared)),
+        text.DASH if stored is None else text.size(round(stored.own / tasks)),
+        text.DASH if time is None else text.duration(time.mean),
+        str(len(method.runs)),
+    ]
+
+
+def _spread(value: Stat | None) -> str:
+    if value is None:
+        return text.DASH
+    mean = text.number(value.mean)
+    return mean if value.std is None else f"{mean} ± {float(f'{value.std:.2g}'):,g}"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; a cell may hold any text."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

@@ -1,0 +1,268 @@
+"""The numbers of a comparison: means, skills, pairs, sizes, times, and their tables."""
+
+import csv
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparison_suite import add_run, bare_suite, elsewhere, make_suite, page_of, results, table, write_run
+
+from img2img.reports.comparison.numbers import Stat, best, mean_curve, relative_skill
+from img2img.reports.comparison.pairs import gain, nearest_mask, pair_rows, pairs
+from img2img.reports.comparison.quality_figures import curve_figure, quality_bytes_figure, zeroed_figure
+from img2img.reports.comparison.store import store_run, training_curve
+from img2img.reports.comparison.style import save_png
+from img2img.reports.comparison.suite import Method, TaskInfo, read_suite
+from img2img.reports.comparison.tables import winners
+from img2img.reports.comparison.words import spread
+
+
+def test_the_headline_table_gives_mean_spread_direction_and_the_best(made: tuple[Path, Path]) -> None:
+    page = page_of(made[1])
+    header = next(row for row in page.rows if row[:1] == ["Method"])
+    assert header[1:4] == ["streets mIoU ↑", "colour ab error ↓", "edges MSE ↓"]
+    assert page.row("Baseline")[1:4] == ["0.2000 doing nothing", "200.0 doing nothing", "4,000 doing nothing"]
+    # 0.5 and 0.6: mean 0.55, sample deviation 0.1 / sqrt(2) = 0.0707; 100 and 120: 110 and 14.1.
+    assert page.row("Piggyback")[1:4] == ["0.5500 ± 0.0707", "110.0◆ ± 14.1", "1,100◆ ± 141"]
+    assert page.row("Fine-tuned networks")[1:4] == ["0.5000 ± 0.0000", "100.0 ± 14.1", "1,200 ± 141"]
+    # What was forgotten counts: 0.1 and 0.3 at the end, though 0.7 and 0.8 when learned.
+    assert page.row("Fine-tuned on")[1:4] == ["0.2000 ± 0.1414", "275.0 ± 35.4", "925.0 ± 35.4"]
+    source = (made[1] / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r"<strong>([\d.,]+)</strong>", source) == ["0.5500", "925.0", "100.0"]  # Fine-tuned on stands higher
+
+
+def test_the_second_table_has_the_methods_whose_figures_moved_as_they_were_when_learned(made: tuple[Path, Path]) -> None:
+    rows = [row for row in page_of(made[1]).rows if row and row[0] == "Fine-tuned on"]
+    assert rows[1][1:] == ["0.7500 ± 0.0707", "85.00 ± 7.07", "925.0 ± 35.4", "2"]
+    assert {entry["method"] for entry in table(made[1], "just_learned")} == {"sequential"}
+
+
+def test_the_headline_for_documents_says_the_same_in_markdown(made: tuple[Path, Path]) -> None:
+    lines = (made[1] / "tables" / "headline.md").read_text(encoding="utf-8").splitlines()
+    rows = {row[0]: row[1:] for line in lines if (row := [cell.strip() for cell in line.strip("|").split("|")])}
+    assert rows["method"][:3] == ["streets mIoU ↑", "colour ab error ↓", "edges MSE ↓"]
+    assert rows["Piggyback"][:3] == ["**0.5500 ± 0.071**", "110.0 ± 14", "1,100 ± 140"]
+    # At the end, and in brackets when it was learned, for a method that forgets.
+    assert rows["Fine-tuned on"][:2] == ["0.2000 ± 0.14 (0.7500 ± 0.071)", "275.0 ± 35 (85.00 ± 7.1)"]
+    assert {len(row) for row in rows.values()} == {8}
+    assert {row[-1] for row in rows.values()} == {"seeds", "---", "", "2"}
+
+
+def test_the_task_that_trained_the_backbone_counts_for_no_mask(made: tuple[Path, Path], tmp_path: Path) -> None:
+    text = page_of(made[1]).text
+    assert "streets trained the backbone and has no mask" in text
+    # On colour fine-tuning is better, 100 against 110, on edges the mask, 1,100 against 1,200.
+    assert "tasks on which Piggyback is on average at least as good as Fine-tuned networks of the same seeds1 of 2" in text
+    suite = bare_suite(tmp_path, "a")
+    other = results("piggyback", 0)
+    other["backbone"]["mode"] = "pretrained"
+    add_run(suite, "a", other)
+    assert read_suite(suite).backbone_task is None
+
+
+def test_a_mask_on_another_backbone_leaves_the_backbones_task_what_it_is(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path / "suite")
+    other = results("piggyback", 0)
+    other["backbone"]["mode"] = "random"
+    add_run(suite, "random", other)
+    read = read_suite(suite)
+    assert read.backbone_task == "streets"
+    assert {task for task, *_ in pair_rows(read)} == {"colour", "edges"}
+
+
+def test_a_lucky_seed_is_not_marked_best(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    edges = suite.tasks[2]
+    assert winners(suite, edges) == ({"sequential"}, {"piggyback"})
+    few = tuple(replace(m, runs=m.runs[:1]) if m.label == "sequential" else m for m in suite.methods)
+    assert winners(replace(suite, methods=few), edges) == ({"piggyback"}, {"piggyback"})
+
+
+def test_methods_stand_by_group_in_the_suites_order(made: tuple[Path, Path]) -> None:
+    first = [row[0] for row in page_of(made[1]).rows if row]
+    assert first[:7] == [
+        "Method", "Baseline", "Masks on the frozen backbone", "Piggyback", "Comparison methods", "Fine-tuned on",
+        "Fine-tuned networks",
+    ]  # fmt: skip
+
+
+def test_skills_are_relative_to_fine_tuning(made: tuple[Path, Path]) -> None:
+    by = {(row["task"], row["method"]): row for row in table(made[1], "skill")}
+    # streets: (0.55 - 0.2) / (1 - 0.2) = 0.4375 of a perfect 1, fine-tuning (0.5 - 0.2) / 0.8 = 0.375.
+    assert by["streets", "piggyback"]["mean"] == pytest.approx(0.4375)
+    assert by["streets", "piggyback"]["relative_to_finetune"] == pytest.approx(0.4375 / 0.375)
+    # colour: (200 - 275) / 200 < 0, worse than doing nothing; fine-tuning (200 - 100) / 200.
+    assert by["colour", "sequential"]["relative_to_finetune"] == pytest.approx(-0.375 / 0.5)
+    assert by["edges", "finetune"]["relative_to_finetune"] == 1
+
+
+def test_relative_skills_are_those_of_the_seeds_that_both_have(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    piggyback, finetune = (next(m for m in suite.methods if m.label == label) for label in ("piggyback", "finetune"))
+    colour = next(task for task in suite.tasks if task.name == "colour")
+    # Seed 0: (200 - 100) / 200 and (200 - 90) / 200; seed 1: 80 and 90.
+    assert relative_skill(piggyback, finetune, colour) == pytest.approx((100 + 80) / (110 + 90))
+    assert relative_skill(replace(piggyback, runs=piggyback.runs[:1]), finetune, colour) == pytest.approx(100 / 110)
+    assert relative_skill(piggyback, replace(finetune, runs=finetune.runs[1:]), colour) == pytest.approx(80 / 90)
+    apart = replace(finetune, runs=tuple(elsewhere(run, seed=run.seed + 10) for run in finetune.runs))
+    assert relative_skill(piggyback, apart, colour) == pytest.approx((100 + 80) / (110 + 90)), "all where they share none"
+
+
+def test_pairs_are_of_the_same_seed_and_a_gain_is_better_in_either_direction(made: tuple[Path, Path]) -> None:
+    rows = {(row["task"], row["method"], row["seed"]): row for row in table(made[1], "pairs")}
+    assert {task for task, *_ in rows} == {"colour", "edges"}, "streets is the backbone's own"
+    assert "finetune" not in {method for _, method, _ in rows}
+    # Lower is better: 1,000 against 1,100 of seed 0 is a gain, 120 against 110 of seed 1 is a loss.
+    assert rows["edges", "piggyback", 0]["gain"] == pytest.approx(100 / 1100)
+    assert rows["colour", "piggyback", 1]["gain"] == pytest.approx(-10 / 110)
+    suite = read_suite(made[0])
+    piggyback, finetune = (next(m for m in suite.methods if m.label == label) for label in ("piggyback", "finetune"))
+    streets = suite.tasks[0]
+    assert [pair.gain for pair in pairs(piggyback, finetune, streets)] == pytest.approx([0.0, 0.2]), "higher is better"
+    assert [pair.seed for pair in pairs(piggyback, replace(finetune, runs=finetune.runs[1:]), streets)] == [1]
+    apart = replace(finetune, runs=tuple(elsewhere(run, seed=run.seed + 10) for run in finetune.runs))
+    assert gain(piggyback, apart, streets) is None
+    moved = tuple(elsewhere(run, environment={"device": "another"}) for run in finetune.runs)
+    assert gain(piggyback, replace(finetune, runs=moved), streets) is None, "their backbones differ"
+
+
+def test_a_gain_has_its_standard_error_and_its_wins(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    piggyback, finetune = (next(m for m in suite.methods if m.label == label) for label in ("piggyback", "finetune"))
+    found = gain(piggyback, finetune, suite.tasks[0])
+    # 0 and 0.2: their standard deviation is 0.1414, over the root of two pairs 0.1.
+    assert found is not None
+    assert (found.mean, found.error, found.wins, found.pairs) == (pytest.approx(0.1), pytest.approx(0.1), 2, 2)
+    lines = (made[1] / "tables" / "pairs.md").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "| better than Fine-tuned networks by | colour | edges | a task |"
+    # (-11.11 - 9.09) / 2 and (9.09 + 7.69) / 2 per cent, half their differences.
+    assert "| Piggyback | −10.1 ± 1.0 % (0/2) | **+8.4 ± 0.7 %** (2/2) |" in "\n".join(lines)
+    row = [row for row in page_of(made[1]).rows if row and row[0] == "Piggyback" and "%" in row[1]]
+    assert row == [["Piggyback", "−10.1 ± 1.0 % 0 of 2", "+8.4 ± 0.7 % 2 of 2"]]
+
+
+def test_the_mask_that_is_named_has_as_many_pairs_as_any(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    piggyback = next(m for m in suite.methods if m.label == "piggyback")
+    sequential = next(m for m in suite.methods if m.label == "sequential")
+    # When it was lucky in its only seed, it is not the one to quote: sequential's edges, 900, are best of all.
+    lucky = replace(sequential, label="lucky", group="mask", runs=sequential.runs[:1])
+    assert nearest_mask(replace(suite, methods=(*suite.methods, lucky))) == (piggyback, 1, 2)
+    assert nearest_mask(replace(suite, methods=(piggyback,))) is None
+
+
+def test_a_disaster_does_not_squeeze_the_others_into_a_line(made: tuple[Path, Path]) -> None:
+    methods = read_suite(made[0]).methods
+    points = [(method, 1e6, value) for method, value in zip(methods, (0.5, 0.4, -7.0), strict=True)]
+    axes = quality_bytes_figure(points, all_tasks=dict.fromkeys(methods, True)).axes[0]
+    assert 0 < axes.get_ylim()[0] < 0.4
+    assert f"{methods[2].title} (−7.000, below)" in [note.get_text() for note in axes.texts]
+    assert sum(line.get_marker() == "v" for line in axes.lines) >= 1
+
+
+def test_a_reference_that_learned_nothing_is_nothing_to_compare_with(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    piggyback, finetune = (next(m for m in suite.methods if m.label == label) for label in ("piggyback", "finetune"))
+    task = suite.tasks[0]
+    spoilt = type(task)(**{**vars(task), "baseline": 0.499})
+    assert relative_skill(piggyback, finetune, task) is not None
+    assert relative_skill(piggyback, finetune, spoilt) is None
+
+
+@pytest.mark.parametrize(
+    ("means", "higher", "expected"),
+    [((0.1, 0.3, 0.2), True, {1}), ((0.1, 0.3, 0.2), False, {0}), ((0.3, None, 0.3), True, {0, 2}), ((None, None), True, set())],
+)
+def test_the_best_is_the_best_in_its_direction_and_ties_share_it(means: Any, higher: bool, expected: set[int]) -> None:
+    stats = [None if mean is None else Stat(mean, None, 1) for mean in means]
+    assert best(stats, higher_is_better=higher) == expected
+
+
+@pytest.mark.parametrize(
+    ("stat", "shown"),
+    [(None, ("—", "")), (Stat(0.5, None, 1), ("0.5000", "")), (Stat(0.83891, 0.00214, 3), ("0.8389", "± 0.0021")),
+     (Stat(1139.4, 21.7, 2), ("1,139", "± 22")), (Stat(0.0, 0.0, 2), ("0", "± 0")),
+     (Stat(12.5, 3456.0, 2), ("12.50", "± 3,456.00"))],
+)  # fmt: skip
+def test_a_spread_has_as_many_decimals_as_its_mean(stat: Stat | None, shown: tuple[str, str]) -> None:
+    assert spread(stat) == shown
+
+
+def test_sizes_count_what_is_shared_once(made: tuple[Path, Path]) -> None:
+    by = {row["method"]: row for row in table(made[1], "sizes")}
+    # Tasks of 30,000 bytes with seed 0 and 31,000 with seed 1, three of them, beside a backbone of 1,000,000.
+    assert [by["piggyback"][key] for key in ("shared_bytes", "task_bytes", "total_bytes")] == [1_000_000, 91_500, 1_091_500]
+    assert [by["finetune"][key] for key in ("shared_bytes", "total_bytes")] == [0, 3_001_500]
+    assert page_of(made[1]).row("Piggyback")[5] == "1.09 MB"
+
+
+def test_training_times_are_summed_over_the_tasks(made: tuple[Path, Path]) -> None:
+    # 60 + 61 + 62 s with seed 0, 30 s more with seed 1.
+    entry = next(row for row in table(made[1], "time") if row["method"] == "piggyback")
+    assert entry["seconds_mean"] == 198
+    assert entry["seconds_std"] == pytest.approx(30 / 2**0.5)
+
+
+def test_the_forgetting_matrix_is_the_mean_over_seeds(made: tuple[Path, Path]) -> None:
+    cells = {(row["method"], row["after"], row["task"]): row for row in table(made[1], "forgetting")}
+    assert cells["sequential", "streets", "streets"]["value"] == pytest.approx(0.75)
+    assert cells["sequential", "edges", "streets"]["value"] == pytest.approx(0.2)
+    # Skills fell from 0.625 and 0.75 to -0.125 and 0.125.
+    assert cells["sequential", "edges", "streets"]["skill_change"] == pytest.approx(-0.6875)
+    assert ("sequential", "streets", "colour") not in cells
+    assert all(row["skill_change"] == 0 for row in cells.values() if row["method"] != "sequential")
+
+
+def test_learning_curves_join_the_phases_of_a_task_and_average_seeds(tmp_path: Path) -> None:
+    for seed, value in ((0, 0.1), (1, 0.3)):
+        folder = tmp_path / "sequential" / str(seed)
+        write_run(folder, "sequential", seed)
+        log = folder / "metrics" / "streets.warmup.csv"
+        log.write_text(f"step,loss,val mIoU\n5,1.0,{value}\n", encoding="utf-8")
+        store_run(folder, tmp_path / "store", label="sequential", seed=seed)
+    suite = read_suite(tmp_path / "store")
+    points = mean_curve(suite.methods[0], suite.tasks[0])
+    assert [step for step, _ in points] == [5, 15, 25, 35, 45]
+    assert points[0][1] == pytest.approx(0.2)
+    assert points[-1][1] == pytest.approx(0.75)
+    assert training_curve(tmp_path / "sequential" / "0", "streets", "mIoU")
+    (tmp_path / "sequential" / "0" / "metrics" / "streets.joint.csv").write_text("step,loss\n1,1\n", encoding="utf-8")
+    assert training_curve(tmp_path / "sequential" / "0", "streets", "mIoU") == [], "all tasks trained at once"
+
+
+def test_forty_methods_leave_room_for_the_axes(tmp_path: Path) -> None:
+    """Their legend has columns; matplotlib's warning that it found no room would fail the test."""
+    methods = [Method(f"m{i}", f"a method with a longer name {i}", "mask", "", i, ()) for i in range(40)]
+    task = TaskInfo("edges", "edges", "MSE", False, None, None)
+    curves = curve_figure(task, {method: [(1, i + 1.0), (2, 2.0)] for i, method in enumerate(methods)})
+    bars = zeroed_figure(methods, ["edges"], {method: {"edges": 0.5} for method in methods})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for figure in (curves, bars):
+            save_png(figure, tmp_path / "figure.png")
+            (axes,) = figure.axes
+            assert axes.bbox.width > 0.4 * figure.bbox.width
+            assert axes.bbox.height > 0.6 * figure.bbox.height
+
+
+def test_csv_and_json_tables_say_the_same(made: tuple[Path, Path]) -> None:
+    names = sorted(path.stem for path in (made[1] / "tables").glob("*.csv"))
+    assert names == sorted(path.stem for path in (made[1] / "tables").glob("*.json"))
+    assert {"headline", "final", "just_learned", "skill", "forgetting", "sizes", "time", "metrics", "masks_layers"} <= set(names)
+    for name in names:
+        with open(made[1] / "tables" / f"{name}.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        objects = table(made[1], name)
+        shown = {None: "", True: "true", False: "false"}
+        assert rows, name
+        as_text = [{k: shown[v] if v is None or isinstance(v, bool) else str(v) for k, v in row.items()} for row in objects]
+        assert rows == as_text, name
+
+
+def test_the_wide_table_is_tasks_by_methods(made: tuple[Path, Path]) -> None:
+    first = table(made[1], "headline")[0]
+    assert first == {"task": "streets", "metric": "mIoU", "higher_is_better": True, "baseline": 0.2, "piggyback": 0.55,
+                     "sequential": pytest.approx(0.2), "finetune": 0.5}  # fmt: skip
