@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from img2img.composed import config_path
-from img2img.data.base import PictureSet
+from img2img.data.base import ImageDataset
 from img2img.errors import InputError
 from img2img.inference import load
 from img2img.memory import memory_explained
@@ -62,7 +62,7 @@ def evaluate_run(
     for name in model.tasks if tasks is None else tasks:
         model.task(name)
         ready = prepare(experiment, name)
-        pictures: PictureSet = getattr(ready.parts, part)
+        pictures: ImageDataset = getattr(ready.parts, part)
         figures = evaluator.figures(lambda x, name=name: model.network(x, task=name), ready.task, pictures)  # type: ignore[misc]
         entry = {"metric": ready.task.metric, "figures": finite(figures), "pictures": len(pictures)}
         changed = records.difference(ready, [part])

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.metrics.change import max_abs_change
+from img2img.metrics.output_change import max_abs_difference
 from img2img.training.evaluate import Evaluator, Network
 from img2img.training.learners import Ready
 from img2img.training.sealed import read_sealed_tensors, write_sealed_tensors
@@ -40,7 +40,7 @@ class Probes:
             InputError: the probe is missing or damaged.
         """
         probe = self._read(name)
-        return max_abs_change(probe["output"], evaluator.run(network, probe["input"]))
+        return max_abs_difference(probe["output"], evaluator.run(network, probe["input"]))
 
     def check(
         self,

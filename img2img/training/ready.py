@@ -10,7 +10,7 @@ import torch
 
 from img2img.backbones import Backbone
 from img2img.bundle import read_bundle
-from img2img.data import VOID, PictureSet, build_data
+from img2img.data import VOID, ImageDataset, build_data
 from img2img.errors import InputError
 from img2img.memory import memory_explained
 from img2img.paths import paths_in
@@ -160,7 +160,7 @@ def remarks(ready: Ready) -> Iterator[str]:
             yield f"the labels of the {part} part hold {names[next(iter(seen))]} and {VOID} alone, which is void: is it a class?"
 
 
-def _seen(pictures: PictureSet, classes: int, *, whole: bool) -> tuple[set[int], bool]:
+def _seen(pictures: ImageDataset, classes: int, *, whole: bool) -> tuple[set[int], bool]:
     """Which of so many classes occur in a set, and whether void does too, where not all do.
 
     Of labels those of `_READ` pictures at most are read, the same ones as `Segmentation.fit` reads, until all were seen.
