@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from img2img.cli.video import VIDEOS, make_frames, make_video, video_ending
-from img2img.data.images.decode import list_images
+from img2img.data.images.listing import list_images
 from img2img.errors import InputError
 from img2img.files import clear_leftovers, write_atomic, write_json
 from img2img.paths import expanded

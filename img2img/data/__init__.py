@@ -53,7 +53,7 @@ def _patterns(
 
 def _split_class_folder(*, root: str, number: int, classes_per_task: int, order: str = "sorted", seed: int = 0) -> ImageDataset:
     from img2img.data.datasets.class_folder import listed
-    from img2img.data.split_classes import SplitClasses
+    from img2img.data.split import SplitClasses
 
     return SplitClasses(listed(root), number=number, classes_per_task=classes_per_task, order=order, seed=seed)  # type: ignore[arg-type]
 

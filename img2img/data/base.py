@@ -10,11 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from img2img.errors import InputError
+
 VOID = 255
 """The label of a pixel that counts nowhere: not in the loss, not in a metric, not in the range check."""
 
 PARTS = ("train", "val", "test")
 """The parts of a dataset: to train on, to choose the model by, to report on."""
+
+
+def check_part(part: str) -> None:
+    """Raise an `InputError` unless `part` is "train", "val" or "test"."""
+    if part not in PARTS:
+        raise InputError(f"part={part!r}: expected one of {', '.join(PARTS)}; correct the data configuration")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Parts of a dataset: training, validation and test pictures by position, and small subsets."""
+"""Parts of a dataset: training, validation and test images by position, small subsets, and tasks of a few classes each."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -90,3 +91,68 @@ def limit(pictures: ImageDataset, n: int) -> Subset:
         raise InputError(f"got a limit of {n} pictures: expected at least 1")
     size = len(pictures)
     return Subset(pictures, (i * size // n for i in range(n)) if n < size else range(size))
+
+
+class SplitClasses(Subset):
+    """The pictures of one task's classes, relabelled 0, 1, ..., with none of them decoded to find out.
+
+    The list of classes is cut into pieces of `classes_per_task`, and task n has the n-th; a rest that fills no piece belongs to
+    no task. The pieces depend on `pictures.classes` alone, so parts with the same classes are cut alike. Split ImageNet, 100
+    tasks of 10 classes, is made so from a `ClassFolder` ("ImpressLearn", 2022, section 4).
+
+    Args:
+        pictures: the dataset.
+        number: the task, from 1.
+        classes_per_task: how many classes it has.
+        order: of the list: "sorted" as the dataset has its classes, "random" shuffled by
+            `numpy.random.default_rng(seed).permutation`. Within a task the classes keep the dataset's order.
+        seed: of the shuffle, 0 or more.
+
+    Raises:
+        InputError: a dataset whose categories are not known beforehand, an option out of range, or a task without a picture.
+    """
+
+    categories: NDArray[np.int64]
+
+    def __init__(
+        self,
+        pictures: ImageDataset,
+        *,
+        number: int,
+        classes_per_task: int,
+        order: Literal["sorted", "random"] = "sorted",
+        seed: int = 0,
+    ) -> None:
+        if (categories := pictures.categories) is None:
+            raise InputError(
+                f"got {pictures.name!r} to split by class: expected a dataset that knows the class of every picture beforehand; "
+                "give for instance a folder of pictures by class"
+            )
+        count = len(pictures.classes)
+        if not 1 <= classes_per_task <= count:
+            raise InputError(f"got classes_per_task={classes_per_task}: expected 1..{count}, the classes of {pictures.name!r}")
+        if not 1 <= number <= count // classes_per_task:
+            raise InputError(
+                f"got the task number {number}: expected 1..{count // classes_per_task}, since {pictures.name!r} has {count} "
+                f"classes and a task {classes_per_task}"
+            )
+        if order not in ("sorted", "random") or seed < 0:
+            raise InputError(f"got order={order!r}, seed={seed}: expected 'sorted' or 'random' and 0 or more; correct it")
+        ordered = np.arange(count) if order == "sorted" else np.random.default_rng(seed).permutation(count)
+        chosen = np.sort(ordered[(number - 1) * classes_per_task : number * classes_per_task])
+        super().__init__(pictures, np.flatnonzero(np.isin(categories, chosen)).tolist(), name=f"{pictures.name}-{number}")
+        if not len(self):
+            raise InputError(
+                f"{pictures.name!r} has no picture of the classes of task {number}, {[pictures.classes[c] for c in chosen]}: "
+                "expected some; choose another task or check the data"
+            )
+        self.categories = np.searchsorted(chosen, categories[self._indices]).astype(np.int64)
+        self.classes = tuple(pictures.classes[c] for c in chosen)
+
+    def __getitem__(self, index: int) -> Sample:
+        return replace(super().__getitem__(index), category=int(self.categories[index]))
+
+    def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+        """The task's rows of the whole dataset's, with its own class indices."""
+        rows = super().arrays()
+        return None if rows is None else (rows[0], self.categories.copy())

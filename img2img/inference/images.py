@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from img2img.data.images.bit_depth import check_white, current_white, note_highest_value, reading_16_bits
-from img2img.data.images.decode import MAX_PIXELS, open_image, to_8_bits, to_rgb, upright
+from img2img.data.images.bit_depth import check_white, current_white, note_highest_value, reading_16_bits, to_8_bits
+from img2img.data.images.decode import MAX_PIXELS, open_image, to_rgb
+from img2img.data.images.exif import upright
 from img2img.errors import InputError
 from img2img.tasks.base import pixels
 from img2img.tasks.segmentation import palette

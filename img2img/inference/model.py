@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from img2img import arguments
 from img2img.bundle import bundle_folder, load_bases, load_bundle, read_bundle, task_path
 from img2img.data.images.bit_depth import check_white
-from img2img.data.images.decode import list_images
+from img2img.data.images.listing import list_images
 from img2img.errors import InputError
 from img2img.inference.device import chosen_device
 from img2img.inference.images import Opened, Picture

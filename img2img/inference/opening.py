@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from img2img.data.images.decode import list_images
+from img2img.data.images.listing import list_images
 from img2img.errors import InputError
 from img2img.inference.images import Opened, open_input
 from img2img.paths import expanded

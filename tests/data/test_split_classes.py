@@ -5,8 +5,7 @@ import pytest
 
 from img2img.data.arrays import ArrayDataset
 from img2img.data.base import ImageDataset, Sample
-from img2img.data.split import Subset
-from img2img.data.split_classes import SplitClasses
+from img2img.data.split import SplitClasses, Subset
 from img2img.errors import InputError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img.data.arrays import ArrayDataset, require_part
-from img2img.data.images.decode import require_folder
+from img2img.data.images.listing import require_folder
 from img2img.errors import InputError
 from img2img.unpickle import read_pickled_arrays
 

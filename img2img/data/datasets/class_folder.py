@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from img2img.data.base import ImageDataset, Sample
 from img2img.data.datasets.file_names import first_twice, nfc
-from img2img.data.datasets.folder import unknown_name
-from img2img.data.images.decode import EXTENSIONS, read_image, require_folder
-from img2img.data.images.listing import SkippedFiles, scan, subfolders
+from img2img.data.datasets.label_table import unknown_name
+from img2img.data.images.decode import read_image
+from img2img.data.images.listing import EXTENSIONS, SkippedFiles, require_folder, scan, subfolders
 from img2img.data.warn_once import warn_once
 from img2img.errors import InputError
 

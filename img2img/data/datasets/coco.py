@@ -12,9 +12,10 @@ from img2img.data.base import VOID, ImageDataset, Sample
 from img2img.data.datasets.coco_file import id_order, read_coco
 from img2img.data.datasets.coco_regions import EXPECTED, draw_region
 from img2img.data.datasets.file_names import nfc, on_disk
-from img2img.data.datasets.folder import BACKGROUND, unknown_name
-from img2img.data.images.decode import read_turned, require_folder, turned
-from img2img.data.images.orientation import DrawnOn, check_drawn_on, of_which_pixels, warn_of_turned
+from img2img.data.datasets.label_table import BACKGROUND, unknown_name
+from img2img.data.images.decode import read_turned
+from img2img.data.images.exif import DrawnOn, check_drawn_on, of_which_pixels, turned, warn_of_turned
+from img2img.data.images.listing import require_folder
 from img2img.data.warn_once import warn_once
 from img2img.errors import InputError
 from img2img.paths import expanded

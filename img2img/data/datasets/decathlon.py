@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from img2img.data.base import ImageDataset, Sample
 from img2img.data.datasets.file_names import nfc, on_disk
-from img2img.data.datasets.folder import unknown_name
-from img2img.data.images.decode import read_image, require_folder
+from img2img.data.datasets.label_table import unknown_name
+from img2img.data.images.decode import read_image
+from img2img.data.images.listing import require_folder
 from img2img.errors import InputError
 from img2img.files import read_json, write_json
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from img2img.data.datasets.file_names import nfc
-from img2img.data.images.decode import EXTENSIONS, list_images
+from img2img.data.images.listing import EXTENSIONS, list_images
 from img2img.data.warn_once import warn_once
 from img2img.errors import InputError
 

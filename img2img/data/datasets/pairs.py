@@ -9,8 +9,9 @@ import numpy as np
 
 from img2img.data.base import ImageDataset, Sample
 from img2img.data.datasets.file_matching import Side, pair_files
-from img2img.data.images.decode import list_images, read_image, read_turned, require_folder, turned
-from img2img.data.images.orientation import DrawnOn, check_drawn_on, of_which_pixels, warn_of_turned
+from img2img.data.images.decode import read_image, read_turned
+from img2img.data.images.exif import DrawnOn, check_drawn_on, of_which_pixels, turned, warn_of_turned
+from img2img.data.images.listing import list_images, require_folder
 from img2img.errors import InputError
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from img2img.data.base import PARTS, ImageDataset, Sample
+from img2img.data.base import ImageDataset, Sample, check_part
 from img2img.errors import InputError
 
 
@@ -116,12 +116,6 @@ def photo_region(name: str, part: str, short_side: int) -> NDArray[np.uint8] | N
     region = np.array(photo.crop((left, top, right, bottom)).resize(size, Image.Resampling.LANCZOS))
     region.setflags(write=False)
     return region
-
-
-def check_part(part: str) -> None:
-    """Raise an `InputError` unless `part` is "train", "val" or "test"."""
-    if part not in PARTS:
-        raise InputError(f"part={part!r}: expected one of {', '.join(PARTS)}; correct the data configuration")
 
 
 class SamplePhotos(ImageDataset):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from img2img.data.datasets.file_matching import by_stem_of
 from img2img.data.datasets.file_names import on_disk, read_name_list
-from img2img.data.datasets.folder import LabelTable, SegmentationDataset
-from img2img.data.images.decode import EXTENSIONS, require_folder
-from img2img.data.images.orientation import DrawnOn
+from img2img.data.datasets.folder import SegmentationDataset
+from img2img.data.datasets.label_table import LabelTable
+from img2img.data.images.exif import DrawnOn
+from img2img.data.images.listing import EXTENSIONS, require_folder
 from img2img.errors import InputError
 
 VOC_CLASSES = (

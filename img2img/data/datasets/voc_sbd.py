@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img.data.datasets.file_names import read_name_list
-from img2img.data.datasets.folder import LabelTable, SegmentationDataset
+from img2img.data.datasets.folder import SegmentationDataset
+from img2img.data.datasets.label_table import LabelTable
 from img2img.data.datasets.matlab import read_uint8_field
 from img2img.data.datasets.voc import VOC_CLASSES, Folder, VocSegmentation, check_items
-from img2img.data.images.decode import require_folder
-from img2img.data.images.orientation import DrawnOn
+from img2img.data.images.exif import DrawnOn
+from img2img.data.images.listing import require_folder
 from img2img.errors import InputError
 
 _Item = tuple[str, Path, Path]

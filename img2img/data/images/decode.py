@@ -3,38 +3,18 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from img2img.data.images.bit_depth import FULL, current_white, note_highest_value, to_8_bits, to_16_bits
-from img2img.data.images.deep_colour import scale_deep_colours
-from img2img.data.images.exif import orientation_of, turn, turned, upright
-from img2img.data.images.greys import as_greys
+from img2img.data.images.bit_depth import FULL, current_white, note_highest_value, scale_deep_colours, to_8_bits, to_16_bits
+from img2img.data.images.exif import orientation_of, turn, turned
+from img2img.data.images.header import open_header
 from img2img.data.images.icc_profile import to_srgb
-from img2img.data.images.listing import EXTENSIONS, list_images, require_folder
-from img2img.data.images.png_text import without_large_text
 from img2img.errors import InputError
 from img2img.paths import expanded
-
-__all__ = [
-    "EXTENSIONS",
-    "MAX_PIXELS",
-    "check_enlarged",
-    "list_images",
-    "open_header",
-    "open_image",
-    "read_image",
-    "read_label",
-    "read_turned",
-    "require_folder",
-    "to_8_bits",
-    "to_rgb",
-    "turned",
-    "upright",
-]
 
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded: a file of a few kilobytes can claim gigabytes of pixels.
@@ -84,9 +64,10 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
     Colours become sRGB by the profile that the file carries, CMYK and Lab too; a damaged profile, or one of other colours than
     the file's, is left aside, and what has none is taken for sRGB. Grey is repeated, a palette is looked up, 1-bit becomes black
-    and white, 16 bits are scaled to 8 (`depth.reading` says what is white), of an animation the first frame is taken, and the
-    EXIF orientation is applied, so that the array is what a viewer shows. Transparent pixels are composited on white: the colour
-    stored under them is arbitrary (often black), and white is the paper that cut-out products and line drawings are made for.
+    and white, 16 bits are scaled to 8 (`bit_depth.reading_16_bits` gives what is white), of an animation the first frame is
+    taken, and the EXIF orientation is applied, so that the array is what a viewer shows. Transparent pixels are composited on
+    white: the colour stored under them is arbitrary (often black), and white is the paper that cut-out products and line drawings
+    are made for.
 
     Returns:
         (H, W, 3) uint8 RGB in [0, 255].
@@ -200,6 +181,21 @@ def read_label(path: str | os.PathLike[str], *, stored: bool = False, greys: boo
     return label if stored else turned(label, decoded.orientation)
 
 
+def as_greys(image: Image.Image) -> Image.Image:
+    """The picture as 8-bit grey (mode "L") where all that it shows is grey and opaque; else as it is.
+
+    So a mask of black and white is 0 and 255 whether a file has it as grey, as one bit, in a palette, whose order is the
+    program's that wrote it, or in three equal channels.
+    """
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode not in ("P", "PA", "LA", "RGB", "RGBA", "RGBX"):
+        return image
+    shown = np.asarray(image.convert("RGBA"))
+    grey = np.all(shown[..., :3] == shown[..., :1]) and np.all(shown[..., 3] == 255)
+    return Image.fromarray(np.ascontiguousarray(shown[..., 0])) if grey else image
+
+
 def _as_written(values: NDArray[Any], decoded: _Decoded) -> NDArray[Any]:
     """The numbers in a PGM, which Pillow stretches from 0..maxval to all of 8 or 16 bits."""
     if decoded.kind != "PPM" or decoded.image.mode == "1" or len(decoded.raw) < 2 or not isinstance(decoded.raw[1], int):
@@ -257,15 +253,3 @@ def _decode(path: Path) -> _Decoded:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(f"{path} is damaged ({error}): expected a whole picture; fetch the file again or delete it") from error
-
-
-def open_header(file: BinaryIO, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """The picture of a file, its header read and its pixels not yet; a PNG without those texts that are larger than Pillow reads.
-
-    Raises whatever Pillow raises.
-    """
-    read, profile = without_large_text(file)
-    image = Image.open(read, formats=formats)
-    if profile is not None:
-        image.info["icc_profile"] = profile
-    return image

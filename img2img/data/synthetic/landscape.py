@@ -60,8 +60,8 @@ def render(
         _paint_road(view, shore)
     render_objects(view)
     if not daylight:
-        view.canvas.picture *= (0.85 + 0.3 * rng.random(3)).astype(np.float32)
-    return view.canvas.finish(rng, grain=int(rng.integers(2, 9))), view.canvas.label
+        view.renderer.image *= (0.85 + 0.3 * rng.random(3)).astype(np.float32)
+    return view.renderer.finish(rng, grain=int(rng.integers(2, 9))), view.renderer.label
 
 
 def _rows(size: int) -> NDArray[np.float32]:
@@ -69,23 +69,23 @@ def _rows(size: int) -> NDArray[np.float32]:
 
 
 def _paint_sky(view: View) -> None:
-    rng, canvas, size = view.rng, view.canvas, view.canvas.size
+    rng, renderer, size = view.rng, view.renderer, view.renderer.size
     down = np.clip(_rows(size) / np.float32(view.horizon), 0, 1)
-    canvas.picture[:] = view.zenith + (view.haze - view.zenith) * down
-    canvas.picture += ((smooth_noise(rng, (size, size), cells=4, stretch=2) - 128) * np.float32(0.1))[:, :, None]
+    renderer.image[:] = view.zenith + (view.haze - view.zenith) * down
+    renderer.image += ((smooth_noise(rng, (size, size), cells=4, stretch=2) - 128) * np.float32(0.1))[:, :, None]
     if rng.random() < 0.35:  # the sun or the moon is sky
         diameter = view.between(0.06, 0.15) * size
         x, y = view.between(0.1, 0.9) * size, view.between(0.1, 0.85) * view.horizon
         disc = random_colour(rng, (0.05, 0.18), (0, 0.5), (0.9, 1))
-        canvas.paint(canvas.patch(ellipse(x, y, 2 * diameter, 2 * diameter), blur=max(1, size // 16)), disc, opacity=0.4)
-        canvas.paint(canvas.patch(ellipse(x, y, diameter, diameter)), disc)
+        renderer.paint(renderer.patch(ellipse(x, y, 2 * diameter, 2 * diameter), blur=max(1, size // 16)), disc, opacity=0.4)
+        renderer.paint(renderer.patch(ellipse(x, y, diameter, diameter)), disc)
     for _ in range(rng.integers(1, 5)):
         _paint_cloud(view)
 
 
 def _paint_cloud(view: View) -> None:
     """Puffs over a flat base, lighter above and darker below; rain clouds and sunset clouds are darker than the sky."""
-    rng, canvas, size = view.rng, view.canvas, view.canvas.size
+    rng, renderer, size = view.rng, view.renderer, view.renderer.size
     width = view.between(0.25, 0.6) * size
     x, base = view.between(0, 1) * size, view.between(0.2, 0.85) * view.horizon
     puffs = []
@@ -98,33 +98,35 @@ def _paint_cloud(view: View) -> None:
     top = random_colour(rng, (0, 1), (0, 0.12), (0.9, 1))
     light = view.daylight or rng.random() < 0.7
     bright = mix(view.haze, top, view.between(0.5, 1)) if light else view.zenith * np.float32(view.between(0.45, 0.7))
-    patch = canvas.patch(*puffs, blur=max(1, size // 64), union=True)
+    patch = renderer.patch(*puffs, blur=max(1, size // 64), union=True)
     if patch is None:
         return
     down = np.linspace(0, 1, patch.shape[0], dtype=np.float32)[:, None, None]
     lumps = (smooth_noise(rng, patch.shape, cells=6) - 128)[:, :, None] * np.float32(0.15)
-    canvas.paint(patch, bright * (1 - np.float32(0.25) * down) + lumps, label=LandscapeClass.CLOUD, opacity=view.between(0.8, 1))
+    renderer.paint(
+        patch, bright * (1 - np.float32(0.25) * down) + lumps, label=LandscapeClass.CLOUD, opacity=view.between(0.8, 1)
+    )
 
 
 def _paint_ridges(view: View) -> None:
     """Up to three hill lines behind each other, the far ones hazier."""
-    rng, canvas, size = view.rng, view.canvas, view.canvas.size
+    rng, renderer, size = view.rng, view.renderer, view.renderer.size
     for k in reversed(range(rng.integers(0, 4))):
         peaks = view.between(0.02, 0.09 + 0.06 * k) * size
         line = smooth_noise(rng, (1, size + 1), cells=int(rng.integers(3, 8)))[0] / np.float32(255) * np.float32(peaks)
         crest = [(float(x), view.horizon - 1 - float(y)) for x, y in enumerate(line)]
-        patch = canvas.patch([*crest, (size, view.horizon + 2), (0.0, view.horizon + 2)])
+        patch = renderer.patch([*crest, (size, view.horizon + 2), (0.0, view.horizon + 2)])
         if patch is not None:
             rock = mix(mix(view.ground, choose_colour(rng, view.leaves), 0.5), view.haze, 0.2 + 0.2 * k)
             light = view.stock.texture(rng, "gravel" if rng.random() < 0.4 else "grass", patch.shape, least=0.4)
-            canvas.paint(patch, rock * (1 + np.float32(0.5 - 0.12 * k) * light), label=LandscapeClass.LAND)
+            renderer.paint(patch, rock * (1 + np.float32(0.5 - 0.12 * k) * light), label=LandscapeClass.LAND)
 
 
 def _paint_land(view: View) -> None:
-    rng, canvas, size = view.rng, view.canvas, view.canvas.size
+    rng, renderer, size = view.rng, view.renderer, view.renderer.size
     waves = smooth_noise(rng, (1, size + 1), cells=4)[0] / np.float32(255) * np.float32(0.03 * size)
     edge = [(float(x), view.horizon + float(y)) for x, y in enumerate(waves)]
-    patch = canvas.patch([*edge, (size, size), (0.0, size)])
+    patch = renderer.patch([*edge, (size, size), (0.0, size)])
     if patch is None:
         return
     h, w = patch.shape
@@ -132,18 +134,18 @@ def _paint_land(view: View) -> None:
     base = mix(view.ground, view.haze, 0.3) * (1 - near) + view.ground * near
     patches = (smooth_noise(rng, (h, w), cells=6, stretch=2) - 128)[:, :, None] * np.float32(0.25 / 128)
     light = view.stock.texture(rng, "grass", (h, w), least=0.4)
-    canvas.paint(patch, base * (1 + patches + (np.float32(0.3) + np.float32(0.6) * near) * light), label=LandscapeClass.LAND)
+    renderer.paint(patch, base * (1 + patches + (np.float32(0.3) + np.float32(0.6) * near) * light), label=LandscapeClass.LAND)
 
 
 def _paint_water(view: View) -> float:
     """A sea from the horizon to a shore, or a lake in the land; returns where the land before it begins."""
-    rng, canvas, size = view.rng, view.canvas, view.canvas.size
+    rng, renderer, size = view.rng, view.renderer, view.renderer.size
     depth = size - view.horizon
     if rng.random() < 0.55:
         shore = view.horizon + view.between(0.3, 0.75) * depth
         waves = smooth_noise(rng, (1, size + 1), cells=4)[0] / np.float32(255) * np.float32(0.12 * depth)
         edge = [(size - float(x), shore - float(y)) for x, y in enumerate(waves)]
-        patch = canvas.patch([(0.0, view.horizon), (size, view.horizon), *edge])
+        patch = renderer.patch([(0.0, view.horizon), (size, view.horizon), *edge])
     else:
         width, height = view.between(0.6, 1.3) * size, view.between(0.25, 0.5) * depth
         middle = view.horizon + view.between(0.3, 0.6) * depth
@@ -151,7 +153,7 @@ def _paint_water(view: View) -> float:
         centre = view.between(0.1, 0.9) * size
         wobble = 0.7 + smooth_noise(rng, (1, 24), cells=8)[0] * np.float32(0.3 / 255)
         rim = zip(ellipse(0, 0, width, height, 24), wobble.tolist(), strict=True)
-        patch = canvas.patch([(centre + x * r, middle + y * r) for (x, y), r in rim])
+        patch = renderer.patch([(centre + x * r, middle + y * r) for (x, y), r in rim])
     if patch is None:
         return shore
     h, w = patch.shape
@@ -159,13 +161,13 @@ def _paint_water(view: View) -> float:
     near = np.linspace(0, 1, h, dtype=np.float32)[:, None, None]
     base = mix(view.haze, deep, 0.3) * (1 - near) + deep * near
     ripples = (smooth_noise(rng, (h, w), cells=max(h // 2, 2), stretch=max(h // 10, 1)) - 128)[:, :, None]
-    canvas.paint(patch, base + ripples * np.float32(view.between(0.12, 0.3)), label=LandscapeClass.WATER)
+    renderer.paint(patch, base + ripples * np.float32(view.between(0.12, 0.3)), label=LandscapeClass.WATER)
     return shore
 
 
 def _paint_road(view: View, end: float) -> None:
     """A bending road from the lower border to `end`, narrowing with distance."""
-    rng, canvas, size = view.rng, view.canvas, view.canvas.size
+    rng, renderer, size = view.rng, view.renderer, view.renderer.size
     end = min(end + 1, size - 0.12 * size)
     start, bend, goal = view.between(0.1, 0.9), view.between(-0.35, 0.35), view.between(0.25, 0.75)
     near, far = view.between(0.25, 0.5) * size, view.between(0.02, 0.06) * size
@@ -178,7 +180,7 @@ def _paint_road(view: View, end: float) -> None:
         return middle + side * width / 2, size + 1 - (size + 1 - end) * t
 
     steps = [k / 12 for k in range(13)]
-    patch = canvas.patch([at(t, -1) for t in steps] + [at(t, 1) for t in reversed(steps)])
+    patch = renderer.patch([at(t, -1) for t in steps] + [at(t, 1) for t in reversed(steps)])
     if patch is None:
         return
     asphalt = rng.random() < 0.6
@@ -187,9 +189,9 @@ def _paint_road(view: View, end: float) -> None:
     else:
         tone = random_colour(rng, (0.03, 0.13), (0.15, 0.5), (0.4, 0.8))
     light = view.stock.texture(rng, "gravel", patch.shape, least=0.5)
-    canvas.paint(patch, tone * (1 + np.float32(view.between(0.15, 0.45)) * light), label=LandscapeClass.ROAD)
+    renderer.paint(patch, tone * (1 + np.float32(view.between(0.15, 0.45)) * light), label=LandscapeClass.ROAD)
     if asphalt and rng.random() < 0.7:  # the centre line, on the road's own pixels
         line = random_colour(rng, (0.1, 0.16), (0, 0.7), (0.8, 1))
         for k in range(0, 12, 2):
             dash = [at(t / 12, s) for t, s in ((k, -0.05), (k + 1, -0.05), (k + 1, 0.05), (k, 0.05))]
-            canvas.paint(canvas.patch(dash), line)
+            renderer.paint(renderer.patch(dash), line)

@@ -40,7 +40,7 @@ class View(NamedTuple):
     """What the painters of one scene share."""
 
     rng: np.random.Generator
-    canvas: SceneRenderer
+    renderer: SceneRenderer
     stock: PhotoTextures
     horizon: float  # in pixels from the top
     zenith: Colour

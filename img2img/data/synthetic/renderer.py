@@ -26,7 +26,7 @@ _SHIFT = 4  # binary places of a corner's position in sub-pixels
 
 
 class Patch(NamedTuple):
-    """Where something is painted: a window of the canvas and how much of each of its pixels is covered."""
+    """Where something is painted: a window of the image and how much of each of its pixels is covered."""
 
     rows: slice
     columns: slice
@@ -43,17 +43,17 @@ class SceneRenderer:
     """A square picture in the making, black and of class `label` at first.
 
     Attributes:
-        picture: (size, size, 3) float32 RGB in [0, 255].
+        image: (size, size, 3) float32 RGB in [0, 255].
         label: (size, size) uint8 class indices: of each pixel, the last painted thing that covers at least half of it.
     """
 
     def __init__(self, size: int, *, label: int = 0) -> None:
         self.size = size
-        self.picture = np.zeros((size, size, 3), np.float32)
+        self.image = np.zeros((size, size, 3), np.float32)
         self.label = np.full((size, size), label, np.uint8)
 
     def patch(self, *outlines: Points, blur: int = 0, union: bool = False) -> Patch | None:
-        """The area inside the outlines, its edge softened over `blur` pixels; None when nothing of it lies on the canvas.
+        """The area inside the outlines, its edge softened over `blur` pixels; None when nothing of it lies in the image.
 
         Where an even number of outlines overlap there is a hole, unless `union`.
         """
@@ -63,7 +63,7 @@ class SceneRenderer:
         top, bottom = max(int(min(ys)) - blur - 1, 0), min(int(max(ys)) + blur + 2, self.size)
         if right <= left or bottom <= top:
             return None
-        # the window is widened by the blur, so that what lies beyond the canvas' edge is blurred into it
+        # the window is widened by the blur, so that what lies beyond the image's edge is blurred into it
         fine = np.zeros(((bottom - top + 2 * blur) * _FINE, (right - left + 2 * blur) * _FINE), np.uint8)
         origin = np.array([left - blur, top - blur], np.float64)
         # OpenCV's integer coordinates are the centres of (sub-)pixels, hence the half
@@ -82,7 +82,7 @@ class SceneRenderer:
         """Cover the patch with `colour`, (3,) or (h, w, 3) of the patch's window; `label` None keeps the labels."""
         if patch is None:
             return
-        window = self.picture[patch.rows, patch.columns]
+        window = self.image[patch.rows, patch.columns]
         window += (patch.cover * np.float32(opacity / 255))[:, :, None] * (colour - window)
         if label is not None:
             self.label[patch.rows, patch.columns][patch.cover >= 128] = label
@@ -90,12 +90,12 @@ class SceneRenderer:
     def shade(self, patch: Patch | None, amount: float) -> None:
         """Darken the patch by `amount` in [0, 1]: a shadow. Labels stay."""
         if patch is not None:
-            self.picture[patch.rows, patch.columns] *= (1 - patch.cover * np.float32(amount / 255))[:, :, None]
+            self.image[patch.rows, patch.columns] *= (1 - patch.cover * np.float32(amount / 255))[:, :, None]
 
     def finish(self, rng: np.random.Generator, *, grain: int) -> NDArray[np.uint8]:
         """The picture as uint8, with uneven light and with noise of up to +-`grain`."""
         light = 1 + (smooth_noise(rng, (self.size, self.size), cells=3) - 128) * np.float32(0.3 / 128)
-        out = self.picture * light[:, :, None]
+        out = self.image * light[:, :, None]
         if grain:
             out += rng.integers(-grain, grain + 1, out.shape, dtype=np.int8)
         return np.clip(out + 0.5, 0, 255).astype(np.uint8)

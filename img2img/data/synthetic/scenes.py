@@ -6,8 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.base import PARTS, ImageDataset, Sample
-from img2img.data.datasets.sample_photos import check_part
+from img2img.data.base import PARTS, ImageDataset, Sample, check_part
 from img2img.data.synthetic import landscape, shapes
 from img2img.data.synthetic.renderer import PhotoTextures
 from img2img.errors import InputError
@@ -25,11 +24,11 @@ class Scenes(ImageDataset):
 
     "shapes" are geometric figures on photographs, "landscape" sky, land, water, roads, houses and trees, and "summer" the
     same always on a clear day, so that colours follow from what is shown. All photos and
-    textures are regions of the embedded samples that belong to the same part (`samples.region_box`), so a test
+    textures are regions of the embedded samples that belong to the same part (`sample_photos.region_box`), so a test
     scene shows no pixel that a training scene could show. Labels are exact and without `VOID`: the class that covers
     at least half of the pixel, the nearest thing first.
 
-    Each access renders (a few milliseconds); wrap it in `Cached` to do so once.
+    Each access renders (a few milliseconds); wrap it in `CachedDataset` to do so once.
 
     Args:
         kind: "shapes", "landscape" or "summer".

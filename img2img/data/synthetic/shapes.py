@@ -58,9 +58,9 @@ def render(rng: np.random.Generator, size: int, stock: PhotoTextures) -> tuple[N
     Returns:
         picture (size, size, 3) uint8 RGB and label (size, size) uint8, indices into `CLASSES`.
     """
-    canvas = SceneRenderer(size)
+    renderer = SceneRenderer(size)
     haze = random_colour(rng, (0, 1), (0, 0.3), (0.2, 0.8))
-    canvas.picture[:] = mix(stock.photo(rng, (size, size), blur=2), haze, 0.15 + 0.35 * rng.random())
+    renderer.image[:] = mix(stock.photo(rng, (size, size), blur=2), haze, 0.15 + 0.35 * rng.random())
     lean = (rng.random(2) - 0.5) * 0.14 * size  # of all shadows in the scene
     depth = 0.25 + 0.4 * rng.random()
     placed: list[tuple[float, float, float]] = []
@@ -72,12 +72,12 @@ def render(rng: np.random.Generator, size: int, stock: PhotoTextures) -> tuple[N
         turn = _UPRIGHT[kind] + 1.2 * (float(rng.random()) - 0.5)
         lines, shaded = outlines(kind, x, y, radius, turn, inner=0.4 + 0.15 * float(rng.random()))
         cast = [[(px + lean[0], py + lean[1]) for px, py in line] for line in lines]
-        canvas.shade(canvas.patch(*cast, blur=max(1, size // 32)), depth)
-        patch = canvas.patch(*lines)
+        renderer.shade(renderer.patch(*cast, blur=max(1, size // 32)), depth)
+        patch = renderer.patch(*lines)
         if patch is not None:
-            canvas.paint(patch, _surface(rng, patch.shape, stock), label=kind)
-            canvas.shade(canvas.patch(*shaded), 0.25 + 0.3 * float(rng.random()))
-    return canvas.finish(rng, grain=int(rng.integers(2, 10))), canvas.label
+            renderer.paint(patch, _surface(rng, patch.shape, stock), label=kind)
+            renderer.shade(renderer.patch(*shaded), 0.25 + 0.3 * float(rng.random()))
+    return renderer.finish(rng, grain=int(rng.integers(2, 10))), renderer.label
 
 
 def _place(rng: np.random.Generator, size: int, radius: float, placed: list[tuple[float, float, float]]) -> tuple[float, float]:

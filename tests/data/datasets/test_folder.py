@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from img2img.data.base import VOID
-from img2img.data.datasets.folder import ImageFolder, ImageLabelFolder, read_classes
+from img2img.data.datasets.folder import ImageFolder, ImageLabelFolder
+from img2img.data.datasets.label_table import read_classes
 from img2img.data.images.decode import read_label
 from img2img.errors import InputError
 

@@ -4,16 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from img2img.data.base import PARTS
 from img2img.data.datasets import sample_photos
-from img2img.data.datasets.sample_photos import (
-    COLOUR_PHOTOS,
-    HELD_OUT,
-    PARTS,
-    SamplePhotos,
-    photo_region,
-    region_box,
-    style_image,
-)
+from img2img.data.datasets.sample_photos import COLOUR_PHOTOS, HELD_OUT, SamplePhotos, photo_region, region_box, style_image
 from img2img.errors import InputError
 
 

@@ -8,7 +8,8 @@ import tifffile
 from PIL import Image
 
 from img2img.data.images import decode
-from img2img.data.images.decode import read_image, read_label, read_turned, turned
+from img2img.data.images.decode import read_image, read_label, read_turned
+from img2img.data.images.exif import turned
 from img2img.errors import InputError
 
 

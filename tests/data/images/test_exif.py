@@ -18,8 +18,7 @@ from img2img.data.datasets.folder import ImageLabelFolder
 from img2img.data.datasets.pairs import PairedFolders
 from img2img.data.datasets.voc import VocSegmentation
 from img2img.data.datasets.voc_sbd import VocSbd
-from img2img.data.images.decode import turned
-from img2img.data.images.orientation import header_orientation
+from img2img.data.images.exif import header_orientation, turned
 from img2img.data.warn_once import collect_warnings
 from img2img.errors import InputError
 
@@ -179,7 +178,7 @@ def test_counting_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_of_very_many_photos_a_spread_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("img2img.data.images.orientation._LOOKED_AT", 5)
+    monkeypatch.setattr("img2img.data.images.exif._LOOKED_AT", 5)
     for i in range(10):
         photo(tmp_path / "images" / f"{i}.png", 3 if i % 2 else 1, thing())
         drawn(tmp_path / "labels" / f"{i}.png", thing())

@@ -60,9 +60,9 @@ def interior(mask):
 @pytest.mark.parametrize("kind", range(1, len(shapes.CLASSES)))
 def test_the_label_of_a_shape_is_the_shape_as_scikit_image_draws_it(kind):
     x, y, radius, angle = 31.3, 27.8, 19.6, 0.7
-    canvas = SceneRenderer(64)
+    renderer = SceneRenderer(64)
     lines, _ = shapes.outlines(kind, x, y, radius, angle)
-    canvas.paint(canvas.patch(*lines), np.full(3, 255, np.float32), label=kind)
+    renderer.paint(renderer.patch(*lines), np.full(3, 255, np.float32), label=kind)
     expected = np.zeros((64, 64), bool)
     if shapes.CLASSES[kind] in ("disk", "ring"):
         # scikit-image's coordinates are those of pixel centres
@@ -71,31 +71,31 @@ def test_the_label_of_a_shape_is_the_shape_as_scikit_image_draws_it(kind):
             expected[disk((y - 0.5, x - 0.5), radius / 2, shape=(64, 64))] = False
     else:
         expected = polygon2mask((64, 64), [(py - 0.5, px - 0.5) for px, py in lines[0]])
-    got = canvas.label == kind
+    got = renderer.label == kind
     assert not (interior(expected) & ~got).any()
     assert not (interior(~expected) & got).any()
     assert (got != expected).sum() <= 0.03 * expected.sum()  # pixels that the edge cuts nearly in half
-    np.testing.assert_array_equal(got, canvas.picture[:, :, 0] >= 127.5)  # the picture shows what the label says
+    np.testing.assert_array_equal(got, renderer.image[:, :, 0] >= 127.5)  # the picture shows what the label says
 
 
 def test_a_half_covered_pixel_is_half_painted():
-    canvas = SceneRenderer(8)
-    canvas.paint(canvas.patch([(2.5, 2), (6, 2), (6, 5), (2.5, 5)]), np.full(3, 200, np.float32), label=1)
-    row = canvas.picture[3, :, 0]
+    renderer = SceneRenderer(8)
+    renderer.paint(renderer.patch([(2.5, 2), (6, 2), (6, 5), (2.5, 5)]), np.full(3, 200, np.float32), label=1)
+    row = renderer.image[3, :, 0]
     np.testing.assert_allclose(row[:8], [0, 0, 100, 200, 200, 200, 0, 0], atol=26)  # to an eighth of a pixel
     assert row[[1, 7]].max() == 0
     assert row[[3, 4, 5]].min() == 200
 
 
 def test_the_last_shape_wins_and_shadows_change_no_label():
-    canvas = SceneRenderer(32)
+    renderer = SceneRenderer(32)
     square = [(4.0, 4.0), (20.0, 4.0), (20.0, 20.0), (4.0, 20.0)]
-    canvas.paint(canvas.patch(square), np.full(3, 200, np.float32), label=1)
-    canvas.paint(canvas.patch([(x + 8, y) for x, y in square]), np.full(3, 90, np.float32), label=2)
-    canvas.shade(canvas.patch(square, blur=2), 0.5)
-    assert canvas.label[10, 6] == 1
-    assert canvas.label[10, 16] == 2
-    np.testing.assert_allclose(canvas.picture[10, [8, 16, 26]], [[100] * 3, [45] * 3, [90] * 3], rtol=1e-5)
+    renderer.paint(renderer.patch(square), np.full(3, 200, np.float32), label=1)
+    renderer.paint(renderer.patch([(x + 8, y) for x, y in square]), np.full(3, 90, np.float32), label=2)
+    renderer.shade(renderer.patch(square, blur=2), 0.5)
+    assert renderer.label[10, 6] == 1
+    assert renderer.label[10, 16] == 2
+    np.testing.assert_allclose(renderer.image[10, [8, 16, 26]], [[100] * 3, [45] * 3, [90] * 3], rtol=1e-5)
 
 
 def test_overlapping_outlines_leave_a_hole_unless_they_are_united():
@@ -107,13 +107,13 @@ def test_overlapping_outlines_leave_a_hole_unless_they_are_united():
 
 
 def test_what_lies_beside_the_canvas_is_nothing():
-    canvas = SceneRenderer(16)
-    assert canvas.patch([(40.0, 40.0), (50.0, 40.0), (45.0, 50.0)]) is None
-    canvas.paint(None, np.zeros(3, np.float32), label=1)
+    renderer = SceneRenderer(16)
+    assert renderer.patch([(40.0, 40.0), (50.0, 40.0), (45.0, 50.0)]) is None
+    renderer.paint(None, np.zeros(3, np.float32), label=1)
     half_outside = [(12 + 8 * math.cos(t), 20 + 8 * math.sin(t)) for t in np.linspace(0, 6.2, 30)]
-    canvas.paint(canvas.patch(half_outside), np.full(3, 9, np.float32), label=1)
-    assert canvas.label[15, 12] == 1
-    assert canvas.label[:10].max() == 0
+    renderer.paint(renderer.patch(half_outside), np.full(3, 9, np.float32), label=1)
+    assert renderer.label[15, 12] == 1
+    assert renderer.label[:10].max() == 0
 
 
 @pytest.mark.parametrize(

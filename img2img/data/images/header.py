@@ -1,9 +1,14 @@
-"""PNGs whose text is larger than Pillow reads: a prompt, a log or a colour table of megabytes says nothing about the pixels."""
+"""The headers of image files, and PNGs whose text is larger than Pillow reads.
+
+A prompt, a log or a colour table of megabytes in a PNG says nothing about the pixels, so it is left out.
+"""
 
 import io
 import struct
 import zlib
 from typing import BinaryIO
+
+from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LARGEST = 1 << 20
@@ -11,6 +16,18 @@ LARGEST = 1 << 20
 TOTAL = 32 << 20
 """Bytes of all texts together; Pillow takes twice as many."""
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
+
+
+def open_header(file: BinaryIO, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """The picture of a file, its header read and its pixels not yet; a PNG without those texts that are larger than Pillow reads.
+
+    Raises whatever Pillow raises.
+    """
+    read, profile = without_large_text(file)
+    image = Image.open(read, formats=formats)
+    if profile is not None:
+        image.info["icc_profile"] = profile
+    return image
 
 
 def without_large_text(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
