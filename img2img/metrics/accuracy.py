@@ -1,4 +1,8 @@
-"""Top-1 and top-5 accuracy of a classification, and each class's own, over a whole set."""
+"""Top-1 and top-5 accuracy of a classification, and each class's own, over a whole set.
+
+Not torchmetrics' `MulticlassAccuracy`: it ranks by `topk`, whose order of equal scores is undefined (see `ranks`), divides in
+float32, and gives a class without an image an accuracy of 0 where it has none (NaN here).
+"""
 
 import math
 from collections.abc import Sequence

@@ -15,7 +15,8 @@ RANGE_TOLERANCE = 1e-3
 class PerImageMean(Metric):
     """Means over pictures of some figures, each picture counting once whatever its size.
 
-    Subclasses call `add` in `update(...)`. The sums are float64: a long set loses no digits.
+    Subclasses call `add` in `update(...)`. The sums are float64: a long set loses no digits. (torchmetrics' `MeanMetric` holds
+    one value in float32, and leaves NaN out of the mean.)
 
     Args:
         names: the figures' names, in the order of the result.

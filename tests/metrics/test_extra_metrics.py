@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassCohenKappa, MulticlassF1Score
+from torchmetrics import ClasswiseWrapper
+from torchmetrics.classification import MulticlassCohenKappa, MulticlassF1Score, MulticlassPrecision
 
 from img2img import InputError
 from img2img.data import VOID, Batch
@@ -32,10 +33,36 @@ def test_a_value_stands_beside_the_figures_and_is_that_of_the_whole_set() -> Non
     assert all(isinstance(value, float) for value in found.values())
 
 
+def test_values_a_class_are_named_by_torchmetrics_and_keep_the_order_of_the_keywords() -> None:
+    task = build_task({"kind": "segmentation", "classes": ["a", "b"]})
+    f1 = ClasswiseWrapper(MulticlassF1Score(2, average=None), labels=["a", "b"], prefix="F1 ")
+    metrics = with_extra_metrics(task.metrics(), precision=MulticlassPrecision(2), F1=f1)
+    labels = torch.tensor([[[0, 0, 1, 1]]])
+    example = task.example(Batch(image=torch.zeros(1, 3, 1, 4, dtype=torch.uint8), label=labels))
+    metrics.update(torch.tensor([[[0, 1, 1, 1]]]), example)
+    found = metrics.compute()
+    assert list(found)[-3:] == ["precision", "F1 a", "F1 b"]
+    assert found["precision"] == pytest.approx((1 + 2 / 3) / 2)
+    assert (found["F1 a"], found["F1 b"]) == pytest.approx((2 / 3, 4 / 5))
+
+
+def test_metrics_that_are_equal_after_the_first_batch_are_updated_apart() -> None:
+    task = build_task({"kind": "segmentation", "classes": ["a", "b", "c"]})
+    with_void, without = MulticlassCohenKappa(3), MulticlassCohenKappa(3, ignore_index=2)
+    metrics = with_extra_metrics(task.metrics(), all=with_void, two=without)
+    for target in ([0, 1, 0, 1], [0, 2, 2, 1]):
+        label = torch.tensor([[target]])
+        example = task.example(Batch(image=torch.zeros(1, 3, 1, 4, dtype=torch.uint8), label=label))
+        metrics.update(torch.tensor([[[0, 1, 0, 1]]]), example)
+    found = metrics.compute()
+    assert found["two"] == pytest.approx(1)
+    assert found["all"] < 0.9
+
+
 def test_a_metric_with_a_value_a_class_is_refused() -> None:
     task = build_task({"kind": "segmentation", "classes": ["a", "b", "c"]})
     figures = with_extra_metrics(task.metrics(), F1=MulticlassF1Score(3, average=None))
     example = task.example(Batch(image=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), label=torch.zeros(1, 4, 4, dtype=torch.int64)))
     figures.update(example.target, example)
-    with pytest.raises(InputError, match=r"'F1' computed a tensor \(3,\): expected one number; give it an average"):
+    with pytest.raises(InputError, match=r"'F1' computed a tensor \(3,\).*average=.*ClasswiseWrapper"):
         figures.compute()
