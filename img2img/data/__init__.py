@@ -1,4 +1,4 @@
-"""Datasets of pictures: one file a format, the embedded samples, caching, augmentation and loading."""
+"""Datasets of images: one file a format, the embedded samples, caching, augmentation and loading."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -121,11 +121,11 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             their own to `train`, `val` and `test` (other folders, other lists); without it one set is split by `fractions`,
             three numbers. For a dataset whose official validation set is the one to report on, `parts` has `train` and `test`
             alone, and `fractions`, two numbers, cut `val` from `train`. Kinds that cut themselves into parts need neither.
-            `resize` brings the shorter side of every picture to that many pixels, once; `square`, in its place, brings both
-            sides to so many, whatever the proportions; `middle` cuts val and test pictures to their middle square of so many.
-            `limit` caps the number of pictures of a part. `white` is the value that is white in pictures of 16 bits, 65535 by
+            `resize` brings the shorter side of every image to that many pixels, once; `square`, in its place, brings both
+            sides to so many, whatever the proportions; `middle` cuts val and test images to their middle square of so many.
+            `limit` caps the number of images of a part. `white` is the value that is white in images of 16 bits, 65535 by
             default.
-        exclude: folders whose pictures are none of the data's, such as the one that results go to.
+        exclude: folders whose images are none of the data's, such as the one that results go to.
 
     Raises:
         InputError: an unknown kind or option, data that is missing or unusable, or parts with different classes.
@@ -145,11 +145,11 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
     limits = {} if limits is None else limits
     if not isinstance(limits, Mapping) or not all(part in PARTS and _positive(n) for part, n in limits.items()):
         raise InputError(
-            f"{what} got limit: {limits!r}: expected pictures by part, such as {{val: 50}}, of {', '.join(PARTS)}; correct it"
+            f"{what} got limit: {limits!r}: expected images by part, such as {{val: 50}}, of {', '.join(PARTS)}; correct it"
         )
     if resize is not None and square is not None:
         raise InputError(
-            f"{what} got resize: {resize} and square: {square}: expected one of them, resize for pictures that keep their "
+            f"{what} got resize: {resize} and square: {square}: expected one of them, resize for images that keep their "
             "proportions or square for squares; leave the other out"
         )
     with collect_warnings() as said, excluding(exclude):
@@ -157,11 +157,11 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             sets = {part: call_with(build, options | {"part": part}, what=what, others=_COMMON) for part in PARTS}
         else:
             sets = _stored_parts(build, options, what)
-    parts = {part: limited(pictures, limits[part]) if part in limits else pictures for part, pictures in sets.items()}
-    for part, pictures in parts.items():
-        if pictures.classes != parts["train"].classes:  # a label would mean one thing in training and another in the test
+    parts = {part: limited(dataset, limits[part]) if part in limits else dataset for part, dataset in sets.items()}
+    for part, dataset in parts.items():
+        if dataset.classes != parts["train"].classes:  # a label would mean one thing in training and another in the test
             raise InputError(
-                f"{what}: {part} has the classes {_shown(pictures)} and train has {_shown(parts['train'])}: expected the same "
+                f"{what}: {part} has the classes {_shown(dataset)} and train has {_shown(parts['train'])}: expected the same "
                 "in the same order; name them in the config, or correct the files"
             )
     middles = {"val": middle, "test": middle}
@@ -214,6 +214,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _shown(pictures: ImageDataset) -> str:
-    shown = ", ".join(pictures.classes[:4]) or "none"
-    return f"{shown}, ... ({len(pictures.classes)})" if len(pictures.classes) > 4 else shown
+def _shown(dataset: ImageDataset) -> str:
+    shown = ", ".join(dataset.classes[:4]) or "none"
+    return f"{shown}, ... ({len(dataset.classes)})" if len(dataset.classes) > 4 else shown

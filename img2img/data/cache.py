@@ -19,30 +19,30 @@ _LOOKED_AT = 8
 
 
 class CachedDataset(ImageDataset):
-    """`pictures`, each decoded and resized on its first access and then kept in memory.
+    """`dataset`, each decoded and resized on its first access and then kept in memory.
 
     Threads may share it. A process that is forked keeps what is already there, so `preload` before worker processes start;
-    one that is spawned begins with an empty cache, as pickling leaves the pictures behind.
+    one that is spawned begins with an empty cache, as pickling leaves the images behind.
 
     Args:
-        pictures: the set to read.
-        short_side: resize every picture so that its shorter side has this many pixels, smaller pictures are enlarged; `image`
+        dataset: the set to read.
+        short_side: resize every image so that its shorter side has this many pixels, smaller images are enlarged; `image`
             and `source` antialiased (Lanczos), `label` to the nearest pixel. None keeps the sizes.
-        square: in its place, resize every picture likewise so that both of its sides have this many pixels, whatever its
+        square: in its place, resize every image likewise so that both of its sides have this many pixels, whatever its
             proportions.
-        middle: keep the middle square of this many pixels of every picture, extended by its edge where it is smaller; None
+        middle: keep the middle square of this many pixels of every image, extended by its edge where it is smaller; None
             keeps all of it.
-        white: the value that is white in pictures of 16 bits, and what is above it; None for 65535.
-        max_bytes: keep pictures until they take this much memory; those beyond it are decoded at each access.
+        white: the value that is white in images of 16 bits, and what is above it; None for 65535.
+        max_bytes: keep images until they take this much memory; those beyond it are decoded at each access.
         said: what was remarked when the set was opened.
 
     Raises:
-        InputError: an option is out of range; at access, a picture that would be enlarged beyond `decode.MAX_PIXELS`.
+        InputError: an option is out of range; at access, an image that would be enlarged beyond `decode.MAX_PIXELS`.
     """
 
     def __init__(
         self,
-        pictures: ImageDataset,
+        dataset: ImageDataset,
         *,
         short_side: int | None = None,
         square: int | None = None,
@@ -58,10 +58,10 @@ class CachedDataset(ImageDataset):
             )
         if short_side is not None and square is not None:
             raise InputError(f"short_side={short_side} and square={square}: expected one of them, since both say a size")
-        self.classes = pictures.classes
-        self.categories = pictures.categories
-        self.name = pictures.name
-        self._pictures = pictures
+        self.classes = dataset.classes
+        self.categories = dataset.categories
+        self.name = dataset.name
+        self._dataset = dataset
         self._short_side = short_side
         self._square = square
         self._middle = middle
@@ -72,7 +72,7 @@ class CachedDataset(ImageDataset):
         self.forget()
 
     def forget(self) -> None:
-        """Let go of the kept pictures; they are decoded again when they are asked for."""
+        """Let go of the kept images; they are decoded again when they are asked for."""
         self._kept: dict[int, Sample] = {}
         self._bytes = 0
         self._lock = threading.Lock()
@@ -86,11 +86,11 @@ class CachedDataset(ImageDataset):
 
     @property
     def bytes_kept(self) -> int:
-        """How much memory the kept pictures take, in bytes."""
+        """How much memory the kept images take, in bytes."""
         return self._bytes
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._dataset)
 
     def __getitem__(self, index: int) -> Sample:
         kept = self._kept.get(index)
@@ -98,7 +98,7 @@ class CachedDataset(ImageDataset):
             return kept
         highest: list[int] = []
         with reading_16_bits(self.white, highest):
-            sample = self._pictures[index]
+            sample = self._dataset[index]
         self._highest = max(self._highest, *highest, 0)
         if self._short_side is not None:
             sample = resize_sample(sample, self._short_side)
@@ -115,29 +115,29 @@ class CachedDataset(ImageDataset):
 
     def remarks(self) -> list[str]:
         """What a user would want to know of the set: what was said when it was opened (files that were left out, photos that are
-        turned), and, after a look at a few of its pictures, whether those of 16 bits use fewer."""
+        turned), and, after a look at a few of its images, whether those of 16 bits use fewer."""
         count = min(len(self), _LOOKED_AT)
-        if self.arrays() is None:  # whose pictures are no files
+        if self.arrays() is None:  # whose images are no files
             for i in range(count):
                 self[i * len(self) // count]
         dark = depth_warning([self._highest], self.white)
         return [*self._said, *([dark] if dark else [])]
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
-        """Those of the set that is read, where its pictures stay as they are."""
+        """Those of the set that is read, where its images stay as they are."""
         as_they_are = self._short_side is None and self._square is None and self._middle is None
-        return self._pictures.arrays() if as_they_are else None
+        return self._dataset.arrays() if as_they_are else None
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
         """Those of the set that is read."""
-        return self._pictures.files(index)
+        return self._dataset.files(index)
 
     def common_files(self) -> Sequence[tuple[str, Path]]:
         """Those of the set that is read."""
-        return self._pictures.common_files()
+        return self._dataset.common_files()
 
     def preload(self, progress: Callable[[int, int], object] | None = None) -> None:
-        """Decode until every picture is kept or the memory is used up; `progress(done, total)` is called after each."""
+        """Decode until every image is kept or the memory is used up; `progress(done, total)` is called after each."""
         for index in range(len(self)):
             self[index]
             if progress is not None:
@@ -162,7 +162,7 @@ def _resized(sample: Sample, height: int, width: int) -> Sample:
     h, w = sample.image.shape[:2]
     if height > h or width > w:
         what = f"{sample.name or 'a picture'}, of {w} x {h}"
-        check_enlarged(height, width, what, "remove the picture, or give a smaller `resize` or `square`")
+        check_enlarged(height, width, what, "remove the image, or give a smaller `resize` or `square`")
 
     def resized(picture: NDArray[np.uint8], method: Image.Resampling) -> NDArray[np.uint8]:
         if picture.shape[:2] == (height, width):

@@ -1,4 +1,4 @@
-"""The augmentation of small pictures, whole batches at once: a border, a random cut of it, a mirror."""
+"""The augmentation of small images, whole batches at once: a border, a random cut of it, a mirror."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from img2img.errors import InputError
 
 
 class PadCrop:
-    """Add a black border, cut a square of it, mirror it half of the time: what CIFAR's pictures are commonly given.
+    """Add a black border, cut a square of it, mirror it half of the time: what CIFAR's images are commonly given.
 
     `shift.batch(images, seed)` is pure, as `Augment` is. Nothing is resized.
 
@@ -29,17 +29,17 @@ class PadCrop:
         self.crop, self.pad, self.flip = crop, pad, flip
 
     def batch(self, images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Cuts of (N, H, W) or (N, H, W, C) pictures: (N, C, crop, crop), C = 1 for the former.
+        """Cuts of (N, H, W) or (N, H, W, C) images: (N, C, crop, crop), C = 1 for the former.
 
         Raises:
-            InputError: the pictures are too small for the cut.
+            InputError: the images are too small for the cut.
         """
         images = images[..., None] if images.ndim == 3 else images
         count, height, width, _ = images.shape
         rows, columns = (n + 2 * self.pad - self.crop + 1 for n in (height, width))
         if rows < 1 or columns < 1:
             raise InputError(
-                f"pictures of {height} x {width} pixels with a border of {self.pad} cannot be cut to {self.crop}: give a "
+                f"images of {height} x {width} pixels with a border of {self.pad} cannot be cut to {self.crop}: give a "
                 "train.crop of their size, or a larger train.pad"
             )
         rng = np.random.default_rng(seed)
@@ -61,5 +61,5 @@ class PadCrop:
             InputError: it has, or is too small.
         """
         if sample.label is not None or sample.source is not None:
-            raise InputError("train.pad is for pictures of one category each: give 0 where pictures have labels or sources")
+            raise InputError("train.pad is for images of one category each: give 0 where images have labels or sources")
         return replace(sample, image=self.batch(sample.image[None], seed)[0].transpose(1, 2, 0))

@@ -1,4 +1,4 @@
-"""What a user would want to know of pictures that can be used all the same."""
+"""What a user would want to know of images that can be used all the same."""
 
 import logging
 from collections.abc import Iterator

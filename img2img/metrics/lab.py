@@ -13,7 +13,7 @@ from img2img.metrics.per_image import PerImageMean, check_images, check_pair, pr
 
 
 class LabMetrics(PerImageMean):
-    """The figures "ab error" (squared Lab units) and "delta E" (Lab units) of a colouring, means over pictures; lower is better.
+    """The figures "ab error" (squared Lab units) and "delta E" (Lab units) of a colouring, means over images; lower is better.
 
     A grey copy (a = b = 0) of natural photographs at 96 px has an ab error of 220 to 290, by the choice of photographs.
     """
@@ -41,7 +41,7 @@ class LabMetrics(PerImageMean):
 
 
 def ab_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Squared ab error of each picture, (N,), in squared Lab units: the mean over pixels of ((a - a')^2 + (b - b')^2) / 2.
+    """Squared ab error of each image, (N,), in squared Lab units: the mean over pixels of ((a - a')^2 + (b - b')^2) / 2.
 
     It is the mean over pixels AND both channels, as `F.mse_loss` on ab; the squared distance in the ab plane is twice it.
 
@@ -53,7 +53,7 @@ def ab_error(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def delta_e(prediction: Tensor, target: Tensor) -> Tensor:
-    """CIE76 delta E of each picture, (N,), in Lab units: the mean over pixels of the Euclidean distance in Lab.
+    """CIE76 delta E of each image, (N,), in Lab units: the mean over pixels of the Euclidean distance in Lab.
 
     Args:
         prediction: (N, 3, H, W) Lab, or (N, 2, H, W) ab where the lightness is shared.

@@ -1,4 +1,4 @@
-"""A mean over pictures, and the input checks that the picture metrics share."""
+"""A mean over images, and the input checks that the image metrics share."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,11 @@ from torchmetrics import Metric
 from img2img.errors import InputError
 
 RANGE_TOLERANCE = 1e-3
-"""How far outside [0, 1] a picture may lie: a quarter of a grey level, which interpolation may add and no eye sees."""
+"""How far outside [0, 1] an image may lie: a quarter of a grey level, which interpolation may add and no eye sees."""
 
 
 class PerImageMean(Metric):
-    """Means over pictures of some figures, each picture counting once whatever its size.
+    """Means over images of some figures, each image counting once whatever its size.
 
     Subclasses call `add` in `update(...)`. The sums are float64: a long set loses no digits. (torchmetrics' `MeanMetric` holds
     one value in float32, and leaves NaN out of the mean.)
@@ -24,30 +24,30 @@ class PerImageMean(Metric):
 
     full_state_update = False
     sums: Tensor
-    pictures: Tensor
+    images: Tensor
 
     def __init__(self, names: tuple[str, ...]) -> None:
         super().__init__(sync_on_compute=False)
         self.names = names
         self.add_state("sums", torch.zeros(len(names), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("pictures", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def add(self, figures: Mapping[str, Tensor]) -> None:
-        """Add one value a picture, (N,), of every name."""
+        """Add one value an image, (N,), of every name."""
         values = torch.stack([figures[name] for name in self.names]).to(self.sums.device).double()
         self.sums += values.sum(dim=1)
-        self.pictures += values.shape[1]
+        self.images += values.shape[1]
 
     def compute(self) -> dict[str, float]:
-        """The mean of each figure over all pictures since the last `reset`.
+        """The mean of each figure over all images since the last `reset`.
 
         Raises:
-            InputError: no picture has been seen.
+            InputError: no image has been seen.
         """
-        count = int(self.pictures)
+        count = int(self.images)
         if count == 0:
             raise InputError(
-                f"{type(self).__name__} was asked for a result before any picture: expected one update at least; "
+                f"{type(self).__name__} was asked for a result before any image: expected one update at least; "
                 "is the set empty?"
             )
         return {name: value / count for name, value in zip(self.names, self.sums.tolist(), strict=True)}
@@ -64,7 +64,7 @@ def check_pair(prediction: Tensor, target: Tensor, *, channels: tuple[int, ...])
         if x.ndim != 4 or x.shape[1] not in channels or x.numel() == 0:
             raise InputError(f"the {name} has the shape {tuple(x.shape)}: expected (N, {wanted}, H, W), not empty")
         if not x.is_floating_point():
-            raise InputError(f"the {name} is {x.dtype}: expected floats; convert it (8-bit pictures: divide by 255)")
+            raise InputError(f"the {name} is {x.dtype}: expected floats; convert it (8-bit images: divide by 255)")
         if not bool(torch.isfinite(x).all()):
             raise InputError(
                 f"the {name} holds NaN or infinite values: expected finite numbers; "
@@ -78,7 +78,7 @@ def check_pair(prediction: Tensor, target: Tensor, *, channels: tuple[int, ...])
 
 
 def check_images(prediction: Tensor, target: Tensor) -> None:
-    """Refuse what is not two float RGB pictures (N, 3, H, W) in [0, 1] of one shape.
+    """Refuse what is not two float RGB images (N, 3, H, W) in [0, 1] of one shape.
 
     Raises:
         InputError: as `check_pair`, or a value outside [0, 1].

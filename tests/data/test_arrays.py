@@ -41,7 +41,7 @@ def test_colours_stay_and_the_arrays_are_the_callers_own() -> None:
         (GREY.astype(np.float32), [0] * 4, None, r"\(4, 2, 3\) float32: expected"),
         (GREY[0], [0] * 2, None, r"\(2, 3\) uint8: expected"),
         (np.zeros((4, 2, 2, 4), np.uint8), [0] * 4, None, r"\(4, 2, 2, 4\)"),
-        (GREY, [0] * 3, None, "4 pictures and 3 categories"),
+        (GREY, [0] * 3, None, "4 images and 3 categories"),
         (GREY, [0, 1, 2, 0], None, r"categories from 0 to 2: expected 0\.\.1"),
         (GREY, [0, -1], [0, 1], r"categories from -1 to 0"),
         (GREY, [0, 0], [1, 4], r"rows from 1 to 4: expected 0\.\.3"),

@@ -11,7 +11,7 @@ from img2img.errors import InputError
 
 
 class Counting(ImageDataset):
-    """Random pictures of 20 x 30 pixels that counts how often each was decoded."""
+    """Random images of 20 x 30 pixels that counts how often each was decoded."""
 
     classes = ("a", "b")
     name = "counting"
@@ -124,7 +124,7 @@ def test_options_out_of_range_are_refused(options):
 
 
 class Strip(ImageDataset):
-    """One picture of 2 x 6000 pixels."""
+    """One image of 2 x 6000 pixels."""
 
     def __len__(self):
         return 1

@@ -1,4 +1,4 @@
-"""Cuts of small pictures, and batches of a set in memory."""
+"""Cuts of small images, and batches of a set in memory."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_each_cut_is_one_that_torchvision_makes() -> None:
             for m in (False, True)
             if torch.equal(hflip(c) if m else c, torch.from_numpy(after))
         ]
-        assert len(found) == 1, "a cut of the picture with its border, mirrored or not"
+        assert len(found) == 1, "a cut of the image with its border, mirrored or not"
         seen.add(found[0])
     assert len({(t, x) for t, x, _ in seen}) > 12
     assert {m for _, _, m in seen} == {False, True}

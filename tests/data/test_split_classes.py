@@ -10,14 +10,14 @@ from img2img.errors import InputError
 
 
 def whole(categories: Sequence[int] = (6, 0, 3, 3, 1, 5, 2, 6)) -> ArrayDataset:
-    """Seven classes; the pixels of picture i are i."""
+    """Seven classes; the pixels of image i are i."""
     images = np.arange(len(categories), dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
     return ArrayDataset(images, np.array(categories), classes=list("abcdefg"), name="made")
 
 
 class Closed(ArrayDataset):
     def __getitem__(self, index: int) -> Sample:
-        raise AssertionError("a picture was read")
+        raise AssertionError("an image was read")
 
 
 def test_a_task_has_its_classes_relabelled_and_its_pictures_in_order() -> None:
@@ -72,7 +72,7 @@ class Unlabelled(ImageDataset):
         ({"number": 1, "classes_per_task": 8}, r"classes_per_task=8: expected 1\.\.7"),
         ({"number": 1, "order": "shuffled"}, "order='shuffled'"),
         ({"number": 1, "order": "random", "seed": -1}, "seed=-1"),
-        ({"number": 5, "classes_per_task": 1}, r"no picture of the classes of task 5, \['e'\]"),
+        ({"number": 5, "classes_per_task": 1}, r"no image of the classes of task 5, \['e'\]"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message) -> None:

@@ -110,7 +110,7 @@ def test_scores_come_by_class_the_likeliest_first() -> None:
         (torch.full((3, 6, 9), -1.0), "values from -1"),
         (Image.fromarray(RGB[..., 0].astype(np.float32)), "the picture has float pixels"),
         (7, "got a int: expected a path"),
-        ("nowhere.png", "no picture at nowhere.png"),
+        ("nowhere.png", "no image at nowhere.png"),
     ],
 )
 def test_what_is_no_picture_is_refused(given: Any, said: str) -> None:

@@ -12,7 +12,7 @@ from img2img.metrics.image_quality import ImageQualityMetrics, mse, psnr, ssim
 
 
 def pair(height: int, width: int, *, noise: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A smooth picture with a flat corner and edges, and a noisy copy: (1, 3, H, W) float in [0, 1]."""
+    """A smooth image with a flat corner and edges, and a noisy copy: (1, 3, H, W) float in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     target = torch.stack([x, y * x, 0.5 + 0.4 * torch.sin(9 * (x + 2 * y))])[None]
@@ -152,5 +152,5 @@ def test_what_are_no_pictures_is_refused(prediction: Tensor, target: Tensor, mes
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_nothing_measured_is_an_error() -> None:
-    with pytest.raises(InputError, match="before any picture"):
+    with pytest.raises(InputError, match="before any image"):
         ImageQualityMetrics().compute()

@@ -33,7 +33,7 @@ def test_agrees_with_plain_counting_over_the_whole_set_and_not_with_a_mean_over_
     rng = np.random.default_rng(0)
     classes = ("a", "b", "c", "d", "never")
     target = rng.integers(0, 4, (6, 9, 7))
-    target[:2] = 0  # uneven pictures: only one matrix over the set gives the right figure
+    target[:2] = 0  # uneven images: only one matrix over the set gives the right figure
     prediction = np.where(rng.random(target.shape) < 0.6, target, rng.integers(0, 4, target.shape))
     target[rng.random(target.shape) < 0.1] = VOID
 

@@ -56,7 +56,7 @@ class Cifar100(ArrayDataset):
     `{train,test}.npz` with `x` (N, 32, 32, 3) uint8, `y` (N,) indices and `classes` (100,) names.
 
     Tasks: `number` 1 to 20 is a superclass in the official order, aquatic mammals first: the twenty tasks of CPG and KSM, 2,500
-    training and 500 test pictures each. With `grouping="random"` it is a part of the 100 classes, shuffled by
+    training and 500 test images each. With `grouping="random"` it is a part of the 100 classes, shuffled by
     `numpy.random.default_rng(seed).permutation(100)` and cut into `groups` parts. Labels follow the names' alphabetical order.
 
     Args:
@@ -66,7 +66,7 @@ class Cifar100(ArrayDataset):
         grouping: "superclass" or "random".
         groups: the number of random tasks, a divisor of 100; there are always 20 superclasses.
         seed: of the random grouping, 0 or more.
-        val_per_class: how many training pictures of each class are the validation part: the last of a shuffle that is the same
+        val_per_class: how many training images of each class are the validation part: the last of a shuffle that is the same
             for every task and every seed.
 
     Raises:
@@ -125,7 +125,7 @@ def _held_back(labels: NDArray[np.int64], per_class: int) -> NDArray[np.int64]:
     """The rows of the validation part."""
     if per_class >= (least := int(np.bincount(labels, minlength=100).min())):
         raise InputError(
-            f"got val_per_class={per_class}: expected less than {least}, the training pictures of a class, since some must stay "
+            f"got val_per_class={per_class}: expected less than {least}, the training images of a class, since some must stay "
             "to train on; lower it"
         )
     shuffled = np.random.default_rng(0).permutation(len(labels))
@@ -140,7 +140,7 @@ def _file(root: Path, stem: str) -> Path:
 
 
 def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The pictures (N, 32, 32, 3) and the classes (N,) of a file; those read last are kept, since every task asks again."""
+    """The images (N, 32, 32, 3) and the classes (N,) of a file; those read last are kept, since every task asks again."""
     state = path.stat()
     return _kept(path, state.st_mtime_ns, state.st_size)
 
@@ -165,7 +165,7 @@ def _kept(path: Path, changed: int, size: int) -> tuple[NDArray[np.uint8], NDArr
         or not (len(labels) and 0 <= labels.min() <= labels.max() < 100)
     ):
         raise InputError(
-            f"{path} has pictures {images.shape} {images.dtype} and labels {labels.shape} {labels.dtype}: expected N pictures of "
+            f"{path} has images {images.shape} {images.dtype} and labels {labels.shape} {labels.dtype}: expected N images of "
             f"32 x 32 pixels, RGB, uint8 with N labels in 0..99; {_REMEDY}"
         )
     images.setflags(write=False)  # every task of this process shares it

@@ -1,4 +1,4 @@
-"""Folders of pictures by class, as torchvision's `ImageFolder` lays them out."""
+"""Folders of images by class, as torchvision's `ImageFolder` lays them out."""
 
 import functools
 import os
@@ -22,20 +22,20 @@ _PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "
 class ClassFolder(ImageDataset):
     """One part of a dataset that has a folder a class: `root/CLASS/**/*.jpg`, in the order of the classes, then of the paths.
 
-    So are laid out ImageNet (`train/n01440764/*.JPEG`; the validation pictures sorted into class folders), Places365 ("easy
+    So are laid out ImageNet (`train/n01440764/*.JPEG`; the validation images sorted into class folders), Places365 ("easy
     format"), PACS (`photo/train/dog/*.jpg`) and the sets of ImageNet-to-Sketch as Piggyback's code expects them (Mallya, Davis
     and Lazebnik, ECCV 2018): `cubs_cropped`, `stanford_cars_cropped`, `flowers`, `wikiart`, `sketches`, each with
-    `train/CLASS/*.jpg` and `test/CLASS/*.jpg`. Pictures keep their size. What `list_images` skips is no class and no picture
-    here either; pictures beside the folders are counted in a warning. Names are compared in Unicode's form NFC.
+    `train/CLASS/*.jpg` and `test/CLASS/*.jpg`. Images keep their size. What `list_images` skips is no class and no image
+    here either; images beside the folders are counted in a warning. Names are compared in Unicode's form NFC.
 
     Args:
         root: the folder of one part, which holds the folders of the classes.
-        classes: class names in the order of their indices; they may lack a folder here, as a class without a picture in the
+        classes: class names in the order of their indices; they may lack a folder here, as a class without an image in the
             test part does, but every folder must be among them. None takes the sorted names of the folders.
 
     Raises:
-        InputError: no such folder, no folder of a class in it, one without a picture or not among `classes`; at access, a
-            damaged picture.
+        InputError: no such folder, no folder of a class in it, one without an image or not among `classes`; at access, a
+            damaged image.
     """
 
     categories: NDArray[np.int64]
@@ -46,15 +46,15 @@ class ClassFolder(ImageDataset):
         folders = subfolders(self.root)
         if not folders or _holds_parts(self.root, folders):
             raise InputError(
-                f"{self.root} holds {f'the folders {folders}' if folders else 'no folder'}: expected one folder of pictures for "
+                f"{self.root} holds {f'the folders {folders}' if folders else 'no folder'}: expected one folder of images for "
                 "each class, as ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg have; give the folder of one part, such as "
-                "ROOT/train, or sort the pictures of a dataset that comes as lists (CUBS, Cars, Flowers) into such folders"
+                "ROOT/train, or sort the images of a dataset that comes as lists (CUBS, Cars, Flowers) into such folders"
             )
         named = {nfc(folder): folder for folder in folders}
         if len(named) < len(folders):
             raise InputError(
                 f"{self.root} has two folders of the name {first_twice(map(nfc, folders))!r}, in two Unicode forms (NFC, NFD): "
-                "expected one; move the pictures of one into the other"
+                "expected one; move the images of one into the other"
             )
         left_out = SkippedFiles()
         # Texts, not paths: ImageNet has 1.3 million of them, and a path takes five times the memory.
@@ -75,7 +75,7 @@ class ClassFolder(ImageDataset):
         files = (p for p in self.root.iterdir() if p.is_file() and not p.name.startswith("."))
         if beside := [p.name for p in files if p.suffix.lower() in EXTENSIONS]:
             warn_once(
-                f"{len(beside)} pictures in {self.root} lie in no folder of a class and are left out, such as {min(beside)}"
+                f"{len(beside)} images in {self.root} lie in no folder of a class and are left out, such as {min(beside)}"
             )
         self._files = [file for name in self.classes for file in of_class.get(name, ())]
         categories = [category for category, name in enumerate(self.classes) for _ in of_class.get(name, ())]
@@ -90,7 +90,7 @@ class ClassFolder(ImageDataset):
         return Sample(image=read_image(self.root / file), category=int(self.categories[index]), name=file)
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
-        """The picture, with the folder of its class."""
+        """The image, with the folder of its class."""
         return ((self._files[index], self.root / self._files[index]),)
 
 

@@ -22,28 +22,28 @@ from img2img.paths import expanded
 
 
 class CocoSegmentation(ImageDataset):
-    """The pictures of a COCO instance file with semantic labels: 0 is background, then the categories.
+    """The images of a COCO instance file with semantic labels: 0 is background, then the categories.
 
     Regions may be polygons or run lengths, compressed or not. COCO gives no order of depth, so where objects overlap the
     smaller region wins: large ones are painted first, and a cup stays visible on its table. A crowd (`iscrowd`) outlines
-    many objects loosely, so it is `VOID` where no single object covers it. Pictures are in the order of their ids. An annotation
+    many objects loosely, so it is `VOID` where no single object covers it. Images are in the order of their ids. An annotation
     of which nothing can be drawn is refused, see `draw_region`: it would be background without a word.
 
     Args:
-        images: the folder of pictures.
+        images: the folder of images.
         annotations: the instance file (JSON).
         categories: names of the categories to keep, in the order of the classes 1, 2, ...; objects of the others are
             background. None keeps all, in the order of their ids. Categories of one name are one class, and one named
             `background` is class 0.
-        keep_empty: whether pictures without any annotation of these categories are kept.
+        keep_empty: whether images without any annotation of these categories are kept.
         drawn_on: what the outlines in photos that EXIF turns were drawn on: the pixels as they are "stored" (the default, since
             COCO's own tools, and torchvision's reader of COCO, know no EXIF, and `height` and `width` are those of the stored
             pixels), or the photos as "shown", as some tools for drawing do. Samples are as shown in both cases. None remarks on
             such photos, if there are any.
 
     Raises:
-        InputError: a missing folder or file, what `read_coco` refuses, an unknown category, no picture left; at access a missing
-            or damaged picture, a picture of another size than the file says, a region that cannot be drawn.
+        InputError: a missing folder or file, what `read_coco` refuses, an unknown category, no image left; at access a missing
+            or damaged image, an image of another size than the file says, a region that cannot be drawn.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class CocoSegmentation(ImageDataset):
         self._ids = sorted((i for i in self._images if keep_empty or i in self._annotations), key=id_order)
         if left_out := len(self._images) - len(self._ids):
             warn_once(
-                f"{left_out} of the {len(self._images)} pictures of {self._path} have no annotation of these categories and are "
+                f"{left_out} of the {len(self._images)} images of {self._path} have no annotation of these categories and are "
                 "left out; keep_empty: true keeps them, as background"
             )
         if not self._ids:
             raise InputError(
-                f"none of the {len(self._images)} pictures of {self._path} has an annotation of "
+                f"none of the {len(self._images)} images of {self._path} has an annotation of "
                 f"{', '.join(self.classes[1:])}: expected at least one; choose other categories or check the file"
             )
         self._stored = drawn_on != "shown"
@@ -100,19 +100,19 @@ class CocoSegmentation(ImageDataset):
             height, width = width, height
         if (height, width) != (info["height"], info["width"]):
             raise InputError(
-                f"{path} is {width} x {height}, and {self._path} says {info['width']} x {info['height']}: expected the picture "
+                f"{path} is {width} x {height}, and {self._path} says {info['width']} x {info['height']}: expected the image "
                 f"that was annotated ({of_which_pixels(self._stored, orientation)}); restore it, or annotate this one"
             )
         label = self._paint(info)
         return Sample(image=image, label=turned(label, orientation) if self._stored else label, name=info["file_name"])
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
-        """The picture."""
+        """The image."""
         name = str(self._images[self._ids[index]]["file_name"])
         return ((name, on_disk(self._folder, name)),)
 
     def _paint(self, info: dict[str, Any]) -> NDArray[np.uint8]:
-        """The (H, W) uint8 label of one picture."""
+        """The (H, W) uint8 label of one image."""
         label = np.zeros((info["height"], info["width"]), dtype=np.uint8)
         objects: list[tuple[NDArray[np.bool_], int]] = []
         for annotation in self._annotations.get(info["id"], ()):

@@ -82,8 +82,8 @@ def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
     can be drawn is not looked at here.
 
     Raises:
-        InputError: no such file, no JSON, no COCO, a field of another type, an id or a picture that occurs twice, or an
-            annotation of a picture or a category that is not there.
+        InputError: no such file, no JSON, no COCO, a field of another type, an id or an image that occurs twice, or an
+            annotation of an image or a category that is not there.
     """
     data = read_json(path)
     if not isinstance(data, dict) or any(not isinstance(data.get(part), list) for part in PARTS):

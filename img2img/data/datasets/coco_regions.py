@@ -42,14 +42,14 @@ def _polygons(polygons: list[Any], height: int, width: int) -> NDArray[np.bool_]
     everything = np.concatenate(drawable)
     size = max(height, width)
     if not np.all((everything >= -size) & (everything <= 2 * size)):  # False for NaN and infinity too
-        raise ValueError(f"a polygon reaches far outside the {width} x {height} picture, or its coordinates are no numbers")
+        raise ValueError(f"a polygon reaches far outside the {width} x {height} image, or its coordinates are no numbers")
     region = mask.decode(mask.merge(mask.frPyObjects([points.ravel().tolist() for points in drawable], height, width)))
     if not region.any():
         low, high = everything.min(axis=0), everything.max(axis=0)
         if np.any(high <= 0) or np.any(low >= (width, height)):
-            raise ValueError(f"it lies outside the {width} x {height} picture, which may have been cropped or resized since")
+            raise ValueError(f"it lies outside the {width} x {height} image, which may have been cropped or resized since")
         if size > 1 and low.min() >= 0 and high.max() <= 1:
-            raise ValueError("its coordinates are between 0 and 1, as fractions of the picture's size are")
+            raise ValueError("its coordinates are between 0 and 1, as fractions of the image's size are")
         if not any(map(_area, drawable)) and np.all(high - low >= 1):
             raise ValueError("its points lie on a line")
     return region.astype(bool)
@@ -71,12 +71,12 @@ def _area(points: NDArray[np.float64]) -> bool:
 
 
 def _runs(rle: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
-    """pycocotools would leave uninitialised memory behind run lengths that do not fill the picture."""
+    """pycocotools would leave uninitialised memory behind run lengths that do not fill the image."""
     if lack := [key for key in ("size", "counts") if key not in rle]:
         raise ValueError(f"its run lengths lack {' and '.join(lack)}")
     size, counts = rle["size"], rle["counts"]
     if not isinstance(size, list) or [whole_number(n) for n in size] != [height, width]:
-        raise ValueError(f"its size {size!r:.60} is not the picture's, [{height}, {width}] (height first)")
+        raise ValueError(f"its size {size!r:.60} is not the image's, [{height}, {width}] (height first)")
     if not isinstance(counts, str | list):
         raise ValueError(f"its counts are {counts!r:.60}, neither a list of run lengths nor COCO's text")
     runs = run_lengths(counts) if isinstance(counts, str) else [whole_number(n) for n in counts]

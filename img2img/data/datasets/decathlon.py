@@ -25,11 +25,11 @@ DECATHLON = (
 """The datasets by their names in the challenge's files."""
 
 UNKNOWN = -1
-"""What stands in `Decathlon.categories` for a picture of the test part, whose label is the server's secret."""
+"""What stands in `Decathlon.categories` for an image of the test part, whose label is the server's secret."""
 
 _FILES = {"train": ("train",), "val": ("val",), "test": ("test_stripped",), "train+val": ("train", "val")}
 _SOURCE = (
-    "fetch the devkit (decathlon-1.0-devkit) and the pictures (decathlon-1.0-data, and ImageNet's from ImageNet's site) of the "
+    "fetch the devkit (decathlon-1.0-devkit) and the images (decathlon-1.0-data, and ImageNet's from ImageNet's site) of the "
     '"Visual Domain Decathlon" (Visual Geometry Group, University of Oxford)'
 )
 
@@ -38,7 +38,7 @@ class Decathlon(ImageDataset):
     """One dataset of the Visual Domain Decathlon (Rebuffi, Bilen and Vedaldi, NIPS 2017), in the order of its file.
 
     Files, as the devkit lays them out: `annotations/{dataset}_{train,val,test_stripped}.json` in COCO's style (`images` with `id`
-    and `file_name`; `annotations` with `image_id` and `category_id`; `categories` with `id` and `name`), and the pictures where
+    and `file_name`; `annotations` with `image_id` and `category_id`; `categories` with `id` and `name`), and the images where
     `file_name` says, `data/{dataset}/{train,val,test}/...`, their shorter side already 72 pixels.
 
     Class i is the i-th smallest id among the categories of the *training* file, whatever part is read and whichever categories
@@ -48,15 +48,15 @@ class Decathlon(ImageDataset):
         root: the folder `decathlon-1.0`, or the one above it.
         dataset: one of `DECATHLON`.
         part: "train", "val", "test", or "train+val", on which the challenge lets one train before the test.
-        data: the folder that `data/` in the files stands for, if the pictures were unpacked elsewhere than in `root/data`.
+        data: the folder that `data/` in the files stands for, if the images were unpacked elsewhere than in `root/data`.
 
     Attributes:
-        image_ids: the official id of each picture.
+        image_ids: the official id of each image.
         category_ids: the official id of each class.
 
     Raises:
-        InputError: an unknown dataset or part, missing files or pictures, a file that is not of this format, a picture without
-            a category or with several, or a category that the training file lacks; at access, a damaged picture.
+        InputError: an unknown dataset or part, missing files or images, a file that is not of this format, an image without
+            a category or with several, or a category that the training file lacks; at access, a damaged image.
     """
 
     categories: NDArray[np.int64]
@@ -100,10 +100,10 @@ class Decathlon(ImageDataset):
             if stem != "test_stripped":
                 of_image |= _categories(contents[stem], self.category_ids, files[stem])
         if len(set(self.image_ids)) < len(self.image_ids):
-            raise InputError(f"{self.name} has pictures of one id in its two files: expected each id once; {_SOURCE}")
+            raise InputError(f"{self.name} has images of one id in its two files: expected each id once; {_SOURCE}")
         self.categories = np.array([of_image.get(i, UNKNOWN) for i in self.image_ids], dtype=np.int64)
         if not (first := self._path(0)).is_file():
-            raise InputError(f"no picture at {first}, the first of {self.name}: expected it there; {_SOURCE}, or set `data`")
+            raise InputError(f"no image at {first}, the first of {self.name}: expected it there; {_SOURCE}, or set `data`")
 
     def __len__(self) -> int:
         return len(self.categories)
@@ -117,7 +117,7 @@ class Decathlon(ImageDataset):
         )
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
-        """The picture."""
+        """The image."""
         return ((self._files[index], self._path(index)),)
 
     def common_files(self) -> Sequence[tuple[str, Path]]:
@@ -138,30 +138,30 @@ def write_decathlon_results(
 
     Args:
         path: the file; the server takes it in a ZIP archive and by the name `results.json`.
-        predictions: for each dataset its test part and the class index of each picture by the picture's id (`image_ids`).
-        partial: allow datasets of the ten to be missing, whose pictures then count as wrong.
+        predictions: for each dataset its test part and the class index of each image by the image's id (`image_ids`).
+        partial: allow datasets of the ten to be missing, whose images then count as wrong.
 
     Raises:
-        InputError: a dataset missing or given twice, a picture missing or unknown, or a class index out of range.
+        InputError: a dataset missing or given twice, an image missing or unknown, or a class index out of range.
     """
     results: list[dict[str, int]] = []
     given: list[str] = []
     for pictures, classes in predictions:
         given.append(pictures.dataset)
         for ids, what, wanted in (
-            (set(pictures.image_ids) - set(classes), "lack", "a class index for each picture"),
-            (set(classes) - set(pictures.image_ids), "have the unknown", "ids of its pictures alone"),
+            (set(pictures.image_ids) - set(classes), "lack", "a class index for each image"),
+            (set(classes) - set(pictures.image_ids), "have the unknown", "ids of its images alone"),
         ):
             if ids:
                 raise InputError(
-                    f"the predictions for {pictures.name} {what} {len(ids)} pictures, such as {min(ids)}: expected {wanted} "
+                    f"the predictions for {pictures.name} {what} {len(ids)} images, such as {min(ids)}: expected {wanted} "
                     f"({len(pictures)}); predict the whole set"
                 )
         for image in pictures.image_ids:
             index = classes[image]
             if not isinstance(index, Integral) or not 0 <= index < len(pictures.classes):
                 raise InputError(
-                    f"the prediction for picture {image} of {pictures.name} is {index!r}: expected a class index in "
+                    f"the prediction for image {image} of {pictures.name} is {index!r}: expected a class index in "
                     f"0..{len(pictures.classes) - 1}; give the index, not the official id"
                 )
             results.append({"image_id": image, "category_id": pictures.category_ids[index]})
@@ -202,14 +202,14 @@ def _categories(content: Mapping[str, Any], ids: tuple[int, ...], path: Path) ->
         image, category = annotation["image_id"], annotation["category_id"]
         if category not in index:
             raise InputError(
-                f"{path} gives picture {image} the category {category}, which the training file lacks: expected one of its "
+                f"{path} gives image {image} the category {category}, which the training file lacks: expected one of its "
                 f"{len(ids)}, {ids[0]} to {ids[-1]}; use files of one release"
             )
         if of_image.setdefault(image, index[category]) != index[category]:
-            raise InputError(f"{path} gives picture {image} two categories: expected one; restore the file")
+            raise InputError(f"{path} gives image {image} two categories: expected one; restore the file")
     for image in content["images"]:
         if image["id"] not in of_image:
-            raise InputError(f"{path} gives picture {image['id']} no category: expected one; restore the file")
+            raise InputError(f"{path} gives image {image['id']} no category: expected one; restore the file")
     return of_image
 
 

@@ -23,7 +23,7 @@ class Side:
     Attributes:
         root: the folder.
         option: the option that named it: "images".
-        what: what one of its files is: "picture".
+        what: what one of its files is: "image".
     """
 
     root: Path
@@ -32,19 +32,19 @@ class Side:
 
 
 def pair_files(first: Side, second: Side, *, match: Match = "name", suffix: str = "") -> list[tuple[Path, Path]]:
-    """Every picture file of `first` with the one of `second` that belongs to it, in the order of the first.
+    """Every image file of `first` with the one of `second` that belongs to it, in the order of the first.
 
     Args:
         first: each of its files must have a partner. Where the other folder lies in this one, its files are not of this one.
         second: files without a partner are counted in a warning.
         match: "name": paths below the folders without the extension are equal; "order": the files of both, sorted, with
             numbers in names by their value; or two patterns, such as `["{id}_training", "{id}_manual1"]`, in which `{id}` stands
-            for what the two names have in common. A pattern is of the path without the extension, unless it ends in that of a
-            picture: `["{id}.jpg", "{id}.png"]`. One folder may be given twice, then the patterns tell the files apart.
+            for what the two names have in common. A pattern is of the path without the extension, unless it ends in that of an
+            image: `["{id}.jpg", "{id}.png"]`. One folder may be given twice, then the patterns tell the files apart.
         suffix: what names of the second have more than those of the first, in place of patterns.
 
     Raises:
-        InputError: a folder without a picture, a file without a partner, two files that the patterns do not tell apart, or
+        InputError: a folder without an image, a file without a partner, two files that the patterns do not tell apart, or
             another `match`. The message says which option would pair them, where one would.
     """
     patterns = _patterns(match, suffix)
@@ -145,8 +145,8 @@ def _told_apart(
     """The files of one folder that holds both: of the second side are those that its pattern fits."""
     if patterns is None or patterns[0] == patterns[1]:
         raise InputError(
-            f"`{first.option}` and `{second.option}` are the same folder {first.root}, and nothing tells a {first.what} from its "
-            f"{second.what}: expected two folders, or `suffix` (_mask for x.png and x_mask.png), or `match` with two patterns, "
+            f"`{first.option}` and `{second.option}` are the same folder {first.root}, and nothing tells the {first.what}s from the "
+            f"{second.what}s: expected two folders, or `suffix` (_mask for x.png and x_mask.png), or `match` with two patterns, "
             f"such as ['{ID}.jpg', '{ID}.png']; add one of them"
         )
     specific = 1 if len(patterns[1]) >= len(patterns[0]) else 0  # of "{id}" and "{id}_mask" the longer one decides
@@ -159,7 +159,7 @@ def _told_apart(
     ids = {_id(path, first.root, patterns[0]) for path in firsts}
     if alone := [path for path in seconds if _id(path, first.root, patterns[1]) not in ids]:
         raise InputError(
-            f"{_some(alone, second.what)} without a {first.what}: expected one called {patterns[0]!r} beside it, since both lie "
+            f"{_some(alone, second.what)} without its {first.what}: expected one called {patterns[0]!r} beside it, since both lie "
             f"in {first.root}; add it, or move the {second.what} away"
         )
     return firsts, seconds

@@ -68,20 +68,20 @@ def read_lines(path: str | os.PathLike[str], expected: str) -> list[str]:
 
 
 def read_name_list(path: str | os.PathLike[str]) -> list[str]:
-    """The names of pictures in a list, one a line, such as VOC's.
+    """The names of images in a list, one a line, such as VOC's.
 
     Raises:
         InputError: what `read_lines` refuses, a name that occurs twice, or lines with a flag beside the name.
     """
-    names = read_lines(path, "one picture name a line")
+    names = read_lines(path, "one image name a line")
     flagged = [name for name in names if len(name.split()) == 2 and name.split()[1] in ("-1", "0", "1")]
     if flagged:
         raise InputError(
             f"{path} has flags beside its names ({flagged[0]!r}), as the lists of one class in ImageSets/Main have, where -1 "
-            "says that the class is not there: expected one picture name a line; write the names alone, of the pictures you want"
+            "says that the class is not there: expected one image name a line; write the names alone, of the images you want"
         )
     if twice := first_twice(names):
-        raise InputError(f"{path} lists {twice} twice: expected each picture once; remove one of the lines")
+        raise InputError(f"{path} lists {twice} twice: expected each image once; remove one of the lines")
     return names
 
 

@@ -1,4 +1,4 @@
-"""Folders of pictures, and folders of pictures with a folder of label pictures beside them."""
+"""Folders of images, and folders of images with a folder of label images beside them."""
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,10 +20,10 @@ LOOKED_AT = 8
 
 
 class ImageFolder(ImageDataset):
-    """Every picture of a folder and its subfolders, sorted by path, without labels.
+    """Every image of a folder and its subfolders, sorted by path, without labels.
 
     Raises:
-        InputError: no such folder, no picture in it; at access, a damaged picture.
+        InputError: no such folder, no image in it; at access, a damaged image.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -39,23 +39,23 @@ class ImageFolder(ImageDataset):
         return Sample(image=read_image(path), name=path.relative_to(self.root).as_posix())
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
-        """The picture."""
+        """The image."""
         path = self._files[index]
         return ((path.relative_to(self.root).as_posix(), path),)
 
 
 class SegmentationDataset(ImageDataset):
-    """Pictures, each with a label file: what the formats with label pictures share.
+    """Images, each with a label file: what the formats with label images share.
 
     Args:
-        items: (name, picture file, label file) of each sample.
+        items: (name, image file, label file) of each sample.
         table: what the values in the label files mean.
         drawn_on: what the labels of photos that EXIF turns were drawn on: the photos as "shown" (the default), or the pixels as
             they are "stored"; samples are as shown in both cases. None remarks on such photos, if there are any.
         greys: the values are the greys that one sees, see `read_label`.
 
     Raises:
-        InputError: another `drawn_on`; at access, a damaged file, an unknown label value, or a picture and a label of different
+        InputError: another `drawn_on`; at access, a damaged file, an unknown label value, or an image and a label of different
             sizes.
     """
 
@@ -93,32 +93,32 @@ class SegmentationDataset(ImageDataset):
                 height, width, h, w = width, height, w, h
             raise InputError(
                 f"{picture} is {width} x {height} and its label {labels} is {w} x {h}: expected the same size "
-                f"({of_which_pixels(self._stored, orientation)}); export the label again at the picture's size, without "
+                f"({of_which_pixels(self._stored, orientation)}); export the label again at the image's size, without "
                 "interpolation"
             )
         return Sample(image=image, label=self._table.apply(label, labels), name=name)
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
-        """The picture and its label."""
+        """The image and its label."""
         name, picture, labels = self._items[index]
         return (name, picture), (f"{name} (label)", labels)
 
     def _label(self, path: Path) -> NDArray[np.uint8]:
-        """The values in a label file, (H, W); formats that keep them elsewhere than in a picture read them here."""
+        """The values in a label file, (H, W); formats that keep them elsewhere than in an image read them here."""
         return read_label(path, stored=self._stored, greys=self._greys)
 
 
 class ImageLabelFolder(SegmentationDataset):
-    """A folder of pictures and a folder of label pictures, paired by the path without the extension.
+    """A folder of images and a folder of label images, paired by the path without the extension.
 
-    `images/a/1.jpg` belongs to `labels/a/1{suffix}.png`. Label files without a picture are not used.
+    `images/a/1.jpg` belongs to `labels/a/1{suffix}.png`. Label files without an image are not used.
 
     Args:
-        images: the folder of pictures.
-        labels: the folder of label files, read by `read_label`; the same one where pictures and labels lie side by side.
+        images: the folder of images.
+        labels: the folder of label files, read by `read_label`; the same one where images and labels lie side by side.
         classes: the class names by label value; or a text file of one name a line, or of `value name` lines.
         void: label values that count nowhere; None for 255, unless `values` says what it is.
-        suffix: what label names have more than picture names: `_mask` for `1.jpg` and `1_mask.png`.
+        suffix: what label names have more than image names: `_mask` for `1.jpg` and `1_mask.png`.
         match: "name", "order" or two patterns, such as `["{id}_training", "{id}_manual1"]`, see `pair_files`.
         values: where label values are not 0, 1, 2, ...: the value of each class, such as [0, 255] of two; or the name of a class
             for each value, of which several may have one, `{0: ground, 128: roof, 255: roof}`. Values are greys as one sees
@@ -128,7 +128,7 @@ class ImageLabelFolder(SegmentationDataset):
         drawn_on: see `SegmentationDataset`.
 
     Raises:
-        InputError: a missing or empty folder, a picture without a label, two labels for one picture, an unknown class, labels
+        InputError: a missing or empty folder, an image without a label, two labels for one image, an unknown class, labels
             of 0 and 255 alone where neither `void` nor `values` says what 255 is; at access what `SegmentationDataset` raises.
     """
 
@@ -147,7 +147,7 @@ class ImageLabelFolder(SegmentationDataset):
     ) -> None:
         names = read_classes(classes) if isinstance(classes, str | os.PathLike) else list(classes)
         table = LabelTable.build(names, void=void, groups=groups, values=values)
-        sides = Side(require_folder(images), "images", "picture"), Side(require_folder(labels), "labels", "label")
+        sides = Side(require_folder(images), "images", "image"), Side(require_folder(labels), "labels", "label")
         pairs = pair_files(*sides, match=match, suffix=suffix)
         root = sides[0].root
         items = [(picture.relative_to(root).as_posix(), picture, label) for picture, label in pairs]

@@ -27,15 +27,15 @@ class Mnist(ArrayDataset):
     """MNIST (LeCun et al., "Gradient-based learning applied to document recognition", 1998): 28 x 28 pixels, grey, ten digits.
 
     Files as torchvision lays them out: `MNIST/raw/{train,t10k}-images-idx3-ubyte` and `-labels-idx1-ubyte`, or the same with
-    `.gz`. A task is a permutation or a rotation of every picture, of training and test alike ("ImpressLearn", 2022, section 4).
+    `.gz`. A task is a permutation or a rotation of every image, of training and test alike ("ImpressLearn", 2022, section 4).
 
     Args:
         root: the folder of `MNIST/raw`, or the folder with the files.
         part: "train", "val" or "test".
-        permutation: the number of the task, 0 or more: pixel i of a picture, counted row by row, takes the value of pixel p[i],
+        permutation: the number of the task, 0 or more: pixel i of an image, counted row by row, takes the value of pixel p[i],
             where p is `numpy.random.default_rng(permutation).permutation(784)`. 0 leaves the pixels in their places.
         rotation: in degrees, counter-clockwise about the centre: bilinear, black outside (torchvision's `rotate`).
-        val: how many training pictures are the validation part: the last of a shuffle that is the same for every task.
+        val: how many training images are the validation part: the last of a shuffle that is the same for every task.
 
     Raises:
         InputError: missing or damaged files, or an option out of range.
@@ -64,13 +64,13 @@ class Mnist(ArrayDataset):
         images, labels = (_read(file, dimensions) for file, dimensions in zip(files, (3, 1), strict=True))
         if len(images) != len(labels) or not len(labels) or labels.max() > 9:
             raise InputError(
-                f"{folder} has {len(images)} {prefix} pictures and {len(labels)} labels up to {labels.max(initial=0)}: expected "
-                "a label of 0..9 for each picture; unpack the files again"
+                f"{folder} has {len(images)} {prefix} images and {len(labels)} labels up to {labels.max(initial=0)}: expected "
+                "a label of 0..9 for each image; unpack the files again"
             )
         rows = np.arange(len(labels))
         if part != "test" and val:
             if val >= len(labels):
-                raise InputError(f"got val={val}: expected less than {len(labels)}, the training pictures; lower it")
+                raise InputError(f"got val={val}: expected less than {len(labels)}, the training images; lower it")
             shuffled = np.random.default_rng(0).permutation(len(labels))
             rows = np.sort(shuffled[-val:] if part == "val" else shuffled[:-val])
         name, change = "mnist", None

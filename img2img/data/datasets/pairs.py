@@ -1,4 +1,4 @@
-"""Pairs of pictures: A|B files, side by side as pix2pix lays them out (Isola et al., arXiv:1611.07004), or two folders."""
+"""Pairs of images: A|B files, side by side as pix2pix lays them out (Isola et al., arXiv:1611.07004), or two folders."""
 
 import os
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class PairFolder(ImageDataset):
         a_side: the half that A takes. In edges2handbags A, the edges, is on the left.
 
     Raises:
-        InputError: no such folder, no picture in it, another side; at access a damaged file or one of an odd width.
+        InputError: no such folder, no image in it, another side; at access a damaged file or one of an odd width.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, a_side: Literal["left", "right"] = "left") -> None:
@@ -43,7 +43,7 @@ class PairFolder(ImageDataset):
         width = pair.shape[1]
         if width % 2:
             raise InputError(
-                f"{path} is {width} pixels wide: expected an even width, two pictures of one size side by side; remove the file"
+                f"{path} is {width} pixels wide: expected an even width, two images of one size side by side; remove the file"
             )
         left, right = (np.ascontiguousarray(half) for half in np.split(pair, 2, axis=1))
         a, b = (left, right) if self._a_left else (right, left)
@@ -69,7 +69,7 @@ class PairedFolders(ImageDataset):
             "shown" (the default), or the pixels as they are "stored". None remarks on such inputs, if there are any.
 
     Raises:
-        InputError: no such folder, no picture in it, an input without a target; at access a damaged file, or two sizes.
+        InputError: no such folder, no image in it, an input without a target; at access a damaged file, or two sizes.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ COLOUR_PHOTOS = ("astronaut", "chelsea", "motorcycle_left", "rocket", "retina", 
 """What `SamplePhotos` is made of."""
 
 STYLE_IMAGES = ("ihc", "hubble_deep_field")
-"""Reserved as style pictures: a stained tissue and a field of galaxies; in no part of `SamplePhotos`."""
+"""Reserved as style images: a stained tissue and a field of galaxies; in no part of `SamplePhotos`."""
 
 
 def _shipped(name: str) -> Path:
@@ -56,20 +56,20 @@ def _shipped(name: str) -> Path:
         folder = Path(str(resources.files("skimage"))) / "data"
     except ModuleNotFoundError as error:
         raise InputError(
-            "the embedded samples are pictures that scikit-image ships, and it is not installed: pip install 'img2img[images]'"
+            "the embedded samples are images that scikit-image ships, and it is not installed: pip install 'img2img[images]'"
         ) from error
     for suffix in (".png", ".jpg"):
         if (folder / (name + suffix)).is_file():
             return folder / (name + suffix)
     there = sorted(p.stem for p in folder.glob("*.[jp][pn]g"))
-    raise InputError(f"scikit-image ships no picture called {name!r}: expected one of {', '.join(there)}")
+    raise InputError(f"scikit-image ships no image called {name!r}: expected one of {', '.join(there)}")
 
 
 def style_image(name: str) -> Path:
-    """The file of a picture that scikit-image ships, to use as a style; `STYLE_IMAGES` are in no training set.
+    """The file of an image that scikit-image ships, to use as a style; `STYLE_IMAGES` are in no training set.
 
     Raises:
-        InputError: scikit-image is not installed, or ships no picture of this name.
+        InputError: scikit-image is not installed, or ships no image of this name.
     """
     return _shipped(name)
 
@@ -143,21 +143,21 @@ class SamplePhotos(ImageDataset):
         self.name = f"photos[{part}]"
         self._samples: list[Sample] = []
         for photo in COLOUR_PHOTOS:
-            picture = photo_region(photo, part, short_side)
-            if picture is None:
+            image = photo_region(photo, part, short_side)
+            if image is None:
                 continue
             name = f"{photo}[{part}]"
             if tile is None:
-                self._samples.append(Sample(picture, name=name))
+                self._samples.append(Sample(image, name=name))
                 continue
-            h, w = picture.shape[:2]
+            h, w = image.shape[:2]
             if min(h, w) < tile:
                 raise InputError(
                     f"tile={tile}: the region {name} is {h} x {w} pixels at short_side={short_side}; expected a tile that "
                     f"fits into it; give tile={min(h, w)} or less, or short_side={-(-short_side * tile // min(h, w))} or more"
                 )
             corners = [(y, x) for y in range(0, h - tile + 1, tile) for x in range(0, w - tile + 1, tile)]
-            self._samples += [Sample(picture[y : y + tile, x : x + tile], name=f"{name}#{k}") for k, (y, x) in enumerate(corners)]
+            self._samples += [Sample(image[y : y + tile, x : x + tile], name=f"{name}#{k}") for k, (y, x) in enumerate(corners)]
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -25,12 +25,12 @@ class VocSegmentation(SegmentationDataset):
 
     Args:
         root: the folder of one year (`VOCdevkit/VOC2012`), or a folder above it that holds one year only.
-        split: a list in `ImageSets/Segmentation`: "train", "val" or "trainval". Its pictures may have other extensions than
+        split: a list in `ImageSets/Segmentation`: "train", "val" or "trainval". Its images may have other extensions than
             .jpg and .png, such as .JPG.
         drawn_on: see `SegmentationDataset`.
 
     Raises:
-        InputError: no VOC layout there, several years, no such list, one that `read_name_list` refuses, a listed picture or label
+        InputError: no VOC layout there, several years, no such list, one that `read_name_list` refuses, a listed image or label
             that is missing; at access what `SegmentationDataset` raises.
     """
 
@@ -49,7 +49,7 @@ class VocSegmentation(SegmentationDataset):
 
 
 class Folder:
-    """The files that the names of a list stand for: `NAME.jpg`, else a picture of that name with another extension.
+    """The files that the names of a list stand for: `NAME.jpg`, else an image of that name with another extension.
 
     Args:
         root: the folder.
@@ -72,7 +72,7 @@ class Folder:
 
 
 def check_items(items: Iterable[tuple[str, Path, Path]], file: Path) -> None:
-    """Refuse items of which a picture or a label is missing.
+    """Refuse items of which an image or a label is missing.
 
     Raises:
         InputError: some are.
@@ -81,7 +81,7 @@ def check_items(items: Iterable[tuple[str, Path, Path]], file: Path) -> None:
     if missing:
         raise InputError(
             f"{missing[0]} is missing{f', and {len(missing) - 1} more files' if len(missing) > 1 else ''}: expected every "
-            f"picture and label of the list {file}; unpack the data again or take the names off the list"
+            f"image and label of the list {file}; unpack the data again or take the names off the list"
         )
 
 

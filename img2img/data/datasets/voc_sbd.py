@@ -1,4 +1,4 @@
-"""Pascal VOC joined with the Semantic Boundaries Dataset (SBD), which labels five times as many of its pictures.
+"""Pascal VOC joined with the Semantic Boundaries Dataset (SBD), which labels five times as many of its images.
 
 Source: Hariharan et al., "Semantic contours from inverse detectors" (ICCV 2011). SBD's training list and VOC's validation list
 overlap; the parts here are those that FCN is published with (Shelhamer, Long and Darrell, `data/pascal/README.md` of
@@ -25,21 +25,21 @@ _Item = tuple[str, Path, Path]
 
 
 class VocSbd(SegmentationDataset):
-    """The pictures to train on, or those to report on, sorted by name.
+    """The images to train on, or those to report on, sorted by name.
 
     Args:
         sbd: SBD's `dataset` folder (`img/*.jpg`, `cls/*.mat`, `train.txt`), or one that holds it, such as `benchmark_RELEASE`.
         voc: a year of Pascal VOC, as `VocSegmentation` takes it; VOC 2011 for the published figures.
-        split: "train": SBD's training list (8,498 pictures) with SBD's labels, which have no void outlines. "test": VOC's
-            validation list without SBD's training pictures (736 of VOC 2011, "seg11valid"), with VOC's labels.
-        voc_train: add VOC's own training list to "train", with VOC's labels for those pictures that SBD's list lacks. The
+        split: "train": SBD's training list (8,498 images) with SBD's labels, which have no void outlines. "test": VOC's
+            validation list without SBD's training images (736 of VOC 2011, "seg11valid"), with VOC's labels.
+        voc_train: add VOC's own training list to "train", with VOC's labels for those images that SBD's list lacks. The
             published split does not.
         drawn_on: see `SegmentationDataset`.
 
-    No picture of "test" is ever in "train".
+    No image of "test" is ever in "train".
 
     Raises:
-        InputError: a folder or a list that is not there, a listed picture or label that is missing; at access what
+        InputError: a folder or a list that is not there, a listed image or label that is missing; at access what
             `SegmentationDataset` and `read_uint8_field` raise.
     """
 
@@ -60,7 +60,7 @@ class VocSbd(SegmentationDataset):
         test = {name: item for name, item in _by_name(held_out).items() if name not in train}
         if not test:
             raise InputError(
-                f"every picture of the list of {held_out.name!r} is in {folder / 'train.txt'}: expected some that are not, to "
+                f"every image of the list of {held_out.name!r} is in {folder / 'train.txt'}: expected some that are not, to "
                 "report on; restore both lists"
             )
         if split == "train" and voc_train:

@@ -42,12 +42,12 @@ def check_white(white: Any, what: str = "white") -> int | None:
     """
     if white is None or (isinstance(white, int) and not isinstance(white, bool) and 1 <= white <= FULL):
         return white
-    raise InputError(f"{what}={white!r}: expected the value of white in 16-bit pictures, 1 to {FULL}, such as 4095 (12 bits)")
+    raise InputError(f"{what}={white!r}: expected the value of white in 16-bit images, 1 to {FULL}, such as 4095 (12 bits)")
 
 
 @contextmanager
 def reading_16_bits(white: int | None, highest: list[int] | None = None) -> Iterator[None]:
-    """How pictures of 16 bits are read in the block.
+    """How images of 16 bits are read in the block.
 
     Args:
         white: the value that becomes 255, and what is above it too; None for 65535.
@@ -66,7 +66,7 @@ def current_white() -> int | None:
 
 
 def note_highest_value(highest: int, what: str, where: str) -> None:
-    """Note the highest value of a picture `what` of 16 bits; it is said once for all pictures of `where`."""
+    """Note the highest value of an image `what` of 16 bits; it is said once for all images of `where`."""
     depth = _depth.get()
     if depth.highest is not None:
         depth.highest.append(highest)
@@ -75,16 +75,16 @@ def note_highest_value(highest: int, what: str, where: str) -> None:
 
 
 def depth_warning(highest: Sequence[int], white: int | None) -> str | None:
-    """What is to be said of pictures with these highest values, read with `white`; None for nothing."""
+    """What is to be said of images with these highest values, read with `white`; None for nothing."""
     if not highest:
         return None
     most = max(highest)
     if white is not None and most > white:
-        return f"16-bit pictures with values up to {most:,}, beyond white={white}: what is above becomes white; give a larger one"
+        return f"16-bit images with values up to {most:,}, beyond white={white}: what is above becomes white; give a larger one"
     bits = next((bits for bits in (8, 10, 12, 14) if most < 1 << bits), None)
     if white is None and most and bits is not None:
         return (
-            f"16-bit pictures with values up to {most:,} of {FULL:,}: they are read as dark as that. If they use {bits} bits, "
+            f"16-bit images with values up to {most:,} of {FULL:,}: they are read as dark as that. If they use {bits} bits, "
             f"give white={(1 << bits) - 1}"
         )
     return None

@@ -1,4 +1,4 @@
-"""Picture files into arrays: `(H, W, 3)` RGB pictures and `(H, W)` class indices, or an error that names the file."""
+"""Image files into arrays: `(H, W, 3)` RGB images and `(H, W)` class indices, or an error that names the file."""
 
 import os
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from img2img.errors import InputError
 from img2img.paths import expanded
 
 MAX_PIXELS = 89_478_485
-"""Larger pictures are refused before they are decoded: a file of a few kilobytes can claim gigabytes of pixels.
+"""Larger images are refused before they are decoded: a file of a few kilobytes can claim gigabytes of pixels.
 
 This is the size from which Pillow itself warns of a decompression bomb, a quarter of a gigabyte in RGB.
 """
@@ -41,12 +41,12 @@ class _Decoded:
 
 
 def check_enlarged(height: int, width: int, what: str, remedy: str) -> None:
-    """Refuse to enlarge a picture beyond `MAX_PIXELS` pixels: a strip of 2 x 6000 with a shorter side of 256 is 197 million.
+    """Refuse to enlarge an image beyond `MAX_PIXELS` pixels: a strip of 2 x 6000 with a shorter side of 256 is 197 million.
 
     Args:
         height: that it would have, in pixels.
         width: the same.
-        what: the picture and its size, as the error calls it.
+        what: the image and its size, as the error calls it.
         remedy: what to do.
 
     Raises:
@@ -60,7 +60,7 @@ def check_enlarged(height: int, width: int, what: str, remedy: str) -> None:
 
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Decode a picture of any common kind as 8-bit RGB.
+    """Decode an image of any common kind as 8-bit RGB.
 
     Colours become sRGB by the profile that the file carries, CMYK and Lab too; a damaged profile, or one of other colours than
     the file's, is left aside, and what has none is taken for sRGB. Grey is repeated, a palette is looked up, 1-bit becomes black
@@ -87,12 +87,12 @@ def read_turned(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], int]:
 
 
 def to_rgb(image: Image.Image, what: str, *, where: str | None = None) -> NDArray[np.uint8]:
-    """A decoded picture of any mode as (H, W, 3) uint8 RGB, as `read_image` describes it, but as it lies.
+    """A decoded image of any mode as (H, W, 3) uint8 RGB, as `read_image` describes it, but as it lies.
 
     Args:
-        image: the picture.
+        image: the image.
         what: what an error calls it, its file's path for instance.
-        where: whose pictures share a remark on their 16 bits, the file's folder for instance; `what` by default.
+        where: whose images share a remark on their 16 bits, the file's folder for instance; `what` by default.
 
     Raises:
         InputError: 32-bit or float pixels, or a mode that has no colours.
@@ -138,11 +138,11 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def read_label(path: str | os.PathLike[str], *, stored: bool = False, greys: bool = False) -> NDArray[np.uint8]:
-    """Decode a label picture: the values of its pixels are class indices.
+    """Decode a label image: the values of its pixels are class indices.
 
-    Palette pictures give their indices, not their colours; 1-bit pictures give 0 and 1 (white). Grey PNGs of 2 and 4 bits are
+    Palette images give their indices, not their colours; 1-bit images give 0 and 1 (white). Grey PNGs of 2 and 4 bits are
     stretched to 0..255 as the PNG format defines grey, so indices belong in 8-bit or palette files. The EXIF orientation is
-    applied as to pictures. A GIF whose colours are all grey gives the greys, since its palette has no fixed order.
+    applied as to images. A GIF whose colours are all grey gives the greys, since its palette has no fixed order.
 
     Args:
         path: the file.
@@ -168,7 +168,7 @@ def read_label(path: str | os.PathLike[str], *, stored: bool = False, greys: boo
         if as_greys(image).mode == "L":
             remedy = "all that it shows is grey: set `values` to the greys of the classes, such as values: [0, 255]"
         raise InputError(
-            f"the label {path} is a picture of mode {image.mode}: expected one channel of class indices (8-bit grey or a "
+            f"the label {path} is an image of mode {image.mode}: expected one channel of class indices (8-bit grey or a "
             f"palette PNG); {remedy}"
         )
     values = np.array(image) if greys else _as_written(np.array(image), decoded)
@@ -182,7 +182,7 @@ def read_label(path: str | os.PathLike[str], *, stored: bool = False, greys: boo
 
 
 def as_greys(image: Image.Image) -> Image.Image:
-    """The picture as 8-bit grey (mode "L") where all that it shows is grey and opaque; else as it is.
+    """The image as 8-bit grey (mode "L") where all that it shows is grey and opaque; else as it is.
 
     So a mask of black and white is 0 and 255 whether a file has it as grey, as one bit, in a palette, whose order is the
     program's that wrote it, or in three equal channels.
@@ -206,7 +206,7 @@ def _as_written(values: NDArray[Any], decoded: _Decoded) -> NDArray[Any]:
 
 
 def _shown(decoded: _Decoded, path: Path) -> Image.Image:
-    """The picture upright, with grey of more than 8 bits as 16."""
+    """The image upright, with grey of more than 8 bits as 16."""
     image = decoded.image
     if decoded.kind == "PPM" and image.mode == "I":  # of 16 bits: Pillow has no other mode for what it stretches
         image = Image.fromarray(np.asarray(image).astype(np.uint16))
@@ -221,7 +221,7 @@ def _shown(decoded: _Decoded, path: Path) -> Image.Image:
 def _decode(path: Path) -> _Decoded:
     """The first frame of the file, decoded as it is stored."""
     if not path.is_file():
-        raise InputError(f"no picture at {path}: expected a file there; restore it or remove it from the dataset")
+        raise InputError(f"no image at {path}: expected a file there; restore it or remove it from the dataset")
     try:
         with open(path, "rb") as file, open_header(file) as image:
             width, height = image.size
@@ -239,17 +239,17 @@ def _decode(path: Path) -> _Decoded:
             return _Decoded(stored, image.format, orientation, args if isinstance(args, tuple) else (args,))
     except MemoryError:
         raise
-    except Image.DecompressionBombError as error:  # Pillow raises it itself for still larger pictures
+    except Image.DecompressionBombError as error:  # Pillow raises it itself for still larger images
         raise InputError(
             f"{path} claims too many pixels ({error}): expected at most {MAX_PIXELS:,}; make it smaller or cut it up"
         ) from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{path} ({path.stat().st_size} bytes) is not a picture that can be read: expected JPEG, PNG, WebP, AVIF, GIF, BMP "
+            f"{path} ({path.stat().st_size} bytes) is not an image that can be read: expected JPEG, PNG, WebP, AVIF, GIF, BMP "
             "or TIFF of 8 or 16 bits a channel; replace the file or delete it"
         ) from error
     except Exception as error:  # Pillow's readers raise almost anything on damaged bytes: SyntaxError, struct.error, ...
         # An error of the system (no permission, a lost disk) is not the file's fault, and says so itself.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise InputError(f"{path} is damaged ({error}): expected a whole picture; fetch the file again or delete it") from error
+        raise InputError(f"{path} is damaged ({error}): expected a whole image; fetch the file again or delete it") from error

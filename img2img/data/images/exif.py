@@ -38,7 +38,7 @@ _TURNS = {
 
 
 def orientation_of(image: Image.Image) -> int:
-    """EXIF's orientation, from 1 (as stored) to 8; 1 where there is no sound one. Of a picture that is not loaded yet only its
+    """EXIF's orientation, from 1 (as stored) to 8; 1 where there is no sound one. Of an image that is not loaded yet only its
     header is read."""
     try:
         # PNG's own would decode all pixels first, in search of EXIF behind them.
@@ -94,7 +94,7 @@ def of_which_pixels(stored: bool, orientation: int) -> str:
 
 
 def header_orientation(path: str | os.PathLike[str]) -> int:
-    """EXIF's orientation of a file, from 1 (not turned) to 8, by its header alone; 1 of what is no picture."""
+    """EXIF's orientation of a file, from 1 (not turned) to 8, by its header alone; 1 of what is no image."""
     try:
         with open(path, "rb") as file, open_header(file) as image:
             return orientation_of(image)

@@ -19,7 +19,7 @@ _TEXTS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf")
 
 
 def open_header(file: BinaryIO, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """The picture of a file, its header read and its pixels not yet; a PNG without those texts that are larger than Pillow reads.
+    """The image of a file, its header read and its pixels not yet; a PNG without those texts that are larger than Pillow reads.
 
     Raises whatever Pillow raises.
     """

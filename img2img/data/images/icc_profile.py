@@ -1,4 +1,4 @@
-"""Colours into sRGB by the profile that a picture carries (ICC): networks, screens and results take RGB for sRGB."""
+"""Colours into sRGB by the profile that an image carries (ICC): networks, screens and results take RGB for sRGB."""
 
 import functools
 import io
@@ -19,18 +19,18 @@ _MODES = {
 """The mode in which the colours of each mode are converted."""
 _SPACES = {"RGB": "RGB", "L": "GRAY", "I;16": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
 _CLASSES = ("mntr", "scnr", "prtr", "spac")
-"""Profiles of monitors, scanners, printers and colour spaces; others are no description of a picture's colours."""
+"""Profiles of monitors, scanners, printers and colour spaces; others are no description of an image's colours."""
 
 SAME = 2
 """A profile that changes no colour by more than this, of 255, is taken for sRGB, and the values stay as they are."""
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
-    """The picture's colours in sRGB, by the profile in `image.info["icc_profile"]`; Lab needs none.
+    """The image's colours in sRGB, by the profile in `image.info["icc_profile"]`; Lab needs none.
 
     Returns:
-        An RGB picture, RGBA where it has transparency, without a profile. The picture itself, where it has no profile, that of
-        sRGB, or one that is damaged or of other colours than the picture's.
+        An RGB image, RGBA where it has transparency, without a profile. The image itself, where it has no profile, that of
+        sRGB, or one that is damaged or of other colours than the image's.
     """
     profile, mode = image.info.get("icc_profile"), _MODES.get(image.mode)
     if mode is None or not ((isinstance(profile, bytes) and profile) or mode == "LAB"):

@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, and which of them are a dataset's or a command's input."""
+"""Which files of a folder are images, and which of them are a dataset's or a command's input."""
 
 import os
 from collections import Counter
@@ -20,7 +20,7 @@ EXTENSIONS = frozenset(
         *(".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".pcx", ".qoi"),
     }
 )
-"""What `list_images` takes for a picture, in any case: the formats of photos, scans and drawings that Pillow decodes by itself.
+"""What `list_images` takes for an image, in any case: the formats of photos, scans and drawings that Pillow decodes by itself.
 
 Left out of what it reads are icons (a file holds several sizes), textures of games, page descriptions (EPS, WMF: other
 programs draw them), videos, and measurements whose white no file states (FITS, PFM).
@@ -55,7 +55,7 @@ class SkippedFiles:
     """What of a folder is not read, other than what is hidden or a system's.
 
     Attributes:
-        others: how many files have each extension that is no picture's, in lower case.
+        others: how many files have each extension that is no image's, in lower case.
         results: the folders that hold results.
     """
 
@@ -77,13 +77,13 @@ class SkippedFiles:
         return " and ".join(parts)
 
     def say(self, folder: Path, used: int) -> None:
-        """Remark on it, where it is anything, beside the `used` pictures of `folder`."""
+        """Remark on it, where it is anything, beside the `used` images of `folder`."""
         if said := str(self):
-            warn_once(f"{folder}: {used} pictures; left out {said}. Convert whatever of it should be a picture")
+            warn_once(f"{folder}: {used} images; left out {said}. Convert whatever of it should be an image")
 
 
 def list_images(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = ()) -> list[Path]:
-    """Every picture in `folder` and its subfolders, known by `EXTENSIONS`, sorted by the path below `folder`.
+    """Every image in `folder` and its subfolders, known by `EXTENSIONS`, sorted by the path below `folder`.
 
     Hidden files and folders are skipped, and those that systems make for themselves (`@eaDir`, `__MACOSX`, recycle bins). So are
     subfolders where results are: a run (it has a `progress.json`), a bundle, a suite, a report, and those of `exclude`. Linked
@@ -94,7 +94,7 @@ def list_images(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.Pa
         exclude: folders below it that are left out, such as the one that results go to.
 
     Raises:
-        InputError: no such folder, or no picture in it.
+        InputError: no such folder, or no image in it.
     """
     pictures, left_out = scan(folder, exclude=exclude)
     left_out.say(expanded(folder), len(pictures))
@@ -104,7 +104,7 @@ def list_images(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.Pa
 def scan(
     folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = (), results_alone: bool = False
 ) -> tuple[list[Path], SkippedFiles]:
-    """What `list_images` returns, and what was left out, unsaid; no picture and no error where `results_alone` allows a folder
+    """What `list_images` returns, and what was left out, unsaid; no image and no error where `results_alone` allows a folder
     in which there are results and nothing else."""
     folder = require_folder(folder)
     excluded = _excluded.get() | _real(exclude)
@@ -133,7 +133,7 @@ def scan(
     left_out = SkippedFiles(others, tuple(results))
     if not found and not (results_alone and results and not others):
         raise InputError(
-            f"no picture in {folder} ({str(left_out) or 'it is empty'}): expected files that end in "
+            f"no image in {folder} ({str(left_out) or 'it is empty'}): expected files that end in "
             f"{', '.join(sorted(EXTENSIONS))}; check the folder"
         )
     return sorted(found, key=lambda p: p.relative_to(folder).as_posix()), left_out
@@ -174,5 +174,5 @@ def _real(folders: Iterable[str | os.PathLike[str]]) -> frozenset[str]:
 
 
 def _refuse(error: OSError) -> None:
-    """A folder that cannot be read is an error: `os.walk` would leave its pictures out without a word."""
+    """A folder that cannot be read is an error: `os.walk` would leave its images out without a word."""
     raise error

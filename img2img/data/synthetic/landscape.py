@@ -35,7 +35,7 @@ def render(
     clear summer day over meadows and brick houses: then the colours follow from what is shown, for tasks that paint.
 
     Returns:
-        picture (size, size, 3) uint8 RGB and label (size, size) uint8, indices into `CLASSES`.
+        image (size, size, 3) uint8 RGB and label (size, size) uint8, indices into `CLASSES`.
     """
     zenith, haze = _SUMMER_SKY if daylight else _SKIES[rng.choice(len(_SKIES), p=[share for share, *_ in _SKIES])][1:]
     view = View(

@@ -1,4 +1,4 @@
-"""Made pictures to classify: striped patterns, drawn in memory in milliseconds, so that every pipeline runs without data."""
+"""Made images to classify: striped patterns, drawn in memory in milliseconds, so that every pipeline runs without data."""
 
 import zlib
 
@@ -16,15 +16,15 @@ WAVES = 3
 class Patterns(ArrayDataset):
     """Task number n of a family without end: each class is a sum of coloured gratings of its own directions and widths.
 
-    A picture of a class has random phases, directions a few degrees off, a brightness of its own and noise, so no two are alike
-    and the mean picture of a class is grey.
+    An image of a class has random phases, directions a few degrees off, a brightness of its own and noise, so no two are alike
+    and the mean image of a class is grey.
 
     Args:
-        part: "train", "val" or "test"; parts of one number share classes and no picture.
+        part: "train", "val" or "test"; parts of one number share classes and no image.
         number: which task.
         classes: how many classes.
         size: side in pixels.
-        count: pictures of this part.
+        count: images of this part.
         seed: of everything.
 
     Raises:
@@ -47,7 +47,7 @@ class Patterns(ArrayDataset):
 
 
 def _looks(rng: np.random.Generator, classes: int) -> dict[str, NDArray[np.float64]]:
-    """Of each class and grating: direction, periods across the picture, colour."""
+    """Of each class and grating: direction, periods across the image, colour."""
     return {
         "angle": rng.uniform(0, np.pi, (classes, WAVES)),
         "periods": rng.uniform(1.5, 6, (classes, WAVES)),
@@ -65,7 +65,7 @@ def _draw(
     y, x = np.mgrid[:size, :size] / size
     across = np.cos(angle)[..., None, None] * x + np.sin(angle)[..., None, None] * y
     waves = np.sin(2 * np.pi * looks["periods"][categories][..., None, None] * across + phase[..., None, None])
-    picture = 0.5 + 0.22 * np.einsum("nwyx,nwc->nyxc", waves, looks["colour"][categories])
-    picture += rng.uniform(-0.1, 0.1, (count, 1, 1, 1)) + rng.normal(0, 0.08, picture.shape)
-    done: NDArray[np.uint8] = (picture.clip(0, 1) * 255).astype(np.uint8)
+    image = 0.5 + 0.22 * np.einsum("nwyx,nwc->nyxc", waves, looks["colour"][categories])
+    image += rng.uniform(-0.1, 0.1, (count, 1, 1, 1)) + rng.normal(0, 0.08, image.shape)
+    done: NDArray[np.uint8] = (image.clip(0, 1) * 255).astype(np.uint8)
     return done

@@ -1,7 +1,7 @@
-"""A picture and its label map that are painted together, and the textures and colours to paint with.
+"""A image and its label map that are painted together, and the textures and colours to paint with.
 
 Painting is done with integers, with + - * / on floats and with Pillow and OpenCV operations on 8-bit masks that are exact, so
-that the same random numbers give the same picture on every machine.
+that the same random numbers give the same image on every machine.
 """
 
 import colorsys
@@ -17,7 +17,7 @@ from PIL import Image
 from img2img.data.datasets.sample_photos import photo_region
 
 Colour = NDArray[np.float32]
-"""(3,) float32 RGB in [0, 255], or a picture (h, w, 3) of them."""
+"""(3,) float32 RGB in [0, 255], or an image (h, w, 3) of them."""
 Points = Sequence[tuple[float, float]]
 """The corners (x, y) of a closed polygon, in pixels; (0, 0) is the top left corner of the top left pixel."""
 
@@ -40,7 +40,7 @@ class Patch(NamedTuple):
 
 
 class SceneRenderer:
-    """A square picture in the making, black and of class `label` at first.
+    """A square image in the making, black and of class `label` at first.
 
     Attributes:
         image: (size, size, 3) float32 RGB in [0, 255].
@@ -93,7 +93,7 @@ class SceneRenderer:
             self.image[patch.rows, patch.columns] *= (1 - patch.cover * np.float32(amount / 255))[:, :, None]
 
     def finish(self, rng: np.random.Generator, *, grain: int) -> NDArray[np.uint8]:
-        """The picture as uint8, with uneven light and with noise of up to +-`grain`."""
+        """The image as uint8, with uneven light and with noise of up to +-`grain`."""
         light = 1 + (smooth_noise(rng, (self.size, self.size), cells=3) - 128) * np.float32(0.3 / 128)
         out = self.image * light[:, :, None]
         if grain:
@@ -144,7 +144,7 @@ class PhotoTextures:
     def photo(self, rng: np.random.Generator, shape: tuple[int, int], *, blur: int = 1) -> Colour:
         """(h, w, 3) of about [0, 255]: a random cut of a random photo, sometimes mirrored, re-coloured a little.
 
-        It has the detail of a picture `blur` times smaller.
+        It has the detail of an image `blur` times smaller.
         """
         cut = _cut(rng, self._scenery[rng.integers(len(self._scenery))], shape, least=0.4, blur=blur)
         gain = 0.75 + 0.5 * rng.random(3)
@@ -160,14 +160,14 @@ class PhotoTextures:
 
 
 def _cut(
-    rng: np.random.Generator, picture: NDArray[np.uint8], shape: tuple[int, int], *, least: float, blur: int = 1
+    rng: np.random.Generator, image: NDArray[np.uint8], shape: tuple[int, int], *, least: float, blur: int = 1
 ) -> NDArray[np.float32]:
     """A random window of the proportions of `shape`, resized to it."""
-    h, w = picture.shape[:2]
+    h, w = image.shape[:2]
     scale = min(h / shape[0], w / shape[1]) * (least + (1 - least) * rng.random())
     height, width = max(1, int(shape[0] * scale)), max(1, int(shape[1] * scale))
     top, left = rng.integers(h - height + 1), rng.integers(w - width + 1)
-    window = Image.fromarray(picture[top : top + height, left : left + width])
+    window = Image.fromarray(image[top : top + height, left : left + width])
     if blur > 1:
         window = window.resize((max(1, shape[1] // blur), max(1, shape[0] // blur)), Image.Resampling.BILINEAR)
     resized = np.asarray(window.resize(shape[::-1], Image.Resampling.BILINEAR), np.float32)

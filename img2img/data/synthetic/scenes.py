@@ -1,4 +1,4 @@
-"""Rendered segmentation sets with exact labels, as many pictures as one asks for, the same on every machine."""
+"""Rendered segmentation sets with exact labels, as many images as one asks for, the same on every machine."""
 
 import functools
 from collections.abc import Callable

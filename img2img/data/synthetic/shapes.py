@@ -56,7 +56,7 @@ def render(rng: np.random.Generator, size: int, stock: PhotoTextures) -> tuple[N
     The photo is a little out of focus, as behind near things; shapes stand upright, give or take 35 degrees.
 
     Returns:
-        picture (size, size, 3) uint8 RGB and label (size, size) uint8, indices into `CLASSES`.
+        image (size, size, 3) uint8 RGB and label (size, size) uint8, indices into `CLASSES`.
     """
     renderer = SceneRenderer(size)
     haze = random_colour(rng, (0, 1), (0, 0.3), (0.2, 0.8))

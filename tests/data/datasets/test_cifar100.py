@@ -41,7 +41,7 @@ def write_pickle(path: Path, content: Any) -> None:
 
 
 def made(each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (N, 32, 32, 3) and labels, `each` of a class, shuffled."""
+    """Images (N, 32, 32, 3) and labels, `each` of a class, shuffled."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (100 * each, 32, 32, 3), np.uint8), rng.permutation(np.repeat(np.arange(100), each))
 
@@ -184,7 +184,7 @@ def test_arrays_of_python_objects_are_not_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": np.zeros((100, 32, 32), np.uint8)}, r"pictures \(100, 32, 32\) uint8"),
+        ({"x": np.zeros((100, 32, 32), np.uint8)}, r"images \(100, 32, 32\) uint8"),
         ({"x": np.zeros((100, 32, 32, 3))}, r"float64 and labels"),
         ({"y": np.arange(99)}, r"labels \(99,\)"),
         ({"y": np.arange(1, 101)}, r"labels in 0\.\.99"),

@@ -35,7 +35,7 @@ def test_folders_are_classes_as_in_torchvision(root: Path) -> None:
         (root / hidden).parent.mkdir(exist_ok=True)
         (root / hidden).write_bytes(b"")
     pictures = ClassFolder(root=root / "train")
-    (root / "train/dog/.x.jpg").unlink()  # torchvision would take it for a picture
+    (root / "train/dog/.x.jpg").unlink()  # torchvision would take it for an image
     (root / "train/.cache/x.jpg").unlink()
     (root / "train/.cache").rmdir()
     theirs = ImageFolder(str(root / "train"))
@@ -75,7 +75,7 @@ def test_a_class_that_is_not_listed_is_an_error(root: Path) -> None:
 def test_the_folder_above_the_parts_and_one_without_classes_say_the_layout(root: Path) -> None:
     with pytest.raises(InputError, match=r"holds the folders \['test', 'train'\]: expected .*CLASS.*such as ROOT/train"):
         ClassFolder(root=root)
-    with pytest.raises(InputError, match="holds no folder: expected one folder of pictures for each class"):
+    with pytest.raises(InputError, match="holds no folder: expected one folder of images for each class"):
         ClassFolder(root=root / "train" / "dog")
     with pytest.raises(InputError, match="no folder at"):
         ClassFolder(root=root / "gone")
@@ -84,7 +84,7 @@ def test_the_folder_above_the_parts_and_one_without_classes_say_the_layout(root:
 def test_a_class_without_a_picture_is_named(root: Path) -> None:
     (root / "train/owl").mkdir()
     (root / "train/owl/readme.md").write_text("none yet")
-    with pytest.raises(InputError, match=r"no picture in .*owl \(1 other file \(\.md: 1\)\)"):
+    with pytest.raises(InputError, match=r"no image in .*owl \(1 other file \(\.md: 1\)\)"):
         ClassFolder(root=root / "train")
 
 
@@ -97,7 +97,7 @@ def test_a_folder_is_listed_once_until_it_changes(root: Path) -> None:
     first = listed(root / "train")
     assert listed(str(root / "train")) is first
     Image.new("RGB", (4, 4)).save(root / "train/dog/new.png")
-    os.utime(root / "train/dog", ns=(0, 1))  # a second picture within one tick of the clock would go unseen
+    os.utime(root / "train/dog", ns=(0, 1))  # a second image within one tick of the clock would go unseen
     assert len(listed(root / "train")) == len(first) + 1
 
 
@@ -124,7 +124,7 @@ def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_pictures_beside_the_folders_are_counted_aloud(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     Image.new("RGB", (2, 2)).save(root / "train" / "stray.png")
     assert len(ClassFolder(root=root / "train")) == 4
-    assert "1 pictures in" in caplog.text
+    assert "1 images in" in caplog.text
     assert "stray.png" in caplog.text
 
 
@@ -155,5 +155,5 @@ def test_a_folder_of_runs_beside_the_classes_is_none(tmp_path: Path, classes: li
         assert any(f"left out {out}, where results are" in said for said in parts.train.remarks())
         (out / "progress.json").touch()  # known by itself from then on
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"no picture in .*empty"):
+    with pytest.raises(InputError, match=r"no image in .*empty"):
         build_data(options)

@@ -45,13 +45,13 @@ def annotation(category: int, segmentation: Any, *, image: int = 1, crowd: int =
 
 
 def write(root: Path, annotations: list[dict[str, Any]], *, images: int = 1, **changes: Any) -> tuple[Path, Path]:
-    """Grey pictures 1.png ... and an annotation file below `root`."""
+    """Grey images 1.png ... and an annotation file below `root`."""
     folder, file = root / "pictures", root / "instances.json"
     folder.mkdir(exist_ok=True)
     for i in range(1, images + 1):
         Image.new("L", (WIDTH, HEIGHT), i).save(folder / f"{i}.png")
     data = {
-        # the last picture first: the order is that of the ids
+        # the last image first: the order is that of the ids
         "images": [{"id": i, "file_name": f"{i}.png", "height": HEIGHT, "width": WIDTH} for i in range(images, 0, -1)],
         "annotations": [{"id": 100 + i, **a} for i, a in enumerate(annotations)],
         "categories": CATEGORIES,
@@ -138,13 +138,13 @@ def test_pictures_without_a_chosen_category_are_dropped_or_kept(tmp_path: Path, 
     files = write(tmp_path, annotations, images=3)
     assert [s.name for s in CocoSegmentation(*files)] == ["2.png", "3.png"]
     assert [s.name for s in CocoSegmentation(*files, categories=["cup"])] == ["3.png"]
-    assert "2 of the 3 pictures" in caplog.text
+    assert "2 of the 3 images" in caplog.text
     assert "keep_empty" in caplog.text
     kept = CocoSegmentation(*files, categories=["cup"], keep_empty=True)
     assert [s.name for s in kept] == ["1.png", "2.png", "3.png"]
     assert kept[0].label is not None
     assert not kept[0].label.any()
-    with pytest.raises(InputError, match=r"none of the 3 pictures .* has an annotation of table"):
+    with pytest.raises(InputError, match=r"none of the 3 images .* has an annotation of table"):
         CocoSegmentation(*files, categories=["table"])
 
 
@@ -171,10 +171,10 @@ def test_a_stray_piece_beside_a_polygon_draws_nothing(tmp_path: Path) -> None:
         ([["1", "0", "5", "0", "5", "5"]], "no list of numbers"),
         ([[2, 2, 5, 5, 9, 9]], "on a line"),
         ([[0.1, 0.1, 0.6, 0.1, 0.6, 0.6]], "between 0 and 1"),
-        (square(WIDTH + 1, 2, 4), "outside the 30 x 20 picture"),
+        (square(WIDTH + 1, 2, 4), "outside the 30 x 20 image"),
         (runs(pixels(0, 0, 0), compressed=False), "hold no pixel"),
         (runs(pixels(0, 0, 0), compressed=True), "hold no pixel"),
-        ({"size": [WIDTH, HEIGHT], "counts": [3, HEIGHT * WIDTH - 3]}, r"size \[30, 20\] is not the picture's, \[20, 30\]"),
+        ({"size": [WIDTH, HEIGHT], "counts": [3, HEIGHT * WIDTH - 3]}, r"size \[30, 20\] is not the image's, \[20, 30\]"),
         ({"size": [HEIGHT, WIDTH], "counts": 5}, "neither a list of run lengths nor"),
         ({"size": [HEIGHT, WIDTH], "counts": [True, HEIGHT * WIDTH - 1]}, "whole number"),
         ({"counts": [HEIGHT * WIDTH]}, "lack size"),
@@ -338,7 +338,7 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no folder at .*gone"):
         CocoSegmentation(tmp_path / "gone", file)
     (folder / "1.png").unlink()
-    with pytest.raises(InputError, match=r"no picture at .*1\.png"):
+    with pytest.raises(InputError, match=r"no image at .*1\.png"):
         CocoSegmentation(folder, file)[0]
 
 

@@ -12,7 +12,7 @@ from img2img.data.datasets.decathlon import DECATHLON, UNKNOWN, Decathlon, write
 from img2img.errors import InputError
 
 # Ids as the challenge has them: ten million times the dataset's number, plus a number from 1. Not in order, and one that no
-# picture of val has.
+# image of val has.
 BASE = 10_000_000
 CATEGORIES = [{"id": BASE + 3, "name": "wing"}, {"id": BASE + 1, "name": "jet"}, {"id": BASE + 2, "name": "kite"}]
 PICTURES = {"train": [3, 1, 2, 1], "val": [3, 2], "test": [None, None, None]}
@@ -26,7 +26,7 @@ def content(dataset: str, part: str) -> dict[str, Any]:
     ]
     if part == "test":
         return {"images": images, "info": {}}
-    # COCO joins annotations by the picture's id, whatever their order
+    # COCO joins annotations by the image's id, whatever their order
     annotations = [{"id": 7 + i, "image_id": first + i, "category_id": BASE + (c or 0)} for i, c in enumerate(labels)][::-1]
     return {"images": images, "annotations": annotations, "categories": CATEGORIES}
 
@@ -89,7 +89,7 @@ def test_pictures_may_lie_elsewhere_and_root_may_be_the_folder_above(root: Path,
     (root / "data").rename(tmp_path / "pictures")
     pictures = Decathlon(root=tmp_path, dataset="aircraft", part="val", data=tmp_path / "pictures")
     assert pictures[0].image.shape == (72, 90, 3)
-    with pytest.raises(InputError, match=r"no picture at .*data.aircraft.val.000\.jpg.*decathlon-1\.0-data.*or set `data`"):
+    with pytest.raises(InputError, match=r"no image at .*data.aircraft.val.000\.jpg.*decathlon-1\.0-data.*or set `data`"):
         opened(root, "val")
 
 
@@ -102,11 +102,11 @@ def test_names_that_occur_twice_are_told_apart(root: Path) -> None:
     ("part", "changed", "message"),
     [
         ("val", {"annotations": [{"image_id": BASE + 1000, "category_id": BASE + 4}]}, "category 10000004, which the training"),
-        ("val", {"annotations": [{"image_id": BASE + 1000, "category_id": BASE + 1}]}, "picture 10001001 no category"),
+        ("val", {"annotations": [{"image_id": BASE + 1000, "category_id": BASE + 1}]}, "image 10001001 no category"),
         (
             "val",
             {"annotations": [{"image_id": BASE + 1000, "category_id": BASE + c} for c in (1, 2)]},
-            "picture 10001000 two categories",
+            "image 10001000 two categories",
         ),
         ("val", {"images": [{"id": "1", "file_name": "x"}]}, r"images\[0\] .*expected an object with id, file_name"),
         ("val", {"images": [{"id": 1, "file_name": "x"}] * 2}, "images of one id"),
@@ -125,7 +125,7 @@ def test_files_that_do_not_fit_are_named(root: Path, part: str, changed: dict[st
 def test_one_id_in_both_files_of_the_union_is_refused(root: Path) -> None:
     listed = content("aircraft", "train")
     change(root, "val", images=listed["images"], annotations=listed["annotations"])
-    with pytest.raises(InputError, match=r"train\+val has pictures of one id"):
+    with pytest.raises(InputError, match=r"train\+val has images of one id"):
         opened(root, "train+val")
 
 
@@ -161,9 +161,9 @@ def test_results_are_in_official_ids(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("predicted", "message"),
     [
-        ({BASE + 2000: 0, BASE + 2002: 1}, "lack 1 pictures, such as 10002001"),
-        ({BASE + 2000 + i: 0 for i in range(4)}, "have the unknown 1 pictures, such as 10002003"),
-        ({BASE + 2000 + i: i + 1 for i in range(3)}, r"picture 10002002 of aircraft-test is 3: expected a class index in 0\.\.2"),
+        ({BASE + 2000: 0, BASE + 2002: 1}, "lack 1 images, such as 10002001"),
+        ({BASE + 2000 + i: 0 for i in range(4)}, "have the unknown 1 images, such as 10002003"),
+        ({BASE + 2000 + i: i + 1 for i in range(3)}, r"image 10002002 of aircraft-test is 3: expected a class index in 0\.\.2"),
         ({BASE + 2000 + i: BASE + 1 for i in range(3)}, "not the official id"),
         ({BASE + 2000 + i: 1.0 for i in range(3)}, r"is 1\.0"),
     ],

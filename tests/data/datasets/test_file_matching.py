@@ -19,7 +19,7 @@ def lay(root: Path, names: Iterable[str]) -> Path:
 
 
 def paired(first: Path, second: Path, **options: Any) -> list[tuple[str, str]]:
-    pairs = pair_files(Side(first, "images", "picture"), Side(second, "labels", "label"), **options)
+    pairs = pair_files(Side(first, "images", "image"), Side(second, "labels", "label"), **options)
     return [(a.relative_to(first).as_posix(), b.relative_to(second).as_posix()) for a, b in pairs]
 
 
@@ -66,7 +66,7 @@ def test_pictures_and_masks_side_by_side(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no label in .* is called '\{id\}_gt'"):
         paired(root, root, suffix="_gt")
     lay(root, ["z_mask.png"])
-    with pytest.raises(InputError, match=r"the label .*z_mask\.png is without a picture"):
+    with pytest.raises(InputError, match=r"the label .*z_mask\.png is without its image"):
         paired(root, root, suffix="_mask")
 
 
@@ -82,7 +82,7 @@ def test_order_takes_numbers_by_their_value_and_needs_as_many_of_both(tmp_path: 
     expected = [("img1.png", "t_01.png"), ("img2.png", "t_02.png"), ("img10.png", "t_10.png")]
     assert paired(images, labels, match="order") == expected
     lay(labels, ["t_11.png"])
-    with pytest.raises(InputError, match=r"has 3 pictures and .* has 4 labels"):
+    with pytest.raises(InputError, match=r"has 3 images and .* has 4 labels"):
         paired(images, labels, match="order")
 
 
@@ -100,7 +100,7 @@ def test_suffix_and_match_are_not_both_given(tmp_path: Path) -> None:
 
 def test_a_picture_that_the_pattern_does_not_fit_is_named_and_not_left_out(tmp_path: Path) -> None:
     images, labels = lay(tmp_path / "i", ["1_a.png", "2_a.png", "3.png"]), lay(tmp_path / "l", ["1_b.png", "2_b.png"])
-    with pytest.raises(InputError, match=r"the picture .*3\.png is not called '{id}_a'"):
+    with pytest.raises(InputError, match=r"the image .*3\.png is not called '{id}_a'"):
         paired(images, labels, match=["{id}_a", "{id}_b"])
 
 

@@ -44,7 +44,7 @@ def test_an_image_folder_is_read_in_the_order_of_its_paths(tmp_path: Path) -> No
 def test_image_folders_refuse_missing_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nearest that exists"):
         ImageFolder(tmp_path / "gone")
-    with pytest.raises(InputError, match="no picture in"):
+    with pytest.raises(InputError, match="no image in"):
         ImageFolder(tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_the_number_of_missing_labels_is_told(tmp_path: Path) -> None:
         write(tmp_path, name)
     for name in "bc":
         (tmp_path / "labels" / f"{name}.png").unlink()
-    with pytest.raises(InputError, match=r"no label for .*b\.jpg and 1 more pictures"):
+    with pytest.raises(InputError, match=r"no label for .*b\.jpg and 1 more images"):
         open_set(tmp_path)
 
 

@@ -151,7 +151,7 @@ def test_absent_files_say_where_they_come_from(root: Path, tmp_path: Path) -> No
 def test_labels_that_do_not_fit_the_pictures_are_refused(root: Path) -> None:
     file = root / "MNIST/raw/t10k-labels-idx1-ubyte"
     file.write_bytes(idx(TEST[1][:9]))
-    with pytest.raises(InputError, match="10 t10k pictures and 9 labels"):
+    with pytest.raises(InputError, match="10 t10k images and 9 labels"):
         Mnist(root=root, part="test")
     file.write_bytes(idx(TEST[1] + 20))
     with pytest.raises(InputError, match=r"expected a label of 0\.\.9"):

@@ -53,7 +53,7 @@ def test_another_side_is_refused(tmp_path: Path) -> None:
 def test_missing_empty_and_damaged_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nearest that exists"):
         PairFolder(tmp_path / "gone")
-    with pytest.raises(InputError, match="no picture in"):
+    with pytest.raises(InputError, match="no image in"):
         PairFolder(tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8")
     with pytest.raises(InputError, match=r"a\.jpg"):

@@ -68,7 +68,7 @@ def test_scenes_may_only_use_photos_of_their_part(one_colour_a_part, part):
     rng = np.random.default_rng(0)
     for _ in range(60):
         assert stock.photo(rng, (20, 30))[:, :, others].max() == 0
-    for texture in stock._textures.values():  # grey pictures: their red channel
+    for texture in stock._textures.values():  # grey images: their red channel
         np.testing.assert_array_equal(texture, 255 if part == "train" else 0)
 
 

@@ -27,7 +27,7 @@ VOC_VAL = ["2007_000033", "2009_000010", "2010_000001"]
 
 
 def sbd_label(name: str) -> NDArray[np.uint8]:
-    """A label of 6 x 8 pixels that differs from picture to picture."""
+    """A label of 6 x 8 pixels that differs from image to image."""
     label = np.zeros((6, 8), np.uint8)
     label[2:4, 3:7] = 1 + sum(map(ord, name)) % 20
     return label
@@ -137,7 +137,7 @@ def test_the_folder_may_be_one_above(sbd: Path, voc: Path) -> None:
 @pytest.mark.parametrize("file", ["img/2008_000008.jpg", "cls/2008_000008.mat"])
 def test_a_missing_file_of_the_list_is_named(sbd: Path, voc: Path, file: str) -> None:
     (sbd / file).unlink()
-    with pytest.raises(InputError, match=rf"{file} is missing: expected every picture and label of the list .*train\.txt"):
+    with pytest.raises(InputError, match=rf"{file} is missing: expected every image and label of the list .*train\.txt"):
         VocSbd(sbd, voc, "train")
     assert len(VocSbd(sbd, voc, "test")) == 2
 
@@ -145,7 +145,7 @@ def test_a_missing_file_of_the_list_is_named(sbd: Path, voc: Path, file: str) ->
 def test_a_list_that_is_missing_empty_or_covers_the_whole_val_list_is_refused(sbd: Path, voc: Path) -> None:
     list_file = sbd / "train.txt"
     list_file.write_text("".join(f"{n}\n" for n in VOC_VAL))
-    with pytest.raises(InputError, match="every picture of the list of 'VOC2011-val' is in"):
+    with pytest.raises(InputError, match="every image of the list of 'VOC2011-val' is in"):
         VocSbd(sbd, voc, "test")
     list_file.write_text("\n")
     with pytest.raises(InputError, match="is empty"):

@@ -1,4 +1,4 @@
-"""Pictures of 16 bits that use 12 of them: what is said, and what `white` makes of them."""
+"""Images of 16 bits that use 12 of them: what is said, and what `white` makes of them."""
 
 import logging
 import struct

@@ -100,7 +100,7 @@ def test_pixels_of_unknown_range_are_refused(tmp_path: Path, dtype: type) -> Non
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(tmp_path: Path, rgb: np.ndarray, orientation: int) -> None:
-    # How the pixels of an upright picture are stored under each orientation (EXIF 2.3, tag 274).
+    # How the pixels of an upright image are stored under each orientation (EXIF 2.3, tag 274).
     stored = {
         1: rgb, 2: rgb[:, ::-1], 3: rgb[::-1, ::-1], 4: rgb[::-1], 5: rgb.transpose(1, 0, 2), 6: np.rot90(rgb, 1),
         7: np.rot90(rgb, 2).transpose(1, 0, 2), 8: np.rot90(rgb, -1),
@@ -160,13 +160,13 @@ def test_a_cut_off_file_is_named(tmp_path: Path, extension: str, kept: float) ->
 
 
 def test_a_text_file_with_a_picture_name_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(InputError, match=r"a\.png \(10 bytes\) is not a picture"):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(InputError, match=r"a\.png \(8 bytes\) is not an image"):
         read_image(tmp_path / "a.png")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no picture at .*gone\.png"):
+    with pytest.raises(InputError, match=r"no image at .*gone\.png"):
         read_image(tmp_path / "gone.png")
 
 
@@ -254,7 +254,7 @@ def test_deep_labels_above_255_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_coloured_labels_are_refused(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (3, 3)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=rf"a\.png is a picture of mode {mode}: expected one channel"):
+    with pytest.raises(InputError, match=rf"a\.png is an image of mode {mode}: expected one channel"):
         read_label(tmp_path / "a.png")
 
 

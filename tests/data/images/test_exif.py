@@ -1,4 +1,4 @@
-"""Photos that EXIF turns, and labels drawn on their stored pixels: the label lies where the thing is in the picture."""
+"""Photos that EXIF turns, and labels drawn on their stored pixels: the label lies where the thing is in the image."""
 
 import json
 import logging
@@ -97,7 +97,7 @@ FORMATS: list[Open] = [folders, paired, voc, sbd, coco]
 
 
 def fits(pictures: ImageDataset) -> bool:
-    """Whether the label, or the target, lies where the thing is in the picture that is shown."""
+    """Whether the label, or the target, lies where the thing is in the image that is shown."""
     sample = pictures[0]
     if sample.source is not None:
         return np.array_equal(sample.source, sample.image)
@@ -117,7 +117,7 @@ def test_the_label_lies_on_the_thing_however_it_was_drawn(
         pictures = format(tmp_path / name, orientation, label, on, drawn_on=name)
         assert fits(pictures), name
         image = pictures[0].image[..., 0] > 127
-        assert np.array_equal(image, shown == 1), "the picture is what a viewer shows, in both cases"
+        assert np.array_equal(image, shown == 1), "the image is what a viewer shows, in both cases"
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.__name__)

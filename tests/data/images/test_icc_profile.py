@@ -1,4 +1,4 @@
-"""A picture's own colour space becomes sRGB; the expected values are computed here from the spaces' definitions."""
+"""A image's own colour space becomes sRGB; the expected values are computed here from the spaces' definitions."""
 
 import io
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_lab_needs_no_profile(tmp_path: Path) -> None:
 
 
 def test_cmyk_is_converted_by_its_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table of inks is too long to write here: that the picture's own profile is what converts it is what is seen."""
+    """A table of inks is too long to write here: that the image's own profile is what converts it is what is seen."""
 
     class Profile:
         device_class, xcolor_space = "prtr", "CMYK"

@@ -66,7 +66,7 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_folder_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"no picture in .* \(1 other file \(\.txt: 1\)\): expected files that end in"):
+    with pytest.raises(InputError, match=r"no image in .* \(1 other file \(\.txt: 1\)\): expected files that end in"):
         list_images(tmp_path)
 
 
@@ -91,7 +91,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     with collect_warnings() as remarks:
         assert listed(tmp_path) == ["a.jpg"]
     (said,) = remarks
-    assert f"{tmp_path}: 1 pictures; left out 4 other files (.heic: 2, " in said
+    assert f"{tmp_path}: 1 images; left out 4 other files (.heic: 2, " in said
     assert "no extension: 1" in said
 
 
@@ -132,7 +132,7 @@ def test_a_class_folder_counts_what_it_leaves_out_once_for_all_classes(tmp_path:
     with collect_warnings() as remarks:
         assert len(ClassFolder(root=tmp_path)) == 3
     (said,) = remarks
-    assert "3 pictures; left out 3 other files (.heic: 2, .txt: 1)" in said
+    assert "3 images; left out 3 other files (.heic: 2, .txt: 1)" in said
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_results_below_the_pictures_are_not_read(tmp_path: Path, marks: str) -> 
 
 def test_a_folder_of_nothing_but_results_says_so(tmp_path: Path) -> None:
     touch(tmp_path, "x/progress.json", "x/pictures/a.png")
-    with pytest.raises(InputError, match=r"no picture in .*x, where results are\)"):
+    with pytest.raises(InputError, match=r"no image in .*x, where results are\)"):
         list_images(tmp_path)
 
 

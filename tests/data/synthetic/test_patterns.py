@@ -1,4 +1,4 @@
-"""Made pictures to classify."""
+"""Made images to classify."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_middle_cuts_val_and_test_alone() -> None:
     parts = build_data({"kind": "patterns", "count": {"train": 4, "val": 4, "test": 4}, "size": 16, "middle": 10})
     assert parts.train[0].image.shape == (16, 16, 3)
     assert parts.train.arrays() is not None
-    assert parts.test.arrays() is None, "its pictures are no longer those of the set"
+    assert parts.test.arrays() is None, "its images are no longer those of the set"
     assert np.array_equal(parts.test[1].image, Patterns("test", count=4, size=16)[1].image[3:13, 3:13])
 
 

@@ -75,7 +75,7 @@ def test_the_label_of_a_shape_is_the_shape_as_scikit_image_draws_it(kind):
     assert not (interior(expected) & ~got).any()
     assert not (interior(~expected) & got).any()
     assert (got != expected).sum() <= 0.03 * expected.sum()  # pixels that the edge cuts nearly in half
-    np.testing.assert_array_equal(got, renderer.image[:, :, 0] >= 127.5)  # the picture shows what the label says
+    np.testing.assert_array_equal(got, renderer.image[:, :, 0] >= 127.5)  # the image shows what the label says
 
 
 def test_a_half_covered_pixel_is_half_painted():
