@@ -152,7 +152,7 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             f"{what} got resize: {resize} and square: {square}: expected one of them, resize for images that keep their "
             "proportions or square for squares; leave the other out"
         )
-    with collect_warnings() as said, excluding(exclude):
+    with collect_warnings() as warnings, excluding(exclude):
         if kind in _BY_PART:
             sets = {part: call_with(build, options | {"part": part}, what=what, others=_COMMON) for part in PARTS}
         else:
@@ -166,7 +166,7 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             )
     middles = {"val": middle, "test": middle}
     shown = {
-        part: CachedDataset(p, short_side=resize, square=square, middle=middles.get(part), white=white, said=said)
+        part: CachedDataset(p, short_side=resize, square=square, middle=middles.get(part), white=white, warnings=warnings)
         for part, p in parts.items()
     }
     return Parts(**shown)

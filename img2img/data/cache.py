@@ -34,7 +34,7 @@ class CachedDataset(ImageDataset):
             keeps all of it.
         white: the value that is white in images of 16 bits, and what is above it; None for 65535.
         max_bytes: keep images until they take this much memory; those beyond it are decoded at each access.
-        said: what was remarked when the set was opened.
+        warnings: those that were given when the set was opened.
 
     Raises:
         InputError: an option is out of range; at access, an image that would be enlarged beyond `decode.MAX_PIXELS`.
@@ -49,7 +49,7 @@ class CachedDataset(ImageDataset):
         middle: int | None = None,
         white: int | None = None,
         max_bytes: int = 2 << 30,
-        said: Sequence[str] = (),
+        warnings: Sequence[str] = (),
     ) -> None:
         if any(pixels is not None and pixels < 1 for pixels in (short_side, square, middle)) or max_bytes < 0:
             raise InputError(
@@ -67,7 +67,7 @@ class CachedDataset(ImageDataset):
         self._middle = middle
         self.white = check_white(white)
         self._highest = 0
-        self._said = tuple(said)
+        self._warnings = tuple(warnings)
         self._max_bytes = max_bytes
         self.forget()
 
@@ -113,15 +113,15 @@ class CachedDataset(ImageDataset):
                 self._bytes += size
         return sample
 
-    def remarks(self) -> list[str]:
-        """What a user would want to know of the set: what was said when it was opened (files that were left out, photos that are
+    def warnings(self) -> list[str]:
+        """The warnings about the set: those given when it was opened (files that were left out, photos that are
         turned), and, after a look at a few of its images, whether those of 16 bits use fewer."""
         count = min(len(self), _LOOKED_AT)
         if self.arrays() is None:  # whose images are no files
             for i in range(count):
                 self[i * len(self) // count]
         dark = depth_warning([self._highest], self.white)
-        return [*self._said, *([dark] if dark else [])]
+        return [*self._warnings, *([dark] if dark else [])]
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         """Those of the set that is read, where its images stay as they are."""

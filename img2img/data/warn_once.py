@@ -1,4 +1,4 @@
-"""What a user would want to know of images that can be used all the same."""
+"""Warnings about data that can be used all the same: each is given once, or collected for who shows them at a better time."""
 
 import logging
 from collections.abc import Iterator
@@ -6,26 +6,30 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
-_said: set[str] = set()
+_given: set[str] = set()
 
 
 def warn_once(text: str, *, once: str | None = None) -> None:
-    """Say `text` once in a process, as a warning of the logger `img2img` (on stderr, where nobody listens to it).
+    """Log `text` once in a process, as a warning of the logger `img2img` (to stderr, where no handler is set).
 
-    Within `collect_warnings` it goes there, once. `once` names what is to be said once where the text differs from time to time.
+    Within `collect_warnings` it is added to that list, once.
+
+    Args:
+        text: the warning.
+        once: what is to be warned of once, where the text differs from time to time.
     """
     found = _collected.get()
     if found is not None:
         if text not in found:
             found.append(text)
-    elif (once or text) not in _said:
-        _said.add(once or text)
+    elif (once or text) not in _given:
+        _given.add(once or text)
         logging.getLogger("img2img").warning("%s", text)
 
 
 @contextmanager
 def collect_warnings() -> Iterator[list[str]]:
-    """The remarks that are made in the block, for who says them at a better time."""
+    """The list of warnings that the block gives, in place of logging them."""
     found: list[str] = []
     token = _collected.set(found)
     try:

@@ -139,7 +139,7 @@ def check_output(ready: Ready, backbone: Backbone) -> None:
 
 def remarks(ready: Ready) -> Iterator[str]:
     """What a user would want to know of a task's data before it is learned, though it can be."""
-    yield from ready.parts.train.remarks()
+    yield from ready.parts.train.warnings()
     if not ready.task.has_classes:
         return
     what = "picture" if ready.task.whole_picture else "pixel"

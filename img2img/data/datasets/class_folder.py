@@ -79,7 +79,7 @@ class ClassFolder(ImageDataset):
             )
         self._files = [file for name in self.classes for file in of_class.get(name, ())]
         categories = [category for category, name in enumerate(self.classes) for _ in of_class.get(name, ())]
-        left_out.say(self.root, len(self._files))
+        left_out.warn(self.root, len(self._files))
         self.categories = np.array(categories, dtype=np.int64)
 
     def __len__(self) -> int:

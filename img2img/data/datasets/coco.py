@@ -38,7 +38,7 @@ class CocoSegmentation(ImageDataset):
         keep_empty: whether images without any annotation of these categories are kept.
         drawn_on: what the outlines in photos that EXIF turns were drawn on: the pixels as they are "stored" (the default, since
             COCO's own tools, and torchvision's reader of COCO, know no EXIF, and `height` and `width` are those of the stored
-            pixels), or the photos as "shown", as some tools for drawing do. Samples are as shown in both cases. None remarks on
+            pixels), or the photos as "shown", as some tools for drawing do. Samples are as shown in both cases. None warns of
             such photos, if there are any.
 
     Raises:

@@ -145,9 +145,9 @@ def _told_apart(
     """The files of one folder that holds both: of the second side are those that its pattern fits."""
     if patterns is None or patterns[0] == patterns[1]:
         raise InputError(
-            f"`{first.option}` and `{second.option}` are the same folder {first.root}, and nothing tells the {first.what}s from the "
-            f"{second.what}s: expected two folders, or `suffix` (_mask for x.png and x_mask.png), or `match` with two patterns, "
-            f"such as ['{ID}.jpg', '{ID}.png']; add one of them"
+            f"`{first.option}` and `{second.option}` are the same folder {first.root}, and nothing tells the {first.what}s from "
+            f"the {second.what}s: expected two folders, or `suffix` (_mask for x.png and x_mask.png), or `match` with two "
+            f"patterns, such as ['{ID}.jpg', '{ID}.png']; add one of them"
         )
     specific = 1 if len(patterns[1]) >= len(patterns[0]) else 0  # of "{id}" and "{id}_mask" the longer one decides
     decided = [path for path in paths if _id(path, first.root, patterns[specific]) is not None]
@@ -159,8 +159,8 @@ def _told_apart(
     ids = {_id(path, first.root, patterns[0]) for path in firsts}
     if alone := [path for path in seconds if _id(path, first.root, patterns[1]) not in ids]:
         raise InputError(
-            f"{_some(alone, second.what)} without its {first.what}: expected one called {patterns[0]!r} beside it, since both lie "
-            f"in {first.root}; add it, or move the {second.what} away"
+            f"{_some(alone, second.what)} without its {first.what}: expected one called {patterns[0]!r} beside it, since both "
+            f"lie in {first.root}; add it, or move the {second.what} away"
         )
     return firsts, seconds
 

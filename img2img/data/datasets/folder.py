@@ -51,7 +51,7 @@ class SegmentationDataset(ImageDataset):
         items: (name, image file, label file) of each sample.
         table: what the values in the label files mean.
         drawn_on: what the labels of photos that EXIF turns were drawn on: the photos as "shown" (the default), or the pixels as
-            they are "stored"; samples are as shown in both cases. None remarks on such photos, if there are any.
+            they are "stored"; samples are as shown in both cases. None warns of such photos, if there are any.
         greys: the values are the greys that one sees, see `read_label`.
 
     Raises:

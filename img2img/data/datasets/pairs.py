@@ -66,7 +66,7 @@ class PairedFolders(ImageDataset):
         suffix: what target names have more than input names.
         match: "name", "order" or two patterns, such as `["{id}_low", "{id}_high"]`, see `pair_files`.
         drawn_on: what the targets of inputs that EXIF turns were made from, where their own EXIF says nothing: the inputs as
-            "shown" (the default), or the pixels as they are "stored". None remarks on such inputs, if there are any.
+            "shown" (the default), or the pixels as they are "stored". None warns of such inputs, if there are any.
 
     Raises:
         InputError: no such folder, no image in it, an input without a target; at access a damaged file, or two sizes.

@@ -55,7 +55,7 @@ class VocSbd(SegmentationDataset):
         if split not in ("train", "test"):
             raise InputError(f"voc_sbd got the split {split!r}: expected 'train' or 'test'; correct it")
         folder = _dataset(require_folder(sbd))
-        held_out = VocSegmentation(voc, "val", drawn_on="shown")  # said here, of all that are used
+        held_out = VocSegmentation(voc, "val", drawn_on="shown")  # no warning of it alone
         train = _sbd_items(folder)
         test = {name: item for name, item in _by_name(held_out).items() if name not in train}
         if not test:

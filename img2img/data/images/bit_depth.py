@@ -51,7 +51,7 @@ def reading_16_bits(white: int | None, highest: list[int] | None = None) -> Iter
 
     Args:
         white: the value that becomes 255, and what is above it too; None for 65535.
-        highest: takes the highest value of each; None to say it at once where it does not go with `white`.
+        highest: takes the highest value of each; None to warn at once where it does not go with `white`.
     """
     token = _depth.set(_Depth(white, highest))
     try:
@@ -66,7 +66,7 @@ def current_white() -> int | None:
 
 
 def note_highest_value(highest: int, what: str, where: str) -> None:
-    """Note the highest value of an image `what` of 16 bits; it is said once for all images of `where`."""
+    """Note the highest value of an image `what` of 16 bits; the warning is given once for all images of `where`."""
     depth = _depth.get()
     if depth.highest is not None:
         depth.highest.append(highest)
@@ -75,7 +75,7 @@ def note_highest_value(highest: int, what: str, where: str) -> None:
 
 
 def depth_warning(highest: Sequence[int], white: int | None) -> str | None:
-    """What is to be said of images with these highest values, read with `white`; None for nothing."""
+    """The warning about images with these highest values, read with `white`; None where there is none."""
     if not highest:
         return None
     most = max(highest)

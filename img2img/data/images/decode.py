@@ -92,7 +92,7 @@ def to_rgb(image: Image.Image, what: str, *, where: str | None = None) -> NDArra
     Args:
         image: the image.
         what: what an error calls it, its file's path for instance.
-        where: whose images share a remark on their 16 bits, the file's folder for instance; `what` by default.
+        where: whose images share a warning about their 16 bits, the file's folder for instance; `what` by default.
 
     Raises:
         InputError: 32-bit or float pixels, or a mode that has no colours.

@@ -98,16 +98,16 @@ def header_orientation(path: str | os.PathLike[str]) -> int:
     try:
         with open(path, "rb") as file, open_header(file) as image:
             return orientation_of(image)
-    except Exception:  # it will be said when the file is read
+    except Exception:  # reading the file raises the error
         return 1
 
 
 def warn_of_turned(photos: Sequence[tuple[Path, Path | None]], taken: DrawnOn, *, name: str) -> None:
-    """Say how many labelled photos are turned by EXIF, and what their labels are taken for; of many, of a spread of them.
+    """Warn of labelled photos that EXIF turns, with what their labels are taken for; of many a spread is looked at.
 
     Args:
         photos: each with the file of its label or target, which is left out of the count where it is turned by EXIF itself.
-        taken: what the labels are drawn on, which nobody has said.
+        taken: what the labels are taken to be drawn on, since no option gives it.
         name: of the set.
     """
     count = min(len(photos), _LOOKED_AT)

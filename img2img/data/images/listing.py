@@ -76,10 +76,10 @@ class SkippedFiles:
             parts.append(f"{self.results[0]}{more}, where results are")
         return " and ".join(parts)
 
-    def say(self, folder: Path, used: int) -> None:
-        """Remark on it, where it is anything, beside the `used` images of `folder`."""
-        if said := str(self):
-            warn_once(f"{folder}: {used} images; left out {said}. Convert whatever of it should be an image")
+    def warn(self, folder: Path, used: int) -> None:
+        """Warn of them, if there are any, with the number of `used` images of `folder`."""
+        if skipped := str(self):
+            warn_once(f"{folder}: {used} images; left out {skipped}. Convert whatever of it should be an image")
 
 
 def list_images(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = ()) -> list[Path]:
@@ -97,15 +97,17 @@ def list_images(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.Pa
         InputError: no such folder, or no image in it.
     """
     pictures, left_out = scan(folder, exclude=exclude)
-    left_out.say(expanded(folder), len(pictures))
+    left_out.warn(expanded(folder), len(pictures))
     return pictures
 
 
 def scan(
     folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = (), results_alone: bool = False
 ) -> tuple[list[Path], SkippedFiles]:
-    """What `list_images` returns, and what was left out, unsaid; no image and no error where `results_alone` allows a folder
-    in which there are results and nothing else."""
+    """What `list_images` returns, and what was left out, without a warning.
+
+    With `results_alone` a folder of results and nothing else gives no image and no error.
+    """
     folder = require_folder(folder)
     excluded = _excluded.get() | _real(exclude)
     found: list[Path] = []

@@ -152,7 +152,7 @@ def test_a_folder_of_runs_beside_the_classes_is_none(tmp_path: Path, classes: li
         parts = build_data(options, exclude=[other])
         assert parts.classes == ("a", "b")
         assert sum(map(len, (parts.train, parts.val, parts.test))) == 12
-        assert any(f"left out {out}, where results are" in said for said in parts.train.remarks())
+        assert any(f"left out {out}, where results are" in said for said in parts.train.warnings())
         (out / "progress.json").touch()  # known by itself from then on
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no image in .*empty"):

@@ -142,7 +142,7 @@ def test_a_set_says_what_range_it_found(
     for i in range(20):
         write(tmp_path / f"{i}.png", values if i % 3 else np.zeros_like(values))
     pictures = CachedDataset(ImageFolder(tmp_path), white=white)
-    remarks = pictures.remarks()
+    remarks = pictures.warnings()
     assert len(remarks) == (said is not None)
     assert said is None or re.search(said, remarks[0])
     assert not caplog.records, "only where it is asked for"

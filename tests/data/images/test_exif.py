@@ -196,8 +196,8 @@ def test_it_is_an_option_of_a_config(tmp_path: Path) -> None:
         drawn(tmp_path / "labels" / f"{i}.png", thing())
     config = {"kind": "image_label_folder", "images": str(tmp_path / "images"), "labels": str(tmp_path / "labels")}
     config |= {"classes": ["ground", "thing"]}  # type: ignore[dict-item]
-    (said,) = build_data(config).train.remarks()
+    (said,) = build_data(config).train.warnings()
     assert "EXIF turns 10 of 10 labelled photos" in said
     parts = build_data(config | {"drawn_on": "stored"})
-    assert parts.train.remarks() == []
+    assert parts.train.warnings() == []
     assert fits(parts.train)

@@ -167,7 +167,7 @@ def test_data_leave_out_the_folder_that_results_go_to(tmp_path: Path) -> None:
     picture(tmp_path, *(f"{i}.png" for i in range(10)), "out/pictures/a.png", "out/pictures/b.png")
     parts = build_data({"kind": "image_folder", "root": str(tmp_path)}, exclude=[tmp_path / "out"])
     assert sum(map(len, (parts.train, parts.val, parts.test))) == 10
-    assert any("left out" in remark for remark in parts.train.remarks())
+    assert any("left out" in remark for remark in parts.train.warnings())
     labelled = {"kind": "class_folder", "root": str(tmp_path)}
     picture(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
     assert build_data(labelled | {"fractions": [0.5, 0.25, 0.25]}, exclude=[tmp_path / "out"]).classes == ("cat", "dog")
