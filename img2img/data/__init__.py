@@ -11,8 +11,8 @@ from img2img.data.images.bit_depth import check_white
 from img2img.data.images.listing import excluding
 from img2img.data.warn_once import collect_warnings
 from img2img.errors import InputError
-from img2img.options import call_with
-from img2img.plugins import Registry
+from img2img.registry import Registry
+from img2img.validation import call_with
 
 __all__ = ["VOID", "Batch", "ImageDataset", "Parts", "Sample", "build_data", "register_data"]
 

@@ -18,7 +18,7 @@ from img2img.data.images.exif import DrawnOn, check_drawn_on, of_which_pixels, t
 from img2img.data.images.listing import require_folder
 from img2img.data.warn_once import warn_once
 from img2img.errors import InputError
-from img2img.paths import expanded
+from img2img.files.paths import expanded
 
 
 class CocoSegmentation(ImageDataset):

@@ -14,7 +14,7 @@ from img2img.data.images.exif import orientation_of, turn, turned
 from img2img.data.images.header import open_header
 from img2img.data.images.icc_profile import to_srgb
 from img2img.errors import InputError
-from img2img.paths import expanded
+from img2img.files.paths import expanded
 
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they are decoded: a file of a few kilobytes can claim gigabytes of pixels.
