@@ -1,8 +1,10 @@
 """What `pyproject.toml` asks for, what `constraints.txt` pins, and what is installed agree."""
 
+import ast
 import re
+import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,12 @@ INTERNALS = {
 
 
 def _requirements() -> list[Requirement]:
+    return [Requirement(line) for lines in _extras().values() for line in lines if not line.startswith("img2img[")]
+
+
+def _extras() -> dict[str, list[str]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
-    return [Requirement(line) for lines in lists for line in lines if not line.startswith("img2img[")]
+    return {"": project["dependencies"], **project["optional-dependencies"]}
 
 
 def _pins() -> dict[str, str]:
@@ -50,3 +55,38 @@ def test_packages_whose_internals_are_used_have_an_upper_bound() -> None:
 def test_nothing_of_torch_is_pinned() -> None:
     odd = [name for name in _pins() if name.startswith(("nvidia-", "cuda-")) or name in {*UNPINNED, "triton", "sympy"}]
     assert not odd
+
+
+def _imported(code: str) -> set[str]:
+    """The top names of all modules that a file imports, at its top or in a function, and of those that it requires by name."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names.append(node.module)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            if called in ("require", "import_module", "importorskip") and isinstance(node.args[0].value, str):
+                names.append(node.args[0].value)
+    return {name.partition(".")[0] for name in names}
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    code = "import a.b\nfrom c.d import e\nfrom . import f\ndef g():\n    import h as i\n    require('j', extra='k', what='l')\n"
+    assert _imported(code) == {"a", "c", "h", "j"}
+
+
+@pytest.mark.parametrize("folder", ["img2img", "pipelines", "benchmarks"])
+def test_every_package_that_is_imported_is_declared(folder: str) -> None:
+    """One that another package happens to bring may go with its next version, or come as another one."""
+    extras = {name: lines for name, lines in _extras().items() if name != "test" or folder == "benchmarks"}
+    declared = {canonicalize_name(Requirement(line).name) for lines in extras.values() for line in lines}
+    installed = packages_distributions()
+    own_modules = {path.stem for path in (ROOT / folder).glob("*.py")}
+    undeclared: dict[str, list[str]] = {}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for name in _imported(path.read_text(encoding="utf-8")) - {"img2img"} - own_modules - sys.stdlib_module_names:
+            if not declared & {canonicalize_name(d) for d in installed.get(name, [name])}:
+                undeclared.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert not undeclared, f"declare these in pyproject.toml, in the extra that needs them: {undeclared}"

@@ -1,29 +1,29 @@
-"""Datasets of pictures: one file a format, the embedded samples, caching, augmentation and loading."""
+"""Datasets of images: one file a format, the embedded samples, caching, augmentation and loading."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from img2img.data.base import PARTS, VOID, Batch, PictureSet, Sample
-from img2img.data.cache import Cached
-from img2img.data.depth import check_white
-from img2img.data.listing import leaving_out
-from img2img.data.remarks import collected
+from img2img.data.base import PARTS, VOID, Batch, ImageDataset, Sample
+from img2img.data.cache import CachedDataset
+from img2img.data.images.bit_depth import check_white
+from img2img.data.images.listing import excluding
+from img2img.data.warn_once import collect_warnings
 from img2img.errors import InputError
 from img2img.registry import Registry
 from img2img.validation import call_with
 
-__all__ = ["VOID", "Batch", "Parts", "PictureSet", "Sample", "build_data", "register_data"]
+__all__ = ["VOID", "Batch", "ImageDataset", "Parts", "Sample", "build_data", "register_data"]
 
 
 @dataclass(frozen=True)
 class Parts:
     """The three parts of a dataset: to train on, to choose the model by, to report on."""
 
-    train: Cached
-    val: Cached
-    test: Cached
+    train: CachedDataset
+    val: CachedDataset
+    test: CachedDataset
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -31,53 +31,53 @@ class Parts:
         return self.train.classes
 
 
-def _scenes(part: str, *, scenes: str, size: int, count: Mapping[str, int], seed: int = 0) -> PictureSet:
-    from img2img.data.scenes import Scenes
+def _scenes(part: str, *, scenes: str, size: int, count: Mapping[str, int], seed: int = 0) -> ImageDataset:
+    from img2img.data.synthetic.scenes import Scenes
 
     return Scenes(scenes, part, count=count[part], size=size, seed=seed)
 
 
-def _samples(part: str, *, short_side: int = 160, tile: int = 64) -> PictureSet:
-    from img2img.data.samples import SamplePhotos
+def _samples(part: str, *, short_side: int = 160, tile: int = 64) -> ImageDataset:
+    from img2img.data.datasets.sample_photos import SamplePhotos
 
     return SamplePhotos(part, short_side=short_side, tile=None if part == "train" else tile)
 
 
 def _patterns(
     part: str, *, count: Mapping[str, int], number: int = 1, classes: int = 5, size: int = 32, seed: int = 0
-) -> PictureSet:
-    from img2img.data.patterns import Patterns
+) -> ImageDataset:
+    from img2img.data.synthetic.patterns import Patterns
 
     return Patterns(part, count=count[part], number=number, classes=classes, size=size, seed=seed)
 
 
-def _split_class_folder(*, root: str, number: int, classes_per_task: int, order: str = "sorted", seed: int = 0) -> PictureSet:
-    from img2img.data.class_folder import listed
-    from img2img.data.split_classes import SplitClasses
+def _split_class_folder(*, root: str, number: int, classes_per_task: int, order: str = "sorted", seed: int = 0) -> ImageDataset:
+    from img2img.data.datasets.class_folder import listed
+    from img2img.data.split import SplitClasses
 
     return SplitClasses(listed(root), number=number, classes_per_task=classes_per_task, order=order, seed=seed)  # type: ignore[arg-type]
 
 
-KINDS: Registry[Callable[..., PictureSet]] = Registry(
+KINDS: Registry[Callable[..., ImageDataset]] = Registry(
     "data kind",
     {
         "scenes": "img2img.data:_scenes",
         "samples": "img2img.data:_samples",
         "patterns": "img2img.data:_patterns",
-        "cifar100": "img2img.data.cifar100:Cifar100",
-        "mnist": "img2img.data.mnist:Mnist",
-        "permuted_mnist": "img2img.data.mnist:permuted_task",
-        "rotated_mnist": "img2img.data.mnist:rotated_task",
-        "coco": "img2img.data.coco:CocoSegmentation",
-        "voc": "img2img.data.voc:VocSegmentation",
-        "voc_sbd": "img2img.data.voc_sbd:VocSbd",
-        "image_folder": "img2img.data.folder:ImageFolder",
-        "image_label_folder": "img2img.data.folder:ImageLabelFolder",
-        "pairs": "img2img.data.pairs:PairFolder",
-        "paired_folders": "img2img.data.pairs:PairedFolders",
-        "class_folder": "img2img.data.class_folder:ClassFolder",
+        "cifar100": "img2img.data.datasets.cifar100:Cifar100",
+        "mnist": "img2img.data.datasets.mnist:Mnist",
+        "permuted_mnist": "img2img.data.datasets.mnist:permuted_task",
+        "rotated_mnist": "img2img.data.datasets.mnist:rotated_task",
+        "coco": "img2img.data.datasets.coco:CocoSegmentation",
+        "voc": "img2img.data.datasets.voc:VocSegmentation",
+        "voc_sbd": "img2img.data.datasets.voc_sbd:VocSbd",
+        "image_folder": "img2img.data.datasets.folder:ImageFolder",
+        "image_label_folder": "img2img.data.datasets.folder:ImageLabelFolder",
+        "pairs": "img2img.data.datasets.pairs:PairFolder",
+        "paired_folders": "img2img.data.datasets.pairs:PairedFolders",
+        "class_folder": "img2img.data.datasets.class_folder:ClassFolder",
         "split_class_folder": "img2img.data:_split_class_folder",
-        "decathlon": "img2img.data.decathlon:Decathlon",
+        "decathlon": "img2img.data.datasets.decathlon:Decathlon",
     },
 )
 """The kinds of data. Those of `_BY_PART` cut themselves into parts; the others are stored sets."""
@@ -88,11 +88,11 @@ _STORED = (*_COMMON, "parts", "fractions")
 """Those of stored kinds."""
 _BY_PART = {"scenes", "samples", "patterns", "cifar100", "mnist", "permuted_mnist", "rotated_mnist"}
 
-Builder = TypeVar("Builder", bound=Callable[..., PictureSet])
+Builder = TypeVar("Builder", bound=Callable[..., ImageDataset])
 
 
 def register_data(kind: str, *, by_part: bool = False) -> Callable[[Builder], Builder]:
-    """Make a class or a function that makes a `PictureSet` known to configs as `kind`: a decorator.
+    """Make a class or a function that makes an `ImageDataset` known to configs as `kind`: a decorator.
 
     Its keyword options, with annotated types, are those of a config.
 
@@ -121,11 +121,11 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             their own to `train`, `val` and `test` (other folders, other lists); without it one set is split by `fractions`,
             three numbers. For a dataset whose official validation set is the one to report on, `parts` has `train` and `test`
             alone, and `fractions`, two numbers, cut `val` from `train`. Kinds that cut themselves into parts need neither.
-            `resize` brings the shorter side of every picture to that many pixels, once; `square`, in its place, brings both
-            sides to so many, whatever the proportions; `middle` cuts val and test pictures to their middle square of so many.
-            `limit` caps the number of pictures of a part. `white` is the value that is white in pictures of 16 bits, 65535 by
+            `resize` brings the shorter side of every image to that many pixels, once; `square`, in its place, brings both
+            sides to so many, whatever the proportions; `middle` cuts val and test images to their middle square of so many.
+            `limit` caps the number of images of a part. `white` is the value that is white in images of 16 bits, 65535 by
             default.
-        exclude: folders whose pictures are none of the data's, such as the one that results go to.
+        exclude: folders whose images are none of the data's, such as the one that results go to.
 
     Raises:
         InputError: an unknown kind or option, data that is missing or unusable, or parts with different classes.
@@ -145,34 +145,34 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
     limits = {} if limits is None else limits
     if not isinstance(limits, Mapping) or not all(part in PARTS and _positive(n) for part, n in limits.items()):
         raise InputError(
-            f"{what} got limit: {limits!r}: expected pictures by part, such as {{val: 50}}, of {', '.join(PARTS)}; correct it"
+            f"{what} got limit: {limits!r}: expected images by part, such as {{val: 50}}, of {', '.join(PARTS)}; correct it"
         )
     if resize is not None and square is not None:
         raise InputError(
-            f"{what} got resize: {resize} and square: {square}: expected one of them, resize for pictures that keep their "
+            f"{what} got resize: {resize} and square: {square}: expected one of them, resize for images that keep their "
             "proportions or square for squares; leave the other out"
         )
-    with collected() as said, leaving_out(exclude):
+    with collect_warnings() as warnings, excluding(exclude):
         if kind in _BY_PART:
             sets = {part: call_with(build, options | {"part": part}, what=what, others=_COMMON) for part in PARTS}
         else:
             sets = _stored_parts(build, options, what)
-    parts = {part: limited(pictures, limits[part]) if part in limits else pictures for part, pictures in sets.items()}
-    for part, pictures in parts.items():
-        if pictures.classes != parts["train"].classes:  # a label would mean one thing in training and another in the test
+    parts = {part: limited(dataset, limits[part]) if part in limits else dataset for part, dataset in sets.items()}
+    for part, dataset in parts.items():
+        if dataset.classes != parts["train"].classes:  # a label would mean one thing in training and another in the test
             raise InputError(
-                f"{what}: {part} has the classes {_shown(pictures)} and train has {_shown(parts['train'])}: expected the same "
+                f"{what}: {part} has the classes {_shown(dataset)} and train has {_shown(parts['train'])}: expected the same "
                 "in the same order; name them in the config, or correct the files"
             )
     middles = {"val": middle, "test": middle}
     shown = {
-        part: Cached(p, short_side=resize, square=square, middle=middles.get(part), white=white, said=said)
+        part: CachedDataset(p, short_side=resize, square=square, middle=middles.get(part), white=white, warnings=warnings)
         for part, p in parts.items()
     }
     return Parts(**shown)
 
 
-def _stored_parts(build: Callable[..., PictureSet], options: Mapping[str, Any], what: str) -> dict[str, PictureSet]:
+def _stored_parts(build: Callable[..., ImageDataset], options: Mapping[str, Any], what: str) -> dict[str, ImageDataset]:
     """The three parts of a stored kind, each folder or file of annotations read once: COCO's is half a gigabyte."""
     from img2img.data.split import take
 
@@ -214,6 +214,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _shown(pictures: PictureSet) -> str:
-    shown = ", ".join(pictures.classes[:4]) or "none"
-    return f"{shown}, ... ({len(pictures.classes)})" if len(pictures.classes) > 4 else shown
+def _shown(dataset: ImageDataset) -> str:
+    shown = ", ".join(dataset.classes[:4]) or "none"
+    return f"{shown}, ... ({len(dataset.classes)})" if len(dataset.classes) > 4 else shown

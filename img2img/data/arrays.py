@@ -1,4 +1,4 @@
-"""Small pictures of one size that are kept in memory as one array."""
+"""Small images of one size that are kept in memory as one array."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,24 +6,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.base import PARTS, PictureSet, Sample
+from img2img.data.base import PARTS, ImageDataset, Sample
 from img2img.errors import InputError
 
 
-class ArrayPictures(PictureSet):
-    """Some rows of an array of pictures, with their categories.
+class ArrayDataset(ImageDataset):
+    """Some rows of an array of images, with their categories.
 
-    The array is shared, not copied, and what a task does to its pictures is done when they are asked for: hundreds of tasks
+    The array is shared, not copied, and what a task does to its images is done when they are asked for: hundreds of tasks
     over one dataset (permuted MNIST) take little more memory than one.
 
     Args:
         images: (M, H, W) grey or (M, H, W, 3) RGB, uint8 in [0, 255]. It is never changed.
-        categories: (N,) class indices of the chosen pictures.
-        rows: (N,) the positions of the chosen pictures in `images`; None for all of them in order.
+        categories: (N,) class indices of the chosen images.
+        rows: (N,) the positions of the chosen images in `images`; None for all of them in order.
         classes: class names by index.
         name: what messages and reports call the set; a sample is called `name/row`.
-        source: the files that the array and the categories were read from, see `PictureSet.common_files`.
-        change: applied to pictures as they are read: (K, H, W[, 3]) uint8 -> the same shape, each picture by itself; a function
+        source: the files that the array and the categories were read from, see `ImageDataset.common_files`.
+        change: applied to images as they are read: (K, H, W[, 3]) uint8 -> the same shape, each image by itself; a function
             that can be pickled, if worker processes are to read the set.
 
     Raises:
@@ -45,12 +45,12 @@ class ArrayPictures(PictureSet):
     ) -> None:
         if images.dtype != np.uint8 or images.shape[3:] not in ((), (3,)) or images.ndim < 3:
             raise InputError(
-                f"{name!r} has pictures {images.shape} {images.dtype}: expected (N, H, W) or (N, H, W, 3) uint8; convert them"
+                f"{name!r} has images {images.shape} {images.dtype}: expected (N, H, W) or (N, H, W, 3) uint8; convert them"
             )
         self._rows = np.arange(len(images)) if rows is None else np.asarray(rows, dtype=np.int64)
         self.categories = np.asarray(categories, dtype=np.int64)
         if self.categories.shape != self._rows.shape:
-            raise InputError(f"{name!r} has {len(self._rows)} pictures and {len(self.categories)} categories: expected one each")
+            raise InputError(f"{name!r} has {len(self._rows)} images and {len(self.categories)} categories: expected one each")
         for values, count, what in ((self._rows, len(images), "rows"), (self.categories, len(classes), "categories")):
             if len(values) and not 0 <= values.min() <= values.max() < count:
                 raise InputError(
@@ -73,7 +73,7 @@ class ArrayPictures(PictureSet):
         return Sample(image=image, category=int(self.categories[index]), name=f"{self.name}/{row:05}")
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """All pictures, (N, H, W) or (N, H, W, 3) uint8, and their categories, (N,) int64: new arrays, made at each call."""
+        """All images, (N, H, W) or (N, H, W, 3) uint8, and their categories, (N,) int64: new arrays, made at each call."""
         return self._changed(self._images[self._rows]), self.categories.copy()
 
     def common_files(self) -> Sequence[tuple[str, Path]]:
@@ -85,7 +85,7 @@ class ArrayPictures(PictureSet):
 
 
 def require_part(part: str, val: int, option: str) -> None:
-    """Check the name of a part of a dataset that has no validation pictures of its own, but cuts `val` from its training file.
+    """Check the name of a part of a dataset that has no validation images of its own, but cuts `val` from its training file.
 
     Raises:
         InputError: another name than train, val and test, or val where `val` is 0 or less.
@@ -94,6 +94,6 @@ def require_part(part: str, val: int, option: str) -> None:
         raise InputError(f"got part={part!r}: expected one of {', '.join(PARTS)}; correct it")
     if val < 0 or (part == "val" and val == 0):
         raise InputError(
-            f"got part={part!r} with {option}={val}: expected {'1' if part == 'val' else '0'} or more, the pictures that are cut "
+            f"got part={part!r} with {option}={val}: expected {'1' if part == 'val' else '0'} or more, the images that are cut "
             f"from the training file to validate on; raise {option} in every part alike"
         )

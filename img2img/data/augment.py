@@ -1,4 +1,4 @@
-"""Joint random crops and flips of a sample's picture, label and source, as a pure function of the sample and a seed."""
+"""Joint random crops and flips of a sample's image, label and source, as a pure function of the sample and a seed."""
 
 import os
 import random
@@ -24,11 +24,11 @@ class Augment:
     `augment(sample, seed)` is pure: the same sample and seed give the same bytes in any process or thread, whatever was
     called before.
 
-    The square's side is drawn between `crop / zoom[1]` and `crop / zoom[0]` pixels, but never beyond the picture's shorter
+    The square's side is drawn between `crop / zoom[1]` and `crop / zoom[0]` pixels, but never beyond the image's shorter
     side, and resized to `crop`: `image` and `source` by area averaging when that shrinks and linearly when it enlarges, `label`
-    by the nearest pixel. So a training crop shows things at the scale of the whole picture, give or take `zoom`.
-    A picture smaller than the crop is first extended by its mirror image on all sides, which keeps the statistics
-    of a natural picture for the network; its label is extended by `VOID`, since nobody labelled those pixels
+    by the nearest pixel. So a training crop shows things at the scale of the whole image, give or take `zoom`.
+    An image smaller than the crop is first extended by its mirror image on all sides, which keeps the statistics
+    of a natural image for the network; its label is extended by `VOID`, since nobody labelled those pixels
     and mirrored objects would be counted twice.
 
     Args:
@@ -84,7 +84,7 @@ class Augment:
                 (smallest, largest),
                 (self.crop, self.crop),
                 interpolation=cv2.INTER_LINEAR,
-                # plain INTER_NEAREST samples half a pixel up and to the left of the linear picture
+                # plain INTER_NEAREST samples half a pixel up and to the left of the linear image
                 mask_interpolation=cv2.INTER_NEAREST_EXACT,
                 area_for_downscale="image",
             )
@@ -92,14 +92,14 @@ class Augment:
         return A.Compose(steps, additional_targets={"source": "image"})
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
-        """The augmented sample, every picture of it (crop, crop, ...); `sample` is left as it was.
+        """The augmented sample, every image of it (crop, crop, ...); `sample` is left as it was.
 
         Args:
             sample: image (H, W, 3), label (H, W) and source (H, W, 3) of one size, uint8.
             seed: any integer >= 0.
 
         Raises:
-            InputError: the sample's pictures differ in size.
+            InputError: the sample's images differ in size.
         """
         given: dict[str, NDArray[np.uint8]] = {"image": sample.image}
         if sample.label is not None:
@@ -119,7 +119,7 @@ class Augment:
             if self.jitter > 0:
                 _seed(self._colour, seed)
                 done["image"] = self._colour(image=done["image"])["image"]
-        # contiguous and a copy: a crop is a view that would keep the whole picture alive
+        # contiguous and a copy: a crop is a view that would keep the whole image alive
         new = {k: np.array(done[k], order="C") for k in given}
         return replace(sample, image=new["image"], label=new.get("mask"), source=new.get("source"))
 
@@ -129,12 +129,12 @@ def _seed(pipeline: A.Compose, seed: int) -> None:
     pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
 
-def _extend(picture: NDArray[np.uint8], side: int, *, label: bool) -> NDArray[np.uint8]:
+def _extend(image: NDArray[np.uint8], side: int, *, label: bool) -> NDArray[np.uint8]:
     """Extend (H, W, ...) on all sides to at least `side` pixels each way: mirrored, or `VOID` if it is a label."""
-    h, w = picture.shape[:2]
+    h, w = image.shape[:2]
     if h >= side and w >= side:
-        return picture
-    margins = [((lack := max(side - n, 0)) // 2, lack - lack // 2) for n in (h, w)] + [(0, 0)] * (picture.ndim - 2)
+        return image
+    margins = [((lack := max(side - n, 0)) // 2, lack - lack // 2) for n in (h, w)] + [(0, 0)] * (image.ndim - 2)
     if label:
-        return np.pad(picture, margins, constant_values=VOID)
-    return np.pad(picture, margins, mode="reflect")
+        return np.pad(image, margins, constant_values=VOID)
+    return np.pad(image, margins, mode="reflect")

@@ -1,4 +1,4 @@
-"""What every dataset format gives: samples of 8-bit pictures, and batches of them."""
+"""What every dataset format gives: samples of 8-bit images, and batches of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from img2img.errors import InputError
+
 VOID = 255
 """The label of a pixel that counts nowhere: not in the loss, not in a metric, not in the range check."""
 
@@ -17,15 +19,21 @@ PARTS = ("train", "val", "test")
 """The parts of a dataset: to train on, to choose the model by, to report on."""
 
 
+def check_part(part: str) -> None:
+    """Raise an `InputError` unless `part` is "train", "val" or "test"."""
+    if part not in PARTS:
+        raise InputError(f"part={part!r}: expected one of {', '.join(PARTS)}; correct the data configuration")
+
+
 @dataclass(frozen=True)
 class Sample:
     """One decoded item of a dataset.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB in [0, 255]: the picture; of an A|B pair, B.
+        image: (H, W, 3) uint8 RGB in [0, 255]: the image; of an A|B pair, B.
         label: (H, W) uint8 class indices with `VOID` = 255, or None.
         source: (H, W, 3) uint8 RGB: A of an A|B pair, or None.
-        category: the class index of the whole picture, or None.
+        category: the class index of the whole image, or None.
         name: what reports and error messages call it, usually the file's name.
     """
 
@@ -36,12 +44,12 @@ class Sample:
     name: str = ""
 
 
-class PictureSet(ABC):
-    """A dataset of pictures, read by index and never changed: `len(set)`, `set[i] -> Sample`.
+class ImageDataset(ABC):
+    """A dataset of images, read by index and never changed: `len(set)`, `set[i] -> Sample`.
 
     Attributes:
         classes: class names by index when samples carry labels or categories, else an empty tuple.
-        categories: (N,) class index of every picture, where the set knows them without decoding one, else None.
+        categories: (N,) class index of every image, where the set knows them without decoding one, else None.
         name: a short name for messages and reports.
     """
 
@@ -56,7 +64,7 @@ class PictureSet(ABC):
     def __getitem__(self, index: int) -> Sample: ...
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
-        """All pictures, (N, H, W) or (N, H, W, 3), with their categories, (N,), of a set that has them in memory; else None."""
+        """All images, (N, H, W) or (N, H, W, 3), with their categories, (N,), of a set that has them in memory; else None."""
         return None
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
@@ -68,7 +76,7 @@ class PictureSet(ABC):
         return ()
 
     def common_files(self) -> Sequence[tuple[str, Path]]:
-        """Likewise the files that all samples are read from, such as a list of labels or an array of all pictures."""
+        """Likewise the files that all samples are read from, such as a list of labels or an array of all images."""
         return ()
 
     def preload(self) -> None:
@@ -84,7 +92,7 @@ class Batch:
         image: (N, 3, H, W) uint8 in [0, 255]; float in the same range of a user's tensors.
         label: (N, H, W) int64 with `VOID`, or None.
         source: (N, 3, H, W) uint8 in [0, 255], or None.
-        category: (N,) int64 class indices of whole pictures, or None.
+        category: (N,) int64 class indices of whole images, or None.
         names: N names.
     """
 
@@ -107,16 +115,16 @@ class Batch:
     def stack(cls, samples: list[Sample]) -> Self:
         """Stack samples of one size into a batch; the `collate_fn` of the loaders."""
 
-        def pictures(arrays: list[NDArray[np.uint8]]) -> torch.Tensor:
+        def stacked(arrays: list[NDArray[np.uint8]]) -> torch.Tensor:
             return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
         labels = [s.label for s in samples if s.label is not None]
         sources = [s.source for s in samples if s.source is not None]
         categories = [s.category for s in samples if s.category is not None]
         return cls(
-            image=pictures([s.image for s in samples]),
+            image=stacked([s.image for s in samples]),
             label=torch.from_numpy(np.stack(labels)).long() if labels else None,
-            source=pictures(sources) if sources else None,
+            source=stacked(sources) if sources else None,
             category=torch.tensor(categories) if categories else None,
             names=tuple(s.name for s in samples),
         )

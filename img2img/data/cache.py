@@ -10,46 +10,46 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from img2img.data.base import PictureSet, Sample
-from img2img.data.decode import check_enlarged
-from img2img.data.depth import check_white, reading, remark_on
+from img2img.data.base import ImageDataset, Sample
+from img2img.data.images.bit_depth import check_white, depth_warning, reading_16_bits
+from img2img.data.images.decode import check_enlarged
 from img2img.errors import InputError
 
 _LOOKED_AT = 8
 
 
-class Cached(PictureSet):
-    """`pictures`, each decoded and resized on its first access and then kept in memory.
+class CachedDataset(ImageDataset):
+    """`dataset`, each decoded and resized on its first access and then kept in memory.
 
     Threads may share it. A process that is forked keeps what is already there, so `preload` before worker processes start;
-    one that is spawned begins with an empty cache, as pickling leaves the pictures behind.
+    one that is spawned begins with an empty cache, as pickling leaves the images behind.
 
     Args:
-        pictures: the set to read.
-        short_side: resize every picture so that its shorter side has this many pixels, smaller pictures are enlarged; `image`
+        dataset: the set to read.
+        short_side: resize every image so that its shorter side has this many pixels, smaller images are enlarged; `image`
             and `source` antialiased (Lanczos), `label` to the nearest pixel. None keeps the sizes.
-        square: in its place, resize every picture likewise so that both of its sides have this many pixels, whatever its
+        square: in its place, resize every image likewise so that both of its sides have this many pixels, whatever its
             proportions.
-        middle: keep the middle square of this many pixels of every picture, extended by its edge where it is smaller; None
+        middle: keep the middle square of this many pixels of every image, extended by its edge where it is smaller; None
             keeps all of it.
-        white: the value that is white in pictures of 16 bits, and what is above it; None for 65535.
-        max_bytes: keep pictures until they take this much memory; those beyond it are decoded at each access.
-        said: what was remarked when the set was opened.
+        white: the value that is white in images of 16 bits, and what is above it; None for 65535.
+        max_bytes: keep images until they take this much memory; those beyond it are decoded at each access.
+        warnings: those that were given when the set was opened.
 
     Raises:
-        InputError: an option is out of range; at access, a picture that would be enlarged beyond `decode.MAX_PIXELS`.
+        InputError: an option is out of range; at access, an image that would be enlarged beyond `decode.MAX_PIXELS`.
     """
 
     def __init__(
         self,
-        pictures: PictureSet,
+        dataset: ImageDataset,
         *,
         short_side: int | None = None,
         square: int | None = None,
         middle: int | None = None,
         white: int | None = None,
         max_bytes: int = 2 << 30,
-        said: Sequence[str] = (),
+        warnings: Sequence[str] = (),
     ) -> None:
         if any(pixels is not None and pixels < 1 for pixels in (short_side, square, middle)) or max_bytes < 0:
             raise InputError(
@@ -58,21 +58,21 @@ class Cached(PictureSet):
             )
         if short_side is not None and square is not None:
             raise InputError(f"short_side={short_side} and square={square}: expected one of them, since both say a size")
-        self.classes = pictures.classes
-        self.categories = pictures.categories
-        self.name = pictures.name
-        self._pictures = pictures
+        self.classes = dataset.classes
+        self.categories = dataset.categories
+        self.name = dataset.name
+        self._dataset = dataset
         self._short_side = short_side
         self._square = square
         self._middle = middle
         self.white = check_white(white)
         self._highest = 0
-        self._said = tuple(said)
+        self._warnings = tuple(warnings)
         self._max_bytes = max_bytes
         self.forget()
 
     def forget(self) -> None:
-        """Let go of the kept pictures; they are decoded again when they are asked for."""
+        """Let go of the kept images; they are decoded again when they are asked for."""
         self._kept: dict[int, Sample] = {}
         self._bytes = 0
         self._lock = threading.Lock()
@@ -86,26 +86,26 @@ class Cached(PictureSet):
 
     @property
     def bytes_kept(self) -> int:
-        """How much memory the kept pictures take, in bytes."""
+        """How much memory the kept images take, in bytes."""
         return self._bytes
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._dataset)
 
     def __getitem__(self, index: int) -> Sample:
         kept = self._kept.get(index)
         if kept is not None:
             return kept
         highest: list[int] = []
-        with reading(self.white, highest):
-            sample = self._pictures[index]
+        with reading_16_bits(self.white, highest):
+            sample = self._dataset[index]
         self._highest = max(self._highest, *highest, 0)
         if self._short_side is not None:
             sample = resize_sample(sample, self._short_side)
         if self._square is not None:
-            sample = squared_sample(sample, self._square)
+            sample = square_sample(sample, self._square)
         if self._middle is not None:
-            sample = middle_of(sample, self._middle)
+            sample = center_crop(sample, self._middle)
         size = sum(a.nbytes for a in (sample.image, sample.label, sample.source) if a is not None)
         with self._lock:
             if index not in self._kept and self._bytes + size <= self._max_bytes:
@@ -113,31 +113,31 @@ class Cached(PictureSet):
                 self._bytes += size
         return sample
 
-    def remarks(self) -> list[str]:
-        """What a user would want to know of the set: what was said when it was opened (files that were left out, photos that are
-        turned), and, after a look at a few of its pictures, whether those of 16 bits use fewer."""
+    def warnings(self) -> list[str]:
+        """The warnings about the set: those given when it was opened (files that were left out, photos that are
+        turned), and, after a look at a few of its images, whether those of 16 bits use fewer."""
         count = min(len(self), _LOOKED_AT)
-        if self.arrays() is None:  # whose pictures are no files
+        if self.arrays() is None:  # whose images are no files
             for i in range(count):
                 self[i * len(self) // count]
-        dark = remark_on([self._highest], self.white)
-        return [*self._said, *([dark] if dark else [])]
+        dark = depth_warning([self._highest], self.white)
+        return [*self._warnings, *([dark] if dark else [])]
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
-        """Those of the set that is read, where its pictures stay as they are."""
+        """Those of the set that is read, where its images stay as they are."""
         as_they_are = self._short_side is None and self._square is None and self._middle is None
-        return self._pictures.arrays() if as_they_are else None
+        return self._dataset.arrays() if as_they_are else None
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
         """Those of the set that is read."""
-        return self._pictures.files(index)
+        return self._dataset.files(index)
 
     def common_files(self) -> Sequence[tuple[str, Path]]:
         """Those of the set that is read."""
-        return self._pictures.common_files()
+        return self._dataset.common_files()
 
     def preload(self, progress: Callable[[int, int], object] | None = None) -> None:
-        """Decode until every picture is kept or the memory is used up; `progress(done, total)` is called after each."""
+        """Decode until every image is kept or the memory is used up; `progress(done, total)` is called after each."""
         for index in range(len(self)):
             self[index]
             if progress is not None:
@@ -147,14 +147,14 @@ class Cached(PictureSet):
 
 
 def resize_sample(sample: Sample, short_side: int) -> Sample:
-    """The sample with its shorter side at `short_side` pixels and its proportions kept; see `Cached`."""
+    """The sample with its shorter side at `short_side` pixels and its proportions kept; see `CachedDataset`."""
     h, w = sample.image.shape[:2]
     scale = short_side / min(h, w)
     return _resized(sample, max(1, round(h * scale)), max(1, round(w * scale)))
 
 
-def squared_sample(sample: Sample, side: int) -> Sample:
-    """The sample with both sides at `side` pixels, whatever its proportions; see `Cached`."""
+def square_sample(sample: Sample, side: int) -> Sample:
+    """The sample with both sides at `side` pixels, whatever its proportions; see `CachedDataset`."""
     return _resized(sample, side, side)
 
 
@@ -162,7 +162,7 @@ def _resized(sample: Sample, height: int, width: int) -> Sample:
     h, w = sample.image.shape[:2]
     if height > h or width > w:
         what = f"{sample.name or 'a picture'}, of {w} x {h}"
-        check_enlarged(height, width, what, "remove the picture, or give a smaller `resize` or `square`")
+        check_enlarged(height, width, what, "remove the image, or give a smaller `resize` or `square`")
 
     def resized(picture: NDArray[np.uint8], method: Image.Resampling) -> NDArray[np.uint8]:
         if picture.shape[:2] == (height, width):
@@ -177,8 +177,8 @@ def _resized(sample: Sample, height: int, width: int) -> Sample:
     )
 
 
-def middle_of(sample: Sample, side: int) -> Sample:
-    """The sample with `image`, `label` and `source` cut to their middle square of `side` pixels, see `Cached`."""
+def center_crop(sample: Sample, side: int) -> Sample:
+    """The sample with `image`, `label` and `source` cut to their middle square of `side` pixels, see `CachedDataset`."""
     height, width = sample.image.shape[:2]
     lack = [(max(side - n, 0) // 2, (max(side - n, 0) + 1) // 2) for n in (height, width)]
     top, left = (max(n - side, 0) // 2 for n in (height, width))

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from img2img.data.base import Batch, PictureSet, Sample
-from img2img.data.shift import Shift
+from img2img.data.base import Batch, ImageDataset, Sample
+from img2img.data.pad_crop import PadCrop
 from img2img.errors import InputError, OutOfMemoryError, memory_explained
 
 PATIENCE = 600
-"""Seconds that a batch is waited for: a slow disk may need a minute for one of large pictures."""
+"""Seconds that a batch is waited for: a slow disk may need a minute for one of large images."""
 _LOOK_EVERY = 5
 """Seconds after which it is asked whether the worker processes still live."""
 
@@ -30,10 +30,10 @@ class TrainBatches:
     p mod n of the permutation that `numpy.random.default_rng((seed, 0, p // n))` draws for epoch p // n. A batch may
     therefore reach over the end of an epoch, and over several when the set is smaller than the batch.
     Its augmentation is seeded with the first 64 bits of `numpy.random.SeedSequence((seed, 1, s, k))`; that of a set in memory
-    (`PictureSet.arrays`) by `Shift`, the whole batch at once, with those of `(seed, 1, s)`.
+    (`ImageDataset.arrays`) by `PadCrop`, the whole batch at once, with those of `(seed, 1, s)`.
 
     Args:
-        pictures: the set to draw from.
+        dataset: the set to draw from.
         augment: `augment(sample, seed) -> Sample`, pure, with results of one size; usually an `Augment`.
         batch_size: samples a batch.
         seed: an integer >= 0.
@@ -45,19 +45,19 @@ class TrainBatches:
 
     def __init__(
         self,
-        pictures: PictureSet,
+        dataset: ImageDataset,
         augment: Callable[[Sample, int], Sample],
         *,
         batch_size: int,
         seed: int,
         workers: int = 0,
     ) -> None:
-        _check(pictures, batch_size)
+        _check(dataset, batch_size)
         if seed < 0 or workers < 0:
             raise InputError(
                 f"seed={seed}, workers={workers}: expected integers of 0 or more; give for instance seed=0, workers=2"
             )
-        self._pictures = pictures
+        self._dataset = dataset
         self._augment = augment
         self._batch_size = batch_size
         self._seed = seed
@@ -78,26 +78,26 @@ class TrainBatches:
     def batch(self, step: int) -> Batch:
         """The batch at `step` >= 0, made in this process."""
         indices = self._indices(step)
-        if isinstance(self._augment, Shift) and self._arrays is not None:
+        if isinstance(self._augment, PadCrop) and self._arrays is not None:
             images, categories = self._arrays
             here = slice(self._places.start, self._places.stop)  # drawn for the whole batch, which costs little
             image = torch.from_numpy(self._augment.batch(images[indices], self._seed_of(step))[here])
             return Batch(image=image.expand(-1, 3, -1, -1), category=torch.from_numpy(categories[indices[here]]))
-        samples = [self._augment(self._pictures[int(indices[k])], self._seed_of(step, k)) for k in self._places]
+        samples = [self._augment(self._dataset[int(indices[k])], self._seed_of(step, k)) for k in self._places]
         return Batch.stack(samples)
 
     @functools.cached_property
     def _arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
-        return self._pictures.arrays()
+        return self._dataset.arrays()
 
     def _indices(self, step: int) -> NDArray[np.int64]:
         """The entries of the set that make up the batch at `step`."""
         numbers = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
-        epochs, entries = np.divmod(numbers, len(self._pictures))
+        epochs, entries = np.divmod(numbers, len(self._dataset))
         indices = np.empty_like(numbers)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            indices[here] = _permutation(len(self._pictures), self._seed, int(epoch))[entries[here]]
+            indices[here] = _permutation(len(self._dataset), self._seed, int(epoch))[entries[here]]
         return indices
 
     def _seed_of(self, *place: int) -> int:
@@ -108,7 +108,7 @@ class TrainBatches:
         """The batches from `start_step` on, without end; the global random states of torch and numpy are left alone.
 
         Raises:
-            InputError: a picture cannot be read, also when a worker process finds it.
+            InputError: an image cannot be read, also when a worker process finds it.
             OSError: likewise a file that the system does not give.
             OutOfMemoryError: a batch does not fit into memory.
             LostBatchError: a worker process was killed, or a batch did not come.
@@ -132,7 +132,7 @@ class TrainBatches:
 
 
 class LostBatchError(ChildProcessError):
-    """A batch was lost between the worker processes that load pictures and the training."""
+    """A batch was lost between the worker processes that load images and the training."""
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def _lost(error: Exception) -> LostBatchError:
     timed_out = str(error).startswith("DataLoader timed out")
     why = f"none came within {PATIENCE} s" if timed_out else (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
     return LostBatchError(
-        f"a batch from the worker processes that load pictures was lost: {why}. Either the machine ran out of memory and ended "
+        f"a batch from the worker processes that load images was lost: {why}. Either the machine ran out of memory and ended "
         f"one, or shared memory is full ({_shared_memory()}), through which batches pass: lower train.workers, give it more "
         "(docker run --shm-size=2g), or set train.workers=0 to load in the training process. Finished tasks and the last "
         "checkpoint are kept; run the same command again"
@@ -220,7 +220,7 @@ class _Steps(Dataset[dict[str, Any]]):
 def _smaller(batches: TrainBatches) -> str:
     workers = f", or train.workers={batches._workers // 2}" if batches._workers else ""
     return (
-        f"lower train.batch_size (now {batches._batch_size}) or train.crop, make the pictures smaller once with data.resize"
+        f"lower train.batch_size (now {batches._batch_size}) or train.crop, make the images smaller once with data.resize"
         f"{workers}. Finished tasks and the last checkpoint are kept; run the same command again"
     )
 
@@ -249,18 +249,18 @@ def _permutation(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, 0, epoch)).permutation(length)
 
 
-def eval_batches(pictures: PictureSet, *, batch_size: int) -> Iterator[Batch]:
-    """All pictures, whole and in order; neighbours of one size (and with the same fields) share a batch of up to `batch_size`.
+def eval_batches(dataset: ImageDataset, *, batch_size: int) -> Iterator[Batch]:
+    """All images, whole and in order; neighbours of one size (and with the same fields) share a batch of up to `batch_size`.
 
     Raises:
         InputError: the set is empty, or `batch_size` is below 1.
     """
-    _check(pictures, batch_size)
+    _check(dataset, batch_size)
 
     def form(sample: Sample) -> tuple[object, ...]:
         return sample.image.shape, sample.label is None, sample.source is None
 
-    return _stacked((pictures[i] for i in range(len(pictures))), form, batch_size)
+    return _stacked((dataset[i] for i in range(len(dataset))), form, batch_size)
 
 
 def _stacked(samples: Iterator[Sample], form: Callable[[Sample], object], batch_size: int) -> Iterator[Batch]:
@@ -273,13 +273,13 @@ def check_shares(batch_size: int, count: int) -> None:
     """Raise an `InputError` unless `count` processes can share batches of that size out equally."""
     if batch_size % count:
         raise InputError(
-            f"train.batch_size={batch_size} pictures cannot be shared out among {count} processes: give a multiple of {count}; "
+            f"train.batch_size={batch_size} images cannot be shared out among {count} processes: give a multiple of {count}; "
             "it is the size of the whole batch"
         )
 
 
-def _check(pictures: PictureSet, batch_size: int) -> None:
-    if len(pictures) == 0:
-        raise InputError(f"the set {pictures.name or 'of pictures'} is empty: expected at least one picture; check its folder")
+def _check(dataset: ImageDataset, batch_size: int) -> None:
+    if len(dataset) == 0:
+        raise InputError(f"the set {dataset.name or 'of images'} is empty: expected at least one image; check its folder")
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: expected 1 or more; give for instance batch_size=8")

@@ -1,4 +1,8 @@
-"""Top-1 and top-5 accuracy of a classification, and each class's own, over a whole set."""
+"""Top-1 and top-5 accuracy of a classification, and each class's own, over a whole set.
+
+Not torchmetrics' `MulticlassAccuracy`: it ranks by `topk`, whose order of equal scores is undefined (see `ranks`), divides in
+float32, and gives a class without an image an accuracy of 0 where it has none (NaN here).
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,8 +17,8 @@ from img2img.errors import InputError
 class AccuracyMetrics(Metric):
     """Top-1, top-5 and the accuracy of each class, as fractions in [0, 1]; higher is better.
 
-    Top-k = pictures whose class is among the k highest scores / all pictures. The accuracy of a class is the top-1 of its
-    pictures alone, its recall. Top-5 is left out where there are no more than five classes, since it would be 1.
+    Top-k = images whose class is among the k highest scores / all images. The accuracy of a class is the top-1 of its
+    images alone, its recall. Top-5 is left out where there are no more than five classes, since it would be 1.
 
     Args:
         classes: the names of the classes 0..C-1, C >= 2, each once.
@@ -25,7 +29,7 @@ class AccuracyMetrics(Metric):
 
     full_state_update = False
     hits: Tensor
-    pictures: Tensor
+    images: Tensor
 
     def __init__(self, classes: Sequence[str]) -> None:
         super().__init__(sync_on_compute=False)
@@ -35,7 +39,7 @@ class AccuracyMetrics(Metric):
         size = len(self.classes)
         self._k = (1, 5) if size > 5 else (1,)
         self.add_state("hits", torch.zeros(len(self._k), size, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("pictures", torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros(size, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Count a batch.
@@ -50,7 +54,7 @@ class AccuracyMetrics(Metric):
         size = len(self.classes)
         if target.ndim != 1 or target.dtype != torch.int64:
             raise InputError(
-                f"the target is {tuple(target.shape)} {target.dtype}: expected (N,) int64; give one class index a picture"
+                f"the target is {tuple(target.shape)} {target.dtype}: expected (N,) int64; give one class index an image"
             )
         if prediction.shape != (len(target), size) or not prediction.is_floating_point():
             raise InputError(
@@ -62,29 +66,29 @@ class AccuracyMetrics(Metric):
         wrong = target[(target < 0) | (target >= size)]
         if wrong.numel():
             raise InputError(
-                f"the target has {wrong.numel()} pictures of the classes {torch.unique(wrong).tolist()[:10]}: expected "
+                f"the target has {wrong.numel()} images of the classes {torch.unique(wrong).tolist()[:10]}: expected "
                 f"0..{size - 1}; correct the number of classes or map these labels"
             )
         place = ranks(prediction, target)
         found = [torch.bincount(target[place < k], minlength=size) for k in self._k]
         self.hits += torch.stack(found).to(self.hits.device)
-        self.pictures += torch.bincount(target, minlength=size).to(self.pictures.device)
+        self.images += torch.bincount(target, minlength=size).to(self.images.device)
 
     def compute(self) -> dict[str, float]:
         """The figures since the last `reset`: "top-1", with more than five classes "top-5", and "accuracy of <class>".
 
-        A class without a picture has no accuracy: its figure is NaN (write it to JSON as null).
+        A class without an image has no accuracy: its figure is NaN (write it to JSON as null).
 
         Raises:
-            InputError: no picture has been counted.
+            InputError: no image has been counted.
         """
-        pictures, total = self.pictures.tolist(), int(self.pictures.sum())
+        images, total = self.images.tolist(), int(self.images.sum())
         if total == 0:
             raise InputError(
-                f"{type(self).__name__} was asked for a result before any picture: expected one update at least; "
+                f"{type(self).__name__} was asked for a result before any image: expected one update at least; "
                 "is the set empty?"
             )
-        counted = zip(self.classes, self.hits[0].tolist(), pictures, strict=True)
+        counted = zip(self.classes, self.hits[0].tolist(), images, strict=True)
         return {
             **{f"top-{k}": int(hits.sum()) / total for k, hits in zip(self._k, self.hits, strict=True)},
             **{f"accuracy of {name}": hit / seen if seen else math.nan for name, hit, seen in counted},

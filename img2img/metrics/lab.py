@@ -9,11 +9,11 @@ import torch
 from kornia.color import rgb_to_lab
 from torch import Tensor
 
-from img2img.metrics.means import MeanOverPictures, check_pair, check_pictures, precise
+from img2img.metrics.per_image import PerImageMean, check_images, check_pair, precise
 
 
-class LabMetrics(MeanOverPictures):
-    """The figures "ab error" (squared Lab units) and "delta E" (Lab units) of a colouring, means over pictures; lower is better.
+class LabMetrics(PerImageMean):
+    """The figures "ab error" (squared Lab units) and "delta E" (Lab units) of a colouring, means over images; lower is better.
 
     A grey copy (a = b = 0) of natural photographs at 96 px has an ab error of 220 to 290, by the choice of photographs.
     """
@@ -34,14 +34,14 @@ class LabMetrics(MeanOverPictures):
         check_pair(prediction, target, channels=(2, 3))
         prediction, target = precise(prediction), precise(target)
         if target.shape[1] == 3:
-            check_pictures(prediction, target)
+            check_images(prediction, target)
             with torch.autocast(target.device.type, enabled=False):
                 prediction, target = rgb_to_lab(prediction), rgb_to_lab(target)
         self.add({"ab error": ab_error(prediction[:, -2:], target[:, -2:]), "delta E": delta_e(prediction, target)})
 
 
 def ab_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Squared ab error of each picture, (N,), in squared Lab units: the mean over pixels of ((a - a')^2 + (b - b')^2) / 2.
+    """Squared ab error of each image, (N,), in squared Lab units: the mean over pixels of ((a - a')^2 + (b - b')^2) / 2.
 
     It is the mean over pixels AND both channels, as `F.mse_loss` on ab; the squared distance in the ab plane is twice it.
 
@@ -53,7 +53,7 @@ def ab_error(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def delta_e(prediction: Tensor, target: Tensor) -> Tensor:
-    """CIE76 delta E of each picture, (N,), in Lab units: the mean over pixels of the Euclidean distance in Lab.
+    """CIE76 delta E of each image, (N,), in Lab units: the mean over pixels of the Euclidean distance in Lab.
 
     Args:
         prediction: (N, 3, H, W) Lab, or (N, 2, H, W) ab where the lightness is shared.

@@ -1,4 +1,9 @@
-"""Mean intersection over union from one confusion matrix over a whole set."""
+"""Mean intersection over union from one confusion matrix over a whole set.
+
+The counts are torchmetrics' `MulticlassConfusionMatrix`. The values made from them are our own, in float64: torchmetrics'
+`MulticlassJaccardIndex` and `MulticlassAccuracy` divide in float32, and give a class that never occurs an IoU of 0 where it has
+none (NaN here), so that `ClasswiseWrapper` around them would report other values.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.classification import MulticlassConfusionMatrix
 
 from img2img.data.base import VOID
 from img2img.errors import InputError
@@ -26,7 +31,6 @@ class SegmentationMetrics(Metric):
     """
 
     full_state_update = False
-    confusion: Tensor
 
     def __init__(self, classes: Sequence[str]) -> None:
         super().__init__(sync_on_compute=False)
@@ -36,8 +40,10 @@ class SegmentationMetrics(Metric):
                 f"got the classes {list(self.classes)}: expected 2 to {VOID} names, each once; "
                 "name the background as a class of its own, and rename doubles"
             )
-        size = len(self.classes)
-        self.add_state("confusion", torch.zeros(size, size, dtype=torch.int64), dist_reduce_fx="sum")
+        # Labels are checked by `update`, with messages of their own.
+        self.confusion = MulticlassConfusionMatrix(
+            len(self.classes), ignore_index=VOID, validate_args=False, sync_on_compute=False
+        )
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Count a batch.
@@ -74,8 +80,12 @@ class SegmentationMetrics(Metric):
         prediction, target = prediction[counted], target[counted]
         _check_labels("target", target, size)
         _check_labels("prediction", prediction, size)
-        batch = multiclass_confusion_matrix(prediction, target, size, validate_args=False)
-        self.confusion += batch.to(self.confusion.device)
+        self.confusion.to(target.device).update(prediction, target)
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        super().reset()
+        self.confusion.reset()
 
     def compute(self) -> dict[str, float]:
         """The figures since the last `reset`: "mIoU", "pixel accuracy", and "IoU <class>" for every class.
@@ -87,7 +97,7 @@ class SegmentationMetrics(Metric):
         Raises:
             InputError: no pixel has been counted: no update, or all void.
         """
-        matrix = self.confusion.double()
+        matrix = self.confusion.confmat.cpu().double()
         total = matrix.sum().item()
         if total == 0:
             raise InputError(

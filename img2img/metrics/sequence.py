@@ -4,7 +4,7 @@ The input is a matrix of which row t, column i is task i's deciding metric measu
 training. Each task has its own metric and unit, so all means are taken over *skills*: 0 is what the task's trivial baseline
 gets, 1 is perfect, below 0 is worse than doing nothing. A value that was not measured is None or NaN, or the row ends before
 it; pairs with one missing are left out of a mean, and a mean over nothing is None. Where the trivial baseline is perfect, as on
-test pictures of one class, no skill can be told, and it counts as not measured.
+test images of one class, no skill can be told, and it counts as not measured.
 """
 
 import math
@@ -15,7 +15,7 @@ from img2img.errors import InputError
 Row = Sequence[float | None]
 
 _SLACK = 1e-6
-"""For a float32 score of a perfect picture."""
+"""For a float32 score of a perfect image."""
 
 
 def skill(value: float | None, trivial: float | None, *, higher_is_better: bool) -> float | None:

@@ -1,4 +1,4 @@
-"""The perceptual losses of style transfer (Johnson, Alahi, Fei-Fei 2016), one value a picture: training loss and metric.
+"""The perceptual losses of style transfer (Johnson, Alahi, Fei-Fei 2016), one value an image: training loss and metric.
 
 The perceptual network is any callable (N, 3, H, W) float RGB in [0, 1] -> dict of feature maps (N, C, H, W) by layer name; it
 does its own normalisation of colours. All sums run in float32 or better, under autocast too: squared features overflow float16.
@@ -12,7 +12,7 @@ from kornia.losses import total_variation as kornia_total_variation
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.metrics.means import MeanOverPictures, at_least_float32, check_pictures
+from img2img.metrics.per_image import PerImageMean, at_least_float32, check_images
 
 Features = Mapping[str, Tensor]
 PerceptualNetwork = Callable[[Tensor], Features]
@@ -42,7 +42,7 @@ def gram(features: Tensor) -> Tensor:
 
 
 def style_grams(network: PerceptualNetwork, style: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
-    """The Gram matrices (1, C, C) of a style picture (1, 3, H, W) float RGB in [0, 1] at `layers`, without gradient.
+    """The Gram matrices (1, C, C) of a style image (1, 3, H, W) float RGB in [0, 1] at `layers`, without gradient.
 
     Raises:
         InputError: a layer that the network does not give.
@@ -53,13 +53,13 @@ def style_grams(network: PerceptualNetwork, style: Tensor, layers: Iterable[str]
 
 
 def style_loss(features: Features, grams: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Style loss of each picture, (N,): the weighted sum over layers of ||G - G_style||_F^2 (Johnson 2016, eq. 4).
+    """Style loss of each image, (N,): the weighted sum over layers of ||G - G_style||_F^2 (Johnson 2016, eq. 4).
 
     The squared Frobenius norm is a sum over the C x C entries, not a mean.
 
     Args:
-        features: the pictures' features, (N, C, H, W) by layer.
-        grams: the style's Gram matrices, (1, C, C), or (N, C, C) for a style a picture, by layer.
+        features: the images' features, (N, C, H, W) by layer.
+        grams: the style's Gram matrices, (1, C, C), or (N, C, C) for a style an image, by layer.
         weights: by layer; only these layers count.
 
     Raises:
@@ -74,11 +74,11 @@ def style_loss(features: Features, grams: Mapping[str, Tensor], weights: Mapping
 
 
 def content_loss(features: Features, content: Features, weights: Mapping[str, float]) -> Tensor:
-    """Content loss of each picture, (N,): the weighted sum over layers of ||f - f_content||^2 / (C H W) (Johnson 2016, eq. 2).
+    """Content loss of each image, (N,): the weighted sum over layers of ||f - f_content||^2 / (C H W) (Johnson 2016, eq. 2).
 
     Args:
-        features: the pictures' features, (N, C, H, W) by layer.
-        content: the features of the pictures before stylising, of the same shapes.
+        features: the images' features, (N, C, H, W) by layer.
+        content: the features of the images before stylising, of the same shapes.
         weights: by layer; only these layers count.
 
     Raises:
@@ -92,24 +92,24 @@ def content_loss(features: Features, content: Features, weights: Mapping[str, fl
     return _weighted(distance, weights, "content")
 
 
-def total_variation(pictures: Tensor) -> Tensor:
-    """Anisotropic total variation of each picture, (N,), from pictures (N, C, H, W) with H, W >= 2.
+def total_variation(images: Tensor) -> Tensor:
+    """Anisotropic total variation of each image, (N,), from images (N, C, H, W) with H, W >= 2.
 
     Mean absolute difference of vertical neighbours plus that of horizontal neighbours, each over its own pairs and all channels:
-    in the picture's units a pixel, the same at any resolution and number of channels.
+    in the image's units a pixel, the same at any resolution and number of channels.
     """
-    return kornia_total_variation(at_least_float32(pictures), reduction="mean").mean(dim=1)
+    return kornia_total_variation(at_least_float32(images), reduction="mean").mean(dim=1)
 
 
 def style_terms(
-    pictures: Tensor, features: Features, content: Features, grams: Mapping[str, Tensor], weights: StyleWeights
+    images: Tensor, features: Features, content: Features, grams: Mapping[str, Tensor], weights: StyleWeights
 ) -> dict[str, Tensor]:
-    """All the losses of each picture, each (N,): train on the mean of "total style loss", show the rest.
+    """All the losses of each image, each (N,): train on the mean of "total style loss", show the rest.
 
     Args:
-        pictures: (N, 3, H, W) the stylised pictures.
-        features: the perceptual network's features of `pictures`.
-        content: its features of the pictures before stylising.
+        images: (N, 3, H, W) the stylised images.
+        features: the perceptual network's features of `images`.
+        content: its features of the images before stylising.
         grams: the style's Gram matrices, see `style_grams`.
         weights: what each part weighs.
 
@@ -122,7 +122,7 @@ def style_terms(
     """
     style = style_loss(features, grams, weights.style)
     kept = content_loss(features, content, weights.content)
-    variation = total_variation(pictures)
+    variation = total_variation(images)
     return {
         "style loss": style,
         "content loss": kept,
@@ -131,10 +131,10 @@ def style_terms(
     }
 
 
-class StyleMetrics(MeanOverPictures):
-    """The losses of `style_terms` as means over pictures; lower is better, and "total style loss" decides.
+class StyleMetrics(PerImageMean):
+    """The losses of `style_terms` as means over images; lower is better, and "total style loss" decides.
 
-    The values depend on the network, the style picture, the resolution and the weights: compare only within one configuration.
+    The values depend on the network, the style image, the resolution and the weights: compare only within one configuration.
     The trivial baseline is the unstylised input, whose content loss is 0.
 
     Args:
@@ -154,13 +154,13 @@ class StyleMetrics(MeanOverPictures):
         """Measure a batch.
 
         Args:
-            prediction: (N, 3, H, W) float RGB in [0, 1], the stylised pictures.
-            content: (N, 3, H, W) float RGB in [0, 1], the pictures before stylising.
+            prediction: (N, 3, H, W) float RGB in [0, 1], the stylised images.
+            content: (N, 3, H, W) float RGB in [0, 1], the images before stylising.
 
         Raises:
             InputError: another shape, type or range, or a layer that the network does not give.
         """
-        check_pictures(prediction, content)
+        check_images(prediction, content)
         (network,) = self._network
         grams = {layer: matrix.to(prediction.device) for layer, matrix in self.grams.items()}
         with torch.no_grad():

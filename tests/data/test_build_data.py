@@ -9,7 +9,7 @@ from PIL import Image
 
 from img2img import InputError
 from img2img.data import build_data
-from img2img.data.folder import ImageFolder
+from img2img.data.datasets.folder import ImageFolder
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_one_folder_is_split_resized_and_limited(folder: Path) -> None:
     )
     assert [len(p) for p in (parts.train, parts.val, parts.test)] == [3, 2, 2]
     names = [p[i].name for p in (parts.train, parts.val, parts.test) for i in range(len(p))]
-    assert len(set(names)) == 7, "no picture is in two parts"
+    assert len(set(names)) == 7, "no image is in two parts"
     assert parts.test[0].image.shape == (10, 15, 3)
 
 
@@ -45,11 +45,11 @@ def test_square_brings_both_sides_of_every_part_to_so_many_pixels(folder: Path) 
         ({"resize": "160"}, "got resize: '160': expected a whole number of pixels"),
         ({"resize": True}, "got resize: True: expected"),
         ({"middle": 2.5}, r"got middle: 2\.5: expected"),
-        ({"limit": 5}, "got limit: 5: expected pictures by part"),
-        ({"limit": {"vall": 5}}, "got limit: {'vall': 5}: expected pictures by part"),
-        ({"limit": {"val": 0}}, "got limit: .*expected pictures by part"),
-        ({"limit": {"val": True}}, "got limit: .*expected pictures by part"),
-        ({"limit": [1]}, "got limit: .*expected pictures by part"),
+        ({"limit": 5}, "got limit: 5: expected images by part"),
+        ({"limit": {"vall": 5}}, "got limit: {'vall': 5}: expected images by part"),
+        ({"limit": {"val": 0}}, "got limit: .*expected images by part"),
+        ({"limit": {"val": True}}, "got limit: .*expected images by part"),
+        ({"limit": [1]}, "got limit: .*expected images by part"),
         ({"parts": [1]}, "got parts: .*each with options of its own"),
         ({"parts": {"train": None, "val": None, "test": None}}, "got parts: .*each with options of its own"),
         ({"parts": {True: {}}}, "parts must be train, val, test.* got True"),

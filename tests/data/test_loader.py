@@ -14,13 +14,13 @@ import torch
 
 from img2img.data import loader
 from img2img.data.augment import Augment
-from img2img.data.base import PictureSet, Sample
+from img2img.data.base import ImageDataset, Sample
 from img2img.data.loader import LostBatchError, TrainBatches, eval_batches, lost_batches_explained
 from img2img.errors import InputError, OutOfMemoryError
 
 
-class Numbered(PictureSet):
-    """Pictures of the given sizes, whose every pixel is the picture's number."""
+class Numbered(ImageDataset):
+    """Images of the given sizes, whose every pixel is the image's number."""
 
     name = "numbered"
 
@@ -32,7 +32,7 @@ class Numbered(PictureSet):
 
     def __getitem__(self, index):
         if index == self.broken:
-            raise InputError("3.png is not a picture: expected PNG; remove it")
+            raise InputError("3.png is not an image: expected PNG; remove it")
         h, w = self.sizes[index]
         noise = np.random.default_rng(index).integers(0, 256, (h, w, 2), dtype=np.uint8)
         image = np.concatenate([np.full((h, w, 1), index, np.uint8), noise], -1)
@@ -72,7 +72,7 @@ def test_parts_of_batches_are_those_batches_shared_out(workers):
         assert all(len(piece) == 2 for piece in pieces)
         assert torch.equal(torch.cat([piece.image for piece in pieces]), whole.batch(step).image)
         assert torch.equal(torch.cat([piece.label for piece in pieces]), whole.batch(step).label)
-    with pytest.raises(InputError, match="batch_size=6 pictures cannot be shared out among 4 processes: give a multiple of 4"):
+    with pytest.raises(InputError, match="batch_size=6 images cannot be shared out among 4 processes: give a multiple of 4"):
         whole.part(0, 4)
 
 
@@ -125,7 +125,7 @@ def test_the_global_random_states_are_left_alone():
 def test_a_broken_picture_is_reported_in_one_clear_message(workers):
     with pytest.raises(InputError) as error:
         take(stream(Numbered([(20, 20)] * 4, broken=3), workers=workers), 4)
-    assert str(error.value) == "3.png is not a picture: expected PNG; remove it"
+    assert str(error.value) == "3.png is not an image: expected PNG; remove it"
 
 
 def test_an_empty_set_is_refused():
@@ -151,7 +151,7 @@ def test_evaluation_gives_whole_pictures_in_order_and_stacks_neighbours_of_one_s
 
 
 class Unlucky(Numbered):
-    """Does something else where picture 3 is asked for in a worker process."""
+    """Does something else where image 3 is asked for in a worker process."""
 
     def __init__(self, happens):
         super().__init__([(20, 24)] * 10)
@@ -209,8 +209,8 @@ def test_what_happens_in_a_worker_is_told_as_it_would_be_without(error, kind, sa
 IN_A_SMALL_SHM = """
 import test_loader
 try:
-    pictures = test_loader.Numbered([(200, 200)] * 4)
-    batches = test_loader.TrainBatches(pictures, test_loader.Augment(200), batch_size=4, seed=0, workers=1)
+    images = test_loader.Numbered([(200, 200)] * 4)
+    batches = test_loader.TrainBatches(images, test_loader.Augment(200), batch_size=4, seed=0, workers=1)
     test_loader.take(batches, 3)
 except test_loader.LostBatchError as error:
     print(error)

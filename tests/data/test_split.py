@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from img2img.data.base import PictureSet, Sample
+from img2img.data.base import ImageDataset, Sample
 from img2img.data.split import PARTS, Subset, limit, take
 from img2img.errors import InputError
 
 
-class Numbers(PictureSet):
-    """Pictures named by their position."""
+class Numbers(ImageDataset):
+    """Images named by their position."""
 
     classes = ("a", "b")
     name = "numbers"
@@ -24,7 +24,7 @@ class Numbers(PictureSet):
         return Sample(image=np.zeros((1, 1, 3), dtype=np.uint8), name=str(range(self.size)[index]))
 
 
-def positions(pictures: PictureSet) -> list[int]:
+def positions(pictures: ImageDataset) -> list[int]:
     return [int(pictures[i].name) for i in range(len(pictures))]
 
 
@@ -80,7 +80,7 @@ def test_the_same_set_gives_the_same_parts() -> None:
 
 def test_ten_pictures_are_enough_and_three_are_not() -> None:
     assert [len(take(Numbers(10), part)) for part in PARTS] == [8, 1, 1]
-    with pytest.raises(InputError, match=r"'numbers' has 3 pictures, .* into \{'train': 3, 'val': 0, .* at least one"):
+    with pytest.raises(InputError, match=r"'numbers' has 3 images, .* into \{'train': 3, 'val': 0, .* at least one"):
         take(Numbers(3), "train")
 
 

@@ -249,7 +249,7 @@ def test_options_that_cannot_be(bundle: Path, options: dict[str, Any], said: str
         (("parts", _picture()), {"side": 0}, "side=0: expected 1 pixel or more"),
         (("parts", _picture()), {"tile": 100}, "tile=100: expected more than 128"),
         (("parts", [_picture()]), {"batch_size": 0}, "batch_size=0"),
-        (("parts", "nowhere"), {}, "no picture at nowhere"),
+        (("parts", "nowhere"), {}, "no image at nowhere"),
     ],
 )
 def test_calls_that_cannot_be(model: Model, arguments: tuple[Any, ...], options: dict[str, Any], said: str) -> None:

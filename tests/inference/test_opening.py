@@ -166,7 +166,7 @@ def test_folders_give_the_others_and_the_errors(model: Model, tmp_path: Path) ->
 
 @pytest.mark.parametrize("path", ["m" * 300 + ".png", "a\0b.png"])
 def test_names_that_no_disk_has_are_one_message(model: Model, path: str) -> None:
-    with pytest.raises(InputError, match=r"cannot be read|no picture at"):
+    with pytest.raises(InputError, match=r"cannot be read|no image at"):
         model.run("colour", path)
 
 
@@ -176,7 +176,7 @@ def test_what_the_system_does_not_let_be_read_is_one_message(
     def refused(path: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("img2img.inference.images.open_picture", refused)
+    monkeypatch.setattr("img2img.inference.images.open_image", refused)
     with pytest.raises(InputError, match=r"a\.png.*Permission denied.*permissions"):
         model.run("colour", tmp_path / "a.png")
 

@@ -80,9 +80,9 @@ def test_reset_forgets_what_was_counted() -> None:
 
 def test_class_indices_out_of_range_are_refused_by_value() -> None:
     metric = AccuracyMetrics("abc")
-    with pytest.raises(InputError, match=r"target has 3 pictures of the classes \[-1, 7\]: expected 0\.\.2"):
+    with pytest.raises(InputError, match=r"target has 3 images of the classes \[-1, 7\]: expected 0\.\.2"):
         metric.update(torch.zeros(4, 3), torch.tensor([7, 0, -1, 7]))
-    with pytest.raises(InputError, match="before any picture"):
+    with pytest.raises(InputError, match="before any image"):
         metric.compute()  # nothing of the refused batch was counted
 
 
@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_refused(prediction: torch.Tensor, target: torch.Te
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_nothing_measured_is_an_error() -> None:
-    with pytest.raises(InputError, match="before any picture"):
+    with pytest.raises(InputError, match="before any image"):
         AccuracyMetrics("ab").compute()
 
 

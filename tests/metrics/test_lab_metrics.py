@@ -101,5 +101,5 @@ def test_what_is_neither_ab_nor_rgb_is_refused(prediction: Tensor, target: Tenso
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_nothing_measured_is_an_error() -> None:
-    with pytest.raises(InputError, match="before any picture"):
+    with pytest.raises(InputError, match="before any image"):
         LabMetrics().compute()

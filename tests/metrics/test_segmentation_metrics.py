@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from img2img.data.base import VOID
 from img2img.errors import InputError
@@ -32,7 +33,7 @@ def test_agrees_with_plain_counting_over_the_whole_set_and_not_with_a_mean_over_
     rng = np.random.default_rng(0)
     classes = ("a", "b", "c", "d", "never")
     target = rng.integers(0, 4, (6, 9, 7))
-    target[:2] = 0  # uneven pictures: only one matrix over the set gives the right figure
+    target[:2] = 0  # uneven images: only one matrix over the set gives the right figure
     prediction = np.where(rng.random(target.shape) < 0.6, target, rng.integers(0, 4, target.shape))
     target[rng.random(target.shape) < 0.1] = VOID
 
@@ -48,6 +49,36 @@ def test_agrees_with_plain_counting_over_the_whole_set_and_not_with_a_mean_over_
     assert result["pixel accuracy"] == pytest.approx(accuracy)
     per_picture = np.nanmean([[plain_iou(p, t, c) for c in range(4)] for p, t in zip(prediction, target, strict=True)])
     assert result["mIoU"] != pytest.approx(per_picture, abs=1e-3)
+
+
+@pytest.mark.parametrize("void", [0.0, 0.2, 0.95])
+@pytest.mark.parametrize("size", [2, 3, 11])
+def test_counts_are_those_of_torchmetrics_and_values_agree_within_float32(size: int, void: float) -> None:
+    generator = torch.Generator().manual_seed(size)
+    logits = torch.randn(4, size, 7, 9, generator=generator)
+    target = torch.randint(0, max(1, size - 1), (4, 7, 9), generator=generator)  # the last class is predicted alone
+    logits[:, -2] = -9.0 if size > 2 else logits[:, -2]
+    target[target == size - 2] = 0  # and this one is nowhere
+    target[torch.rand(target.shape, generator=generator) < void] = VOID
+    theirs = [
+        MulticlassConfusionMatrix(size, ignore_index=VOID),
+        MulticlassJaccardIndex(size, ignore_index=VOID),
+        MulticlassJaccardIndex(size, average=None, ignore_index=VOID),
+        MulticlassAccuracy(size, average="micro", ignore_index=VOID),
+    ]
+    ours = SegmentationMetrics([str(i) for i in range(size)])
+    for i in range(4):
+        for metric in (ours, *theirs):
+            metric.update(logits[i : i + 1], target[i : i + 1])
+    result = ours.compute()
+    counts, mean, each, accuracy = (metric.compute() for metric in theirs)
+    assert torch.equal(ours.confusion.compute(), counts)
+    assert result["mIoU"] == pytest.approx(mean.item(), abs=1e-6)
+    assert result["pixel accuracy"] == pytest.approx(accuracy.item(), abs=1e-6)
+    for i, value in enumerate(each.tolist()):
+        ours_alone = result[f"IoU {i}"]
+        assert ours_alone == pytest.approx(value, abs=1e-6) or (math.isnan(ours_alone) and value == 0)
+    assert math.isnan(result[f"IoU {size - 2}"]) == (size > 2)
 
 
 def test_a_class_that_is_only_predicted_counts_as_zero() -> None:

@@ -29,7 +29,7 @@ def test_skill_of_scores_runs_from_the_trivial_baseline_to_one() -> None:
     assert skill(1.0, 0.2, higher_is_better=True) == 1.0
     assert skill(0.6, 0.2, higher_is_better=True) == pytest.approx(0.5)
     assert skill(0.0, 0.2, higher_is_better=True) == pytest.approx(-0.25)
-    assert skill(1.0000001, 0.2, higher_is_better=True) == 1.0  # a float32 SSIM of a perfect picture
+    assert skill(1.0000001, 0.2, higher_is_better=True) == 1.0  # a float32 SSIM of a perfect image
 
 
 def test_skill_of_errors_runs_from_the_trivial_baseline_to_zero_error() -> None:

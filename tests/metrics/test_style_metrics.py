@@ -203,5 +203,5 @@ def test_what_does_not_fit_is_refused(network: TwoLayers) -> None:
     metric = StyleMetrics(network, grams, WEIGHTS)
     with pytest.raises(InputError, match=r"expected \[0, 1\]"):
         metric.update(255 * pictures(1), pictures(2))
-    with pytest.raises(InputError, match="before any picture"):
+    with pytest.raises(InputError, match="before any image"):
         metric.compute()

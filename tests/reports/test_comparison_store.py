@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from img2img import MaskedNetwork, masks
-from img2img.data.base import PictureSet, Sample
+from img2img.data.base import ImageDataset, Sample
 from img2img.errors import InputError
 from img2img.files.lock import FolderInUseError, hold
 from img2img.reports.comparison.masks_json import Masks, describe_masks, read_masks
@@ -309,7 +309,7 @@ def test_a_network_without_tasks_has_its_layers_alone() -> None:
 # ------------------------------------------------------------------ outputs
 
 
-class Greys(PictureSet):
+class Greys(ImageDataset):
     """Picture i is grey of the value 20 i."""
 
     def __len__(self) -> int:

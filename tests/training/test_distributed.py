@@ -184,7 +184,7 @@ def test_a_batch_that_the_processes_cannot_share_out_is_refused_first(
     monkeypatch.setattr(sequence, "Processes", Two)
     experiment = config()
     experiment["tasks"]["edges"] |= {"train": {"batch_size": 3}}
-    with pytest.raises(InputError, match="batch_size=3 pictures cannot be shared out among 2 processes: give a multiple of 2"):
+    with pytest.raises(InputError, match="batch_size=3 images cannot be shared out among 2 processes: give a multiple of 2"):
         run(experiment)
     assert not (tmp_path / "run").exists()
 

@@ -33,8 +33,8 @@ def test_a_run_inside_its_own_pictures_reads_them_alone_each_time(config: Make, 
         assert sum(map(len, (parts.train, parts.val, parts.test))) == 12
     run(first | {"sequence": ["colour", "again"]}, bars=False)
     log = (out / "log.txt").read_text()
-    assert "colour: " + f"{photos}: 12 pictures; left out 1 other file (.heic: 1)" in log
-    assert f"again: {photos}: 12 pictures; left out 1 other file (.heic: 1) and {out}, where results are" in log
+    assert "colour: " + f"{photos}: 12 images; left out 1 other file (.heic: 1)" in log
+    assert f"again: {photos}: 12 images; left out 1 other file (.heic: 1) and {out}, where results are" in log
 
 
 def test_pictures_of_12_bits_are_said_and_a_task_remembers_their_white(config: Make, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_pictures_of_12_bits_are_said_and_a_task_remembers_their_white(config: M
     out = tmp_path / "run"
     run(config(tasks=tasks, sequence=["dark", "bright"], out=str(out)), bars=False)
     (said,) = [line for line in (out / "log.txt").read_text().splitlines() if "white=" in line]
-    assert "dark: 16-bit pictures with values up to 4,0" in said
+    assert "dark: 16-bit images with values up to 4,0" in said
     assert "give white=4095" in said
     model = img2img.load(out)
     assert {name: info.white for name, info in model.tasks.items()} == {"dark": None, "bright": 4095}
