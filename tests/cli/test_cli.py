@@ -10,7 +10,7 @@ import pytest
 
 from img2img import __version__
 from img2img.cli import main
-from img2img.reports.comparison.store import store_run
+from img2img.research.suites.store import store_run
 
 
 def results() -> dict[str, Any]:

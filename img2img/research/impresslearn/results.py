@@ -6,10 +6,10 @@ from typing import Any
 
 from img2img.files.paths import expanded
 from img2img.masks.storage import read_header
-from img2img.reports.comparison.schema import Summary, SummaryCell, SummaryTask
 from img2img.research.impresslearn.numbered_tasks import NumberedTasks
 from img2img.research.impresslearn.options import Study
 from img2img.research.impresslearn.table2 import TABLE_2
+from img2img.research.suites.schema import Summary, SummaryCell, SummaryTask
 
 Row = Mapping[str, Any]
 

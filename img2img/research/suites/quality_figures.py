@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from img2img.reports import text
-from img2img.reports.comparison.numbers import Matrix, Sizes, Stat
-from img2img.reports.comparison.style import COLOURS, WIDE, fill, look, new_figure, plain, side_legend, tidy
-from img2img.reports.comparison.suite import Method, TaskInfo
+from img2img.research.suites.aggregate import Matrix, Sizes, Stat
+from img2img.research.suites.plot_style import COLOURS, WIDE, fill, look, new_figure, plain, side_legend, tidy
+from img2img.research.suites.suite import Method, TaskInfo
 
 _INK = "#1b1f24"
 _NEAR = 9.0

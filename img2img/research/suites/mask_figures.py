@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from img2img.masks.analysis import DensityRow
 from img2img.masks.figures import density_figure, similarity_figure
-from img2img.reports.comparison.masks_json import Masks, TaskMasks, Values
-from img2img.reports.comparison.style import WIDE, look, new_figure, plain, side_legend, tidy
+from img2img.research.suites.plot_style import WIDE, look, new_figure, plain, side_legend, tidy
+from img2img.training.mask_report import Masks, TaskMasks, Values
 
 K = ("k0", "k1", "k2", "k3")
 _K_MEANING = ("weight", "constant", "mask", "masked weight")

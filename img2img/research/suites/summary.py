@@ -7,12 +7,12 @@ from img2img.files.atomic import write_json
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.reports import text
-from img2img.reports.comparison.numbers import Stat, final, learned, mean_skill, moved, seconds, sizes, task_bytes
-from img2img.reports.comparison.schema import SUMMARY, Summary, SummaryCell, SummaryTask
-from img2img.reports.comparison.sheets import update_sheets
-from img2img.reports.comparison.store import PATIENCE
-from img2img.reports.comparison.suite import Method, Suite, read_suite
-from img2img.reports.comparison.tables import winners
+from img2img.research.suites.aggregate import Stat, final, learned, mean_skill, moved, seconds, sizes, task_bytes
+from img2img.research.suites.schema import SUMMARY, Summary, SummaryCell, SummaryTask
+from img2img.research.suites.sheets import update_sheets
+from img2img.research.suites.store import PATIENCE
+from img2img.research.suites.suite import Method, Suite, read_suite
+from img2img.research.suites.tables import winners
 
 
 def finish(store: Path, runs: Path) -> Suite:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from img2img.reports import text
-from img2img.reports.comparison.numbers import task_bytes
-from img2img.reports.comparison.style import WIDE, look, new_figure, plain, tidy
-from img2img.reports.comparison.suite import Method, Suite, TaskInfo
+from img2img.research.suites.aggregate import task_bytes
+from img2img.research.suites.plot_style import WIDE, look, new_figure, plain, tidy
+from img2img.research.suites.suite import Method, Suite, TaskInfo
 
 _EDGE = 0.25
 """The figure shows gains up to this; beyond are arrowheads."""

@@ -8,10 +8,10 @@ from comparison_suite import add_run, bare_suite, results
 from PIL import Image
 
 from img2img.errors import InputError
-from img2img.reports.comparison.outputs import read_strip, save_strip
-from img2img.reports.comparison.sheets import read_sheet, task_grid
-from img2img.reports.comparison.style import look, with_palette
-from img2img.reports.comparison.summary import finish
+from img2img.research.suites.plot_style import look, with_palette
+from img2img.research.suites.sheets import read_sheet, task_grid
+from img2img.research.suites.summary import finish
+from img2img.training.output_images import read_strip, save_strip
 
 
 def test_a_strip_comes_back_in_tiles(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from img2img.errors import InputError
 from img2img.files.atomic import write_atomic
-from img2img.reports.comparison.outputs import Strip, read_strip
-from img2img.reports.comparison.schema import parse
-from img2img.reports.comparison.suite import Method, Suite, TaskInfo
+from img2img.research.suites.schema import parse
+from img2img.research.suites.suite import Method, Suite, TaskInfo
 from img2img.tasks.lettering import fit
+from img2img.training.output_images import Strip, read_strip
 
 logger = logging.getLogger("img2img")
 

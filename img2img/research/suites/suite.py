@@ -8,9 +8,9 @@ from pathlib import Path
 from img2img.errors import InputError
 from img2img.files.paths import expanded
 from img2img.masks.base import METHODS
-from img2img.reports.comparison.masks_json import Masks
-from img2img.reports.comparison.schema import MethodInfo, RunRecord, TaskRecord
-from img2img.reports.comparison.store import read_store
+from img2img.research.suites.schema import MethodInfo, RunRecord, TaskRecord
+from img2img.research.suites.store import read_store
+from img2img.training.mask_report import Masks
 
 GROUPS = {"mask": "Masks on the frozen backbone", "comparison": "Comparison methods", "reference": "Reference"}
 """The groups of methods, in the order of the tables, with their headings."""

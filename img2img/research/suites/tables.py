@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from img2img.files.atomic import write_atomic
-from img2img.reports.comparison.numbers import (
+from img2img.research.suites.aggregate import (
     TRANSFER,
     Points,
     Stat,
@@ -27,8 +27,8 @@ from img2img.reports.comparison.numbers import (
     task_bytes,
     transfer,
 )
-from img2img.reports.comparison.pairs import pair_rows
-from img2img.reports.comparison.suite import REFERENCE, Method, Suite, TaskInfo
+from img2img.research.suites.paired_differences import pair_rows
+from img2img.research.suites.suite import REFERENCE, Method, Suite, TaskInfo
 
 
 @dataclass(frozen=True)

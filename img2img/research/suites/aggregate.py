@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from img2img.errors import InputError
 from img2img.metrics.sequence import skill
-from img2img.reports.comparison.suite import Method, Run, Suite, TaskInfo
+from img2img.research.suites.suite import Method, Run, Suite, TaskInfo
 
 
 @dataclass(frozen=True)

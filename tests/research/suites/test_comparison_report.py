@@ -18,11 +18,11 @@ from comparison_suite import TASKS, Page, add_run, bare_suite, page_of, results,
 from PIL import Image
 
 from img2img.errors import InputError
-from img2img.reports.comparison.report import write_comparison
-from img2img.reports.comparison.schema import About, MethodInfo
-from img2img.reports.comparison.store import describe_store
-from img2img.reports.comparison.suite import read_suite
-from img2img.reports.comparison.summary import finish
+from img2img.research.suites.comparison_page import write_comparison
+from img2img.research.suites.schema import About, MethodInfo
+from img2img.research.suites.store import describe_store
+from img2img.research.suites.suite import read_suite
+from img2img.research.suites.summary import finish
 
 FIGURES = (
     "skill", "pairs", "bytes", "quality_against_bytes", "time", "zeroed_by_task", "similarity_piggyback", "kappa_piggyback",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from comparison_suite import make_suite
 
-from img2img.reports.comparison.report import write_comparison
+from img2img.research.suites.comparison_page import write_comparison
 
 
 @pytest.fixture(scope="session")

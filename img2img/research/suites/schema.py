@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from img2img.errors import InputError
-from img2img.reports.comparison.masks_json import Masks
+from img2img.training.mask_report import Masks
 
 VERSION: Final = 1
 """Of both files. Raise it with every change that a reader of today could not follow."""

@@ -17,9 +17,9 @@ from img2img.files.atomic import clear_leftovers, write_bytes
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
-from img2img.reports.comparison.masks_json import read_masks
-from img2img.reports.comparison.schema import RUNS, About, Backbone, RunRecord, TaskRecord, line, parse, reason
 from img2img.reports.read import read_curve, read_results
+from img2img.research.suites.schema import RUNS, About, Backbone, RunRecord, TaskRecord, line, parse, reason
+from img2img.training.mask_report import read_masks
 from img2img.training.saved_config import config_path
 
 DATA = "DATA"

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from comparison_suite import add_run, bare_suite, elsewhere, make_suite, page_of, results, table, write_run
 
-from img2img.reports.comparison.numbers import Stat, best, mean_curve, relative_skill
-from img2img.reports.comparison.pairs import gain, nearest_mask, pair_rows, pairs
-from img2img.reports.comparison.quality_figures import curve_figure, quality_bytes_figure, zeroed_figure
-from img2img.reports.comparison.store import store_run, training_curve
-from img2img.reports.comparison.style import save_png
-from img2img.reports.comparison.suite import Method, TaskInfo, read_suite
-from img2img.reports.comparison.tables import winners
-from img2img.reports.comparison.words import spread
+from img2img.research.suites.aggregate import Stat, best, mean_curve, relative_skill
+from img2img.research.suites.page_text import spread
+from img2img.research.suites.paired_differences import gain, nearest_mask, pair_rows, pairs
+from img2img.research.suites.plot_style import save_png
+from img2img.research.suites.quality_figures import curve_figure, quality_bytes_figure, zeroed_figure
+from img2img.research.suites.store import store_run, training_curve
+from img2img.research.suites.suite import Method, TaskInfo, read_suite
+from img2img.research.suites.tables import winners
 
 
 def test_the_headline_table_gives_mean_spread_direction_and_the_best(made: tuple[Path, Path]) -> None:

@@ -17,13 +17,13 @@ from img2img import MaskedNetwork, masks
 from img2img.data.base import ImageDataset, Sample
 from img2img.errors import InputError
 from img2img.files.lock import FolderInUseError, hold
-from img2img.reports.comparison.masks_json import Masks, describe_masks, read_masks
-from img2img.reports.comparison.outputs import read_strip, save_outputs
-from img2img.reports.comparison.schema import Summary
-from img2img.reports.comparison.store import describe_store, read_store, store_run
-from img2img.reports.comparison.suite import read_suite
-from img2img.reports.comparison.summary import summary_of
+from img2img.research.suites.schema import Summary
+from img2img.research.suites.store import describe_store, read_store, store_run
+from img2img.research.suites.suite import read_suite
+from img2img.research.suites.summary import summary_of
 from img2img.tasks.base import Example
+from img2img.training.mask_report import Masks, describe_masks, read_masks
+from img2img.training.output_images import read_strip, save_outputs
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_a_kill_while_storing_leaves_the_earlier_file(run: Path, tmp_path: Path,
     store_run(run, store, label="b", seed=0)
     assert [path.name for path in store.iterdir()] == ["runs.jsonl"]
     with hold(store):
-        monkeypatch.setattr("img2img.reports.comparison.store.PATIENCE", 0.1)
+        monkeypatch.setattr("img2img.research.suites.store.PATIENCE", 0.1)
         with pytest.raises(FolderInUseError, match="suite is in use by"):
             store_run(run, store, label="a", seed=0)
 

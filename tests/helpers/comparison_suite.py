@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from img2img.reports.comparison.outputs import save_strip
-from img2img.reports.comparison.schema import About, MethodInfo
-from img2img.reports.comparison.store import describe_store, store_run
-from img2img.reports.comparison.suite import Run
-from img2img.reports.comparison.summary import finish
+from img2img.research.suites.schema import About, MethodInfo
+from img2img.research.suites.store import describe_store, store_run
+from img2img.research.suites.suite import Run
+from img2img.research.suites.summary import finish
+from img2img.training.output_images import save_strip
 
 TASKS = (("streets", "segmentation", "mIoU", True, 0.2), ("colour", "colourisation", "ab error", False, 200.0),
          ("edges", "edges", "MSE", False, 4000.0))  # fmt: skip

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from img2img.reports import text
-from img2img.reports.comparison.numbers import Stat, mean_skill, sizes
-from img2img.reports.comparison.pairs import compared, gain, in_words, nearest_mask
-from img2img.reports.comparison.suite import GROUPS, Method, Suite, TaskInfo
-from img2img.reports.comparison.tables import baseline_of, metric_names, metric_stat, winners
+from img2img.research.suites.aggregate import Stat, mean_skill, sizes
+from img2img.research.suites.paired_differences import compared, gain, in_words, nearest_mask
+from img2img.research.suites.suite import GROUPS, Method, Suite, TaskInfo
+from img2img.research.suites.tables import baseline_of, metric_names, metric_stat, winners
 
 
 def spread(found: Stat | None) -> tuple[str, str]:

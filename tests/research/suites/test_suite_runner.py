@@ -12,13 +12,13 @@ from img2img import InputError
 from img2img.cli.pipeline import plain_config
 from img2img.files.lock import hold
 from img2img.masks import Affine, ImpressLearn, SupSup
-from img2img.reports.comparison.sheets import read_sheet
-from img2img.reports.comparison.store import read_store
-from img2img.suite import Suite, _cause, backbone_jobs, describe, load_suite, method_jobs, run_jobs
+from img2img.research.suites.runner import Suite, _cause, backbone_jobs, describe, load_suite, method_jobs, run_jobs
+from img2img.research.suites.sheets import read_sheet
+from img2img.research.suites.store import read_store
 from img2img.training.experiment import Experiment, read_experiment
 from img2img.validation import call_with
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 def _suite(**changes: Any) -> Suite:

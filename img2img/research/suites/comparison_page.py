@@ -10,8 +10,9 @@ from img2img.files.atomic import write_atomic, write_bytes
 from img2img.files.paths import expanded
 from img2img.files.writable import check_writable
 from img2img.reports import text
-from img2img.reports.comparison import mask_figures, quality_figures, words
-from img2img.reports.comparison.numbers import (
+from img2img.reports.template import page_template
+from img2img.research.suites import mask_figures, page_text, quality_figures
+from img2img.research.suites.aggregate import (
     TRANSFER,
     Points,
     final,
@@ -26,13 +27,12 @@ from img2img.reports.comparison.numbers import (
     skills,
     transfer,
 )
-from img2img.reports.comparison.pairs import compared, pairs_figure, pairs_markdown
-from img2img.reports.comparison.sheets import task_grid
-from img2img.reports.comparison.style import Gallery, Shown, styled
-from img2img.reports.comparison.suite import Method, Suite, TaskInfo, read_suite
-from img2img.reports.comparison.summary import environment_of, headline, write_summary
-from img2img.reports.comparison.tables import all_tables, write_table
-from img2img.reports.template import page_template
+from img2img.research.suites.paired_differences import compared, pairs_figure, pairs_markdown
+from img2img.research.suites.plot_style import Gallery, Shown, styled
+from img2img.research.suites.sheets import task_grid
+from img2img.research.suites.suite import Method, Suite, TaskInfo, read_suite
+from img2img.research.suites.summary import environment_of, headline, write_summary
+from img2img.research.suites.tables import all_tables, write_table
 
 
 def write_comparison(suite: Path, out: Path) -> Path:
@@ -82,15 +82,15 @@ def _view(
     return {
         "title": suite.title,
         "name": suite.name,
-        "tasks": [words.task_view(task) for task in suite.tasks],
-        "methods": [words.method_view(method) for method in suite.methods],
+        "tasks": [page_text.task_view(task) for task in suite.tasks],
+        "methods": [page_text.method_view(method) for method in suite.methods],
         "runs": len(suite.runs),
         "seeds": seeds,
         "most_seeds": max(len(method.runs) for method in suite.methods),
-        "facts": words.facts(suite),
+        "facts": page_text.facts(suite),
         "backbone_task": suite.backbone_task,
-        "final": words.quality(suite, final, suite.methods, mark=True),
-        "learned": words.quality(suite, learned, [m for m in suite.methods if moved(m, suite)], mark=False),
+        "final": page_text.quality(suite, final, suite.methods, mark=True),
+        "learned": page_text.quality(suite, learned, [m for m in suite.methods if moved(m, suite)], mark=False),
         "skill": _skill(suite, gallery),
         "reference": None if suite.reference is None else suite.reference.title,
         "pairs": _pairs(suite, gallery),
@@ -102,12 +102,12 @@ def _view(
         "masks": _masks(suite, gallery),
         "curves": _curves(suite, gallery, curves),
         "time": _time(suite, gallery),
-        "metrics": [words.metrics(suite, task) for task in suite.tasks],
-        "provenance": words.provenance(suite),
+        "metrics": [page_text.metrics(suite, task) for task in suite.tasks],
+        "provenance": page_text.provenance(suite),
         "commit": environment_of(suite, "commit"),
         "hardware": environment_of(suite, "device"),
-        "glossary": words.glossary(suite),
-        "pm": words.spread,
+        "glossary": page_text.glossary(suite),
+        "pm": page_text.spread,
     }  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def _pairs(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:
     if found is None:
         return None
     figure = gallery.add(pairs_figure(suite), "pairs")
-    return {"figure": figure, "tasks": [task.name for task in found.tasks], "rows": words.gains(suite)}
+    return {"figure": figure, "tasks": [task.name for task in found.tasks], "rows": page_text.gains(suite)}
 
 
 def _sizes(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:
