@@ -208,7 +208,7 @@ def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
     assert entry.model_dump() == {"mean": 1200.0, "std": None, "seeds": 1, "bytes": 31_000}
 
 
-PUBLISHED = sorted(path.parent for path in (Path(__file__).parents[2] / "docs" / "results").glob("*/summary.json"))
+PUBLISHED = sorted(path.parent for path in (Path(__file__).parents[3] / "docs" / "results").glob("*/summary.json"))
 
 
 @pytest.mark.parametrize("folder", PUBLISHED, ids=lambda path: path.name)
