@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from img2img.masks.checkpointing import without_checkpointing
+from img2img.masks.activation_checkpointing import without_activation_checkpointing
 
 Evaluating = Literal["all", "norm", "none"]
 """Which modules run in evaluation mode whatever the backbone's own flags say."""
@@ -68,7 +68,7 @@ class StandIn:
             if ours.training is not mode:
                 ours.training = mode
         try:
-            return without_checkpointing(self._run if compiled else self._call, tensors, args, kwargs)
+            return without_activation_checkpointing(self._run if compiled else self._call, tensors, args, kwargs)
         finally:
             # Or the task's tensors would be kept in memory until the next call; no more hangs on it.
             for (table, leaf, _), tensor in zip(self._slots, self._own, strict=True):
