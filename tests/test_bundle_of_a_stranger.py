@@ -21,7 +21,8 @@ from img2img.export import export_bundle, load_plain
 from img2img.inference.adding import train_new_task
 from img2img.join import join_bundles
 from img2img.masks import storage
-from img2img.masks.storage import checksum, read_task_file
+from img2img.masks.file_header import checksum
+from img2img.masks.storage import read_task_file
 from img2img.tasks import Example
 from img2img.tasks.stored import stored_task
 from img2img.tasks.style import Style

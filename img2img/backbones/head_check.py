@@ -7,7 +7,7 @@ from img2img.backbones.base import Backbone
 from img2img.backbones.classifier import Classifier
 from img2img.backbones.encoder_decoder import EncoderDecoder
 from img2img.errors import InputError
-from img2img.masks.dry_run import Cost, dry_run
+from img2img.masks.meta import Cost, dry_run
 
 MEMORY = 32
 """The largest tensor inside a head has at most so many times the elements of its input and output together."""

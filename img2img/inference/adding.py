@@ -10,7 +10,7 @@ from img2img import arguments
 from img2img.bundle import bundle_folder, check_bundle, read_bundle, task_path
 from img2img.errors import InputError
 from img2img.masks import METHODS
-from img2img.masks.table import check_name
+from img2img.masks.task_store import check_task_name
 from img2img.paths import paths_in
 from img2img.plugins import import_modules
 from img2img.writable import check_writable
@@ -51,7 +51,7 @@ def train_new_task(
     from img2img.join import join_bundles
     from img2img.run import run
 
-    check_name(arguments.text("name", name, "night"))
+    check_task_name(arguments.text("name", name, "night"))
     task = arguments.mapping("task", task, {"kind": "translation"})
     data = arguments.mapping("data", data, {"kind": "paired_folders", "inputs": "day", "targets": "night"})
     train = arguments.mapping("train", {} if train is None else train, {"steps": 800})

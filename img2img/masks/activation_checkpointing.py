@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.utils.checkpoint as torch_checkpoint
 
-# Each mode of `torch.utils.checkpoint.checkpoint` uses one of these: use_reentrant=True the first, use_reentrant=False the second.
+# Each mode of `torch.utils.checkpoint.checkpoint` uses one: use_reentrant=True the first, use_reentrant=False the second.
 _ENTRY_POINTS = (("CheckpointFunction", "forward"), ("_checkpoint_hook", "__init__"))
 
 _lock = threading.RLock()

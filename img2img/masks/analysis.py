@@ -1,7 +1,7 @@
 """What masks look like: densities, similarities, coefficients and flips, as rows of plain numbers.
 
 A table is a list of small dataclasses, one a row: `dataclasses.asdict` makes dicts of them for JSON or CSV. What is not defined,
-such as the density of a mask that is not binary, is None. `figures` draws them.
+such as the density of a mask that is not binary, is None. `plots` draws them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from img2img.errors import InputError
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import pack_bits
 from img2img.masks.network import MaskedNetwork
-from img2img.masks.task import TaskState
+from img2img.masks.task_state import TaskState
 
 Bits = npt.NDArray[np.uint8]
 
@@ -329,13 +329,13 @@ class FlipMeter:
         self._last = now
         return rows
 
-    def seen(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The packed masks of the last look, for a checkpoint: uint8 vectors by layer."""
         return {layer: torch.from_numpy(bits.copy()) for layer, (bits, _) in self._last.items()}
 
-    def go_on_from(self, seen: Mapping[str, Tensor]) -> None:
-        """Take what `seen` gave as the last look."""
-        self._last = {layer: (seen[layer].cpu().numpy(), weights) for layer, (_, weights) in self._last.items()}
+    def load_state_dict(self, packed: Mapping[str, Tensor]) -> None:
+        """Take what `state_dict` gave as the last look."""
+        self._last = {layer: (packed[layer].cpu().numpy(), weights) for layer, (_, weights) in self._last.items()}
 
     def _look(self) -> dict[str, tuple[Bits, int]]:
         return _packed(self.state)

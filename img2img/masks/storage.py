@@ -11,29 +11,33 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+import img2img.masks.coding as coding
 from img2img.errors import InputError
 from img2img.files import tensor_bytes, write_bytes
-from img2img.masks import coding
-from img2img.masks.base import build_method
+from img2img.masks.base import restore_method
+from img2img.masks.basis import Basis
 from img2img.masks.bits import pack_bits
-from img2img.masks.fitting import fitting, float_type, head_tensors, rebuild_head
+from img2img.masks.file_header import MAX_HEADER, checksum, refusing
+from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.heads import describe_head
-from img2img.masks.task import TaskState, copy_into, total_bytes
-from img2img.masks.task_header import CODED, FORMAT, MAX_HEADER, VERSION, parse_header, refusing
+from img2img.masks.stored_tensors import float_dtype, head_tensors, matching, rebuild_head
+from img2img.masks.task_header import CODED, FORMAT, VERSION, parse_header
+from img2img.masks.task_state import TaskState
+from img2img.masks.tensors import copy_into, total_bytes
 from img2img.paths import expanded
 from img2img.untrusted import check_plain, parse_json
 
-if TYPE_CHECKING:
-    from img2img.masks.network import MaskedNetwork
+FindTask = Callable[[str], TaskState | None]
+"""`find(name)`: the task of that name, of the network that a file is read for; None if there is none."""
 
 MAX_PARTS = 8
 """Coded parts of one mask at most: with the bound on their elements, a small file cannot become a large task."""
@@ -46,19 +50,6 @@ MAX_OPTIONS = 4096
 
 # Registered tasks are read when they are used: a circle of references would go on for ever.
 _reading: ContextVar[tuple[Path, ...]] = ContextVar("_reading", default=())
-
-
-def checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the header without its own `checksum`, and over every tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256()
-    bare = {k: v for k, v in header.items() if k != "checksum"}
-    digest.update(json.dumps(bare, sort_keys=True, ensure_ascii=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        if tensor.numel():
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _masks_sha256(parts: Mapping[str, Mapping[str, Tensor]]) -> str:
@@ -79,7 +70,12 @@ def _binary_parts(state: TaskState) -> dict[str, dict[str, Tensor]]:
 
 
 def save_task_file(
-    path: str | os.PathLike[str], task: str, state: TaskState, network: "MaskedNetwork", relative_to: str | None = None
+    path: str | os.PathLike[str],
+    task: str,
+    state: TaskState,
+    backbone: FrozenBackbone,
+    bases: Mapping[str, Basis],
+    relative_to: tuple[str, TaskState] | None = None,
 ) -> Path:
     """Write the frozen `state` of `task`, atomically.
 
@@ -87,21 +83,22 @@ def save_task_file(
         path: the file.
         task: the name that it is loaded under by default.
         state: what is written.
-        network: which the task belongs to.
-        relative_to: a frozen task of `network`: masks are coded relative to its masks where that is smaller. Whoever loads the
-            file must have it. Where it is smaller for no mask, the file does not depend on it.
+        backbone: which the task belongs to.
+        bases: those of the network, by name.
+        relative_to: the name and state of a frozen task of that backbone: masks are coded relative to its masks where that is
+            smaller. Whoever loads the file must have it. Where it is smaller for no mask, the file does not depend on it.
 
     Raises:
         InputError: `relative_to` is no other frozen task, or the task's `info` is no plain JSON.
     """
     references: dict[str, dict[str, Tensor]] = {}
     if relative_to is not None:
-        other = network.state(relative_to)
-        if relative_to == task or not other.frozen:
-            raise InputError(f"relative_to={relative_to!r}: expected another task that is frozen; freeze_task it first")
+        name, other = relative_to
+        if name == task or not other.frozen:
+            raise InputError(f"relative_to={name!r}: expected another task that is frozen; freeze_task it first")
         references = _binary_parts(other)
 
-    tensors, coded, layers = _code_masks(state, network, references)
+    tensors, coded, layers = _code_masks(state, backbone, references)
     coded_bytes = total_bytes(tensors)
     raw_bytes = total_bytes({name: t for name, t in tensors.items() if name not in coded})
     relative = any(coding.coder(tensors[name]) == "relative" for name in coded)
@@ -114,10 +111,10 @@ def save_task_file(
     header = {
         "version": VERSION,
         "task": task,
-        "method": {"name": state.method.name, "options": state.method.options()},
+        "method": {"name": state.method.name, "options": state.method.stored_options()},
         "norm": state.norm_mode,
         "head": None if state.head is None else describe_head(state.head),
-        "backbone_sha256": network.backbone_sha256,
+        "backbone_sha256": backbone.backbone_sha256,
         "densities": state.densities(),
         "info": state.info,
         "storage": {
@@ -126,8 +123,8 @@ def save_task_file(
             "entropy_bits": math.fsum((8 * raw_bytes, *(entry["entropy_bits"] for entry in coded.values()))),
             "layers": layers,
         },
-        "relative_to": {"task": relative_to, "sha256": _masks_sha256(references)} if relative else None,
-        "basis": None if basis is None else {"name": basis, "sha256": network.bases()[basis].sha256},
+        "relative_to": {"task": relative_to[0], "sha256": _masks_sha256(references)} if relative_to and relative else None,
+        "basis": None if basis is None else {"name": basis, "sha256": bases[basis].sha256},
         "coded": coded,
     }
     try:
@@ -142,14 +139,14 @@ def save_task_file(
 
 
 def _code_masks(
-    state: TaskState, network: "MaskedNetwork", references: Mapping[str, Mapping[str, Tensor]]
+    state: TaskState, backbone: FrozenBackbone, references: Mapping[str, Mapping[str, Tensor]]
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]], dict[str, int]]:
     """The masks' tensors as they are stored, the header's `coded`, and the number of weights by layer."""
     tensors: dict[str, Tensor] = {}
     coded: dict[str, dict[str, Any]] = {}
     layers: dict[str, int] = {}
     for name, mask in state.named_masks():
-        layers[name] = network.layers()[name].weight.numel()
+        layers[name] = backbone.layers()[name].weight.numel()
         for part, values in mask.stored().items():
             key = f"mask/{name}/{part}"
             if values.dtype not in CODED.values() or values.numel() > layers[name]:  # more is not read back, see _decode_masks
@@ -200,50 +197,62 @@ def read_task_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
     return header, {name: t.view(torch.uint8) != 0 if t.dtype == torch.bool else t for name, t in tensors.items()}
 
 
-def check_backbone(path: str | os.PathLike[str], header: Mapping[str, Any], network: "MaskedNetwork") -> None:
-    """Raise an `InputError` unless the task file is for the backbone of `network`."""
-    if header["backbone_sha256"] != network.backbone_sha256:
+def check_backbone(path: str | os.PathLike[str], header: Mapping[str, Any], backbone: FrozenBackbone) -> None:
+    """Raise an `InputError` unless the task file is for `backbone`, such as a `MaskedNetwork`."""
+    if header["backbone_sha256"] != backbone.backbone_sha256:
         raise InputError(
             f"{path} belongs to the backbone {header['backbone_sha256'][:12]}…, this network's is "
-            f"{network.backbone_sha256[:12]}…: load the backbone that the task was trained on"
+            f"{backbone.backbone_sha256[:12]}…: load the backbone that the task was trained on"
         )
 
 
 def load_task_file(
-    path: str | os.PathLike[str], network: "MaskedNetwork", head: nn.Module | None = None
+    path: str | os.PathLike[str],
+    backbone: FrozenBackbone,
+    bases: Mapping[str, Basis],
+    find: FindTask,
+    head: nn.Module | None = None,
 ) -> tuple[str, TaskState]:
-    """Read and check a task file against `network`, and make its frozen state; `network` is left as it is.
+    """Read and check a task file against a backbone, and make its frozen state; returns the saved name with it.
 
-    `head`, if the file cannot rebuild one, is written into after everything else was checked.
+    Args:
+        path: the file.
+        backbone: which the file must be for.
+        bases: those of the network, by name.
+        find: gives the task that the file's masks may be coded relative to.
+        head: if the file cannot rebuild one; it is written into after everything else was checked.
+
+    Raises:
+        InputError: the file is damaged, of a newer format, or for another backbone, basis or task.
     """
     path = expanded(path)
     header, tensors = read_task_file(path)
-    check_backbone(path, header, network)
-    check_basis(path, header, network)
-    references = _references(path, header, network)
+    check_backbone(path, header, backbone)
+    check_basis(path, header, bases)
+    references = _references(path, header, find)
     groups: dict[str, dict[str, Tensor]] = {"mask": {}, "norm": {}, "head": {}}
     for key, tensor in tensors.items():
         kind, _, name = key.partition("/")
         if kind not in groups:
             raise InputError(f"{path} has an unexpected tensor {key!r}: it is damaged or of another program")
         groups[kind][name] = tensor
-    stored = _decode_masks(path, header["coded"], groups["mask"], references, network)
+    stored = _decode_masks(path, header["coded"], groups["mask"], references, backbone)
 
-    norm_parameters, norm_buffers = network.norm_tensors(header["norm"])
-    norm = fitting(f"{path}: norm state", groups["norm"], norm_parameters | norm_buffers)
+    norm_parameters, norm_buffers = backbone.norm_tensors(header["norm"])
+    norm = matching(f"{path}: norm state", groups["norm"], norm_parameters | norm_buffers)
     if header["head"] is None and head is not None:
         raise InputError(f"{path} has no head, but one was passed: leave it out")
     passed = head
     if passed is None and header["head"] is not None:
-        head = rebuild_head(path, header["head"], groups["head"], float_type(network))
-    fitting(f"{path}: head", groups["head"], head_tensors(head))
+        head = rebuild_head(path, header["head"], groups["head"], float_dtype(backbone))
+    matching(f"{path}: head", groups["head"], head_tensors(head))
 
     check_plain(header["method"]["options"], f"{path}: options of its method", most=MAX_OPTIONS, largest=1e18)
     with refusing(f"{path}: the masks cannot be restored"):
-        method = build_method(header["method"]["name"], header["method"]["options"])
+        method = restore_method(header["method"]["name"], header["method"]["options"])
         if method.basis_name() != (header["basis"] or {}).get("name"):
             raise InputError(f"{path}: the method's basis is {method.basis_name()!r}, the file names {header['basis']}")
-        masks = method.restore(stored, network.layers(), network.bases())
+        masks = method.restore(stored, backbone.layers(), bases)
         state = TaskState(
             method, masks, {n: norm[n] for n in norm_parameters}, {n: norm[n] for n in norm_buffers}, head, header["norm"]
         )
@@ -261,11 +270,11 @@ def _existing(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def check_basis(path: Path, header: Mapping[str, Any], network: "MaskedNetwork") -> None:
-    """Raise an `InputError` unless `network` has the basis whose masks the task file combines, if it combines any."""
+def check_basis(path: Path, header: Mapping[str, Any], bases: Mapping[str, Basis]) -> None:
+    """Raise an `InputError` unless `bases` has the one whose masks the task file combines, if it combines any."""
     if header["basis"] is None:
         return
-    name, sha256, bases = header["basis"]["name"], header["basis"]["sha256"], network.bases()
+    name, sha256 = header["basis"]["name"], header["basis"]["sha256"]
     if name not in bases:
         raise InputError(
             f"{path} combines the masks of the basis {name!r} ({sha256[:12]}…), which this network does not have (it has "
@@ -278,13 +287,11 @@ def check_basis(path: Path, header: Mapping[str, Any], network: "MaskedNetwork")
         )
 
 
-def _references(path: Path, header: Mapping[str, Any], network: "MaskedNetwork") -> dict[str, dict[str, Tensor]]:
+def _references(path: Path, header: Mapping[str, Any], find: FindTask) -> dict[str, dict[str, Tensor]]:
     """The masks that those of the file are coded relative to, by weight and part."""
     if header["relative_to"] is None:
         return {}
     task, sha256 = header["relative_to"]["task"], header["relative_to"]["sha256"]
-    if task not in network.tasks():
-        raise InputError(f"{path} is coded relative to the task {task!r}, which this network does not have: load that task first")
     reading, here = _reading.get(), path.resolve()
     if here in reading or len(reading) >= MAX_CHAIN:
         raise InputError(
@@ -293,9 +300,11 @@ def _references(path: Path, header: Mapping[str, Any], network: "MaskedNetwork")
         )
     token = _reading.set((*reading, here))
     try:
-        state = network.state(task)
+        state = find(task)
     finally:
         _reading.reset(token)
+    if state is None:
+        raise InputError(f"{path} is coded relative to the task {task!r}, which this network does not have: load that task first")
     if not state.frozen:
         raise InputError(f"{path} is coded relative to the task {task!r}, which is in training here: load it as it was saved")
     parts = _binary_parts(state)
@@ -312,10 +321,10 @@ def _decode_masks(
     coded: Mapping[str, Mapping[str, Any]],
     tensors: Mapping[str, Tensor],
     references: Mapping[str, Mapping[str, Tensor]],
-    network: "MaskedNetwork",
+    backbone: FrozenBackbone,
 ) -> dict[str, dict[str, Tensor]]:
     """The parts of the masks, by weight and part."""
-    layers = network.layers()
+    layers = backbone.layers()
     stored: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, part = key.rpartition("/")

@@ -154,7 +154,7 @@ def fit(
         start, seconds, rows, best = saved["step"], saved["seconds"], saved["rows"], saved["best"]
         running, since, mask_rows = saved["running"].to(fabric.device), saved["since"], saved["mask_rows"]
         if flips is not None:
-            flips.go_on_from(saved["seen"])
+            flips.load_state_dict(saved["seen"])
     processes.spread(module)
     log.start(rows, mask_rows)
     began = time.monotonic() - seconds
@@ -246,7 +246,7 @@ def fit(
                 "seconds": time.monotonic() - began,
                 "rows": log.rows,
                 "mask_rows": log.mask_rows,
-                "seen": {} if flips is None else flips.seen(),
+                "seen": {} if flips is None else flips.state_dict(),
                 "running": running,
                 "since": since,
             }

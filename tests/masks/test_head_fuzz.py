@@ -17,8 +17,9 @@ from img2img import InputError, MaskedNetwork, masks
 from img2img.backbones import Backbone, build_backbone
 from img2img.backbones.head_check import check_head
 from img2img.masks import storage
+from img2img.masks.file_header import checksum
 from img2img.masks.heads import MAX_LAYERS, build_head, describe_head
-from img2img.masks.storage import checksum, read_task_file
+from img2img.masks.storage import read_task_file
 
 CHANNELS = 3
 SPECS: dict[str, dict[str, Any]] = {

@@ -109,7 +109,7 @@ def test_an_interrupt_at_any_line_of_a_call_leaves_the_backbone_the_flags_and_al
         assert flags(net) == before
 
     def fresh() -> None:
-        net._stand_in = None  # so that its making is interrupted too
+        net._functional = None  # so that its making is interrupted too
 
     act()
     everywhere(act, check)
@@ -162,7 +162,8 @@ def test_after_an_interrupt_a_call_keeps_no_task_in_memory_and_another_takes_its
     with pytest.raises(KeyboardInterrupt):
         evaluate(net, "a", X)
     handle.remove()
-    assert all(ours is theirs for ours, theirs in zip(net._stand_in.module.parameters(), net.backbone.parameters(), strict=True))
+    pairs = zip(net._functional.module.parameters(), net.backbone.parameters(), strict=True)
+    assert all(ours is theirs for ours, theirs in pairs)
 
     def nested(module: nn.Module, inputs: object) -> None:
         if not inner:
@@ -223,7 +224,7 @@ METHODS = {
     "affine": lambda: masks.Affine(channel_wise=True),
     "ksm": masks.KSM,
     "supsup": lambda: masks.SupSup(density=0.3, allocation="global"),
-    "mixed": lambda: masks.Mixed(method=masks.Piggyback(init=6e-3), own=["body.3.*"]),
+    "mixed": lambda: masks.Mixed(method=masks.Piggyback(init=6e-3), trainable_copies=["body.3.*"]),
 }
 
 
@@ -319,7 +320,7 @@ def test_an_interrupted_search_for_the_task_leaves_no_hooks(net: MaskedNetwork) 
 
     def check() -> None:
         assert not any(module._forward_pre_hooks for module in net.modules())
-        assert not net._stand_in or not any(module._forward_pre_hooks for module in net._stand_in.module.modules())
+        assert not net._functional or not any(module._forward_pre_hooks for module in net._functional.module.modules())
 
     everywhere(lambda: by_norm_statistics(net, X), check, points=60)
     check()

@@ -15,8 +15,9 @@ from zoo import WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks import build_method, coding, storage
+from img2img.masks.file_header import checksum
 from img2img.masks.heads import build_head, describe_head
-from img2img.masks.storage import checksum, read_header, read_task_file, storage_table
+from img2img.masks.storage import read_header, read_task_file, storage_table
 
 
 @pytest.fixture

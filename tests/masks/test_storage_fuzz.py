@@ -19,9 +19,9 @@ from zoo import evaluate
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks import storage
-from img2img.masks.layers import hash_tensors
-from img2img.masks.storage import checksum, read_header, read_task_file, storage_table
-from img2img.masks.task import all_tensors
+from img2img.masks.file_header import checksum
+from img2img.masks.storage import read_header, read_task_file, storage_table
+from img2img.masks.tensors import all_tensors, hash_tensors
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 # What a head that fits its tensors may still say when it runs: a stride of 0, an interpolation that does not exist.

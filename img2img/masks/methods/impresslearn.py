@@ -164,7 +164,7 @@ class ImpressLearn(MaskMethod):
         if self.basis not in bases:
             raise InputError(
                 f"impresslearn basis={self.basis!r}: this network has {sorted(bases) or 'none'}; add_basis it first, made by "
-                "Basis.of_tasks, Basis.random or Basis.load"
+                "basis_of_tasks, Basis.random or Basis.load"
             )
         basis = bases[self.basis]
         for name, layer in layers.items():

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from img2img.masks.analysis import DensityRow
-from img2img.masks.figures import density_figure, similarity_figure
+from img2img.masks.plots import density_figure, similarity_figure
 from img2img.reports.comparison.style import WIDE, look, new_figure, plain, side_legend, tidy
 
 K = ("k0", "k1", "k2", "k3")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from img2img.masks import Mask, Piggyback
 from img2img.masks.coding import decode, encode
 from img2img.masks.layers import Layer
-from img2img.masks.task import total_bytes
+from img2img.masks.tensors import total_bytes
 from img2img.training.evaluate import Network
 from img2img.training.learners.base import Context, Phase, evaluated, in_range
 from img2img.training.learners.packnet import FIRST, FREE, PackNet

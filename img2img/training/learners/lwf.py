@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from img2img.masks.base import one_of
+from img2img.masks.checks import one_of
 from img2img.training.learners.base import Phase, in_range
 from img2img.training.learners.shared import SharedLearner, SharedNetwork
 

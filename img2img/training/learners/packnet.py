@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.masks.base import one_of
+from img2img.masks.checks import one_of
 from img2img.masks.coding import encode
 from img2img.training.evaluate import Network
 from img2img.training.learners.base import Context, Phase, in_range
