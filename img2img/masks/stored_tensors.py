@@ -11,6 +11,7 @@ from img2img.errors import InputError
 from img2img.masks.file_header import refusing
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.heads import build_head
+from img2img.masks.meta import meta_device
 from img2img.masks.tensors import all_tensors
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -47,7 +48,7 @@ def float_dtype(backbone: FrozenBackbone) -> torch.dtype:
 def rebuild_head(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
     """The head that a header describes, around the file's own tensors: nothing is allocated on the word of the header."""
     with refusing(f"{path}: the head cannot be rebuilt"):
-        with torch.device("meta"):
+        with meta_device():
             head = build_head(description).to(dtype)
         found = matching(f"{path}: head", tensors, head_tensors(head))
         head.load_state_dict({name: tensor.clone() for name, tensor in found.items()}, assign=True)
