@@ -20,7 +20,7 @@ from img2img.bundle import MAX_PATTERNS, delete_task_from_bundle, load_bundle, r
 from img2img.export import export_bundle, load_plain
 from img2img.inference.adding import train_new_task
 from img2img.join import join_bundles
-from img2img.masks import storage
+from img2img.masks import task_header
 from img2img.masks.file_header import checksum
 from img2img.masks.storage import read_task_file
 from img2img.tasks import Example
@@ -63,7 +63,7 @@ def forge(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     header, tensors = read_task_file(path)
     edit(header)
     header["checksum"] = checksum(header, tensors)
-    path.write_bytes(safetensors.torch.save(tensors, metadata={"format": storage.FORMAT, "header": json.dumps(header)}))
+    path.write_bytes(safetensors.torch.save(tensors, metadata={"format": task_header.FORMAT, "header": json.dumps(header)}))
 
 
 def smp(encoder: str = "tu-resnet18", **options: Any) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from img2img.masks.basis import Basis
 from img2img.masks.checks import one_of
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.layers import IsNorm, Selection, is_normalisation, is_weight
-from img2img.masks.storage import check_backbone, load_task_file, read_header, save_task_file
+from img2img.masks.storage import check_backbone, read_header
+from img2img.masks.task_loading import load_task_file
+from img2img.masks.task_saving import save_task_file
 from img2img.masks.task_state import NormMode, TaskState
 from img2img.masks.task_store import TaskFile, TaskStore
 from img2img.masks.weight_cache import WeightCache
@@ -244,7 +246,7 @@ class TaskNetwork(FrozenBackbone):
     def save_task(
         self, task: str, path: str | os.PathLike[str], *, info: Mapping[str, Any] | None = None, relative_to: str | None = None
     ) -> Path:
-        """Freeze `task` and write its file; see `storage.save_task_file`.
+        """Freeze `task` and write its file; see `task_saving.save_task_file`.
 
         Args:
             task: its name.
