@@ -46,7 +46,7 @@ def float_dtype(backbone: FrozenBackbone) -> torch.dtype:
 
 
 def rebuild_head(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
-    """The head that a header describes, around the file's own tensors: nothing is allocated on the word of the header."""
+    """The head that a header describes, around the tensors of the file: nothing is allocated because the header says so."""
     with refusing(f"{path}: the head cannot be rebuilt"):
         with meta_device():
             head = build_head(description).to(dtype)

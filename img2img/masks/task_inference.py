@@ -112,8 +112,8 @@ def by_norm_statistics(network: TaskNetwork, *args: Any, tasks: Sequence[str] | 
     channel of the layer's input are compared with the task's `running_mean` and `running_var`, as normal distributions, by
     `KL(batch ‖ task)`, averaged over channels. The score is the geometric mean over the first half of the layers, in the order in
     which they run: divergences of different layers differ by orders of magnitude, and the later ones tell more of what a task
-    makes of its inputs than of what they are. (Of ten ways to sum up the layers this one was best on validation pictures of
-    the demo's tasks: 0.87 of single pictures right in the tasks' mean, against 0.56 for the plain mean of all layers.)
+    makes of its inputs than of what they are. (Of ten ways to sum up the layers this one was best on validation images of
+    the demo's tasks: 0.87 of single images right in the tasks' mean, against 0.56 for the plain mean of all layers.)
 
     The tasks' networks differ in the scale of what they compute, so likelihoods do not compare between them. The divergence does:
     it is the same when a channel and its statistics are scaled or shifted together. Of the two directions it is the one that

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from img2img.errors import InputError, TrainingDivergedError
 from img2img.masks import TaskModule
-from img2img.masks.analysis import FlipMeter
+from img2img.masks.flips import FlipMeter
 from img2img.memory import memory_explained
 from img2img.tasks.base import Example
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states

@@ -13,7 +13,7 @@ from zoo import WithHead, head, train
 
 from img2img import MaskedNetwork, masks
 from img2img.errors import InputError
-from img2img.masks import analysis, plots
+from img2img.masks import analysis, flips, plots
 from img2img.masks.methods.affine import Affine
 from img2img.masks.methods.ksm import KSM
 
@@ -188,7 +188,7 @@ def test_values_that_are_none_have_no_mean() -> None:
 def test_flips_are_counted_since_the_last_look() -> None:
     net = _two_layers({"a": [1, 1, 0, 0]}, {"a": [1] * 10})
     first, second = net.state("a").masks.values()
-    meter = analysis.FlipMeter(net.state("a"))
+    meter = flips.FlipMeter(net.state("a"))
     assert [row.flips for row in meter.update()] == [0, 0]
     first.score.data = torch.tensor([[0.0, 1.0, 1.0, 0.0]])
     rows = meter.update()
@@ -204,7 +204,7 @@ def test_flips_are_counted_since_the_last_look() -> None:
 def test_flips_while_training_are_the_differences_of_the_binary_masks(method: masks.MaskMethod) -> None:
     net = _network(method, "a")
     state = net.state("a")
-    meter = analysis.FlipMeter(state)
+    meter = flips.FlipMeter(state)
     for _ in range(2):
         before = {name: mask.clone() for name, mask in state.binaries().items()}
         train(net, "a", torch.randn(4, 3, 8, 8))
@@ -237,7 +237,7 @@ def _deep(layers: int) -> MaskedNetwork:
 def test_figures_show_the_tables_and_name_the_layers_only_when_they_are_few(layers: int) -> None:
     net = _deep(layers)
     rows = analysis.density_table(net)
-    meter = analysis.FlipMeter(net.state("a"))
+    meter = flips.FlipMeter(net.state("a"))
     drawn = {
         "density": plots.density_figure(rows),
         "values": plots.value_figure(analysis.value_table(net, "b")),

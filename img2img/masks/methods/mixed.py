@@ -44,7 +44,7 @@ class TrainableCopy(Mask):
         return out.copy_(decoded[0])
 
     def freeze(self) -> None:
-        """Round to float16; what is beyond its range, which no sane network has, goes to its end."""
+        """Round to float16; values beyond its range, which weights do not reach in practice, are clamped."""
         if not self.frozen:
             end = torch.finfo(torch.float16).max
             self.weight = nn.Parameter(self.weight.detach().clamp(-end, end).half(), requires_grad=False)
