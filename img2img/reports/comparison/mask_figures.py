@@ -1,4 +1,4 @@
-"""Figures of what masks look like by layer, from `masks.json`; see `masks.figures` for those of a network at hand."""
+"""Figures of what masks look like by layer, from `masks.json`; see `masks.plots` for those of a network at hand."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
