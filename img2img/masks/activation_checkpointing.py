@@ -9,31 +9,11 @@ leaves it behind, it does nothing.
 """
 
 import sys
-import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.utils.checkpoint as torch_checkpoint
-
-# Each mode of `torch.utils.checkpoint.checkpoint` uses one: use_reentrant=True the first, use_reentrant=False the second.
-_ENTRY_POINTS = (("CheckpointFunction", "forward"), ("_checkpoint_hook", "__init__"))
-
-_lock = threading.RLock()
-_calls = 0
-_replaced: list["_Replaced"] = []
-
-
-class _Replaced(NamedTuple):
-    """An entry point that was replaced: the attribute `name` of `owner`."""
-
-    owner: Any
-    name: str
-    original: Any
-    guard: Any
-
-    def is_in_place(self) -> bool:
-        return vars(self.owner)[self.name] is self.guard
 
 
 def without_activation_checkpointing(function: Callable[..., Any], *args: Any) -> Any:
@@ -44,11 +24,19 @@ def without_activation_checkpointing(function: Callable[..., Any], *args: Any) -
     """
     if not torch.is_grad_enabled():
         return function(*args)
-    _enter()
+    call = object()
+    _calls.add(call)
     try:
+        _replace()
         return _refusing(function, *args)
     finally:
-        _leave()
+        _calls.discard(call)
+        if not _calls:
+            _restore()
+            # No lock, which an interrupt could leave locked. A call that another thread began just now may be without protection
+            # for this moment; its next one is not.
+            if _calls:
+                _replace()
 
 
 def _refusing(function: Callable[..., Any], *args: Any) -> Any:
@@ -57,49 +45,33 @@ def _refusing(function: Callable[..., Any], *args: Any) -> Any:
 
 
 _CALL = _refusing.__code__
+_calls: set[object] = set()
+"""The calls that run now, in all threads."""
 
 
-def _enter() -> None:
-    global _calls
-    with _lock:
-        # Not by the number of calls: an interrupt may have stopped this half-way.
-        if len(_replaced) < len(_ENTRY_POINTS) or not all(entry.is_in_place() for entry in _replaced):
-            _restore()
-            _replace()
-        _calls += 1
+class _EntryPoint:
+    """The method `name` of a class of PyTorch's, and what replaces it during a call."""
 
+    def __init__(self, owner: str, name: str) -> None:
+        self._owner: Any = getattr(torch_checkpoint, owner, None)
+        self._name = name
+        self._original: Any = None
+        self._guard: Any = staticmethod(self._call) if name == "forward" else lambda *args, **kwargs: self._call(*args, **kwargs)
 
-def _leave() -> None:
-    global _calls
-    with _lock:
-        _calls -= 1
-        if _calls == 0:
-            _restore()
+    def exists(self) -> bool:
+        return isinstance(self._owner, type) and self._name in vars(self._owner)
 
+    def replace(self) -> None:
+        found = vars(self._owner)[self._name]
+        if found is not self._guard:
+            self._original = found
+            setattr(self._owner, self._name, self._guard)
 
-def _replace() -> None:
-    owners = [(getattr(torch_checkpoint, owner, None), name) for owner, name in _ENTRY_POINTS]
-    if not all(isinstance(owner, type) and name in vars(owner) for owner, name in owners):  # one of them is not documented
-        raise RuntimeError(
-            f"torch {torch.__version__} does activation checkpointing in a way that img2img does not know and could not refuse, "
-            "and trainings with it would be wrong: install an earlier torch, or a newer img2img"
-        )
-    for owner, name in owners:
-        original = vars(owner)[name]
-        guard = _guarded(getattr(owner, name))
-        _replaced.append(_Replaced(owner, name, original, staticmethod(guard) if isinstance(original, staticmethod) else guard))
-        setattr(owner, name, _replaced[-1].guard)
+    def restore(self) -> None:
+        if vars(self._owner)[self._name] is self._guard:
+            setattr(self._owner, self._name, self._original)
 
-
-def _restore() -> None:
-    while _replaced:
-        if _replaced[-1].is_in_place():
-            setattr(_replaced[-1].owner, _replaced[-1].name, _replaced[-1].original)
-        _replaced.pop()
-
-
-def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    def guard(*args: Any, **kwargs: Any) -> Any:
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
         frame = sys._getframe(1)
         while frame is not None:
             if frame.f_code is _CALL:
@@ -109,6 +81,23 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
                     "batch size or the resolution instead"
                 )
             frame = frame.f_back  # type: ignore[assignment]
-        return function(*args, **kwargs)
+        return self._original.__get__(None, self._owner)(*args, **kwargs)
 
-    return guard
+
+# Each mode of `torch.utils.checkpoint.checkpoint` uses one: use_reentrant=True the first, use_reentrant=False the second.
+_ENTRY_POINTS = (_EntryPoint("CheckpointFunction", "forward"), _EntryPoint("_checkpoint_hook", "__init__"))
+
+
+def _replace() -> None:
+    if not all(entry.exists() for entry in _ENTRY_POINTS):  # one of them is not documented
+        raise RuntimeError(
+            f"torch {torch.__version__} does activation checkpointing in a way that img2img does not know and could not refuse, "
+            "and trainings with it would be wrong: install an earlier torch, or a newer img2img"
+        )
+    for entry in _ENTRY_POINTS:
+        entry.replace()
+
+
+def _restore() -> None:
+    for entry in _ENTRY_POINTS:
+        entry.restore()
