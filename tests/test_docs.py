@@ -29,9 +29,9 @@ from torch import nn
 
 from img2img import backbones, data
 from img2img.masks import build_method
-from img2img.plugins import import_modules
-from img2img.run import run
+from img2img.registry import import_modules
 from img2img.tasks import base as tasks
+from img2img.training.run import run
 
 # ---------------------------------------------------------------------- what the pages speak of
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from img2img.backbones import KINDS, Backbone, build_backbone
 from img2img.errors import InputError
+from img2img.files.untrusted import Shapes, check_plain, check_shapes
 from img2img.masks.meta import meta_device
-from img2img.untrusted import Shapes, check_plain, check_shapes
 
 HEAD = "head."
 """How the names of a backbone's head begin."""

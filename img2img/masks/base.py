@@ -12,8 +12,8 @@ from img2img.errors import InputError
 from img2img.masks.basis import Basis
 from img2img.masks.layers import Layer
 from img2img.masks.tensors import without_cast
-from img2img.options import call_with
-from img2img.plugins import Registry
+from img2img.registry import Registry
+from img2img.validation import call_with
 
 METHODS: Registry[type["MaskMethod"]] = Registry("mask method")
 """The mask methods by the name that configs and task files use; a subclass of `MaskMethod` enters itself."""

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
+from img2img.files.paths import expanded
+from img2img.files.untrusted import naming
 from img2img.masks.basis_file import MAX_MEMBERS, PARTS, Kind, read_basis_file, write_basis_file
 from img2img.masks.bits import pack_bits, unpack_bits
 from img2img.masks.checks import one_of
 from img2img.masks.layers import Layer
 from img2img.masks.tensors import without_cast
-from img2img.paths import expanded
-from img2img.untrusted import naming
 
 MAX_DRAWN = 1 << 32
 """Values of all masks that are drawn at random, at most: a few bytes of a file say how many, and so many take minutes."""
@@ -29,7 +29,7 @@ _ELEMENTS_ELSEWHERE = 1 << 20
 
 
 class Basis(nn.Module):
-    """K masks ("impressions") of every masked weight of a network, packed; never trained.
+    """K masks ("impresslearn") of every masked weight of a network, packed; never trained.
 
     Attributes:
         kind: what the masks consist of.

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.files import tensor_bytes, write_bytes
+from img2img.files.atomic import tensor_bytes, write_bytes
+from img2img.files.untrusted import MAX_NAME, parse_json
 from img2img.masks.file_header import MAX_HEADER, checksum, refusing
-from img2img.untrusted import MAX_NAME, parse_json
 
 FORMAT = "img2img-basis"
 VERSION = 1

@@ -18,12 +18,12 @@ from torch import Tensor
 
 import img2img.masks.coding as coding
 from img2img.errors import InputError
+from img2img.files.paths import expanded
 from img2img.masks.basis import Basis
 from img2img.masks.file_header import checksum, refusing
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.task_header import parse_header
 from img2img.masks.tensors import total_bytes
-from img2img.paths import expanded
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:

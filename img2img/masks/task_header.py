@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 import torch
 
 from img2img.errors import InputError
+from img2img.files.untrusted import parse_json
 from img2img.masks.file_header import MAX_HEADER, refusing
-from img2img.untrusted import parse_json
 
 FORMAT = "img2img-task"
 VERSION = 2

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import img2img.masks.coding as coding
 from img2img.errors import InputError
+from img2img.files.paths import expanded
+from img2img.files.untrusted import check_plain
 from img2img.masks.base import restore_method
 from img2img.masks.basis import Basis
 from img2img.masks.file_header import refusing
@@ -20,8 +22,6 @@ from img2img.masks.stored_tensors import float_dtype, head_tensors, matching, re
 from img2img.masks.task_header import CODED
 from img2img.masks.task_state import TaskState
 from img2img.masks.tensors import copy_into
-from img2img.paths import expanded
-from img2img.untrusted import check_plain
 
 MAX_PARTS = 8
 """Coded parts of one mask at most: with the bound on their elements, a small file cannot become a large task."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from img2img.errors import InputError
+from img2img.files.paths import expanded
 from img2img.masks.base import MaskMethod
 from img2img.masks.basis import Basis
 from img2img.masks.checks import one_of
@@ -22,7 +23,6 @@ from img2img.masks.task_saving import save_task_file
 from img2img.masks.task_state import NormMode, TaskState
 from img2img.masks.task_store import TaskFile, TaskStore
 from img2img.masks.weight_cache import WeightCache
-from img2img.paths import expanded
 
 _Module = TypeVar("_Module", bound=nn.Module)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import img2img.masks.coding as coding
 from img2img.errors import InputError
-from img2img.files import tensor_bytes, write_bytes
+from img2img.files.atomic import tensor_bytes, write_bytes
+from img2img.files.untrusted import parse_json
 from img2img.masks.basis import Basis
 from img2img.masks.file_header import MAX_HEADER, checksum
 from img2img.masks.frozen_backbone import FrozenBackbone
@@ -22,7 +23,6 @@ from img2img.masks.stored_tensors import head_tensors
 from img2img.masks.task_header import CODED, FORMAT, VERSION
 from img2img.masks.task_state import TaskState
 from img2img.masks.tensors import total_bytes
-from img2img.untrusted import parse_json
 
 
 def save_task_file(
