@@ -26,7 +26,7 @@ from img2img.inference.large import Setting
 from img2img.inference.memory import memory_needed, network_bytes
 from img2img.inference.opening import Failed, as_many, folder_of, open_each, open_one
 from img2img.inference.running import OVERLAP, TILE, checked_form, checked_side, checked_tile, prediction, results, view_of
-from img2img.masks.task import total_bytes
+from img2img.masks.tensors import total_bytes
 from img2img.tasks import Task
 from img2img.tasks.stored import stored_task
 

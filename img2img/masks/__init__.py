@@ -11,11 +11,12 @@ from img2img.masks.methods.affine import Affine
 from img2img.masks.methods.identity import Identity
 from img2img.masks.methods.impresslearn import ImpressLearn
 from img2img.masks.methods.ksm import KSM
-from img2img.masks.methods.mixed import Mixed, OwnWeight
+from img2img.masks.methods.mixed import Mixed, TrainableCopy
 from img2img.masks.methods.piggyback import Piggyback
 from img2img.masks.methods.supsup import SupSup
 from img2img.masks.network import MaskedNetwork
 from img2img.masks.random_weights import randomise
+from img2img.masks.task_basis import basis_of_tasks
 from img2img.masks.task_module import TaskModule
 
 __all__ = [
@@ -31,10 +32,11 @@ __all__ = [
     "MaskMethod",
     "MaskedNetwork",
     "Mixed",
-    "OwnWeight",
     "Piggyback",
     "SupSup",
     "TaskModule",
+    "TrainableCopy",
+    "basis_of_tasks",
     "build_method",
     "randomise",
 ]

@@ -1,45 +1,20 @@
-"""What masks look like: densities, similarities, coefficients and flips, as rows of plain numbers.
+"""What masks look like: densities, similarities and coefficients, as rows of plain numbers.
 
 A table is a list of small dataclasses, one a row: `dataclasses.asdict` makes dicts of them for JSON or CSV. What is not defined,
-such as the density of a mask that is not binary, is None. `figures` draws them.
+such as the density of a mask that is not binary, is None. `plots` draws them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import pack_bits
 from img2img.masks.network import MaskedNetwork
-from img2img.masks.task import TaskState
-
-Bits = npt.NDArray[np.uint8]
-
-_ONES_IN_A_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
-
-
-def _ones(bits: Bits) -> int:
-    return int(_ONES_IN_A_BYTE[bits].sum(dtype=np.int64))
-
-
-@torch.no_grad()
-def _packed(state: TaskState) -> dict[str, tuple[Bits, int]]:
-    """The binary masks of a task as packed bits with their lengths, by weight name; without those that have none."""
-    state.prepare()
-    found = {}
-    for name, mask in state.named_masks():
-        if isinstance(mask, BinaryMask) and mask.bits is not None and mask.mask_shape == mask.shape:
-            found[name] = (mask.bits.cpu().numpy(), mask.shape.numel())
-        elif (binary := mask.binary()) is not None:
-            found[name] = (pack_bits(binary).cpu().numpy(), binary.numel())
-    return found
-
+from img2img.masks.packed_masks import Bits, count_ones, packed_masks
 
 # ---------------------------------------------------------------------- densities
 
@@ -83,9 +58,9 @@ def density_table(network: MaskedNetwork, tasks: Sequence[str] | None = None) ->
     """
     rows = []
     for task in _names(network, tasks):
-        packed = _packed(network.state(task))
+        packed = packed_masks(network.state(task))
         for depth, (layer, weight) in enumerate(network.masked_weights().items()):
-            density = _ones(packed[layer][0]) / weight.numel() if layer in packed else None
+            density = count_ones(packed[layer][0]) / weight.numel() if layer in packed else None
             rows.append(DensityRow(task, layer, depth, weight.numel(), density, None if density is None else 1 - density))
     return rows
 
@@ -173,8 +148,8 @@ def similarity(network: MaskedNetwork, tasks: Sequence[str] | None = None, *, ch
         InputError: there is no such task.
     """
     names = _names(network, tasks)
-    packed = [_packed(network.state(task)) for task in names]
-    counts = [{layer: _ones(bits) for layer, (bits, _) in masks.items()} for masks in packed]
+    packed = [packed_masks(network.state(task)) for task in names]
+    counts = [{layer: count_ones(bits) for layer, (bits, _) in masks.items()} for masks in packed]
     matrix: list[list[float | None]] = [[None] * len(names) for _ in names]
     for i in range(len(names)):
         for j in range(i + 1):
@@ -192,11 +167,11 @@ def similarity_by_layer(network: MaskedNetwork, a: str, b: str) -> list[Similari
     Raises:
         InputError: there is no such task.
     """
-    first, second = _packed(network.state(a)), _packed(network.state(b))
+    first, second = packed_masks(network.state(a)), packed_masks(network.state(b))
     rows = []
     for depth, layer in enumerate(network.roles.masked):
         if layer in first and layer in second:
-            x = _agreement(first[layer], second[layer], _ones(first[layer][0]), _ones(second[layer][0]))
+            x = _agreement(first[layer], second[layer], count_ones(first[layer][0]), count_ones(second[layer][0]))
             rows.append(SimilarityRow(layer, depth, x.weights, x.similarity, x.kappa, x.overlap))
     return rows
 
@@ -220,12 +195,12 @@ def overlap(a: Tensor, b: Tensor) -> float | None:
         got = f"{a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
         raise InputError(f"overlap got {got}: expected two binary masks, bool, of one shape with at least one value")
     first, second = ((pack_bits(mask).cpu().numpy(), mask.numel()) for mask in (a, b))
-    return _agreement(first, second, _ones(first[0]), _ones(second[0])).overlap
+    return _agreement(first, second, count_ones(first[0]), count_ones(second[0])).overlap
 
 
 def _agreement(a: tuple[Bits, int], b: tuple[Bits, int], ones_a: int, ones_b: int) -> Agreement:
     n = a[1]
-    differing = _ones(a[0] ^ b[0])  # the bits beyond the last value are 0 in both
+    differing = count_ones(a[0] ^ b[0])  # the bits beyond the last value are 0 in both
     both = (ones_a + ones_b - differing) // 2
     expected_both = ones_a * ones_b / n
     return Agreement(n, n - differing, expected_both + (n - ones_a) * (n - ones_b) / n, both, expected_both)
@@ -279,66 +254,6 @@ def value_table(network: MaskedNetwork, task: str) -> list[ValueRow]:
             mean, std = wide.mean().item(), wide.std(correction=0).item()
             rows.append(ValueRow(layer, depth, name, values.numel(), mean, wide.min().item(), wide.max().item(), std))
     return rows
-
-
-# ---------------------------------------------------------------------- flips
-
-
-@dataclass(frozen=True)
-class FlipRow:
-    """How one layer's binary mask changed since it was looked at last.
-
-    Attributes:
-        layer: the weight's name in the backbone.
-        depth: its place among the task's masks, from 0.
-        weights: how many it has.
-        density: the fraction of ones now.
-        flips: how many mask values are others than last time; each is counted once, however often it went back and forth.
-        ratio: `flips / weights`.
-    """
-
-    layer: str
-    depth: int
-    weights: int
-    density: float
-    flips: int
-    ratio: float
-
-
-class FlipMeter:
-    """Counts how many mask values of a task in training flip between two looks, such as from epoch to epoch.
-
-    It keeps one bit a mask value; a look costs what packing the masks does, tens of milliseconds for 25 million values.
-
-    Args:
-        state: the task. The first look compares with its masks as they are now.
-    """
-
-    def __init__(self, state: TaskState) -> None:
-        self.state = state
-        self._last: Mapping[str, tuple[Bits, int]] = self._look()
-
-    def update(self) -> list[FlipRow]:
-        """One row for each layer with a binary mask, relative to the last call."""
-        now, rows = self._look(), []
-        for depth, (layer, _) in enumerate(self.state.named_masks()):
-            if layer in now:
-                bits, weights = now[layer]
-                flips = _ones(bits ^ self._last[layer][0])
-                rows.append(FlipRow(layer, depth, weights, _ones(bits) / weights, flips, flips / weights))
-        self._last = now
-        return rows
-
-    def seen(self) -> dict[str, Tensor]:
-        """The packed masks of the last look, for a checkpoint: uint8 vectors by layer."""
-        return {layer: torch.from_numpy(bits.copy()) for layer, (bits, _) in self._last.items()}
-
-    def go_on_from(self, seen: Mapping[str, Tensor]) -> None:
-        """Take what `seen` gave as the last look."""
-        self._last = {layer: (seen[layer].cpu().numpy(), weights) for layer, (_, weights) in self._last.items()}
-
-    def _look(self) -> dict[str, tuple[Bits, int]]:
-        return _packed(self.state)
 
 
 def _names(network: MaskedNetwork, tasks: Sequence[str] | None) -> tuple[str, ...]:

@@ -3,17 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
+from img2img.masks.basis import Basis
 from img2img.masks.layers import Layer
+from img2img.masks.tensors import without_cast
 from img2img.registry import Registry
-
-if TYPE_CHECKING:
-    from img2img.masks.basis import Basis
+from img2img.validation import call_with
 
 METHODS: Registry[type["MaskMethod"]] = Registry("mask method")
 """The mask methods by the name that configs and task files use; a subclass of `MaskMethod` enters itself."""
@@ -69,6 +69,10 @@ class Mask(nn.Module, ABC):
     def binary(self) -> Tensor | None:
         """The binary mask, bool, of the weight's shape; None for a method that has none."""
 
+    def signed(self) -> Tensor | None:
+        """The mask in {-1, 0, 1}, of the weight's shape; the binary one, unless the method has signs."""
+        return self.binary()
+
     def values(self) -> dict[str, Tensor]:
         """The real values that are a layer's own, detached, by name, for analysis: none here."""
         return {}
@@ -96,6 +100,8 @@ class MaskMethod(ABC):
     """
 
     name: ClassVar[str]
+    stored_names: ClassVar[Mapping[str, str]] = {}
+    """The names that options have in task files, where they differ: those never change."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -105,6 +111,10 @@ class MaskMethod(ABC):
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values."""
         return asdict(self)  # type: ignore[call-overload]
+
+    def stored_options(self) -> dict[str, Any]:
+        """The options as a task file has them."""
+        return {self.stored_names.get(option, option): value for option, value in self.options().items()}
 
     @property
     def inner(self) -> "MaskMethod":
@@ -116,12 +126,12 @@ class MaskMethod(ABC):
         return None
 
     @abstractmethod
-    def create(self, layers: Mapping[str, Layer], bases: Mapping[str, "Basis"]) -> dict[str, Mask]:
+    def create(self, layers: Mapping[str, Layer], bases: Mapping[str, Basis]) -> dict[str, Mask]:
         """Fresh masks, by weight name. A weight that the method leaves as it is has none."""
 
     @abstractmethod
     def restore(
-        self, stored: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, Layer], bases: Mapping[str, "Basis"]
+        self, stored: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, Layer], bases: Mapping[str, Basis]
     ) -> dict[str, Mask]:
         """Frozen masks from their compact parts, on the weights' device.
 
@@ -137,26 +147,24 @@ class MaskMethod(ABC):
         return None
 
 
-def without_cast(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`fn` of `Module._apply` without its change of type: moves and memory formats apply, casts do not."""
-
-    def apply(tensor: Tensor) -> Tensor:
-        new = fn(tensor)
-        return new if new.dtype == tensor.dtype else torch.empty_like(new, dtype=tensor.dtype).copy_(tensor)
-
-    return apply
-
-
 def build_method(name: str, options: Mapping[str, Any]) -> MaskMethod:
     """The mask method of that name with those options, as a config or a task file gives them.
 
     Raises:
         InputError: the name or an option is unknown, or an option's value is not allowed.
     """
-    from img2img.validation import call_with
-
     method: MaskMethod = call_with(METHODS.find(name), options, what=f"mask method {name!r}")
     return method
+
+
+def restore_method(name: str, stored_options: Mapping[str, Any]) -> MaskMethod:
+    """The mask method of a task file, from its name and `MaskMethod.stored_options`.
+
+    Raises:
+        InputError: see `build_method`.
+    """
+    options = {stored: option for option, stored in METHODS.find(name).stored_names.items()}
+    return build_method(name, {options.get(stored, stored): value for stored, value in stored_options.items()})
 
 
 def check_parts(
@@ -186,9 +194,3 @@ def check_parts(
                     f"mask of {name}: part {part!r} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {tuple(shape)}: "
                     "the task file is damaged or of another network"
                 )
-
-
-def one_of(method: str, option: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    """Raise an `InputError` that names the allowed values unless `value` is one of them."""
-    if value not in allowed:
-        raise InputError(f"{method} {option}={value!r}: expected one of {', '.join(map(repr, allowed))}")

@@ -1,46 +1,26 @@
-"""A basis: masks shared by many tasks, which ImpressLearn combines, and the file that holds them."""
+"""A basis: masks shared by many tasks, which ImpressLearn combines."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.files.atomic import tensor_bytes, write_bytes
 from img2img.files.paths import expanded
-from img2img.files.untrusted import MAX_NAME, naming, parse_json
-from img2img.masks.base import one_of, without_cast
+from img2img.files.untrusted import naming
+from img2img.masks.basis_file import MAX_MEMBERS, PARTS, Kind, read_basis_file, write_basis_file
 from img2img.masks.bits import pack_bits, unpack_bits
+from img2img.masks.checks import one_of
 from img2img.masks.layers import Layer
-from img2img.masks.task_header import MAX_HEADER, refusing
+from img2img.masks.tensors import without_cast
 
-if TYPE_CHECKING:
-    from img2img.masks.network import MaskedNetwork
-    from img2img.masks.task import TaskState
-
-FORMAT = "img2img-basis"
-VERSION = 1
-
-Kind = Literal["binary", "signed", "real"]
-"""Masks in {0, 1}, in {-1, 0, 1}, or of real numbers in half precision."""
-
-MAX_MEMBERS = 4096
-"""Masks of a basis for one weight, at most."""
 MAX_DRAWN = 1 << 32
 """Values of all masks that are drawn at random, at most: a few bytes of a file say how many, and so many take minutes."""
 
-# How a mask of n values is kept: one bit each, and the sign in one more, or half a float; all of them are rows of one tensor.
-_PARTS: dict[str, dict[str, torch.dtype]] = {
-    "binary": {"bits": torch.uint8},
-    "signed": {"bits": torch.uint8, "negative": torch.uint8},
-    "real": {"values": torch.float16},
-}
 # What is decoded at once. On a CPU 16 rows of 65,536 floats stay in the cache, so that decoding a basis for each step takes no
 # longer than reading one that was decoded before, from memory, at 32 times the size.
 _MEMBERS = 16
@@ -73,7 +53,7 @@ class Basis(nn.Module):
         self.recipe = None if recipe is None else dict(recipe)
         self._shapes = dict(shapes)
         for weight in self._shapes:
-            for part in _PARTS[kind]:
+            for part in PARTS[kind]:
                 self.register_buffer(_key(part, weight), parts[weight][part].contiguous())
         self.sha256 = self._hash()
 
@@ -115,40 +95,8 @@ class Basis(nn.Module):
                 if kind == "signed":
                     mask[mask != 0] -= 2 * torch.randint(2, (ones,), generator=generator, dtype=torch.int8)
                 rows.append(pack(kind, mask))
-            parts[name] = _stack(rows)
+            parts[name] = stack(rows)
         return cls(kind, [str(i) for i in range(count)], shapes, parts, {"density": float(density), "seed": seed})
-
-    @classmethod
-    @torch.no_grad()
-    def of_tasks(cls, network: "MaskedNetwork", tasks: Sequence[str], *, kind: Kind = "binary") -> Self:
-        """The masks of `tasks` as they are now: of different tasks (heterogeneous) or of one with several seeds (homogeneous).
-
-        Args:
-            network: where the tasks are; it stays as it is.
-            tasks: their names.
-            kind: "binary" takes the tasks' binary masks; "signed" keeps the signs of ternary ones; "real" takes of any method
-                the multiplier `Weff / W`, 0 where W is 0, within what half precision holds.
-
-        Raises:
-            InputError: no tasks, one twice, or one without such a mask for some weight.
-        """
-        one_of("basis of tasks", "kind", kind, tuple(_PARTS))
-        if isinstance(tasks, str) or not 1 <= len(tasks) <= MAX_MEMBERS or len(set(tasks)) < len(tasks):
-            raise InputError(f"basis of the tasks {tasks!r}: expected one or more names, {MAX_MEMBERS} at most, each once")
-        weights = network.masked_weights()
-        rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in weights}
-        for task in tasks:
-            state = network.state(task)
-            found = _multipliers(state, weights) if kind == "real" else _discrete(state, signed=kind == "signed")
-            for name in weights:
-                if name not in found:
-                    hint = "or take the multipliers of any method, kind='real'" if kind != "real" else "which leaves that weight"
-                    raise InputError(
-                        f"task {task!r} ({state.method.name}) has no {kind} mask for {name}: choose other tasks, {hint}"
-                    )
-                rows[name].append(pack(kind, found[name]))
-        shapes = {name: weight.shape for name, weight in weights.items()}
-        return cls(kind, tasks, shapes, {name: _stack(masks) for name, masks in rows.items()})
 
     @property
     def count(self) -> int:
@@ -217,7 +165,7 @@ class Basis(nn.Module):
     def _blocks(self, name: str) -> Iterator[tuple[slice, slice, Tensor]]:
         """The masks of one weight in pieces: which masks, in order, which elements, and their values, float32, fresh."""
         size = self.shape(name).numel()
-        first = self._part(next(iter(_PARTS[self.kind])), name)
+        first = self._part(next(iter(PARTS[self.kind])), name)
         step = _ELEMENTS.get(first.device.type, _ELEMENTS_ELSEWHERE)
         for start in range(0, size, step):
             stop = min(start + step, size)
@@ -244,7 +192,7 @@ class Basis(nn.Module):
         digest = hashlib.sha256(f"{self.kind} {self.count}\n".encode())
         for weight in sorted(self._shapes):
             digest.update(f"{weight} {tuple(self._shapes[weight])}\n".encode())
-            for part in _PARTS[self.kind]:
+            for part in PARTS[self.kind]:
                 digest.update(self._part(part, weight).cpu().numpy().tobytes())
         return digest.hexdigest()
 
@@ -254,22 +202,18 @@ class Basis(nn.Module):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the basis's file, atomically; of random masks only how they were drawn."""
-        from img2img.masks.storage import checksum
 
         tensors = {}
         if self.recipe is None:
-            tensors = {f"{p}/{w}": self._part(p, w).cpu() for w in self._shapes for p in _PARTS[self.kind]}
-        header: dict[str, Any] = {
-            "version": VERSION,
+            tensors = {f"{p}/{w}": self._part(p, w).cpu() for w in self._shapes for p in PARTS[self.kind]}
+        header = {
             "kind": self.kind,
             "names": list(self.names),
             "shapes": {name: list(shape) for name, shape in self._shapes.items()},
             "recipe": self.recipe,
             "sha256": self.sha256,
         }
-        header["checksum"] = checksum(header, tensors)
-        blob = tensor_bytes(tensors, {"format": FORMAT, "header": json.dumps(header)})
-        return write_bytes(path, blob)
+        return write_basis_file(path, header, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], layers: Mapping[str, Layer]) -> Self:
@@ -280,7 +224,7 @@ class Basis(nn.Module):
                 its random masks come out different here.
         """
         path = expanded(path)
-        header, tensors = _read(path)
+        header, tensors = read_basis_file(path)
         shapes = {name: torch.Size(shape) for name, shape in header["shapes"].items()}
         expected = {name: layer.weight.shape for name, layer in layers.items()}
         if shapes != expected:
@@ -294,7 +238,7 @@ class Basis(nn.Module):
             with naming(path):
                 basis = cls.random(layers, count=len(header["names"]), kind=header["kind"], **recipe)
         else:
-            parts = {name: {part: tensors[f"{part}/{name}"] for part in _PARTS[header["kind"]]} for name in shapes}
+            parts = {name: {part: tensors[f"{part}/{name}"] for part in PARTS[header["kind"]]} for name in shapes}
             basis = cls(header["kind"], header["names"], shapes, parts)
         if basis.sha256 != header["sha256"]:
             why = "this PyTorch draws other random masks from the seed" if recipe else "the file is damaged"
@@ -328,73 +272,11 @@ def pack(kind: Kind, mask: Tensor) -> dict[str, Tensor]:
     return bits if kind == "binary" else bits | {"negative": pack_bits(mask < 0)}
 
 
-def _stack(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def stack(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The parts of all masks of a weight, from those that `pack` makes of each: a row for each."""
     return {part: torch.stack([row[part] for row in rows]) for part in rows[0]}
 
 
 def _key(part: str, weight: str) -> str:
     # Names of buffers may not contain a dot.
     return f"{part}/{weight.replace('.', '/')}"
-
-
-def _discrete(state: "TaskState", *, signed: bool) -> dict[str, Tensor]:
-    """The binary masks of a task, bool; of ternary ones, if `signed`, int8 with signs. Of the weights' shapes, by name."""
-    from img2img.masks.methods.piggyback import TernaryMask
-
-    found = state.binaries()
-    if signed:
-        for name, mask in state.named_masks():
-            if isinstance(mask, TernaryMask):
-                found[name] = mask.ternary().expand(mask.shape)
-    return found
-
-
-def _multipliers(state: "TaskState", weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`Weff / W` of a task, 0 where `W` is, by name."""
-    limit = torch.finfo(torch.float16).max
-    return {
-        name: (effective / weights[name]).masked_fill_(weights[name] == 0, 0).clamp_(-limit, limit)
-        for name, effective in state.effective(weights).items()
-    }
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and tensors of a basis's file, its checksum verified."""
-    from img2img.masks.storage import checksum
-
-    if not path.is_file():
-        raise InputError(f"no basis file at {path}; check the path")
-    blob = path.read_bytes()
-    with refusing(f"{path} is damaged or no basis file"):
-        length = int.from_bytes(blob[:8], "little")
-        if length > min(MAX_HEADER, len(blob) - 8):
-            raise ValueError(f"{len(blob)} bytes, of which {length} are to be the header")
-        metadata = parse_json(blob[8 : 8 + length]).get("__metadata__", {})
-        if metadata.get("format") != FORMAT:
-            raise InputError(f"{path} is a safetensors file, but no img2img basis; expected one that Basis.save wrote")
-        header = parse_json(metadata["header"])
-        if header["version"] > VERSION:
-            raise InputError(f"{path} has format version {header['version']}, this img2img reads up to {VERSION}: upgrade it")
-        tensors = safetensors.torch.load(blob)
-        intact = header["checksum"] == checksum(header, tensors)
-        if intact and not _fits(header, tensors):
-            raise ValueError("the header does not fit the tensors")
-    if not intact:
-        raise InputError(f"{path} was changed after it was written (checksum differs): copy it again from where it came from")
-    return header, tensors
-
-
-def _fits(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the file holds what its header says: nothing for a recipe, else a row of each part for each mask."""
-    count, sizes = len(header["names"]), {name: torch.Size(shape).numel() for name, shape in header["shapes"].items()}
-    texts = (header["sha256"], *header["names"])
-    if not 1 <= count <= MAX_MEMBERS or not all(isinstance(text, str) and len(text) <= MAX_NAME for text in texts):
-        return False
-    expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
-    if header["recipe"] is None:
-        for part, dtype in _PARTS[header["kind"]].items():
-            columns = {name: n if part == "values" else -(-n // 8) for name, n in sizes.items()}
-            expected |= {f"{part}/{name}": (dtype, (count, n)) for name, n in columns.items()}
-    elif header["recipe"].keys() != {"density", "seed"}:
-        return False
-    return expected == {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}

@@ -41,7 +41,7 @@ def encode(values: Tensor, reference: Tensor | None = None) -> Tensor:
         reference: bool, of the same shape, to code a bool tensor relative to where that is smaller; who decodes needs it too.
 
     Returns:
-        The blob, (bytes,) uint8 on the CPU. It does not say the type and shape of `values`, which `decode` is told.
+        The blob, (bytes,) uint8 on the CPU. It does not say the type and shape of `values`, which `decode` gets as arguments.
 
     Raises:
         InputError: `values` have another type, or `reference` another type or shape.

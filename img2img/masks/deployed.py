@@ -2,18 +2,15 @@
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
 from img2img.masks.base import Mask
-from img2img.masks.task import all_tensors
-
-if TYPE_CHECKING:
-    from img2img.masks.network import MaskedNetwork
-
+from img2img.masks.task_network import TaskNetwork
+from img2img.masks.tensors import all_tensors
 
 _Masks = dict[str, tuple[Mask, tuple[Tensor, ...]]]
 
@@ -37,7 +34,7 @@ class DeployedNetwork(nn.Module):
         network: gives the tasks. Tasks are read when they are prepared; changes after that are not seen.
     """
 
-    def __init__(self, network: "MaskedNetwork") -> None:
+    def __init__(self, network: TaskNetwork) -> None:
         super().__init__()
         self.module = network.copy_backbone().requires_grad_(False).eval()
         self._network = (network,)  # in a tuple, so that it is no part of this module

@@ -1,7 +1,6 @@
 """The layers of a backbone: which tensors are masked, which are normalisation state, and what a mask may know of its layer."""
 
 import fnmatch
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -115,18 +114,6 @@ def assign_roles(backbone: nn.Module, select: Select, is_norm: IsNorm) -> Roles:
             if first(buffer):
                 (norm_buffers if norm else fixed_buffers).append(prefix + leaf)
     return Roles(tuple(masked), tuple(norm_parameters), tuple(norm_buffers), tuple(fixed_parameters), tuple(fixed_buffers))
-
-
-def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over the names, shapes and float32 values of `tensors`, sorted by name.
-
-    The same on any device, in any memory format and after a cast to a wider type.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
-        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

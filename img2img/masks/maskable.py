@@ -58,7 +58,7 @@ def check_selection(backbone: nn.Module, selection: Selection, masked: Sequence[
     Args:
         backbone: without its head.
         selection: what chose `masked`; a function of the user's own may leave out what it likes, but not everything. An empty
-            list says that nothing is to be masked, and is taken at its word.
+            list says that nothing is to be masked, and is accepted.
         masked: the names of the parameters that are masked.
         head: the head's name, for messages.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.masks.base import one_of
+from img2img.masks.checks import one_of
 from img2img.masks.layers import assign_roles, describe_layers, is_normalisation, is_weight
 
 Kind = Literal["signed_constant", "kaiming_normal", "kaiming_uniform"]

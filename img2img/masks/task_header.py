@@ -1,40 +1,20 @@
 """The header of a task file: JSON whose every field is of a known type before anything relies on it."""
 
 import reprlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import safetensors
 import torch
 
-from img2img.errors import InputError, shortened
+from img2img.errors import InputError
 from img2img.files.untrusted import parse_json
+from img2img.masks.file_header import MAX_HEADER, refusing
 
 FORMAT = "img2img-task"
 VERSION = 2
-MAX_HEADER = 1 << 22
-"""Bytes of the longest header that is written or read. That of a network with thousands of weights has less than one million."""
 CODED = {"bool": torch.bool, "uint8": torch.uint8}
 """The types of tensors that are coded, by the names that the header uses."""
-
-_DAMAGE = (
-    safetensors.SafetensorError, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError,
-    TypeError, ValueError,
-)  # fmt: skip
-
-
-@contextmanager
-def refusing(what: str) -> Iterator[None]:
-    """Turn whatever goes wrong with what a file says into an `InputError` that begins with `what`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        why = shortened(f"{type(error).__name__}: {error}", 500)
-        raise InputError(f"{what} ({why}): copy it again from where it came from") from error
 
 
 def _is_int(value: Any) -> bool:

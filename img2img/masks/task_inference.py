@@ -23,13 +23,14 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_map
 
 from img2img.errors import InputError
-from img2img.masks.network import MaskedNetwork
-from img2img.masks.superposition import check_heads, entropy, slopes
-from img2img.masks.task import NormMode
+from img2img.masks.entropy_gradient import check_heads, entropy, entropy_gradients
+from img2img.masks.methods.impresslearn import ImpressLearn
+from img2img.masks.task_network import TaskNetwork
+from img2img.masks.task_state import NormMode
 
 
 @dataclass(frozen=True)
-class Inferred:
+class InferredTask:
     """A task found.
 
     Attributes:
@@ -41,7 +42,7 @@ class Inferred:
     scores: dict[str, float]
 
 
-def by_entropy(network: MaskedNetwork, *args: Any, tasks: Sequence[str] | None = None, **kwargs: Any) -> Inferred:
+def by_entropy(network: TaskNetwork, *args: Any, tasks: Sequence[str] | None = None, **kwargs: Any) -> InferredTask:
     """Run every task; the one whose outputs are most certain wins (SupSup, Wortsman et al. 2020).
 
     Args:
@@ -63,8 +64,8 @@ def by_entropy(network: MaskedNetwork, *args: Any, tasks: Sequence[str] | None =
 
 
 def by_gradient(
-    network: MaskedNetwork, *args: Any, tasks: Sequence[str] | None = None, halving: bool = False, **kwargs: Any
-) -> Inferred:
+    network: TaskNetwork, *args: Any, tasks: Sequence[str] | None = None, halving: bool = False, **kwargs: Any
+) -> InferredTask:
     """Superpose all tasks and follow the entropy downhill (SupSup, Wortsman et al. 2020).
 
     The network runs once with `Σ_i α_i Weff_i`, `α_i = 1/K`. H is the entropy of its outputs, and the task with the lowest
@@ -97,22 +98,22 @@ def by_gradient(
         # Inference tensors cannot take part in a backward pass.
         args, kwargs = tree_map(lambda t: t.clone() if isinstance(t, Tensor) and t.is_inference() else t, (args, kwargs))
         while True:
-            ranked = _ranked(slopes(network, left, args, kwargs)).scores
+            ranked = _ranked(entropy_gradients(network, left, args, kwargs)).scores
             found = ranked | {task: score for task, score in found.items() if task not in ranked}
             if not halving or len(left) == 1:
-                return Inferred(next(iter(found)), found)
+                return InferredTask(next(iter(found)), found)
             left = list(ranked)[: math.ceil(len(left) / 2)]
 
 
-def by_norm_statistics(network: MaskedNetwork, *args: Any, tasks: Sequence[str] | None = None, **kwargs: Any) -> Inferred:
+def by_norm_statistics(network: TaskNetwork, *args: Any, tasks: Sequence[str] | None = None, **kwargs: Any) -> InferredTask:
     """Compare what each normalisation layer sees with what it saw when the task was trained. Outputs of any kind will do.
 
     The batch runs through each task's network. For every layer with running statistics, the batch's mean and variance of each
     channel of the layer's input are compared with the task's `running_mean` and `running_var`, as normal distributions, by
     `KL(batch ‖ task)`, averaged over channels. The score is the geometric mean over the first half of the layers, in the order in
     which they run: divergences of different layers differ by orders of magnitude, and the later ones tell more of what a task
-    makes of its inputs than of what they are. (Of ten ways to sum up the layers this one was best on validation pictures of
-    the demo's tasks: 0.87 of single pictures right in the tasks' mean, against 0.56 for the plain mean of all layers.)
+    makes of its inputs than of what they are. (Of ten ways to sum up the layers this one was best on validation images of
+    the demo's tasks: 0.87 of single images right in the tasks' mean, against 0.56 for the plain mean of all layers.)
 
     The tasks' networks differ in the scale of what they compute, so likelihoods do not compare between them. The divergence does:
     it is the same when a channel and its statistics are scaled or shifted together. Of the two directions it is the one that
@@ -149,7 +150,7 @@ def by_norm_statistics(network: MaskedNetwork, *args: Any, tasks: Sequence[str] 
         seen.append(_divergence(module, inputs[0]))
 
     with _mode(network, training=False), torch.no_grad():
-        stand_in = network.stand_in_with_hooks(dict.fromkeys(layers, compare))
+        functional = network.functional_module_with_hooks(dict.fromkeys(layers, compare))
         for task in names:
             state = network.state(task)
             if state.norm_mode == "frozen":
@@ -158,14 +159,14 @@ def by_norm_statistics(network: MaskedNetwork, *args: Any, tasks: Sequence[str] 
                     "(tasks=...), or use by_entropy"
                 )
             seen.clear()
-            network.run_with(state.norm_tensors() | network._effective(task, state), args, kwargs, stand_in=stand_in)
+            network.run_with(state.norm_tensors() | network._effective(task, state), args, kwargs, functional=functional)
             early = torch.stack(seen[: (len(seen) + 1) // 2])
             scores[task] = early.clamp_min(torch.finfo(early.dtype).tiny).log().mean().exp().item()
     return _ranked(scores)
 
 
 def by_basis(
-    network: MaskedNetwork,
+    network: TaskNetwork,
     basis: str,
     loss: Callable[[Any, Any], Tensor],
     batches: Iterable[tuple[Any, Any]],
@@ -175,7 +176,7 @@ def by_basis(
     penalty_weight: float = 0.0,
     head: nn.Module | None = None,
     norm: NormMode = "statistics",
-) -> Inferred:
+) -> InferredTask:
     """Find the member of a basis that labelled batches belong to: ImpressLearn's basis-GN setting (section 4, appendix A.3).
 
     A temporary task combines all masks of the basis, starting equally weighted; its coefficients α are trained on the labels.
@@ -199,8 +200,6 @@ def by_basis(
     Raises:
         InputError: there is no such basis, or no batches or steps.
     """
-    from img2img.masks.methods.impresslearn import ImpressLearn
-
     if steps < 1:
         raise InputError(f"steps={steps}: expected at least one training step")
     task = "inferred"
@@ -251,7 +250,7 @@ class Accuracy:
     confusion: dict[str, dict[str, int]]
 
 
-def accuracy(infer: Callable[[Any], Inferred], batches: Mapping[str, Iterable[Any]]) -> Accuracy:
+def accuracy(infer: Callable[[Any], InferredTask], batches: Mapping[str, Iterable[Any]]) -> Accuracy:
     """How often `infer` finds the task of a batch.
 
     Args:
@@ -274,7 +273,7 @@ def accuracy(infer: Callable[[Any], Inferred], batches: Mapping[str, Iterable[An
 # ---------------------------------------------------------------------- parts
 
 
-def _candidates(network: MaskedNetwork, tasks: Sequence[str] | None) -> tuple[str, ...]:
+def _candidates(network: TaskNetwork, tasks: Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(tasks, str):
         raise InputError(f"tasks={tasks!r}: expected a sequence of names to choose from")
     names = network.tasks() if tasks is None else tuple(dict.fromkeys(tasks))
@@ -286,16 +285,16 @@ def _candidates(network: MaskedNetwork, tasks: Sequence[str] | None) -> tuple[st
     return names
 
 
-def _ranked(scores: Mapping[str, float], *, highest: bool = False) -> Inferred:
+def _ranked(scores: Mapping[str, float], *, highest: bool = False) -> InferredTask:
     for task, score in scores.items():
         if not math.isfinite(score):
             raise InputError(f"the score of task {task!r} is {score}: look for NaN or infinite values in the batch and the task")
     ordered = dict(sorted(scores.items(), key=lambda item: item[1], reverse=highest))
-    return Inferred(next(iter(ordered)), ordered)
+    return InferredTask(next(iter(ordered)), ordered)
 
 
 @contextmanager
-def _mode(network: MaskedNetwork, *, training: bool) -> Iterator[None]:
+def _mode(network: TaskNetwork, *, training: bool) -> Iterator[None]:
     """The network in training or evaluation mode, alone with it; every module's flag restored."""
     with network._lock:
         flags = [(module, module.training) for module in network.modules()]

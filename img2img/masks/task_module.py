@@ -1,11 +1,10 @@
 """One task of a network as a module of its own."""
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from img2img.masks.network import MaskedNetwork
+from img2img.masks.task_network import TaskNetwork
 
 
 class TaskModule(nn.Module):
@@ -14,14 +13,14 @@ class TaskModule(nn.Module):
     Inactive tasks' parameters would fail DDP, and the backbone has nothing to train.
     """
 
-    def __init__(self, network: "MaskedNetwork", task: str) -> None:
+    def __init__(self, network: TaskNetwork, task: str) -> None:
         super().__init__()
         self.state = network.state(task)
         self.task = task
         self._network = (network,)  # in a tuple, so that it is not registered
 
     @property
-    def network(self) -> "MaskedNetwork":
+    def network(self) -> TaskNetwork:
         """The network that the task belongs to."""
         return self._network[0]
 

@@ -13,7 +13,7 @@ from img2img.files.atomic import read_json
 from img2img.masks import MaskedNetwork
 from img2img.masks.analysis import density_table, density_totals, similarity, value_table
 from img2img.masks.methods.ksm import KSMMask, SoftKSMMask
-from img2img.masks.task import TaskState
+from img2img.masks.task_state import TaskState
 
 VERSION: Final = 1
 ZERO = 0.01

@@ -21,8 +21,9 @@ from img2img.bundle.folder import MAX_PATTERNS
 from img2img.bundle.join import join_bundles
 from img2img.export import export_bundle, load_plain
 from img2img.files.untrusted import tensor_shapes
-from img2img.masks import storage
-from img2img.masks.storage import checksum, read_task_file
+from img2img.masks import task_header
+from img2img.masks.file_header import checksum
+from img2img.masks.storage import read_task_file
 from img2img.tasks import Example
 from img2img.tasks.stored import stored_task
 from img2img.tasks.style import Style
@@ -63,7 +64,7 @@ def forge(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     header, tensors = read_task_file(path)
     edit(header)
     header["checksum"] = checksum(header, tensors)
-    path.write_bytes(safetensors.torch.save(tensors, metadata={"format": storage.FORMAT, "header": json.dumps(header)}))
+    path.write_bytes(safetensors.torch.save(tensors, metadata={"format": task_header.FORMAT, "header": json.dumps(header)}))
 
 
 def smp(encoder: str = "tu-resnet18", **options: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from zoo import WithHead, head, train
 
 from img2img import MaskedNetwork, masks
 from img2img.errors import InputError
-from img2img.masks import analysis, figures
+from img2img.masks import analysis, flips, plots
 from img2img.masks.methods.affine import Affine
 from img2img.masks.methods.ksm import KSM
 
@@ -188,7 +188,7 @@ def test_values_that_are_none_have_no_mean() -> None:
 def test_flips_are_counted_since_the_last_look() -> None:
     net = _two_layers({"a": [1, 1, 0, 0]}, {"a": [1] * 10})
     first, second = net.state("a").masks.values()
-    meter = analysis.FlipMeter(net.state("a"))
+    meter = flips.FlipMeter(net.state("a"))
     assert [row.flips for row in meter.update()] == [0, 0]
     first.score.data = torch.tensor([[0.0, 1.0, 1.0, 0.0]])
     rows = meter.update()
@@ -204,7 +204,7 @@ def test_flips_are_counted_since_the_last_look() -> None:
 def test_flips_while_training_are_the_differences_of_the_binary_masks(method: masks.MaskMethod) -> None:
     net = _network(method, "a")
     state = net.state("a")
-    meter = analysis.FlipMeter(state)
+    meter = flips.FlipMeter(state)
     for _ in range(2):
         before = {name: mask.clone() for name, mask in state.binaries().items()}
         train(net, "a", torch.randn(4, 3, 8, 8))
@@ -237,11 +237,11 @@ def _deep(layers: int) -> MaskedNetwork:
 def test_figures_show_the_tables_and_name_the_layers_only_when_they_are_few(layers: int) -> None:
     net = _deep(layers)
     rows = analysis.density_table(net)
-    meter = analysis.FlipMeter(net.state("a"))
+    meter = flips.FlipMeter(net.state("a"))
     drawn = {
-        "density": figures.density_figure(rows),
-        "values": figures.value_figure(analysis.value_table(net, "b")),
-        "flips": figures.flips_figure([meter.update(), meter.update()]),
+        "density": plots.density_figure(rows),
+        "values": plots.value_figure(analysis.value_table(net, "b")),
+        "flips": plots.flips_figure([meter.update(), meter.update()]),
     }
     (axes,) = drawn["density"].axes
     assert [line.get_label() for line in axes.lines] == ["a", "b"]
@@ -261,28 +261,28 @@ def test_figures_show_the_tables_and_name_the_layers_only_when_they_are_few(laye
 
 def test_the_similarity_figure_has_a_number_in_every_square_that_is_defined() -> None:
     net = _deep(2)
-    figure = figures.similarity_figure(*analysis.similarity(net))
+    figure = plots.similarity_figure(*analysis.similarity(net))
     assert [text.get_text() for text in figure.axes[0].texts[:1]] == ["1.00"]
     assert len(figure.axes[0].texts) == 4, "the identity has no mask"
-    kappa = figures.similarity_figure(["a", "b"], [[1.0, -0.001], [-0.25, None]], chance_corrected=True)
+    kappa = plots.similarity_figure(["a", "b"], [[1.0, -0.001], [-0.25, None]], chance_corrected=True)
     assert [text.get_text() for text in kappa.axes[0].texts] == ["1.00", "0.00", "−0.25"]
 
 
 def test_figures_of_nothing_are_refused() -> None:
     with pytest.raises(InputError, match="no rows with a density"):
-        figures.density_figure(analysis.density_table(_deep(1), ["plain"]))
+        plots.density_figure(analysis.density_table(_deep(1), ["plain"]))
     with pytest.raises(InputError, match="expected a square matrix"):
-        figures.similarity_figure(["a"], [[1.0], [1.0]])
+        plots.similarity_figure(["a"], [[1.0], [1.0]])
     with pytest.raises(InputError, match="got no values"):
-        figures.value_figure([])
+        plots.value_figure([])
     for nothing in ([], [[]]):
         with pytest.raises(InputError, match="got no rows"):
-            figures.flips_figure(nothing)
+            plots.flips_figure(nothing)
 
 
 def test_matplotlib_is_imported_only_to_draw_and_pyplot_never() -> None:
     code = (
-        "import sys; from img2img.masks import analysis, figures; assert 'matplotlib' not in sys.modules; "
-        "figures.similarity_figure(['a'], [[1.0]]); assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
+        "import sys; from img2img.masks import analysis, plots; assert 'matplotlib' not in sys.modules; "
+        "plots.similarity_figure(['a'], [[1.0]]); assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from zoo import LAYERS, layer
 
 from img2img import InputError, MaskedNetwork, masks
-from img2img.masks import Layer
-from img2img.masks.basis import MAX_MEMBERS, VERSION, Basis, Kind, pack
+from img2img.masks import Layer, basis_of_tasks
+from img2img.masks.basis import Basis, pack
+from img2img.masks.basis_file import MAX_MEMBERS, VERSION, Kind
 from img2img.masks.methods.impresslearn import ImpressLearn
 
 KINDS: list[Kind] = ["binary", "signed", "real"]
@@ -232,7 +233,7 @@ def test_binary_masks_are_those_of_the_tasks(kernels: bool) -> None:
     granularity = "kernel" if kernels else "element"
     net, _ = _network(*[masks.Piggyback(start="uniform", granularity=granularity)] * 3)
     net.freeze_task("1")
-    basis = Basis.of_tasks(net, ["2", "1"])
+    basis = basis_of_tasks(net, ["2", "1"])
     assert basis.names == ("2", "1")
     for name in net.roles.masked:
         expected = torch.stack([net.state(t).binaries()[name] for t in ("2", "1")])
@@ -241,13 +242,13 @@ def test_binary_masks_are_those_of_the_tasks(kernels: bool) -> None:
 
 def test_a_basis_keeps_the_masks_of_a_task_that_trains_on() -> None:
     net, _ = _network(masks.Piggyback(start="uniform"))
-    basis = Basis.of_tasks(net, ["0"])
+    basis = basis_of_tasks(net, ["0"])
     before = {name: basis.masks(name).clone() for name in net.roles.masked}
     with torch.no_grad():
         for parameter in net.state("0").masks.parameters():
             parameter.neg_()
     assert all(torch.equal(basis.masks(name), mask) for name, mask in before.items())
-    assert Basis.of_tasks(net, ["0"]).sha256 != basis.sha256
+    assert basis_of_tasks(net, ["0"]).sha256 != basis.sha256
 
 
 @pytest.mark.parametrize("granularity", ["element", "kernel"])
@@ -256,7 +257,7 @@ def test_signed_masks_are_the_ternary_ones_and_binary_ones_count_as_they_are(gra
         masks.Piggyback(start="uniform", ternary=True, granularity=granularity),  # type: ignore[arg-type]
         masks.Piggyback(start="uniform"),
     )
-    basis = Basis.of_tasks(net, ["0", "1"], kind="signed")
+    basis = basis_of_tasks(net, ["0", "1"], kind="signed")
     for name, weight in net.masked_weights().items():
         ternary, binary = basis.masks(name)
         assert torch.equal(weight * ternary, net.state("0").effective(net.masked_weights())[name])
@@ -269,12 +270,12 @@ def test_real_masks_are_the_multipliers_of_any_method_and_zero_where_the_weight_
     first = net.roles.masked[0]
     with torch.no_grad():
         net.masked_weights()[first].flatten()[:3] = 0.0
-    net.add_basis("b", Basis.of_tasks(net, ["0"], kind="signed"))
+    net.add_basis("b", basis_of_tasks(net, ["0"], kind="signed"))
     net.add_task("scaled", ImpressLearn(basis="b"))
     with torch.no_grad():
         for alpha in net.state("scaled").masks.parameters():
             alpha.fill_(-0.7)
-    basis = Basis.of_tasks(net, ["0", "scaled"], kind="real")
+    basis = basis_of_tasks(net, ["0", "scaled"], kind="real")
     for name, weight in net.masked_weights().items():
         plain, scaled = basis.masks(name)
         ternary = net.bases()["b"].masks(name)[0].half() * (weight != 0)
@@ -286,33 +287,33 @@ def test_real_masks_are_the_multipliers_of_any_method_and_zero_where_the_weight_
 
 def test_a_multiplier_beyond_half_precision_is_cut_off_and_not_infinite() -> None:
     net, _ = _network(masks.Piggyback())
-    net.add_basis("b", Basis.of_tasks(net, ["0"]))
+    net.add_basis("b", basis_of_tasks(net, ["0"]))
     net.add_task("huge", ImpressLearn(basis="b"))
     with torch.no_grad():
         for alpha in net.state("huge").masks.parameters():
             alpha.fill_(-1e6)
     name = net.roles.masked[0]
-    assert (Basis.of_tasks(net, ["huge"], kind="real").masks(name) == -65504).all()
+    assert (basis_of_tasks(net, ["huge"], kind="real").masks(name) == -65504).all()
 
 
 def test_tasks_that_cannot_make_a_basis_are_refused() -> None:
     net, _ = _network(masks.Piggyback(), masks.Identity())
     with pytest.raises(InputError, match=r"'1' \(identity\) has no binary mask for 0\.weight"):
-        Basis.of_tasks(net, ["0", "1"])
+        basis_of_tasks(net, ["0", "1"])
     with pytest.raises(InputError, match=r"'1' \(identity\) has no real mask"):
-        Basis.of_tasks(net, ["1"], kind="real")
+        basis_of_tasks(net, ["1"], kind="real")
     with pytest.raises(InputError, match="each once"):
-        Basis.of_tasks(net, ["0", "0"])
+        basis_of_tasks(net, ["0", "0"])
     with pytest.raises(InputError, match="one or more names"):
-        Basis.of_tasks(net, [])
+        basis_of_tasks(net, [])
     with pytest.raises(InputError, match="one or more names"):
-        Basis.of_tasks(net, "0")
+        basis_of_tasks(net, "0")
     with pytest.raises(InputError, match="no task 'x'"):
-        Basis.of_tasks(net, ["x"])
+        basis_of_tasks(net, ["x"])
     with pytest.raises(InputError, match="expected one of 'binary', 'signed', 'real'"):
-        Basis.of_tasks(net, ["0"], kind="ternary")  # type: ignore[arg-type]
+        basis_of_tasks(net, ["0"], kind="ternary")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no masks for 'other'"):
-        Basis.of_tasks(net, ["0"]).masks("other")
+        basis_of_tasks(net, ["0"]).masks("other")
 
 
 # ---------------------------------------------------------------------- moves and copies
@@ -348,7 +349,7 @@ def test_a_copy_is_equal_and_independent() -> None:
 
 def _saved(tmp_path: Path, kind: Kind = "binary") -> tuple[MaskedNetwork, Basis, Path]:
     net, _ = _network(*[masks.Piggyback(start="uniform", ternary=True)] * 2)
-    basis = Basis.of_tasks(net, ["0", "1"], kind=kind)
+    basis = basis_of_tasks(net, ["0", "1"], kind=kind)
     return net, basis, basis.save(tmp_path / "basis.safetensors")
 
 
@@ -418,7 +419,7 @@ def _with_header(path: Path, **changes: object) -> None:
     """Change the header and give it the checksum that fits."""
     import safetensors.torch
 
-    from img2img.masks.storage import checksum
+    from img2img.masks.file_header import checksum
 
     blob = path.read_bytes()
     (length,) = struct.unpack("<Q", blob[:8])

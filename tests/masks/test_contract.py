@@ -9,8 +9,7 @@ from torch import nn
 from zoo import LAYERS, METHODS, evaluate, network, train
 
 from img2img import MaskedNetwork, masks
-from img2img.masks.layers import hash_tensors
-from img2img.masks.task import all_tensors
+from img2img.masks.tensors import all_tensors, hash_tensors
 
 PRECISIONS = ["float32", "float64", "bf16 autocast"]
 FORMATS: dict[int, tuple[torch.memory_format, ...]] = {

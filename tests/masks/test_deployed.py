@@ -5,8 +5,7 @@ import torch
 from zoo import WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
-from img2img.masks.layers import hash_tensors
-from img2img.masks.task import all_tensors
+from img2img.masks.tensors import all_tensors, hash_tensors
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ from torch import nn
 from img2img import InputError, MaskedNetwork, masks
 from img2img.backbones import Backbone, build_backbone
 from img2img.backbones.head_check import check_head
-from img2img.masks import storage
+from img2img.masks import task_header
+from img2img.masks.file_header import checksum
 from img2img.masks.heads import MAX_LAYERS, build_head, describe_head
-from img2img.masks.storage import checksum, read_task_file
+from img2img.masks.storage import read_task_file
 
 CHANNELS = 3
 SPECS: dict[str, dict[str, Any]] = {
@@ -49,7 +50,7 @@ class Case:
         kept |= {f"head/{name}": t for name, t in tensors.items()}
         header = copy.deepcopy(self.header) | {"head": head}
         header["checksum"] = checksum(header, kept)
-        self.path.write_bytes(safetensors.torch.save(kept, metadata={"format": storage.FORMAT, "header": json.dumps(header)}))
+        self.path.write_bytes(safetensors.torch.save(kept, metadata={"format": task_header.FORMAT, "header": json.dumps(header)}))
         try:
             self.net.load_task(self.path, name="it")
             check_head(self.backbone, self.net.state("it").head, CHANNELS)

@@ -148,6 +148,6 @@ def test_a_recurrent_layers_weights_are_masked_when_a_function_selects_them() ->
 
 def test_own_patterns_that_fit_nothing_are_refused() -> None:
     net = MaskedNetwork(WithHead(), head="head")
-    with pytest.raises(InputError, match=r"own='bodi\.\*' fits no weight"):
-        net.add_task("a", masks.Mixed(method=masks.Piggyback(), own=["body.0.*", "bodi.*"]), head=head())
+    with pytest.raises(InputError, match=r"trainable_copies='bodi\.\*' fits no weight"):
+        net.add_task("a", masks.Mixed(method=masks.Piggyback(), trainable_copies=["body.0.*", "bodi.*"]), head=head())
     assert net.tasks() == ()

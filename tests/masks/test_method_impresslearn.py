@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from zoo import LAYERS, evaluate, layer, train
 
 from img2img import InputError, MaskedNetwork, masks
+from img2img.masks import basis_of_tasks
 from img2img.masks.basis import Basis, pack
 from img2img.masks.methods.impresslearn import ImpressLearn, ImpressMask
 from img2img.masks.methods.supsup import SupSup, TopKMask
-from img2img.masks.task import all_tensors
+from img2img.masks.tensors import all_tensors
 
 
 def _network(layers: str = "conv2d", *, count: int = 5, **options: object) -> tuple[MaskedNetwork, Tensor]:
@@ -271,7 +272,7 @@ def test_a_real_basis_holds_combinations_and_any_other_method_too() -> None:
     net, x = _network()
     train(net, "t", x)
     net.add_task("s", SupSup(density=0.5))
-    net.add_basis("r", Basis.of_tasks(net, ["t", "s"], kind="real"))
+    net.add_basis("r", basis_of_tasks(net, ["t", "s"], kind="real"))
     net.add_task("u", ImpressLearn(basis="r"))
     for alpha, value in ((a, v) for a in _alphas(net, "u").values() for v in (0, 1)):
         alpha.data[value] = 1.0 - value

@@ -9,13 +9,13 @@ from zoo import WithHead, evaluate, head, train
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks.storage import storage_table
 
-OWN = ["body.3.*"]
+COPIES = ["body.3.*"]
 
 
 @pytest.fixture
 def net() -> MaskedNetwork:
     net = MaskedNetwork(WithHead(), head="head")
-    net.add_task("mixed", masks.Mixed(method=masks.Piggyback(init=6e-3), own=OWN), head=head())
+    net.add_task("mixed", masks.Mixed(method=masks.Piggyback(init=6e-3), trainable_copies=COPIES), head=head())
     return net
 
 
@@ -27,7 +27,7 @@ def test_it_starts_at_the_backbone_and_learns_its_weights_as_a_network_of_its_ow
     plain.train()
     net.train()
     mask = dict(state.named_masks())["body.3.weight"]
-    assert isinstance(mask, masks.OwnWeight)
+    assert isinstance(mask, masks.TrainableCopy)
     net(x, task="mixed").square().mean().backward()
     plain(x).square().mean().backward()
     torch.optim.SGD([mask.weight], lr).step()
@@ -41,7 +41,7 @@ def test_it_starts_at_the_backbone_and_learns_its_weights_as_a_network_of_its_ow
 def test_the_others_are_masked_as_the_inner_method_does() -> None:
     x = torch.randn(4, 3, 8, 8)
     net = MaskedNetwork(WithHead(), head="head", select=["body.0.*", "body.3.*"])
-    net.add_task("mixed", masks.Mixed(method={"name": "piggyback", "init": 6e-3}, own=OWN), head=head())
+    net.add_task("mixed", masks.Mixed(method={"name": "piggyback", "init": 6e-3}, trainable_copies=COPIES), head=head())
     net.add_task("plain", masks.Piggyback(init=6e-3), head=head())
     score = dict(net.state("mixed").named_masks())["body.0.weight"]
     other = dict(net.state("plain").named_masks())["body.0.weight"]
@@ -64,7 +64,7 @@ def test_its_file_holds_the_weights_in_half_precision_and_says_so(net: MaskedNet
 def test_freezing_rounds_its_weights_once_to_half_precision(net: MaskedNetwork) -> None:
     train(net, "mixed", torch.randn(4, 3, 8, 8))
     mask = dict(net.state("mixed").named_masks())["body.3.weight"]
-    assert isinstance(mask, masks.OwnWeight)
+    assert isinstance(mask, masks.TrainableCopy)
     mask.weight.data.view(-1)[:2] = torch.tensor([1e6, -1e6])
     trained = mask.weight.detach().clone()
     net.freeze_task("mixed")
@@ -79,7 +79,7 @@ def test_freezing_rounds_its_weights_once_to_half_precision(net: MaskedNetwork) 
 def test_a_warm_start_takes_over_own_weights(net: MaskedNetwork) -> None:
     train(net, "mixed", torch.randn(4, 3, 8, 8))
     net.freeze_task("mixed")
-    net.add_task("warm", masks.Mixed(method=masks.Affine(), own=OWN), head=head(), start_from="mixed")
+    net.add_task("warm", masks.Mixed(method=masks.Affine(), trainable_copies=COPIES), head=head(), start_from="mixed")
     theirs, mine = (dict(net.state(task).named_masks())["body.3.weight"] for task in ("mixed", "warm"))
     assert torch.equal(theirs.weight.float(), mine.weight)  # type: ignore[operator, arg-type]
     assert mine.weight.dtype == torch.float32  # type: ignore[union-attr]
@@ -90,7 +90,7 @@ def test_a_warm_start_takes_over_own_weights(net: MaskedNetwork) -> None:
 def test_the_penalty_and_basis_are_the_inner_methods() -> None:
     net = MaskedNetwork(WithHead(), head="head")
     net.add_basis("random", masks.Basis.random(net.layers(), count=3, density=0.4, seed=0))
-    method = masks.Mixed(method=masks.ImpressLearn(basis="random", penalty_weight=2.0), own=OWN)
+    method = masks.Mixed(method=masks.ImpressLearn(basis="random", penalty_weight=2.0), trainable_copies=COPIES)
     state = net.add_task("mixed", method, head=head())
     for _, mask in state.named_masks():
         for name, parameter in mask.named_parameters():
@@ -105,17 +105,17 @@ def test_the_penalty_and_basis_are_the_inner_methods() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"own": []}, "one or more"),
-        ({"own": "body.*"}, "a list of patterns"),
-        ({"own": ["body.9.*"]}, "body.9.*"),
-        ({"method": {"name": "mixed", "method": {"name": "affine"}, "own": OWN}}, "mixed of mixed"),
+        ({"trainable_copies": []}, "one or more"),
+        ({"trainable_copies": "body.*"}, "a list of patterns"),
+        ({"trainable_copies": ["body.9.*"]}, "body.9.*"),
+        ({"method": {"name": "mixed", "method": {"name": "affine"}, "trainable_copies": COPIES}}, "mixed of mixed"),
         ({"method": {"name": "nothing"}}, "unknown"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, object], says: str) -> None:
     net = MaskedNetwork(WithHead(), head="head")
     with pytest.raises(InputError, match=says):
-        net.add_task("mixed", masks.Mixed(**({"method": {"name": "affine"}, "own": OWN} | options)), head=head())  # type: ignore[arg-type]
+        net.add_task("mixed", masks.Mixed(**({"method": {"name": "affine"}, "trainable_copies": COPIES} | options)), head=head())  # type: ignore[arg-type]
     assert net.tasks() == ()
 
 

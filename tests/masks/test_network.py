@@ -12,8 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from zoo import WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
-from img2img.masks.layers import hash_tensors
-from img2img.masks.task import all_tensors
+from img2img.masks.tensors import all_tensors, hash_tensors
 
 
 @pytest.fixture
@@ -149,10 +148,49 @@ def test_activation_checkpointing_inside_the_backbone_is_refused(reentrant: bool
     net.add_task("a", masks.Piggyback(), head=head())
     with pytest.raises(RuntimeError, match="activation checkpointing is on"):
         net(x, task="a")
+    with torch.no_grad():  # nothing runs again
+        assert net(x, task="a").shape == (4, 2, 8, 8)
     # Outside a MaskedNetwork it works as ever.
     plain = Checkpointed()
     plain(x.requires_grad_()).sum().backward()
     assert plain.body[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_whole_call_may_be_checkpointed(reentrant: bool, net: MaskedNetwork, x: torch.Tensor) -> None:
+    net.train()
+    gradients = []
+    for function in (net, lambda x, task: checkpoint(lambda x: net(x, task=task), x, use_reentrant=reentrant)):
+        net.state("a").zero_grad()
+        function(x.clone().requires_grad_(), task="a").square().sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in net.state("a").named_parameters() if p.grad is not None})
+    assert len(gradients[0]) > 4
+    torch.testing.assert_close(*gradients)
+
+
+def test_nothing_of_pytorch_is_replaced_by_an_import_or_after_a_call() -> None:
+    """In a process of its own, where no test has run."""
+    code = """if True:
+        import torch, torch.utils.checkpoint as c
+        def entries(): return [vars(c.CheckpointFunction)["forward"], vars(c._checkpoint_hook)["__init__"]]
+        before = entries()
+        import img2img
+        from img2img import masks
+        assert entries() == before
+        during = []
+        class Watched(torch.nn.Linear):
+            def forward(self, x):
+                during.append(entries())
+                return super().forward(x)
+        net = img2img.MaskedNetwork(Watched(2, 2))
+        net.add_task("a", masks.Piggyback())
+        net(torch.ones(1, 2), task="a")
+        assert entries() == before
+        assert during[0] != before
+        with torch.no_grad(): net(torch.ones(1, 2), task="a")
+        assert during[1] == before
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_timm_style_checkpointing_is_refused_too() -> None:

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from zoo import LAYERS
 
 from img2img import InputError, MaskedNetwork
-from img2img.masks.layers import hash_tensors
 from img2img.masks.methods.supsup import SupSup
 from img2img.masks.random_weights import Kind, randomise
-from img2img.masks.task import all_tensors
+from img2img.masks.tensors import all_tensors, hash_tensors
 
 KINDS: list[Kind] = ["signed_constant", "kaiming_normal", "kaiming_uniform"]
 

@@ -14,9 +14,10 @@ from torch import nn
 from zoo import WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
-from img2img.masks import build_method, coding, storage
+from img2img.masks import build_method, coding, file_header, task_header
+from img2img.masks.file_header import checksum
 from img2img.masks.heads import build_head, describe_head
-from img2img.masks.storage import checksum, read_header, read_task_file, storage_table
+from img2img.masks.storage import read_header, read_task_file, storage_table
 
 
 @pytest.fixture
@@ -325,7 +326,7 @@ def _forge(path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]
     header, tensors = read_task_file(path)
     change(header, tensors)
     header["checksum"] = checksum(header, tensors)
-    path.write_bytes(safetensors.torch.save(tensors, metadata={"format": storage.FORMAT, "header": json.dumps(header)}))
+    path.write_bytes(safetensors.torch.save(tensors, metadata={"format": task_header.FORMAT, "header": json.dumps(header)}))
 
 
 HEAD = {"kind": "Conv2d", "options": describe_head(nn.Conv2d(8, 2, 1))["options"]}
@@ -445,7 +446,7 @@ def test_the_header_alone_is_read_without_the_tensors_and_a_cut_off_file_is_noti
 
 
 def test_overlong_headers_are_not_even_read(path: Path) -> None:
-    _forge(path, lambda header, tensors: header.update(info={"x": "x" * storage.MAX_HEADER}))
+    _forge(path, lambda header, tensors: header.update(info={"x": "x" * file_header.MAX_HEADER}))
     with pytest.raises(InputError, match="are to be the header"):
         read_header(path)
 
@@ -459,7 +460,7 @@ def test_a_method_with_more_patterns_than_a_network_has_weights_is_refused(net: 
 
 def test_headers_that_are_nested_without_end_or_no_json_are_refused(net: MaskedNetwork, path: Path) -> None:
     def write(text: str) -> None:
-        metadata = json.dumps({"__metadata__": {"format": storage.FORMAT, "header": text}}).encode()
+        metadata = json.dumps({"__metadata__": {"format": task_header.FORMAT, "header": text}}).encode()
         path.write_bytes(struct.pack("<Q", len(metadata)) + metadata)
 
     for text in ("[" * 100_000, '{"version": ' + "9" * 10_000 + "}", "{}", "[2]", '{"version": NaN}', "\ud800", ""):
@@ -484,7 +485,7 @@ def _nested(depth: int) -> list[object]:
         (object(), "no plain JSON"),
         (10**50, "no plain JSON"),
         (_nested(100_000), "no plain JSON"),
-        ("x" * storage.MAX_HEADER, "longer than"),
+        ("x" * file_header.MAX_HEADER, "longer than"),
     ],
     ids=["nan", "object", "digits", "nested", "long"],
 )

@@ -18,10 +18,10 @@ from torch import nn
 from zoo import evaluate
 
 from img2img import InputError, MaskedNetwork, masks
-from img2img.masks import storage
-from img2img.masks.layers import hash_tensors
-from img2img.masks.storage import checksum, read_header, read_task_file, storage_table
-from img2img.masks.task import all_tensors
+from img2img.masks import task_header
+from img2img.masks.file_header import checksum
+from img2img.masks.storage import read_header, read_task_file, storage_table
+from img2img.masks.tensors import all_tensors, hash_tensors
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 # What a head that fits its tensors may still say when it runs: a stride of 0, an interpolation that does not exist.
@@ -159,7 +159,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 def _forged(header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> bytes:
     header["checksum"] = checksum(header, tensors)
-    metadata = {"format": storage.FORMAT, "header": json.dumps(header)}
+    metadata = {"format": task_header.FORMAT, "header": json.dumps(header)}
     return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()}, metadata=metadata)
 
 

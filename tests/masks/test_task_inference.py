@@ -12,15 +12,15 @@ from zoo import METHODS, WithHead, head
 
 from img2img import MaskedNetwork, masks
 from img2img.errors import InputError
-from img2img.masks import superposition, task_inference
-from img2img.masks.layers import hash_tensors
+from img2img.masks import entropy_gradient, task_inference
+from img2img.masks.entropy_gradient import entropy
 from img2img.masks.methods.supsup import SupSup
 from img2img.masks.random_weights import randomise
-from img2img.masks.superposition import entropy
-from img2img.masks.task import NormMode, all_tensors
-from img2img.masks.task_inference import Inferred, by_basis, by_entropy, by_gradient, by_norm_statistics
+from img2img.masks.task_inference import InferredTask, by_basis, by_entropy, by_gradient, by_norm_statistics
+from img2img.masks.task_state import NormMode
+from img2img.masks.tensors import all_tensors, hash_tensors
 
-INFER: dict[str, Callable[..., Inferred]] = {
+INFER: dict[str, Callable[..., InferredTask]] = {
     "entropy": by_entropy,
     "gradient": by_gradient,
     "halving": partial(by_gradient, halving=True),
@@ -131,7 +131,7 @@ def test_the_gradient_of_every_method_is_the_finite_difference(method: str) -> N
     net.eval()
     scores = by_gradient(net, x).scores
     with torch.no_grad():
-        own = {t: superposition._own(net, net.state(t), t) for t in "ab"}
+        own = {t: entropy_gradient._task_tensors(net, net.state(t), t) for t in "ab"}
 
         def mixed_entropy(alpha: float) -> float:
             mixed = {n: alpha * t + 0.5 * own["b"][n] for n, t in own["a"].items()}
@@ -163,7 +163,7 @@ def test_normalisation_that_is_differentiable_by_its_statistics_gives_the_same(n
         for p in module.parameters():
             p.uniform_(0.5, 1.5)
         expected = module(x)
-        with superposition._ByRunningStatistics():
+        with entropy_gradient._ByRunningStatistics():
             found = module(x)
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -312,9 +312,9 @@ def test_a_compiled_network_is_looked_into_all_the_same() -> None:
 def test_accuracy_counts_by_task() -> None:
     answers = iter(["a", "a", "b", "b", "c"])
 
-    def infer(x: Tensor) -> Inferred:
+    def infer(x: Tensor) -> InferredTask:
         task = next(answers)
-        return Inferred(task, {task: 0.0})
+        return InferredTask(task, {task: 0.0})
 
     found = task_inference.accuracy(infer, {"a": [torch.zeros(1)] * 3, "b": iter([torch.zeros(1)] * 2)})
     assert found.accuracy == 3 / 5
@@ -408,7 +408,7 @@ def test_a_member_of_a_basis_is_found_from_labels(
     permuted: tuple[MaskedNetwork, Callable[[int, int], tuple[Tensor, Tensor]]],
 ) -> None:
     net, draw = permuted
-    net.add_basis("all", masks.Basis.of_tasks(net, net.tasks()))
+    net.add_basis("all", masks.basis_of_tasks(net, net.tasks()))
     before, flags = hash_tensors(all_tensors(net).items()), [m.training for m in net.modules()]
     try:
         found = [by_basis(net, "all", F.cross_entropy, [draw(t, 64)], steps=30) for t in range(5)]

@@ -141,7 +141,8 @@ METHODS: dict[str, Callable[[], masks.MaskMethod]] = {
     "supsup": lambda: masks.SupSup(density=0.3),
     "supsup-global": lambda: masks.SupSup(density=0.3, allocation="global"),
     "supsup-erdos-renyi": lambda: masks.SupSup(density=0.3, allocation="erdos_renyi"),
-    "mixed": lambda: masks.Mixed(method=masks.Piggyback(init=6e-3), own=["*[0jxr].weight"]),  # a weight of every network
+    # A weight of every network.
+    "mixed": lambda: masks.Mixed(method=masks.Piggyback(init=6e-3), trainable_copies=["*[0jxr].weight"]),
     "impresslearn": lambda: masks.ImpressLearn(basis="random"),
     "impresslearn-hybrid": lambda: masks.ImpressLearn(basis="random", penalty_weight=0.005, hybrid=True, hybrid_density=0.3),
 }

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img import InputError, MaskedNetwork, masks
-from img2img.masks import Basis, MaskMethod
+from img2img.masks import Basis, MaskMethod, basis_of_tasks
 from img2img.research.impresslearn.stacked_training import train_stacked
 from img2img.training.loop import TrainingDivergedError
 
@@ -117,7 +117,7 @@ def test_trained_tasks_freeze_and_make_a_basis() -> None:
     outputs = net(x, task="b").detach()
     net.freeze_task("b")
     assert net(x, task="b").equal(outputs)
-    basis = Basis.of_tasks(net, TASKS[:2])
+    basis = basis_of_tasks(net, TASKS[:2])
     assert basis.masks("0.weight")[1].equal(net.state("b").binaries()["0.weight"])
 
 

@@ -117,12 +117,12 @@ class ImpressLearn(MaskMethod):
     def create(self, layers: Mapping[str, Layer], bases: Mapping[str, Basis]) -> dict[str, Mask]:
         """One trainable mask a weight."""
         basis = self._find(bases, layers)
-        combined, own = self._split(layers)
+        combined, last = self._split(layers)
         masks: dict[str, Mask] = {}
         for name, layer in combined.items():
             alpha = torch.full((basis.count,), 1 / basis.count, dtype=torch.float32, device=layer.weight.device)
             masks[name] = ImpressMask(name, basis, alpha, frozen=False)
-        return masks | (self._last().create(own, bases) if own else {})
+        return masks | (self._supsup().create(last, bases) if last else {})
 
     def restore(
         self, stored: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, Layer], bases: Mapping[str, Basis]
@@ -134,15 +134,15 @@ class ImpressLearn(MaskMethod):
                 with is checked by what reads the task's file, which has the basis's SHA-256.
         """
         basis = self._find(bases, layers)
-        combined, own = self._split(layers)
-        rest = {name: parts for name, parts in stored.items() if name not in own}
+        combined, last = self._split(layers)
+        rest = {name: parts for name, parts in stored.items() if name not in last}
         check_parts(rest, {name: {"alpha": (torch.float32, (basis.count,))} for name in combined})
         masks: dict[str, Mask] = {}
         for name, layer in combined.items():
             alpha = stored[name]["alpha"].to(layer.weight.device, copy=True)
             masks[name] = ImpressMask(name, basis, alpha, frozen=True)
-        mine = {name: parts for name, parts in stored.items() if name in own}
-        return masks | (self._last().restore(mine, own, bases) if own else {})
+        of_last = {name: parts for name, parts in stored.items() if name in last}
+        return masks | (self._supsup().restore(of_last, last, bases) if last else {})
 
     def penalty(self, masks: Mapping[str, Mask]) -> Tensor | None:
         """`λ Σ_layers (Σ_i |α_i| - 1)²` (equation 2); None when λ is 0."""
@@ -152,19 +152,19 @@ class ImpressLearn(MaskMethod):
         return self.penalty_weight * (torch.stack(alphas).abs().sum(1) - 1).square().sum()
 
     def _split(self, layers: Mapping[str, Layer]) -> tuple[dict[str, Layer], dict[str, Layer]]:
-        """The weights with coefficients, and the one with a mask of its own."""
+        """The weights with coefficients, and the last one if it has an edge-popup mask in their place."""
         names = list(layers)
-        own = names[-1:] if self.hybrid else []
-        return {n: layers[n] for n in names if n not in own}, {n: layers[n] for n in own}
+        last = names[-1:] if self.hybrid else []
+        return {n: layers[n] for n in names if n not in last}, {n: layers[n] for n in last}
 
-    def _last(self) -> SupSup:
+    def _supsup(self) -> SupSup:
         return SupSup(density=self.hybrid_density)
 
     def _find(self, bases: Mapping[str, Basis], layers: Mapping[str, Layer]) -> Basis:
         if self.basis not in bases:
             raise InputError(
                 f"impresslearn basis={self.basis!r}: this network has {sorted(bases) or 'none'}; add_basis it first, made by "
-                "Basis.of_tasks, Basis.random or Basis.load"
+                "basis_of_tasks, Basis.random or Basis.load"
             )
         basis = bases[self.basis]
         for name, layer in layers.items():

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.masks.base import Mask, MaskMethod, check_parts, one_of
+from img2img.masks.base import Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor
+from img2img.masks.checks import one_of
 from img2img.masks.layers import Layer, kernel_sum
 from img2img.masks.methods.piggyback import below, select
 

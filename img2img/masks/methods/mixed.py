@@ -1,4 +1,4 @@
-"""Mixed training: some weights are the task's own and learned themselves, the others are masked (Piggyback, section 6)."""
+"""Mixed training: of some weights the task trains a copy, the others are masked (Piggyback, section 6)."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +14,8 @@ from img2img.masks.basis import Basis
 from img2img.masks.layers import Layer
 
 
-class OwnWeight(Mask):
-    """No mask: the task's own weight in place of the backbone's, from which it starts.
+class TrainableCopy(Mask):
+    """No mask: a trained copy of the weight in place of the backbone's, from which it starts.
 
     It is trained in float32 whatever the backbone's type. Frozen it is rounded to float16 once, which moves each weight by
     less than 0.05 % and halves the file; bfloat16 would move them by up to 0.4 %.
@@ -27,8 +27,8 @@ class OwnWeight(Mask):
         """`value`, frozen; or the backbone's weight, to be trained."""
         super().__init__()
         start, dtype = (layer.weight, torch.float32) if value is None else (value, torch.float16)
-        own = torch.empty_like(layer.weight, dtype=dtype, requires_grad=False).copy_(start)
-        self.weight = nn.Parameter(own, requires_grad=value is None)
+        copy = torch.empty_like(layer.weight, dtype=dtype, requires_grad=False).copy_(start)
+        self.weight = nn.Parameter(copy, requires_grad=value is None)
         self.frozen = value is not None
 
     def effective(self, weight: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class OwnWeight(Mask):
         return out.copy_(decoded[0])
 
     def freeze(self) -> None:
-        """Round to float16; what is beyond its range, which no sane network has, goes to its end."""
+        """Round to float16; values beyond its range, which weights do not reach in practice, are clamped."""
         if not self.frozen:
             end = torch.finfo(torch.float16).max
             self.weight = nn.Parameter(self.weight.detach().clamp(-end, end).half(), requires_grad=False)
@@ -61,16 +61,16 @@ class OwnWeight(Mask):
 
     @torch.no_grad()
     def start_from(self, other: Mask) -> None:
-        """Another task's own weight, where it has one."""
-        start = other.weight if isinstance(other, OwnWeight) else self.weight
-        own = torch.empty_like(self.weight, dtype=torch.float32, requires_grad=False).copy_(start)
-        self.weight = nn.Parameter(own)
+        """Another task's copy of the weight, where it has one."""
+        start = other.weight if isinstance(other, TrainableCopy) else self.weight
+        copy = torch.empty_like(self.weight, dtype=torch.float32, requires_grad=False).copy_(start)
+        self.weight = nn.Parameter(copy)
         self.frozen = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixed(MaskMethod):
-    """`method` on all weights but those that fit the patterns `own`, of which the task has a trained copy.
+    """`method` on all weights but those that fit the patterns `trainable_copies`, of which the task has a trained copy.
 
     The paper has it for FCN-32s (figure 4): new layers are learned from scratch, those below are masked. Here it also serves
     small weights near the pixels of an encoder-decoder, where a mask has little to choose from and a copy costs little. Such
@@ -78,12 +78,13 @@ class Mixed(MaskMethod):
 
     Attributes:
         method: how the others are masked; or its name and options as a config has them.
-        own: shell patterns for whole weight names, such as `"decoder.blocks.4.*"`; each must fit a weight.
+        trainable_copies: shell patterns for whole weight names, such as `"decoder.blocks.4.*"`; each must fit a weight.
     """
 
     name: ClassVar[str] = "mixed"
+    stored_names: ClassVar[Mapping[str, str]] = {"trainable_copies": "own"}
     method: MaskMethod | Mapping[str, Any]
-    own: Sequence[str]
+    trainable_copies: Sequence[str]
 
     def __post_init__(self) -> None:
         if isinstance(self.method, Mapping):
@@ -93,14 +94,15 @@ class Mixed(MaskMethod):
                 raise InputError("mixed of mixed: name all patterns in one")
             object.__setattr__(self, "method", build_method(name, options))
         elif isinstance(self.method, Mixed):
-            raise InputError("mixed of mixed: the experiment's own weights and a mixed method; name all patterns in one of them")
-        if isinstance(self.own, str) or not self.own or not all(isinstance(p, str) for p in self.own):
-            raise InputError(f"mixed own={self.own!r}: expected a list of patterns of weight names, one or more")
-        object.__setattr__(self, "own", tuple(self.own))
+            raise InputError("mixed of mixed: a mixed method beside an experiment's trainable copies; name all patterns in one")
+        patterns = self.trainable_copies
+        if isinstance(patterns, str) or not patterns or not all(isinstance(p, str) for p in patterns):
+            raise InputError(f"mixed trainable_copies={patterns!r}: expected a list of patterns of weight names, one or more")
+        object.__setattr__(self, "trainable_copies", tuple(patterns))
 
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values."""
-        return {"method": {"name": self.inner.name, **self.inner.options()}, "own": list(self.own)}
+        return {"method": {"name": self.inner.name, **self.inner.options()}, "trainable_copies": list(self.trainable_copies)}
 
     @property
     def inner(self) -> MaskMethod:
@@ -114,23 +116,24 @@ class Mixed(MaskMethod):
 
     def create(self, layers: Mapping[str, Layer], bases: Mapping[str, Basis]) -> dict[str, Mask]:
         """Copies of the backbone's weights, and fresh masks for the others."""
-        own, others = self._split(layers)
-        return self._in_order(layers, {name: OwnWeight(layer) for name, layer in own.items()}, self.inner.create(others, bases))
+        copied, others = self._split(layers)
+        copies = {name: TrainableCopy(layer) for name, layer in copied.items()}
+        return self._in_order(layers, copies, self.inner.create(others, bases))
 
     def restore(
         self, stored: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, Layer], bases: Mapping[str, Basis]
     ) -> dict[str, Mask]:
         """Frozen weights and masks from their compact parts."""
-        own, others = self._split(layers)
-        found = {name: parts for name, parts in stored.items() if name in own}
-        check_parts(found, {name: {"weight": (torch.float16, tuple(layer.weight.shape))} for name, layer in own.items()})
+        copied, others = self._split(layers)
+        found = {name: parts for name, parts in stored.items() if name in copied}
+        check_parts(found, {name: {"weight": (torch.float16, tuple(layer.weight.shape))} for name, layer in copied.items()})
         if odd := [name for name, parts in found.items() if not parts["weight"].isfinite().all()]:
-            raise InputError(f"the task's own weight {odd[0]} has values that are no finite numbers: the task file is damaged")
-        weights: dict[str, Mask] = {
-            name: OwnWeight(layer, found[name]["weight"].to(layer.weight.device)) for name, layer in own.items()
+            raise InputError(f"the task's copy of {odd[0]} has values that are no finite numbers: the task file is damaged")
+        copies: dict[str, Mask] = {
+            name: TrainableCopy(layer, found[name]["weight"].to(layer.weight.device)) for name, layer in copied.items()
         }
-        rest = {name: parts for name, parts in stored.items() if name not in own}
-        return self._in_order(layers, weights, self.inner.restore(rest, others, bases))
+        rest = {name: parts for name, parts in stored.items() if name not in copied}
+        return self._in_order(layers, copies, self.inner.restore(rest, others, bases))
 
     def prepare(self, masks: Mapping[str, Mask]) -> None:
         """Of the masked weights' method."""
@@ -141,27 +144,29 @@ class Mixed(MaskMethod):
         return self.inner.penalty(_masked(masks))
 
     def _split(self, layers: Mapping[str, Layer]) -> tuple[dict[str, Layer], dict[str, Layer]]:
-        own = {name: layers[name] for name in own_names(self.own, layers)}
-        return own, {name: layer for name, layer in layers.items() if name not in own}
+        copied = {name: layers[name] for name in names_of_copies(self.trainable_copies, layers)}
+        return copied, {name: layer for name, layer in layers.items() if name not in copied}
 
     @staticmethod
     def _in_order(layers: Mapping[str, Layer], *parts: Mapping[str, Mask]) -> dict[str, Mask]:
         return {name: part[name] for name in layers for part in parts if name in part}
 
 
-def own_names(own: Sequence[str], weights: Iterable[str]) -> list[str]:
+def names_of_copies(patterns: Sequence[str], weights: Iterable[str]) -> list[str]:
     """The names of the weights that fit one of the patterns.
 
     Raises:
         InputError: a pattern fits none.
     """
     names = list(weights)
-    for pattern in own:
+    for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             some = ", ".join(names[-4:])
-            raise InputError(f"own={pattern!r} fits no weight that is masked; name some of this network, such as {some}, or none")
-    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in own)]
+            raise InputError(
+                f"trainable_copies={pattern!r} fits no weight that is masked; name some of this network, such as {some}, or none"
+            )
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _masked(masks: Mapping[str, Mask]) -> dict[str, Mask]:
-    return {name: mask for name, mask in masks.items() if not isinstance(mask, OwnWeight)}
+    return {name: mask for name, mask in masks.items() if not isinstance(mask, TrainableCopy)}

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.masks.base import Mask, MaskMethod, check_parts, one_of
+from img2img.masks.base import Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor, pack_bits, unpack_bits
+from img2img.masks.checks import one_of
 from img2img.masks.layers import Layer, kernel_sum
 
 Scaling = Literal["none", "average", "individual"]
@@ -125,6 +126,10 @@ class TernaryMask(PiggybackMask):
     def scores_for(self, mask: Tensor) -> Tensor:
         """The start value for ones; 0, in the middle between the thresholds, for zeros."""
         return torch.where(mask, self.start, 0.0)
+
+    def signed(self) -> Tensor:
+        """`T`, int8, of the weight's shape."""
+        return self.ternary().expand(self.shape)
 
     def ternary(self) -> Tensor:
         """The mask, int8 in {-1, 0, 1}, of `mask_shape`."""

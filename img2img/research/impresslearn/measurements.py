@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from img2img.masks import KSM, Basis, ImpressLearn, MaskMethod, Piggyback, SupSup
+from img2img.masks import KSM, Basis, ImpressLearn, MaskMethod, Piggyback, SupSup, basis_of_tasks
 from img2img.masks.analysis import similarity_by_layer
-from img2img.masks.task_inference import Inferred, by_entropy, by_gradient
+from img2img.masks.task_inference import InferredTask, by_entropy, by_gradient
 from img2img.masks.task_inference import accuracy as found_fraction
 from img2img.research.impresslearn.options import Kind
 from img2img.research.impresslearn.study_network import Job, StudyNetwork
@@ -164,7 +164,7 @@ def variants(bench: StudyNetwork, count: int) -> list[Row]:
             name = f"{variant}_{count}"
             sources = [Job(f"{variant}_{number}", number) for number in range(1, count + 1)]
             bench.learn(sources, method, epochs=options.mask_epochs, folder=variant, lr=study.variants.lr)
-            bench.network.add_basis(name, Basis.of_tasks(bench.network, [s.task for s in sources], kind=variant))  # type: ignore[arg-type]
+            bench.network.add_basis(name, basis_of_tasks(bench.network, [s.task for s in sources], kind=variant))  # type: ignore[arg-type]
             rows += _learned(bench, name, _combine(bench, name), {"variant": variant, "count": count})
         name = f"random_signed_{count}"
         basis = Basis.random(bench.network.layers(), count=count, density=bench.density, seed=bench.seed, kind="signed")
@@ -222,7 +222,7 @@ def _add_basis(bench: StudyNetwork, name: str, kind: Kind, count: int) -> None:
     else:
         jobs = _sources(kind, count)
         bench.learn(jobs, _supsup(bench), epochs=bench.study.train.mask_epochs, folder="supsup")
-        basis = Basis.of_tasks(bench.network, [job.task for job in jobs])
+        basis = basis_of_tasks(bench.network, [job.task for job in jobs])
     bench.network.add_basis(name, basis)
 
 
@@ -246,7 +246,7 @@ def _test_batches(bench: StudyNetwork, number: int) -> Sequence[torch.Tensor]:
     return bench.family.test(number)[0][: options.batches * options.batch_size].split(options.batch_size)
 
 
-def _inferred(bench: StudyNetwork, source: Job, infer: Callable[[torch.Tensor], Inferred]) -> tuple[float, float]:
+def _inferred(bench: StudyNetwork, source: Job, infer: Callable[[torch.Tensor], InferredTask]) -> tuple[float, float]:
     """The fraction of batches of a basis task whose mask is found, and the accuracy of what the masks found predict."""
     classes = bench.family.test(source.number)[1]
     batches = _test_batches(bench, source.number)

@@ -1,4 +1,4 @@
-"""Figures of what masks look like by layer, as runs describe them; see `masks.figures` for those of a network at hand."""
+"""Figures of what masks look like by layer, as runs describe them; see `masks.plots` for those of a network at hand."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from img2img.masks.analysis import DensityRow
-from img2img.masks.figures import density_figure, similarity_figure
+from img2img.masks.plots import density_figure, similarity_figure
 from img2img.research.suites.plot_style import WIDE, look, new_figure, plain, side_legend, tidy
 from img2img.training.mask_report import Masks, TaskMasks, Values
 

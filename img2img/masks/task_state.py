@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.masks.base import Mask, MaskMethod
-from img2img.masks.stand_in import Evaluating
+from img2img.masks.functional_module import EvalScope
 
 NormMode = Literal["own", "statistics", "frozen"]
 """What of the normalisation is a task's own: parameters and running statistics, the statistics alone, or nothing."""
@@ -92,7 +92,7 @@ class TaskState(nn.Module):
         found = {name: mask.binary() for name, mask in self.named_masks()}
         return {name: mask for name, mask in found.items() if mask is not None}
 
-    def evaluating(self) -> Evaluating:
+    def eval_scope(self) -> EvalScope:
         """What of the backbone must not move in a call: all of a frozen task, or frozen normalisation."""
         return "all" if self.frozen else "norm" if self.norm_mode == "frozen" else "none"
 
@@ -149,26 +149,3 @@ class TaskState(nn.Module):
         """Counters that change whenever a mask's tensors are written in place or replaced; the cache's key."""
         tensors = (*self.masks.parameters(), *self.masks.buffers())
         return tuple(v for t in tensors if not t.is_inference() for v in (id(t), t._version))
-
-
-def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same storage without autograd history."""
-    return {name: tensor.detach() for name, tensor in tensors.items()}
-
-
-def total_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes that the tensors' values take."""
-    return sum(t.numel() * t.element_size() for t in tensors.values())
-
-
-def all_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; a tied one once, under its first name."""
-    return dict(module.named_parameters()) | dict(module.named_buffers())
-
-
-@torch.no_grad()
-def copy_into(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Write `values` into the tensors of `module` of the same names."""
-    tensors = all_tensors(module)
-    for name, value in values.items():
-        tensors[name].copy_(value)

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor
 
-from img2img.masks.task import total_bytes
+from img2img.masks.tensors import total_bytes
 
 Version = tuple[int, ...]
 

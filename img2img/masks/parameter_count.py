@@ -4,7 +4,7 @@ import torch
 
 from img2img.errors import InputError
 from img2img.masks.network import MaskedNetwork
-from img2img.masks.task import TaskState
+from img2img.masks.task_state import TaskState
 
 NUMBER = 32
 """Bits of a parameter."""

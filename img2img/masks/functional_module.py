@@ -1,4 +1,4 @@
-"""A stand-in for the frozen backbone, on which calls run, so that no call touches the backbone itself."""
+"""A copy of the backbone's modules that runs with tensors it is given, so that no call touches the backbone itself."""
 
 import copy
 from collections.abc import Callable, Collection, Mapping, MutableMapping
@@ -7,13 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from img2img.masks.checkpointing import without_checkpointing
+from img2img.masks.activation_checkpointing import without_activation_checkpointing
 
-Evaluating = Literal["all", "norm", "none"]
+EvalScope = Literal["all", "norm", "none"]
 """Which modules run in evaluation mode whatever the backbone's own flags say."""
 
 
-class StandIn:
+class FunctionalModule:
     """A copy of a backbone's modules without a copy of its tensors: a call puts all the tensors that it runs with into it.
 
     A call that is broken off anywhere, by Ctrl-C or an error, may leave any of its tensors in here. That does no harm: the next
@@ -21,17 +21,17 @@ class StandIn:
     is true of the modules' training flags, which are set for each call from the backbone's.
 
     Args:
-        backbone: what it stands for. Hooks that are registered on its modules are called here too.
+        backbone: what it copies. Hooks that are registered on its modules are called here too.
         norm_modules: the names of its normalisation modules.
-        own_hooks: hooks that are registered on the modules in here stay in here.
+        separate_hooks: hooks that are registered on the modules in here stay in here.
     """
 
-    def __init__(self, backbone: nn.Module, norm_modules: Collection[str], *, own_hooks: bool = False) -> None:
+    def __init__(self, backbone: nn.Module, norm_modules: Collection[str], *, separate_hooks: bool = False) -> None:
         # What is already in the memo is not copied.
         memo: dict[int, Any] = {id(t): t for t in (*backbone.parameters(), *backbone.buffers())}
         for module in backbone.modules():
             hooks = [value for name, value in vars(module).items() if name.endswith(_HOOKS) and isinstance(value, dict)]
-            memo |= {id(value): value.copy() if own_hooks else value for value in hooks}
+            memo |= {id(value): value.copy() if separate_hooks else value for value in hooks}
         self.module: nn.Module = copy.deepcopy(backbone, memo)
         self._run: Callable[..., Any] = self._call
         self._slots = _slots(self.module)
@@ -51,7 +51,7 @@ class StandIn:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
-        evaluating: Evaluating = "none",
+        eval_scope: EvalScope = "none",
         compiled: bool = False,
     ) -> Any:
         """The output with `tensors`, which are all of the backbone's, by name.
@@ -60,15 +60,15 @@ class StandIn:
             tensors: a tied one under its first name.
             args: the inputs.
             kwargs: further inputs.
-            evaluating: what runs in evaluation mode; the rest is in the backbone's mode.
+            eval_scope: what runs in evaluation mode; the rest is in the backbone's mode.
             compiled: run the compiled call, if there is one; hooks are not called then.
         """
         for ours, theirs, norm in self._flags:
-            mode = theirs.training and not (evaluating == "all" or (norm and evaluating == "norm"))
+            mode = theirs.training and not (eval_scope == "all" or (norm and eval_scope == "norm"))
             if ours.training is not mode:
                 ours.training = mode
         try:
-            return without_checkpointing(self._run if compiled else self._call, tensors, args, kwargs)
+            return without_activation_checkpointing(self._run if compiled else self._call, tensors, args, kwargs)
         finally:
             # Or the task's tensors would be kept in memory until the next call; no more hangs on it.
             for (table, leaf, _), tensor in zip(self._slots, self._own, strict=True):

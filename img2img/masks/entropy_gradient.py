@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from img2img.errors import InputError
-from img2img.masks.network import MaskedNetwork
-from img2img.masks.stand_in import StandIn
-from img2img.masks.task import TaskState, all_tensors
+from img2img.masks.functional_module import FunctionalModule
+from img2img.masks.task_network import TaskNetwork
+from img2img.masks.task_state import TaskState
+from img2img.masks.tensors import all_tensors
 
 
 def entropy(output: Any, task: str) -> Tensor:
@@ -59,7 +60,7 @@ class _ByRunningStatistics(TorchFunctionMode):
         return (x * scale.view(axes) + shift.view(axes)).to(x.dtype)
 
 
-def check_heads(network: MaskedNetwork, tasks: Sequence[str]) -> None:
+def check_heads(network: TaskNetwork, tasks: Sequence[str]) -> None:
     """All heads must be of the same class, options and shapes to be superposed."""
 
     def kind(head: nn.Module | None) -> tuple[Any, ...]:
@@ -75,7 +76,7 @@ def check_heads(network: MaskedNetwork, tasks: Sequence[str]) -> None:
             )
 
 
-def _own(network: MaskedNetwork, state: TaskState, task: str) -> dict[str, Tensor]:
+def _task_tensors(network: TaskNetwork, state: TaskState, task: str) -> dict[str, Tensor]:
     """Every floating tensor that may differ between tasks, as this task has it: weights, norm state, and the head's by
     `<head>.<name>`, which no tensor of the backbone is called, since an identity is in the head's place.
     """
@@ -87,12 +88,14 @@ def _own(network: MaskedNetwork, state: TaskState, task: str) -> dict[str, Tenso
     return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
-def slopes(network: MaskedNetwork, tasks: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, float]:
+def entropy_gradients(
+    network: TaskNetwork, tasks: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, float]:
     """`∂H/∂α_i` of the superposition `α_i = 1 / len(tasks)`, by task."""
     total: dict[str, Tensor] = {}
     with torch.no_grad():
         for task in tasks:
-            for name, tensor in _own(network, network.state(task), task).items():
+            for name, tensor in _task_tensors(network, network.state(task), task).items():
                 if name in total:
                     total[name].add_(tensor, alpha=1 / len(tasks))
                 else:
@@ -104,12 +107,12 @@ def slopes(network: MaskedNetwork, tasks: Sequence[str], args: tuple[Any, ...], 
         of_head = {name.removeprefix(prefix): total[name] for name in total if head is not None and name.startswith(prefix)}
         output = network.run_with({n: t for n, t in total.items() if head is None or not n.startswith(prefix)}, args, kwargs)
         if head is not None:
-            output = StandIn(head, ())(all_tensors(head) | of_head, (output,), {})
+            output = FunctionalModule(head, ())(all_tensors(head) | of_head, (output,), {})
         gradients = torch.autograd.grad(entropy(output, tasks[0]), list(total.values()), allow_unused=True)
     by_tensor = {name: g for name, g in zip(total, gradients, strict=True) if g is not None}
     with torch.no_grad():
         found = {}
         for task in tasks:
-            own = _own(network, network.state(task), task)
-            found[task] = sum((gradient * own[name]).sum().item() for name, gradient in by_tensor.items())
+            tensors = _task_tensors(network, network.state(task), task)
+            found[task] = sum((gradient * tensors[name]).sum().item() for name, gradient in by_tensor.items())
     return found

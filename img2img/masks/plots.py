@@ -1,4 +1,4 @@
-"""Figures of the tables in `analysis`, by matplotlib (an extra, imported when a figure is drawn).
+"""Figures of the tables in `analysis` and `flips`, by matplotlib (an extra, imported when a figure is drawn).
 
 Each function returns a `matplotlib.figure.Figure` of its own, which `figure.savefig` writes; pyplot's global state is not used.
 """
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from img2img.errors import InputError
-from img2img.masks.analysis import DensityRow, FlipRow, ValueRow
+from img2img.masks.analysis import DensityRow, ValueRow
+from img2img.masks.flips import FlipRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,8 @@ from torch import nn
 
 from img2img.errors import InputError
 from img2img.files.untrusted import MAX_NAME
-from img2img.masks.task import TaskState, all_tensors, total_bytes
+from img2img.masks.task_state import TaskState
+from img2img.masks.tensors import all_tensors, total_bytes
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
@@ -24,7 +25,7 @@ class TaskFile:
     head: Callable[[], nn.Module] | None
 
 
-def check_name(name: str) -> None:
+def check_task_name(name: str) -> None:
     """Raise an `InputError` unless `name` may be the name of a task: of a file, and of a submodule."""
     if len(name) > MAX_NAME:
         raise InputError(f"task name {name[:40]!r}… has {len(name)} letters: use {MAX_NAME} at most, since it names a file too")
@@ -34,7 +35,7 @@ def check_name(name: str) -> None:
         raise InputError(f"task name {name!r} is a word that PyTorch's modules reserve; choose another name")
 
 
-class TaskTable(nn.Module):
+class TaskStore(nn.Module):
     """Tasks by name, in the order in which they were added.
 
     A registered task is read from its file when it is used. What was read is kept until `loaded_bytes` are exceeded, the least
@@ -68,7 +69,7 @@ class TaskTable(nn.Module):
 
     def check_new(self, name: str) -> None:
         """Raise an `InputError` unless `name` may be the name of a new task."""
-        check_name(name)
+        check_task_name(name)
         if name in self._names:
             raise InputError(f"there is a task {name!r} already; delete_task it first or choose another name")
 

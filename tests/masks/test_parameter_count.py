@@ -5,7 +5,7 @@ from torch import nn
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.backbones import build_backbone
-from img2img.masks.size import relative_parameters, task_bits
+from img2img.masks.parameter_count import relative_parameters, task_bits
 
 
 def _network() -> MaskedNetwork:

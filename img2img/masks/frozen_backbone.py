@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError, first_line
-from img2img.masks.layers import IsNorm, Layer, Selection, as_select, assign_roles, describe_layers, hash_tensors
+from img2img.masks.functional_module import EvalScope, FunctionalModule
+from img2img.masks.layers import IsNorm, Layer, Selection, as_select, assign_roles, describe_layers
 from img2img.masks.maskable import check_copyable, check_selection
-from img2img.masks.stand_in import Evaluating, StandIn
-from img2img.masks.task import NormMode, all_tensors, detached
+from img2img.masks.task_state import NormMode
+from img2img.masks.tensors import all_tensors, detached, hash_tensors
 
 
 class FrozenBackbone(nn.Module):
@@ -35,7 +36,7 @@ class FrozenBackbone(nn.Module):
     _frozen: dict[str, Tensor] | None
     _written: list[int]
     _layers: dict[str, Layer] | None
-    _stand_in: StandIn | None
+    _functional: FunctionalModule | None
 
     def __init__(
         self, backbone: nn.Module, head: str | None, select: Selection, is_norm: IsNorm, *, strict: bool = True
@@ -114,59 +115,59 @@ class FrozenBackbone(nn.Module):
 
     def run_with(
         self,
-        own: Mapping[str, Tensor],
+        task_tensors: Mapping[str, Tensor],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
-        evaluating: Evaluating = "none",
+        eval_scope: EvalScope = "none",
         compiled: bool = False,
-        stand_in: StandIn | None = None,
+        functional: FunctionalModule | None = None,
     ) -> Any:
-        """The backbone's output with the tensors `own` in place of its own ones of those names; without a head.
+        """The backbone's output with `task_tensors` in place of the backbone's tensors of those names; without a head.
 
-        Whatever the pass writes into a buffer that is not in `own` is discarded.
+        Whatever the pass writes into a buffer that is not in `task_tensors` is discarded.
 
         Args:
-            own: tensors by their names in the backbone.
+            task_tensors: tensors by their names in the backbone.
             args: the inputs.
             kwargs: further inputs.
-            evaluating: the modules that run in evaluation mode; the others are in the mode that they are in.
+            eval_scope: the modules that run in evaluation mode; the others are in the mode that they are in.
             compiled: run the compiled call, if there is one; hooks are not called then.
-            stand_in: where it runs, see `stand_in_with_hooks`; by default the one that is kept for it.
+            functional: where it runs, see `functional_module_with_hooks`; by default the one that is kept for it.
 
         Raises:
             RuntimeError: the call ended by an error, and the backbone is no longer what it was.
         """
         frozen = self.frozen_tensors()
         if not torch.is_grad_enabled():  # PyTorch takes other kernels of linear layers for weights that require grad, even so
-            own = {name: tensor.detach() if tensor.requires_grad else tensor for name, tensor in own.items()}
+            task_tensors = {n: t.detach() if t.requires_grad else t for n, t in task_tensors.items()}
         buffers = self.roles.fixed_buffers + self.roles.norm_buffers
-        tensors = frozen | {name: frozen[name].clone() for name in buffers if name not in own} | dict(own)
+        tensors = frozen | {n: frozen[n].clone() for n in buffers if n not in task_tensors} | dict(task_tensors)
         with self._lock:
             try:
-                if stand_in is not None:
-                    return stand_in(tensors, args, kwargs, evaluating=evaluating)
+                if functional is not None:
+                    return functional(tensors, args, kwargs, eval_scope=eval_scope)
                 if not self._head_checked:
-                    return self._run_and_check_head(tensors, args, kwargs, evaluating)
+                    return self._run_and_check_head(tensors, args, kwargs, eval_scope)
                 # Taken away meanwhile: a call within this one, by a hook, gets another.
-                kept, self._stand_in = self._stand_in or self._new_stand_in(), None
+                kept, self._functional = self._functional or self._new_functional_module(), None
                 try:
-                    return kept(tensors, args, kwargs, evaluating=evaluating, compiled=compiled)
+                    return kept(tensors, args, kwargs, eval_scope=eval_scope, compiled=compiled)
                 finally:
-                    self._stand_in = kept
+                    self._functional = kept
             except BaseException as error:
                 self._check_whole(error)
                 raise
 
     def _run_and_check_head(
-        self, tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], evaluating: Evaluating
+        self, tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], eval_scope: EvalScope
     ) -> Any:
         assert self.head_name is not None
         passed: list[Any] = []
-        stand_in = StandIn(self.backbone, self._norm_names, own_hooks=True)
-        slot = stand_in.module.get_submodule(self.head_name)
+        functional = FunctionalModule(self.backbone, self._norm_names, separate_hooks=True)
+        slot = functional.module.get_submodule(self.head_name)
         slot.register_forward_hook(lambda module, inputs, output: passed.append(output))
-        features = stand_in(tensors, args, kwargs, evaluating=evaluating)
+        features = functional(tensors, args, kwargs, eval_scope=eval_scope)
         if len(passed) != 1 or passed[0] is not features:
             raise InputError(
                 f"head={self.head_name!r} is not the last operation of the backbone, which returned something else than "
@@ -184,23 +185,23 @@ class FrozenBackbone(nn.Module):
                 f"({type(error).__name__}), wrote into its weights. Make or load the network again"
             ) from error
 
-    def _new_stand_in(self) -> StandIn:
-        stand_in = StandIn(self.backbone, self._norm_names)
+    def _new_functional_module(self) -> FunctionalModule:
+        functional = FunctionalModule(self.backbone, self._norm_names)
         if self._compile_options is not None:
-            stand_in.compile(**self._compile_options)
-        return stand_in
+            functional.compile(**self._compile_options)
+        return functional
 
-    def stand_in_with_hooks(self, hooks: Mapping[str, Callable[..., Any]]) -> StandIn:
+    def functional_module_with_hooks(self, hooks: Mapping[str, Callable[..., Any]]) -> FunctionalModule:
         """What `run_with` may run on, with forward pre-hooks by module name that are called there and nowhere else."""
-        stand_in = StandIn(self.backbone, self._norm_names, own_hooks=True)
+        functional = FunctionalModule(self.backbone, self._norm_names, separate_hooks=True)
         for name, hook in hooks.items():
-            stand_in.module.get_submodule(name).register_forward_pre_hook(hook)
-        return stand_in
+            functional.module.get_submodule(name).register_forward_pre_hook(hook)
+        return functional
 
     def compile(self, **options: Any) -> None:
         """Compile the backbone's call with `torch.compile`: one graph serves every task, since tasks differ in tensors alone."""
         with self._lock:
-            self._compile_options, self._stand_in = options, None
+            self._compile_options, self._functional = options, None
 
     # ------------------------------------------------------------------ module plumbing
 
@@ -213,12 +214,12 @@ class FrozenBackbone(nn.Module):
         """Forget what was derived from the tensors: they moved, or this is a copy."""
         self._frozen = None
         self._layers = None
-        self._stand_in = None
+        self._functional = None
 
     def __getstate__(self) -> dict[str, Any]:
         # What is copied: no lock, nothing derived, and a copy is not compiled.
         state = self.__dict__.copy()
-        for key in ("_lock", "_cache", "_frozen", "_written", "_layers", "_stand_in"):
+        for key in ("_lock", "_cache", "_frozen", "_written", "_layers", "_functional"):
             state.pop(key, None)
         return state | {"_compile_options": None}
 

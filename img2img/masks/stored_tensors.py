@@ -2,24 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
+from img2img.masks.file_header import refusing
+from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.heads import build_head
-from img2img.masks.task import all_tensors
-from img2img.masks.task_header import refusing
-
-if TYPE_CHECKING:
-    from img2img.masks.network import MaskedNetwork
+from img2img.masks.meta import meta_device
+from img2img.masks.tensors import all_tensors
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """The types of floating point that a network may be stored in; those of 8 bits and fewer are none that layers compute with."""
 
 
-def fitting(what: str, got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def matching(what: str, got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`got` after a check of names, shapes and kinds of type, in the types of `expected`."""
     if got.keys() != expected.keys():
         odd = sorted(got.keys() ^ expected.keys())
@@ -41,16 +40,16 @@ def head_tensors(head: nn.Module | None) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in all_tensors(head).items() if name in names}
 
 
-def float_type(network: "MaskedNetwork") -> torch.dtype:
+def float_dtype(backbone: FrozenBackbone) -> torch.dtype:
     """What the backbone's features are made of, float32 unless it was cast."""
-    return next((t.dtype for t in network.frozen_tensors().values() if t.is_floating_point()), torch.float32)
+    return next((t.dtype for t in backbone.frozen_tensors().values() if t.is_floating_point()), torch.float32)
 
 
 def rebuild_head(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
-    """The head that a header describes, around the file's own tensors: nothing is allocated on the word of the header."""
+    """The head that a header describes, around the tensors of the file: nothing is allocated because the header says so."""
     with refusing(f"{path}: the head cannot be rebuilt"):
-        with torch.device("meta"):
+        with meta_device():
             head = build_head(description).to(dtype)
-        found = fitting(f"{path}: head", tensors, head_tensors(head))
+        found = matching(f"{path}: head", tensors, head_tensors(head))
         head.load_state_dict({name: tensor.clone() for name, tensor in found.items()}, assign=True)
     return head
