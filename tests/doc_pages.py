@@ -11,11 +11,18 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if DOCS / "results" not in p.parents)]
+"""All pages; reports among the stored measurements are written by commands."""
 
 _MARK = re.compile(r"<!--\s*not run\b:?(?P<reason>.*?)-->", re.DOTALL)
 _COMMAND = re.compile(r"^(?:\$ )?(?P<text>(?:[A-Z_]+=\S+ )*(?:python3?|img2img|make|torchrun|srun|fabric) .*|img2img|make \S+)$")
 SHELLS = ("", "sh", "bash", "shell", "console")
+
+
+def page_name(page: Path) -> str:
+    """What tests call a page: its path in the repository."""
+    return page.relative_to(ROOT).as_posix()
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Block:
 
     @property
     def where(self) -> str:
-        return f"{self.page.name}:{self.line}"
+        return f"{page_name(self.page)}:{self.line}"
 
     @property
     def file(self) -> str | None:
@@ -88,7 +95,7 @@ def commands(text: str) -> list[str]:
 def inline_commands(page: Path) -> list[tuple[str, str]]:
     """`(where, command)` of commands between backticks in running text and tables; those with `...` are no whole ones."""
     lines = enumerate(_without_fences(page), start=1)
-    found = ((f"{page.name}:{n}", x) for n, line in lines for x in re.findall(r"`((?:python pipelines/|img2img )[^`]+)`", line))
+    found = ((f"{page_name(page)}:{n}", x) for n, line in lines for x in re.findall(r"`((?:python pipelines/|img2img )[^`]+)`", line))
     return [(where, command) for where, command in found if "..." not in command]
 
 
@@ -97,7 +104,7 @@ def inline_configs(page: Path) -> list[tuple[str, str, dict[str, Any]]]:
     found = []
     for number, line in enumerate(_without_fences(page), start=1):
         for key, text in re.findall(r"`(?:(task|data|backbone): )?(\{kind: [^`]+\})`", line):
-            found.append((f"{page.name}:{number}", key or "backbone", yaml.safe_load(text)))
+            found.append((f"{page_name(page)}:{number}", key or "backbone", yaml.safe_load(text)))
     return found
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 from doc_checks import TINY, TINY_NETWORK, TINY_TRAIN, check_command, check_config
-from doc_pages import PAGES, ROOT, SHELLS, Block, anchors, blocks, commands, inline_commands, inline_configs, links
+from doc_pages import DOCS, PAGES, ROOT, SHELLS, Block, anchors, blocks, commands, inline_commands, inline_configs, links, page_name
 from PIL import Image
 from torch import nn
 
@@ -169,7 +169,7 @@ def _python(block: Block, names: ModuleType) -> str:
     return printed.getvalue()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_a_page_runs_from_its_top(page: Path, place: Path) -> None:
     names = ModuleType(f"my_page_{page.stem}")
     sys.modules[names.__name__] = names
@@ -208,7 +208,7 @@ def test_a_page_runs_from_its_top(page: Path, place: Path) -> None:
 def test_the_mask_method_of_the_documentation_holds_the_contract_of_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None
 ) -> None:
-    (block,) = [b for b in blocks(ROOT / "docs" / "own_mask_method.md") if b.file == "my_signs.py"]
+    (block,) = [b for b in blocks(DOCS / "guides" / "your_mask_method.md") if b.file == "my_signs.py"]
     (tmp_path / "my_signs.py").write_text(block.text, encoding="utf-8")
     import_modules([str(tmp_path / "my_signs.py")])
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "masks"))
@@ -231,7 +231,7 @@ def test_the_mask_method_of_the_documentation_holds_the_contract_of_all(
         check(contract.TestContractInEveryFormat, "grouped", precision=precision, memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_the_kinds_and_options_in_a_pages_text_are_known(page: Path) -> None:
     for where, key, given in inline_configs(page):
         registry = {"task": tasks.KINDS, "data": data.KINDS, "backbone": backbones.KINDS}[key]
@@ -249,14 +249,14 @@ def test_what_is_not_run_has_a_reason(capsys: pytest.CaptureFixture[str]) -> Non
         print(f"\n{len(exempt)} blocks of the documentation are not run", *(f"  {b.where}: {b.exempt}" for b in exempt), sep="\n")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_links_lead_to_files_and_headings_of_the_repository(page: Path) -> None:
     for line, target in links(page):
         path, _, anchor = target.partition("#")
         file = page if not path else page.parent / path
-        assert file.exists(), f"{page.name}:{line}: there is no {target}"
+        assert file.exists(), f"{page_name(page)}:{line}: there is no {target}"
         if anchor:
-            assert anchor in anchors(file), f"{page.name}:{line}: {file.name} has no heading for #{anchor}"
+            assert anchor in anchors(file), f"{page_name(page)}:{line}: {file.name} has no heading for #{anchor}"
 
 
 BROKEN: dict[str, Callable[[], None]] = {
