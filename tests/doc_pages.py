@@ -95,8 +95,9 @@ def commands(text: str) -> list[str]:
 def inline_commands(page: Path) -> list[tuple[str, str]]:
     """`(where, command)` of commands between backticks in running text and tables; those with `...` are no whole ones."""
     lines = enumerate(_without_fences(page), start=1)
-    found = ((f"{page_name(page)}:{n}", x) for n, line in lines for x in re.findall(r"`((?:python pipelines/|img2img )[^`]+)`", line))
-    return [(where, command) for where, command in found if "..." not in command]
+    command = re.compile(r"`((?:python pipelines/|img2img )[^`]+)`")
+    found = ((f"{page_name(page)}:{n}", text) for n, line in lines for text in command.findall(line))
+    return [(where, text) for where, text in found if "..." not in text]
 
 
 def inline_configs(page: Path) -> list[tuple[str, str, dict[str, Any]]]:
