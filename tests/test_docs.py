@@ -301,7 +301,7 @@ def test_links_lead_to_files_and_headings_of_the_repository(page: Path) -> None:
         path, _, anchor = target.partition("#")
         file = page if not path else page.parent / path
         assert file.exists(), f"{page_name(page)}:{line}: there is no {target}"
-        if anchor:
+        if anchor and not anchor.startswith("img2img."):  # those are made from docstrings: the site's build checks them
             assert anchor in anchors(file), f"{page_name(page)}:{line}: {file.name} has no heading for #{anchor}"
 
 
