@@ -37,8 +37,8 @@ def main(overrides: list[str]) -> None:
     for size in (1, 4, 8):
         batches = {}
         for name in names:
-            ready = runner.ready[name]
-            inputs = runner.evaluator.probe_input(ready.task, ready.parts.test, 96)
+            task_data = runner.task_data[name]
+            inputs = runner.evaluator.probe_input(task_data.task, task_data.parts.test, 96)
             batches[name] = [runner.evaluator.placed(x) for x in inputs.split(size) if len(x) == size]
         found = accuracy(partial(by_norm_statistics, network, tasks=names), batches)
         count = sum(map(len, batches.values()))

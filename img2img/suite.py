@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
-from img2img.files import check_folder, read_json, write_json
-from img2img.lock import FolderInUseError, check_free
-from img2img.options import call_with
+from img2img.files.atomic import check_folder, read_json, write_json
+from img2img.files.lock import FolderInUseError, check_free
+from img2img.files.writable import check_writable
+from img2img.files.yaml import read_yaml
 from img2img.reports.comparison.store import store_run, write_summary
-from img2img.writable import check_writable
-from img2img.yaml_file import read_yaml
+from img2img.validation import call_with
 
 logger = logging.getLogger("img2img")
 

@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from img2img.pipeline import run_decathlon, start
+from img2img.cli.pipeline import run_decathlon, start
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="decathlon")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from img2img.errors import InputError
-from img2img.paths import expanded
+from img2img.files.paths import expanded
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     from img2img.suite import backbone_jobs, describe, load_suite, method_jobs, run_jobs
-    from img2img.training.processes import refuse_several_processes
+    from img2img.training.distributed import refuse_several_processes
 
     file = ROOT / "configs" / "suite" / f"{options.suite}.yaml"
     try:

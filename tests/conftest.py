@@ -70,10 +70,10 @@ def registries() -> Iterator[None]:
     from img2img import backbones, data
     from img2img.masks import METHODS
     from img2img.tasks.base import KINDS
-    from img2img.training.learners import LEARNERS
+    from img2img.training.strategy import STRATEGIES
 
     path, modules, by_part = list(sys.path), dict(sys.modules), set(data._BY_PART)
-    known = [(registry, dict(registry._entries)) for registry in (METHODS, LEARNERS, KINDS, data.KINDS, backbones.KINDS)]
+    known = [(registry, dict(registry._entries)) for registry in (METHODS, STRATEGIES, KINDS, data.KINDS, backbones.KINDS)]
     yield
     for registry, entries in known:
         registry._entries = {n: e for n, e in registry._entries.items() if n in registry._own} | entries

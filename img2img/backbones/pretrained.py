@@ -17,9 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from img2img.errors import InputError
-from img2img.memory import is_out_of_memory
-from img2img.paths import expanded
+from img2img.errors import InputError, is_out_of_memory
+from img2img.files.paths import expanded
 
 IMAGENET = "imagenet"
 _PACKAGE = "package:"

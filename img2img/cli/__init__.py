@@ -43,7 +43,7 @@ def _options(
         typer.Option("--import", metavar="MODULE", help="A module or .py file of your own that defines kinds of task and so on."),
     ] = None,
 ) -> None:
-    from img2img.plugins import import_modules
+    from img2img.registry import import_modules
 
     import_modules(imports or ())
 

@@ -8,8 +8,8 @@ import typer
 
 from img2img.cli.options import Bundle
 from img2img.errors import InputError
-from img2img.paths import expanded
-from img2img.yaml_file import read_yaml
+from img2img.files.paths import expanded
+from img2img.files.yaml import read_yaml
 
 
 def add_task(
@@ -63,7 +63,7 @@ def add_task(
         img2img add-task runs/demo vessels --images images/ --labels 1st_manual/ --classes ground,vessel --values 0,255
         --match "{id}_training,{id}_manual1"
     """
-    from img2img.inference.adding import train_new_task
+    from img2img.training.add_task import train_new_task
 
     given = {"pairs": pairs, "inputs": inputs, "targets": targets, "images": images, "labels": labels, "classes": classes}
     given |= {"style": style, "config": config, "kind": kind}

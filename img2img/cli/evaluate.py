@@ -21,7 +21,7 @@ def evaluate(
 
     Example: img2img evaluate runs/demo --task colour
     """
-    from img2img.evaluation import evaluate_run
+    from img2img.training.evaluation import evaluate_run
 
     measured = evaluate_run(run, tasks=task, part=part, device=device)
     if as_json:

@@ -18,7 +18,7 @@ def join(
 
     Example: img2img join runs/joined runs/first runs/colour runs/edges
     """
-    from img2img.join import join_bundles
+    from img2img.bundle.join import join_bundles
 
     names = join_bundles(into, sources)
     typer.echo(json.dumps(names) if as_json else f"{into} has the tasks {', '.join(names)}")

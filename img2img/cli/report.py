@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from img2img.errors import InputError
-from img2img.paths import expanded
+from img2img.files.paths import expanded
 
 
 def report(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from img2img.cli.options import DEFAULT_BUNDLE, BundleOption, Device, Json
-from img2img.paths import expanded
+from img2img.files.paths import expanded
 
 if TYPE_CHECKING:
     from img2img.inference import Model

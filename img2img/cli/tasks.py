@@ -17,7 +17,7 @@ TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task's name."
 
 @app.command("list")
 def list_tasks(bundle: Bundle, as_json: Json = False) -> None:
-    """List a bundle's tasks with their kind, deciding figure, mask and file.
+    """List a bundle's tasks with their kind, primary metric, mask and file.
 
     Example: img2img tasks list runs/demo
     """
@@ -87,7 +87,7 @@ def similarity(
 
     Example: img2img tasks similarity runs/demo --out similarity.png
     """
-    from img2img.files import write_atomic
+    from img2img.files.atomic import write_atomic
     from img2img.inference import load
     from img2img.masks.analysis import similarity as similarities
     from img2img.masks.figures import similarity_figure

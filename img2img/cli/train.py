@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Pipeline = Literal["image_to_image", "cifar100", "imagenet_to_sketch", "decathlon", "impressions"]
+Pipeline = Literal["image_to_image", "cifar100", "imagenet_to_sketch", "decathlon", "impresslearn"]
 
 
 def demo(
@@ -53,7 +53,7 @@ def _hydra(pipeline: Pipeline, arguments: list[str]) -> None:
     from img2img import pipeline as pipelines
     from img2img.configs import config_folder
 
-    others = {"decathlon": pipelines.run_decathlon, "impressions": pipelines.run_study}
+    others = {"decathlon": pipelines.run_decathlon, "impresslearn": pipelines.run_study}
     run = others.get(pipeline, pipelines.run_config)
     # Hydra wants its options before or after all overrides, not among them.
     changes = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from img2img.errors import InputError
 from img2img.extras import require
-from img2img.files import write_atomic
+from img2img.files.atomic import write_atomic
 
 if TYPE_CHECKING:
     from img2img.inference import Model

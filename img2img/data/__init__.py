@@ -11,8 +11,8 @@ from img2img.data.depth import check_white
 from img2img.data.listing import leaving_out
 from img2img.data.remarks import collected
 from img2img.errors import InputError
-from img2img.options import call_with
-from img2img.plugins import Registry
+from img2img.registry import Registry
+from img2img.validation import call_with
 
 __all__ = ["VOID", "Batch", "Parts", "PictureSet", "Sample", "build_data", "register_data"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from img2img.data.arrays import ArrayPictures, require_part
 from img2img.data.decode import require_folder
 from img2img.errors import InputError
-from img2img.unpickle import read_pickled_arrays
+from img2img.files.unpickle import read_pickled_arrays
 
 SUPERCLASSES: dict[str, tuple[str, ...]] = {
     "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),

@@ -17,7 +17,7 @@ from img2img.data.names import nfc, on_disk
 from img2img.data.orientation import DrawnOn, check_drawn_on, of_which_pixels, remark_on_turned
 from img2img.data.remarks import remark
 from img2img.errors import InputError
-from img2img.paths import expanded
+from img2img.files.paths import expanded
 
 
 class CocoSegmentation(PictureSet):

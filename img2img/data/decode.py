@@ -17,7 +17,7 @@ from img2img.data.greys import as_greys
 from img2img.data.listing import EXTENSIONS, list_pictures, require_folder
 from img2img.data.png_text import without_large_text
 from img2img.errors import InputError
-from img2img.paths import expanded
+from img2img.files.paths import expanded
 
 __all__ = [
     "EXTENSIONS",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from img2img.data.remarks import remark
 from img2img.errors import InputError
-from img2img.paths import expanded
+from img2img.files.paths import expanded
 
 EXTENSIONS = frozenset(
     {

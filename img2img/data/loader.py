@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from img2img.data.base import Batch, PictureSet, Sample
 from img2img.data.shift import Shift
-from img2img.errors import InputError
-from img2img.memory import OutOfMemoryError, memory_explained
+from img2img.errors import InputError, OutOfMemoryError, memory_explained
 
 PATIENCE = 600
 """Seconds that a batch is waited for: a slow disk may need a minute for one of large pictures."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img.errors import InputError
-from img2img.paths import expanded
+from img2img.files.paths import expanded
 
 MAX_BYTES = 1 << 28
 """A variable is refused that is larger than this after decompression; a label of 89 million pixels is smaller."""

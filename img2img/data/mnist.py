@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from img2img.data.arrays import ArrayPictures, require_part
 from img2img.data.decode import require_folder
 from img2img.errors import InputError
-from img2img.paths import expanded
+from img2img.files.paths import expanded
 
 MAX_BYTES = 1 << 30
 """A file that claims more values than this is refused before they are read; MNIST's largest has 47 million."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 from img2img.errors import InputError
-from img2img.paths import expanded
+from img2img.files.paths import expanded
 
 
 def nfc(text: str) -> str:

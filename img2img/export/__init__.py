@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from img2img import arguments
+from img2img import validation
 from img2img.errors import InputError
 from img2img.export.check import Agreement
 from img2img.export.graph import interface, task_graph
 from img2img.export.plain import load_plain
+from img2img.files.paths import expanded
+from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
-from img2img.paths import expanded
 from img2img.tasks import Task
-from img2img.writable import check_writable
 
 __all__ = ["FORMATS", "SHARED", "Agreement", "Exported", "export_bundle", "export_task", "load_plain", "load_tasks"]
 
@@ -74,8 +74,8 @@ def export_task(
         InputError: an unknown task, format or size; a missing package; a network that the format cannot hold; a file that
             does not compute what the network does.
     """
-    path = arguments.path("path", path)
-    arguments.flag("raw", raw)
+    path = validation.path("path", path)
+    validation.flag("raw", raw)
     size = _checked_size(size)
     format = _format_of(path, format)
     check_writable(path.parent, "out")
@@ -125,10 +125,10 @@ def export_bundle(
     Raises:
         InputError: as `export_task`, or the bundle cannot be read.
     """
-    folder = arguments.path("folder", folder)
-    arguments.flag("raw", raw)
+    folder = validation.path("folder", folder)
+    validation.flag("raw", raw)
     size = _checked_size(size)
-    check_outside(arguments.path("bundle", bundle), folder)
+    check_outside(validation.path("bundle", bundle), folder)
     ending = FORMATS["onnx" if format == SHARED else _format_of(Path(), format)]
     check_writable(folder, "out")
     network, known = load_tasks(bundle)
@@ -164,7 +164,7 @@ def _checked_size(size: object) -> tuple[int, int] | None:
     sides = list(size) if isinstance(size, tuple | list) else []
     if len(sides) != 2:
         raise InputError(f"size={size!r}: expected (height, width) in pixels, or None")
-    height, width = (arguments.whole_number("size", side, of="pixel") for side in sides)
+    height, width = (validation.whole_number("size", side, of="pixel") for side in sides)
     if height is None or width is None:
         raise InputError(f"size={size!r}: expected (height, width) in pixels, or None")
     return height, width

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from img2img.export.check import Agreement, check_agreement
 from img2img.export.graph import INPUT, Interface, TaskGraph
 from img2img.extras import require
-from img2img.files import write_bytes
+from img2img.files.atomic import write_bytes
 
 OPSET = 20
 """The version of ONNX's operators in the files; onnxruntime reads it since 1.17 (2024)."""

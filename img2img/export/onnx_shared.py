@@ -17,7 +17,7 @@ from img2img.export.check import Agreement, check_agreement
 from img2img.export.graph import Interface, interface, task_graph
 from img2img.export.onnx_file import onnx_model, packages, runner
 from img2img.export.trace import trace
-from img2img.files import write_atomic, write_bytes
+from img2img.files.atomic import write_atomic, write_bytes
 from img2img.masks import MaskedNetwork
 from img2img.tasks import Task
 

@@ -14,9 +14,9 @@ from img2img.backbones.stored import rebuild_backbone
 from img2img.errors import InputError, first_line
 from img2img.export.check import Agreement, check_agreement
 from img2img.export.graph import Interface, TaskGraph
-from img2img.files import write_bytes
-from img2img.paths import expanded
-from img2img.untrusted import Shapes, check_plain, parse_json, tensor_shapes
+from img2img.files.atomic import write_bytes
+from img2img.files.paths import expanded
+from img2img.files.untrusted import Shapes, check_plain, parse_json, tensor_shapes
 
 KEY = "img2img"
 """The entry of the file's metadata with the interface as JSON."""

@@ -9,7 +9,7 @@ from torch.export import ExportedProgram
 
 from img2img.export.check import Agreement, check_agreement
 from img2img.export.graph import Interface, TaskGraph
-from img2img.files import write_bytes
+from img2img.files.atomic import write_bytes
 
 EXTRA = "img2img.json"
 """The file inside the archive that says what the program takes and gives."""

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from img2img.bundle import read_bundle, task_path
-from img2img.composed import config_path
 from img2img.errors import InputError
+from img2img.files.typed import NUMBER_OR_NULL, check_object
+from img2img.files.untrusted import mapping, naming
+from img2img.files.yaml import read_yaml
 from img2img.masks.storage import read_header
 from img2img.tasks.stored import check_info, stored_task
-from img2img.typed import NUMBER_OR_NULL, check_object
-from img2img.untrusted import mapping, naming
-from img2img.yaml_file import read_yaml
+from img2img.training.saved_config import config_path
 
 _PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
 """The Hub's name for what a kind of task does; of the others it is "image-to-image"."""
@@ -99,7 +99,7 @@ def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[st
         "arrow": "↑" if cls.higher_is_better else "↓",
         "value": header["info"].get("figures", {}).get(cls.metric),
         "trivial": _if_number(entry.get("trivial")),
-        "trivial_name": cls.trivial_name,
+        "trivial_name": cls.baseline_name,
         "test_images": _if_number(entry.get("test_images")),
         "bytes": task_path(folder, task).stat().st_size,
         "classes": [_one_line(name) for name in getattr(known, "classes", ())],

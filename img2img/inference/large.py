@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from img2img.data.base import Batch
+from img2img.inference.evaluator import Evaluator, Network
 from img2img.inference.resize import brought_back, resized_rows, rows_needed
 from img2img.inference.tiling import raw_rows
 from img2img.tasks import Task
-from img2img.training.evaluate import Evaluator, Network
 
 PART = 1 << 19
 """Pixels of the picture that are predicted and shown at a time."""

@@ -13,12 +13,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from img2img import arguments
+from img2img import validation
 from img2img.bundle import bundle_folder, load_bases, load_bundle, read_bundle, task_path
 from img2img.data.decode import list_pictures
 from img2img.data.depth import check_white
-from img2img.errors import InputError
+from img2img.errors import InputError, memory_explained
 from img2img.inference.device import chosen_device
+from img2img.inference.evaluator import Evaluator, Network
 from img2img.inference.images import Opened, Picture
 from img2img.inference.info import TaskInfo
 from img2img.inference.large import Setting
@@ -26,10 +27,8 @@ from img2img.inference.memory import memory_needed, network_bytes
 from img2img.inference.opening import Failed, as_many, folder_of, open_each, open_one
 from img2img.inference.running import OVERLAP, TILE, checked_form, checked_side, checked_tile, prediction, results, view_of
 from img2img.masks.task import total_bytes
-from img2img.memory import memory_explained
 from img2img.tasks import Task
 from img2img.tasks.stored import stored_task
-from img2img.training.evaluate import Evaluator, Network
 
 MERGED_BYTES = 2 << 30
 
@@ -39,7 +38,7 @@ Errors = Literal["raise", "return"]
 
 
 class Model:
-    """A backbone and its tasks, ready to run. Usually made by `img2img.load`.
+    """A backbone and its tasks, task_data to run. Usually made by `img2img.load`.
 
     Calls may come from several threads at once. With cached weights they take turns; with merged ones they run side by side.
     A model can be pickled, and so sent to a worker process.
@@ -69,9 +68,9 @@ class Model:
         precision: Precision = "float32",
         weights: Weights = "cached",
     ) -> None:
-        arguments.one_of("precision", precision, get_args(Precision))
-        arguments.one_of("weights", weights, get_args(Weights))
-        self.folder = arguments.path("folder", folder)
+        validation.one_of("precision", precision, get_args(Precision))
+        validation.one_of("weights", weights, get_args(Weights))
+        self.folder = validation.path("folder", folder)
         self.device = chosen_device(device)
         self.network, self.backbone = load_bundle(self.folder)
         self.network.to(self.device)
@@ -223,8 +222,8 @@ class Model:
     ) -> Iterator[Any]:
         """Results one after another, for more pictures than fit into memory; `run` says what the arguments are."""
         way = self._way(task, form=form, side=side, tile=tile)
-        size = arguments.whole_number("batch_size", batch_size) or (1 if self.device.type == "cpu" else 8)
-        going_on = arguments.one_of("errors", errors, get_args(Errors)) == "return"
+        size = validation.whole_number("batch_size", batch_size) or (1 if self.device.type == "cpu" else 8)
+        going_on = validation.one_of("errors", errors, get_args(Errors)) == "return"
         opened = open_each(as_many(pictures), white=self._white(task, white))
 
         def made() -> Iterator[Any]:
@@ -296,9 +295,9 @@ class Model:
         Raises:
             InputError: the name is taken, or something about the task, its data or the training. The model is as it was.
         """
-        from img2img.inference.adding import train_new_task
+        from img2img.training.add_task import train_new_task
 
-        arguments.text("name", name, "night")
+        validation.text("name", name, "night")
         train_new_task(self.folder, name, task=task, data=data, method=method, train=train, out=out)
         load_bases(self.folder, read_bundle(self.folder)["bases"], self.network)
         if name not in self._tasks:  # it is there where the same call was ended after its last file
@@ -312,8 +311,8 @@ class Model:
         from img2img.hub import save_pretrained
 
         if license is not None:
-            arguments.text("license", license, "apache-2.0")
-        return save_pretrained(self.folder, arguments.path("folder", folder), license=license)
+            validation.text("license", license, "apache-2.0")
+        return save_pretrained(self.folder, validation.path("folder", folder), license=license)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, license: str | None = None) -> str:
         """Send the bundle with a model card to the hub; see `img2img.hub.push_to_hub`. Returns the commit's address."""
@@ -321,10 +320,10 @@ class Model:
 
         from img2img.hub import push_to_hub, save_pretrained
 
-        arguments.text("repo_id", repo_id, "owner/name")
-        arguments.flag("private", private)
+        validation.text("repo_id", repo_id, "owner/name")
+        validation.flag("private", private)
         if license is not None:
-            arguments.text("license", license, "apache-2.0")
+            validation.text("license", license, "apache-2.0")
         with tempfile.TemporaryDirectory() as temporary:
             folder = save_pretrained(self.folder, Path(temporary) / "bundle", license=license, repo_id=repo_id)
             return push_to_hub(folder, repo_id, private=private)
@@ -397,4 +396,4 @@ def load(
     Raises:
         InputError: nothing there, or a file is damaged; see `bundle.load_bundle`.
     """
-    return Model(bundle_folder(arguments.path("folder", folder)), device=device, precision=precision, weights=weights)
+    return Model(bundle_folder(validation.path("folder", folder)), device=device, precision=precision, weights=weights)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from img2img.data.decode import list_pictures
 from img2img.errors import InputError
+from img2img.files.paths import expanded
 from img2img.inference.images import Opened, open_input
-from img2img.paths import expanded
 
 
 @dataclass(frozen=True)

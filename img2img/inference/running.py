@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from img2img import arguments
+from img2img import validation
 from img2img.data.base import Batch
 from img2img.data.decode import MAX_PIXELS, check_enlarged
 from img2img.errors import InputError
@@ -24,12 +24,12 @@ WHOLE_PIXELS = 4 * TILE * TILE
 
 def checked_side(side: Any) -> int | None:
     """The shorter side at which the network is to see pictures, or an `InputError`."""
-    return arguments.whole_number("side", side, of="pixel")
+    return validation.whole_number("side", side, of="pixel")
 
 
 def checked_tile(tile: Any) -> int | None:
     """The longest side of a tile, or an `InputError`."""
-    number = arguments.whole_number("tile", tile, of="pixel")
+    number = validation.whole_number("tile", tile, of="pixel")
     if number is not None and number <= OVERLAP:
         raise InputError(f"tile={tile}: expected more than {OVERLAP} pixels, which neighbouring tiles share; or None")
     return number

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from img2img.training.evaluate import Evaluator, Network
+from img2img.inference.evaluator import Evaluator, Network
 
 _ROWS = 128
 """Rows of the raw output that are made at a time, of those that a row of tiles completes."""
@@ -80,7 +80,7 @@ def raw_rows(
         done = below - top
         for first in range(top, min(below, height), _ROWS):
             last = min(below, height, first + _ROWS)
-            ready = band[..., first - top : last - top, :width] / sums[0][first:last, None].to(band.device)
+            task_data = band[..., first - top : last - top, :width] / sums[0][first:last, None].to(band.device)
             ready /= sums[1][:width].to(band.device)
             yield ready
         begun = band[..., done:, :].clone()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from img2img.errors import InputError
 from img2img.masks.layers import Layer
-from img2img.plugins import Registry
+from img2img.registry import Registry
 
 if TYPE_CHECKING:
     from img2img.masks.basis import Basis
@@ -153,7 +153,7 @@ def build_method(name: str, options: Mapping[str, Any]) -> MaskMethod:
     Raises:
         InputError: the name or an option is unknown, or an option's value is not allowed.
     """
-    from img2img.options import call_with
+    from img2img.validation import call_with
 
     method: MaskMethod = call_with(METHODS.find(name), options, what=f"mask method {name!r}")
     return method

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.files import tensor_bytes, write_bytes
+from img2img.files.atomic import tensor_bytes, write_bytes
+from img2img.files.paths import expanded
+from img2img.files.untrusted import MAX_NAME, naming, parse_json
 from img2img.masks.base import one_of, without_cast
 from img2img.masks.bits import pack_bits, unpack_bits
 from img2img.masks.layers import Layer
 from img2img.masks.task_header import MAX_HEADER, refusing
-from img2img.paths import expanded
-from img2img.untrusted import MAX_NAME, naming, parse_json
 
 if TYPE_CHECKING:
     from img2img.masks.network import MaskedNetwork
@@ -49,7 +49,7 @@ _ELEMENTS_ELSEWHERE = 1 << 20
 
 
 class Basis(nn.Module):
-    """K masks ("impressions") of every masked weight of a network, packed; never trained.
+    """K masks ("impresslearn") of every masked weight of a network, packed; never trained.
 
     Attributes:
         kind: what the masks consist of.

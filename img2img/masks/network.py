@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from img2img.errors import InputError
+from img2img.files.paths import expanded
 from img2img.masks.base import MaskMethod, one_of
 from img2img.masks.basis import Basis
 from img2img.masks.cache import WeightCache
@@ -20,7 +21,6 @@ from img2img.masks.layers import IsNorm, Selection, is_normalisation, is_weight
 from img2img.masks.table import TaskFile, TaskTable
 from img2img.masks.task import NormMode, TaskState, copy_into
 from img2img.masks.task_module import TaskModule
-from img2img.paths import expanded
 
 _Module = TypeVar("_Module", bound=nn.Module)
 

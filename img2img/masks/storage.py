@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.files import tensor_bytes, write_bytes
+from img2img.files.atomic import tensor_bytes, write_bytes
+from img2img.files.paths import expanded
+from img2img.files.untrusted import check_plain, parse_json
 from img2img.masks import coding
 from img2img.masks.base import build_method
 from img2img.masks.bits import pack_bits
@@ -29,8 +31,6 @@ from img2img.masks.fitting import fitting, float_type, head_tensors, rebuild_hea
 from img2img.masks.heads import describe_head
 from img2img.masks.task import TaskState, copy_into, total_bytes
 from img2img.masks.task_header import CODED, FORMAT, MAX_HEADER, VERSION, parse_header, refusing
-from img2img.paths import expanded
-from img2img.untrusted import check_plain, parse_json
 
 if TYPE_CHECKING:
     from img2img.masks.network import MaskedNetwork

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from img2img.errors import InputError
+from img2img.files.untrusted import MAX_NAME
 from img2img.masks.task import TaskState, all_tensors, total_bytes
-from img2img.untrusted import MAX_NAME
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 

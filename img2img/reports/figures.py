@@ -22,14 +22,14 @@ _LOGARITHMIC = 20
 
 
 def learning_curve(curve: Curve, other: Curve | None, *, metric: str, best_step: int | None, key: str) -> Markup:
-    """The loss and the deciding figure over the steps, one above the other, as an `<svg>` element for an HTML page.
+    """The loss and the primary metric over the steps, one above the other, as an `<svg>` element for an HTML page.
 
     The page defines the colours `--ink`, `--soft`, `--line`, `--first` (the task) and `--second` (`other`).
 
     Args:
         curve: the task's training.
         other: the decoder-only training, dashed.
-        metric: the deciding figure's name.
+        metric: the primary metric's name.
         best_step: the step whose weights were kept; it gets a ring.
         key: makes the element's ids unique in its page.
     """

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
-from img2img.files import write_atomic
-from img2img.paths import expanded
+from img2img.files.atomic import write_atomic
+from img2img.files.paths import expanded
 from img2img.reports import text
 from img2img.reports.figures import learning_curve
 from img2img.reports.read import read_curve, read_picture, read_results
@@ -77,7 +77,7 @@ def _task(folder: Path, task: dict[str, Any], index: int, backbone_bytes: float 
     name, metric, higher = task["name"], task["metric"], task["higher_is_better"]
     figures, trivial = task.get("figures", {}), task.get("trivial_figures", {})
     first = [metric, *(key for key in {**figures, **trivial} if key != metric)]
-    # The task's own entry decides; the lists beside it may lack the deciding figure.
+    # The task's own entry decides; the lists beside it may lack the primary metric.
     pairs = {key: (figures.get(key), trivial.get(key)) for key in first} | {metric: (task["value"], task["trivial"])}
     classes = [key for key in pairs if key.startswith(_CLASS)] if task["kind"] == "segmentation" else []
     colours = [_hex(colour) for colour in palette(len(classes)).tolist()] if classes else []

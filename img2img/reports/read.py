@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 
 from img2img.errors import InputError
-from img2img.files import read_json
-from img2img.typed import NUMBER_OR_NULL, check_each, check_object, is_a
+from img2img.files.atomic import read_json
+from img2img.files.typed import NUMBER_OR_NULL, check_each, check_object, is_a
 
 SCHEMA = 1
 
@@ -110,7 +110,7 @@ class Curve:
 
     Attributes:
         loss: (step, mean training loss since the last row).
-        validation: (step, deciding figure on the validation set).
+        validation: (step, primary metric on the validation set).
     """
 
     loss: list[tuple[int, float]]

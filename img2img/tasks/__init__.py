@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from img2img.options import call_with
 from img2img.tasks.base import KINDS, Example, Metrics, Task
+from img2img.validation import call_with
 
 __all__ = ["Example", "Metrics", "Task", "build_task", "task_class", "task_kinds"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from img2img.data.base import Batch, PictureSet
 from img2img.errors import InputError
-from img2img.plugins import Registry
+from img2img.registry import Registry
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Task(ABC):
         kind: the kind's name, the config's `kind`; of img2img's own also the name of its file in `img2img/tasks/`.
         metric: the figure that decides, a key of what `metrics()` computes; doing nothing cannot win it.
         higher_is_better: its direction.
-        trivial_name: what the trivial baseline is called in reports.
+        baseline_name: what the trivial baseline is called in reports.
         has_classes: its constructor takes the data's `classes`.
         whole_picture: one answer for a whole picture, in place of one for each pixel.
         has_square: its constructor takes `square`, whether the data's pictures were made squares.
@@ -70,7 +70,7 @@ class Task(ABC):
     kind: ClassVar[str]
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
-    trivial_name: ClassVar[str]
+    baseline_name: ClassVar[str]
     has_classes: ClassVar[bool] = False
     whole_picture: ClassVar[bool] = False
     has_square: ClassVar[bool] = False

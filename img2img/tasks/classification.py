@@ -36,7 +36,7 @@ class Classification(Task):
     kind: ClassVar[str] = "classification"
     metric: ClassVar[str] = "top-1"
     higher_is_better: ClassVar[bool] = True
-    trivial_name: ClassVar[str] = "most frequent class"
+    baseline_name: ClassVar[str] = "most frequent class"
     has_classes: ClassVar[bool] = True
     whole_picture: ClassVar[bool] = True
     in_parts: ClassVar[bool] = True

@@ -25,7 +25,7 @@ class Colourisation(Task):
     kind: ClassVar[str] = "colourisation"
     metric: ClassVar[str] = "ab error"
     higher_is_better: ClassVar[bool] = False
-    trivial_name: ClassVar[str] = "grey copy"
+    baseline_name: ClassVar[str] = "grey copy"
     in_parts: ClassVar[bool] = True
     out_channels = 2
 

@@ -20,7 +20,7 @@ class Denoising(ToPicture):
     """
 
     kind: ClassVar[str] = "denoising"
-    trivial_name: ClassVar[str] = "noisy copy"
+    baseline_name: ClassVar[str] = "noisy copy"
     in_parts: ClassVar[bool] = True
     out_channels = 4
 

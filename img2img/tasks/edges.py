@@ -24,7 +24,7 @@ class EdgeColouring(ToPicture):
     """
 
     kind: ClassVar[str] = "edges"
-    trivial_name: ClassVar[str] = "mean colour"
+    baseline_name: ClassVar[str] = "mean colour"
     in_parts: ClassVar[bool] = True
     out_channels = 6
 

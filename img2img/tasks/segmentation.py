@@ -25,7 +25,7 @@ class Segmentation(Task):
     kind: ClassVar[str] = "segmentation"
     metric: ClassVar[str] = "mIoU"
     higher_is_better: ClassVar[bool] = True
-    trivial_name: ClassVar[str] = "majority class"
+    baseline_name: ClassVar[str] = "majority class"
     has_classes: ClassVar[bool] = True
     in_parts: ClassVar[bool] = True
     forms: ClassVar[tuple[str, ...]] = ("colours", "labels", "overlay")

@@ -6,9 +6,9 @@ from typing import Any
 
 from img2img.data.depth import FULL
 from img2img.errors import InputError
+from img2img.files.untrusted import MAX_NAME, check_plain
 from img2img.tasks import build_task
 from img2img.tasks.base import Task
-from img2img.untrusted import MAX_NAME, check_plain
 
 _SIDE = 1 << 16
 

@@ -14,8 +14,8 @@ from img2img.data.samples import style_picture
 from img2img.errors import InputError
 from img2img.metrics.pictures import PictureMetrics
 from img2img.metrics.style import StyleMetrics, StyleWeights, gram, style_terms
-from img2img.options import call_with
 from img2img.tasks.base import Example, Metrics, Task, unit
+from img2img.validation import call_with
 
 SAMPLE = "sample:"
 """`picture: sample:NAME` is a picture that scikit-image ships, see `data.samples.style_picture`."""
@@ -40,7 +40,7 @@ class Style(Task):
     kind: ClassVar[str] = "style"
     metric: ClassVar[str] = "total style loss"
     higher_is_better: ClassVar[bool] = False
-    trivial_name: ClassVar[str] = "unstylised input"
+    baseline_name: ClassVar[str] = "unstylised input"
     in_parts: ClassVar[bool] = True
     out_channels = 3
 

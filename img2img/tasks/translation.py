@@ -13,7 +13,7 @@ class Translation(ToPicture):
     """A pair's A in, its B out, in RGB."""
 
     kind: ClassVar[str] = "translation"
-    trivial_name: ClassVar[str] = "copy of the input"
+    baseline_name: ClassVar[str] = "copy of the input"
     in_parts: ClassVar[bool] = True
     out_channels = 4
 

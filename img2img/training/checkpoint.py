@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from img2img.errors import InputError, first_line
-from img2img.memory import is_out_of_memory
-from img2img.training.sealed import read_sealed, write_sealed
+from img2img.errors import InputError, first_line, is_out_of_memory
+from img2img.training.checked_files import read_checked, write_checked
 
 
 def random_states() -> dict[str, Any]:
@@ -25,7 +24,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 def save_checkpoint(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
     """Write `values` (tensors and plain types), atomically: a kill or a full disk leaves the earlier checkpoint whole."""
-    write_sealed(path, values)
+    write_checked(path, values)
 
 
 def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str | Collection[str]) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str | Collecti
         InputError: it is damaged, of an earlier version of img2img, or was written under another configuration.
     """
     try:
-        values = read_sealed(path)
+        values = read_checked(path)
         written = values["fingerprint"]
     except Exception as error:  # torch.load raises many kinds on damaged files
         if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None):

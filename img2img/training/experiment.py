@@ -12,14 +12,14 @@ from typing import Any, Literal
 from img2img.backbones import KINDS as BACKBONES
 from img2img.data import KINDS as DATA
 from img2img.errors import InputError
+from img2img.files.paths import expanded
 from img2img.masks import METHODS, MaskMethod, Mixed, build_method
 from img2img.masks.table import check_name
-from img2img.options import call_with
-from img2img.paths import expanded
-from img2img.plugins import import_modules
+from img2img.registry import import_modules
 from img2img.tasks.base import KINDS as TASKS
 from img2img.training.options import TrainOptions
 from img2img.training.source import Source
+from img2img.validation import call_with
 
 EVERY_TASK = "all"
 """What the commands take for all tasks of a bundle, so that no task can have the name."""
@@ -59,7 +59,7 @@ class Experiment:
         backbone: a backbone's spec with `weights`, see `backbones.build_backbone`; `mode` is taken out of it. With the mode
             "bundle" only `weights`, a bundle's folder or a run's: the backbone and what of it is masked are that bundle's.
         method: `name` and options of the mask method of every task that does not train the backbone; or of a comparison method,
-            see `learners`.
+            see `strategies`.
         norm: "own", "statistics" or "frozen" normalisation state of masked tasks, see `MaskedNetwork.add_task`.
         bases: by name, what tasks with ImpressLearn combine: `tasks: [...]`, finished before they are needed, and `kind`, see
             `Basis.of_tasks`; or the options of `Basis.random`.

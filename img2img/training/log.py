@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from img2img.files import write_atomic
+from img2img.files.atomic import write_atomic
 from img2img.masks.analysis import FlipRow
 
 

@@ -13,17 +13,16 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from img2img.errors import InputError, TrainingDivergedError
+from img2img.errors import InputError, TrainingDivergedError, memory_explained
 from img2img.masks import TaskModule
 from img2img.masks.analysis import FlipMeter
-from img2img.memory import memory_explained
 from img2img.tasks.base import Example
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from img2img.training.distributed import Processes
 from img2img.training.log import TrainingLog
 from img2img.training.optimiser import all_groups, build_optimisers, schedule, start_momentum
 from img2img.training.options import TrainOptions
-from img2img.training.processes import Processes
-from img2img.training.settle import settle
+from img2img.training.precise_bn import precise_bn
 
 
 class Objective(Protocol):
@@ -73,7 +72,7 @@ class Fitted:
     """The outcome of a training; the module holds the state that was kept.
 
     Attributes:
-        best: the deciding figure on the validation set of the state that was kept.
+        best: the primary metric on the validation set of the state that was kept.
         best_step: the step after which it was measured.
         seconds: time in the loop, validations included, over all resumptions.
         steps: how many there were.
@@ -113,7 +112,7 @@ def fit(
         module: from inputs (N, 3, H, W) to raw outputs; what requires grad is trained.
         task: gives the loss.
         batches: the training pictures by step.
-        validate: measures the deciding figure on the validation set, with `module` in evaluation mode.
+        validate: measures the primary metric on the validation set, with `module` in evaluation mode.
         options: steps, rates and so on.
         fabric: device, precision and processes.
         log: where rows go.
@@ -132,8 +131,8 @@ def fit(
         InputError: the checkpoint is damaged or of another configuration.
     """
     processes = Processes(fabric)
-    if processes.count > 1:
-        batches = batches.part(processes.number, processes.count)
+    if processes.world_size > 1:
+        batches = batches.part(processes.rank, processes.world_size)
         processes.own_randomness()
     optimisers = build_optimisers(module, options)
     wrapped, *fabric_optimisers = fabric.setup(module, *optimisers)
@@ -149,13 +148,13 @@ def fit(
         for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         # A process that was not there before draws on from its own.
-        for state in [saved["random"], *saved.get("others", ())][processes.number :][:1]:
+        for state in [saved["random"], *saved.get("others", ())][processes.rank :][:1]:
             set_random_states(state)
         start, seconds, rows, best = saved["step"], saved["seconds"], saved["rows"], saved["best"]
         running, since, mask_rows = saved["running"].to(fabric.device), saved["since"], saved["mask_rows"]
         if flips is not None:
             flips.go_on_from(saved["seen"])
-    processes.spread(module)
+    processes.broadcast(module)
     log.start(rows, mask_rows)
     began = time.monotonic() - seconds
     alone = 0 if head is None else int(options.head_first * options.steps)
@@ -181,7 +180,7 @@ def fit(
             loss = task.loss(output, example)
             with fabric.autocast():  # as the module runs in: what is added may run parts of it again
                 more = None if extra is None else extra(input, output)
-            if processes.count > 1:
+            if processes.world_size > 1:
                 loss, whole = processes.share(loss, task.loss_count(example), more)
             else:
                 loss = loss if more is None else loss + more
@@ -209,10 +208,10 @@ def fit(
             examples = (task.example(batch.to(fabric.device)) for batch in batches.iterate(done))
             inputs = (example.input.contiguous(memory_format=memory_format) for example in examples)
             with explained(options):
-                settle(module, wrapped, inputs, options.norm_batches)
+                precise_bn(module, wrapped, inputs, options.norm_batches)
             processes.average_statistics(module)
             module.eval()
-            value = processes.first(validate)
+            value = processes.on_rank_zero(validate)
             module.train()
             if not math.isfinite(value):
                 raise TrainingDivergedError(_diverged(f"the validation's {task.metric}", task, step, options))
@@ -250,12 +249,12 @@ def fit(
                 "running": running,
                 "since": since,
             }
-            if processes.writes:
+            if processes.is_rank_zero:
                 save_checkpoint(checkpoint, saving)
 
     assert best["state"] is not None
     module.load_state_dict(best["state"])
-    processes.spread(module)
+    processes.broadcast(module)
     module.eval()
     return Fitted(best["value"], best["step"], time.monotonic() - began, options.steps)
 

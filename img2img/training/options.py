@@ -41,7 +41,7 @@ class TrainOptions:
         schedule: what follows: "cosine" falls to 0 at the end; "step" multiplies by `decay` at each of `decay_at`.
         decay_at: shares of the steps.
         decay: a factor.
-        norm_batches: training batches over which normalisation statistics are averaged before each validation, see `settle`; 0
+        norm_batches: training batches over which normalisation statistics are averaged before each validation, see `precise_bn`; 0
             leaves the running averages as they are.
         val_every: steps between two validations.
         val_epochs: epochs between two validations, in place of `val_every`; 0: that.

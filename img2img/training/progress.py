@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
-from img2img.files import check_folder
+from img2img.files.atomic import check_folder
+from img2img.files.typed import NUMBER, NUMBER_OR_NULL, check_each, check_object, check_value
+from img2img.training.checked_files import read_checked_json, write_checked_json
 from img2img.training.experiment import Experiment
-from img2img.training.sealed import read_sealed_json, write_sealed_json
-from img2img.typed import NUMBER, NUMBER_OR_NULL, check_each, check_object, check_value
 
 _RUN = {
     "fingerprints": dict, "backbone": (str, type(None)), "tasks": dict, "decoder_only": dict, "shared_bytes": NUMBER,
@@ -67,7 +67,7 @@ def write_progress(experiment: Experiment, progress: dict[str, Any]) -> None:
     """Write `progress.json`, atomically, with the fingerprints of the finished tasks."""
     fingerprints = {name: experiment.fingerprint(name) for name in progress["tasks"]}
     backbone = experiment.fingerprint(experiment.sequence[0], backbone=True) if experiment.mode == "first_task" else None
-    write_sealed_json(experiment.folder / "progress.json", progress | {"fingerprints": fingerprints, "backbone": backbone})
+    write_checked_json(experiment.folder / "progress.json", progress | {"fingerprints": fingerprints, "backbone": backbone})
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is damaged, or an edit or another version made something else of it.
     """
-    progress = read_sealed_json(path, remedy=_REMEDY)
+    progress = read_checked_json(path, remedy=_REMEDY)
     if progress.keys() != _fresh().keys():
         raise InputError(f"{path} was not written by this version of img2img: choose another folder (out=...)")
     check_object(progress, str(path), _RUN, remedy=_REMEDY)

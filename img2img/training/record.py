@@ -16,10 +16,10 @@ from typing import Any
 from img2img.data.base import PARTS, PictureSet
 from img2img.data.stamp import Difference, Stamp, difference, digest_of, stamps
 from img2img.errors import InputError
-from img2img.files import read_json, write_bytes
-from img2img.paths import expanded, paths_in
+from img2img.files.atomic import read_json, write_bytes
+from img2img.files.paths import expanded, paths_in
 from img2img.training.experiment import Experiment
-from img2img.training.learners import Ready
+from img2img.training.strategy import TaskData
 
 logger = logging.getLogger("img2img")
 
@@ -104,32 +104,32 @@ class Records:
         """The record of a task."""
         return self._folder / "data" / f"{name}.json"
 
-    def now(self, ready: Ready) -> dict[str, Stamp]:
+    def now(self, task_data: TaskData) -> dict[str, Stamp]:
         """The files of a task, as they were when this was first asked."""
-        name = ready.name
+        name = task_data.name
         if name not in self._now:
-            self._now[name] = self._read(ready, read_record(self.path(name)))
+            self._now[name] = self._read(task_data, read_record(self.path(name)))
         return self._now[name]
 
-    def difference(self, ready: Ready, parts: Sequence[str] = PARTS) -> Difference | None:
+    def difference(self, task_data: TaskData, parts: Sequence[str] = PARTS) -> Difference | None:
         """What has changed since the task was learned, in some parts and in the options; None where the run kept no record."""
-        before = read_record(self.path(ready.name))
+        before = read_record(self.path(task_data.name))
         if before is None:
             return None
         if set(parts) == set(PARTS):
-            return difference(before, self.now(ready))
+            return difference(before, self.now(task_data))
         before = {name: stamp for name, stamp in before.items() if name.partition("/")[0] in (*parts, OPTIONS)}
-        return difference(before, self._read(ready, before, parts))
+        return difference(before, self._read(task_data, before, parts))
 
-    def check(self, ready: Mapping[str, Ready], finished: Mapping[str, Any]) -> None:
+    def check(self, task_data: Mapping[str, TaskData], finished: Mapping[str, Any]) -> None:
         """Refuse data that is not what the run's tasks were learned from; nothing is written.
 
         Raises:
             InputError: it has changed, and `resume` is not "anyway".
         """
         for name in self._bound(finished):
-            changed = self.difference(ready[name])
-            if changed is None and self.now(ready[name]):
+            changed = self.difference(task_data[name])
+            if changed is None and self.now(task_data[name]):
                 self._remarks.append(f"{name}: an earlier version kept no list of the files it read; they are taken as they are")
             elif changed and self._experiment.resume == "anyway":
                 self._remarks.append(f"{name}: its files have changed since it was learned: {changed}")
@@ -141,22 +141,22 @@ class Records:
                 )
         first = self._experiment.sequence[0]
         if self._experiment.first_from is not None and first not in finished:
-            self._check_first(ready[first], expanded(self._experiment.first_from))
+            self._check_first(task_data[first], expanded(self._experiment.first_from))
 
-    def _check_first(self, ready: Ready, source: Path) -> None:
-        theirs = read_record(source / "data" / f"{ready.name}.json")
+    def _check_first(self, task_data: TaskData, source: Path) -> None:
+        theirs = read_record(source / "data" / f"{task_data.name}.json")
         if theirs is None:
             return
-        self._now[ready.name] = self._read(ready, theirs)
-        changed = difference(theirs, self._now[ready.name])
+        self._now[task_data.name] = self._read(task_data, theirs)
+        changed = difference(theirs, self._now[task_data.name])
         if changed and self._experiment.resume != "anyway":
             raise InputError(
-                f"first_from={source}: its first task {ready.name!r} was learned from other files than are here: {changed}; "
+                f"first_from={source}: its first task {task_data.name!r} was learned from other files than are here: {changed}; "
                 "give a run of the same files, train that one anew, leave first_from out, or take it nevertheless with "
                 "resume=anyway"
             )
 
-    def keep(self, ready: Mapping[str, Ready]) -> None:
+    def keep(self, task_data: Mapping[str, TaskData]) -> None:
         """Write the records of all tasks, where they are not there already as they are, and log what `check` let pass."""
         for remark in self._remarks:
             logger.warning("%s", remark)
@@ -167,9 +167,9 @@ class Records:
             self._digests[name] = digest_of(found)
             del self._now[name]  # a million files take much memory
 
-    def unbegun(self, ready: Mapping[str, Ready], finished: Mapping[str, Any]) -> list[str]:
+    def unbegun(self, task_data: Mapping[str, TaskData], finished: Mapping[str, Any]) -> list[str]:
         """The tasks that this run has never set out to learn: they read files, and it has no record of them."""
-        return [name for name in ready if name not in finished and not self.path(name).is_file() and self.now(ready[name])]
+        return [name for name in ready if name not in finished and not self.path(name).is_file() and self.now(task_data[name])]
 
     def digest(self, name: str) -> str | None:
         """A hash of the files of a task, after `keep`, the same wherever they lie; None where its pictures are made."""
@@ -182,7 +182,7 @@ class Records:
         together = self._experiment.method.get("name") == "joint"
         return list(self._experiment.sequence) if begun and together else begun
 
-    def _read(self, ready: Ready, known: Mapping[str, Stamp] | None, parts: Sequence[str] = PARTS) -> dict[str, Stamp]:
-        config = self._experiment.task(ready.name)
-        sets = {part: getattr(ready.parts, part) for part in parts}
+    def _read(self, task_data: TaskData, known: Mapping[str, Stamp] | None, parts: Sequence[str] = PARTS) -> dict[str, Stamp]:
+        config = self._experiment.task(task_data.name)
+        sets = {part: getattr(task_data.parts, part) for part in parts}
         return read_now(sets, {"task": config.task, "data": config.data, "backbone": self._experiment.backbone}, known)

@@ -16,7 +16,7 @@ SCHEMA = 1
 def collect_results(experiment: Experiment, progress: Mapping[str, Any], network: MaskedNetwork) -> dict[str, Any]:
     """The results of the finished tasks.
 
-    `forgetting.value_matrix[t][i]` is the deciding figure of task i on its test set after task t was learned, null above the
+    `forgetting.value_matrix[t][i]` is the primary metric of task i on its test set after task t was learned, null above the
     diagonal; `max_abs_output_change` is over all earlier tasks' probes after every task.
     """
     names = [name for name in experiment.sequence if name in progress["tasks"]]
@@ -35,7 +35,7 @@ def collect_results(experiment: Experiment, progress: Mapping[str, Any], network
                 "higher_is_better": kind.higher_is_better,
                 "value": entry["value"],
                 "trivial": trivial[-1],
-                "trivial_name": kind.trivial_name,
+                "trivial_name": kind.baseline_name,
                 "decoder_only": None if decoder is None else decoder["value"],
                 "decoder_only_bytes": None if decoder is None else decoder["bytes"],
                 "method": None if experiment.task(name).method is None else experiment.method_of(name)["name"],

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from img2img.errors import InputError
-from img2img.files import clear_leftovers
-from img2img.lock import hold
-from img2img.training.learned import remove_older
+from img2img.files.atomic import clear_leftovers
+from img2img.files.lock import hold
 from img2img.training.progress import read_progress
+from img2img.training.strategy_files import remove_older
 
 if TYPE_CHECKING:
     from img2img.training.sequence import SequenceRunner
@@ -35,11 +35,11 @@ def alone(runner: "SequenceRunner") -> Iterator[None]:
                 return error
             return None
 
-        refused = runner.processes.first(take)
+        refused = runner.processes.on_rank_zero(take)
         if refused is not None:
             raise refused
         runner.progress = read_progress(runner.experiment)  # another run may have ended since it was read first
-        if runner.processes.writes:
+        if runner.processes.is_rank_zero:
             clear(runner.folder, runner.progress)
         yield
 

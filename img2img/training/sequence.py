@@ -13,23 +13,25 @@ from torch import nn
 from img2img.backbones import Backbone, build_backbone
 from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone, task_path
 from img2img.data.loader import check_shares, lost_batches_explained
+from img2img.files.paths import expanded
+from img2img.inference.evaluator import Evaluator, Network, finite
 from img2img.masks import MaskedNetwork, randomise
 from img2img.masks.layers import is_weight
 from img2img.masks.methods.mixed import own_names
 from img2img.masks.task import total_bytes
-from img2img.paths import expanded
+from img2img.research.strategies import PartlyTrained
+from img2img.training.distributed import Processes, start_fabric
 from img2img.training.environment import environment
-from img2img.training.evaluate import Evaluator, Network, finite
 from img2img.training.experiment import Experiment
-from img2img.training.learned import read_learned, remove_older, write_learned
-from img2img.training.learners import Context, Learner, MaskLearner, PartlyTrained, Phase, Ready, build_learner
 from img2img.training.log import TrainingLog
 from img2img.training.loop import Fitted, Progress, fit
-from img2img.training.probes import Probes
-from img2img.training.processes import Processes, start_fabric
+from img2img.training.mask_strategy import MaskStrategy
+from img2img.training.output_check import OutputCheck
 from img2img.training.progress import read_progress, source_of_backbone, write_progress
-from img2img.training.ready import check_folders, check_methods, check_names, check_output, check_own_bundle, prepare, remarks
 from img2img.training.record import Records
+from img2img.training.strategy import Context, Phase, Strategy, TaskData, build_strategy
+from img2img.training.strategy_files import read_learned, remove_older, write_learned
+from img2img.training.task_data import check_folders, check_methods, check_names, check_output, check_own_bundle, prepare, remarks
 
 logger = logging.getLogger("img2img")
 
@@ -54,7 +56,7 @@ class SequenceRunner:
         ready: the tasks by name.
         records: the files that they are learned from.
         progress: what is finished, as in `progress.json`.
-        learner: the method: how tasks are learned and run.
+        strategy: the method: how tasks are learned and run.
         network: the frozen backbone, with the finished tasks of mask methods; it exists once the backbone does.
         evaluator: runs networks of this backbone over pictures.
 
@@ -79,17 +81,17 @@ class SequenceRunner:
         self.processes = Processes(self._fabric)
         if experiment.threads is not None:
             torch.set_num_threads(experiment.threads)
-        self.learner: Learner = build_learner(experiment.method) or MaskLearner(bundle=self.folder / "bundle")
-        check_methods(experiment, masks=isinstance(self.learner, MaskLearner))
+        self.strategy: Strategy = build_strategy(experiment.method) or MaskStrategy(bundle=self.folder / "bundle")
+        check_methods(experiment, masks=isinstance(self.strategy, MaskStrategy))
         for name in (None, *experiment.sequence):
-            check_shares(experiment.train_options(name).batch_size, self.processes.count)
+            check_shares(experiment.train_options(name).batch_size, self.processes.world_size)
         self.progress = read_progress(experiment)
         check_names(experiment, self.progress["tasks"])
         # At the start: the files of a repository may change while it runs.
-        self._environment = environment(processes=self.processes.count)
-        self.ready: dict[str, Ready] = {}
+        self._environment = environment(processes=self.processes.world_size)
+        self.task_data: dict[str, TaskData] = {}
         self.records = Records(experiment)
-        self._probes = Probes(self.folder / "probes", experiment.probe)
+        self._probes = OutputCheck(self.folder / "probes", experiment.probe)
 
     # ------------------------------------------------------------------ the sequence
 
@@ -99,14 +101,14 @@ class SequenceRunner:
         Raises:
             InputError: bad input.
         """
-        if not self.ready:
+        if not self.task_data:
             check_folders(self.experiment)
-            self.ready = {name: prepare(self.experiment, name) for name in self.experiment.sequence}
-            self.records.check(self.ready, self.progress["tasks"])
-            check_own_bundle(self.folder, self.records.unbegun(self.ready, self.progress["tasks"]))
+            self.task_data = {name: prepare(self.experiment, name) for name in self.experiment.sequence}
+            self.records.check(self.task_data, self.progress["tasks"])
+            check_own_bundle(self.folder, self.records.unbegun(self.task_data, self.progress["tasks"]))
             self._open()
-            for ready in self.ready.values():
-                check_output(ready, self._backbone)
+            for task_data in self.task_data.values():
+                check_output(task_data, self._backbone)
 
     def run(self, *, progress_for: ProgressFor | None = None) -> MaskedNetwork:
         """Learn every task of the sequence that is not finished yet; returns the network with all of them.
@@ -124,7 +126,7 @@ class SequenceRunner:
         self.prepare()  # every task and dataset is opened before the first step, since hours may pass until the last
         self._begin()
         for name in names:
-            for remark in remarks(self.ready[name]) if name not in self.progress["tasks"] else ():
+            for remark in remarks(self.task_data[name]) if name not in self.progress["tasks"] else ():
                 logger.info("%s: %s", name, remark)
         for index, name in enumerate(names):
             if name in self.progress["tasks"]:
@@ -135,13 +137,13 @@ class SequenceRunner:
                 self._measured(partial(self._finish, names[: index + 1], entry))
             if name in self.experiment.decoder_only and name not in self.progress["decoder_only"]:
                 self._decoder_only(name)
-            for part in (self.ready[name].parts.train, self.ready[name].parts.val):
+            for part in (self.task_data[name].parts.train, self.task_data[name].parts.val):
                 part.forget()  # forty tasks of ImageNet take a hundred gigabytes; test pictures are measured again and again
         return self.network
 
     @property
     def _first_trains_backbone(self) -> bool:
-        return self.experiment.mode == "first_task" and not self.learner.learns_first
+        return self.experiment.mode == "first_task" and not self.strategy.learns_first
 
     def _open(self) -> None:
         """Set up the network from an earlier run, or from a backbone that no task trains, or as the first task will train it."""
@@ -157,7 +159,7 @@ class SequenceRunner:
             _, backbone = load_backbone(source.folder, read_bundle(source.folder))
         else:
             torch.manual_seed(self.experiment.seed_of("backbone"))
-            first = self.ready[self.experiment.sequence[0]]
+            first = self.task_data[self.experiment.sequence[0]]
             backbone = build_backbone({**self.experiment.backbone_options, "out_channels": first.task.out_channels})
             if self.experiment.mode == "random":  # a network's own start is made for training: it has biases, and other scales
                 randomise(backbone, kind="kaiming_normal", seed=self.experiment.seed_of("backbone"))
@@ -165,20 +167,20 @@ class SequenceRunner:
 
     def _begin(self) -> None:
         """Hand the network to the method, with what it learned in an earlier run."""
-        if self.processes.writes:
-            self.records.keep(self.ready)
+        if self.processes.is_rank_zero:
+            self.records.keep(self.task_data)
         names = list(self.progress["tasks"])
         if not names and self._first_trains_backbone:
             return  # the method gets it when it is trained
         if not names:
             self._save_backbone()
-        self.learner.begin(self._context())
-        if names and isinstance(self.learner, MaskLearner):  # all that masks learned is in the bundle
-            self.learner.restore({name: {} for name in names}, {})
+        self.strategy.begin(self._context())
+        if names and isinstance(self.strategy, MaskStrategy):  # all that masks learned is in the bundle
+            self.strategy.restore({name: {} for name in names}, {})
         elif names:
-            self.learner.restore(*read_learned(self.folder, names))
+            self.strategy.restore(*read_learned(self.folder, names))
         if len(names) < len(self.experiment.sequence):
-            self._probes.check(names, self.ready, self.run_of, self.evaluator, writes=self.processes.writes)
+            self._probes.check(names, self.task_data, self.run_of, self.evaluator, writes=self.processes.is_rank_zero)
 
     def _set_up(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -198,7 +200,7 @@ class SequenceRunner:
         )
 
     def _save_backbone(self) -> None:
-        if self.processes.writes:
+        if self.processes.is_rank_zero:
             save_backbone(self.folder / "bundle", self.network, self._backbone.spec, self.experiment.selected)
 
     def _context(self) -> Context:
@@ -206,7 +208,7 @@ class SequenceRunner:
             experiment=self.experiment,
             network=self.network,
             backbone=self._backbone,
-            ready=self.ready,
+            task_data=self.task_data,
             evaluator=self.evaluator,
             place=self._place,
         )
@@ -215,8 +217,8 @@ class SequenceRunner:
         """Train the whole network on the first task and freeze it; the method takes that task over."""
         entry = self._taken_backbone(name) or self._trained_backbone(name)
         self._save_backbone()
-        self.learner.begin(self._context())
-        _, fitted = self._fit_phases(name, self.learner.adopt(name, self._backbone.get_submodule(HEAD)))
+        self.strategy.begin(self._context())
+        _, fitted = self._fit_phases(name, self.strategy.adopt(name, self._backbone.get_submodule(HEAD)))
         if not fitted:
             return entry
         more = self._entry(name, entry["before"], fitted)
@@ -226,7 +228,7 @@ class SequenceRunner:
         logger.info("%s: trains the backbone", name)
         torch.manual_seed(self.experiment.seed_of(name))
         self._place(self._backbone)
-        before = self._deciding(self._backbone, self.ready[name])
+        before = self._deciding(self._backbone, self.task_data[name])
         fingerprints = self.experiment.fingerprints(name, backbone=True)
         fitted = self._fit(name, Phase(module=self._backbone), name, fingerprints=fingerprints)
         self._set_up(self._backbone)
@@ -252,63 +254,63 @@ class SequenceRunner:
         logger.info("%s: is learned (%s)", name, self.experiment.method_of(name)["name"])
         torch.manual_seed(self.experiment.seed_of(name))
         try:
-            before, fitted = self._fit_phases(name, self.learner.learn(name))
+            before, fitted = self._fit_phases(name, self.strategy.learn(name))
         except BaseException:
-            self.learner.abandon(name)
+            self.strategy.abandon(name)
             raise
         return self._entry(name, before, fitted)
 
     def _fit_phases(self, name: str, phases: Iterator[Phase]) -> tuple[float | None, list[Fitted]]:
-        """Do the trainings of a task; the deciding figure on the test set before the first, and their outcomes."""
-        before, fitted, ready = None, [], self.ready[name]
+        """Do the trainings of a task; the primary metric on the test set before the first, and their outcomes."""
+        before, fitted, task_data = None, [], self.task_data[name]
         for phase in phases:
-            before = self._deciding(phase.module, ready) if before is None else before
+            before = self._deciding(phase.module, task_data) if before is None else before
             fitted.append(self._fit(name, phase, name + phase.suffix))
         return before, fitted
 
     def _decoder_only(self, name: str) -> None:
         """Train the task with the encoder frozen instead of a mask, under the same budget."""
-        ready = self.ready[name]
+        task_data = self.task_data[name]
         logger.info("%s: decoder alone, for comparison", name)
         torch.manual_seed(self.experiment.seed_of(name))
-        model = PartlyTrained(self.network, self._backbone.make_head(ready.task.out_channels), ("decoder", HEAD))
+        model = PartlyTrained(self.network, self._backbone.make_head(task_data.task.out_channels), ("decoder", HEAD))
         self._place(model)
         fitted = self._fit(name, Phase(module=model, head=model.head), f"{name}.decoder_only")
         self._measured(partial(self._finish_decoder_only, name, model, fitted))
 
     def _finish_decoder_only(self, name: str, model: PartlyTrained, fitted: Fitted) -> None:
         """Measure the comparison and store its figures."""
-        ready = self.ready[name]
-        figures = self.evaluator.figures(model, ready.task, ready.parts.test)
-        value = figures[ready.task.metric]
+        task_data = self.task_data[name]
+        figures = self.evaluator.figures(model, task_data.task, task_data.parts.test)
+        value = figures[task_data.task.metric]
         self.progress["decoder_only"][name] = {
-            "value": finite(figures)[ready.task.metric],
+            "value": finite(figures)[task_data.task.metric],
             "figures": finite(figures),
             "train_seconds": fitted.seconds,
             "bytes": total_bytes(model.own_tensors()),
         }
         write_progress(self.experiment, self.progress)
         self._checkpoint(f"{name}.decoder_only").unlink(missing_ok=True)
-        logger.info("%s: %s %.4g with the decoder alone", name, ready.task.metric, value)
+        logger.info("%s: %s %.4g with the decoder alone", name, task_data.task.metric, value)
 
     # ------------------------------------------------------------------ training and measuring
 
-    def _deciding(self, module: nn.Module, ready: Ready) -> float:
-        """The deciding figure of a task on its test set, with `module` as it is."""
-        return self.processes.first(lambda: self.evaluator.deciding(module.eval(), ready.task, ready.parts.test))
+    def _deciding(self, module: nn.Module, task_data: TaskData) -> float:
+        """The primary metric of a task on its test set, with `module` as it is."""
+        return self.processes.on_rank_zero(lambda: self.evaluator.primary_metric(module.eval(), task_data.task, task_data.parts.test))
 
     def _fit(self, name: str, phase: Phase, what: str, *, fingerprints: Sequence[str] = ()) -> Fitted:
         """Do one training of a task."""
-        ready, experiment = self.ready[name], self.experiment
-        options = phase.options or ready.options
+        task_data, experiment = self.task_data[name], self.experiment
+        options = phase.options or task_data.options
         if options.workers:
-            ready.parts.train.preload()  # before the worker processes fork, so that they share it
-        with lost_batches_explained(), TrainingLog(self.folder, what, writes=self.processes.writes) as log:
+            task_data.parts.train.preload()  # before the worker processes fork, so that they share it
+        with lost_batches_explained(), TrainingLog(self.folder, what, writes=self.processes.is_rank_zero) as log:
             return fit(
                 phase.module,
-                phase.objective or ready.task,
-                phase.batches or ready.batches(experiment.seed_of(name)),
-                phase.validate or (lambda: self.evaluator.deciding(phase.module, ready.task, ready.parts.val)),
+                phase.objective or task_data.task,
+                phase.batches or task_data.batches(experiment.seed_of(name)),
+                phase.validate or (lambda: self.evaluator.primary_metric(phase.module, task_data.task, task_data.parts.val)),
                 options,
                 fabric=self._fabric,
                 log=log,
@@ -329,38 +331,38 @@ class SequenceRunner:
             "best_step": fitted[-1].best_step if fitted else None,
             "train_seconds": sum(f.seconds for f in fitted),
             "steps": sum(f.steps for f in fitted),
-            "test_images": len(self.ready[name].parts.test),
+            "test_images": len(self.task_data[name].parts.test),
         }
 
     def _measured(self, finish: Callable[[], None]) -> None:
         """Let the first process measure and write what was trained; all know its progress."""
-        if self.processes.writes:
+        if self.processes.is_rank_zero:
             finish()
-        self.progress = self.processes.first(lambda: self.progress)
+        self.progress = self.processes.on_rank_zero(lambda: self.progress)
 
     def _finish(self, names: list[str], entry: dict[str, Any]) -> None:
         """Measure the newest task and every earlier one on its test set, compare the probes bit for bit, and store all."""
-        name, learner = names[-1], self.learner
-        ready, metric = self.ready[name], self.ready[name].task.metric
-        measured = {n: self.evaluator.figures(self.run_of(n), self.ready[n].task, self.ready[n].parts.test) for n in names}
+        name, strategy = names[-1], self.strategy
+        task_data, metric = self.task_data[name], self.task_data[name].task.metric
+        measured = {n: self.evaluator.figures(self.run_of(n), self.task_data[n].task, self.task_data[n].parts.test) for n in names}
         changes = {n: self._probes.change(n, self.run_of(n), self.evaluator) for n in names[:-1]}
-        trivial = self.evaluator.figures(None, ready.task, ready.parts.test)
-        self._probes.save(ready, self.run_of(name), self.evaluator)
+        trivial = self.evaluator.figures(None, task_data.task, task_data.parts.test)
+        self._probes.save(task_data, self.run_of(name), self.evaluator)
         figures = finite(measured[name])
-        if isinstance(learner, MaskLearner):
-            learner.store(name, figures)
+        if isinstance(strategy, MaskStrategy):
+            strategy.store(name, figures)
         else:
-            write_learned(self.folder, names, learner.own_tensors(name), learner.shared_tensors())
+            write_learned(self.folder, names, strategy.own_tensors(name), strategy.shared_tensors())
         self.progress["tasks"][name] = entry | {
             "value": figures[metric],
             "figures": figures,
             "trivial": finite(trivial),
-            "density": learner.density(name),
-            "bytes": learner.own_bytes(name),
+            "density": strategy.density(name),
+            "bytes": strategy.own_bytes(name),
         }
-        self.progress["shared_bytes"] = learner.shared_bytes()
+        self.progress["shared_bytes"] = strategy.shared_bytes()
         self.progress["environment"] = self._environment
-        self.progress["rows"].append([finite(measured[n])[self.ready[n].task.metric] for n in names])
+        self.progress["rows"].append([finite(measured[n])[self.task_data[n].task.metric] for n in names])
         self.progress["changes"].append(changes)
         intact = self.network.hash_backbone() == self.network.backbone_sha256
         if not intact or not all(map(math.isfinite, changes.values())):
@@ -369,7 +371,7 @@ class SequenceRunner:
         remove_older(self.folder, names)
         for path in (self.folder / "checkpoints").glob(f"{name}.*"):  # of all phases; no task's name has a dot
             path.unlink(missing_ok=True)
-        logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], ready.task.trivial_name, trivial[metric])
+        logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], task_data.task.baseline_name, trivial[metric])
         if changes:
             logger.info("earlier tasks: largest change of an output %g", max(changes.values()))
 
@@ -378,7 +380,7 @@ class SequenceRunner:
 
     def run_of(self, name: str) -> Network:
         """The network as one task sees it."""
-        return self.learner.network(name)
+        return self.strategy.network(name)
 
     def _place(self, module: nn.Module) -> None:
         module.to(self._fabric.device)

@@ -9,7 +9,7 @@ from img2img.web.html import escape
 
 
 def task_table(tasks: dict[str, TaskInfo]) -> str:
-    """The tasks as an HTML table: kind, mask method, deciding figure, density, bytes."""
+    """The tasks as an HTML table: kind, mask method, primary metric, density, bytes."""
     head = "".join(
         f'<th scope="col">{name}</th>' for name in ("task", "kind", "mask", "figure on its test set", "kept weights", "file")
     )

@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 
-from img2img.errors import InputError
+from img2img.errors import InputError, is_out_of_memory
 from img2img.inference import Model, TaskInfo
-from img2img.memory import is_out_of_memory
 from img2img.web.budget import most_pixels, needed
 from img2img.web.limits import Limits, RefusedError, check_pixels
 from img2img.web.pictures import decode, open_upload

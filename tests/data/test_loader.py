@@ -16,8 +16,7 @@ from img2img.data import loader
 from img2img.data.augment import Augment
 from img2img.data.base import PictureSet, Sample
 from img2img.data.loader import LostBatchError, TrainBatches, eval_batches, lost_batches_explained
-from img2img.errors import InputError
-from img2img.memory import OutOfMemoryError
+from img2img.errors import InputError, OutOfMemoryError
 
 
 class Numbered(PictureSet):

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from img2img.data.base import Batch
 from img2img.export import export_task, load_plain
 from img2img.export.graph import served_input
+from img2img.inference.evaluator import Evaluator
 from img2img.tasks import build_task
-from img2img.training.evaluate import Evaluator
 
 KINDS = ("segmentation", "style", "edges", "denoising", "translation")
 # Most networks are too slow to trace for every kind and method: each stands for what is special about it.

@@ -15,9 +15,9 @@ from PIL import Image
 import img2img
 from img2img import InputError
 from img2img.bundle import delete_task_from_bundle, read_bundle, task_path
-from img2img.evaluation import evaluate_run
-from img2img.inference.adding import train_new_task
-from img2img.join import join_bundles
+from img2img.bundle.join import join_bundles
+from img2img.training.add_task import train_new_task
+from img2img.training.evaluation import evaluate_run
 
 FEW = {"steps": 6, "batch_size": 2, "crop": 32, "val_every": 3, "log_every": 3, "norm_batches": 0}
 TRANSLATION = {"kind": "translation"}
@@ -136,7 +136,7 @@ def test_a_call_that_was_ended_after_its_last_file_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("img2img.join.join_bundles", ended)
+        patch.setattr("img2img.bundle.join.join_bundles", ended)
         with pytest.raises(KeyboardInterrupt):
             add("run")
     learned = task_path(folder, "negative").read_bytes()

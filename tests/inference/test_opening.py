@@ -11,9 +11,9 @@ from PIL import Image
 
 import img2img
 from img2img import InputError
+from img2img.errors import OutOfMemoryError
 from img2img.inference import Model
 from img2img.inference.images import open_input
-from img2img.memory import OutOfMemoryError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from img2img.inference.evaluator import Evaluator
 from img2img.inference.tiling import run_any_size
-from img2img.training.evaluate import Evaluator
 
 
 def _evaluator(stride: int = 8, min_size: int = 16) -> Evaluator:

@@ -12,7 +12,7 @@ from img2img.reports.comparison.outputs import save_strip
 TASKS = (("streets", "segmentation", "mIoU", True, 0.2), ("colour", "colourisation", "ab error", False, 200.0),
          ("edges", "edges", "MSE", False, 4000.0))  # fmt: skip
 
-# By method and seed: the deciding figure of each task when learned, and after the whole sequence.
+# By method and seed: the primary metric of each task when learned, and after the whole sequence.
 VALUES: dict[str, list[tuple[list[float], list[float]]]] = {
     "piggyback": [([0.5, 100.0, 1000.0],) * 2, ([0.6, 120.0, 1200.0],) * 2],
     "finetune": [([0.5, 90.0, 1100.0],) * 2, ([0.5, 110.0, 1300.0],) * 2],

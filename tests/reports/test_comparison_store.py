@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from img2img import MaskedNetwork, masks
 from img2img.data.base import PictureSet, Sample
 from img2img.errors import InputError
-from img2img.lock import FolderInUseError, hold
+from img2img.files.lock import FolderInUseError, hold
 from img2img.reports.comparison.masks_json import describe_masks, read_masks
 from img2img.reports.comparison.outputs import read_strip, save_outputs
 from img2img.reports.comparison.store import store_run, summarise, write_summary
@@ -281,9 +281,9 @@ class Negative:
 
 
 def test_outputs_are_rows_of_evenly_spread_test_pictures(tmp_path: Path) -> None:
-    ready = SimpleNamespace(task=Negative(), parts=SimpleNamespace(test=Greys()))
+    task_data = SimpleNamespace(task=Negative(), parts=SimpleNamespace(test=Greys()))
     evaluator = SimpleNamespace(device=torch.device("cpu"), predict=lambda network, task, input: network(input))
-    runner = SimpleNamespace(ready={"greys": ready}, evaluator=evaluator, run_of=lambda name: lambda x: x)
+    runner = SimpleNamespace(task_data={"greys": ready}, evaluator=evaluator, run_of=lambda name: lambda x: x)
     paths = save_outputs(runner, tmp_path, count=3)
     assert [str(path.relative_to(tmp_path)) for path in paths] == ["inputs/greys.jpg", "outputs/greys.jpg", "targets/greys.jpg"]
     values = {}

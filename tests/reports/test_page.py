@@ -31,7 +31,7 @@ Pairs = dict[str, tuple[float | None, float | None]]
 
 
 def entry(name: str, kind: str, value: float, trivial: float, figures: Pairs) -> dict[str, Any]:
-    metric, higher, trivial_name = TRIVIAL[kind]
+    metric, higher, baseline_name = TRIVIAL[kind]
     return {
         "name": name,
         "kind": kind,
@@ -39,7 +39,7 @@ def entry(name: str, kind: str, value: float, trivial: float, figures: Pairs) ->
         "higher_is_better": higher,
         "value": value,
         "trivial": trivial,
-        "trivial_name": trivial_name,
+        "trivial_name": baseline_name,
         "decoder_only": None,
         "decoder_only_bytes": None,
         "before": trivial * (0.4 if higher else 1.7),

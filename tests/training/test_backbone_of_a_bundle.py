@@ -12,10 +12,10 @@ from killing import killed_at
 import img2img
 from img2img import InputError
 from img2img.bundle import delete_task_from_bundle, load_bundle, read_bundle, task_path
-from img2img.inference.adding import train_new_task
-from img2img.join import join_bundles
-from img2img.run import run
+from img2img.bundle.join import join_bundles
+from img2img.training.add_task import train_new_task
 from img2img.training.experiment import read_experiment
+from img2img.training.run import run
 
 Make = Callable[..., dict[str, Any]]
 FEW = {"steps": 6, "batch_size": 2, "crop": 32, "val_every": 3, "log_every": 3, "norm_batches": 0}

@@ -21,15 +21,15 @@ from img2img import InputError
 from img2img.bundle import load_bundle
 from img2img.cli import app as commands
 from img2img.cli.errors import one_line
-from img2img.evaluation import evaluate_run
-from img2img.memory import OutOfMemoryError
-from img2img.run import run
+from img2img.errors import OutOfMemoryError
 from img2img.tasks.colourisation import Colourisation
 from img2img.training import checkpoint
+from img2img.training.evaluation import evaluate_run
 from img2img.training.experiment import read_experiment
 from img2img.training.loop import TrainingDivergedError, explained
 from img2img.training.optimiser import schedule
 from img2img.training.options import TrainOptions
+from img2img.training.run import run
 
 Make = Callable[..., dict[str, Any]]
 
@@ -312,12 +312,12 @@ def test_running_out_of_memory_names_what_to_try(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("img2img.training.ready.build_data", r"'disks' were read: .*tasks\.disks\.data\.resize"),
+        ("img2img.training.task_data.build_data", r"'disks' were read: .*tasks\.disks\.data\.resize"),
         ("img2img.training.loop.settle", r"train\.batch_size=2 at train\.crop=32: try train\.batch_size=1"),
         ("img2img.tasks.segmentation.Segmentation.trivial", r"up to batch_size=8 at once: try batch_size=4, .*data\.resize"),
         ("img2img.tasks.segmentation.Segmentation.prediction", "try batch_size=4"),
-        ("img2img.training.probes.Probes.save", r"in the run: lower train\.batch_size"),
-        ("img2img.run.write_report", r"in the run: lower train\.batch_size"),
+        ("img2img.training.output_check.OutputCheck.save", r"in the run: lower train\.batch_size"),
+        ("img2img.training.run.write_report", r"in the run: lower train\.batch_size"),
     ],
 )
 def test_running_out_of_memory_anywhere_in_a_run_is_one_message(

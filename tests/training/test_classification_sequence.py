@@ -15,14 +15,14 @@ from torch import nn
 import img2img
 from img2img import InputError
 from img2img.masks import METHODS
-from img2img.run import run
 from img2img.training.experiment import read_experiment
-from img2img.training.learners import LEARNERS
+from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
+from img2img.training.strategy import STRATEGIES
 
 Make = Callable[..., dict[str, Any]]
 MASKS = ("piggyback", "affine", "ksm", "supsup", "identity")
-KEEPING = set(LEARNERS) - {"sequential", "lwf", "ewc"}
+KEEPING = set(STRATEGIES) - {"sequential", "lwf", "ewc"}
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def _untimed(results: dict[str, Any]) -> dict[str, Any]:
     return kept  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("name", [*MASKS, *sorted(LEARNERS)])
+@pytest.mark.parametrize("name", [*MASKS, *sorted(STRATEGIES)])
 def test_every_method_learns_a_sequence_of_classifications(config: Make, tmp_path: Path, name: str) -> None:
     method = {"name": name, **({"samples": 3} if name == "ewc" else {})}
     results = run(config(method=method))
@@ -180,8 +180,8 @@ def test_a_finished_task_keeps_its_test_pictures_alone_in_memory(config: Make, t
     task = {"task": {"kind": "classification"}, "data": {"kind": "class_folder", "root": str(tmp_path / "data")}}
     runner = SequenceRunner(read_experiment(config(tasks={"a": task, "b": task}, sequence=["a", "b"])))
     runner.run()
-    for ready in runner.ready.values():
-        assert [part.bytes_kept > 0 for part in (ready.parts.train, ready.parts.val, ready.parts.test)] == [False, False, True]
+    for task_data in runner.task_data.values():
+        assert [part.bytes_kept > 0 for part in (task_data.parts.train, task_data.parts.val, task_data.parts.test)] == [False, False, True]
 
 
 def test_a_task_that_needs_categories_says_so_for_data_without(config: Make, tmp_path: Path) -> None:

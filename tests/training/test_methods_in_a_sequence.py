@@ -13,10 +13,10 @@ import img2img
 from img2img import InputError, MaskedNetwork, masks
 from img2img.backbones import build_backbone
 from img2img.bundle import HEAD, load_backbone, load_bundle, read_bundle, save_backbone
-from img2img.run import run
 from img2img.training.experiment import read_experiment
 from img2img.training.optimiser import all_groups, build_optimisers
 from img2img.training.options import TrainOptions
+from img2img.training.run import run
 
 Make = Callable[..., dict[str, Any]]
 SUPSUP = {"name": "supsup", "density": 0.4}

@@ -13,15 +13,15 @@ from typer.testing import CliRunner
 
 import img2img
 from img2img.cli import app
-from img2img.decathlon import score_of
 from img2img.hub.card import model_card
 from img2img.reports.comparison.report import write_comparison
 from img2img.reports.comparison.store import store_run, write_summary
-from img2img.run import run
+from img2img.research.decathlon import score_of
 from img2img.tasks import build_task
-from img2img.training.learners import Ready
 from img2img.training.options import TrainOptions
-from img2img.training.ready import remarks
+from img2img.training.run import run
+from img2img.training.strategy import TaskData
+from img2img.training.task_data import remarks
 
 Make = Callable[..., dict[str, Any]]
 
@@ -96,7 +96,7 @@ def test_a_test_part_of_one_class(tmp_path: Path) -> None:
     parts = {part: {"root": str(tmp_path / part)} for part in ("train", "val", "test")}
     data = build_data({"kind": "class_folder", "parts": parts, "classes": ["cat", "dog"]})
     task = build_task({"kind": "classification", "classes": ["cat", "dog"]})
-    said = list(remarks(Ready("t", task, data, TrainOptions(steps=1))))
+    said = list(remarks(TaskData("t", task, data, TrainOptions(steps=1))))
     assert said == [
         "no test picture of dog: how well they were learned is not measured",
         "with one class alone in the test part doing nothing is perfect there: the task has no skill",

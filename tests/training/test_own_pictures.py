@@ -11,9 +11,9 @@ from PIL import Image
 
 import img2img
 from img2img.errors import InputError
-from img2img.run import run
 from img2img.training.experiment import read_experiment
-from img2img.training.ready import prepare
+from img2img.training.run import run
+from img2img.training.task_data import prepare
 
 Make = Callable[..., dict[str, Any]]
 

@@ -11,13 +11,14 @@ from torch import nn
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.backbones import build_backbone
-from img2img.impressions.options import read_study
+from img2img.cli.pipeline import plain_config
 from img2img.masks import TaskModule
-from img2img.pipeline import plain_config
+from img2img.research.impresslearn.options import read_study
+from img2img.research.strategies import PackNet
 from img2img.training.experiment import Experiment, read_experiment
-from img2img.training.learners import PackNet, build_learner
 from img2img.training.optimiser import all_groups, build_optimisers, parameter_roles, schedule
 from img2img.training.options import TrainOptions
+from img2img.training.strategy import build_strategy
 
 DATA = "data_root=somewhere"
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -118,12 +119,12 @@ def test_individual_networks_have_sgd_with_momentum_at_1e_3() -> None:
 def test_packnet_prunes_half_then_three_quarters_and_retrains_15_epochs_at_1e_4() -> None:
     experiment = _experiment("experiment=imagenet_to_sketch", DATA, "protocol=packnet", "method=packnet")
     options = experiment.train_options("cubs").in_steps(3200)
-    learner = build_learner(experiment.method)
-    assert isinstance(learner, PackNet)
-    assert (learner.first, learner.later) == (0.5, 0.75)
-    retraining = round(options.steps * learner.retrain)
+    strategy = build_strategy(experiment.method)
+    assert isinstance(strategy, PackNet)
+    assert (strategy.first, strategy.later) == (0.5, 0.75)
+    retraining = round(options.steps * strategy.retrain)
     assert (options.steps - retraining, retraining) == (30 * 100, 15 * 100)
-    assert (options.lr, options.lr * learner.retrain_lr) == (1e-3, pytest.approx(1e-4))
+    assert (options.lr, options.lr * strategy.retrain_lr) == (1e-3, pytest.approx(1e-4))
     assert (options.optimiser, options.decay_at) == ("sgd", (0.5,))
 
 
@@ -218,7 +219,7 @@ def test_a_member_of_a_family_can_differ_and_be_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("pipeline", "name", "family", "rate", "batch"),
-    [("cifar100", "cifar100_impressions", "superclass", 2e-2, 64), ("imagenet_to_sketch", "split_imagenet", "split", 2.5e-3, 96)],
+    [("cifar100", "cifar100_impresslearn", "superclass", 2e-2, 64), ("imagenet_to_sketch", "split_imagenet", "split", 2.5e-3, 96)],
 )
 def test_impressions_of_residual_networks_are_learned_as_table_3_has_it(
     pipeline: str, name: str, family: str, rate: float, batch: int
@@ -236,5 +237,5 @@ def test_impressions_of_residual_networks_are_learned_as_table_3_has_it(
 def test_impressions_of_lenet_are_learned_as_table_3_has_it() -> None:
     for study in ("permuted_mnist", "rotated_mnist"):
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            train = read_study(plain_config(compose("impressions", [f"study={study}", DATA]))).train
+            train = read_study(plain_config(compose("impresslearn", [f"study={study}", DATA]))).train
         assert (train.lr, train.batch_size, train.penalty_weight) == (2e-3, 128, 0)

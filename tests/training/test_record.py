@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from img2img import InputError
 from img2img.cli import app
-from img2img.evaluation import evaluate_run
-from img2img.run import run
 from img2img.suite import other_data
+from img2img.training.evaluation import evaluate_run
 from img2img.training.experiment import read_experiment
 from img2img.training.record import read_now, read_record
+from img2img.training.run import run
 
 Make = Callable[..., dict[str, Any]]
 
@@ -27,9 +27,9 @@ Make = Callable[..., dict[str, Any]]
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pictures and the page, which take longest."""
-    monkeypatch.setattr("img2img.run.save_panels", lambda runner: None)
-    monkeypatch.setattr("img2img.run.save_outputs", lambda runner, folder: None)
-    monkeypatch.setattr("img2img.run.write_report", lambda folder: folder)
+    monkeypatch.setattr("img2img.training.run.save_panels", lambda runner: None)
+    monkeypatch.setattr("img2img.training.run.save_outputs", lambda runner, folder: None)
+    monkeypatch.setattr("img2img.training.run.write_report", lambda folder: folder)
 
 
 @pytest.fixture

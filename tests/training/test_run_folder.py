@@ -17,18 +17,18 @@ from killing import Killed, killed_at
 
 from img2img import InputError
 from img2img.errors import first_line
-from img2img.files import temporary_beside
-from img2img.lock import FolderInUseError, hold
+from img2img.files.atomic import temporary_beside
+from img2img.files.lock import FolderInUseError, hold
 from img2img.reports.read import read_curve
-from img2img.run import run
 from img2img.training import run_folder, sequence
+from img2img.training.checked_files import read_checked_json, write_checked_json
 from img2img.training.checkpoint import load_checkpoint, save_checkpoint
 from img2img.training.environment import commit_of, environment
 from img2img.training.experiment import read_experiment
-from img2img.training.learned import read_learned, write_learned
 from img2img.training.progress import read_progress
-from img2img.training.sealed import read_sealed_json, write_sealed_json
+from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
+from img2img.training.strategy_files import read_learned, write_learned
 
 Make = Callable[..., dict[str, Any]]
 FORK = multiprocessing.get_context("fork")
@@ -102,7 +102,7 @@ def test_a_run_holds_its_folder_from_the_first_check_to_the_report(config: Make,
 
     prepare = SequenceRunner.prepare
     monkeypatch.setattr(SequenceRunner, "prepare", lambda self: (look() if not found else None, prepare(self)))
-    monkeypatch.setattr("img2img.run.write_report", look)
+    monkeypatch.setattr("img2img.training.run.write_report", look)
     run(config(sequence=["disks"]))
     assert len(found) == 2
     with pytest.raises(InputError, match="under another configuration"):
@@ -219,7 +219,7 @@ def test_a_disk_that_fills_at_any_write_of_a_checkpoint_is_one_message(tmp_path:
         self.digest.update(data)
         return int(self.file.write(data))
 
-    monkeypatch.setattr("img2img.training.sealed._Hashing.write", full)
+    monkeypatch.setattr("img2img.training.checked_files._Hashing.write", full)
     save_checkpoint(path, values | {"step": 1})
     assert written > 10
     for writes in range(written):
@@ -359,13 +359,13 @@ def test_a_run_folder_of_an_earlier_version_goes_on(config: Make, tmp_path: Path
 def test_sealed_json_is_what_was_written_and_one_bit_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     value = {"a": 0.1, "b": [1, None, "é"], "c": {"d": True}}
-    write_sealed_json(path, value)
-    assert read_sealed_json(path, remedy="") == value
+    write_checked_json(path, value)
+    assert read_checked_json(path, remedy="") == value
     content, noticed = path.read_bytes(), 0
     for changed in flipped(content, 200):
         path.write_bytes(changed)
         try:
-            read = read_sealed_json(path, remedy="do this")
+            read = read_checked_json(path, remedy="do this")
         except InputError:
             noticed += 1
         else:  # in the name of the checksum or in white space

@@ -15,11 +15,11 @@ import img2img
 from img2img import InputError
 from img2img.bundle import load_bundle
 from img2img.masks.task import TaskState
-from img2img.run import run
 from img2img.training import sequence as sequence_module
 from img2img.training.experiment import read_experiment
 from img2img.training.loop import fit
 from img2img.training.results import collect_results
+from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 
 Make = Callable[..., dict[str, Any]]
@@ -84,10 +84,10 @@ def test_a_bundle_gives_the_outputs_that_were_reported(config: Make, tmp_path: P
     model = img2img.load(str(tmp_path / "run"))
     kinds = {name: (task.kind, task.side) for name, task in model.tasks.items()}
     assert kinds == {"disks": ("segmentation", 32), "colour": ("colourisation", 32), "edges": ("edges", 32)}
-    sample = runner.ready["edges"].parts.test[0]
-    ready = runner.ready["edges"]
-    example = ready.task.example(img2img.data.Batch.stack([sample]))
-    expected = runner.evaluator.predict(runner.run_of("edges"), ready.task, example.input)[0]
+    sample = runner.task_data["edges"].parts.test[0]
+    task_data = runner.task_data["edges"]
+    example = task_data.task.example(img2img.data.Batch.stack([sample]))
+    expected = runner.evaluator.predict(runner.run_of("edges"), task_data.task, example.input)[0]
     assert torch.allclose(model.predict("edges", sample.image), expected, atol=1e-6)
     odd = sample.image[:29, :31]
     assert model.run("colour", odd).shape == (29, 31, 3), "pictures of any size"

@@ -15,7 +15,7 @@ Points = list[tuple[int, float]]
 
 
 def run_curve(run: Run, task: TaskInfo) -> Points:
-    """(step, deciding figure on the validation set) of one run; empty without a log, or where all tasks were trained at once."""
+    """(step, primary metric on the validation set) of one run; empty without a log, or where all tasks were trained at once."""
     points: Points = []
     if any((run.folder / "metrics").glob("*.joint.csv")):
         return points  # the log of its first task is the backbone's

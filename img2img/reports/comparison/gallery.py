@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from img2img.files import write_bytes
+from img2img.files.atomic import write_bytes
 from img2img.reports.comparison.style import DPI, save_png
 
 _CSS_DPI = 96

@@ -9,7 +9,7 @@ from img2img.reports.comparison.tables import winners
 
 
 def headline(suite: Suite) -> str:
-    """A row a method, a column a task: mean ± standard deviation of the deciding figure after the whole sequence.
+    """A row a method, a column a task: mean ± standard deviation of the primary metric after the whole sequence.
 
     In brackets: when the task was just learned, for methods that forget. Bytes for a task are the mean over the tasks.
     """

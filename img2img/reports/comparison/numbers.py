@@ -36,17 +36,17 @@ def stat(values: Iterable[float | None]) -> Stat | None:
 
 
 def final(method: Method, task: TaskInfo) -> Stat | None:
-    """The deciding figure after the whole sequence."""
+    """The primary metric after the whole sequence."""
     return stat(run.final(task.name) for run in method.runs)
 
 
 def learned(method: Method, task: TaskInfo) -> Stat | None:
-    """The deciding figure when the task was just learned."""
+    """The primary metric when the task was just learned."""
     return stat(run.learned(task.name) for run in method.runs)
 
 
 def moved(method: Method, suite: Suite) -> bool:
-    """Whether some task's deciding figure at the end differs from the one when it was learned."""
+    """Whether some task's primary metric at the end differs from the one when it was learned."""
     for run in method.runs:
         for task in suite.tasks:
             new, last = run.learned(task.name), run.final(task.name)

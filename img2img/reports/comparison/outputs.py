@@ -11,7 +11,7 @@ from torch import Tensor
 from img2img.data.base import Batch
 from img2img.data.split import limit
 from img2img.errors import InputError
-from img2img.files import write_atomic
+from img2img.files.atomic import write_atomic
 from img2img.tasks.base import pixels
 
 SIDE = 160
@@ -27,7 +27,7 @@ def save_outputs(runner: Any, folder: Path, count: int = 3) -> list[Path]:
     Each is one row of `count` test pictures, evenly spread as those of the run's own page, in tiles of one size.
 
     Args:
-        runner: a finished run: `ready[name]` (with `task` and `parts`), `run_of(name)` and `evaluator`, as `SequenceRunner` has.
+        runner: a finished run: `task_data[name]` (with `task` and `parts`), `run_of(name)` and `evaluator`, as `SequenceRunner` has.
         folder: where the three folders go.
         count: how many pictures, at least 1.
 
@@ -35,13 +35,13 @@ def save_outputs(runner: Any, folder: Path, count: int = 3) -> list[Path]:
         InputError: `count` is below 1.
     """
     paths = []
-    for name, ready in runner.ready.items():
-        shown = limit(ready.parts.test, count)
+    for name, task_data in runner.task_data.items():
+        shown = limit(task_data.parts.test, count)
         strips: dict[str, list[Image.Image]] = {kind: [] for kind in KINDS}
         for i in range(len(shown)):
-            example = ready.task.example(Batch.stack([shown[i]]).to(runner.evaluator.device))
-            prediction = runner.evaluator.predict(runner.run_of(name), ready.task, example.input)
-            made = (example.input, ready.task.picture(prediction, example.input), ready.task.reference(example))
+            example = task_data.task.example(Batch.stack([shown[i]]).to(runner.evaluator.device))
+            prediction = runner.evaluator.predict(runner.run_of(name), task_data.task, example.input)
+            made = (example.input, task_data.task.picture(prediction, example.input), task_data.task.reference(example))
             for kind, picture in zip(KINDS, made, strict=True):
                 strips[kind].append(_picture(picture))
         size = _tile_size(strips["inputs"])

@@ -23,7 +23,7 @@ class Pair:
 
     Attributes:
         seed: of both.
-        value: the method's deciding figure after the whole sequence.
+        value: the method's primary metric after the whole sequence.
         reference: the reference's.
         gain: by how much the method is better, as a fraction of the reference's figure; below 0 it is worse.
     """

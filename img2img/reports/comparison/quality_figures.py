@@ -80,7 +80,7 @@ def skill_figure(
 
 
 def forgetting_figure(method: Method, matrix: Matrix) -> Figure:
-    """The matrix of deciding figures as a heat map of what the skill lost or gained since a task was learned."""
+    """The matrix of primary metric as a heat map of what the skill lost or gained since a task was learned."""
     size = len(matrix.tasks)
     figure = new_figure(0.95 + 0.46 * size, 0.95 + 0.27 * size)  # three beside each other with six tasks
     axes = figure.subplots()
@@ -108,7 +108,7 @@ def forgetting_figure(method: Method, matrix: Matrix) -> Figure:
 
 
 def curve_figure(task: TaskInfo, curves: Mapping[Method, Sequence[tuple[int, float]]]) -> Figure:
-    """The deciding figure on the validation pictures over the steps, a line a method."""
+    """The primary metric on the validation pictures over the steps, a line a method."""
     figure = new_figure(WIDE, 4.4)
     axes = figure.subplots()
     tidy(axes)

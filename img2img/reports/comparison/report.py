@@ -6,8 +6,9 @@ from typing import Any
 
 from PIL import Image
 
-from img2img.files import write_atomic, write_bytes, write_json
-from img2img.paths import expanded
+from img2img.files.atomic import write_atomic, write_bytes, write_json
+from img2img.files.paths import expanded
+from img2img.files.writable import check_writable
 from img2img.reports import text
 from img2img.reports.comparison import mask_figures, quality_figures, words
 from img2img.reports.comparison.curves import Points, mean_curve
@@ -33,7 +34,6 @@ from img2img.reports.comparison.style import styled
 from img2img.reports.comparison.suite import Method, Suite, TaskInfo, read_suite
 from img2img.reports.comparison.tables import all_tables, write_table
 from img2img.reports.template import page_template
-from img2img.writable import check_writable
 
 
 def write_comparison(suite: Path, out: Path) -> Path:

@@ -8,17 +8,17 @@ from typing import Any
 
 import yaml
 
-from img2img.composed import config_path
 from img2img.errors import InputError
-from img2img.files import clear_leftovers, sync_folder, temporary_beside, write_json
-from img2img.lock import hold
-from img2img.paths import expanded
+from img2img.files.atomic import clear_leftovers, sync_folder, temporary_beside, write_json
+from img2img.files.lock import hold
+from img2img.files.paths import expanded
+from img2img.files.yaml import read_yaml
 from img2img.reports.comparison.masks_json import read_masks
 from img2img.reports.comparison.numbers import final, task_bytes
 from img2img.reports.comparison.outputs import KINDS
 from img2img.reports.comparison.suite import Suite, read_suite
 from img2img.reports.read import read_results
-from img2img.yaml_file import read_yaml
+from img2img.training.saved_config import config_path
 
 DATA = "DATA"
 """Stands for `data_root` in stored configs."""
@@ -117,7 +117,7 @@ def _without_paths(value: Any, root: str) -> Any:
 def summarise(suite: Path) -> dict[str, Any]:
     """The figures of a suite in one small object, as its `summary.json` holds them.
 
-    A method's `mean` is over seeds, of a task's deciding figure after the whole sequence; `std` is the sample standard
+    A method's `mean` is over seeds, of a task's primary metric after the whole sequence; `std` is the sample standard
     deviation, None with one seed; `bytes` is what the task stores beside what is shared. Tasks that a method lacks have no entry.
 
     Raises:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
-from img2img.files import read_json
+from img2img.files.atomic import read_json
+from img2img.files.paths import expanded
 from img2img.masks.base import METHODS
-from img2img.paths import expanded
 from img2img.reports.comparison.masks_json import read_masks
 from img2img.reports.read import read_results
 
@@ -55,11 +55,11 @@ class Run:
         return next((task for task in self.results["tasks"] if task["name"] == name), None)
 
     def final(self, name: str) -> float | None:
-        """The deciding figure of a task after the whole sequence, so that what was forgotten counts."""
+        """The primary metric of a task after the whole sequence, so that what was forgotten counts."""
         return self._cell(-1, name)
 
     def learned(self, name: str) -> float | None:
-        """The deciding figure of a task when it was just learned."""
+        """The primary metric of a task when it was just learned."""
         return self._cell(self.tasks.index(name), name) if name in self.tasks else None
 
     def _cell(self, row: int, name: str) -> float | None:
@@ -115,7 +115,7 @@ class TaskInfo:
     metric: str
     higher_is_better: bool
     trivial: float | None
-    trivial_name: str | None
+    baseline_name: str | None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from img2img.files import write_atomic
+from img2img.files.atomic import write_atomic
 from img2img.reports.comparison.curves import Points
 from img2img.reports.comparison.numbers import (
     TRANSFER,

@@ -31,7 +31,7 @@ def task_view(task: TaskInfo) -> dict[str, Any]:
         "metric": task.metric,
         "arrow": "↑" if task.higher_is_better else "↓",
         "trivial": task.trivial,
-        "trivial_name": task.trivial_name,
+        "trivial_name": task.baseline_name,
     }
 
 

@@ -1,0 +1,293 @@
+"""A bundle on disk: a folder with the backbone, one file a task, and `bundle.json` that says what they are."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from img2img.backbones import Backbone
+from img2img.backbones.head_check import check_head
+from img2img.backbones.stored import rebuild_backbone
+from img2img.errors import InputError, first_line
+from img2img.files.atomic import read_json, write_bytes, write_json
+from img2img.files.lock import check_free, hold
+from img2img.files.paths import expanded
+from img2img.files.untrusted import check_plain, naming, tensor_shapes
+from img2img.masks import Basis, MaskedNetwork
+from img2img.masks.storage import read_header
+from img2img.masks.table import check_name
+from img2img.tasks.stored import check_info, stored_task
+
+FORMAT = "img2img-bundle"
+VERSION = 2
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+HEAD = "head"
+"""The submodule of every `Backbone` that tasks replace."""
+MAX_DESCRIPTION = 1 << 22
+"""Bytes of the longest `bundle.json`."""
+MAX_TASKS = 10_000
+MAX_PATTERNS = 4096
+MAX_PATTERN = 1000
+"""Entries of its lists, and letters of a pattern or a name, at most."""
+PATIENCE = 600.0
+"""Seconds to wait for another process that changes the bundle: it copies files, and trains nothing in that time."""
+
+
+def save_backbone(
+    folder: str | os.PathLike[str], network: MaskedNetwork, spec: Mapping[str, Any], select: Sequence[str] | None = None
+) -> None:
+    """Write the backbone of `network`, without a head, and a `bundle.json`; `select` is what it was made with.
+
+    Tasks of a bundle that is there already, on the very same backbone, stay in it; any other is replaced.
+
+    Raises:
+        FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
+    """
+    folder = expanded(folder)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in network.backbone.state_dict().items()}
+    blob = safetensors.torch.save(tensors, metadata={"format": FORMAT})
+    description = {"format": FORMAT, "version": VERSION, "sha256": network.backbone_sha256, "spec": dict(spec)}
+    description |= {"select": ["*"] if select is None else list(select)}
+    with hold(folder, wait=PATIENCE):
+        write_bytes(folder / "backbone.safetensors", blob)
+        write_json(folder / "bundle.json", description | _kept(folder, description))
+
+
+def _kept(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
+    """The tasks and bases of a bundle that is there on the backbone of `description`; none where there is another, or none."""
+    try:
+        earlier = read_bundle(folder)
+    except InputError:
+        earlier = {}
+    plain = json.loads(json.dumps(description))  # as it reads back
+    same = all(earlier.get(key) == value for key, value in plain.items())
+    return {"tasks": earlier["tasks"], "bases": earlier["bases"]} if same else {"tasks": [], "bases": {}}
+
+
+def add_task_to_bundle(
+    folder: str | os.PathLike[str], network: MaskedNetwork, task: str, *, options: Mapping[str, Any], info: Mapping[str, Any]
+) -> Path:
+    """Write the file of `task`, which freezes it, and that of its basis if it has a new one; list both in `bundle.json`.
+
+    Args:
+        folder: the bundle's.
+        network: holds the task.
+        task: its name.
+        options: what `tasks.build_task` rebuilds the task from.
+        info: further JSON values for the file's header, such as figures.
+
+    Raises:
+        FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
+        InputError: another task of the bundle combines another basis of that name.
+    """
+    folder = expanded(folder)
+    with hold(folder, wait=PATIENCE):
+        description = read_bundle(folder)
+        bases = dict(description["bases"])
+        used = network.state(task).method.basis_name()
+        basis = None if used is None else network.bases()[used]
+        if used is not None and basis is not None and bases.get(used, basis.sha256) != basis.sha256:
+            _refuse_another_basis(folder, used, [name for name in description["tasks"] if name != task])
+        path = network.save_task(task, task_path(folder, task), info={"task": dict(options), **info})
+        if used is not None and basis is not None and bases.get(used) != basis.sha256:
+            basis.save(basis_path(folder, basis.sha256))
+            bases[used] = basis.sha256
+        names = [name for name in description["tasks"] if name != task]
+        write_json(folder / "bundle.json", description | {"tasks": [*names, task], "bases": bases})
+        return path
+
+
+def _refuse_another_basis(folder: Path, basis: str, tasks: Sequence[str]) -> None:
+    for name in tasks:
+        if (read_header(task_path(folder, name))["basis"] or {}).get("name") == basis:
+            raise InputError(f"the task {name!r} in {folder} combines another basis {basis!r}: give the new one another name")
+
+
+def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
+    """Take `task` out of `bundle.json`, then remove its file, and that of a basis which no other task combines.
+
+    Raises:
+        InputError: there is no such task, another one's masks are coded relative to it, or the bundle is that of a run that goes
+            on, or is in use.
+    """
+    folder = expanded(folder)
+    read_bundle(folder)  # before anything is written
+    if folder.name == "bundle":
+        check_free(folder.parent)  # a run that goes on needs all of its tasks
+    with hold(folder, wait=PATIENCE):
+        description = read_bundle(folder)
+        if task not in description["tasks"]:
+            raise InputError(f"no task {task!r} in {folder}; it has {', '.join(description['tasks']) or 'none'}")
+        names = [name for name in description["tasks"] if name != task]
+        headers = {name: read_header(task_path(folder, name)) for name in names}
+        relatives = [name for name, header in headers.items() if (header["relative_to"] or {}).get("task") == task]
+        if relatives:
+            raise InputError(f"the masks of {', '.join(relatives)} are coded relative to those of {task!r}: delete those first")
+        used = {(header["basis"] or {}).get("name") for header in headers.values()}
+        unused = {name: sha256 for name, sha256 in description["bases"].items() if name not in used}
+        kept = {name: sha256 for name, sha256 in description["bases"].items() if name in used}
+        # The list goes first: a file that it does not name does no harm.
+        write_json(folder / "bundle.json", description | {"tasks": names, "bases": kept})
+        task_path(folder, task).unlink(missing_ok=True)
+        for sha256 in set(unused.values()) - set(kept.values()):
+            basis_path(folder, sha256).unlink(missing_ok=True)
+
+
+def bundle_folder(folder: str | os.PathLike[str]) -> Path:
+    """The folder of a bundle: the one given, or the `bundle` folder of a run."""
+    folder = expanded(folder)
+    inner = folder / "bundle"
+    return inner if (inner / "bundle.json").is_file() else folder
+
+
+def task_path(folder: Path, task: str) -> Path:
+    """The file of a task that a bundle lists.
+
+    Raises:
+        InputError: it is no task name.
+    """
+    try:
+        check_name(task)
+    except InputError as error:
+        raise InputError(f"{folder / 'bundle.json'} lists a task that can be none: {error}") from error
+    return folder / "tasks" / f"{task}.safetensors"
+
+
+def basis_path(folder: Path, sha256: str) -> Path:
+    """The file of a basis.
+
+    Raises:
+        InputError: `sha256` is no SHA-256.
+    """
+    if not _SHA256.fullmatch(sha256):
+        raise InputError(f"{folder / 'bundle.json'}: a basis has the SHA-256 {sha256[:80]!r}: restore it from a copy")
+    return folder / "bases" / f"{sha256}.safetensors"
+
+
+def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The contents of `bundle.json`, checked: every field of its type, every name one that may name a file.
+
+    Raises:
+        InputError: no bundle there, or it was edited into something else, or is of a newer format.
+    """
+    path = expanded(folder) / "bundle.json"
+    if not path.is_file():
+        raise InputError(f"no bundle in {folder}: expected the file bundle.json there; give the folder that a run wrote")
+    if path.stat().st_size > MAX_DESCRIPTION:
+        raise InputError(f"{path} has {path.stat().st_size} bytes, expected at most {MAX_DESCRIPTION}: restore it from a copy")
+    description = read_json(path)
+    version = description.get("version") if isinstance(description, dict) else None
+    if isinstance(version, int) and version != VERSION:
+        remedy = "upgrade it" if version > VERSION else "use the img2img that wrote it, or run the experiment again"
+        raise InputError(f"{path} has version {version}, this img2img reads {VERSION}: {remedy}")
+    form = {"format": str, "version": int, "sha256": str, "spec": dict, "select": list, "tasks": list, "bases": dict}
+    if isinstance(description, dict):
+        description.setdefault("select", ["*"])  # bundles had none at first
+    wrong = [k for k, kind in form.items() if not isinstance(description, dict) or not isinstance(description.get(k), kind)]
+    texts = [] if wrong else [*description["select"], *description["tasks"], *description["bases"].values()]
+    if wrong or description["format"] != FORMAT or not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"{path} is no description of a bundle (wrong or missing: {wrong or ['format']}): restore it from a copy"
+        )
+    for key, most in (("select", MAX_PATTERNS), ("tasks", MAX_TASKS), ("bases", MAX_TASKS)):
+        check_plain(description[key], f"{key} in {path}", depth=1, most=most, longest=MAX_PATTERN)
+    check_plain(description["spec"], f"spec in {path}")
+    for task in description["tasks"]:
+        task_path(path.parent, task)
+    for sha256 in description["bases"].values():
+        basis_path(path.parent, sha256)
+    return description
+
+
+def check_has_tasks(folder: Path, description: Mapping[str, Any]) -> None:
+    """Refuse a bundle that is nothing but a backbone.
+
+    Raises:
+        InputError: it has no tasks.
+    """
+    if not description["tasks"]:
+        raise InputError(
+            f"the bundle in {folder} has no tasks: let its run finish one, or add one with img2img add-task. What comparison "
+            "methods (packnet, finetune, lwf, ...) learn is in no bundle: their figures are in the run's results.json"
+        )
+
+
+def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone]:
+    """Rebuild the network of a bundle and load all of its tasks.
+
+    Returns:
+        The network in evaluation mode, and the plain backbone, which knows `stride`, `min_size` and `make_head`.
+
+    Raises:
+        InputError: a file is missing, damaged, or does not belong to the others, or there is no task.
+    """
+    folder = expanded(folder)
+    description = read_bundle(folder)
+    check_has_tasks(folder, description)
+    network, backbone = load_backbone(folder, description)
+    load_tasks(folder, description["tasks"], network, backbone)
+    network.eval()
+    return network, backbone
+
+
+def load_tasks(folder: Path, names: Sequence[str], network: MaskedNetwork, backbone: Backbone) -> None:
+    """Load tasks of a bundle into `network`, and check that what they say of themselves fits their heads.
+
+    Raises:
+        InputError: a file is missing, damaged, of another network, or its head does not give what the task needs.
+    """
+    for name in names:
+        path = task_path(folder, name)
+        network.load_task(path, name=name)
+        state = network.state(name)
+        check_info(path, state.info)
+        with naming(path):
+            check_head(backbone, state.head, stored_task(state.info).out_channels)
+
+
+def check_bundle(folder: str | os.PathLike[str]) -> None:
+    """Read all of a bundle, with or without tasks.
+
+    Raises:
+        InputError: see `load_bundle`.
+    """
+    folder = expanded(folder)
+    description = read_bundle(folder)
+    load_tasks(folder, description["tasks"], *load_backbone(folder, description))
+
+
+def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedNetwork, Backbone]:
+    """The network of a bundle without its tasks, and the plain backbone."""
+    path = folder / "backbone.safetensors"
+    if not path.is_file():
+        raise InputError(f"no backbone at {path}: copy the bundle again, whole")
+    # No weights of another origin, whatever an edited file may ask for: they come from the bundle.
+    backbone = rebuild_backbone({"out_channels": 1} | description["spec"], tensor_shapes(path), path)
+    try:
+        backbone.load_state_dict(safetensors.torch.load(path.read_bytes()), strict=False)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged or of another network ({first_line(error)}): copy it again") from error
+    network = MaskedNetwork(backbone, head=HEAD, select=description["select"], strict=False)
+    if network.backbone_sha256 != description["sha256"]:
+        raise InputError(
+            f"the backbone in {path} has the SHA-256 {network.backbone_sha256[:12]}…, bundle.json says "
+            f"{description['sha256'][:12]}…: one of them was changed; copy both again"
+        )
+    load_bases(folder, description["bases"], network)
+    return network, backbone
+
+
+def load_bases(folder: Path, bases: Mapping[str, str], network: MaskedNetwork) -> None:
+    """Add the bases of a bundle, SHA-256 by name, to `network`, but for names that it has."""
+    for name, sha256 in bases.items():
+        if name in network.bases():
+            continue
+        basis = Basis.load(basis_path(folder, sha256), network.layers())
+        if basis.sha256 != sha256:
+            raise InputError(f"{basis_path(folder, sha256)} holds the basis {basis.sha256[:12]}…: copy the bundle again, whole")
+        network.add_basis(name, basis)

@@ -1,0 +1,173 @@
+"""What the scripts in `pipelines/` share: from a composed config to a run, with a user's mistakes as one message."""
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+
+from img2img.errors import INTERRUPTED, InputError, TrainingDivergedError
+from img2img.training.saved_config import SavedConfig
+
+ENDING = "imagenet12_accuracy"
+"""The key of the Decathlon's config that says how its score is computed; no other script has it."""
+ONLY_HERE = ("hydra", "data_root", ENDING)
+"""Keys of the config that other keys refer to, or scripts read themselves, and the experiment does not know."""
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """Exit with one message, not a traceback, where a run in the block asks its user to act.
+
+    In a multirun the error goes on to Hydra, which lets the other jobs end before it shows it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from what was saved last", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except (InputError, TrainingDivergedError, MemoryError, OSError) as error:
+        if in_multirun():
+            raise
+        if _number():
+            time.sleep(_AFTER_THE_FIRST)
+        sys.exit(f"error: {str(error) or 'out of memory'}")
+
+
+_AFTER_THE_FIRST = 3.0
+"""Seconds that all processes but the first wait before they report an error: where all meet the same, it alone is heard, since
+the launcher ends the others when one has failed."""
+
+
+_STARTED = {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}
+"""Variables of torchrun's and Slurm's processes."""
+
+
+def _number() -> int:
+    """Which one of the processes that train together this is, 0 for the first, as torchrun, srun or Fabric says it."""
+    return max(int(os.environ.get(key, "0")) for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"))
+
+
+def in_multirun() -> bool:
+    """Whether this is one of the jobs of Hydra's `--multirun`."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def check_overrides(arguments: Iterable[str]) -> None:
+    """Check that Hydra can read the `KEY=VALUE` among the arguments of a command; others are left to it.
+
+    Raises:
+        InputError: it cannot read one, with how to quote it.
+    """
+    parser = OverridesParser.create()
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or argument.startswith("-"):
+            continue
+        try:
+            parser.parse_override(argument)
+        except HydraException as error:
+            quoted = value.replace('"', '\\"')
+            reason = " ".join(str(error).split("\n", 1)[0].split())
+            raise InputError(
+                f"{argument!r} cannot be read ({reason}): a value with = , : [ ] {{ }} or spaces that is plain text goes into "
+                f"quotes inside the shell's, such as '{key}=\"{quoted}\"'"
+            ) from error
+
+
+def start(main: Callable[[], object]) -> None:
+    """Call a script's function that Hydra has decorated; a command line that it cannot read is one message."""
+    with one_message():
+        check_overrides(sys.argv[1:])
+    main()
+
+
+def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], object] | None = None) -> None:
+    """Resolve a config and run its experiment, see `img2img.training.run.run`.
+
+    Each job of a multirun gets the folder that Hydra has for it, `out/NUMBER`, and shows no bars, which would mix with others'.
+    """
+    with one_message():
+        if ENDING in config:
+            raise InputError(f"the key {ENDING} is of pipelines/decathlon.py alone: leave it out")
+    _run(config, then)
+
+
+def _run(config: DictConfig, then: Callable[[Any, Mapping[str, Any]], object] | None) -> None:
+    from img2img.training.run import run
+
+    with one_message():
+        plain = plain_config(config)
+        if not in_multirun():
+            run(plain, composed=_composed(config), then=then)
+            return
+        if plain.get("devices", 1) != 1 and not _STARTED & os.environ.keys():
+            raise InputError(
+                f"devices={plain['devices']} in a multirun, whose jobs cannot start processes: leave it out, or use torchrun "
+                "or a launcher that starts them, see docs/guides/devices.md"
+            )
+        run(plain | {"out": HydraConfig.get().runtime.output_dir}, composed=_composed(config), then=then, bars=False)
+
+
+def run_decathlon(config: DictConfig) -> None:
+    """Run the experiment of the config, then score it and write the challenge server's file where its pictures are there.
+
+    `imagenet12_accuracy` of the config is the given network's, see `img2img.research.decathlon.check_given`.
+    """
+    from img2img.research.decathlon import check_given, finish
+    from img2img.training.experiment import read_experiment
+
+    with one_message():
+        given = config.get(ENDING)
+        given = None if given is None else check_given(given, read_experiment(plain_config(config)))
+    _run(config, functools.partial(finish, imagenet12_accuracy=given))
+
+
+def run_study(config: DictConfig) -> None:
+    """Run the study of the config, see `img2img.research.impresslearn`."""
+    from img2img.research.impresslearn import run
+    from img2img.training.distributed import refuse_several_processes
+
+    with one_message():
+        refuse_several_processes("ImpressLearn's study")
+        run(plain_config(config), composed=_composed(config))
+
+
+def _composed(config: DictConfig) -> SavedConfig:
+    """What the run folder keeps; with interpolations, so that a path shows which data it is from."""
+    overrides = OmegaConf.to_yaml(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None
+    return SavedConfig(OmegaConf.to_yaml(config), overrides)
+
+
+def plain_config(config: DictConfig) -> dict[str, Any]:
+    """The experiment's part of a composed config, resolved.
+
+    Raises:
+        InputError: a key has no value, or an experiment's file lacks its first line.
+    """
+    if "experiment" in config:  # a file of the group whose package is not the whole config has its keys there
+        raise InputError(
+            "the experiment's keys are under 'experiment': expected its YAML file to begin with the line `# @package _global_`, "
+            "without anything before it, a byte order mark among it; add the line, or save the file as UTF-8 without the mark"
+        )
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (MissingMandatoryValue, InterpolationToMissingValueError):
+        missing = ", ".join(str(key) for key in config if OmegaConf.is_missing(config, key)) or "a key that others refer to"
+        raise InputError(f"the config has no value for {missing}: give it on the command line, such as data_root=DATA") from None
+    assert isinstance(plain, dict)
+    return without_script_keys({str(key): value for key, value in plain.items()})
+
+
+def without_script_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config without the keys of `ONLY_HERE`: the experiment's part."""
+    return {key: value for key, value in config.items() if key not in ONLY_HERE}

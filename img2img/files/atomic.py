@@ -1,0 +1,222 @@
+"""Files that are either the old one or the new one, never half of each."""
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from img2img.errors import InputError
+from img2img.files.paths import expanded
+
+_numbers = itertools.count()
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+_TEMPORARY = re.compile(r"\..+\.((?P<host>[0-9a-f]{8})-)?(?P<pid>[0-9]+)(-[0-9]+)?\.tmp(\.(mp4|avi))?", re.DOTALL)
+"""`.NAME.HOST-PROCESS-NUMBER.tmp`, and `.NAME.PROCESS.tmp` as versions before wrote it."""
+_DAY = 86400.0
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new name beside `path` for what is to replace it, by which `clear_leftovers` knows whose it is.
+
+    It is legal wherever the name of `path` is: a long one is cut.
+    """
+    name = os.fsencode(path.name)[:180].decode("utf-8", "ignore")
+    return path.with_name(f".{name}.{_HOST}-{os.getpid()}-{next(_numbers)}.tmp")
+
+
+def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
+    """Call `write(temporary)` on a path beside `path`, flush it to the disk and rename it to `path`.
+
+    A kill, a power cut or a full disk at any moment leaves the earlier file whole; the temporary file is removed when `write`
+    fails.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the message says which file, that the old one stands, and what
+            helps.
+    """
+    path = expanded(path)
+    temporary = temporary_beside(path)
+    try:
+        make_folder(path.parent)
+        write(temporary)
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except Exception as error:
+        cause = _disk_error(error)
+        if cause is None:
+            raise
+        raise cannot_write(path, cause) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return path
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing, so that a power cut does not take them away again."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's names to the disk: without it a power cut may undo a rename.
+
+    Some systems offer no such thing (Windows opens no folders, some network file systems refuse): there it does nothing.
+    """
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _disk_error(error: BaseException) -> OSError | None:
+    """The `OSError` that made a write fail; libraries written in other languages report some as another error."""
+    if isinstance(error, OSError):
+        return error
+    if not isinstance(error, RuntimeError | safetensors.SafetensorError):
+        return None
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    before = error.__cause__ or error.__context__
+    cause = None if before is None else _disk_error(before)
+    return cause if cause is not None and cause.errno in _OF_THE_DISK else None
+
+
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def cannot_write(path: Path, error: OSError) -> OSError:
+    """The error for a file that could not be written: which, why, what stands now, and what helps."""
+    kept = "the earlier file is unchanged" if os.path.exists(path) else "no file was left behind"
+    other = error.filename if isinstance(error.filename, str) else ""  # such as a source that is gone
+    why = f"{error.strerror or error}" + (f": {other}" if other and not _TEMPORARY.fullmatch(Path(other).name) else "")
+    return OSError(error.errno, f"could not write {path} ({why}); {kept}. {_remedy(error.errno)}")
+
+
+def _remedy(number: int | None) -> str:
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "Make the folder writable or choose another one, then run again"
+    if number == errno.ENAMETOOLONG:
+        return "Choose a shorter name or another folder, then run again"
+    if number == errno.EFBIG:
+        return "Raise the limit on the size of files (ulimit -f) or choose another disk, then run again"
+    if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        return "A file is where a folder is needed, or the other way round: choose another path, then run again"
+    if number in (errno.ENOSPC, errno.EDQUOT, None):
+        return "Free some space or choose another folder, then run again"
+    return "Check the path and the disk, then run again"
+
+
+def clear_leftovers(folder: str | os.PathLike[str], *, below: int = 0) -> list[Path]:
+    """Remove temporary files and folders that a process left which was killed while it wrote; returns them.
+
+    Only those by the names that `temporary_beside` gives, of a process of this machine that has ended, or untouched for a day.
+
+    Args:
+        folder: where to look; it need not be there.
+        below: how many levels of folders below it are looked at too.
+    """
+    removed: list[Path] = []
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return removed
+    for entry in entries:
+        found = _TEMPORARY.fullmatch(entry.name)
+        with contextlib.suppress(OSError):  # another process may clear it too
+            if found and _left(entry, found["host"], int(found["pid"])):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+                removed.append(Path(entry.path))
+            elif below and entry.is_dir(follow_symlinks=False):
+                removed += clear_leftovers(entry.path, below=below - 1)
+    return removed
+
+
+def _left(entry: "os.DirEntry[str]", host: str | None, process: int) -> bool:
+    if host in (None, _HOST) and not is_running(process):
+        return True
+    return time.time() - entry.stat(follow_symlinks=False).st_mtime > _DAY and process != os.getpid()
+
+
+def is_running(process: int) -> bool:
+    """Whether this machine has a process of that number, or may have: not every system says so."""
+    if os.name != "posix":
+        return True  # on Windows the question, os.kill(process, 0), would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def check_folder(folder: str | os.PathLike[str], option: str) -> Path:
+    """The path of a folder to write into, which need not be there yet; `option` is what the user calls it, for the message.
+
+    Raises:
+        InputError: it is a file, or is to be in one.
+    """
+    folder = expanded(folder)
+    file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+    if file is not None:
+        raise InputError(f"{option}={folder}: {file} is a file; expected a folder, or none there yet: choose another")
+    return folder
+
+
+def write_bytes(path: str | os.PathLike[str], blob: bytes) -> Path:
+    """Write `blob`, atomically."""
+    return write_atomic(path, lambda p: p.write_bytes(blob))
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+    """Write `value` as indented UTF-8 JSON, atomically. NaN and infinity are refused, since JSON has neither."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The content of a `safetensors` file, the same bytes for the same values: the library shuffles the keys of its metadata."""
+    content = safetensors.torch.save(dict(tensors), metadata=dict(metadata))
+    end = 8 + int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8:end])
+    entries = {"__metadata__": dict(sorted(entries.pop("__metadata__").items())), **entries}
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)  # so that the tensors are aligned
+    return len(header).to_bytes(8, "little") + header + content[end:]
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read JSON, or raise an `InputError` that names the file and the line at fault."""
+    path = expanded(path)
+    if not path.is_file():
+        raise InputError(f"no file at {path}: expected a JSON file there; check the path")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows programs put a byte order mark first
+        value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:  # halves of characters, which nothing could write again
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits, nested too deep
+        raise InputError(f"{path} is not valid JSON ({error}): restore it from a copy or write it again") from error

@@ -1,0 +1,109 @@
+"""Running a task over whole pictures: prediction, figures, and the fixed probe that shows whether anything changed."""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from img2img.data.base import Batch, PictureSet
+from img2img.data.loader import eval_batches
+from img2img.errors import memory_explained
+from img2img.tasks import Task
+
+Network = Callable[[Tensor], Tensor]
+"""(N, 3, H, W) float in [0, 1], of a size that the backbone takes, to the head's raw output: of the same height and width, or
+(N, C) for whole pictures.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """How networks of one backbone are run over pictures.
+
+    Attributes:
+        stride: height and width are padded to multiples of it.
+        min_size: the smallest height and width that the backbone takes.
+        device: where the networks are.
+        batch_size: pictures of one size that run together.
+        channels_last: the memory format of pictures.
+    """
+
+    stride: int
+    min_size: int
+    device: torch.device
+    batch_size: int = 8
+    channels_last: bool = False
+
+    def memory_explained(self) -> AbstractContextManager[None]:
+        """Say what to lower where the block, which runs networks over whole pictures, does not fit into memory."""
+        return memory_explained(
+            f"while whole pictures were measured, up to batch_size={self.batch_size} at once",
+            f"try batch_size={max(1, self.batch_size // 2)}, or make the task's pictures smaller with data.resize. Finished "
+            "tasks and the last checkpoint are kept; run the same command again",
+        )
+
+    @torch.no_grad()
+    def run(self, network: Network, input: Tensor) -> Tensor:
+        """The raw output of `network` for inputs of a size that it takes; memory that runs out is for the caller to explain."""
+        return network(self.placed(input))
+
+    def placed(self, input: Tensor) -> Tensor:
+        """`input` on the device and in the memory format of the networks."""
+        input = input.to(self.device)
+        return input.contiguous(memory_format=torch.channels_last) if self.channels_last else input
+
+    def raw(self, network: Network, input: Tensor) -> Tensor:
+        """The raw output for pictures of any size: padded by replication to a size that the backbone takes, and cut back."""
+        height, width = input.shape[-2:]
+        padded = [max(self.min_size, math.ceil(n / self.stride) * self.stride) - n for n in (height, width)]
+        raw = self.run(network, F.pad(input, (0, padded[1], 0, padded[0]), mode="replicate") if any(padded) else input)
+        return raw[..., :height, :width] if raw.ndim == 4 else raw
+
+    def predict(self, network: Network, task: Task, input: Tensor) -> Tensor:
+        """The prediction for pictures of any size."""
+        return task.prediction(self.raw(network, input), input)
+
+    def figures(self, network: Network | None, task: Task, pictures: PictureSet) -> dict[str, float]:
+        """All figures of `task` over a set of whole pictures, read once, in order.
+
+        Args:
+            network: the trained network, in evaluation mode; None measures the task's trivial baseline.
+            task: what is measured.
+            pictures: the set.
+
+        Raises:
+            OutOfMemoryError: with what to lower.
+        """
+        figures = task.metrics()
+        with self.memory_explained():
+            for batch in eval_batches(pictures, batch_size=self.batch_size):
+                example = task.example(batch.to(self.device))
+                figures.update(task.trivial(example) if network is None else self.predict(network, task, example.input), example)
+            return figures.compute()
+
+    def primary_metric(self, network: Network | None, task: Task, pictures: PictureSet) -> float:
+        """The one of the figures that decides."""
+        return self.figures(network, task, pictures)[task.metric]
+
+    def probe_input(self, task: Task, pictures: PictureSet, count: int) -> Tensor:
+        """The task's input of the first `count` pictures, cut from their top left corners to one size that the backbone takes.
+
+        Outputs are bit-equal only for the same batch size, memory format and thread count, so the probe fixes the batch.
+        """
+        samples = [pictures[i] for i in range(min(count, len(pictures)))]
+        height, width = (max(min(s.image.shape[i] for s in samples) // self.stride * self.stride, self.min_size) for i in (0, 1))
+        pieces = []
+        for sample in samples:
+            piece = task.input(Batch.stack([sample]))[..., :height, :width]
+            pieces.append(F.pad(piece, (0, width - piece.shape[-1], 0, height - piece.shape[-2]), mode="replicate"))
+        return torch.cat(pieces)
+
+
+def finite(figures: dict[str, float]) -> dict[str, Any]:
+    """The figures with None where there is no number (a class that does not occur), as JSON wants it."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}

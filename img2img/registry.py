@@ -1,0 +1,159 @@
+"""What a name in a config or a bundle stands for, and how modules of a user's own add names to img2img's.
+
+Kinds of task, data and backbone, mask methods and comparison methods are each found in a `Registry`, into which they are entered
+when the module that defines them is imported. `imports` of an experiment and `--import` of a command name such modules, see
+`import_modules`. A bundle comes from other people: it names kinds but no modules, and opening one imports nothing by itself.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from img2img.errors import InputError
+from img2img.files.paths import expanded
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T]):
+    """The classes or functions that names in configs and files stand for.
+
+    Args:
+        what: what such a name is called in messages, "task kind".
+        own: img2img's own that are imported when they are first asked for, since some load heavy libraries: by name the module,
+            which enters itself, or `module:attribute`.
+    """
+
+    def __init__(self, what: str, own: Mapping[str, str] | None = None) -> None:
+        self.what = what
+        self._own = dict(own or {})
+        self._entries: dict[str, T] = {}
+
+    def add(self, name: str, entry: T) -> None:
+        """Enter a class or a function, also the new one of a module that was reloaded or a notebook's cell that ran again.
+
+        Raises:
+            InputError: the name is taken by one that is defined elsewhere, or is none.
+        """
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{_shown(entry)} has the {self.what} {name!r}: expected text such as 'mine'; correct it")
+        other = self._entries.get(name)
+        if name in self._own and getattr(entry, "__module__", None) != self._own[name].partition(":")[0]:
+            first = "img2img itself"  # not imported to be compared: that may take seconds
+        elif other is not None and _origin(other) != _origin(entry):
+            first = _shown(other)
+        else:
+            self._entries[name] = entry
+            return
+        raise InputError(
+            f"the {self.what} {name!r} is defined twice, by {first} and by {_shown(entry)}: expected one definition of a name; "
+            "give yours another (in a notebook, restart if you meant to replace it)"
+        )
+
+    def find(self, name: Any) -> T:
+        """What `name` stands for.
+
+        Raises:
+            InputError: the name is unknown.
+        """
+        if isinstance(name, str) and name in self:
+            return self[name]
+        raise InputError(
+            f"{self.what} {name!r} is unknown; known: {', '.join(sorted(self))}. If it is one of your own, import the module "
+            "that defines it first: `import MODULE` in Python, imports=[MODULE] in a config, --import MODULE on the command line"
+        )
+
+    def has_own(self, name: object) -> bool:
+        """Whether a name is img2img's own, rather than one that a user's module entered."""
+        return name in self._own
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._entries and name in self._own:
+            module, _, attribute = self._own[name].partition(":")
+            found = importlib.import_module(module)
+            if attribute:
+                self._entries[name] = getattr(found, attribute)
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries or name in self._own
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self._own, *self._entries)))
+
+    def __len__(self) -> int:
+        return len(self._own.keys() | self._entries.keys())
+
+
+def _origin(entry: Any) -> tuple[str, str]:
+    """Where a class or function is defined: its file, or its module where that has none (a notebook), and its name there.
+
+    A file may be imported under two names, as `__main__` and by `imports` for instance, and is the same module still.
+    """
+    module = getattr(entry, "__module__", "")
+    return getattr(sys.modules.get(module), "__file__", None) or module, getattr(entry, "__qualname__", repr(entry))
+
+
+def _shown(entry: Any) -> str:
+    where, name = _origin(entry)
+    return f"{name} in {where}"
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules of the user's own, which enter what they define; one that is imported already is left as it is.
+
+    A file's folder is appended to `sys.path`, and so is the working directory where a module is found nowhere else: worker
+    processes, forked or spawned, get the same path and find them too.
+
+    Args:
+        names: `my_package.tasks`, a module that is installed or in the working directory; or `path/to/my_backbone.py`, a file,
+            relative to the working directory.
+
+    Raises:
+        InputError: there is no such module or file, or its name is taken by another module. What a module itself raises while
+            it is imported goes through as it is.
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"imports got {name!r}: expected the name of a module or a .py file; correct it")
+        importlib.invalidate_caches()  # the file may have been written a moment ago
+        if name.endswith(".py"):
+            _import_file(name)
+        else:
+            _import_module(name)
+
+
+def _import_file(name: str) -> None:
+    path = expanded(name).resolve()
+    if not path.is_file():
+        raise InputError(f"imports got {name!r}, and there is no file {path}: correct the path, which starts here")
+    if not path.stem.isidentifier():
+        raise InputError(f"imports got {name!r}: expected a file name of letters, digits and _, such as my_task.py; rename it")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    known = sys.modules.get(path.stem)
+    spec = importlib.util.find_spec(path.stem) if known is None else None
+    found = str(getattr(known or spec, "__file__" if known else "origin", None))
+    if Path(found).resolve() != path:
+        raise InputError(f"imports got {name!r}, but the module {path.stem!r} is another one here ({found}): rename the file")
+    importlib.import_module(path.stem)
+
+
+def _import_module(name: str) -> None:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise InputError(f"imports got {name!r}: expected the name of a module, such as my_tasks, or a file that ends in .py")
+    top = name.partition(".")[0]
+    if top not in sys.modules and importlib.util.find_spec(top) is None:
+        sys.path.append(str(Path.cwd()))  # a script's own folder is on the path, the one it is started from is not
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there; what it needs itself is not
+        raise InputError(
+            f"imports got {name!r}, and there is no module {error.name!r}, neither installed nor in {Path.cwd()}: install it, "
+            "start in its folder, or give the file as path/to/my_module.py"
+        ) from None

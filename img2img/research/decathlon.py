@@ -1,0 +1,181 @@
+"""What a Decathlon's run ends with: its score, and the predictions that the challenge's server marks."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from img2img.data.base import Batch
+from img2img.data.cache import Cached
+from img2img.data.decathlon import DECATHLON, Decathlon, write_decathlon_results
+from img2img.errors import InputError
+from img2img.files.atomic import write_json
+from img2img.metrics import decathlon_score, score_per_parameter
+from img2img.metrics.decathlon import FINETUNED
+from img2img.research.strategies.separate import SeparateNetworks
+from img2img.training.experiment import Experiment
+from img2img.training.sequence import SequenceRunner
+from img2img.training.strategy import STRATEGIES
+
+MADE = "of other data than the Decathlon's: it says that the pipeline runs, and nothing else"
+OFFICIAL = "of the official validation sets, by references that were measured on the test sets: not a published score"
+SEEN = "of pictures that were trained on, so no score: only the server's file counts"
+"""What a score is worth."""
+GIVEN = "imagenet12's accuracy was given with the backbone and not measured"
+
+IMAGENET = "imagenet12"
+
+logger = logging.getLogger("img2img")
+
+
+def check_given(accuracy: Any, experiment: Experiment) -> float:
+    """The key `imagenet12_accuracy` of the pipeline's config, before anything is trained.
+
+    Args:
+        accuracy: the key's value.
+        experiment: what the config says else.
+
+    Raises:
+        InputError: no number of per cent, or it is of no network that all tasks leave as it was given.
+    """
+    what = f"imagenet12_accuracy={accuracy!r}"
+    if isinstance(accuracy, bool) or not isinstance(accuracy, int | float) or not 0 <= accuracy <= 100:
+        raise InputError(f"{what}: expected a number in [0, 100], the given network's top-1 accuracy in per cent, such as 59.67")
+    if 0 < accuracy <= 1:
+        raise InputError(f"{what}, a fraction as it seems: expected per cent; multiply it by 100")
+    if IMAGENET in experiment.sequence:
+        raise InputError(f"{what}, but the sequence learns {IMAGENET}, whose accuracy is measured: leave one of them out")
+    if experiment.mode not in ("pretrained", "bundle"):
+        raise InputError(
+            f"{what} is of a network that is given, but backbone.mode={experiment.mode!r}: set backbone.mode=pretrained and "
+            "backbone.weights to its file, or leave the accuracy out"
+        )
+    method = experiment.method.get("name")
+    if not experiment.masks and not issubclass(STRATEGIES.find(method), SeparateNetworks):
+        raise InputError(
+            f"{what} is of the network as it was given, which method={method!r} changes: leave it out, or learn {IMAGENET} too"
+        )
+    return float(accuracy)
+
+
+def finish(runner: SequenceRunner, results: Mapping[str, Any], *, imagenet12_accuracy: float | None = None) -> None:
+    """Write `decathlon.json` into the run folder and, where the test pictures are there, the server's `submission/results.json`.
+
+    The score wants all ten tasks, of which ImageNet's accuracy may be given, see `check_given`; the server's file has the
+    datasets that were learned.
+    """
+    score = score_of(results, imagenet12_accuracy, unused=runner.strategy.learns_first)
+    if score is None:
+        lacks = imagenet12_accuracy is None and IMAGENET not in runner.experiment.sequence
+        hint = f"; of a backbone from a file imagenet12_accuracy=PERCENT gives {IMAGENET}'s" if lacks else ""
+        logger.info("no score: it wants the ten tasks %s%s", ", ".join(FINETUNED), hint)
+    else:
+        score["note"] = note_of([runner.experiment.task(task["name"]).data for task in results["tasks"]])
+        score["note"] += f"; {GIVEN}" if score["given"] else ""
+        write_json(runner.folder / "decathlon.json", score)
+        text = "score %.0f, %.0f for each network's worth of parameters (%s)"
+        logger.info(text, score["score"], score["score_per_parameter"], score["note"])
+    submit(runner)
+
+
+def score_of(
+    results: Mapping[str, Any], imagenet12_accuracy: float | None = None, *, unused: bool = False
+) -> dict[str, Any] | None:
+    """The score S of a run's test accuracies against the challenge's fine-tuned networks; None unless it has all ten tasks.
+
+    The reference is measured on the challenge's test set, whose labels are not public. Accuracies of another set, such as the
+    validation set, give a score that says how methods compare, not one to set beside published ones.
+
+    Args:
+        results: of the run.
+        imagenet12_accuracy: in per cent, that of the backbone's own network where the run does not learn ImageNet.
+        unused: the method takes nothing from the backbone, as networks from scratch do, and so does not count it.
+    """
+    accuracies = {task["name"]: 100 * task["value"] for task in results["tasks"] if task["value"] is not None}
+    parameters = results["relative_parameters"]
+    stored = results["shared_bytes"] + sum(task["bytes"] for task in results["tasks"])
+    given = {}
+    if imagenet12_accuracy is not None and IMAGENET not in accuracies:
+        given = {IMAGENET: imagenet12_accuracy}
+        parameters += unused  # ImageNet's network beside theirs
+        if not results["shared_bytes"]:  # the tasks have networks of their own, and none has ImageNet's
+            stored += results["backbone"]["bytes"]
+    accuracies |= given
+    if set(accuracies) != set(FINETUNED):
+        return None
+    score = decathlon_score([accuracies[name] for name in FINETUNED], list(FINETUNED.values()))
+    return {
+        "score": score.total,
+        "parts": dict(zip(FINETUNED, score.parts, strict=True)),
+        "accuracies": {name: accuracies[name] for name in FINETUNED},
+        "given": given,
+        "reference_accuracies": dict(FINETUNED),
+        "relative_parameters": parameters,
+        "score_per_parameter": score_per_parameter(score.total, parameters),
+        "bytes": stored,
+    }
+
+
+def note_of(data: Sequence[Mapping[str, Any]]) -> str:
+    """What the score of tasks with these data is worth."""
+    if any(options.get("kind") != "decathlon" for options in data):
+        return MADE
+    return SEEN if any(map(_trains_on_its_test, data)) else OFFICIAL
+
+
+def _trains_on_its_test(options: Mapping[str, Any]) -> bool:
+    """Whether pictures that the figures are of are trained on, as in the final training on train + val."""
+    train, test = (options.get("parts", {}).get(part, {}).get("part", "") for part in ("train", "test"))
+    return bool(set(train.split("+")) & set(test.split("+")) - {""})
+
+
+def submit(runner: SequenceRunner) -> None:
+    """Predict the challenge's test pictures of the datasets that were learned and write the file that its server takes.
+
+    Nothing where there are no pictures.
+    """
+    predictions, refused = [], {}
+    for name in (name for name in DECATHLON if name in runner.experiment.sequence):
+        options = dict(runner.experiment.task(name).data)
+        if options.get("kind") != "decathlon":
+            continue
+        try:
+            pictures = Decathlon(root=options["root"], dataset=options["dataset"], part="test", data=options.get("data"))
+        except InputError as error:
+            refused[name] = error
+            continue
+        sizes = {key: options.get(key) for key in ("resize", "square", "middle")}
+        predictions.append((pictures, predict(runner, name, pictures, **sizes)))
+    if refused:  # the first stands for all: they are likely to say the same
+        logger.info("no test pictures of %s: %s", ", ".join(refused), next(iter(refused.values())))
+    if not predictions:
+        return
+    path = write_decathlon_results(runner.folder / "submission" / "results.json", predictions, partial=True)
+    logger.info("for the challenge's server: %s", path)
+    predicted = {pictures.dataset for pictures, _ in predictions}
+    if missing := [name for name in DECATHLON if name not in predicted]:
+        logger.info("%s of the ten datasets are not in it and count as wrong there: %s", len(missing), ", ".join(missing))
+
+
+def predict(
+    runner: SequenceRunner,
+    name: str,
+    pictures: Decathlon,
+    *,
+    resize: int | None = None,
+    square: int | None = None,
+    middle: int | None = None,
+) -> dict[int, int]:
+    """The class index of every picture of a test part by the picture's id, as task `name` of a run sees it.
+
+    `resize`, `square` and `middle` are those of the task's data, see `build_data`.
+    """
+    shown = Cached(pictures, short_side=resize, square=square, middle=middle, max_bytes=0)
+    network, task = runner.run_of(name), runner.task_data[name].task
+    found: dict[int, int] = {}
+    size = 1 if square is None and middle is None else runner.experiment.batch_size  # whole pictures have sizes of their own
+    for start in range(0, len(shown), size):
+        rows = range(start, min(start + size, len(shown)))
+        input = task.input(Batch.stack([shown[row] for row in rows]).to(runner.evaluator.device))
+        classes = runner.evaluator.predict(network, task, input).argmax(1)
+        found |= {pictures.image_ids[row]: int(c) for row, c in zip(rows, classes, strict=True)}
+    return found

@@ -1,0 +1,93 @@
+"""A finished run measured again, on its own data: what its bundle gives today beside what was reported."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from img2img.cli.pipeline import without_script_keys
+from img2img.data.base import PictureSet
+from img2img.errors import InputError, memory_explained
+from img2img.files.paths import expanded
+from img2img.files.yaml import read_yaml
+from img2img.inference import load
+from img2img.inference.evaluator import Evaluator, finite
+from img2img.reports.read import read_results
+from img2img.training.experiment import Experiment, read_experiment
+from img2img.training.record import Records
+from img2img.training.saved_config import config_path
+from img2img.training.task_data import prepare
+
+Part = Literal["val", "test"]
+
+
+def evaluate_run(
+    run: str | os.PathLike[str], *, tasks: Sequence[str] | None = None, part: Part = "test", device: str = "auto"
+) -> dict[str, dict[str, Any]]:
+    """Measure tasks of a run's bundle on the data of its config.
+
+    Args:
+        run: the run's folder, with `config/config.yaml` and `bundle/`.
+        tasks: which; all that the bundle has by default.
+        part: of their data.
+        device: see `inference.load`.
+
+    Returns:
+        By task: `figures`; `trivial`, those of doing nothing; `pictures`, how many; `changed`, what of the files of that part,
+        or of those that the task's options name, is another than when it was learned, None where nothing is or the run kept no
+        list of them; and of the test set `reported`, what `results.json` says.
+
+    Raises:
+        OutOfMemoryError: a picture or a batch does not fit into memory; names what to lower.
+        InputError: the folder is no run of mask methods, a task is not in its bundle, or its data is gone.
+    """
+    folder = expanded(run)
+    experiment = read_run(folder)
+    if not experiment.masks:
+        method = experiment.method.get("name")
+        raise InputError(f"{folder} was learned by {method!r}, which leaves no bundle of tasks: its results.json has the figures")
+    with memory_explained("while the bundle was read", "close other programs, or give another device=..."):
+        model = load(folder, device=device)
+    evaluator = Evaluator(
+        stride=model.backbone.stride,
+        min_size=model.backbone.min_size,
+        device=model.device,
+        batch_size=experiment.batch_size,
+        channels_last=experiment.channels_last,
+    )
+    reported = {task["name"]: task.get("figures") for task in read_results(folder)["tasks"]}
+    measured, records = {}, Records(experiment, folder)
+    for name in model.tasks if tasks is None else tasks:
+        model.task(name)
+        task_data = prepare(experiment, name)
+        pictures: PictureSet = getattr(task_data.parts, part)
+        figures = evaluator.figures(lambda x, name=name: model.network(x, task=name), task_data.task, pictures)  # type: ignore[misc]
+        entry = {"metric": task_data.task.metric, "figures": finite(figures), "pictures": len(pictures)}
+        changed = records.difference(task_data, [part])
+        entry["changed"] = str(changed) if changed else None
+        entry["trivial"] = finite(evaluator.figures(None, task_data.task, pictures))
+        measured[name] = entry | ({"reported": reported.get(name)} if part == "test" else {})
+    return measured
+
+
+def read_run(folder: Path) -> Experiment:
+    """The experiment of a run's folder, from the config that it keeps.
+
+    A run folder may be a stranger's, so the modules that its config names are not imported: whoever trusts them imports them
+    before, see `plugins.import_modules`.
+
+    Raises:
+        InputError: there is none, it cannot be read, or it names a kind that is not known here.
+    """
+    path = config_path(folder)
+    if not path.is_file():
+        raise InputError(f"no run in {folder}: expected config/config.yaml there; give the folder that `img2img train` wrote")
+    config = without_script_keys(read_yaml(path, "the config of a run"))
+    imports = config.pop("imports", None)
+    if imports:
+        logging.getLogger("img2img").info(
+            "the config of %s names the modules %s: nothing that a run folder names is imported. If its kinds are of your own, "
+            "name them: img2img --import MODULE evaluate, or `import MODULE` in Python", folder, str(imports)[:200],
+        )  # fmt: skip
+    return read_experiment(config)

@@ -1,0 +1,84 @@
+"""OutputCheck: a fixed batch of each task with the outputs it once gave, which show whether anything changed since."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from img2img.errors import InputError
+from img2img.inference.evaluator import Evaluator, Network
+from img2img.metrics.change import max_abs_change
+from img2img.training.checked_files import read_checked_tensors, write_checked_tensors
+from img2img.training.strategy import TaskData
+
+logger = logging.getLogger("img2img")
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """The probes of a run.
+
+    Attributes:
+        folder: a file a task goes there.
+        pictures: test pictures in a probe.
+    """
+
+    folder: Path
+    pictures: int
+
+    def save(self, task_data: TaskData, network: Network, evaluator: Evaluator) -> None:
+        """Keep the inputs of a task that has just been learned, and what its network makes of them."""
+        input = evaluator.probe_input(task_data.task, task_data.parts.test, self.pictures)
+        write_checked_tensors(self._path(task_data.name), {"input": input, "output": evaluator.run(network, input)})
+
+    def change(self, name: str, network: Network, evaluator: Evaluator) -> float:
+        """The largest change of an output of the task's network since then; 0 only where all are equal bit for bit.
+
+        Raises:
+            InputError: the probe is missing or damaged.
+        """
+        probe = self._read(name)
+        return max_abs_change(probe["output"], evaluator.run(network, probe["input"]))
+
+    def check(
+        self,
+        names: Sequence[str],
+        task_data: Mapping[str, TaskData],
+        run_of: Callable[[str], Network],
+        evaluator: Evaluator,
+        *,
+        writes: bool,
+    ) -> None:
+        """Read the probes of finished tasks before another one is trained; one that is missing is made anew.
+
+        Args:
+            names: the finished tasks.
+            ready: the tasks by name.
+            run_of: gives the network of a task, as it is now.
+            evaluator: runs it.
+            writes: whether this process writes files.
+
+        Raises:
+            InputError: a probe is damaged.
+        """
+        for name in names:
+            if self._path(name).is_file():
+                self._read(name)
+            elif writes:
+                logger.warning(
+                    "%s: its probe is missing: from here on its outputs are compared with those that it gives now", name
+                )
+                self.save(task_data[name], run_of(name), evaluator)
+
+    def _read(self, name: str) -> dict[str, Tensor]:
+        path = self._path(name)
+        remedy = f"delete it, and the outputs of {name!r} are compared with those that it gives now; all tasks are kept"
+        probe = read_checked_tensors(path, remedy=remedy)
+        if probe.keys() != {"input", "output"}:
+            raise InputError(f"{path} holds {', '.join(probe) or 'nothing'}: expected input and output; {remedy}")
+        return probe
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"

@@ -1,0 +1,222 @@
+"""How a sequence is learned: what is trained for each task, what runs it afterwards, and what it stores."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from img2img.backbones import Backbone
+from img2img.data import Parts
+from img2img.data.augment import Augment
+from img2img.data.loader import TrainBatches
+from img2img.data.shift import Shift
+from img2img.errors import InputError
+from img2img.inference.evaluator import Evaluator, Network
+from img2img.masks import METHODS, MaskedNetwork
+from img2img.registry import Registry
+from img2img.tasks import Task
+from img2img.training.experiment import Experiment
+from img2img.training.loop import Batches, Objective
+from img2img.training.options import RATES, TrainOptions
+from img2img.validation import call_with
+
+STRATEGIES: Registry[type["Strategy"]] = Registry("comparison method")
+"""The comparison methods by the name that `method.name` of a config uses; a subclass of `Strategy` with a name enters itself."""
+
+ExtraLoss = Callable[[Tensor, Tensor], Tensor | None]
+"""`extra(input, raw output)`: what a method adds to the task's loss on a training batch, a scalar; None for nothing."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task of the sequence with its data, built once."""
+
+    name: str
+    task: Task
+    parts: Parts
+    options: TrainOptions
+
+    def batches(self, seed: int, *, batch_size: int | None = None) -> TrainBatches:
+        """The training pictures, augmented, in the order of `seed`; `batch_size` in place of the task's."""
+        options, augment = self.options, self._augment()
+        size = options.batch_size if batch_size is None else batch_size
+        return TrainBatches(self.parts.train, augment, batch_size=size, seed=seed, workers=options.workers)
+
+    def _augment(self) -> Augment | Shift:
+        """Of pictures with a category that keep their scale and colours, by whole batches; else one by one."""
+        options = self.options
+        plain = tuple(options.zoom) == (1, 1) and not options.jitter and self.parts.train.categories is not None
+        if options.pad or plain:
+            return Shift(options.crop, pad=options.pad, flip=options.flip)
+        return Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a strategy works with.
+
+    Attributes:
+        experiment: the whole of it.
+        network: the frozen backbone that every method of one seed starts from; mask methods add their tasks to it.
+        backbone: the same as a plain module, of which `spec` and `make_head` are used.
+        ready: the tasks by name.
+        evaluator: runs networks of this backbone over pictures.
+        place: moves a module to the device, in the memory format of the experiment.
+    """
+
+    experiment: Experiment
+    network: MaskedNetwork
+    backbone: Backbone
+    task_data: Mapping[str, TaskData]
+    evaluator: Evaluator
+    place: Callable[[nn.Module], None]
+
+    def options(self, name: str, *, steps: int, rate: float = 1.0) -> TrainOptions:
+        """A task's options for a part of its steps, one at least, with `rate` times its learning rates, all of them."""
+        given = self.task_data[name].options
+        rates: dict[str, Any] = {name: getattr(given, name) for name in RATES}
+        rates = {name: None if value is None else rate * value for name, value in rates.items()}
+        return replace(given, steps=max(1, steps), **rates)
+
+    def steps(self, name: str, share: float) -> int:
+        """A share of a task's steps, one at least."""
+        return max(1, round(self.task_data[name].options.steps * share))
+
+    def head(self, name: str) -> nn.Module:
+        """A fresh head for a task."""
+        return self.backbone.make_head(self.task_data[name].task.out_channels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One training: what requires grad in `module` is trained.
+
+    Attributes:
+        module: from inputs to the raw output of the task.
+        extra: what is added to the task's loss.
+        head: the part of `module` that `train.head_first` trains alone at first; None where the head is not fresh.
+        suffix: tells the trainings of one task apart, in the names of logs and checkpoints.
+        options: steps, rates and so on, in place of the task's; methods with several phases share its steps out.
+        objective: what is trained for, `batches` and `validate` with it, where that is not the task alone.
+        batches: its training pictures.
+        validate: its primary metric on the validation pictures.
+        after_step: called after each step, to set right what the optimisers may not change; None for nothing.
+    """
+
+    module: nn.Module
+    extra: ExtraLoss | None = None
+    head: nn.Module | None = None
+    suffix: str = ""
+    options: TrainOptions | None = None
+    objective: Objective | None = None
+    batches: Batches | None = None
+    validate: Callable[[], float] | None = None
+    after_step: Callable[[], None] | None = None
+
+
+@dataclass(kw_only=True)
+class Strategy(ABC):
+    """One way to learn a sequence; subclasses are dataclasses whose fields are the options of a config.
+
+    The runner calls `begin` once the backbone exists, then `adopt` for a first task that trained the backbone, and `learn`
+    for every other one. Both give the trainings to be done, one after another, and go on when each is done.
+
+    Attributes:
+        learns_first: the first task is learned like any other, from random weights; the backbone is not used.
+    """
+
+    name: ClassVar[str] = ""
+    learns_first: ClassVar[bool] = False
+    context: Context = field(init=False, repr=False)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.name:
+            STRATEGIES.add(cls.name, cls)
+
+    def begin(self, context: Context) -> None:
+        """Start from the backbone, with no task learned."""
+        self.context = context
+
+    @abstractmethod
+    def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
+        """Take over the first task, which trained the backbone, with its trained `head`; mostly without more training."""
+
+    @abstractmethod
+    def learn(self, name: str) -> Iterator[Phase]:
+        """Learn a task; what follows the last phase ends it."""
+
+    def abandon(self, name: str) -> None:
+        """Undo what `learn` began, after its training failed: by default the process ends and there is nothing to undo."""
+        return
+
+    @abstractmethod
+    def network(self, name: str) -> Network:
+        """The trained network of a task as it is now, in evaluation mode."""
+
+    @abstractmethod
+    def own_bytes(self, name: str) -> int:
+        """What is stored for this task alone."""
+
+    @abstractmethod
+    def shared_bytes(self) -> int:
+        """What is stored once for all tasks."""
+
+    @abstractmethod
+    def relative_parameters(self) -> float:
+        """All finished tasks without their heads, in units of one network's parameters, as the papers count."""
+
+    def density(self, name: str) -> float | None:
+        """The fraction of ones in the task's masks; None where it has none."""
+        return None
+
+    def own_tensors(self, name: str) -> dict[str, Tensor]:
+        """What a task's file holds, written once, after the task was learned."""
+        return {}
+
+    def shared_tensors(self) -> dict[str, Tensor]:
+        """What every later task may change: written after each."""
+        return {}
+
+    @abstractmethod
+    def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
+        """Take up finished tasks, after `begin`, from their `own_tensors` by name and the last `shared_tensors`."""
+
+
+def build_strategy(method: Mapping[str, Any]) -> Strategy | None:
+    """The comparison method of a config's `method`; None where that names a mask method.
+
+    Raises:
+        InputError: an option is unknown or has a value that is not allowed.
+    """
+    from img2img.training import strategies  # noqa: F401  (its modules enter their classes in STRATEGIES)
+
+    options = dict(method)
+    name = options.pop("name", None)
+    if name not in STRATEGIES:
+        return None
+    if name in METHODS:
+        raise InputError(f"{name!r} is a comparison method and a mask method here: expected one of them; give yours another name")
+    strategy: Strategy = call_with(STRATEGIES[name], options, what=f"method {name!r}")
+    return strategy
+
+
+def in_range(method: str, option: str, value: float, low: float, high: float) -> None:
+    """Raise an `InputError` unless `low <= value <= high`."""
+    if not low <= value <= high:
+        raise InputError(f"method {method!r} got {option}={value}: expected {low:g} to {high:g}; correct it")
+
+
+def evaluated(module: nn.Module) -> Network:
+    """A module as a network to be evaluated."""
+    return partial(_evaluate, module)
+
+
+def _evaluate(module: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        y: Tensor = module.eval()(x)
+    return y

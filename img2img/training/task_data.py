@@ -1,0 +1,178 @@
+"""A task made ready: its data opened, and what of it cannot work said before hours of training."""
+
+import math
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from img2img.backbones import Backbone
+from img2img.bundle import read_bundle
+from img2img.data import VOID, PictureSet, build_data
+from img2img.errors import InputError, memory_explained
+from img2img.files.paths import paths_in
+from img2img.tasks import build_task, task_class
+from img2img.training.experiment import Experiment
+from img2img.training.strategy import TaskData
+
+_NAMED = 5
+"""Classes that a remark names; of more it says how many."""
+_READ = 1000
+"""Pictures whose labels are looked at for classes that do not occur."""
+
+
+def prepare(experiment: Experiment, name: str) -> TaskData:
+    """A task of an experiment with its data, opened.
+
+    Raises:
+        InputError: an option, or data that is missing or cannot be used.
+        OutOfMemoryError: the pictures do not fit into memory.
+    """
+    config = experiment.task(name)
+    remedy = f"make them smaller with tasks.{name}.data.resize, or take fewer with tasks.{name}.data.limit"
+    with memory_explained(f"while the pictures of {name!r} were read", remedy):
+        parts = build_data(config.data, exclude=[experiment.folder])
+        options = dict(config.task)
+        kind = task_class(options.get("kind"))
+        if kind.has_classes and "classes" not in options:
+            options["classes"] = list(parts.classes)
+        if kind.has_square:
+            options["square"] = config.data.get("square") is not None
+        task = build_task(options)
+        task.fit(parts.train)
+    return TaskData(name, task, parts, experiment.train_options(name).in_steps(len(parts.train)))
+
+
+def check_methods(experiment: Experiment, *, masks: bool) -> None:
+    """Refuse before any training what the tasks' methods would refuse when they are due; `masks`: tasks are learned by masks.
+
+    Raises:
+        InputError: a method has an option that is not allowed, or is a task's own where one method learns all.
+    """
+    for name in experiment.sequence:
+        if masks:
+            experiment.mask_method(name)
+        elif experiment.task(name).method is not None:
+            strategy = experiment.method.get("name")
+            raise InputError(
+                f"tasks.{name}.method={dict(experiment.method_of(name))}: the method {strategy!r} learns all tasks itself; leave "
+                "the task's out, or choose a mask method for all"
+            )
+
+
+def check_names(experiment: Experiment, finished: Collection[str]) -> None:
+    """Refuse to learn a task that the bundle of the backbone has already.
+
+    Raises:
+        InputError: it has, and the run has not learned it.
+    """
+    source = experiment.source
+    taken = [] if source is None else [name for name in experiment.sequence if name in source.tasks and name not in finished]
+    if source is not None and taken:
+        raise InputError(f"{source.folder} has a task {taken[0]!r} already: give the new one another name")
+
+
+def check_own_bundle(folder: Path, names: Collection[str]) -> None:
+    """Refuse to learn a task over one of that name that something else has put into the run's own bundle.
+
+    Args:
+        folder: the run folder.
+        names: of the tasks to be learned that the run has not begun yet.
+
+    Raises:
+        InputError: the bundle has one.
+    """
+    try:
+        there = read_bundle(folder / "bundle")["tasks"]
+    except InputError:  # there is none yet, or none that anything could be read from
+        return
+    if taken := [name for name in names if name in there]:
+        raise InputError(
+            f"{folder / 'bundle'} has a task {taken[0]!r} already that this run has not learned, but add-task or join put "
+            "there: give the new one another name, or delete that one first (img2img tasks delete)"
+        )
+
+
+def check_folders(experiment: Experiment) -> None:
+    """Refuse data that lies in the run folder itself: the run's own pictures would be among it at the next start.
+
+    A run folder within the data, or data in a folder of its own within the run folder, is fine.
+
+    Raises:
+        InputError: an option of a task's data is the run folder.
+    """
+    own = os.path.realpath(experiment.folder)
+    for name in experiment.sequence:
+        for option, path in paths_in(experiment.task(name).data):
+            if os.path.realpath(path) == own:
+                raise InputError(
+                    f"tasks.{name}.data.{option}={path} is the folder that the run writes to (out={experiment.out}): expected "
+                    "another, since its results would be read as pictures; choose another out, such as a new folder in it"
+                )
+
+
+@torch.no_grad()
+def check_output(task_data: TaskData, backbone: Backbone) -> None:
+    """Refuse a task that wants one answer for a picture on a backbone with one for each pixel, or the other way round.
+
+    The backbone is asked, on an empty picture: one of a user's own need not say what it is.
+
+    Raises:
+        InputError: they do not go together.
+    """
+    side = math.ceil(max(backbone.min_size, 1) / backbone.stride) * backbone.stride
+    training = backbone.training
+    raw = backbone.eval()(torch.zeros(1, 3, side, side, dtype=backbone.mean.dtype, device=backbone.mean.device))
+    backbone.train(training)
+    wanted, given = task_data.task.whole_picture, raw.ndim == 2
+    if wanted != given:
+        answers = {False: "one answer for each pixel", True: "one answer for a whole picture"}
+        remedies = {False: "an encoder-decoder, such as backbone=lite0_unet", True: "a classifier, such as backbone=resnet18"}
+        raise InputError(
+            f"tasks.{task_data.name} is of the kind {task_data.task.kind!r}, with {answers[wanted]}, and the backbone "
+            f"{backbone.spec['kind']!r} gives {answers[given]}: choose {remedies[wanted]}"
+        )
+
+
+def remarks(task_data: TaskData) -> Iterator[str]:
+    """What a user would want to know of a task's data before it is learned, though it can be."""
+    yield from task_data.parts.train.remarks()
+    if not task_data.task.has_classes:
+        return
+    what = "picture" if task_data.task.whole_picture else "pixel"
+    names = getattr(task_data.task, "classes", task_data.parts.classes)
+    for part, pictures, follows in (
+        ("training", task_data.parts.train, "such classes cannot be learned"),
+        ("test", task_data.parts.test, "how well they were learned is not measured"),
+    ):
+        seen, void = _seen(pictures, len(names), whole=task_data.task.whole_picture)
+        unseen = [name for index, name in enumerate(names) if index not in seen]
+        if seen and unseen:
+            more = f" and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""
+            among = "" if task_data.task.whole_picture or len(pictures) <= _READ else f" in {_READ} pictures, evenly spread"
+            yield f"no {part} {what} of {', '.join(unseen[:_NAMED])}{more}{among}: {follows}"
+        if len(seen) == 1 and part == "test":
+            yield "with one class alone in the test part doing nothing is perfect there: the task has no skill"
+        if void and len(seen) == 1:
+            yield f"the labels of the {part} part hold {names[next(iter(seen))]} and {VOID} alone, which is void: is it a class?"
+
+
+def _seen(pictures: PictureSet, classes: int, *, whole: bool) -> tuple[set[int], bool]:
+    """Which of so many classes occur in a set, and whether void does too, where not all do.
+
+    Of labels those of `_READ` pictures at most are read, the same ones as `Segmentation.fit` reads, until all were seen.
+    """
+    if whole:
+        categories = pictures.categories
+        return (set() if categories is None else set(categories[categories >= 0].tolist())), False
+    found = np.zeros(VOID + 1, dtype=bool)
+    read = min(len(pictures), _READ)
+    for i in range(read):
+        if found[:classes].all():
+            break
+        label = pictures[i * len(pictures) // read].label
+        if label is not None:
+            found[np.bincount(label.ravel(), minlength=VOID + 1).astype(bool)] = True
+    return set(np.flatnonzero(found[:VOID]).tolist()), bool(found[VOID])

@@ -1,0 +1,236 @@
+"""Bundles joined into one: what runs side by side learned is what one sequence learns."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+import img2img
+from img2img import InputError, MaskedNetwork, join, masks
+from img2img.backbones import build_backbone
+from img2img.bundle import HEAD, add_task_to_bundle, delete_task_from_bundle, load_bundle, read_bundle, save_backbone
+from img2img.bundle.join import join_bundles
+from img2img.cli.pipeline import plain_config
+from img2img.files.lock import FolderInUseError, hold
+from img2img.training.experiment import read_experiment
+from img2img.training.sequence import SequenceRunner
+
+ROOT = Path(__file__).parents[1]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder, byte for byte."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def network(*, seed: int = 0, width: int = 2, select: Any = None) -> MaskedNetwork:
+    """A backbone without tasks."""
+    torch.manual_seed(seed)
+    backbone = build_backbone({"kind": "image_transformer", "width": width, "blocks": 0, "head_kernel": 1, "out_channels": 2})
+    made = MaskedNetwork(backbone, head=HEAD, select=["*"] if select is None else select)
+    made.spec = backbone.spec  # type: ignore[assignment]
+    return made
+
+
+def bundle(folder: Path, tasks: dict[str, int], *, basis: int | None = None, figure: float = 0.5, **options: Any) -> Path:
+    """A bundle of `tasks`, name and seed of each, of which "impressed" combines the masks of a basis."""
+    net = network(**options)
+    save_backbone(folder, net, net.spec, options.get("select"))  # type: ignore[arg-type]
+    if basis is not None:
+        net.add_basis("shared", masks.Basis.random(net.layers(), count=2, density=0.5, seed=basis))
+    for name, seed in tasks.items():
+        torch.manual_seed(seed)
+        method = masks.ImpressLearn(basis="shared") if name == "impressed" else masks.Piggyback(start="uniform")
+        net.add_task(name, method, head=nn.Conv2d(options.get("width", 2), 6, 1))
+        net.freeze_task(name)
+        add_task_to_bundle(folder, net, name, options={"kind": "edges"}, info={"figures": {"MSE": figure}})
+    return folder
+
+
+def test_tasks_and_bases_come_together_in_order_and_common_ones_once(tmp_path: Path) -> None:
+    whole = bundle(tmp_path / "whole", {"first": 1, "b": 2, "impressed": 3, "c": 4}, basis=7)
+    one = bundle(tmp_path / "one" / "bundle", {"first": 1, "b": 2}, figure=0.5)
+    two = bundle(tmp_path / "two", {"first": 1, "impressed": 3}, basis=7)
+    three = bundle(tmp_path / "three", {"first": 1, "c": 4})
+    # On another machine the same task measured otherwise: it is the same task.
+    other = bundle(tmp_path / "other", {"first": 1, "b": 2}, figure=0.50001)
+    assert files(other / "tasks")["first.safetensors"] != files(one / "tasks")["first.safetensors"]
+    joined = tmp_path / "joined"
+    assert join_bundles(joined, [one.parent, two, three, other]) == ["first", "b", "impressed", "c"]
+    assert files(joined) == files(whole)
+    assert load_bundle(joined)[0].tasks() == ("first", "b", "impressed", "c")
+    # Once more, into the bundle that is there now: nothing changes. And a run's folder stands for the bundle in it.
+    assert join_bundles(joined, [three, joined]) == ["first", "b", "impressed", "c"]
+    assert files(joined) == files(whole)
+    assert join_bundles(one.parent, [three]) == ["first", "b", "c"]
+    assert load_bundle(one)[0].tasks() == ("first", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"tasks": {"x": 1}, "seed": 1}, "has another backbone than the bundles before it"),
+        ({"tasks": {"x": 1}, "width": 3}, "has another backbone than the bundles before it"),
+        ({"tasks": {"x": 1}, "select": ["decoder.*"]}, "has another selection of weights than the bundles before it"),
+        ({"tasks": {"first": 2}}, "have different tasks 'first': learn one of them under another name"),
+        ({"tasks": {"impressed": 3}, "basis": 8}, "has another basis 'shared' than the bundles before it"),
+        ({"tasks": {}}, "has no tasks: let its run finish one"),
+    ],
+    ids=["weights", "shape", "select", "task", "basis", "empty"],
+)
+def test_what_does_not_belong_together_is_refused_and_nothing_is_written(
+    tmp_path: Path, made: dict[str, Any], message: str
+) -> None:
+    one = bundle(tmp_path / "one", {"first": 1, "impressed": 3}, basis=7)
+    other = bundle(tmp_path / "other", **made)
+    before = files(one)
+    with pytest.raises(InputError, match=message):
+        join_bundles(tmp_path / "joined", [one, other])
+    assert not (tmp_path / "joined").exists()
+    with pytest.raises(InputError, match=message):
+        join_bundles(one, [other])
+    assert files(one) == before
+
+
+def test_damage_is_found_and_a_kill_leaves_the_bundle_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = bundle(tmp_path / "one", {"first": 1}), bundle(tmp_path / "two", {"b": 2})
+    with pytest.raises(InputError, match="no bundles to join"):
+        join_bundles(one, [])
+    with pytest.raises(InputError, match="no bundle in"):
+        join_bundles(one, [tmp_path / "nowhere"])
+    damaged = tmp_path / "damaged"
+    shutil.copytree(two, damaged)
+    path = damaged / "tasks" / "b.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(InputError, match="was changed after it was written"):
+        join_bundles(one, [damaged])
+
+    def killed(path: Path, value: Any) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("img2img.bundle.join.write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        join_bundles(one, [two])
+    monkeypatch.undo()
+    assert load_bundle(one)[0].tasks() == ("first",)
+    assert join_bundles(one, [two]) == ["first", "b"]
+
+
+def test_two_joins_and_a_deletion_at_a_time_lose_nothing_of_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reads bundle.json and writes it again: the second waits until the first is done."""
+    one = bundle(tmp_path / "one", {"first": 1, "old": 5})
+    others = [bundle(tmp_path / name, {name: number}) for number, name in enumerate(("b", "c"), start=2)]
+    inside, write = threading.Event(), join.write_json
+
+    def slowly(path: Path, value: Any) -> Path:
+        inside.set()
+        time.sleep(0.3)
+        return write(path, value)
+
+    monkeypatch.setattr(join, "write_json", slowly)
+    with ThreadPoolExecutor() as pool:
+        started = [pool.submit(join_bundles, one, others[:1])]
+        assert inside.wait(60)
+        started += [pool.submit(join_bundles, one, others[1:]), pool.submit(delete_task_from_bundle, one, "old")]
+        for each in started:
+            each.result()
+    assert sorted(read_bundle(one)["tasks"]) == ["b", "c", "first"]
+    assert sorted(load_bundle(one)[0].tasks()) == ["b", "c", "first"]
+    assert not list(one.rglob("*.lock"))
+
+
+def test_a_bundle_in_use_is_refused_in_the_end_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = bundle(tmp_path / "run" / "bundle", {"first": 1, "a": 2}), bundle(tmp_path / "two", {"b": 2})
+    monkeypatch.setattr(join, "PATIENCE", 0.1)
+    before = files(one)
+    with hold(one):
+        with pytest.raises(FolderInUseError, match="bundle is in use by"):
+            join_bundles(one, [two])
+        assert {name: content for name, content in files(one).items() if not name.endswith(".lock")} == before
+    with hold(tmp_path / "run"), pytest.raises(FolderInUseError, match="run is in use by"):
+        delete_task_from_bundle(one, "a")
+    assert files(one) == before
+    delete_task_from_bundle(one, "a")
+    assert read_bundle(one)["tasks"] == ["first"]
+    with pytest.raises(InputError, match="no bundle in"):
+        delete_task_from_bundle(tmp_path / "nowhere", "a")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_jobs_of_a_multirun_train_side_by_side_and_join_into_what_the_sequence_learns(tmp_path: Path) -> None:
+    """The commands of docs/guides/devices.md, with less to learn."""
+    small = [
+        "experiment=demo", "decoder_only=[]", "own=null", "backbone=image_transformer", "backbone.width=4", "backbone.blocks=0",
+        "train.steps=3", "train.val_every=2", "train.norm_batches=2", "panels=1", "probe=1", "threads=1", "accelerator=cpu",
+        *(f"tasks.{name}.data.count={{train: 4, val: 2, test: 2}}" for name in ("shapes", "landscape", "edges")),
+    ]  # fmt: skip
+
+    def learn(out: str, sequence: str) -> None:
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            config = plain_config(compose("image_to_image", [*small, f"out={tmp_path / out}", f"sequence={sequence}"]))
+        SequenceRunner(read_experiment(config)).run()
+
+    learn("first", "[shapes]")
+    learn("whole", "[shapes,landscape,edges]")
+    command = [
+        sys.executable, str(ROOT / "pipelines" / "image_to_image.py"), "-m", *small, f"first_from={tmp_path / 'first'}",
+        "sequence=[shapes,landscape],[shapes,edges]", f"out={tmp_path / 'side'}", "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = [tmp_path / "side" / number for number in ("0", "1")]
+    for job, name in zip(jobs, ("landscape", "edges"), strict=True):
+        log = (job / "log.txt").read_text()
+        assert f"{name}: is learned (piggyback)" in log
+        assert log.count("is learned") == 1, "the other job's lines are not in it"
+        assert [task["name"] for task in json.loads((job / "results.json").read_text())["tasks"]] == ["shapes", name]
+    assert sorted(path.name for path in (tmp_path / "side").iterdir()) == ["0", "1", "multirun.yaml"]
+    assert join_bundles(tmp_path / "joined", jobs) == ["shapes", "landscape", "edges"]
+    assert files(tmp_path / "joined") == files(tmp_path / "whole" / "bundle")
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        options = ["experiment=demo", "backbone=bundle", f"backbone.weights={tmp_path / 'joined'}", "sequence=[tissue]"]
+        more = read_experiment(plain_config(compose("image_to_image", options)))
+    assert more.source is not None
+    assert more.source.tasks == ("shapes", "landscape", "edges")
+    assert {name: task.kind for name, task in img2img.load(str(tmp_path / "joined")).tasks.items()} == {
+        "shapes": "segmentation", "landscape": "segmentation", "edges": "edges",
+    }  # fmt: skip
+
+
+def test_a_bundle_written_again_keeps_its_tasks_and_never_mixes_two_bases_of_one_name(tmp_path: Path) -> None:
+    backbone = build_backbone({"kind": "lenet", "hidden": [12], "out_channels": 3})
+    options = {"kind": "classification", "classes": ["a", "b", "c"]}
+
+    def made(task: str, seed: int) -> MaskedNetwork:
+        net = MaskedNetwork(backbone, head=HEAD)
+        net.add_basis("shared", masks.Basis.random(net.layers(), count=2, density=0.5, seed=seed, kind="binary"))
+        net.add_task(task, masks.ImpressLearn(basis="shared"), head=backbone.make_head(3))
+        return net
+
+    first, second = made("one", 0), made("two", 1)
+    save_backbone(tmp_path, first, backbone.spec)
+    add_task_to_bundle(tmp_path, first, "one", options=options, info={})
+    before = files(tmp_path)
+    save_backbone(tmp_path, second, backbone.spec)
+    assert files(tmp_path) == before
+    with pytest.raises(InputError, match=r"'one' in .* combines another basis 'shared'.*another name"):
+        add_task_to_bundle(tmp_path, second, "two", options=options, info={})
+    assert files(tmp_path) == before
+    again = made("one", 1)
+    add_task_to_bundle(tmp_path, again, "one", options=options, info={})  # of which no other task is
+    assert load_bundle(tmp_path)[0].bases()["shared"].sha256 == again.bases()["shared"].sha256
+    save_backbone(tmp_path, MaskedNetwork(build_backbone(backbone.spec), head=HEAD), backbone.spec)
+    assert read_bundle(tmp_path)["tasks"] == []

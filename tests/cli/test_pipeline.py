@@ -1,0 +1,102 @@
+"""The scripts that users call: what a mistake on their command lines says, and what they leave in a folder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from img2img.cli.pipeline import check_overrides, one_message
+from img2img.errors import InputError
+from img2img.training.evaluation import evaluate_run, read_run
+
+ROOT = Path(__file__).parents[1]
+
+
+def _call(pipeline: str, *overrides: str) -> tuple[int, str]:
+    """The exit code and what went to stderr."""
+    command = [sys.executable, str(ROOT / "pipelines" / f"{pipeline}.py"), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return done.returncode, done.stderr.strip()
+
+
+def test_a_data_folder_that_was_not_given_is_one_message(tmp_path: Path) -> None:
+    said = "error: the config has no value for data_root: give it on the command line, such as data_root=DATA"
+    assert _call("image_to_image", "experiment=poster", f"out={tmp_path / 'run'}") == (1, said)
+    assert not (tmp_path / "run").exists()
+
+
+TINY = [
+    "backbone=vgg_cifar", "backbone.width=0.0625", "backbone.hidden=[]", "tasks.patterns.count=2", "train.epochs=0.5",
+    "threads=1", "first_train.epochs=0.5", "tasks.patterns.data.count={train: 24, val: 8, test: 8}", "panels=1", "probe=1",
+    "+tasks.patterns.data.seed=${seed}",
+]  # fmt: skip
+
+
+def test_the_folder_keeps_the_config_of_what_it_holds(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert _call("cifar100", *TINY, f"out={folder}")[0] == 0
+    kept = {path.name: path.read_bytes() for path in (folder / "config").iterdir()}
+    assert kept.keys() == {"config.yaml", "overrides.yaml"}
+    assert b"seed: ${seed}" in kept["config.yaml"], "as it was composed, so that it shows where a value is from"
+    assert yaml.safe_load(kept["overrides.yaml"]) == [*TINY, f"out={folder}"]
+    assert read_run(folder).tasks["patterns_1"]["data"]["seed"] == 0
+    for wrong, message in (("seed=1", "holds a run that learned 'patterns_1' under another configuration"), ("nrom=own", "nrom")):
+        code, said = _call("cifar100", *TINY, f"out={folder}", wrong)
+        assert code == 1
+        assert message in said
+        assert {path.name: path.read_bytes() for path in (folder / "config").iterdir()} == kept
+    for task in evaluate_run(folder).values():
+        assert task["figures"] == pytest.approx(task["reported"])
+
+
+@pytest.mark.parametrize("wrong", ["train.lr=0", "+train.rate=1", "tasks.patterns.data.kind=patern", "backbone.width=-1"])
+def test_a_mistake_leaves_no_folder(tmp_path: Path, wrong: str) -> None:
+    code, said = _call("cifar100", *TINY, f"out={tmp_path / 'run'}", wrong)
+    assert code == 1
+    assert said
+    assert "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pipeline", ["cifar100", "impresslearn"])
+def test_a_file_in_the_place_of_the_folder_is_one_message(tmp_path: Path, pipeline: str) -> None:
+    (tmp_path / "run").write_text("mine")
+    file = tmp_path / "run"
+    code, said = _call(pipeline, f"out={file}")
+    assert code == 1
+    assert said == f"error: out={file}: {file} is a file; expected a folder, or none there yet: choose another"
+
+
+def test_ctrl_c_ends_a_training_with_the_exit_code_of_shells(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, one_message():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["out=runs/lr=0.1", "name=[open", "name=a}"])
+def test_a_change_that_cannot_be_read_says_how_to_quote_it(change: str) -> None:
+    with pytest.raises(InputError, match="quotes") as refused:
+        check_overrides(["experiment=demo", change])
+    key, _, value = change.partition("=")
+    quoted = f'{key}="{value}"'
+    assert quoted in str(refused.value)
+    check_overrides([quoted])
+
+
+def test_other_arguments_of_hydra_are_left_to_it() -> None:
+    check_overrides(["--config-dir=a=b", "-m", "+tasks.x.method={name: affine}", "~tasks.y", "train.lr=1e-3,1e-4", "out=runs/x"])
+
+
+def test_an_experiment_without_its_first_line_or_with_a_mark_before_it_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nname: mine\nsequence: [a]\ntasks: {a: {task: {kind: denoising}, data: {kind: patterns}}}\n"
+    for content in (b"\xef\xbb\xbf" + text.encode(), text.partition("\n")[2].encode()):
+        (tmp_path / "experiment" / "mine.yaml").write_bytes(content)
+        command = [sys.executable, "-m", "img2img.cli", "train", "--config-dir", str(tmp_path), "experiment=mine"]
+        done = subprocess.run([*command, f"out={tmp_path / 'out'}"], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 1
+        assert "begin with the line `# @package _global_`" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,178 @@
+"""Atomic files: the old one or the new one, whatever happens."""
+
+import errno
+import os
+import resource
+import socket
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from img2img import InputError
+from img2img.errors import first_line
+from img2img.files.atomic import clear_leftovers, read_json, temporary_beside, write_atomic, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "new" / "a.json", {"x": 1})
+
+    def half(temporary: Path) -> None:
+        temporary.write_text("{")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_atomic(path, half)
+    assert read_json(path) == {"x": 1}
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_the_new_file_appears_whole_under_its_name_at_the_end_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+
+    def slow(temporary: Path) -> None:
+        temporary.write_text("half")
+        assert not path.exists()
+        temporary.write_text("whole")
+
+    assert write_atomic(path, slow).read_text() == "whole"
+
+
+def test_nan_is_no_json_and_a_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "b.json").write_text("{'x': 1}")
+    with pytest.raises(InputError, match=r"b\.json is not valid JSON"):
+        read_json(tmp_path / "b.json")
+    with pytest.raises(InputError, match="no file at"):
+        read_json(tmp_path / "c.json")
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"x": "\xc3\xa9"}')
+    assert read_json(tmp_path / "a.json") == {"x": "é"}
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "Free some space"),
+        (errno.EDQUOT, "Free some space"),
+        (errno.EACCES, "Make the folder writable"),
+        (errno.EROFS, "Make the folder writable"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EIO, "Check the path and the disk"),
+    ],
+)
+def test_the_remedy_fits_what_went_wrong(tmp_path: Path, number: int, remedy: str) -> None:
+    path = write_json(tmp_path / "a.json", 1)
+
+    def fail(temporary: Path) -> None:
+        raise OSError(number, os.strerror(number), str(temporary))
+
+    with pytest.raises(OSError, match=remedy) as caught:
+        write_atomic(path, fail)
+    assert caught.value.errno == number
+    assert "the earlier file is unchanged" in str(caught.value)
+    assert ".tmp" not in str(caught.value)
+
+
+def test_a_full_disk_inside_a_library_that_says_so_by_another_error_is_one_message(tmp_path: Path) -> None:
+    """A real limit on the size of files, met by torch's zip writer and by safetensors' Rust."""
+    tensor = torch.zeros(100_000)
+    path = write_json(tmp_path / "a.pt", 1)
+    before = path.read_bytes()
+
+    def by_torch(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            torch.save(tensor, file)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        for limit in (100, 1_000, 10_000, 100_000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+            for write in (by_torch, lambda p: safetensors.torch.save_file({"x": tensor}, p)):
+                with pytest.raises(OSError, match=r"could not write .*a\.pt .*the earlier file is unchanged"):
+                    write_atomic(path, write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_the_folder_is_flushed_after_the_rename_and_so_are_new_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    replace, fsync = os.replace, os.fsync
+
+    def replaced(a: Path, b: Path) -> None:
+        replace(a, b)
+        happened.append("renamed")
+
+    def synced(handle: int) -> None:
+        fsync(handle)
+        happened.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+
+    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "fsync", synced)
+    write_json(tmp_path / "new" / "newer" / "a.json", 1)
+    assert set(happened[:2]) == {tmp_path.name, "new"}, "the names of the two new folders"
+    assert happened[2].endswith(".tmp")
+    assert happened[3:] == ["renamed", "newer"]
+    monkeypatch.setattr(os, "fsync", lambda handle: fsync(handle) if _is_file(handle) else _refuse())
+    write_json(tmp_path / "b.json", 2)  # a file system that syncs no folders
+    assert read_json(tmp_path / "b.json") == 2
+
+
+def _is_file(handle: int) -> bool:
+    return not os.path.isdir(f"/proc/self/fd/{handle}")
+
+
+def _refuse() -> None:
+    raise OSError(errno.EINVAL, "Invalid argument")
+
+
+def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path: Path) -> None:
+    for name in ("x" * 250 + ".json", "é" * 125 + ".json"):
+        assert read_json(write_json(tmp_path / name, {"x": 1})) == {"x": 1}
+    with pytest.raises(OSError, match="shorter name"):
+        write_json(tmp_path / ("x" * 300), 1)
+
+
+def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from img2img.files.atomic import write_atomic\n"
+        "write_atomic(Path(sys.argv[1]), lambda p: (p.write_bytes(b'half'), p.with_name(p.name + '.mp4').touch(), os._exit(9)))"
+    )
+    (tmp_path / "below").mkdir()
+    for path in (tmp_path / "a.json", tmp_path / "below" / "b.mp4"):
+        assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 9
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    process, here = int(ended.stdout), f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    (tmp_path / f".old.json.{process}.tmp").touch()  # as versions before named them
+    (tmp_path / f".half.{here}-{process}-0.tmp").mkdir()
+    (tmp_path / f".half.{here}-{process}-0.tmp" / "file").touch()
+    old = tmp_path / f".ages.{zlib.crc32(b'another'):08x}-1-0.tmp"
+    old.touch()
+    os.utime(old, (0, 0))
+    kept = {
+        "a.tmp", ".b.tmp", f".c.{os.getpid()}.tmp", temporary_beside(tmp_path / "d").name,
+        f".another.{zlib.crc32(b'another'):08x}-{process}-0.tmp", f"e.{process}.tmp", "below",
+    }  # fmt: skip
+    for name in kept - {"below"}:
+        (tmp_path / name).touch()
+    assert len(clear_leftovers(tmp_path, below=1)) == 7
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert not list((tmp_path / "below").iterdir())
+    assert clear_leftovers(tmp_path / "nowhere") == []
+
+
+def test_the_first_line_of_a_message_even_of_an_empty_or_endless_one() -> None:
+    assert first_line(ValueError("\n  one\ntwo")) == "one"
+    assert first_line(RuntimeError("")) == "RuntimeError"
+    assert first_line(RuntimeError(" \n ")) == "RuntimeError"
+    assert len(first_line(RuntimeError("x" * 10_000_000))) < 400

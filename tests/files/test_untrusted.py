@@ -1,0 +1,65 @@
+"""JSON of other people, read with bounds, and messages that stay short whatever they quote."""
+
+import json
+import pickle
+import sys
+from typing import Any
+
+import pytest
+
+from img2img import InputError
+from img2img.errors import LONGEST
+from img2img.files.untrusted import check_plain, mapping, parse_json
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("NaN", "-Infinity", "1e400", "9" * 41, "9" * 10_000, "{", "", '{"a": nan}'),
+        *("[" * 100_000 + "]" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000, b"\xff", b'"\xed\xa0\x80"'),
+    ],
+    ids=lambda text: str(text[:12]),
+)
+def test_what_is_no_json_of_plain_sizes_is_a_value_error(text: str | bytes) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_json(text)
+    assert not isinstance(caught.value, RecursionError)
+
+
+def test_what_is_json_comes_as_it_is() -> None:
+    value = {"a": [1, -2.5, "ü", None, True, {"b": 10**20}]}
+    assert parse_json(json.dumps(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([[[[[[1]]]]]], "nested"),
+        (list(range(10_001)), "10001 entries"),
+        ({"a" * 1001: 1}, "1001 letters"),
+        ({"a": ["b" * 1001]}, "1001 letters"),
+        (1e10, "the number"),
+        (-(10**40), "the number"),
+        ({1, 2}, "a set"),
+    ],
+)
+def test_values_larger_than_any_are_refused(value: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"it has .*{message}"):
+        check_plain(value, "it")
+    check_plain({"a": [1, 2.5, "b" * 1000, None, True, {"c": [[1]]}]}, "it")
+
+
+def test_a_message_is_cut_in_its_middle_and_can_be_printed() -> None:
+    error = InputError("what was got: " + "x" * 12_000_000 + "; what to do")
+    assert len(str(error)) <= LONGEST
+    assert str(error).startswith("what was got: xxx")
+    assert str(error).endswith("xxx; what to do")
+    assert " … (1199" in str(error)
+    assert str(InputError("short")) == "short"
+    assert str(InputError("half a letter: \ud800")).encode(sys.stdout.encoding or "utf-8")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_what_is_only_shown_is_a_mapping_or_nothing() -> None:
+    assert mapping({"a": 1}) == {"a": 1}
+    assert mapping([1]) == mapping("x") == mapping(None) == {}

@@ -1,0 +1,205 @@
+"""Statistics averaged while the weights stand still, by hand, and the head that is trained alone at first, in the loop."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from killing import killed_at
+from lightning_fabric import Fabric
+from tiny_strategies import begun, changed, context, first, small_backbone, snapshot, transformer
+from torch import Tensor, nn
+
+from img2img import InputError
+from img2img.bundle import HEAD
+from img2img.masks import MaskedNetwork, Piggyback
+from img2img.research.strategies import EWC, FineTune, HeadOnly, Joint, LwF, PackNet, Scratch, Sequential
+from img2img.training.log import TrainingLog
+from img2img.training.loop import fit
+from img2img.training.optimiser import build_optimisers, start_momentum
+from img2img.training.options import TrainOptions
+from img2img.training.precise_bn import precise_bn
+from img2img.training.strategy import Phase, TaskData
+
+
+def _inputs(count: int, channels: int = 3) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(4, channels, 5, 5, generator=generator) * (i + 1) for i in range(count)]
+
+
+def test_the_statistics_are_those_of_the_later_passes() -> None:
+    # With momentum 1 a running statistic is the last batch's, so that the mean can be taken over the batches themselves.
+    norm = nn.BatchNorm2d(3, momentum=1.0)
+    inputs = _inputs(8)
+    precise_bn(norm, norm, iter(inputs), 8)
+    torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in inputs[2:]]).mean(0))
+    variances = torch.stack([x.transpose(0, 1).flatten(1).var(1) for x in inputs[2:]])
+    torch.testing.assert_close(norm.running_var, variances.mean(0))
+
+
+def test_with_a_momentum_the_running_averages_are_averaged() -> None:
+    norm = nn.BatchNorm2d(3, momentum=0.1)
+    inputs, mean, means = _inputs(6), torch.zeros(3), []
+    for x in inputs:
+        mean = 0.9 * mean + 0.1 * x.mean((0, 2, 3))
+        means.append(mean)
+    precise_bn(norm, norm, iter(inputs), 6)
+    torch.testing.assert_close(norm.running_mean, torch.stack(means[1:]).mean(0))
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 5])
+def test_any_number_of_passes_will_do(passes: int) -> None:
+    norm = nn.BatchNorm2d(3)
+    precise_bn(norm, norm, iter(_inputs(9)), passes)
+    assert norm.num_batches_tracked == passes
+    assert changed(snapshot(nn.BatchNorm2d(3)), norm) >= {"running_mean", "running_var"}
+
+
+def test_no_passes_and_frozen_statistics_change_nothing() -> None:
+    norm = nn.BatchNorm2d(3)
+    before = snapshot(norm)
+    precise_bn(norm, norm, iter(_inputs(3)), 0)
+    assert not changed(before, norm)
+    calls = []
+
+    def run(x: Tensor) -> Tensor:
+        calls.append(x)
+        norm.eval()
+        return norm(x)  # type: ignore[no-any-return]
+
+    precise_bn(norm, run, iter(_inputs(9)), 9)
+    assert not changed(before, norm)
+    assert len(calls) == 1, "the rest of the passes would change nothing either"
+
+
+def test_a_task_settles_its_own_statistics_and_never_the_backbones() -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    network = MaskedNetwork(plain, head="2")
+    network.add_task("a", Piggyback(), head=nn.Conv2d(4, 2, 1))
+    network.add_task("b", Piggyback(), head=nn.Conv2d(4, 2, 1))
+    module, other = network.task_module("a"), snapshot(network.state("b"))
+    before = snapshot(module.state)
+    precise_bn(module, module, iter(_inputs(5)), 5)
+    moved = changed(before, module.state)
+    assert len(moved) == 3
+    assert all("running" in name or "num_batches" in name for name in moved), moved
+    assert not changed(other, network.state("b"))
+    assert network.hash_backbone() == network.backbone_sha256
+
+
+# ---------------------------------------------------------------------- the head that is trained alone at first
+
+
+def _fit(strategy: Any, name: str, folder: Path, **options: Any) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
+    """Each training of a task through the real loop: its module, and how that was before."""
+    task_data = strategy.context.task_data[name]
+    for i, phase in enumerate(strategy.learn(name)):
+        before = snapshot(phase.module)
+        _train(phase, task_data, folder, f"{name}{i}", **options)
+        yield phase.module, before
+
+
+def _train(phase: Phase, task_data: TaskData, folder: Path, what: str, **options: Any) -> None:
+    trainable = {n for n, p in phase.module.named_parameters() if p.requires_grad}
+    with TrainingLog(folder, what) as log:
+        fit(
+            phase.module,
+            phase.objective or task_data.task,
+            phase.batches or task_data.batches(1),
+            lambda: 0.0,
+            TrainOptions(**{"batch_size": 2, "crop": 8, "warmup": 0} | options),
+            fabric=Fabric(accelerator="cpu", devices=1),
+            log=log,
+            checkpoint=folder / f"{what}.pt",
+            fingerprint="",
+            extra=phase.extra,
+            head=phase.head,
+        )
+    assert {n for n, p in phase.module.named_parameters() if p.requires_grad} == trainable, "all learns again in the end"
+
+
+def _weights(names: set[str], module: nn.Module) -> set[str]:
+    return names & {name for name, _ in module.named_parameters()}
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("kind", [FineTune, Sequential, EWC, PackNet])
+@pytest.mark.parametrize("optimiser", ["adam", "sgd", "rmsprop"])
+def test_at_first_the_head_alone_learns_and_then_all(kind: Any, optimiser: str, later: bool, tmp_path: Path) -> None:
+    strategy = begun(kind(), context(steps=5))
+    first(strategy)
+    # All validations are alike, so that the state is that of the first one: at step 2, when the head alone had learned, or at 4.
+    options = {"head_first": 0.7, "steps": 4, "val_every": 4 if later else 2, "optimiser": optimiser}
+    module, before = next(_fit(strategy, "colour", tmp_path, **options))
+    moved = _weights(changed(before, module), module)
+    assert any("head" in name for name in moved)
+    assert any("head" not in name for name in moved) == later, moved
+
+
+def test_a_weight_that_waited_starts_without_momentum() -> None:
+    """SGD's second step of a weight and third of another, as without the fused kernel, which takes no such group."""
+    ours, plain = (nn.ParameterList([torch.ones(3), torch.ones(2)]) for _ in range(2))
+    (optimiser,) = build_optimisers(ours, TrainOptions(steps=1, optimiser="sgd", lr=0.1))
+    reference = torch.optim.SGD(plain, lr=0.1, momentum=0.9)
+    for step in range(3):
+        for parameters in (ours, plain):
+            parameters[0].grad = torch.full((3,), 1.0 + step)
+            parameters[1].grad = torch.full((2,), 2.0 + step) if step else None
+        if step == 1:
+            start_momentum([optimiser])
+        optimiser.step()
+        reference.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 3])
+def test_a_training_by_sgd_goes_on_from_before_and_after_the_heads_part(stopped: int, tmp_path: Path) -> None:
+    options = {"head_first": 0.5, "steps": 4, "val_every": 4, "optimiser": "sgd", "checkpoint_every": 1}
+    ends, with_ = [], context(steps=5)
+    for killed in (False, True):
+        torch.manual_seed(0)
+        phase = next(begun(FineTune(), with_).learn("colour"))
+        folder = tmp_path / str(killed)
+        if killed:
+            with killed_at(stopped + 1, torch.optim.SGD):
+                _train(phase, with_.task_data["colour"], folder, "colour", **options)
+            phase.module.requires_grad_(True)
+        _train(phase, with_.task_data["colour"], folder, "colour", **options)
+        ends.append(snapshot(phase.module))
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_scores_and_norm_state_of_a_masked_task_wait_too(later: bool, tmp_path: Path) -> None:
+    task_data = context().task_data["colour"]
+    network = MaskedNetwork(small_backbone(), head=HEAD)
+    network.add_task("colour", Piggyback(), head=small_backbone().make_head(2))
+    module = network.task_module("colour")
+    before = snapshot(module.state)
+    phase = Phase(module=module, head=module.state.head)
+    options = {"steps": 4, "val_every": 4 if later else 2, "head_first": 0.7}
+    _train(phase, task_data, tmp_path, "colour", **options)
+    moved = _weights(changed(before, module.state), module.state)
+    assert any("masks" in name for name in moved) == later
+    assert any("norm" in name for name in moved) == later
+    assert any("head" in name for name in moved)
+
+
+def test_where_the_head_is_not_what_is_fresh_nothing_waits() -> None:
+    scratch = begun(Scratch(), context(transformer(), steps=2))
+    assert next(scratch.learn("colour")).head is None
+    packnet, lwf = begun(PackNet(), context(steps=6)), begun(LwF(), context(steps=6))
+    for strategy in (packnet, lwf):
+        first(strategy)
+    assert [phase.head is None for phase in packnet.learn("colour")] == [False, True], "not again before retraining"
+    assert [phase.head is None for phase in lwf.learn("colour")] == [True, True], "the paper's own warm-up step"
+    joint = begun(Joint(), context(steps=2))
+    assert next(joint.learn("classes")).head is joint.model.heads
+    assert next(begun(HeadOnly(), context(steps=2)).learn("colour")).head is not None
+
+
+@pytest.mark.parametrize(("options", "message"), [({"head_first": 1.0}, "below 1"), ({"norm_batches": -1}, "0 or more")])
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainOptions(steps=3, **options)
