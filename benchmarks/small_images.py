@@ -15,9 +15,9 @@ from common import alternate, environment, report
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
-from img2img.data.arrays import ArrayPictures
+from img2img.data.arrays import ArrayDataset
 from img2img.data.loader import TrainBatches
-from img2img.data.shift import Shift
+from img2img.data.pad_crop import PadCrop
 
 BATCHES, SIZE = 10, 128
 
@@ -29,9 +29,9 @@ def main() -> None:
     print(environment())
     rng = np.random.default_rng(0)
     images, categories = rng.integers(0, 256, (2500, 32, 32, 3), dtype=np.uint8), rng.integers(0, 5, 2500)
-    pictures = ArrayPictures(images, categories, classes=list("abcde"), name="random")
-    whole = TrainBatches(pictures, Shift(32, pad=4), batch_size=SIZE, seed=0)
-    singly = TrainBatches(_Samples(pictures), Shift(32, pad=4), batch_size=SIZE, seed=0)
+    pictures = ArrayDataset(images, categories, classes=list("abcde"), name="random")
+    whole = TrainBatches(pictures, PadCrop(32, pad=4), batch_size=SIZE, seed=0)
+    singly = TrainBatches(_Samples(pictures), PadCrop(32, pad=4), batch_size=SIZE, seed=0)
     transform = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
     tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
 
@@ -48,10 +48,10 @@ def main() -> None:
     report(f"{BATCHES} batches of {SIZE}", alternate(runs, rounds=options.rounds), peers=[next(iter(runs))])
 
 
-class _Samples(ArrayPictures):
+class _Samples(ArrayDataset):
     """The same pictures, as a set whose pictures are not in memory."""
 
-    def __init__(self, pictures: ArrayPictures) -> None:
+    def __init__(self, pictures: ArrayDataset) -> None:
         images, categories = pictures.arrays()
         super().__init__(images, categories, classes=pictures.classes, name="singly")
 

@@ -289,7 +289,7 @@ def test_pictures_and_networks_that_a_task_names_are_dropped() -> None:
     task = stored_task({"task": nasty})
     assert isinstance(task, Style)
     with pytest.raises(InputError, match="give picture=PATH"):
-        _ = task.style_picture
+        _ = task.style_image
     with pytest.raises(InputError, match="give network="):
         task.metrics().update(torch.zeros(1, 3, 8, 8), Example(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)))
 

@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from img2img.reports.comparison.style import look, new_figure, save_png, side_legend, styled, tidy
 from img2img.research.impresslearn.options import KINDS
+from img2img.research.suites.plot_style import look, new_figure, save_png, side_legend, styled, tidy
 
 Row = Mapping[str, Any]
 _LEVELS = {"own": ("own mask (SupSup)", "-", "0.15"), "wrong": ("another task's mask", ":", "0.45")}

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from img2img.backbones.lenet import MNIST_MEAN, MNIST_STD
-from img2img.data.arrays import ArrayPictures
-from img2img.data.mnist import ANGLES, permuted_task, rotated_task
+from img2img.data.arrays import ArrayDataset
+from img2img.data.datasets.mnist import ANGLES, permuted_task, rotated_task
 from img2img.errors import InputError
 from img2img.research.impresslearn.options import CLASSES
 from img2img.research.impresslearn.stacked_training import Batch
 from img2img.validation import call_with
 
 Part = Literal["train", "test"]
-Source = Callable[[int, Part], ArrayPictures]
+Source = Callable[[int, Part], ArrayDataset]
 """`source(task number, part) -> its pictures`, numbers from 1 on."""
 
 _KEPT = {"train": 12, "test": 64}
@@ -61,7 +61,7 @@ class NumberedTasks:
         kept.move_to_end(number)
         return kept[number]
 
-    def sets(self) -> dict[str, ArrayPictures]:
+    def sets(self) -> dict[str, ArrayDataset]:
         """The parts of the first task, which are read from the same files as those of all others."""
         return {part: self._source(1, part) for part in ("train", "test")}
 
@@ -166,10 +166,10 @@ def synthetic_tasks(*, size: int = 8, train: int = 2000, test: int = 500, noise:
         anew = rng.random((count, size, size)) < noise
         drawn[part] = np.where(anew, _speckled(rng, count, size), prototypes[classes]), classes.astype(np.int64)
 
-    def source(number: int, part: Part) -> ArrayPictures:
+    def source(number: int, part: Part) -> ArrayDataset:
         images, classes = drawn[part]
         names, change = [str(c) for c in range(CLASSES)], partial(_permuted, number=number)
-        return ArrayPictures(images, classes, classes=names, name=f"made-{number}-{part}", change=change)
+        return ArrayDataset(images, classes, classes=names, name=f"made-{number}-{part}", change=change)
 
     return NumberedTasks("permutation", source)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from img2img.data.stamp import Stamp, difference
+from img2img.data.checksums import FileChecksum, file_changes
 from img2img.errors import InputError
 from img2img.files.atomic import check_folder, read_json
 from img2img.research.impresslearn.numbered_tasks import NumberedTasks
@@ -42,7 +42,7 @@ def check_earlier(folder: Path, study: Study) -> None:
             )
 
 
-def check_pictures(folder: Path, family: NumberedTasks) -> dict[str, Stamp]:
+def check_pictures(folder: Path, family: NumberedTasks) -> dict[str, FileChecksum]:
     """Refuse pictures that are not those from which the study in the folder was made; gives what is to be kept of them.
 
     Raises:
@@ -51,7 +51,7 @@ def check_pictures(folder: Path, family: NumberedTasks) -> dict[str, Stamp]:
     path = record_path(folder)
     before = read_record(path)
     now = read_now(family.sets(), known=before)
-    changed = None if before is None else difference(before, now)
+    changed = None if before is None else file_changes(before, now)
     if changed and any(folder.glob("seed*/*/*")):
         raise InputError(
             f"{folder} holds a study of other files than there are now: {changed}. What it learned is of the earlier ones: bring "
