@@ -43,5 +43,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The documentation as a site in build/docs; a warning, such as a link that leads nowhere, is an error.
+.PHONY: docs
+docs: $(READY)
+	$(BIN)/$(PIP) install --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/zensical build --strict --clean
+
 clean:
 	rm -rf $(VENV) runs build *.egg-info

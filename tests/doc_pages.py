@@ -11,11 +11,18 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if DOCS / "results" not in p.parents)]
+"""All pages; reports among the stored measurements are written by commands."""
 
 _MARK = re.compile(r"<!--\s*not run\b:?(?P<reason>.*?)-->", re.DOTALL)
 _COMMAND = re.compile(r"^(?:\$ )?(?P<text>(?:[A-Z_]+=\S+ )*(?:python3?|img2img|make|torchrun|srun|fabric) .*|img2img|make \S+)$")
 SHELLS = ("", "sh", "bash", "shell", "console")
+
+
+def page_name(page: Path) -> str:
+    """What tests call a page: its path in the repository."""
+    return page.relative_to(ROOT).as_posix()
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Block:
 
     @property
     def where(self) -> str:
-        return f"{self.page.name}:{self.line}"
+        return f"{page_name(self.page)}:{self.line}"
 
     @property
     def file(self) -> str | None:
@@ -88,8 +95,9 @@ def commands(text: str) -> list[str]:
 def inline_commands(page: Path) -> list[tuple[str, str]]:
     """`(where, command)` of commands between backticks in running text and tables; those with `...` are no whole ones."""
     lines = enumerate(_without_fences(page), start=1)
-    found = ((f"{page.name}:{n}", x) for n, line in lines for x in re.findall(r"`((?:python pipelines/|img2img )[^`]+)`", line))
-    return [(where, command) for where, command in found if "..." not in command]
+    command = re.compile(r"`((?:python pipelines/|img2img )[^`]+)`")
+    found = ((f"{page_name(page)}:{n}", text) for n, line in lines for text in command.findall(line))
+    return [(where, text) for where, text in found if "..." not in text]
 
 
 def inline_configs(page: Path) -> list[tuple[str, str, dict[str, Any]]]:
@@ -97,14 +105,15 @@ def inline_configs(page: Path) -> list[tuple[str, str, dict[str, Any]]]:
     found = []
     for number, line in enumerate(_without_fences(page), start=1):
         for key, text in re.findall(r"`(?:(task|data|backbone): )?(\{kind: [^`]+\})`", line):
-            found.append((f"{page.name}:{number}", key or "backbone", yaml.safe_load(text)))
+            found.append((f"{page_name(page)}:{number}", key or "backbone", yaml.safe_load(text)))
     return found
 
 
 def links(page: Path) -> Iterator[tuple[int, str]]:
     """`(line, target)` of the links and pictures of a page that lead into the repository."""
     for number, line in enumerate(_without_fences(page), start=1):
-        for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"(?<!\[)`[^`]*`", "", line)):
+        text = re.sub(r"(\[)?`[^`]*`", lambda code: code[0] if code[1] else "", line)  # a link's own text may be code
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if not re.match(r"[a-z]+:", target):
                 yield number, target
 

@@ -84,7 +84,7 @@ def _run(config: DictConfig, then: Callable[[Any, Mapping[str, Any]], object] | 
         if plain.get("devices", 1) != 1 and not _STARTED & os.environ.keys():
             raise InputError(
                 f"devices={plain['devices']} in a multirun, whose jobs cannot start processes: leave it out, or use torchrun "
-                "or a launcher that starts them, see docs/devices.md"
+                "or a launcher that starts them, see docs/guides/devices.md"
             )
         run(plain | {"out": HydraConfig.get().runtime.output_dir}, composed=_composed(config), then=then, bars=False)
 

@@ -30,7 +30,7 @@ def serve(
 ) -> None:
     """Serve a bundle until Ctrl-C: a page to try its tasks, and an HTTP API at /api/v1.
 
-    Nothing leaves the machine. Who may reach it and how much it takes: docs/serve.md.
+    Nothing leaves the machine. Who may reach it and how much it takes: docs/guides/serve.md.
 
     Example: img2img serve runs/demo --open
     """

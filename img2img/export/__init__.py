@@ -38,7 +38,7 @@ class Exported:
         format: one of `FORMATS`.
         bytes: its size.
         agreement: how near it is to the network.
-        values: what the file says of itself: task, kind, input, output, stride, and so on; see docs/export.md.
+        values: what the file says of itself: task, kind, input, output, stride, and so on; see docs/guides/export.md.
     """
 
     path: Path

@@ -75,9 +75,9 @@ def start_fabric(*, accelerator: str, precision: str, devices: int | str = 1, no
         if not several:
             raise InputError(
                 f"accelerator={accelerator!r} with precision={precision!r} cannot be used ({error}): expected what this machine "
-                "has and Lightning Fabric knows, such as accelerator=auto precision=32-true; see docs/devices.md"
+                "has and Lightning Fabric knows, such as accelerator=auto precision=32-true; see docs/guides/devices.md"
             ) from error
-        raise InputError(f"{devices} devices on {nodes} machines cannot be used ({error}): see docs/devices.md") from error
+        raise InputError(f"{devices} devices on {nodes} machines cannot be used ({error}): see docs/guides/devices.md") from error
     return fabric
 
 

@@ -1,4 +1,4 @@
-"""The HTTP API, version 1: `docs/serve.md` documents it with examples, and `/api/v1/openapi.json` for machines."""
+"""The HTTP API, version 1: `docs/guides/serve.md` documents it with examples, and `/api/v1/openapi.json` for machines."""
 
 import dataclasses
 import json
@@ -85,7 +85,7 @@ def api_routes(service: Service) -> APIRouter:
 
     @router.api_route("/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
     async def nothing(rest: str) -> Response:
-        return JSONResponse({"error": f"nothing at {PREFIX}/{rest}: see docs/serve.md"}, status_code=404)
+        return JSONResponse({"error": f"nothing at {PREFIX}/{rest}: see docs/guides/serve.md"}, status_code=404)
 
     return router
 

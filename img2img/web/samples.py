@@ -13,7 +13,7 @@ from img2img.errors import InputError
 from img2img.web.files import PictureFolder
 
 PHOTOS = ("coffee", "astronaut", "chelsea", "rocket")
-"""`docs/third_party.md` says whose they are."""
+"""`docs/reference/third_party.md` says whose they are."""
 SCENES = ("landscape", "shapes")
 SHORT_SIDE = 320
 SCENE_SIDE = 256

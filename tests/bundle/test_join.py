@@ -169,7 +169,7 @@ def test_a_bundle_in_use_is_refused_in_the_end_and_left_as_it_was(tmp_path: Path
 
 
 def test_jobs_of_a_multirun_train_side_by_side_and_join_into_what_the_sequence_learns(tmp_path: Path) -> None:
-    """The commands of docs/devices.md, with less to learn."""
+    """The commands of docs/guides/devices.md, with less to learn."""
     small = [
         "experiment=demo", "decoder_only=[]", "own=null", "backbone=image_transformer", "backbone.width=4", "backbone.blocks=0",
         "train.steps=3", "train.val_every=2", "train.norm_batches=2", "panels=1", "probe=1", "threads=1", "accelerator=cpu",

@@ -1,4 +1,4 @@
-"""The examples of docs/serve.md, against a service."""
+"""The examples of docs/guides/serve.md, against a service."""
 
 import io
 import json
@@ -21,7 +21,7 @@ def page(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> s
     """The page, of this service and its tasks, in a folder with a photo."""
     monkeypatch.chdir(tmp_path)
     Path("photo.jpg").write_bytes(encoded(photo(), "JPEG"))
-    text = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guides" / "serve.md").read_text(encoding="utf-8")
     return text.replace("http://127.0.0.1:7860", service.url).replace("run/landscape", "run/disks")
 
 

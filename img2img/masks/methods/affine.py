@@ -39,7 +39,7 @@ for 20 others, 400 steps of Adam, one seed; accuracy in % for a mask learning ra
 | 1e-4 | 53.8 | 54.0 | 54.2 | 56.9 | 56.4 |
 
 On larger networks 0.3 is too much: an ImageNet ResNet-18 on four domains of PACS has a mean accuracy of 68.6 from 0.3 and 79.2
-from 0.03 (full form, one seed, `docs/results.md`).
+from 0.03 (full form, one seed, `docs/findings/pacs_resnet18.md`).
 
 The full form is alike; starting it from k3 = 0.3 is no better (59.1 and 56.1). As in the paper's figure 4 about half the
 weights end as ones, k1 and k2 differ in sign, and both grow with depth.

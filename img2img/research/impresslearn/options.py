@@ -101,11 +101,11 @@ class Study:
         data: `kind` ("permuted_mnist", "rotated_mnist" or "made") and options, see `pictures.build_numbered_tasks`.
         hidden: widths of LeNet's hidden layers.
         outputs: of the network. Those beyond the ten classes are never a target: SupSup's superfluous neurons (Wortsman et al.
-            2020). With a hundred, and larger batches, the task of a batch is found more often (docs/results.md).
+            2020). With a hundred, and larger batches, the task of a batch is found more often (docs/findings/task_inference.md).
         weights: the distribution of the backbone, see `masks.randomise`: the paper's footnote 2 says Kaiming normal.
         scaled: divide the backbone's deviation by the root of the density, see `masks.randomise`, which the paper does not do.
             On permuted MNIST masks of density 0.1 reach 0.944 in an epoch so, and 0.891 without; but with ten masks or more the
-            one-shot inference of `by_gradient` fails, which without always finds the right one (docs/results.md).
+            one-shot inference of `by_gradient` fails, which without always finds the right one (docs/findings/impresslearn.md).
         seeds: each gives a backbone, start scores and an order of the pictures of its own.
         densities: the fractions of ones in the masks.
         counts: numbers of impressions.
