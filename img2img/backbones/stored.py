@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from img2img.backbones import KINDS, Backbone, build_backbone
 from img2img.errors import InputError
-from img2img.files.untrusted import Shapes, check_plain, check_shapes
+from img2img.files.tensors import Shapes, check_shapes
+from img2img.files.untrusted import check_plain
 
 HEAD = "head."
 """How the names of a backbone's head begin."""

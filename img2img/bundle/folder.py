@@ -14,10 +14,12 @@ from img2img.backbones import Backbone
 from img2img.backbones.head_check import check_head
 from img2img.backbones.stored import rebuild_backbone
 from img2img.errors import InputError, first_line
-from img2img.files.atomic import read_json, write_bytes, write_json
+from img2img.files.atomic import write_bytes
+from img2img.files.json_files import read_json, write_json
 from img2img.files.lock import check_free, hold
 from img2img.files.paths import expanded
-from img2img.files.untrusted import check_plain, naming, tensor_shapes
+from img2img.files.tensors import tensor_shapes
+from img2img.files.untrusted import check_plain, naming
 from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.storage import read_header
 from img2img.masks.table import check_name
@@ -178,9 +180,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = expanded(folder) / "bundle.json"
     if not path.is_file():
         raise InputError(f"no bundle in {folder}: expected the file bundle.json there; give the folder that a run wrote")
-    if path.stat().st_size > MAX_DESCRIPTION:
-        raise InputError(f"{path} has {path.stat().st_size} bytes, expected at most {MAX_DESCRIPTION}: restore it from a copy")
-    description = read_json(path)
+    description = read_json(path, max_bytes=MAX_DESCRIPTION)
     version = description.get("version") if isinstance(description, dict) else None
     if isinstance(version, int) and version != VERSION:
         remedy = "upgrade it" if version > VERSION else "use the img2img that wrote it, or run the experiment again"

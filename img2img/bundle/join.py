@@ -21,7 +21,8 @@ from img2img.bundle import (
     task_path,
 )
 from img2img.errors import InputError
-from img2img.files.atomic import clear_leftovers, write_atomic, write_json
+from img2img.files.atomic import clear_leftovers, write_atomic
+from img2img.files.json_files import write_json
 from img2img.files.lock import hold
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork

@@ -1,13 +1,11 @@
 """The command line: `img2img COMMAND`, one module a group of commands.
 
-What a command does is imported inside it, so that `img2img --help` need not load it all. `main` turns a user's error into one
-line on stderr and exit code 1; the wrong use of a command is Typer's, with exit code 2.
+What a command does is imported inside it, so that `img2img --help`, completion and a mistyped command load none of it. `main`
+turns a user's error into one line on stderr and exit code 1; the wrong use of a command is Typer's, with exit code 2.
 """
 
 import sys
 from typing import Annotated
-
-from img2img import __version__
 
 try:
     import typer
@@ -18,6 +16,7 @@ except ModuleNotFoundError as error:
     sys.exit("error: the command line needs more than the mask core: pip install 'img2img[images,train]'")
 
 from img2img.cli import add_task, evaluate, export, info, join, report, run, serve, share, tasks, train
+from img2img.version import __version__
 
 app = typer.Typer(
     name="img2img",
@@ -71,5 +70,3 @@ def main() -> None:
 
     with one_line():
         app(prog_name="img2img")
-
-

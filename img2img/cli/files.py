@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from img2img.cli.video import VIDEOS, make_frames, make_video, video_ending
 from img2img.data.decode import list_pictures
 from img2img.errors import InputError
-from img2img.files.atomic import clear_leftovers, write_atomic, write_json
+from img2img.files.atomic import clear_leftovers, write_atomic
+from img2img.files.json_files import write_json
 from img2img.files.paths import expanded
 
 if TYPE_CHECKING:

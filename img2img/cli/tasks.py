@@ -78,9 +78,7 @@ def delete(
 def similarity(
     bundle: Bundle,
     out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="Draw the matrix into this file too.")] = None,
-    corrected: Annotated[
-        bool, typer.Option("--corrected", help="Cohen's κ, which is 0 for masks that agree by chance.")
-    ] = False,
+    corrected: Annotated[bool, typer.Option("--corrected", help="Cohen's κ, which is 0 for masks that agree by chance.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare the masks of every two tasks: the share of weights that both keep or both leave out.

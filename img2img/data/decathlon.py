@@ -15,7 +15,7 @@ from img2img.data.decode import read_picture, require_folder
 from img2img.data.folder import unknown_name
 from img2img.data.names import nfc, on_disk
 from img2img.errors import InputError
-from img2img.files.atomic import read_json, write_json
+from img2img.files.json_files import read_json, write_json
 
 DECATHLON = (
     "imagenet12", "aircraft", "cifar100", "daimlerpedcls", "dtd",

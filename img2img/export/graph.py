@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import img2img
 from img2img.backbones import Backbone
 from img2img.data.base import Batch
 from img2img.errors import InputError
 from img2img.masks import MaskedNetwork
 from img2img.tasks import Task
+from img2img.version import __version__
 
 INPUT = "image"
 """The name of the input of every exported graph."""
@@ -135,7 +135,7 @@ def interface(
     output = "raw" if graph.raw else {"labels": "labels", "scores": "probabilities"}.get(_form(task), "picture")
     state = network.state(name)
     values: dict[str, Any] = {
-        "made_by": f"img2img {img2img.__version__}",
+        "made_by": f"img2img {__version__}",
         "task": name,
         "kind": task.kind,
         "options": task.options(),

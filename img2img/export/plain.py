@@ -15,8 +15,10 @@ from img2img.errors import InputError, first_line
 from img2img.export.check import Agreement, check_agreement
 from img2img.export.graph import Interface, TaskGraph
 from img2img.files.atomic import write_bytes
+from img2img.files.json_files import parse_json
 from img2img.files.paths import expanded
-from img2img.files.untrusted import Shapes, check_plain, parse_json, tensor_shapes
+from img2img.files.tensors import Shapes, tensor_shapes
+from img2img.files.untrusted import check_plain
 
 KEY = "img2img"
 """The entry of the file's metadata with the interface as JSON."""

@@ -6,7 +6,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, get_args
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img import validation
-from img2img.bundle import bundle_folder, load_bases, load_bundle, read_bundle, task_path
+from img2img.bundle import bundle_folder, load_bundle, task_path
 from img2img.data.decode import list_pictures
 from img2img.data.depth import check_white
 from img2img.errors import InputError, memory_explained
@@ -77,7 +76,7 @@ class Model:
         self._merged = weights == "merged"
         self._bfloat16 = precision == "bfloat16"
         self._evaluator = Evaluator(stride=self.backbone.stride, min_size=self.backbone.min_size, device=self.device)
-        self._tasks: dict[str, Task] = {name: self._build(name) for name in self.network.tasks()}
+        self._tasks: dict[str, Task] = {name: stored_task(self.network.state(name).info) for name in self.network.tasks()}
         self._plain: OrderedDict[str, nn.Module] = OrderedDict()
         self._merging = Lock()
         self._network_bytes: dict[str, float] = {}
@@ -124,9 +123,6 @@ class Model:
         if not isinstance(name, str) or name not in self._tasks:
             raise InputError(f"no task {name!r} in this bundle; it has {', '.join(self._tasks) or 'none'}")
         return self._tasks[name]
-
-    def _build(self, name: str) -> Task:
-        return stored_task(self.network.state(name).info)
 
     # ------------------------------------------------------------------ running
 
@@ -261,72 +257,6 @@ class Model:
     def _way(self, name: str, *, form: Any, side: Any, tile: Any) -> dict[str, Any]:
         task = self.task(name)
         return {"form": checked_form(task, form), "side": checked_side(side), "tile": checked_tile(tile)}
-
-    def add_task(
-        self,
-        name: str,
-        *,
-        task: Mapping[str, Any],
-        data: Mapping[str, Any],
-        method: str | Mapping[str, Any] = "piggyback",
-        train: Mapping[str, Any] | None = None,
-        out: str | os.PathLike[str] | None = None,
-    ) -> TaskInfo:
-        """Learn a new task on the frozen backbone and keep it, here and in the bundle's folder; no other task changes.
-
-        The training is a run with a folder and a report of its own; the same call goes on after an interruption.
-
-        Example:
-            model.add_task(
-                "night",
-                task={"kind": "translation"},
-                data={"kind": "paired_folders", "inputs": "day", "targets": "night", "resize": 160},
-                train={"steps": 800},
-            )
-
-        Args:
-            name: letters, digits, `_` and `-`.
-            task: the kind and its options, see `tasks.build_task`.
-            data: the kind of data and its options, see `data.build_data`.
-            method: "piggyback", "affine", "ksm" or another config of `configs/method`, or a method's name and options.
-            train: what differs from the defaults of `configs/protocol/images.yaml`, see `training.options.TrainOptions`.
-            out: the run folder; `runs/NAME` by default.
-
-        Raises:
-            InputError: the name is taken, or something about the task, its data or the training. The model is as it was.
-        """
-        from img2img.training.add_task import train_new_task
-
-        validation.text("name", name, "night")
-        train_new_task(self.folder, name, task=task, data=data, method=method, train=train, out=out)
-        load_bases(self.folder, read_bundle(self.folder)["bases"], self.network)
-        if name not in self._tasks:  # it is there where the same call was ended after its last file
-            self.network.load_task(task_path(self.folder, name), name=name)
-            self.network.eval()
-            self._tasks[name] = self._build(name)
-        return self._info(name)
-
-    def save_pretrained(self, folder: str | os.PathLike[str], *, license: str | None = None) -> Path:
-        """Write the bundle with a model card in the hub's conventions; see `img2img.hub.save_pretrained`."""
-        from img2img.hub import save_pretrained
-
-        if license is not None:
-            validation.text("license", license, "apache-2.0")
-        return save_pretrained(self.folder, validation.path("folder", folder), license=license)
-
-    def push_to_hub(self, repo_id: str, *, private: bool = True, license: str | None = None) -> str:
-        """Send the bundle with a model card to the hub; see `img2img.hub.push_to_hub`. Returns the commit's address."""
-        import tempfile
-
-        from img2img.hub import push_to_hub, save_pretrained
-
-        validation.text("repo_id", repo_id, "owner/name")
-        validation.flag("private", private)
-        if license is not None:
-            validation.text("license", license, "apache-2.0")
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = save_pretrained(self.folder, Path(temporary) / "bundle", license=license, repo_id=repo_id)
-            return push_to_hub(folder, repo_id, private=private)
 
     @torch.no_grad()
     def predict(self, task: str, picture: Picture) -> Tensor:

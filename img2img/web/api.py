@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
-from img2img import __version__
+from img2img.version import __version__
 from img2img.web.limits import RefusedError
 from img2img.web.service import Answer, Service
 from img2img.web.uploads import read_picture

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from img2img import __version__
 from img2img.errors import InputError
 from img2img.extras import require
+from img2img.version import __version__
 from img2img.web.files import PictureFolder, private_folder
 from img2img.web.limits import Limits, RefusedError
 from img2img.web.logs import sparing_log

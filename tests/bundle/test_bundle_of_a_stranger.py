@@ -20,7 +20,7 @@ from img2img.bundle import delete_task_from_bundle, load_bundle, read_bundle
 from img2img.bundle.folder import MAX_PATTERNS
 from img2img.bundle.join import join_bundles
 from img2img.export import export_bundle, load_plain
-from img2img.files.untrusted import tensor_shapes
+from img2img.files.tensors import tensor_shapes
 from img2img.masks import storage
 from img2img.masks.storage import checksum, read_task_file
 from img2img.tasks import Example

@@ -54,7 +54,7 @@ def test_a_bundle_is_saved_with_a_card_and_pushed_only_when_told(
     picture = np.zeros((32, 32, 3), np.uint8)
     expected = img2img.load(bundle).run("colour", picture)
     assert np.array_equal(img2img.from_pretrained(tmp_path / "demo").run("colour", picture), expected)
-    img2img.load(bundle).save_pretrained(tmp_path / "again")
+    img2img.save_pretrained(bundle, tmp_path / "again")
     assert (tmp_path / "again" / "README.md").is_file()
     assert pushed == []
     assert call("share", "push", tmp_path / "demo", "me/demo").stdout == "the address\n"

@@ -95,7 +95,7 @@ def test_an_experiment_without_its_first_line_or_with_a_mark_before_it_is_told_s
     text = "# @package _global_\nname: mine\nsequence: [a]\ntasks: {a: {task: {kind: denoising}, data: {kind: patterns}}}\n"
     for content in (b"\xef\xbb\xbf" + text.encode(), text.partition("\n")[2].encode()):
         (tmp_path / "experiment" / "mine.yaml").write_bytes(content)
-        command = [sys.executable, "-m", "img2img.cli", "train", "--config-dir", str(tmp_path), "experiment=mine"]
+        command = [sys.executable, "-m", "img2img", "train", "--config-dir", str(tmp_path), "experiment=mine"]
         done = subprocess.run([*command, f"out={tmp_path / 'out'}"], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 1
         assert "begin with the line `# @package _global_`" in done.stderr

@@ -18,7 +18,8 @@ from img2img.data import build_data
 from img2img.data.decode import read_label, read_picture
 from img2img.errors import InputError
 from img2img.export import export_task
-from img2img.files.atomic import check_folder, read_json, write_json
+from img2img.files.atomic import check_folder
+from img2img.files.json_files import read_json, write_json
 from img2img.files.paths import expanded, paths_in
 from img2img.files.writable import check_writable
 from img2img.files.yaml import read_yaml
@@ -99,7 +100,7 @@ def test_an_account_without_a_home_is_told_so(tmp_path: Path, monkeypatch: pytes
 
 def test_on_the_command_line(home: Path) -> None:
     """In a process of its own, since shells expand `~` after `=` neither in options nor in overrides."""
-    command = [sys.executable, "-m", "img2img.cli", "report", "nowhere", "--out=~/made"]
+    command = [sys.executable, "-m", "img2img", "report", "nowhere", "--out=~/made"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

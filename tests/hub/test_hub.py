@@ -75,7 +75,7 @@ def same_outputs(one: Any, other: Any) -> bool:
 
 
 def test_a_folder_gives_the_same_outputs_bit_for_bit(run: Path, tmp_path: Path) -> None:
-    folder = img2img.hub.save_pretrained(run, tmp_path / "shared")
+    folder = img2img.save_pretrained(run, tmp_path / "shared")
     assert same_outputs(img2img.load(run), img2img.from_pretrained(folder))
     assert same_outputs(img2img.load(run), img2img.from_pretrained(str(folder), device="cpu"))
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -284,12 +284,35 @@ def test_only_push_to_hub_sends_anything(run: Path, tmp_path: Path, monkeypatch:
     assert calls[1][1] == {"repo_id": "me/tiny", "private": True, "exist_ok": True}
     assert calls[2][1]["folder_path"] == folder
     assert calls[2][1]["allow_patterns"] == list(hub.FILES)
-    (folder / "README.md").unlink()
-    with pytest.raises(InputError, match="no model card"):
-        hub.push_to_hub(folder, "me/tiny")
+    with pytest.raises(InputError, match=r"license='mit'.*has a model card.*save_pretrained"):
+        hub.push_to_hub(folder, "me/tiny", license="mit")
     with pytest.raises(InputError, match="no bundle"):
         hub.push_to_hub(tmp_path, "me/tiny")
     assert len(calls) == 3
+
+
+def test_a_bundle_without_a_card_gets_one_before_it_is_sent(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[str, bytes] = {}
+
+    class Api:
+        def __init__(self, **options: Any) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, **options: Any) -> None:
+            assert (repo_id, options["private"]) == ("me/tiny", False)
+
+        def upload_folder(self, *, folder_path: Path, **options: Any) -> Any:
+            sent.update({path.name: path.read_bytes() for path in folder_path.rglob("*") if path.is_file()})
+            return type("Commit", (), {"commit_url": "the address"})()
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    before = sorted(run.rglob("*"))
+    assert img2img.push_to_hub(run, "me/tiny", private=False, license="mit") == "the address"
+    card = sent["README.md"].decode()
+    assert "license: mit" in card
+    assert 'from_pretrained("me/tiny")' in card
+    assert sent["backbone.safetensors"] == (run / "bundle" / "backbone.safetensors").read_bytes()
+    assert sorted(run.rglob("*")) == before
 
 
 def test_telemetry_is_off_unless_it_was_asked_for(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

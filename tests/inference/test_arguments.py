@@ -103,17 +103,17 @@ def test_one_picture_is_no_stream(model: Model, pictures: Any) -> None:
 def test_arguments_of_add_task(model: Model, changes: dict[str, Any], said: str) -> None:
     arguments: dict[str, Any] = {"name": "night", "task": TASK, "data": DATA} | changes
     with pytest.raises(InputError, match=said):
-        model.add_task(arguments.pop("name"), **arguments)
+        img2img.add_task(model.folder, **arguments)
 
 
 def test_arguments_of_sharing_and_exporting(model: Model, tmp_path: Path) -> None:
     from img2img.export import export_bundle, export_task
 
     calls: list[tuple[Callable[[], Any], str]] = [
-        (lambda: model.save_pretrained(3), "folder="),  # type: ignore[arg-type]
-        (lambda: model.save_pretrained(tmp_path / "a", license=3), "license="),  # type: ignore[arg-type]
-        (lambda: model.push_to_hub(3), "repo_id="),  # type: ignore[arg-type]
-        (lambda: model.push_to_hub("me/demo", private="no"), "private="),  # type: ignore[arg-type]
+        (lambda: img2img.save_pretrained(model.folder, 3), "folder="),  # type: ignore[arg-type]
+        (lambda: img2img.save_pretrained(model.folder, tmp_path / "a", license=3), "license="),  # type: ignore[arg-type]
+        (lambda: img2img.push_to_hub(model.folder, 3), "repo_id="),  # type: ignore[arg-type]
+        (lambda: img2img.push_to_hub(model.folder, "me/demo", private="no"), "private="),  # type: ignore[arg-type]
         (lambda: export_task(model.network, "colour", model.task("colour"), 3), "path="),  # type: ignore[arg-type]
         (lambda: export_task(model.network, "colour", model.task("colour"), "a.onnx", size=256), "size="),  # type: ignore[arg-type]
         (lambda: export_task(model.network, "colour", model.task("colour"), "a.onnx", size=(1.5, 2)), "size="),  # type: ignore[arg-type]
@@ -139,5 +139,5 @@ def test_nothing_is_exported_or_trained_over_the_bundle(model: Model, tmp_path: 
         assert isinstance(result.exception, InputError)
     for out in (model.folder, model.folder / "tasks", tmp_path):
         with pytest.raises(InputError, match="choose another folder"):
-            model.add_task("night", task=TASK, data={"kind": "pairs", "root": str(tmp_path)}, out=out)
+            img2img.add_task(model.folder, "night", task=TASK, data={"kind": "pairs", "root": str(tmp_path)}, out=out)
     assert {path: path.read_bytes() for path in model.folder.rglob("*") if path.is_file()} == before
