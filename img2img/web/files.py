@@ -14,12 +14,8 @@ import threading
 import time
 from pathlib import Path
 
+from img2img.files.lock import NAME, FolderInUseError, hold
 from img2img.web.limits import RefusedError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where the system empties its temporary folder
-    fcntl = None  # type: ignore[assignment]
 
 KEEP_SECONDS = 3600
 KEEP_BYTES = 2_000_000_000
@@ -99,7 +95,7 @@ class PictureFolder:
         found, total = [], 0
         for path in self.path.rglob("*"):
             try:
-                if path.is_file():
+                if path.is_file() and path.name != NAME:
                     status = path.stat()
                     total += status.st_size
                     if path not in self._lasting:
@@ -124,8 +120,11 @@ def private_folder() -> PictureFolder:
     Folders of processes that were killed go too. Call it before Gradio is imported.
     """
     _clear_dead()
-    folder = PictureFolder(_locked_folder())
-    atexit.register(folder.delete)
+    folder = PictureFolder(Path(tempfile.mkdtemp(prefix=_PREFIX)))
+    lock = contextlib.ExitStack()
+    lock.enter_context(hold(folder.path))
+    atexit.register(lock.close)
+    atexit.register(folder.delete)  # before the lock is given back
     os.environ |= {
         "GRADIO_TEMP_DIR": str(folder.path),
         "GRADIO_EXAMPLES_CACHE": str(folder.path / "examples"),
@@ -135,38 +134,15 @@ def private_folder() -> PictureFolder:
     return folder
 
 
-def _locked_folder() -> Path:
-    """A new folder that this process holds a lock on for as long as it lives, however it ends."""
-    while True:
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        if fcntl is None or _lock(path) is not None:
-            return path
-
-
 def _clear_dead() -> None:
-    """Delete the folders that no process holds: those of services that were killed."""
+    """Delete the folders of services that were killed: those with a lock that no process holds.
+
+    One without a lock may have been made at this moment.
+    """
+    if not hasattr(os, "getuid"):  # Windows, where the system empties its temporary folder
+        return
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        try:
-            if fcntl is None or path.is_symlink() or not path.is_dir() or path.stat().st_uid != os.getuid():
-                continue
-            if (held := _lock(path)) is not None:
-                shutil.rmtree(path, ignore_errors=True)
-                os.close(held)
-        except OSError:
-            continue
-
-
-def _lock(path: Path) -> int | None:
-    """A lock on a folder, as an open file; None where another process has it, or has just deleted the folder."""
-    try:
-        opened = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(opened).st_nlink and path.is_dir():
-            return opened
-    except OSError:
-        pass
-    os.close(opened)
-    return None
+        with contextlib.suppress(OSError, FolderInUseError):
+            if not path.is_symlink() and (path / NAME).is_file() and path.stat().st_uid == os.getuid():
+                with hold(path, wait=0):
+                    shutil.rmtree(path, ignore_errors=True)

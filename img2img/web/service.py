@@ -220,10 +220,10 @@ class Service:
             raise RefusedError(422, f"form={form!r}: {task} gives {', '.join(forms)}")
 
     def _work(
-        self, tasks: list[str], picture: bytes | Path, finish: Callable[[Any], Any], form: str | None, side: int | None
+        self, tasks: list[str], upload: bytes | Path, finish: Callable[[Any], Any], form: str | None, side: int | None
     ) -> Answer:
         began = time.perf_counter()
-        image = open_upload(picture, self.limits)
+        image = open_upload(upload, self.limits)
         for task in tasks:
             # Tasks of whole pictures see them at a size of their own.
             own = self.tasks[task].side if self.model.task(task).whole_picture else None

@@ -101,11 +101,11 @@ def test_every_type_and_form(model: Model, monkeypatch: pytest.MonkeyPatch, size
         assert parts.dtype == np.uint8
         assert parts.shape == whole.shape
         assert (parts != whole).mean() < 1e-3
-        image, again = _both(
+        made, again = _both(
             model, monkeypatch, lambda form=form: model.run("parts", Image.fromarray(picture), form=form, tile=160)
         )
-        assert (image.mode, image.size) == (again.mode, again.size)
-        assert np.array_equal(np.asarray(image), parts)
+        assert (made.mode, made.size) == (again.mode, again.size)
+        assert np.array_equal(np.asarray(made), parts)
     kept = model.run("colour", Image.fromarray(transparent), tile=160)
     assert kept.mode == "RGBA"
     assert np.all(np.asarray(kept)[..., 3] == 77)

@@ -62,9 +62,9 @@ def test_a_result_is_what_the_network_gives(model: Model, name: str) -> None:
     result = model.run(name, picture)
     assert result.shape == picture.shape
     assert np.abs(result.astype(int) - expected).max() <= 1
-    image = model.run(name, Image.fromarray(picture))
-    assert image.size == (50, 37)
-    assert np.array_equal(np.asarray(image), result)
+    made = model.run(name, Image.fromarray(picture))
+    assert made.size == (50, 37)
+    assert np.array_equal(np.asarray(made), result)
 
 
 def test_a_tensor_keeps_its_precision_and_batch(model: Model) -> None:
@@ -88,9 +88,9 @@ def test_segmentation_as_labels_colours_and_overlay(model: Model) -> None:
     assert np.array_equal(colours, palette(3)[labels.astype(int)].mul(255).round().byte().numpy())
     overlay = model.run("parts", picture, form="overlay")
     assert np.abs(overlay - (picture.astype(float) + colours) / 2).max() <= 1
-    image = model.run("parts", Image.fromarray(picture), form="labels")
-    assert image.mode == "P"
-    assert np.array_equal(np.asarray(image.convert("RGB")), colours), "a label image shows the same colours"
+    made = model.run("parts", Image.fromarray(picture), form="labels")
+    assert made.mode == "P"
+    assert np.array_equal(np.asarray(made.convert("RGB")), colours), "a label image shows the same colours"
 
 
 def test_lists_and_folders_keep_their_order_and_sizes(model: Model, tmp_path: Path) -> None:
