@@ -81,7 +81,7 @@ def add_task_to_bundle(
         network: holds the task.
         task: its name.
         options: what `tasks.build_task` rebuilds the task from.
-        info: further JSON values for the file's header, such as figures.
+        info: further JSON values for the file's header, such as metrics.
 
     Raises:
         FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
@@ -213,7 +213,7 @@ def check_has_tasks(folder: Path, description: Mapping[str, Any]) -> None:
     if not description["tasks"]:
         raise InputError(
             f"the bundle in {folder} has no tasks: let its run finish one, or add one with img2img add-task. What comparison "
-            "methods (packnet, finetune, lwf, ...) learn is in no bundle: their figures are in the run's results.json"
+            "methods (packnet, finetune, lwf, ...) learn is in no bundle: their metrics are in the run's results.json"
         )
 
 

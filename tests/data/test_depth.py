@@ -18,7 +18,7 @@ from img2img.data.decode import read_picture
 from img2img.data.depth import reading, to_8_bits
 from img2img.data.folder import ImageFolder
 from img2img.errors import InputError
-from img2img.inference.images import open_input
+from img2img.inference.conversion import open_input
 
 SHARES = np.array([[0.0, 0.25, 0.5, 1.0]])
 TWELVE = (4095 * SHARES).round().astype(np.uint16)

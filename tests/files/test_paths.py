@@ -58,11 +58,11 @@ def test_files_and_folders(home: Path) -> None:
 
 def test_bundles_runs_and_exports(home: Path, bundle: Path) -> None:
     (home / "given").symlink_to(bundle)
-    picture = np.zeros((32, 32, 3), np.uint8)
-    Image.fromarray(picture).save(home / "a.png")
+    image = np.zeros((32, 32, 3), np.uint8)
+    Image.fromarray(image).save(home / "a.png")
     model = img2img.load("~/given")
     task = next(iter(model.tasks))
-    assert np.array_equal(np.asarray(model.run(task, "~/a.png")), np.asarray(model.run(task, picture)))
+    assert np.array_equal(np.asarray(model.run(task, "~/a.png")), np.asarray(model.run(task, image)))
     network, _ = load_bundle("~/given")
     network.save_task(task, "~/a.safetensors")
     assert (home / "a.safetensors").is_file()

@@ -55,9 +55,9 @@ def test_a_new_task_runs_and_is_kept_and_the_others_stay(
     again = img2img.load(folder)
     made = again.tasks["negative"]
     assert (made.kind, made.method, made.side) == ("translation", "piggyback", 32)
-    assert made.figures["MSE"] is not None
+    assert made.metrics["MSE"] is not None
     assert (tmp_path / "run" / "report.html").is_file()
-    assert evaluate_run(tmp_path / "run")["negative"]["figures"] == pytest.approx(made.figures, rel=1e-4)
+    assert evaluate_run(tmp_path / "run")["negative"]["figures"] == pytest.approx(made.metrics, rel=1e-4)
     assert list(again.tasks) == [*before, "negative"]
     merged = img2img.load(folder, weights="merged")
     assert np.array_equal(again.run("negative", picture), merged.run("negative", picture))
