@@ -2,9 +2,9 @@
 
 import io
 
+from img2img import formatting
 from img2img.inference import Model, TaskInfo
 from img2img.masks.analysis import density_table, similarity
-from img2img.reports import text
 from img2img.web.html import escape
 
 
@@ -14,7 +14,7 @@ def task_table(tasks: dict[str, TaskInfo]) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(info.name)}</th><td>{escape(info.kind)}</td><td>{escape(_method(info))}</td>'
         f"<td>{escape(_metric(info))}</td><td>{'–' if info.density is None else f'{100 * info.density:.1f} %'}</td>"
-        f"<td>{'–' if info.bytes is None else escape(text.size(info.bytes))}</td></tr>"
+        f"<td>{'–' if info.bytes is None else escape(formatting.size(info.bytes))}</td></tr>"
         for info in tasks.values()
     )
     return f'<div class="wide"><table class="tasks"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
@@ -41,7 +41,7 @@ def _method(info: TaskInfo) -> str:
 
 def _metric(info: TaskInfo) -> str:
     value = info.metrics.get(info.primary_metric)
-    return "–" if value is None else f"{info.primary_metric} {text.number(value)}"
+    return "–" if value is None else f"{info.primary_metric} {formatting.number(value)}"
 
 
 def _svg(figure: object, key: str, label: str) -> str:

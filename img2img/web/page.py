@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from img2img.reports import text
+from img2img import formatting
 from img2img.tasks.segmentation import palette
 from img2img.web.api import png
 from img2img.web.gradio_allowlist import Inputs
@@ -76,7 +76,7 @@ def build_page(service: Service, folder: TemporaryImages) -> gr.Blocks:
                 answer = await service.run(names, Path(image), finish=finish, form=chosen, disconnected=disconnected)
         except RefusedError as refused:
             return _refused(refused.message)
-        said = f"{task}: {answer.size[0]} × {answer.size[1]} pixels in {text.duration(answer.seconds)}"
+        said = f"{task}: {answer.size[0]} × {answer.size[1]} pixels in {formatting.duration(answer.seconds)}"
         if task == ALL:
             return _outputs(said, gallery=list(answer.results.values()), captions=names)
         result = answer.results[task]
@@ -199,7 +199,7 @@ def _status(said: str, *, kind: str = "") -> str:
 
 def _about(service: Service) -> str:
     count = len(service.tasks)
-    what = "one frozen network, " + (f"{text.spelled(count)} tasks" if count > 1 else "one task")
+    what = "one frozen network, " + (f"{formatting.spelled(count)} tasks" if count > 1 else "one task")
     limit = f"Images of up to {min(service.pixels.values()) / 1e6:.2g} megapixels and {service.limits.upload_bytes / 1e6:g} MB."
     return f"<h1>img2img</h1><p>{escape(what[0].upper() + what[1:])}. {escape(limit)}</p>"
 
