@@ -3,14 +3,12 @@
 import functools
 import itertools
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from threading import Lock
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from img2img import validation
 from img2img.bundle import bundle_folder, load_bundle, task_path
@@ -22,14 +20,12 @@ from img2img.inference.conversion import ImageLike, OpenedImages
 from img2img.inference.device import chosen_device
 from img2img.inference.evaluator import Evaluator, Network
 from img2img.inference.memory_estimate import memory_needed, network_bytes
+from img2img.inference.merged_networks import MergedNetworks
 from img2img.inference.open_images import FailedImage, as_many, folder_of, open_each, open_one
 from img2img.inference.prediction import OVERLAP, TILE, checked_form, checked_side, checked_tile, prediction, results, view_of
 from img2img.inference.task_info import TaskInfo
-from img2img.masks.task import total_bytes
 from img2img.tasks import Task
 from img2img.tasks.stored import stored_task
-
-MERGED_BYTES = 2 << 30
 
 Weights = Literal["cached", "merged"]
 Precision = Literal["float32", "bfloat16"]
@@ -73,46 +69,21 @@ class Model:
         self.device = chosen_device(device)
         self.network, self.backbone = load_bundle(self.folder)
         self.network.to(self.device)
-        self._merged = weights == "merged"
         self._bfloat16 = precision == "bfloat16"
         self._evaluator = Evaluator(stride=self.backbone.stride, min_size=self.backbone.min_size, device=self.device)
         self._tasks: dict[str, Task] = {name: stored_task(self.network.state(name).info) for name in self.network.tasks()}
-        self._plain: OrderedDict[str, nn.Module] = OrderedDict()
-        self._merging = Lock()
+        self._merged = MergedNetworks(self.network) if weights == "merged" else None
         self._network_bytes: dict[str, float] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        # No lock, and no merged networks, which are made again: so a model can go to another process.
-        return {name: value for name, value in self.__dict__.items() if name not in ("_plain", "_merging")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._plain = OrderedDict()
-        self._merging = Lock()
 
     # ------------------------------------------------------------------ what there is
 
     @property
     def tasks(self) -> dict[str, TaskInfo]:
         """The tasks by name, in the order in which they were learned."""
-        return {name: self._info(name) for name in self._tasks}
-
-    def _info(self, name: str) -> TaskInfo:
-        state, task = self.network.state(name), self._tasks[name]
-        file = task_path(self.folder, name)
-        return TaskInfo(
-            name=name,
-            kind=task.kind,
-            forms=task.forms,
-            classes=tuple(getattr(task, "classes", ())),
-            method=state.method.inner.name,
-            primary_metric=task.metric,
-            metrics=state.info.get("figures", {}),
-            density=state.density(),
-            bytes=file.stat().st_size if file.is_file() else None,
-            side=state.info.get("side"),
-            white=self._white(name),
-        )
+        return {
+            name: TaskInfo.of(name, task, self.network.state(name), task_path(self.folder, name))
+            for name, task in self._tasks.items()
+        }
 
     def task(self, name: str) -> Task:
         """The `Task` of a name: its loss, metrics and how its results are shown.
@@ -297,16 +268,7 @@ class Model:
         return memory_explained(f"while {name!r} ran on an image of {size[1]} x {size[0]}", remedy)
 
     def _network(self, name: str) -> Network:
-        if not self._merged:
-            return lambda x: self.network(x, task=name)
-        with self._merging:
-            if name not in self._plain:
-                self._plain[name] = self.network.merge(name)
-            self._plain.move_to_end(name)
-            plain = self._plain[name]
-            while len(self._plain) > 1 and sum(total_bytes(p.state_dict()) for p in self._plain.values()) > MERGED_BYTES:
-                self._plain.popitem(last=False)
-        return plain
+        return (lambda x: self.network(x, task=name)) if self._merged is None else self._merged[name]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self._bfloat16 else nullcontext()

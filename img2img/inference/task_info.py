@@ -2,6 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from img2img.data.depth import check_white
+from img2img.masks.task import TaskState
+from img2img.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,3 +39,27 @@ class TaskInfo:
     bytes: int | None
     side: int | None
     white: int | None = None
+
+    @classmethod
+    def of(cls, name: str, task: Task, state: TaskState, file: Path) -> "TaskInfo":
+        """What there is to say of a task.
+
+        Args:
+            name: its name.
+            task: the task.
+            state: of the masked network that holds it.
+            file: the task's file, which need not be there.
+        """
+        return cls(
+            name=name,
+            kind=task.kind,
+            forms=task.forms,
+            classes=tuple(getattr(task, "classes", ())),
+            method=state.method.inner.name,
+            primary_metric=task.metric,
+            metrics=state.info.get("figures", {}),
+            density=state.density(),
+            bytes=file.stat().st_size if file.is_file() else None,
+            side=state.info.get("side"),
+            white=check_white(state.info.get("white"), "white"),
+        )

@@ -19,7 +19,7 @@ from img2img.backbones import stored
 from img2img.bundle import delete_task_from_bundle, load_bundle, read_bundle
 from img2img.bundle.folder import MAX_PATTERNS
 from img2img.bundle.join import join_bundles
-from img2img.export import export_bundle, load_plain
+from img2img.export import export_bundle, load_exported
 from img2img.files.tensors import tensor_shapes
 from img2img.masks import storage
 from img2img.masks.storage import checksum, read_task_file
@@ -323,7 +323,7 @@ def test_results_of_a_wrong_type_are_no_traceback_of_a_card(mine: Path, tmp_path
 
 def test_an_exported_file_is_read_with_the_same_care(mine: Path, tmp_path: Path, real: list[str]) -> None:
     made = export_bundle(mine, tmp_path / "out", format="safetensors", tasks=["parts"])[0].path
-    network, values = load_plain(made)
+    network, values = load_exported(made)
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
     real.clear()
     tensors = safetensors.torch.load(made.read_bytes())
@@ -339,7 +339,7 @@ def test_an_exported_file_is_read_with_the_same_care(mine: Path, tmp_path: Path,
     ):
         safetensors.torch.save_file(tensors, made, metadata={"img2img": json.dumps(forged)})
         with pytest.raises(InputError) as caught:
-            load_plain(made)
+            load_exported(made)
         assert len(str(caught.value)) <= 3000
     assert real == []
 

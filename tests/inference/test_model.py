@@ -158,12 +158,14 @@ def test_merged_weights_give_the_same_bits(model: Model, bundle: Path) -> None:
 def test_merged_networks_are_kept_within_a_bound(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, image = img2img.load(bundle, weights="merged"), _image()
     expected = {name: model.run(name, image) for name in model.tasks}
-    assert list(model._plain) == list(model.tasks)
-    size = sum(t.numel() * t.element_size() for t in model._plain["colour"].state_dict().values())
-    monkeypatch.setattr("img2img.inference.model.MERGED_BYTES", int(2.5 * size))
+    merged = model._merged
+    assert merged is not None
+    assert list(merged._by_task) == list(model.tasks)
+    size = sum(t.numel() * t.element_size() for t in merged["colour"].state_dict().values())
+    monkeypatch.setattr("img2img.inference.merged_networks.MERGED_BYTES", int(2.5 * size))
     for name in ("parts", "colour", "parts", "edges"):
         assert np.array_equal(model.run(name, image), expected[name])
-    assert list(model._plain) == ["parts", "edges"], "those used last"
+    assert list(merged._by_task) == ["parts", "edges"], "those used last"
 
 
 def test_bfloat16_is_near(model: Model, bundle: Path) -> None:
