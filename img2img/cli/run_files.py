@@ -103,7 +103,7 @@ def _there(target: Path) -> InputError:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file a path leads to, or None where there is none (or it cannot be told: the file itself will fail then)."""
+    """Which file a path leads to, or None where there is none (or it cannot be read: the file itself will fail then)."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

@@ -20,7 +20,7 @@ OPSET = 20
 
 
 def packages() -> tuple[Any, Any]:
-    """`onnx` and `onnxruntime`, the latter told to report nothing about its use unless the user asked for it.
+    """`onnx` and `onnxruntime`, the latter with its telemetry switched off, unless the user's environment switches it on.
 
     Raises:
         InputError: one of them, or onnxscript, is not installed.

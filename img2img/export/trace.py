@@ -79,7 +79,7 @@ def _static_padding(network: nn.Module) -> None:
 
 
 def _forget_places(program: ExportedProgram) -> None:
-    """Remove which files of this machine each operation came from: nobody else's business."""
+    """Remove which files of this machine each operation came from, which stays private."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:

@@ -183,9 +183,9 @@ def _use(name: str, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _data(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
-    told = [f"- {row['task']}: {text}" for row in rows if (text := _data_text(config, row["task"]))]
+    data = [f"- {row['task']}: {text}" for row in rows if (text := _data_text(config, row["task"]))]
     classes = [f"- {row['task']}: {', '.join(row['classes'])}" for row in rows if row["classes"]]
-    lines = ["## Data\n", *(told or ["The files do not say which images the tasks learned from."]), ""]
+    lines = ["## Data\n", *(data or ["The files do not say which images the tasks learned from."]), ""]
     return [*lines, "Classes, by index:\n", *classes, ""] if classes else lines
 
 

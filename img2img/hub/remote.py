@@ -33,7 +33,7 @@ def pretrained_folder(
         revision: a branch, tag or commit of the repository; None for its main branch.
         cache_dir: where copies are kept; None for the Hub's own cache.
         token: for private repositories; None for the one that `hf auth login` stored.
-        local_files_only: take the cache's copy and ask nobody.
+        local_files_only: take the cache's copy, without a connection.
 
     Raises:
         InputError: no such folder or repository, no connection, or no bundle in it.
@@ -137,7 +137,7 @@ def _send(folder: Path, repo_id: str, *, private: bool, token: str | bool | None
 
 
 def _hub() -> Any:
-    """`huggingface_hub`, told to report nothing about its use unless the user asked for it."""
+    """`huggingface_hub` with its telemetry switched off, unless the user's environment switches it on."""
     chosen = "HF_HUB_DISABLE_TELEMETRY" in os.environ
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     hub = require("huggingface_hub", extra="hub", what="the Hub")

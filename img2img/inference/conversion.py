@@ -1,4 +1,4 @@
-"""A user's images into one form for networks, and results back into the user's own."""
+"""Converts a user's images into one form for networks, and results back into the type of the input."""
 
 import os
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 
 @dataclass(frozen=True)
 class OpenedImages:
-    """Images of one size that came as one thing, and the way back to its type.
+    """Images of one size that were given as one input, and the way back to the input's type.
 
     Attributes:
-        values: (N, 3, H, W) in [0, 255]: uint8, or float32 of what came as a tensor.
-        kind: what came: "image" (PIL, or a file), "array" or "tensor".
-        batched: it was a tensor of four dimensions.
+        values: (N, 3, H, W) in [0, 255]: uint8, or float32 for an input tensor.
+        kind: the input's type: "image" (PIL, or a file), "array" or "tensor".
+        batched: the input was a tensor of four dimensions.
         alpha: (H, W) uint8, the transparency, which results keep; None for none.
         origin: of a tensor its device, where results go.
     """
@@ -72,7 +72,7 @@ class OpenedImages:
         whole[place] = shown.to(whole.device, whole.dtype)
 
     def result(self, shown: Tensor, form: str, classes: Sequence[str], channels: int) -> Any:
-        """What is shown in `form` of all images, or what `allocate` gave, as what came.
+        """The result in `form` of all images, or the tensor of `allocate`, in the input's type.
 
         Args:
             shown: (N, 3, H, W), (N, H, W) for labels, (N, classes) for scores.
@@ -85,7 +85,7 @@ class OpenedImages:
         return self.scores(shown, tuple(classes)) if form == "scores" else self.image(shown)
 
     def image(self, shown: Tensor) -> Any:
-        """(N, 3, H, W) in [0, 1], or uint8, as what came: a PIL image, an array or a float tensor; RGBA where that came."""
+        """(N, 3, H, W) in [0, 1], or uint8, in the input's type: a PIL image, an array or a tensor; RGBA if the input was."""
         if self.kind == "tensor":
             return self._tensor(shown.float())
         array = shown[0].permute(1, 2, 0).numpy() if shown.dtype == torch.uint8 else pixels(shown[0])

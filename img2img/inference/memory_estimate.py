@@ -22,7 +22,7 @@ RESULT_BYTES = 200
 FIXED_BYTES = 96 << 20
 """Bytes that do not depend on the image: what libraries set up at their first call."""
 SCRATCH_FACTOR = 1.5
-"""What layers use for themselves is not seen when a network is measured; it is counted as this factor."""
+"""A factor for what layers use inside themselves, which the measurement of a network does not show."""
 
 
 def memory_needed(size: Size, setting: RunSettings, network_bytes: float) -> int:

@@ -142,7 +142,7 @@ class Model:
             return {file.relative_to(folder).as_posix(): result for file, result in zip(files, found, strict=True)}
         if isinstance(images, list | tuple):
             return list(self.stream(task, images, **options))
-        self._checked_options(task, form=form, side=side, tile=tile)  # a wrong option is said before a wrong image
+        self._checked_options(task, form=form, side=side, tile=tile)  # a wrong option is reported before a wrong image
         return next(self.stream(task, [open_one(images, white=self._white(task, white))], **options | {"errors": "raise"}))
 
     def run_all(
@@ -164,10 +164,10 @@ class Model:
         for name in self._tasks:
             given: Any = images
             if not many:
-                seen_white = self._white(name, white)
-                if seen_white not in opened:
-                    opened[seen_white] = open_one(images, white=seen_white)
-                given = opened[seen_white]
+                task_white = self._white(name, white)
+                if task_white not in opened:
+                    opened[task_white] = open_one(images, white=task_white)
+                given = opened[task_white]
             results[name] = self.run(name, given, **options)
         return results
 

@@ -1,4 +1,4 @@
-"""Opening what a user gave, one image of many: what fails is said with its place, and need not end the others."""
+"""Opens the images of a list or a folder one by one: an error names the image, and the others can go on."""
 
 import os
 from collections.abc import Iterable, Iterator

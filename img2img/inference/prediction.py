@@ -73,7 +73,7 @@ def view_of(task: Task, size: Size, *, side: int | None, measured_side: int | No
 
 
 def results(opened: Sequence[OpenedImages], setting: RunSettings, form: str) -> list[Any]:
-    """What a task makes of opened images of one size, each as it came."""
+    """What a task makes of opened images of one size, each in its input's type."""
     task = setting.task
     finish: Any = {"form": form, "classes": getattr(task, "classes", ()), "channels": task.out_channels}
     if not in_parts(setting, opened[0].size):

@@ -16,6 +16,7 @@ import anyio
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from img2img.files.json_files import parse_json
 from img2img.web.limits import RefusedError
 from img2img.web.security import error_body
 from img2img.web.temporary_images import URL_PREFIX, TemporaryImages
@@ -109,8 +110,8 @@ async def _json(receive: Receive) -> Any:
     if waited.cancelled_caught:
         raise RefusedError(408, f"the request did not arrive within {JSON_SECONDS:g} s: try again")
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
+        return parse_json(body)
+    except ValueError as error:
         raise RefusedError(422, "expected JSON") from error
 
 

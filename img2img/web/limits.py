@@ -36,8 +36,8 @@ class Limits:
         queue: requests that wait for their turn; more are refused.
         upload_seconds: for a request to arrive, and for its answer to be taken.
         run_seconds: for an image to run, once its turn has come.
-        grace_seconds: from the moment the service is told to stop until it has ended; what is in may finish in all but the
-            last three.
+        grace_seconds: from the signal to stop until the service has ended; active requests may finish in all but the last
+            three.
         connections: open ones; idle ones make room for new ones.
         address_connections: of them, those from one address other than this machine's own.
 

@@ -20,7 +20,7 @@ from img2img.web.temporary_images import TemporaryImages
 
 ALL = "all tasks"
 MAX_BUTTONS = 12
-"""So many tasks are shown as buttons; more go into a list that opens."""
+"""Up to this many tasks are shown as buttons, more as a list."""
 
 CSS = """
 #about p {color: color-mix(in srgb, var(--body-text-color) 75%, transparent); margin: 0}

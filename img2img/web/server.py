@@ -120,7 +120,7 @@ def serve(
     Raises:
         InputError: no bundle, no such device, the port is in use, or a package is not installed.
     """
-    # Whatever is loaded asks nobody for a newer version or a model of some name: all there is to serve is in the bundle.
+    # No library shall look for newer versions or models on the network: the bundle has all that is served.
     os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
     private_folder()
     _gradio()
@@ -154,7 +154,7 @@ def _gradio() -> Any:
 def _no_proxies() -> Iterator[None]:
     """Without the environment's proxies: Gradio makes a client as it is imported, which fails where it cannot speak to one.
 
-    A service at home asks nobody, through a proxy or otherwise.
+    The service makes no requests of its own, through a proxy or otherwise.
     """
     set_aside = {name: value for name, value in os.environ.items() if name.lower() in ("all_proxy", "http_proxy", "https_proxy")}
     for name in set_aside:
@@ -166,7 +166,7 @@ def _no_proxies() -> Iterator[None]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to an address, taken before the bundle is read, so that nobody waits for an error."""
+    """A socket bound to an address, taken before the bundle is read, so that an error comes at once."""
     if not 0 <= port <= 65535:
         raise InputError(f"port={port}: expected 1 to 65535, or 0 for any that is free")
     try:

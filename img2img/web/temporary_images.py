@@ -115,7 +115,7 @@ class TemporaryImages:
 
 @functools.cache
 def private_folder() -> TemporaryImages:
-    """The process's one folder, which goes when the process ends; Gradio is told to use it, and to tell nobody of it.
+    """The process's one folder, which goes when the process ends; Gradio is set to use it, and to report nothing about its use.
 
     Folders of processes that were killed go too. Call it before Gradio is imported.
     """
