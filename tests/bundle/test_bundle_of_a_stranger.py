@@ -17,7 +17,7 @@ import img2img
 from img2img import InputError, hub
 from img2img.backbones import stored
 from img2img.bundle import delete_task_from_bundle, load_bundle, read_bundle
-from img2img.bundle.folder import MAX_PATTERNS
+from img2img.bundle.description import MAX_PATTERNS
 from img2img.bundle.join import join_bundles
 from img2img.export import export_bundle, load_exported
 from img2img.files.tensors import tensor_shapes
