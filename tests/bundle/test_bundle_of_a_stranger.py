@@ -210,7 +210,7 @@ def test_a_description_that_is_none_is_one_message(mine: Path, text: str, messag
         ({"tasks": [["parts"]]}, "no description"),
         ({"bases": {"a": "../../elsewhere"}}, "SHA-256"),
         ({"bases": {"a": 3}}, "no description"),
-        ({"spec": TRANSFORMER | {"width": float("nan")}}, "nan"),
+        ({"spec": TRANSFORMER | {"width": float("nan")}}, "NaN"),
         ({"spec": {"kind": {"kind": {"kind": {"kind": {"kind": {"kind": {}}}}}}}}, "nested"),
         ({"sha256": "x" * 1_000_000}, "SHA-256"),
     ],
