@@ -29,7 +29,7 @@ TYPES = {
 }
 """What is served as what: images, which no browser runs."""
 
-_PREFIX = "img2img-served-"
+_PREFIX = "img2img-images-"
 
 
 class TemporaryImages:

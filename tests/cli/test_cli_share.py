@@ -58,7 +58,6 @@ def test_a_bundle_is_saved_with_a_card_and_pushed_only_when_told(
     assert (tmp_path / "again" / "README.md").is_file()
     assert pushed == []
     assert call("share", "push", tmp_path / "demo", "me/demo").stdout == "the address\n"
-    assert pushed == [((tmp_path / "demo", "me/demo"), {"private": True})]
-    assert img2img.load(bundle).push_to_hub("me/demo", private=False) == "the address"
-    assert pushed[1][0][1:] == ("me/demo",)
-    assert pushed[1][1] == {"private": False}
+    assert pushed == [((tmp_path / "demo", "me/demo"), {"license": None, "private": True})]
+    assert call("share", "push", bundle, "me/demo", "--public", "--license", "mit").stdout == "the address\n"
+    assert pushed[1] == ((bundle, "me/demo"), {"license": "mit", "private": False})

@@ -68,7 +68,7 @@ class Service:
 
     def file(self, name: str) -> Path:
         """Where the image of a public name lies."""
-        (folder,) = self.temporary.glob("img2img-served-*")
+        (folder,) = self.temporary.glob("img2img-images-*")
         return folder / name.removeprefix("/images/")
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:

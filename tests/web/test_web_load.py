@@ -257,7 +257,7 @@ def python(code: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
 def test_the_next_start_clears_what_a_killed_one_left(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     (tmp_path / "img2img-other").mkdir()
-    (tmp_path / "img2img-served-link").symlink_to(tmp_path / "img2img-other")
+    (tmp_path / "img2img-images-link").symlink_to(tmp_path / "img2img-other")
     code = "from img2img.web.temporary_images import private_folder as f; print(f().add(b'x', '.png'), flush=True); input()"
     killed, alive = (python(code, {"TMPDIR": str(tmp_path)}) for _ in range(2))
     images = [Path(process.stdout.readline().strip()) for process in (killed, alive) if process.stdout]
@@ -270,7 +270,7 @@ def test_the_next_start_clears_what_a_killed_one_left(tmp_path: Path) -> None:
     assert images[1].is_file()
     assert not Path(said.strip()).parents[1].exists()
     alive.communicate("go on\n", timeout=60)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["img2img-other", "img2img-served-link"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["img2img-other", "img2img-images-link"]
 
 
 def test_a_proxy_is_of_no_concern() -> None:

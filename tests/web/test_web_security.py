@@ -159,7 +159,7 @@ def test_the_page_tells_nothing_of_the_machine(http: httpx.Client, service: Serv
     answers = [http.get("/"), http.get("/config"), run(http, file_data(path)), http.get("/api/v1/tasks"), http.get("/theme.css")]
     for answer in answers:
         assert answer.status_code == 200
-        for told in (str(service.temporary), "img2img-served", str(bundle), str(Path.home()), gradio.__version__):
+        for told in (str(service.temporary), "img2img-images", str(bundle), str(Path.home()), gradio.__version__):
             assert told not in answer.text, answer.url
     assert "/images/" in answers[1].text
     assert "/images/" in answers[2].text
