@@ -14,16 +14,21 @@ MAX_DIGITS = 40
 """Digits of the longest whole number."""
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
     """The value of JSON text, UTF-8. Nothing is allocated beyond a small multiple of the text.
+
+    Args:
+        text: the text.
+        allow_nan: take NaN and infinity, which Python and other programs write though JSON has neither.
 
     Raises:
         ValueError: it is no JSON, has NaN or infinity (a number beyond the range of floats is one), a whole number of more than
             `MAX_DIGITS` digits or half of a surrogate pair, or is nested too deep.
     """
+    numbers: dict[str, Any] = {} if allow_nan else {"parse_constant": _no_number, "parse_float": _finite}
     try:
         text = text if isinstance(text, str) else text.decode()  # strictly: json takes halves of letters in bytes
-        value = json.loads(text, parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
+        value = json.loads(text, parse_int=_whole, **numbers)
         if "\\ud" in text or "\\uD" in text:  # halves of characters, which nothing could write again
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -48,12 +53,13 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def read_json(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Any:
+def read_json(path: str | os.PathLike[str], *, max_bytes: int | None = None, allow_nan: bool = False) -> Any:
     """The value of a JSON file.
 
     Args:
         path: the file.
-        max_bytes: of the file, where it may be a stranger's; None for no bound.
+        max_bytes: of the file, if anybody may have written it; None for no bound.
+        allow_nan: see `parse_json`.
 
     Raises:
         InputError: no such file, too many bytes, or what `parse_json` refuses; the message names the file and the line.
@@ -64,7 +70,8 @@ def read_json(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> 
     if max_bytes is not None and path.stat().st_size > max_bytes:
         raise InputError(f"{path} has {path.stat().st_size} bytes, expected at most {max_bytes}: restore it from a copy")
     try:
-        return parse_json(path.read_text(encoding="utf-8-sig"))  # Windows programs put a byte order mark first
+        # Windows programs put a byte order mark first.
+        return parse_json(path.read_text(encoding="utf-8-sig"), allow_nan=allow_nan)
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}): restore it from a copy or write it again") from error
 

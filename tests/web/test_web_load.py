@@ -270,7 +270,7 @@ def test_the_next_start_clears_what_a_killed_one_left(tmp_path: Path) -> None:
     assert images[1].is_file()
     assert not Path(said.strip()).parents[1].exists()
     alive.communicate("go on\n", timeout=60)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["img2img-other", "img2img-images-link"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["img2img-images-link", "img2img-other"]
 
 
 def test_a_proxy_is_of_no_concern() -> None:
