@@ -1,5 +1,6 @@
 """The Hub: bundles fetched from it by name, and sent to it."""
 
+import importlib
 import os
 import re
 import tempfile
@@ -149,21 +150,22 @@ def _hub() -> Any:
 
 def _asking(call: Callable[[], Any], *, what: str) -> Any:
     """Run `call`, with whatever the Hub or the network answers as one message."""
-    import httpx
     from huggingface_hub import errors
 
+    # The HTTP client's own exceptions: its client is httpx before huggingface_hub 2, httpx2 since.
+    client = importlib.import_module(errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
     unresolved = getattr(errors, "RevisionResolutionError", OSError)  # since huggingface_hub 2
     try:
         return call()
-    except (OSError, errors.HFValidationError, unresolved, httpx.HTTPError) as error:
+    except (OSError, errors.HFValidationError, unresolved, client.HTTPError) as error:
         raise _unreachable(what, error) from error
-    except (ImportError, ValueError, httpx.InvalidURL) as error:  # what the client raises of a proxy that it cannot use
+    except (ImportError, ValueError, client.InvalidURL) as error:  # what the client raises of a proxy that it cannot use
         proxies = sorted(key for key in os.environ if key.lower().endswith("_proxy"))
         if not proxies:
             raise
         raise InputError(
             f"{what} cannot be asked for through the proxy that the environment names ({', '.join(proxies)}; {error}): correct "
-            "or unset the variable; a SOCKS proxy needs `pip install 'httpx[socks]'`"
+            f"or unset the variable; a SOCKS proxy needs `pip install '{client.__name__}[socks]'`"
         ) from error
 
 
