@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Pipeline = Literal["image_to_image", "cifar100", "imagenet_to_sketch", "decathlon", "impressions"]
+Pipeline = Literal["image_to_image", "cifar100", "imagenet_to_sketch", "decathlon", "impresslearn"]
 
 PIPELINE_VARIABLE = "IMG2IMG_PIPELINE"
 """The environment variable that says to further processes of a training which pipeline it is."""
@@ -62,7 +62,7 @@ def run_pipeline(pipeline: str, arguments: list[str]) -> None:
     from img2img.cli import pipeline as pipelines
     from img2img.training.compose import config_folder
 
-    others = {"decathlon": pipelines.run_decathlon, "impressions": pipelines.run_study}
+    others = {"decathlon": pipelines.run_decathlon, "impresslearn": pipelines.run_study}
     run = others.get(pipeline, pipelines.run_config)
     # Hydra wants its options before or after all overrides, not among them.
     changes = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]

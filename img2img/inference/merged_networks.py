@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from img2img.masks import MaskedNetwork
-from img2img.masks.task import total_bytes
+from img2img.masks.tensors import total_bytes
 
 MERGED_BYTES = 2 << 30
 """Bytes that the kept networks take at most; the one used last is always kept."""

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from img2img import validation
 from img2img.bundle import bundle_folder, load_bundle, task_path
-from img2img.data.decode import list_pictures
-from img2img.data.depth import check_white
+from img2img.data.images.bit_depth import check_white
+from img2img.data.images.listing import list_images
 from img2img.errors import InputError, memory_explained
 from img2img.inference.chunked import RunSettings
 from img2img.inference.conversion import ImageLike, OpenedImages
@@ -137,7 +137,7 @@ class Model:
         options: Any = {"form": form, "side": side, "tile": tile, "batch_size": batch_size, "errors": errors, "white": white}
         folder = folder_of(images)
         if folder is not None:
-            files = list_pictures(folder)
+            files = list_images(folder)
             found = self.stream(task, files, **options)
             return {file.relative_to(folder).as_posix(): result for file, result in zip(files, found, strict=True)}
         if isinstance(images, list | tuple):

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from img2img.data.depth import check_white
-from img2img.masks.task import TaskState
+from img2img.data.images.bit_depth import check_white
+from img2img.masks.task_state import TaskState
 from img2img.tasks import Task
 
 

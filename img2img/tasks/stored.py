@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from img2img.data.depth import FULL
+from img2img.data.images.bit_depth import FULL
 from img2img.errors import InputError
 from img2img.files.untrusted import MAX_NAME, check_plain
 from img2img.files.validated import validated

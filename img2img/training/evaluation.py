@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from img2img.data.base import PictureSet
+from img2img.data.base import ImageDataset
 from img2img.errors import InputError, memory_explained
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
@@ -61,7 +61,7 @@ def evaluate_run(
     for name in model.tasks if tasks is None else tasks:
         model.task(name)
         task_data = prepare(experiment, name)
-        pictures: PictureSet = getattr(task_data.parts, part)
+        pictures: ImageDataset = getattr(task_data.parts, part)
         figures = evaluator.figures(lambda x, name=name: model.network(x, task=name), task_data.task, pictures)  # type: ignore[misc]
         entry = {"metric": task_data.task.metric, "figures": finite(figures), "pictures": len(pictures)}
         changed = records.difference(task_data, [part])

@@ -14,7 +14,7 @@ from img2img.data import KINDS as DATA
 from img2img.errors import InputError
 from img2img.files.paths import expanded
 from img2img.masks import METHODS, MaskMethod, Mixed, build_method
-from img2img.masks.table import check_name
+from img2img.masks.task_store import check_task_name
 from img2img.registry import import_modules
 from img2img.tasks.base import KINDS as TASKS
 from img2img.training.options import TrainOptions
@@ -62,7 +62,7 @@ class Experiment:
             see `strategies`.
         norm: "own", "statistics" or "frozen" normalisation state of masked tasks, see `MaskedNetwork.add_task`.
         bases: by name, what tasks with ImpressLearn combine: `tasks: [...]`, finished before they are needed, and `kind`, see
-            `Basis.of_tasks`; or the options of `Basis.random`.
+            `basis_of_tasks`; or the options of `Basis.random`.
         train: the `TrainOptions` of every task.
         first_train: those that differ for the first task of a backbone that it trains; `tasks.NAME.train` goes before them.
         tasks: the tasks by name.
@@ -119,7 +119,7 @@ class Experiment:
         if not self.sequence:
             raise InputError(f"the sequence is empty: name one task or more of {', '.join(self.tasks)}")
         for name in (*self.sequence, *self.decoder_only):
-            check_name(name)
+            check_task_name(name)
             if name == EVERY_TASK:
                 raise InputError(f"the sequence names a task {name!r}: that stands for every task (`img2img run all`); rename it")
             if name not in self.tasks:
@@ -186,7 +186,7 @@ class Experiment:
         """
         options = dict(self.method_of(name))
         method = build_method(options.pop("name", None), options)
-        return Mixed(method=method, own=self.own) if self.own else method
+        return Mixed(method=method, trainable_copies=self.own) if self.own else method
 
     @property
     def masks(self) -> bool:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from img2img.files.atomic import write_atomic
-from img2img.masks.analysis import FlipRow
+from img2img.masks.flips import FlipRow
 
 
 class TrainingLog:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from img2img.errors import InputError, TrainingDivergedError, memory_explained
 from img2img.masks import TaskModule
-from img2img.masks.analysis import FlipMeter
+from img2img.masks.flips import FlipMeter
 from img2img.tasks.base import Example
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.distributed import Processes
@@ -153,7 +153,7 @@ def fit(
         start, seconds, rows, best = saved["step"], saved["seconds"], saved["rows"], saved["best"]
         running, since, mask_rows = saved["running"].to(fabric.device), saved["since"], saved["mask_rows"]
         if flips is not None:
-            flips.go_on_from(saved["seen"])
+            flips.load_state_dict(saved["seen"])
     processes.broadcast(module)
     log.start(rows, mask_rows)
     began = time.monotonic() - seconds
@@ -245,7 +245,7 @@ def fit(
                 "seconds": time.monotonic() - began,
                 "rows": log.rows,
                 "mask_rows": log.mask_rows,
-                "seen": {} if flips is None else flips.seen(),
+                "seen": {} if flips is None else flips.state_dict(),
                 "running": running,
                 "since": since,
             }

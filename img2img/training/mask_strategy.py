@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from img2img.bundle import add_task_to_bundle, load_bases, task_path
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
-from img2img.masks import Basis, Identity
-from img2img.masks.size import relative_parameters
-from img2img.masks.task import total_bytes
+from img2img.masks import Basis, Identity, basis_of_tasks
+from img2img.masks.parameter_count import relative_parameters
+from img2img.masks.tensors import total_bytes
 from img2img.training.strategy import Context, Phase, Strategy
 from img2img.validation import call_with
 
@@ -121,7 +121,7 @@ class MaskStrategy(Strategy):
         logger.info("basis %s: %s", name, options)
 
         def of_tasks(*, tasks: Sequence[str], kind: str = "binary") -> Basis:
-            return Basis.of_tasks(network, tasks, kind=kind)  # type: ignore[arg-type]
+            return basis_of_tasks(network, tasks, kind=kind)  # type: ignore[arg-type]
 
         def random(*, count: int, density: float, seed: int, kind: str = "binary") -> Basis:
             return Basis.random(network.layers(), count=count, density=density, seed=seed, kind=kind)  # type: ignore[arg-type]

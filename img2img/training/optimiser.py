@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from img2img.masks import OwnWeight, TaskModule
+from img2img.masks import TaskModule, TrainableCopy
 from img2img.training.options import OptimiserName, TrainOptions
 
 Roles = dict[str, list[nn.Parameter]]
@@ -28,7 +28,7 @@ def parameter_roles(module: nn.Module) -> Roles:
     if not isinstance(module, TaskModule):
         return {"weights": trained}
     masks = list(module.state.masks.children())
-    own = {id(p) for mask in masks if isinstance(mask, OwnWeight) for p in mask.parameters()}
+    own = {id(p) for mask in masks if isinstance(mask, TrainableCopy) for p in mask.parameters()}
     scores = {id(p) for p in module.state.masks.parameters()} - own
     head = set() if module.state.head is None else {id(p) for p in module.state.head.parameters()}
     norm = {id(p) for p in trained} - own - scores - head

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from img2img.errors import InputError
-from img2img.masks.base import one_of
+from img2img.masks.checks import one_of
 
 OptimiserName = Literal["adam", "sgd", "rmsprop"]
 

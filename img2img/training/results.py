@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from img2img.masks import MaskedNetwork
-from img2img.masks.methods.mixed import own_names
-from img2img.masks.task import total_bytes
+from img2img.masks.methods.mixed import names_of_copies
+from img2img.masks.tensors import total_bytes
 from img2img.metrics import sequence as transfer
 from img2img.tasks import task_class
 from img2img.training.experiment import Experiment
@@ -58,7 +58,7 @@ def collect_results(experiment: Experiment, progress: Mapping[str, Any], network
         with_before[i - 1][i] = tasks[i]["before"]
     forward = transfer.forward_transfer(transfer.skill_matrix(with_before, trivial, higher))
     weights = network.masked_weights()
-    own = own_names(experiment.own or (), weights) if experiment.masks else []
+    own = names_of_copies(experiment.own or (), weights) if experiment.masks else []
     changes = [change for row in progress["changes"] for change in row.values()]
     return {
         "schema": SCHEMA,

@@ -15,11 +15,11 @@ from img2img.files.atomic import check_folder
 from img2img.files.json_files import write_json
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
-from img2img.reports.comparison.masks_json import describe_masks
-from img2img.reports.comparison.outputs import save_outputs
 from img2img.reports.page import write_report
 from img2img.training.experiment import read_experiment
+from img2img.training.mask_report import describe_masks
 from img2img.training.mask_strategy import MaskStrategy
+from img2img.training.output_images import save_outputs
 from img2img.training.panels import save_panels
 from img2img.training.results import collect_results
 from img2img.training.run_folder import alone

@@ -17,8 +17,8 @@ from img2img.files.paths import expanded
 from img2img.inference.evaluator import Evaluator, Network, finite
 from img2img.masks import MaskedNetwork, randomise
 from img2img.masks.layers import is_weight
-from img2img.masks.methods.mixed import own_names
-from img2img.masks.task import total_bytes
+from img2img.masks.methods.mixed import names_of_copies
+from img2img.masks.tensors import total_bytes
 from img2img.research.strategies import PartlyTrained
 from img2img.training.distributed import Processes, start_fabric
 from img2img.training.environment import environment
@@ -189,7 +189,7 @@ class SequenceRunner:
         strict = self.experiment.source is None and not self.progress["tasks"]
         self.network = MaskedNetwork(backbone, head=HEAD, select=is_weight if select is None else list(select), strict=strict)
         if self.experiment.masks:
-            own_names(self.experiment.own or (), self.network.roles.masked)  # refuses what fits nothing before any training
+            names_of_copies(self.experiment.own or (), self.network.roles.masked)  # refuses what fits nothing before any training
         self._place(self.network)
         self.evaluator = Evaluator(
             stride=backbone.stride,

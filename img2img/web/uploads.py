@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from PIL import Image
 from starlette.datastructures import UploadFile
 
-from img2img.data.decode import to_rgb
+from img2img.data.images.decode import to_rgb
 from img2img.web.image_decode import decode, open_upload
 from img2img.web.limits import Limits, RefusedError
 from img2img.web.service import Service

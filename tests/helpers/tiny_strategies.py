@@ -12,8 +12,8 @@ from img2img.backbones.encoder_decoder import HeadShape
 from img2img.backbones.transformer import ImageTransformer
 from img2img.bundle import HEAD
 from img2img.data import Parts
-from img2img.data.base import PictureSet, Sample
-from img2img.data.cache import Cached
+from img2img.data.base import ImageDataset, Sample
+from img2img.data.cache import CachedDataset
 from img2img.inference.evaluator import Evaluator
 from img2img.masks import MaskedNetwork
 from img2img.tasks import Task, build_task
@@ -30,7 +30,7 @@ TASKS: dict[str, dict[str, Any]] = {
 L = TypeVar("L", bound=Strategy)
 
 
-class Pictures(PictureSet):
+class Pictures(ImageDataset):
     """Random pictures; the labels follow from the pictures' brightness."""
 
     def __init__(self, seed: int, count: int, classes: int) -> None:
@@ -94,7 +94,7 @@ def context(
     for i, name in enumerate(names):
         task: Task = build_task(TASKS[name])
         classes = task.out_channels
-        parts = Parts(*(Cached(Pictures(10 * i + k, count, classes)) for k, count in enumerate((7, 3, 3))))
+        parts = Parts(*(CachedDataset(Pictures(10 * i + k, count, classes)) for k, count in enumerate((7, 3, 3))))
         task.fit(parts.train)
         task_data[name] = TaskData(name, task, parts, experiment.train_options(name))
     evaluator = Evaluator(stride=4, min_size=8, device=torch.device("cpu"))

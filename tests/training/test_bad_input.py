@@ -70,7 +70,7 @@ def test_a_wrong_config_is_refused_before_anything_starts(config: Make, changes:
     [
         ({"method": {"name": "pigyback"}}, None, "pigyback"),
         ({"method": {"name": "piggyback", "start": "onez"}}, None, "onez"),
-        ({"own": ["*"]}, {"name": "mixed", "method": {"name": "piggyback"}, "own": ["*"]}, "mixed of mixed"),
+        ({"own": ["*"]}, {"name": "mixed", "method": {"name": "piggyback"}, "trainable_copies": ["*"]}, "mixed of mixed"),
         ({"method": {"name": "finetune"}}, {"name": "ksm"}, r"tasks\.colour\.method=.*: the method 'finetune' learns all"),
     ],
 )
