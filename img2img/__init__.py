@@ -7,27 +7,59 @@
     net.add_task("edges", masks.Piggyback(), head=backbone.make_head(3))
     y = net(x, task="edges")
 
-Importing the package loads torch and safetensors; everything else is loaded by the module that uses it.
+    model = img2img.load("runs/demo")
+    result = model.run("colour", "photo.jpg")
+
+Importing the package loads nothing but the standard library. Each name is imported from its module when it is first used.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from img2img.errors import InputError
-from img2img.masks import MaskedNetwork
+from img2img.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["InputError", "MaskedNetwork", "from_pretrained", "load"]
+if TYPE_CHECKING:
+    from img2img.errors import InputError
+    from img2img.hub import from_pretrained, push_to_hub, save_pretrained
+    from img2img.inference import Model, load
+    from img2img.masks import MaskedNetwork
+    from img2img.training.add_task import train_new_task as add_task
+
+__all__ = [
+    "InputError",
+    "MaskedNetwork",
+    "Model",
+    "__version__",
+    "add_task",
+    "from_pretrained",
+    "load",
+    "push_to_hub",
+    "save_pretrained",
+]
+
+_ORIGINS = {
+    "InputError": "img2img.errors:InputError",
+    "MaskedNetwork": "img2img.masks:MaskedNetwork",
+    "Model": "img2img.inference:Model",
+    "add_task": "img2img.training.add_task:train_new_task",
+    "from_pretrained": "img2img.hub:from_pretrained",
+    "load": "img2img.inference:load",
+    "masks": "img2img.masks:",
+    "push_to_hub": "img2img.hub:push_to_hub",
+    "save_pretrained": "img2img.hub:save_pretrained",
+}
+"""Where each public name is defined, as `module:attribute`; without an attribute it is the module."""
 
 
-def load(folder: str, **options: Any) -> Any:
-    """Open a bundle for inference: see `img2img.inference.load`."""
-    from img2img.inference import load as load_bundle
+def __getattr__(name: str) -> Any:
+    # PEP 562. Imports inside functions of this module would count as imports of the package itself by every module in it.
+    if name not in _ORIGINS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _ORIGINS[name].partition(":")
+    value = getattr(import_module(module), attribute) if attribute else import_module(module)
+    globals()[name] = value
+    return value
 
-    return load_bundle(folder, **options)
 
-
-def from_pretrained(name_or_folder: str, **options: Any) -> Any:
-    """Open a shared bundle, from a folder or from the Hub: see `img2img.hub.from_pretrained`."""
-    from img2img.hub import from_pretrained as open_shared
-
-    return open_shared(name_or_folder, **options)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -31,7 +31,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _run(installed: Path, where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "img2img.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "img2img", *map(str, arguments)]
     return subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True)
 
 

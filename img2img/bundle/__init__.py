@@ -1,10 +1,9 @@
 """A bundle: a backbone and its tasks on disk."""
 
+from img2img.bundle.description import FORMAT, VERSION
 from img2img.bundle.folder import (
-    FORMAT,
     HEAD,
     PATIENCE,
-    VERSION,
     add_task_to_bundle,
     basis_path,
     bundle_folder,

@@ -13,27 +13,22 @@ import safetensors.torch
 from img2img.backbones import Backbone
 from img2img.backbones.head_check import check_head
 from img2img.backbones.stored import rebuild_backbone
+from img2img.bundle.description import FORMAT, VERSION, read_description
 from img2img.errors import InputError, first_line
-from img2img.files.atomic import read_json, write_bytes, write_json
+from img2img.files.atomic import write_bytes
+from img2img.files.json_files import write_json
 from img2img.files.lock import check_free, hold
 from img2img.files.paths import expanded
-from img2img.files.untrusted import check_plain, naming, tensor_shapes
+from img2img.files.tensors import tensor_shapes
+from img2img.files.untrusted import naming
 from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.storage import read_header
 from img2img.masks.task_store import check_task_name
 from img2img.tasks.stored import check_info, stored_task
 
-FORMAT = "img2img-bundle"
-VERSION = 2
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 HEAD = "head"
 """The submodule of every `Backbone` that tasks replace."""
-MAX_DESCRIPTION = 1 << 22
-"""Bytes of the longest `bundle.json`."""
-MAX_TASKS = 10_000
-MAX_PATTERNS = 4096
-MAX_PATTERN = 1000
-"""Entries of its lists, and letters of a pattern or a name, at most."""
 PATIENCE = 600.0
 """Seconds to wait for another process that changes the bundle: it copies files, and trains nothing in that time."""
 
@@ -79,7 +74,7 @@ def add_task_to_bundle(
         network: holds the task.
         task: its name.
         options: what `tasks.build_task` rebuilds the task from.
-        info: further JSON values for the file's header, such as figures.
+        info: further JSON values for the file's header, such as metrics.
 
     Raises:
         FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
@@ -178,25 +173,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = expanded(folder) / "bundle.json"
     if not path.is_file():
         raise InputError(f"no bundle in {folder}: expected the file bundle.json there; give the folder that a run wrote")
-    if path.stat().st_size > MAX_DESCRIPTION:
-        raise InputError(f"{path} has {path.stat().st_size} bytes, expected at most {MAX_DESCRIPTION}: restore it from a copy")
-    description = read_json(path)
-    version = description.get("version") if isinstance(description, dict) else None
-    if isinstance(version, int) and version != VERSION:
-        remedy = "upgrade it" if version > VERSION else "use the img2img that wrote it, or run the experiment again"
-        raise InputError(f"{path} has version {version}, this img2img reads {VERSION}: {remedy}")
-    form = {"format": str, "version": int, "sha256": str, "spec": dict, "select": list, "tasks": list, "bases": dict}
-    if isinstance(description, dict):
-        description.setdefault("select", ["*"])  # bundles had none at first
-    wrong = [k for k, kind in form.items() if not isinstance(description, dict) or not isinstance(description.get(k), kind)]
-    texts = [] if wrong else [*description["select"], *description["tasks"], *description["bases"].values()]
-    if wrong or description["format"] != FORMAT or not all(isinstance(text, str) for text in texts):
-        raise InputError(
-            f"{path} is no description of a bundle (wrong or missing: {wrong or ['format']}): restore it from a copy"
-        )
-    for key, most in (("select", MAX_PATTERNS), ("tasks", MAX_TASKS), ("bases", MAX_TASKS)):
-        check_plain(description[key], f"{key} in {path}", depth=1, most=most, longest=MAX_PATTERN)
-    check_plain(description["spec"], f"spec in {path}")
+    description = read_description(path)
     for task in description["tasks"]:
         task_path(path.parent, task)
     for sha256 in description["bases"].values():
@@ -213,7 +190,7 @@ def check_has_tasks(folder: Path, description: Mapping[str, Any]) -> None:
     if not description["tasks"]:
         raise InputError(
             f"the bundle in {folder} has no tasks: let its run finish one, or add one with img2img add-task. What comparison "
-            "methods (packnet, finetune, lwf, ...) learn is in no bundle: their figures are in the run's results.json"
+            "methods (packnet, finetune, lwf, ...) learn is in no bundle: their metrics are in the run's results.json"
         )
 
 

@@ -35,7 +35,7 @@ def evaluate(
     for name, entry in measured.items():
         if entry["changed"]:
             typer.echo(f"{name}: measured on other files than the run had: {entry['changed']}", err=True)
-    print_table(("task", "metric", "now", "doing nothing", "reported", "pictures"), rows)
+    print_table(("task", "metric", "now", "baseline", "reported", "images"), rows)
 
 
 def _shown(value: float | None) -> str:

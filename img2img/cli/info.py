@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from img2img import __version__
 from img2img.cli.options import Json
 from img2img.cli.table import print_facts
+from img2img.version import __version__
 
 PACKAGES = (
     "torch", "torchvision", "segmentation-models-pytorch", "timm", "kornia", "albumentations", "lightning-fabric", "hydra-core",

@@ -1,11 +1,16 @@
 """`img2img demo` and `img2img train`: the scripts of `pipelines/`, from anywhere."""
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 Pipeline = Literal["image_to_image", "cifar100", "imagenet_to_sketch", "decathlon", "impresslearn"]
+
+PIPELINE_VARIABLE = "IMG2IMG_PIPELINE"
+"""The environment variable that says to further processes of a training which pipeline it is."""
 
 
 def demo(
@@ -14,14 +19,14 @@ def demo(
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the config, such as out=DIR or train.steps=100."),
     ] = None,
 ) -> None:
-    """Train six tasks on pictures that come with the libraries, in about 12 minutes on two CPU cores.
+    """Train six tasks on images that come with the libraries, in about 12 minutes on two CPU cores.
 
     Writes runs/demo: bundle/, report.html, pictures/ and the rest of a run's folder. The same command goes on after an
     interruption.
 
     Example: img2img demo out=runs/mine
     """
-    _hydra("image_to_image", ["experiment=demo", *(overrides or [])])
+    run_pipeline("image_to_image", ["experiment=demo", *(overrides or [])])
 
 
 def train(
@@ -43,11 +48,15 @@ def train(
 
         img2img train --pipeline cifar100 experiment=cifar100_reduced data_root=DATA
     """
-    _hydra(pipeline, context.args)
+    run_pipeline(pipeline, context.args)
 
 
-def _hydra(pipeline: Pipeline, arguments: list[str]) -> None:
-    """Run a pipeline as its script would, with Hydra's own reading of the command line."""
+def run_pipeline(pipeline: str, arguments: list[str]) -> None:
+    """Run a pipeline as its script would, with Hydra's own reading of the command line.
+
+    With `devices=N` Fabric starts the further processes as `python sys.argv[0] ...`, or by the main module where that has a
+    spec. Neither is this command, so the arguments name a script that is.
+    """
     import hydra
 
     from img2img.cli import pipeline as pipelines
@@ -57,5 +66,12 @@ def _hydra(pipeline: Pipeline, arguments: list[str]) -> None:
     run = others.get(pipeline, pipelines.run_config)
     # Hydra wants its options before or after all overrides, not among them.
     changes = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-    sys.argv = ["img2img train", *(argument for argument in arguments if argument not in changes), *changes]
-    pipelines.start(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=pipeline)(run))
+    script = str(Path(__file__).with_name("train_process.py"))
+    main = sys.modules["__main__"]
+    given, spec = sys.argv, main.__spec__
+    os.environ[PIPELINE_VARIABLE] = pipeline
+    sys.argv, main.__spec__ = [script, *(argument for argument in arguments if argument not in changes), *changes], None
+    try:
+        pipelines.start(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=pipeline)(run))
+    finally:
+        sys.argv, main.__spec__ = given, spec

@@ -38,7 +38,7 @@ def video_ending(path: Path) -> str:
         with _opened(path) as capture:
             return ".avi" if _odd(_size(capture)) else ".mp4"
     except InputError:
-        return ".mp4"  # what is wrong with it is said when its turn comes
+        return ".mp4"  # the error is reported when the file is run
 
 
 def check_form(form: str) -> None:

@@ -3,19 +3,16 @@
 import contextlib
 import errno
 import itertools
-import json
 import os
 import re
 import shutil
 import socket
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-from torch import Tensor
+import safetensors
 
 from img2img.errors import InputError
 from img2img.files.paths import expanded
@@ -172,6 +169,25 @@ def is_running(process: int) -> bool:
     return True
 
 
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put the folder `new` in the place of `folder`; at every moment one of the two is there, whole.
+
+    Both are on one disk: make `new` by `temporary_beside(folder)`.
+    """
+    make_folder(folder.parent)
+    # By another name than `temporary_beside` gives: where the process is killed between the two renames, this is the only one.
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+    finally:
+        if old.exists() and not folder.exists():  # it failed, or Ctrl-C came between the two
+            os.replace(old, folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def check_folder(folder: str | os.PathLike[str], option: str) -> Path:
     """The path of a folder to write into, which need not be there yet; `option` is what the user calls it, for the message.
 
@@ -188,35 +204,3 @@ def check_folder(folder: str | os.PathLike[str], option: str) -> Path:
 def write_bytes(path: str | os.PathLike[str], blob: bytes) -> Path:
     """Write `blob`, atomically."""
     return write_atomic(path, lambda p: p.write_bytes(blob))
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> Path:
-    """Write `value` as indented UTF-8 JSON, atomically. NaN and infinity are refused, since JSON has neither."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
-
-
-def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The content of a `safetensors` file, the same bytes for the same values: the library shuffles the keys of its metadata."""
-    content = safetensors.torch.save(dict(tensors), metadata=dict(metadata))
-    end = 8 + int.from_bytes(content[:8], "little")
-    entries = json.loads(content[8:end])
-    entries = {"__metadata__": dict(sorted(entries.pop("__metadata__").items())), **entries}
-    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)  # so that the tensors are aligned
-    return len(header).to_bytes(8, "little") + header + content[end:]
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read JSON, or raise an `InputError` that names the file and the line at fault."""
-    path = expanded(path)
-    if not path.is_file():
-        raise InputError(f"no file at {path}: expected a JSON file there; check the path")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows programs put a byte order mark first
-        value = json.loads(text)
-        if "\\ud" in text or "\\uD" in text:  # halves of characters, which nothing could write again
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits, nested too deep
-        raise InputError(f"{path} is not valid JSON ({error}): restore it from a copy or write it again") from error

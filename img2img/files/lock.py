@@ -212,12 +212,12 @@ def _read(handle: int) -> Holder | None:
     """What the file says; None where it says nothing yet, or nothing that makes sense."""
     try:
         os.lseek(handle, 0, os.SEEK_SET)
-        said = json.loads(os.read(handle, 4096))
-        holder = Holder(**said)
+        values = json.loads(os.read(handle, 4096))
+        holder = Holder(**values)
     except (ValueError, TypeError, RecursionError):
         return None
-    fine = all(type(value) is type(mine) for value, mine in zip(said.values(), asdict(_myself()).values(), strict=True))
-    return holder if fine and said.keys() == asdict(holder).keys() else None
+    fine = all(type(value) is type(mine) for value, mine in zip(values.values(), asdict(_myself()).values(), strict=True))
+    return holder if fine and values.keys() == asdict(holder).keys() else None
 
 
 def _of_file(path: Path) -> Holder | None:

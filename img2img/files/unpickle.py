@@ -1,4 +1,4 @@
-"""Arrays out of a pickle that somebody else made.
+"""Arrays in a pickle from an untrusted source.
 
 A pickle can run any program, so this reader lets it name three things of numpy and nothing else.
 """

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.files.atomic import tensor_bytes, write_bytes
-from img2img.files.untrusted import MAX_NAME, parse_json
+from img2img.files.atomic import write_bytes
+from img2img.files.json_files import parse_json
+from img2img.files.tensors import tensor_bytes
+from img2img.files.untrusted import MAX_NAME
 from img2img.masks.file_header import MAX_HEADER, checksum, refusing
 
 FORMAT = "img2img-basis"

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import torch
 
 from img2img.errors import InputError
-from img2img.files.untrusted import parse_json
+from img2img.files.json_files import parse_json
 from img2img.masks.file_header import MAX_HEADER, refusing
 
 FORMAT = "img2img-task"

@@ -12,8 +12,9 @@ from torch import Tensor
 
 import img2img.masks.coding as coding
 from img2img.errors import InputError
-from img2img.files.atomic import tensor_bytes, write_bytes
-from img2img.files.untrusted import parse_json
+from img2img.files.atomic import write_bytes
+from img2img.files.json_files import parse_json
+from img2img.files.tensors import tensor_bytes
 from img2img.masks.basis import Basis
 from img2img.masks.file_header import MAX_HEADER, checksum
 from img2img.masks.frozen_backbone import FrozenBackbone

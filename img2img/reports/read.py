@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from img2img.errors import InputError
-from img2img.files.atomic import read_json
+from img2img.files.json_files import read_json
 from img2img.files.typed import NUMBER_OR_NULL, check_each, check_object, is_a
 
 SCHEMA = 1

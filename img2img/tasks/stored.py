@@ -2,47 +2,46 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from img2img.data.images.bit_depth import FULL
 from img2img.errors import InputError
 from img2img.files.untrusted import MAX_NAME, check_plain
+from img2img.files.validated import validated
 from img2img.tasks import build_task
 from img2img.tasks.base import Task
 
 _SIDE = 1 << 16
 
 
+class TaskFileInfo(BaseModel):
+    """The fields of a bundle's tasks in the `info` of a task's file; others are kept and not looked at.
+
+    Attributes:
+        task: the task's kind and options, see `tasks.build_task`.
+        figures: the test set's metrics by name, None where one has no value.
+        side: the shorter side in pixels of the images that the task was measured on.
+        white: the value that was white in the 16-bit images that it learned from.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    task: dict[str, Any] = {}
+    figures: dict[Annotated[str, StringConstraints(max_length=MAX_NAME)], float | None] = {}
+    side: Annotated[int, Field(ge=1, le=_SIDE)] | None = None
+    white: Annotated[int, Field(ge=1, le=FULL)] | None = None
+
+
 def check_info(path: Path, info: Mapping[str, Any]) -> None:
-    """Refuse a file whose `info` has a field of a bundle's tasks (`task`, `figures`, `side`, `white`) that is none.
+    """Refuse a file whose `info` has a field of `TaskFileInfo` that is none.
 
     Raises:
-        InputError: `task` is no mapping, `figures` is none of numbers by names, `side` is no number of pixels, or `white` no
-            value of 16 bits.
+        InputError: names the field, what was expected and what was got.
     """
-    figures = info.get("figures", {})
-    wrong = {
-        "task": not isinstance(info.get("task", {}), dict),
-        "figures": not isinstance(figures, dict) or not all(len(k) <= MAX_NAME and _is_figure(v) for k, v in figures.items()),
-        "side": not _is_number(info.get("side"), most=_SIDE),
-        "white": not _is_number(info.get("white"), most=FULL),
-    }
-    expected = {"task": "the task's kind and options", "figures": "numbers by names", "side": "a number of pixels"}
-    expected["white"] = f"a value of 16 bits, 1 to {FULL}"
-    for field, is_wrong in wrong.items():
-        if is_wrong:
-            raise InputError(
-                f"{path}: info.{field} is {info[field]!r:.80}: expected {expected[field]}; the file is damaged or forged, get it "
-                "again from whoever made it"
-            )
-
-
-def _is_number(value: Any, *, most: int) -> bool:
-    return value is None or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most)
-
-
-def _is_figure(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    remedy = "the file is damaged or forged, get it again from whoever made it"
+    validated(TaskFileInfo, dict(info), str(path), root="info", remedy=remedy)
 
 
 def stored_task(info: Mapping[str, Any]) -> Task:

@@ -2,21 +2,19 @@
 
 import io
 
+from img2img import formatting
 from img2img.inference import Model, TaskInfo
 from img2img.masks.analysis import density_table, similarity
-from img2img.reports import text
 from img2img.web.html import escape
 
 
 def task_table(tasks: dict[str, TaskInfo]) -> str:
     """The tasks as an HTML table: kind, mask method, primary metric, density, bytes."""
-    head = "".join(
-        f'<th scope="col">{name}</th>' for name in ("task", "kind", "mask", "figure on its test set", "kept weights", "file")
-    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("task", "kind", "mask", "test metric", "kept weights", "file"))
     rows = "".join(
         f'<tr><th scope="row">{escape(info.name)}</th><td>{escape(info.kind)}</td><td>{escape(_method(info))}</td>'
-        f"<td>{escape(_figure(info))}</td><td>{'–' if info.density is None else f'{100 * info.density:.1f} %'}</td>"
-        f"<td>{'–' if info.bytes is None else escape(text.size(info.bytes))}</td></tr>"
+        f"<td>{escape(_metric(info))}</td><td>{'–' if info.density is None else f'{100 * info.density:.1f} %'}</td>"
+        f"<td>{'–' if info.bytes is None else escape(formatting.size(info.bytes))}</td></tr>"
         for info in tasks.values()
     )
     return f'<div class="wide"><table class="tasks"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
@@ -41,9 +39,9 @@ def _method(info: TaskInfo) -> str:
     return "none (the backbone itself)" if info.method == "identity" else info.method
 
 
-def _figure(info: TaskInfo) -> str:
-    value = info.figures.get(info.metric)
-    return "–" if value is None else f"{info.metric} {text.number(value)}"
+def _metric(info: TaskInfo) -> str:
+    value = info.metrics.get(info.primary_metric)
+    return "–" if value is None else f"{info.primary_metric} {formatting.number(value)}"
 
 
 def _svg(figure: object, key: str, label: str) -> str:

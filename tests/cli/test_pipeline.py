@@ -1,13 +1,16 @@
 """The scripts that users call: what a mistake on their command lines says, and what they leave in a folder."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from img2img.cli.pipeline import check_overrides, one_message
+from img2img.cli.train import PIPELINE_VARIABLE, run_pipeline
 from img2img.errors import InputError
 from img2img.training.evaluation import evaluate_run, read_run
 
@@ -95,8 +98,31 @@ def test_an_experiment_without_its_first_line_or_with_a_mark_before_it_is_told_s
     text = "# @package _global_\nname: mine\nsequence: [a]\ntasks: {a: {task: {kind: denoising}, data: {kind: patterns}}}\n"
     for content in (b"\xef\xbb\xbf" + text.encode(), text.partition("\n")[2].encode()):
         (tmp_path / "experiment" / "mine.yaml").write_bytes(content)
-        command = [sys.executable, "-m", "img2img.cli", "train", "--config-dir", str(tmp_path), "experiment=mine"]
+        command = [sys.executable, "-m", "img2img", "train", "--config-dir", str(tmp_path), "experiment=mine"]
         done = subprocess.run([*command, f"out={tmp_path / 'out'}"], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 1
         assert "begin with the line `# @package _global_`" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_further_process_of_a_training_gets_the_same_pipeline_and_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fabric starts it as `python sys.argv[0] ...`, unless the main module has a spec: what it runs is looked at here."""
+    commands: list[list[str]] = []
+
+    def look(*, config_name: str, **_: Any) -> Any:
+        return lambda run: lambda: commands.append([config_name, run.__name__, *sys.argv, str(sys.modules["__main__"].__spec__)])
+
+    monkeypatch.setattr("hydra.main", look)
+    monkeypatch.setenv(PIPELINE_VARIABLE, "")
+    arguments, spec = list(sys.argv), sys.modules["__main__"].__spec__
+    run_pipeline("cifar100", ["experiment=e", "--cfg", "job", "devices=2"])
+    (command,) = commands
+    assert command[:2] == ["cifar100", "run_config"]
+    assert command[3:] == ["--cfg", "job", "experiment=e", "devices=2", "None"]
+    assert (sys.argv, sys.modules["__main__"].__spec__) == (arguments, spec)
+    monkeypatch.undo()
+    environment = os.environ | {PIPELINE_VARIABLE: "cifar100"}
+    again = [sys.executable, command[2], "--cfg", "job", "experiment=cifar100_reduced", "devices=2"]
+    done = subprocess.run(again, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "devices: 2" in done.stdout

@@ -9,7 +9,8 @@ import pytest
 
 from img2img import InputError
 from img2img.errors import LONGEST
-from img2img.files.untrusted import check_plain, mapping, parse_json
+from img2img.files.json_files import parse_json
+from img2img.files.untrusted import check_plain, mapping
 
 
 @pytest.mark.parametrize(
@@ -63,3 +64,9 @@ def test_a_message_is_cut_in_its_middle_and_can_be_printed() -> None:
 def test_what_is_only_shown_is_a_mapping_or_nothing() -> None:
     assert mapping({"a": 1}) == {"a": 1}
     assert mapping([1]) == mapping("x") == mapping(None) == {}
+
+
+def test_nan_is_taken_where_that_is_asked_for() -> None:
+    assert parse_json('[1, Infinity, "x"]', allow_nan=True) == [1, float("inf"), "x"]
+    with pytest.raises(ValueError, match="Infinity"):
+        parse_json('[1, Infinity, "x"]')

@@ -28,7 +28,7 @@ TASKS = {
     "colour": {"kind": "colourisation"},
 }
 FIGURES = {"disks": {"mIoU": 0.75}, "sky": {"mIoU": 0.5}, "colour": {"ab error": 123.456}}
-PICTURE = np.random.default_rng(0).integers(0, 256, (21, 30, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (21, 30, 3), np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -69,14 +69,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def same_outputs(one: Any, other: Any) -> bool:
     assert list(one.tasks) == list(other.tasks) == list(TASKS)
-    return all(torch.equal(one.predict(task, PICTURE), other.predict(task, PICTURE)) for task in TASKS)
+    return all(torch.equal(one.predict(task, IMAGE), other.predict(task, IMAGE)) for task in TASKS)
 
 
 # ---------------------------------------------------------------------- folders
 
 
 def test_a_folder_gives_the_same_outputs_bit_for_bit(run: Path, tmp_path: Path) -> None:
-    folder = img2img.hub.save_pretrained(run, tmp_path / "shared")
+    folder = img2img.save_pretrained(run, tmp_path / "shared")
     assert same_outputs(img2img.load(run), img2img.from_pretrained(folder))
     assert same_outputs(img2img.load(run), img2img.from_pretrained(str(folder), device="cpu"))
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -94,7 +94,7 @@ def test_a_network_is_shared_as_well_as_a_bundle(run: Path, tmp_path: Path) -> N
     network.delete_task("sky")
     model = img2img.from_pretrained(hub.save_pretrained(network, tmp_path / "shared"))
     assert list(model.tasks) == ["disks", "colour"]
-    assert torch.equal(model.predict("colour", PICTURE), img2img.load(run).predict("colour", PICTURE))
+    assert torch.equal(model.predict("colour", IMAGE), img2img.load(run).predict("colour", IMAGE))
     assert "0.75" in (tmp_path / "shared" / "README.md").read_text()
     network.add_task("new", masks.Piggyback(), head=torch.nn.Conv2d(4, 3, 1))
     with pytest.raises(InputError, match=r"\['new'\] do not say what they are"):
@@ -190,7 +190,7 @@ def test_a_bundle_alone_has_a_card_without_baselines(run: Path, tmp_path: Path) 
     bundle = shutil.copytree(run / "bundle", tmp_path / "alone")
     text = (hub.save_pretrained(bundle, tmp_path / "shared") / "README.md").read_text()
     assert "| disks | segmentation | piggyback | mIoU ↑ | 0.75 | — | — |" in text
-    assert "do not say which pictures" in text
+    assert "do not say which images" in text
     assert "No licence was stated" in text
     with_results = hub.save_pretrained(bundle, tmp_path / "shared", results=run / "results.json")
     assert "0.25 (majority class)" in (with_results / "README.md").read_text()
@@ -204,7 +204,7 @@ def test_the_cards_example_runs(run: Path, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.chdir(tmp_path)
     text = (hub.save_pretrained(run, "tiny") / "README.md").read_text()
-    Image.fromarray(PICTURE).save("photo.jpg")
+    Image.fromarray(IMAGE).save("photo.jpg")
     exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
     assert Image.open("result.png").size == (30, 21)
 
@@ -287,12 +287,35 @@ def test_only_push_to_hub_sends_anything(run: Path, tmp_path: Path, monkeypatch:
     assert calls[1][1] == {"repo_id": "me/tiny", "private": True, "exist_ok": True}
     assert calls[2][1]["folder_path"] == folder
     assert calls[2][1]["allow_patterns"] == list(hub.FILES)
-    (folder / "README.md").unlink()
-    with pytest.raises(InputError, match="no model card"):
-        hub.push_to_hub(folder, "me/tiny")
+    with pytest.raises(InputError, match=r"license='mit'.*has a model card.*save_pretrained"):
+        hub.push_to_hub(folder, "me/tiny", license="mit")
     with pytest.raises(InputError, match="no bundle"):
         hub.push_to_hub(tmp_path, "me/tiny")
     assert len(calls) == 3
+
+
+def test_a_bundle_without_a_card_gets_one_before_it_is_sent(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[str, bytes] = {}
+
+    class Api:
+        def __init__(self, **options: Any) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, **options: Any) -> None:
+            assert (repo_id, options["private"]) == ("me/tiny", False)
+
+        def upload_folder(self, *, folder_path: Path, **options: Any) -> Any:
+            sent.update({path.name: path.read_bytes() for path in folder_path.rglob("*") if path.is_file()})
+            return type("Commit", (), {"commit_url": "the address"})()
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    before = sorted(run.rglob("*"))
+    assert img2img.push_to_hub(run, "me/tiny", private=False, license="mit") == "the address"
+    card = sent["README.md"].decode()
+    assert "license: mit" in card
+    assert 'from_pretrained("me/tiny")' in card
+    assert sent["backbone.safetensors"] == (run / "bundle" / "backbone.safetensors").read_bytes()
+    assert sorted(run.rglob("*")) == before
 
 
 def test_telemetry_is_off_unless_it_was_asked_for(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Large pictures in tiles: what does not look beyond a pixel is the same as whole, what does is nearly so."""
+"""Large images in tiles: what does not look beyond a pixel is the same as whole, what does is nearly so."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_a_blurring_network_has_no_seams() -> None:
     assert steps < 0.25 * (cut - whole).diff(dim=-1).abs().max(), "and its edge is no line"
 
 
-def test_small_pictures_run_whole() -> None:
+def test_small_images_run_whole() -> None:
     seen: list[tuple[int, ...]] = []
 
     def network(x: Tensor) -> Tensor:

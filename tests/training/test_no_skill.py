@@ -79,9 +79,10 @@ def test_every_task_alike(config: Make, masks: dict[str, Any], method: str) -> N
 
 def test_a_new_task_is_added(bundle: Path, masks: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "bundle")
-    model = img2img.load(tmp_path / "bundle")
     few = {"steps": 2, "batch_size": 2, "crop": 32, "val_every": 2, "norm_batches": 0}
-    model.add_task("object", task={"kind": "segmentation"}, data=masks, train=few, out=tmp_path / "new")
+    img2img.add_task(
+        tmp_path / "bundle", "object", task={"kind": "segmentation"}, data=masks, train=few, out=tmp_path / "new"
+    )
     assert "object" in img2img.load(tmp_path / "bundle").tasks
     results = json.loads((tmp_path / "new" / "results.json").read_text())
     assert results["transfer"]["average_skill"] is None

@@ -7,7 +7,7 @@ from typing import Any
 from unicodedata import normalize
 
 from img2img.errors import InputError
-from img2img.files.atomic import read_json
+from img2img.files.json_files import read_json
 
 
 def whole_number(value: Any) -> int:
@@ -85,7 +85,7 @@ def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
         InputError: no such file, no JSON, no COCO, a field of another type, an id or an image that occurs twice, or an
             annotation of an image or a category that is not there.
     """
-    data = read_json(path)
+    data = read_json(path, allow_nan=True)
     if not isinstance(data, dict) or any(not isinstance(data.get(part), list) for part in PARTS):
         has = sorted(data) if isinstance(data, dict) else f"a {type(data).__name__}"
         raise InputError(

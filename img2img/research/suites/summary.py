@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from img2img.files.atomic import write_json
+from img2img.files.json_files import write_json
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.reports import text

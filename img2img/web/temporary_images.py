@@ -1,6 +1,6 @@
-"""The pictures of the page: a private folder of files that live for an hour, and nothing else that a URL can name.
+"""The images of the page: a private folder of files that live for an hour, and nothing else that a URL can name.
 
-What is outside knows a picture as `/pictures/TOKEN/picture.png`; where the folder is, nobody is told.
+What is outside knows an image as `/images/TOKEN/image.png`; where the folder is stays private.
 """
 
 import atexit
@@ -14,16 +14,12 @@ import threading
 import time
 from pathlib import Path
 
+from img2img.files.lock import NAME, FolderInUseError, hold
 from img2img.web.limits import RefusedError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where the system empties its temporary folder
-    fcntl = None  # type: ignore[assignment]
 
 KEEP_SECONDS = 3600
 KEEP_BYTES = 2_000_000_000
-ALIAS = "/pictures"
+URL_PREFIX = "/images"
 TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -31,12 +27,12 @@ TYPES = {
     ".gif": "image/gif",
     ".bmp": "image/bmp",
 }
-"""What is served as what: pictures, which no browser runs."""
+"""What is served as what: images, which no browser runs."""
 
-_PREFIX = "img2img-served-"
+_PREFIX = "img2img-images-"
 
 
-class PictureFolder:
+class TemporaryImages:
     """A folder that only this user can read, of no more than `KEEP_BYTES` at any moment.
 
     Args:
@@ -49,16 +45,16 @@ class PictureFolder:
         self._writing = threading.Lock()
 
     def add(self, blob: bytes, suffix: str) -> Path:
-        """Keep a picture under a name that cannot be guessed; the oldest ones go where there is no room for it.
+        """Keep an image under a name that cannot be guessed; the oldest ones go where there is no room for it.
 
         Raises:
             RefusedError: 503 where it finds no room, even so.
         """
         folder = self.path / secrets.token_urlsafe(24)
-        path = folder / f"picture{suffix}"
+        path = folder / f"image{suffix}"
         with self._writing:  # one at a time, so that none counts bytes that another is about to write
             if self._make_room(len(blob)) + len(blob) > KEEP_BYTES:
-                raise RefusedError(503, "the service has no room for another picture: try again later")
+                raise RefusedError(503, "the service has no room for another image: try again later")
             folder.mkdir()
             try:
                 path.write_bytes(blob)
@@ -72,15 +68,15 @@ class PictureFolder:
         self._lasting.update(path for path in self.path.rglob("*") if path.is_file())
 
     def public(self, path: Path) -> str:
-        """The name by which a picture of the folder is known outside."""
-        return f"{ALIAS}/{path.relative_to(self.path).as_posix()}"
+        """The name by which an image of the folder is known outside."""
+        return f"{URL_PREFIX}/{path.relative_to(self.path).as_posix()}"
 
     def find(self, name: str) -> Path | None:
-        """The picture of a public name, or None where there is none in the folder: whatever else the name may lead to."""
-        if not name.startswith(f"{ALIAS}/"):
+        """The image of a public name, or None where there is none in the folder: whatever else the name may lead to."""
+        if not name.startswith(f"{URL_PREFIX}/"):
             return None
         try:
-            path = Path(f"{self.path}/{name.removeprefix(f'{ALIAS}/')}").resolve(strict=True)
+            path = Path(f"{self.path}/{name.removeprefix(f'{URL_PREFIX}/')}").resolve(strict=True)
         except (OSError, ValueError, RuntimeError):
             return None
         return path if path.is_relative_to(self.path) and path.is_file() and path.suffix in TYPES else None
@@ -99,7 +95,7 @@ class PictureFolder:
         found, total = [], 0
         for path in self.path.rglob("*"):
             try:
-                if path.is_file():
+                if path.is_file() and path.name != NAME:
                     status = path.stat()
                     total += status.st_size
                     if path not in self._lasting:
@@ -118,14 +114,17 @@ class PictureFolder:
 
 
 @functools.cache
-def private_folder() -> PictureFolder:
-    """The process's one folder, which goes when the process ends; Gradio is told to use it, and to tell nobody of it.
+def private_folder() -> TemporaryImages:
+    """The process's one folder, which goes when the process ends; Gradio is set to use it, and to report nothing about its use.
 
     Folders of processes that were killed go too. Call it before Gradio is imported.
     """
-    _clear_dead()
-    folder = PictureFolder(_locked_folder())
-    atexit.register(folder.delete)
+    _delete_abandoned()
+    folder = TemporaryImages(Path(tempfile.mkdtemp(prefix=_PREFIX)))
+    lock = contextlib.ExitStack()
+    lock.enter_context(hold(folder.path))
+    atexit.register(lock.close)
+    atexit.register(folder.delete)  # before the lock is given back
     os.environ |= {
         "GRADIO_TEMP_DIR": str(folder.path),
         "GRADIO_EXAMPLES_CACHE": str(folder.path / "examples"),
@@ -135,38 +134,15 @@ def private_folder() -> PictureFolder:
     return folder
 
 
-def _locked_folder() -> Path:
-    """A new folder that this process holds a lock on for as long as it lives, however it ends."""
-    while True:
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        if fcntl is None or _lock(path) is not None:
-            return path
+def _delete_abandoned() -> None:
+    """Delete the folders of services that were killed: those with a lock that no process holds.
 
-
-def _clear_dead() -> None:
-    """Delete the folders that no process holds: those of services that were killed."""
+    One without a lock may have been made at this moment.
+    """
+    if not hasattr(os, "getuid"):  # Windows, where the system empties its temporary folder
+        return
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        try:
-            if fcntl is None or path.is_symlink() or not path.is_dir() or path.stat().st_uid != os.getuid():
-                continue
-            if (held := _lock(path)) is not None:
-                shutil.rmtree(path, ignore_errors=True)
-                os.close(held)
-        except OSError:
-            continue
-
-
-def _lock(path: Path) -> int | None:
-    """A lock on a folder, as an open file; None where another process has it, or has just deleted the folder."""
-    try:
-        opened = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(opened).st_nlink and path.is_dir():
-            return opened
-    except OSError:
-        pass
-    os.close(opened)
-    return None
+        with contextlib.suppress(OSError, FolderInUseError):
+            if not path.is_symlink() and (path / NAME).is_file() and path.stat().st_uid == os.getuid():
+                with hold(path, wait=0):
+                    shutil.rmtree(path, ignore_errors=True)

@@ -50,14 +50,17 @@ def test_a_new_task_runs_and_is_kept_and_the_others_stay(
 ) -> None:
     model = img2img.load(folder)
     before = model.run_all(picture)
-    made = model.add_task("negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
-    assert (made.kind, made.method, made.side) == ("translation", "piggyback", 32)
-    assert made.figures["MSE"] is not None
-    assert (tmp_path / "run" / "report.html").is_file()
-    assert evaluate_run(tmp_path / "run")["negative"]["figures"] == pytest.approx(made.figures, rel=1e-4)
+    run = img2img.add_task(folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
+    assert run == tmp_path / "run"
     again = img2img.load(folder)
-    assert list(again.tasks) == list(model.tasks) == [*before, "negative"]
-    assert np.array_equal(again.run("negative", picture), model.run("negative", picture))
+    made = again.tasks["negative"]
+    assert (made.kind, made.method, made.side) == ("translation", "piggyback", 32)
+    assert made.metrics["MSE"] is not None
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert evaluate_run(tmp_path / "run")["negative"]["figures"] == pytest.approx(made.metrics, rel=1e-4)
+    assert list(again.tasks) == [*before, "negative"]
+    merged = img2img.load(folder, weights="merged")
+    assert np.array_equal(again.run("negative", picture), merged.run("negative", picture))
     for name, result in before.items():
         assert np.array_equal(model.run(name, picture), result)
         assert np.array_equal(again.run(name, picture), result)
@@ -79,16 +82,14 @@ def test_pictures_that_changed_after_the_training_are_not_taken_for_the_same(
 
 @pytest.mark.parametrize("method", ["ksm", {"name": "affine", "channel_wise": True}])
 def test_other_mask_methods(folder: Path, pairs: dict[str, Any], tmp_path: Path, method: Any) -> None:
-    model = img2img.load(folder)
-    info = model.add_task("negative", task=TRANSLATION, data=pairs, method=method, train=FEW, out=tmp_path / "run")
-    assert info.method == (method if isinstance(method, str) else "affine")
+    img2img.add_task(folder, "negative", task=TRANSLATION, data=pairs, method=method, train=FEW, out=tmp_path / "run")
+    assert img2img.load(folder).tasks["negative"].method == (method if isinstance(method, str) else "affine")
 
 
 def test_what_cannot_be_leaves_all_as_it_was(
     folder: Path, pairs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    model = img2img.load(folder)
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     cases: list[tuple[dict[str, Any], str]] = [
         ({"name": "colour"}, "has a task 'colour' already"),
@@ -103,24 +104,17 @@ def test_what_cannot_be_leaves_all_as_it_was(
     for changes, said in cases:
         arguments: dict[str, Any] = {"name": "new", "task": TRANSLATION, "data": pairs, "train": FEW} | changes
         with pytest.raises(InputError, match=said):
-            model.add_task(arguments.pop("name"), **arguments)
-    assert list(model.tasks) == list(img2img.load(folder).tasks) == ["parts", "colour", "edges", "clean"]
+            img2img.add_task(folder, **arguments)
+    assert list(img2img.load(folder).tasks) == ["parts", "colour", "edges", "clean"]
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
-
-
-def test_a_merged_model_takes_a_new_task_too(folder: Path, pairs: dict[str, Any], tmp_path: Path, picture: Any) -> None:
-    model = img2img.load(folder, weights="merged")
-    model.add_task("negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
-    assert np.array_equal(model.run("negative", picture), img2img.load(folder).run("negative", picture))
 
 
 def test_a_program_that_uses_hydra_itself_can_add_a_task(folder: Path, pairs: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "mine.yaml").write_text("rate: 3\n")
     with hydra.initialize_config_dir(str(tmp_path / "conf"), version_base="1.2"):
-        model = img2img.load(folder)
-        model.add_task("negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
-        assert "negative" in model.tasks
+        img2img.add_task(folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
+        assert "negative" in img2img.load(folder).tasks
         assert hydra.compose("mine", ["rate=4"]).rate == 4
         assert str(hydra.version.getbase()) == "1.2"
 

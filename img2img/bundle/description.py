@@ -1,0 +1,62 @@
+"""`bundle.json`: what a bundle consists of, each field checked before anything relies on it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from img2img.errors import InputError
+from img2img.files.json_files import read_json
+from img2img.files.untrusted import check_plain
+from img2img.files.validated import validated
+
+FORMAT = "img2img-bundle"
+VERSION = 2
+MAX_DESCRIPTION = 1 << 22
+"""Bytes of the longest `bundle.json`."""
+MAX_TASKS = 10_000
+MAX_PATTERNS = 4096
+MAX_PATTERN = 1000
+"""Entries of its lists, and letters of a pattern or a name, at most."""
+
+_Text = Annotated[str, StringConstraints(max_length=MAX_PATTERN)]
+
+
+class BundleDescription(BaseModel):
+    """The fields of `bundle.json`; a newer version's further ones are kept and not looked at.
+
+    Attributes:
+        format: always `FORMAT`.
+        version: always `VERSION`.
+        sha256: of the backbone's values.
+        spec: what `build_backbone` rebuilds the backbone from.
+        select: patterns of the weights that tasks mask; the first bundles had none, which is all.
+        tasks: their names, in order.
+        bases: the SHA-256 of each basis by its name.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    format: Literal["img2img-bundle"]
+    version: int
+    sha256: str
+    spec: dict[str, Any]
+    select: Annotated[list[_Text], Field(max_length=MAX_PATTERNS)] = ["*"]
+    tasks: Annotated[list[_Text], Field(max_length=MAX_TASKS)]
+    bases: Annotated[dict[_Text, _Text], Field(max_length=MAX_TASKS)]
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The values of a `bundle.json` by field.
+
+    Raises:
+        InputError: it was edited into something else, or is of a newer format.
+    """
+    values = read_json(path, max_bytes=MAX_DESCRIPTION)
+    version = values.get("version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version != VERSION:
+        remedy = "upgrade it" if version > VERSION else "use the img2img that wrote it, or run the experiment again"
+        raise InputError(f"{path} has version {version}, this img2img reads {VERSION}: {remedy}")
+    found = validated(BundleDescription, values, f"{path} is no description of a bundle", remedy="restore it from a copy")
+    check_plain(found.spec, f"spec in {path}")
+    return found.model_dump()

@@ -1,0 +1,124 @@
+"""A bundle as a folder in the Hub's conventions: the bundle's files, a model card and `config.json`."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from img2img import validation
+from img2img.bundle import add_task_to_bundle, basis_path, bundle_folder, check_has_tasks, read_bundle, save_backbone, task_path
+from img2img.errors import InputError
+from img2img.extras import require
+from img2img.files.atomic import clear_leftovers, replace_folder, temporary_beside
+from img2img.files.json_files import read_json, write_json
+from img2img.files.lock import NAME
+from img2img.files.paths import expanded
+from img2img.files.writable import check_writable
+from img2img.hub.card import model_card
+from img2img.masks import MaskedNetwork
+
+FILES = ("README.md", "config.json", "bundle.json", "backbone.safetensors", "tasks/*.safetensors", "bases/*.safetensors")
+"""All that such a folder holds; nothing else is fetched or sent. The Hub counts downloads by `config.json`."""
+
+
+def save_pretrained(
+    source: str | os.PathLike[str] | MaskedNetwork,
+    folder: str | os.PathLike[str],
+    *,
+    results: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    license: str | None = None,
+    repo_id: str | None = None,
+) -> Path:
+    """Write a bundle with a model card into `folder`, which then is the new one whole, or as it was.
+
+    Args:
+        source: a bundle, or a run's folder, whose `results.json` and `config/` then enter the card; or a network whose
+            tasks have the options of `tasks.build_task` in `state(name).info["task"]`, as loaded ones have; writing freezes them.
+        folder: new, empty, or such a folder, which is replaced.
+        results: a run's `results.json` or its contents, for the card; None takes that of the run's folder, if there is one.
+        license: of the weights, as the Hub names licences ("apache-2.0"); None leaves it out.
+        repo_id: the name that the card's example loads; None for the folder's name.
+
+    Raises:
+        InputError: no bundle there, a file of it is missing, results of another backbone, or a `folder` with other files.
+    """
+    require("huggingface_hub", extra="hub", what="a model card")
+    folder = validation.path("folder", folder).absolute()
+    if license is not None:
+        validation.text("license", license, "apache-2.0")
+    _check_replaceable(folder)
+    check_writable(folder.parent, "the folder's parent")
+    clear_leftovers(folder.parent)
+    temporary = temporary_beside(folder)
+    try:
+        run = None
+        if isinstance(source, MaskedNetwork):
+            _write_network(source, temporary)
+        else:
+            bundle = bundle_in(expanded(source))
+            run = bundle.parent if bundle.name == "bundle" and (bundle.parent / "results.json").is_file() else None
+            _copy_bundle(bundle, temporary)
+        description = read_bundle(temporary)
+        check_has_tasks(expanded(source) if isinstance(source, str | os.PathLike) else temporary, description)
+        found = results if results is not None or run is None else run / "results.json"
+        values = dict(found) if isinstance(found, Mapping) else None if found is None else read_json(found)
+        card = model_card(temporary, name=repo_id or folder.name, results=values, run=run, license=license)
+        (temporary / "README.md").write_text(str(card), encoding="utf-8")
+        config = {"library_name": "img2img", "backbone": description["spec"], "tasks": description["tasks"]}
+        write_json(temporary / "config.json", config)
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def bundle_in(folder: Path) -> Path:
+    """The folder of the bundle in `folder`, which may be a run's, after a look at its `bundle.json`."""
+    folder = bundle_folder(folder)
+    read_bundle(folder)
+    return folder
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise `InputError` unless `folder` is new, empty, or holds a bundle and nothing else."""
+    if not folder.exists():
+        return
+    known = {NAME, *(pattern.split("/")[0] for pattern in FILES)}  # a lock may lie there, of a process that was killed
+    odd = sorted(entry.name for entry in folder.iterdir() if entry.name not in known) if folder.is_dir() else [folder.name]
+    if odd or (any(folder.iterdir()) and not (folder / "bundle.json").is_file()):
+        raise InputError(
+            f"{folder} holds something else than a shared bundle ({', '.join(odd[:3]) or 'no bundle.json'}): expected a new or "
+            "empty folder, or one that save_pretrained wrote; choose another"
+        )
+
+
+def _copy_bundle(bundle: Path, target: Path) -> None:
+    description = read_bundle(bundle)
+    files = [bundle / "bundle.json", bundle / "backbone.safetensors"]
+    files += [task_path(bundle, task) for task in description["tasks"]]
+    files += [basis_path(bundle, sha256) for sha256 in dict.fromkeys(description["bases"].values())]
+    for file in files:
+        name = file.relative_to(bundle)
+        if not file.is_file():
+            raise InputError(f"no {name.as_posix()} in {bundle}: copy the bundle again, whole")
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target / name)
+
+
+def _write_network(network: MaskedNetwork, target: Path) -> None:
+    spec = getattr(network.backbone, "spec", None)
+    if spec is None:
+        raise InputError(
+            f"the network's backbone is a {type(network.backbone).__name__}: expected one of img2img.backbones, which a bundle "
+            "can build again; save your own network's tasks with network.save_task"
+        )
+    infos = {name: network.state(name).info for name in network.tasks()}
+    bare = [name for name, info in infos.items() if "task" not in info]
+    if bare:
+        raise InputError(
+            f"the tasks {bare[:5]} do not say what they are: put build_task's options into network.state(name).info['task']"
+        )
+    save_backbone(target, network, spec, list(network.roles.masked))
+    for name, info in infos.items():
+        add_task_to_bundle(target, network, name, options=info["task"], info={})
