@@ -20,7 +20,7 @@ from rich.table import Table
 from img2img.masks import analysis, figures
 from img2img.masks.storage import read_header
 from img2img.masks.task_inference import accuracy, by_norm_statistics
-from img2img.training.experiment import read_experiment
+from img2img.training.config import read_experiment
 from img2img.training.sequence import SequenceRunner
 
 

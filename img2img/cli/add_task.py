@@ -16,7 +16,8 @@ def add_task(
     bundle: Bundle,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the new task is called.", show_default=False)],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the experiment, such as train.lr=1e-3.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the experiment, such as train.optimiser.lr=1e-3."),
     ] = None,
     pairs: Annotated[Path | None, typer.Option(metavar="DIR", help="A|B pictures, input and target side by side.")] = None,
     inputs: Annotated[Path | None, typer.Option(metavar="DIR", help="Inputs; with --targets.")] = None,

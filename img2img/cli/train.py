@@ -58,4 +58,7 @@ def _hydra(pipeline: Pipeline, arguments: list[str]) -> None:
     # Hydra wants its options before or after all overrides, not among them.
     changes = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
     sys.argv = ["img2img train", *(argument for argument in arguments if argument not in changes), *changes]
-    pipelines.start(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=pipeline)(run))
+    pipelines.start(
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=pipeline)(run),
+        experiment=pipeline != "impressions",
+    )

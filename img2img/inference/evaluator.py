@@ -42,9 +42,9 @@ class Evaluator:
     def memory_explained(self) -> AbstractContextManager[None]:
         """Say what to lower where the block, which runs networks over whole pictures, does not fit into memory."""
         return memory_explained(
-            f"while whole pictures were measured, up to batch_size={self.batch_size} at once",
-            f"try batch_size={max(1, self.batch_size // 2)}, or make the task's pictures smaller with data.resize. Finished "
-            "tasks and the last checkpoint are kept; run the same command again",
+            f"while whole pictures were measured, up to evaluation.batch_size={self.batch_size} at once",
+            f"try evaluation.batch_size={max(1, self.batch_size // 2)}, or make the task's images smaller with data.resize. "
+            "Finished tasks and the last checkpoint are kept; run the same command again",
         )
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from img2img.files.writable import check_writable
 from img2img.masks import METHODS
 from img2img.masks.table import check_name
 from img2img.registry import import_modules
+from img2img.training.config.read import merged
 
 
 def train_new_task(
@@ -37,7 +38,7 @@ def train_new_task(
         task: its kind and options, see `tasks.build_task`.
         data: its pictures, see `data.build_data`.
         method: a config of `configs/method`, or a mask method's name and options.
-        train: what differs from `configs/protocol/images.yaml`, see `TrainOptions`.
+        train: what differs from the defaults of `TrainOptions`, by groups, such as `{"optimiser": {"lr": 1e-3}}`.
         out: the run folder; `runs/NAME` by default.
         overrides: further changes of the experiment's config, as on the command line.
 
@@ -70,7 +71,7 @@ def train_new_task(
         raise InputError(f"the method {config['method'].get('name')!r} masks nothing: expected one of {', '.join(METHODS)}")
     config |= {"name": name, "out": str(out), "sequence": [name]}
     config["tasks"] = {name: {"task": task, "data": data, **config.get("tasks", {}).get(name, {})}}
-    config["train"] |= train
+    config["train"] = merged(config["train"], train)
     check_bundle(folder)  # join_bundles does, after the training
     run(config)
     join_bundles(folder, [out])
@@ -93,21 +94,20 @@ def _check_out(out: Path, bundle: Path, data: Mapping[str, Any]) -> None:
 
 def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The config that experiments start from, on the bundle's backbone."""
-    import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from img2img.training.compose import check_overrides, config_folder, without_script_keys
+    from img2img.training.compose import check_overrides, compose, config_folder, method_names, without_script_keys
 
-    known = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml"))
+    known = sorted({*method_names(), *(path.stem for path in (config_folder() / "method").glob("*.yaml"))})
     if isinstance(method, str) and method not in known:
         raise InputError(f"method={method!r}: expected one of {', '.join(known)}, or a mapping with a name and options")
     groups = ["backbone=bundle", *([f"method={method}"] if isinstance(method, str) else [])]
     check_overrides(overrides)
     try:
-        with _own_hydra(), hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = hydra.compose("base", [*groups, f"name={name}", *overrides])
+        with _own_hydra():
+            composed = compose("base", [*groups, f"name={name}", *overrides])
         composed.backbone.weights = str(folder)
         config = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:

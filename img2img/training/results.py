@@ -7,8 +7,8 @@ from img2img.masks import MaskedNetwork
 from img2img.masks.methods.mixed import own_names
 from img2img.masks.task import total_bytes
 from img2img.metrics import sequence as transfer
-from img2img.tasks import task_class
-from img2img.training.experiment import Experiment
+from img2img.training.config import Experiment
+from img2img.training.strategies import MASKS
 
 SCHEMA = 1
 
@@ -19,12 +19,12 @@ def collect_results(experiment: Experiment, progress: Mapping[str, Any], network
     `forgetting.value_matrix[t][i]` is the primary metric of task i on its test set after task t was learned, null above the
     diagonal; `max_abs_output_change` is over all earlier tasks' probes after every task.
     """
-    names = [name for name in experiment.sequence if name in progress["tasks"]]
+    finished = [task for task in experiment.tasks if task.name in progress["tasks"]]
     tasks, trivial, higher = [], [], []
-    for name in names:
-        entry = progress["tasks"][name]
-        kind = task_class(experiment.task(name).task["kind"])
-        decoder = progress["decoder_only"].get(name)
+    for config in finished:
+        name = config.name
+        entry, kind = progress["tasks"][name], config.task.builder
+        decoder = progress["comparisons"].get("decoder_only", {}).get(name)
         trivial.append(entry["trivial"][kind.metric])
         higher.append(kind.higher_is_better)
         tasks.append(
@@ -38,7 +38,7 @@ def collect_results(experiment: Experiment, progress: Mapping[str, Any], network
                 "trivial_name": kind.baseline_name,
                 "decoder_only": None if decoder is None else decoder["value"],
                 "decoder_only_bytes": None if decoder is None else decoder["bytes"],
-                "method": None if experiment.task(name).method is None else experiment.method_of(name)["name"],
+                "method": config.method_spec.kind if config.own_method else None,
                 "before": entry["before"],
                 "bytes": entry["bytes"],
                 "density": entry["density"],
@@ -50,31 +50,31 @@ def collect_results(experiment: Experiment, progress: Mapping[str, Any], network
                 "trivial_figures": entry["trivial"],
             }
         )
-    matrix: list[list[float | None]] = [row + [None] * (len(names) - len(row)) for row in progress["rows"]]
+    matrix: list[list[float | None]] = [row + [None] * (len(finished) - len(row)) for row in progress["rows"]]
     skills = transfer.skill_matrix(matrix, trivial, higher)
     # Forward transfer wants each task's figure just before its own training: the row above its own.
     with_before = [list(row) for row in matrix]
-    for i in range(1, len(names)):
+    for i in range(1, len(finished)):
         with_before[i - 1][i] = tasks[i]["before"]
     forward = transfer.forward_transfer(transfer.skill_matrix(with_before, trivial, higher))
     weights = network.masked_weights()
-    own = own_names(experiment.own or (), weights) if experiment.masks else []
+    own = own_names(experiment.masks.trainable_copies or (), weights) if experiment.strategy.kind == MASKS else []
     changes = [change for row in progress["changes"] for change in row.values()]
     return {
         "schema": SCHEMA,
         "experiment": experiment.name,
         "backbone": {
-            "name": backbone_name(experiment.backbone_options),
-            "mode": experiment.mode,
+            "name": backbone_name(experiment.backbone.options()),
+            "mode": experiment.backbone.mode,
             "parameters": sum(p.numel() for p in network.backbone.parameters()),
             "masked_parameters": sum(w.numel() for name, w in weights.items() if name not in own),
             "own_parameters": sum(weights[name].numel() for name in own),
             "bytes": total_bytes(network.backbone.state_dict()),
             "sha256": network.backbone_sha256,
         },
-        "method": experiment.method["name"],
-        "method_options": {k: v for k, v in experiment.method.items() if k != "name"},
-        "norm": experiment.norm,
+        "method": experiment.method.kind,
+        "method_options": dict(experiment.method.options),
+        "norm": experiment.masks.norm,
         "seed": experiment.seed,
         "shared_bytes": progress["shared_bytes"],
         "tasks": tasks,

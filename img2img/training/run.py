@@ -17,13 +17,13 @@ from img2img.masks import MaskedNetwork
 from img2img.reports.comparison.masks_json import describe_masks
 from img2img.reports.comparison.outputs import save_outputs
 from img2img.reports.page import write_report
-from img2img.training.experiment import read_experiment
-from img2img.training.mask_strategy import MaskStrategy
+from img2img.training.config import read_experiment
 from img2img.training.panels import save_panels
 from img2img.training.results import collect_results
 from img2img.training.run_folder import alone
 from img2img.training.saved_config import SavedConfig, keep_config
 from img2img.training.sequence import SequenceRunner
+from img2img.training.strategies import MASKS
 
 Then = Callable[[SequenceRunner, Mapping[str, Any]], object]
 """`then(runner, results)`: what a pipeline does with a finished run."""
@@ -65,8 +65,8 @@ def run(
 
 
 LOWER = (
-    "lower train.batch_size or train.crop for training, batch_size for measuring, or make the pictures smaller with data.resize. "
-    "Finished tasks and the last checkpoint are kept; run the same command again"
+    "lower train.batch_size or train.augmentation.crop for training, evaluation.batch_size for measuring, or make "
+    "the images smaller with data.resize. Finished tasks and the last checkpoint are kept; run the same command again"
 )
 """What helps wherever in a run memory runs out."""
 
@@ -97,7 +97,7 @@ def _run(runner: SequenceRunner, composed: SavedConfig, then: Then | None, *, ba
             then(runner, results)
         save_panels(runner)
         save_outputs(runner, experiment.folder)
-        if isinstance(runner.strategy, MaskStrategy):
+        if experiment.strategy.kind == MASKS:
             write_json(experiment.folder / "masks.json", describe_masks(runner.network))
         page = write_report(experiment.folder)
         logging.getLogger("img2img").info("report: %s", page)

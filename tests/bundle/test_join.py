@@ -23,7 +23,7 @@ from img2img.bundle import HEAD, add_task_to_bundle, delete_task_from_bundle, jo
 from img2img.bundle.join import join_bundles
 from img2img.cli.pipeline import plain_config
 from img2img.files.lock import FolderInUseError, hold
-from img2img.training.experiment import read_experiment
+from img2img.training.config import read_experiment
 from img2img.training.sequence import SequenceRunner
 
 ROOT = Path(__file__).parents[2]
@@ -171,8 +171,8 @@ def test_a_bundle_in_use_is_refused_in_the_end_and_left_as_it_was(tmp_path: Path
 def test_jobs_of_a_multirun_train_side_by_side_and_join_into_what_the_sequence_learns(tmp_path: Path) -> None:
     """The commands of docs/devices.md, with less to learn."""
     small = [
-        "experiment=demo", "decoder_only=[]", "own=null", "backbone=image_transformer", "backbone.width=4", "backbone.blocks=0",
-        "train.steps=3", "train.val_every=2", "train.norm_batches=2", "panels=1", "probe=1", "threads=1", "accelerator=cpu",
+        "experiment=demo", "compare.decoder_only=[]", "masks.trainable_copies=null", "backbone=image_transformer", "backbone.width=4", "backbone.blocks=0",
+        "train.steps=3", "train.validation.every=2", "train.validation.precise_bn_batches=2", "evaluation.panels=1", "evaluation.check_images=1", "device.threads=1", "device.accelerator=cpu",
         *(f"tasks.{name}.data.count={{train: 4, val: 2, test: 2}}" for name in ("shapes", "landscape", "edges")),
     ]  # fmt: skip
 
@@ -184,7 +184,7 @@ def test_jobs_of_a_multirun_train_side_by_side_and_join_into_what_the_sequence_l
     learn("first", "[shapes]")
     learn("whole", "[shapes,landscape,edges]")
     command = [
-        sys.executable, str(ROOT / "pipelines" / "image_to_image.py"), "-m", *small, f"first_from={tmp_path / 'first'}",
+        sys.executable, str(ROOT / "pipelines" / "image_to_image.py"), "-m", *small, f"backbone_from={tmp_path / 'first'}",
         "sequence=[shapes,landscape],[shapes,edges]", f"out={tmp_path / 'side'}", "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
     ]  # fmt: skip

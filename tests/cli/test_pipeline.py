@@ -29,7 +29,7 @@ def test_a_data_folder_that_was_not_given_is_one_message(tmp_path: Path) -> None
 
 TINY = [
     "backbone=vgg_cifar", "backbone.width=0.0625", "backbone.hidden=[]", "tasks.patterns.count=2", "train.epochs=0.5",
-    "threads=1", "first_train.epochs=0.5", "tasks.patterns.data.count={train: 24, val: 8, test: 8}", "panels=1", "probe=1",
+    "device.threads=1", "first_train.epochs=0.5", "tasks.patterns.data.count={train: 24, val: 8, test: 8}", "evaluation.panels=1", "evaluation.check_images=1",
     "+tasks.patterns.data.seed=${seed}",
 ]  # fmt: skip
 
@@ -51,7 +51,9 @@ def test_the_folder_keeps_the_config_of_what_it_holds(tmp_path: Path) -> None:
         assert task["figures"] == pytest.approx(task["reported"])
 
 
-@pytest.mark.parametrize("wrong", ["train.lr=0", "+train.rate=1", "tasks.patterns.data.kind=patern", "backbone.width=-1"])
+@pytest.mark.parametrize(
+    "wrong", ["train.optimiser.lr=0", "+train.rate=1", "tasks.patterns.data.kind=patern", "backbone.width=-1"]
+)
 def test_a_mistake_leaves_no_folder(tmp_path: Path, wrong: str) -> None:
     code, said = _call("cifar100", *TINY, f"out={tmp_path / 'run'}", wrong)
     assert code == 1
@@ -87,7 +89,9 @@ def test_a_change_that_cannot_be_read_says_how_to_quote_it(change: str) -> None:
 
 
 def test_other_arguments_of_hydra_are_left_to_it() -> None:
-    check_overrides(["--config-dir=a=b", "-m", "+tasks.x.method={name: affine}", "~tasks.y", "train.lr=1e-3,1e-4", "out=runs/x"])
+    check_overrides(
+        ["--config-dir=a=b", "-m", "+tasks.x.method={name: affine}", "~tasks.y", "train.optimiser.lr=1e-3,1e-4", "out=runs/x"]
+    )
 
 
 def test_an_experiment_without_its_first_line_or_with_a_mark_before_it_is_told_so(tmp_path: Path) -> None:

@@ -19,7 +19,13 @@ from img2img.bundle.join import join_bundles
 from img2img.training.add_task import train_new_task
 from img2img.training.evaluation import evaluate_run
 
-FEW = {"steps": 6, "batch_size": 2, "crop": 32, "val_every": 3, "log_every": 3, "norm_batches": 0}
+FEW = {
+    "steps": 6,
+    "batch_size": 2,
+    "log_every": 3,
+    "augmentation": {"crop": 32},
+    "validation": {"every": 3, "precise_bn_batches": 0},
+}
 TRANSLATION = {"kind": "translation"}
 
 

@@ -24,7 +24,7 @@ from img2img.metrics import decathlon_score
 from img2img.metrics.decathlon import FINETUNED
 from img2img.research.decathlon import MADE, OFFICIAL, SEEN, finish, note_of, predict, score_of
 from img2img.tasks import Task, build_task
-from img2img.training.experiment import read_experiment
+from img2img.training.config import read_experiment
 from img2img.training.run import run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -76,12 +76,18 @@ def _config(root: Path, tmp_path: Path, sequence: list[str]) -> dict[str, Any]:
         "out": str(tmp_path / "run"),
         "backbone": {"kind": "wide_resnet", "depth": 10, "width": 1},
         "method": {"name": "piggyback"},
-        "train": {"epochs": 4, "batch_size": 3, "crop": 16, "zoom": [1, 1], "lr": 1e-2, "warmup": 0, "val_epochs": 2},
+        "train": {
+            "epochs": 4,
+            "batch_size": 3,
+            "augmentation": {"crop": 16, "zoom": [1, 1]},
+            "optimiser": {"lr": 1e-2},
+            "schedule": {"warmup": 0},
+            "validation": {"epochs": 2},
+        },
         "tasks": {name: task(name) for name in DECATHLON},
         "sequence": sequence,
-        "probe": 1,
-        "panels": 1,
-        "accelerator": "cpu",
+        "evaluation": {"check_images": 1, "panels": 1},
+        "device": {"accelerator": "cpu"},
     }
 
 
@@ -121,7 +127,7 @@ def on_a_given_network(official: Path, tmp_path: Path) -> dict[str, Any]:
     save_file(build_backbone({"kind": "wide_resnet", "depth": 10, "width": 1, "out_channels": 2}).state_dict(), weights)
     config = _config(official, tmp_path, NINE)
     config["backbone"] |= {"mode": "pretrained", "weights": str(weights)}
-    config["train"] |= {"epochs": 1, "val_epochs": 1}
+    config["train"] |= {"epochs": 1, "validation": {"epochs": 1}}
     return config
 
 
@@ -242,7 +248,7 @@ def test_the_key_reaches_the_end_of_a_run_and_other_scripts_do_not_know_it(monke
 def test_a_score_says_what_it_is_worth() -> None:
     def noted(*overrides: str) -> str:
         experiment = read_experiment(plain_config(_experiment(*overrides)))
-        return note_of([experiment.task(name).data for name in experiment.sequence])
+        return note_of([task.data.plain() for task in experiment.tasks])
 
     assert noted("experiment=decathlon") == OFFICIAL
     assert noted("experiment=decathlon_final") == SEEN

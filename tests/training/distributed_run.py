@@ -9,7 +9,7 @@ from pathlib import Path
 
 from killing import killed_at
 
-from img2img.training.experiment import read_experiment
+from img2img.training.config import read_experiment
 from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 

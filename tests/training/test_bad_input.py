@@ -24,11 +24,10 @@ from img2img.cli.errors import one_line
 from img2img.errors import OutOfMemoryError
 from img2img.tasks.colourisation import Colourisation
 from img2img.training import checkpoint
+from img2img.training.config import AugmentationOptions, ScheduleOptions, TrainOptions, read_experiment
 from img2img.training.evaluation import evaluate_run
-from img2img.training.experiment import read_experiment
 from img2img.training.loop import TrainingDivergedError, explained
 from img2img.training.optimiser import schedule
-from img2img.training.options import TrainOptions
 from img2img.training.run import run
 
 Make = Callable[..., dict[str, Any]]
@@ -44,18 +43,18 @@ Make = Callable[..., dict[str, Any]]
         ({"sequence": [True]}, "True is no text: .*quotes"),
         ({"tasks": {1: {}}}, "1 is no text: .*quotes"),
         ({"sequence": [True], "tasks": {True: {"count": 2}}}, "True is no text: .*quotes"),
-        ({"own": ["a", None]}, "None is no text: .*quotes"),
+        ({"masks": {"trainable_copies": ["a", None]}}, "None is no text: .*quotes"),
         ({"sequence": ["disks", "disks"]}, "names a task twice"),
-        ({"train": {"stepz": 3}}, "tasks.disks.train has no option 'stepz': did you mean 'steps'"),
-        ({"train": {"steps": 0}}, "train.steps=0 and train.epochs=0: expected one of them above 0"),
-        ({"train": {"steps": 1, "lr": -1}}, "train.lr=-1: expected more than 0"),
-        ({"train": {"steps": 1.5}}, "tasks.disks.train got steps: 1.5: expected int"),
-        ({"train": {"steps": 1, "lr": "high"}}, "tasks.disks.train got lr: 'high': expected float"),
+        ({"train": {"stepz": 3}}, "train has no option 'stepz': did you mean 'steps'"),
+        ({"train": {"steps": 0}}, "steps=0 and epochs=0: expected one of them above 0"),
+        ({"train": {"steps": 1, "optimiser": {"lr": -1}}}, "train.optimiser got lr: -1: expected more than 0"),
+        ({"train": {"steps": 1.5}}, "train got steps: 1.5: expected int"),
+        ({"train": {"steps": 1, "optimiser": {"lr": "high"}}}, "train.optimiser got lr: 'high': expected float"),
         ({"sequence": "disks"}, "the config got sequence: 'disks': expected"),
-        ({"channels_last": "yes"}, "the config got channels_last: 'yes': expected bool"),
-        ({"train": {"steps": 1, "epochs": 2}}, "train.steps=1 and train.epochs=2: expected one of them above 0"),
+        ({"device": {"channels_last": "yes"}}, "device got channels_last: 'yes': expected bool"),
+        ({"train": {"steps": 1, "epochs": 2}}, "steps=1 and epochs=2: expected one of them above 0"),
         ({"resume": "yes"}, "expected 'auto', 'never' or 'anyway'"),
-        ({"panels": 0}, "panels=0: expected 1 or more pictures"),
+        ({"evaluation": {"panels": 0}}, "evaluation got panels: 0: expected 1 or more"),
         ({"backbone": {"kind": "smp", "mode": "first"}}, "backbone.mode='first'"),
         ({"backbone": {"kind": "smp", "mode": "pretrained"}}, "needs backbone.weights"),
     ],
@@ -70,7 +69,11 @@ def test_a_wrong_config_is_refused_before_anything_starts(config: Make, changes:
     [
         ({"method": {"name": "pigyback"}}, None, "pigyback"),
         ({"method": {"name": "piggyback", "start": "onez"}}, None, "onez"),
-        ({"own": ["*"]}, {"name": "mixed", "method": {"name": "piggyback"}, "own": ["*"]}, "mixed of mixed"),
+        (
+            {"masks": {"trainable_copies": ["*"]}},
+            {"name": "mixed", "method": {"name": "piggyback"}, "own": ["*"]},
+            "mixed of mixed",
+        ),
         ({"method": {"name": "finetune"}}, {"name": "ksm"}, r"tasks\.colour\.method=.*: the method 'finetune' learns all"),
     ],
 )
@@ -300,10 +303,10 @@ STARVED = [
 
 @pytest.mark.parametrize("error", STARVED)
 def test_running_out_of_memory_names_what_to_try(error: Exception) -> None:
-    wanted = r"batch_size=8 at train.crop=224: try train.batch_size=4, or train.crop=160"
+    wanted = r"batch_size=8 at train.augmentation.crop=224: try train.batch_size=4, or train.augmentation.crop=160"
     with (
         pytest.raises(OutOfMemoryError, match=wanted),
-        explained(TrainOptions(steps=1, batch_size=8, crop=224)),
+        explained(TrainOptions(steps=1, batch_size=8, augmentation=AugmentationOptions(crop=224))),
     ):
         raise error
 
@@ -358,7 +361,7 @@ def test_another_runtime_error_is_passed_on() -> None:
 
 
 def test_the_rate_rises_and_falls_to_zero() -> None:
-    options = TrainOptions(steps=100, warmup=10)
+    options = TrainOptions(steps=100, schedule=ScheduleOptions(warmup=10))
     rates = [schedule(step, options) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9]
@@ -388,7 +391,7 @@ def test_a_task_name_that_no_file_or_module_can_have_is_refused_before_training(
 
 def test_one_value_for_the_normalisation_names_what_to_raise(config: Make) -> None:
     small = config(backbone={"mode": "first_task", "kind": "smp", "arch": "unet", "encoder": "resnet18", "weights": None})
-    small["train"] |= {"batch_size": 1, "crop": 32}
+    small["train"] |= {"batch_size": 1, "augmentation": {"crop": 32}}
     message = r"train\.batch_size=1 at train\.crop=32 leaves .* raise train\.batch_size or train\.crop"
     with pytest.raises(InputError, match=message):
         run(small)
@@ -410,7 +413,7 @@ def test_a_file_in_the_place_of_the_run_folder_is_refused(config: Make, tmp_path
 
 
 def test_a_refused_run_leaves_no_folder(config: Make, tmp_path: Path) -> None:
-    wrong = config(own=["nothing.like.this"])
+    wrong = config(masks={"trainable_copies": ["nothing.like.this"]})
     with pytest.raises(InputError, match=r"nothing\.like"):
         run(wrong)
     wrong = config()
@@ -425,7 +428,7 @@ def test_a_refused_run_leaves_the_config_of_the_one_that_is_there(config: Make, 
     kept = tmp_path / "run" / "config" / "config.yaml"
     before = kept.read_bytes()
     assert OmegaConf.load(kept).sequence == ["disks", "colour"]
-    for changes in ({"seed": 1}, {"sequence": ["disks"]}, {"norm": "frozen"}, {"resume": "never"}):
+    for changes in ({"seed": 1}, {"sequence": ["disks"]}, {"masks": {"norm": "frozen"}}, {"resume": "never"}):
         with pytest.raises(InputError, match="holds a run"):
             run(config(**{"sequence": ["disks", "colour"], **changes}))
         assert kept.read_bytes() == before

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from img2img.reports.comparison.report import write_comparison
 from img2img.reports.comparison.store import store_run, write_summary
 from img2img.research.decathlon import score_of
 from img2img.tasks import build_task
-from img2img.training.options import TrainOptions
+from img2img.training.config import TrainOptions
 from img2img.training.run import run
 from img2img.training.strategy import TaskData
 from img2img.training.task_data import remarks
@@ -79,7 +80,7 @@ def test_every_task_alike(config: Make, masks: dict[str, Any], method: str) -> N
 def test_a_new_task_is_added(bundle: Path, masks: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "bundle")
     model = img2img.load(tmp_path / "bundle")
-    few = {"steps": 2, "batch_size": 2, "crop": 32, "val_every": 2, "norm_batches": 0}
+    few = {"steps": 2, "batch_size": 2, "augmentation": {"crop": 32}, "validation": {"every": 2, "precise_bn_batches": 0}}
     model.add_task("object", task={"kind": "segmentation"}, data=masks, train=few, out=tmp_path / "new")
     assert "object" in img2img.load(tmp_path / "bundle").tasks
     results = json.loads((tmp_path / "new" / "results.json").read_text())
@@ -96,7 +97,8 @@ def test_a_test_part_of_one_class(tmp_path: Path) -> None:
     parts = {part: {"root": str(tmp_path / part)} for part in ("train", "val", "test")}
     data = build_data({"kind": "class_folder", "parts": parts, "classes": ["cat", "dog"]})
     task = build_task({"kind": "classification", "classes": ["cat", "dog"]})
-    said = list(remarks(TaskData("t", task, data, TrainOptions(steps=1))))
+    config = SimpleNamespace(name="t")  # remarks ask for no more
+    said = list(remarks(TaskData(config, task, data, TrainOptions(steps=1))))  # type: ignore[arg-type]
     assert said == [
         "no test picture of dog: how well they were learned is not measured",
         "with one class alone in the test part doing nothing is perfect there: the task has no skill",

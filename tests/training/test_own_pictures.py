@@ -11,7 +11,7 @@ from PIL import Image
 
 import img2img
 from img2img.errors import InputError
-from img2img.training.experiment import read_experiment
+from img2img.training.config import read_experiment
 from img2img.training.run import run
 from img2img.training.task_data import prepare
 

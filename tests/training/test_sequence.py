@@ -16,7 +16,7 @@ from img2img import InputError
 from img2img.bundle import load_bundle
 from img2img.masks.task import TaskState
 from img2img.training import sequence as sequence_module
-from img2img.training.experiment import read_experiment
+from img2img.training.config import read_experiment
 from img2img.training.loop import fit
 from img2img.training.results import collect_results
 from img2img.training.run import run
@@ -43,7 +43,7 @@ def _untimed(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_run_leaves_a_bundle_results_pictures_logs_and_a_page(config: Make, tmp_path: Path) -> None:
-    results = run(config(decoder_only=["colour"]))
+    results = run(config(compare={"decoder_only": ["colour"]}))
     folder = tmp_path / "run"
     assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
     assert results["schema"] == 1
@@ -100,7 +100,7 @@ def test_a_bundle_gives_the_outputs_that_were_reported(config: Make, tmp_path: P
 # In the first task before and after its checkpoint at step 4, in the second, and in the comparison (steps 17 to 24).
 @pytest.mark.parametrize("step", [2, 7, 15, 22])
 def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path, step: int) -> None:
-    options = {"decoder_only": ["colour"], "sequence": ["disks", "colour"]}
+    options = {"compare": {"decoder_only": ["colour"]}, "sequence": ["disks", "colour"]}
     whole = run(config(out=str(tmp_path / "whole"), **options))
     with killed_at(step):
         run(config(**options))
