@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from img2img.bundle import read_bundle, task_path
 from img2img.errors import InputError
-from img2img.files.typed import NUMBER_OR_NULL, check_object
+from img2img.files.typed import NumberOrNull, Stored, as_model
 from img2img.files.untrusted import mapping, naming
 from img2img.files.yaml import read_yaml
 from img2img.masks.storage import read_header
@@ -63,7 +65,7 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
         (
             f"# {name.split('/')[-1]}\n",
             *_what(folder, description, rows, config),
-            *_figures(rows, results),
+            *_metrics(rows, results),
             *_use(name, rows),
             *_data(rows, config),
             *_limits(rows, license),
@@ -72,15 +74,28 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
 
 
+class _ShownTask(Stored):
+    name: str = ""
+    baseline: NumberOrNull = None
+    test_images: NumberOrNull = None
+
+
+class _ShownForgetting(Stored):
+    max_abs_output_change: NumberOrNull = None
+
+
+class _Shown(Stored):
+    """What the card shows of results, which may be no more than that."""
+
+    backbone: dict[str, Any] = Field(default_factory=dict)
+    tasks: list[_ShownTask] = Field(default_factory=list)
+    forgetting: _ShownForgetting = _ShownForgetting()
+
+
 def _check(results: Mapping[str, Any]) -> None:
     """Refuse results of which a part that the card shows is of another type than a run writes."""
     remedy = "run the experiment again, which writes its results.json anew, or share the bundle alone"
-    check_object(results, "the results", {}, {"backbone": dict, "tasks": list, "forgetting": dict}, remedy=remedy)
-    for i, entry in enumerate(results.get("tasks", ())):
-        more = {"name": str, "trivial": NUMBER_OR_NULL, "test_images": NUMBER_OR_NULL}
-        check_object(entry, f"the results, tasks[{i}]", {}, more, remedy=remedy)
-    change = {"max_abs_output_change": NUMBER_OR_NULL}
-    check_object(results.get("forgetting", {}), "the results, forgetting", {}, change, remedy=remedy)
+    as_model(_Shown, results, "the results", remedy=remedy)
 
 
 def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -98,8 +113,8 @@ def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[st
         "metric": cls.metric,
         "arrow": "↑" if cls.higher_is_better else "↓",
         "value": header["info"].get("figures", {}).get(cls.metric),
-        "trivial": _if_number(entry.get("trivial")),
-        "trivial_name": cls.baseline_name,
+        "baseline": _if_number(entry.get("baseline")),
+        "baseline_name": cls.baseline_name,
         "test_images": _if_number(entry.get("test_images")),
         "bytes": task_path(folder, task).stat().st_size,
         "classes": [_one_line(name) for name in getattr(known, "classes", ())],
@@ -150,16 +165,16 @@ def _what(folder: Path, description: Mapping[str, Any], rows: list[dict[str, Any
     ]
 
 
-def _figures(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> list[str]:
+def _metrics(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> list[str]:
     lines = [
         "| task | kind | method | metric | value | doing nothing | test pictures | file, bytes |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        trivial = "—" if row["trivial"] is None else f"{_number(row['trivial'])} ({row['trivial_name']})"
+        baseline = "—" if row["baseline"] is None else f"{_number(row['baseline'])} ({row['baseline_name']})"
         value, tested = _number(row["value"]), row["test_images"] or "—"
         lines.append(
-            f"| {row['task']} | {row['kind']} | {row['method']} | {row['metric']} {row['arrow']} | {value} | {trivial} | "
+            f"| {row['task']} | {row['kind']} | {row['method']} | {row['metric']} {row['arrow']} | {value} | {baseline} | "
             f"{tested} | {row['bytes']:,} |"
         )
     lines.append("\nValues are those of the test pictures, as the training run measured them and stored them in the files.\n")

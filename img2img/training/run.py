@@ -17,9 +17,9 @@ from img2img.masks import MaskedNetwork
 from img2img.reports.comparison.masks_json import describe_masks
 from img2img.reports.comparison.outputs import save_outputs
 from img2img.reports.page import write_report
+from img2img.training.collect import collect_results
 from img2img.training.config import read_experiment
 from img2img.training.panels import save_panels
-from img2img.training.results import collect_results
 from img2img.training.run_folder import alone
 from img2img.training.saved_config import SavedConfig, keep_config
 from img2img.training.sequence import SequenceRunner
@@ -105,12 +105,12 @@ def _run(runner: SequenceRunner, composed: SavedConfig, then: Then | None, *, ba
 
 
 def _results(runner: SequenceRunner, network: MaskedNetwork) -> dict[str, Any]:
-    results = collect_results(runner.experiment, runner.progress, network)
-    results["relative_parameters"] = runner.strategy.relative_parameters()
+    parameters = runner.strategy.relative_parameters()
+    results = collect_results(runner.experiment, runner.progress, network, relative_parameters=parameters)
     if runner.processes.is_rank_zero:
-        for task in results["tasks"]:
-            task["data_sha256"] = runner.records.digest(task["name"])
-    return results
+        for task in results.tasks:
+            task.data_sha256 = runner.records.digest(task.name)
+    return results.model_dump()
 
 
 def _bars(console: Console) -> Progress:

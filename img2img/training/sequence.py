@@ -3,9 +3,9 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from img2img.training.loop import Fitted, Progress, fit
 from img2img.training.output_check import OutputCheck
 from img2img.training.progress import read_progress, source_of_backbone, write_progress
 from img2img.training.record import Records
+from img2img.training.results import ComparisonRecord, TaskRecord
 from img2img.training.strategy import Context, Phase, Strategy, TaskData
 from img2img.training.strategy_files import remove_older
 from img2img.training.task_data import check_folders, check_names, check_output, check_own_bundle, prepare, remarks
@@ -36,11 +37,23 @@ ProgressFor = Callable[[str, int], Progress]
 """`progress_for(what, steps)`: a progress bar for one training."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What is kept of a task's trainings, see `TaskRecord`."""
+
+    before: float | None
+    val: float | None
+    best_step: float | None
+    train_seconds: float
+    steps: float
+    test_images: float
+
+
 class SequenceRunner:
     """Runs an experiment into its folder; a second run of the same experiment goes on where the first ended.
 
     The folder holds `bundle/` (the backbone and, for masks, the tasks), `learned/` (what a comparison method learned),
-    `progress.json` (what is finished, with its figures), `data/` (which files the tasks read), `metrics/` and `tensorboard/`
+    `progress.json` (what is finished, with its metrics), `data/` (which files the tasks read), `metrics/` and `tensorboard/`
     (training logs), `probes/` (inputs and outputs that are compared) and, in the middle of a task, `checkpoints/`.
 
     Of several processes each has a runner; they train together, and the first alone measures and writes. All must see the folder.
@@ -80,7 +93,7 @@ class SequenceRunner:
         for train in (experiment.train, *(task.train for task in experiment.tasks)):
             check_shares(train.batch_size, self.processes.world_size)
         self.progress = read_progress(experiment)
-        check_names(experiment, self.progress["tasks"])
+        check_names(experiment, self.progress.tasks)
         # At the start: the files of a repository may change while it runs.
         self._environment = environment(processes=self.processes.world_size)
         self.task_data: dict[str, TaskData] = {}
@@ -98,8 +111,8 @@ class SequenceRunner:
         if not self.task_data:
             check_folders(self.experiment)
             self.task_data = {task.name: prepare(self.experiment, task) for task in self.experiment.tasks}
-            self.records.check(self.task_data, self.progress["tasks"])
-            check_own_bundle(self.folder, self.records.unbegun(self.task_data, self.progress["tasks"]))
+            self.records.check(self.task_data, self.progress.tasks)
+            check_own_bundle(self.folder, self.records.unbegun(self.task_data, self.progress.tasks))
             self._open()
             for task_data in self.task_data.values():
                 check_output(task_data, self._backbone)
@@ -120,17 +133,17 @@ class SequenceRunner:
         self.prepare()  # every task and dataset is opened before the first step, since hours may pass until the last
         self._begin()
         for name in names:
-            for remark in remarks(self.task_data[name]) if name not in self.progress["tasks"] else ():
+            for remark in remarks(self.task_data[name]) if name not in self.progress.tasks else ():
                 logger.info("%s: %s", name, remark)
         for index, name in enumerate(names):
-            if name in self.progress["tasks"]:
+            if name in self.progress.tasks:
                 logger.info("%s: finished in an earlier run", name)
             else:
                 trains_backbone = index == 0 and self._first_trains_backbone
-                entry = self._train_backbone(name) if trains_backbone else self._learn(name)
-                self._measured(partial(self._finish, names[: index + 1], entry))
+                outcome = self._train_backbone(name) if trains_backbone else self._learn(name)
+                self._measured(partial(self._finish, names[: index + 1], outcome))
             for method in self.task_data[name].config.compare:
-                if name not in self.progress["comparisons"].get(method.kind, {}):
+                if name not in self.progress.comparisons.get(method.kind, {}):
                     self._compare(name, method)
             for part in (self.task_data[name].parts.train, self.task_data[name].parts.val):
                 part.forget()  # forty tasks of ImageNet take a hundred gigabytes; test pictures are measured again and again
@@ -143,7 +156,7 @@ class SequenceRunner:
     def _open(self) -> None:
         """Set up the network from an earlier run, or from a backbone that no task trains, or as the first task will train it."""
         bundle = self.folder / "bundle"
-        if self.progress["tasks"]:
+        if self.progress.tasks:
             stored, backbone = load_backbone(bundle, read_bundle(bundle))
             self._set_up(backbone)
             for name, basis in stored.bases().items():
@@ -165,7 +178,7 @@ class SequenceRunner:
         """Hand the network to the method, with what it learned in an earlier run."""
         if self.processes.is_rank_zero:
             self.records.keep(self.task_data)
-        names = list(self.progress["tasks"])
+        names = list(self.progress.tasks)
         if not names and self._first_trains_backbone:
             return  # the method gets it when it is trained
         if not names:
@@ -180,7 +193,7 @@ class SequenceRunner:
         self._backbone = backbone
         select = self.experiment.selected
         # What a bundle or an earlier run selected is taken as it is, as when it is loaded.
-        strict = self.experiment.backbone.source is None and not self.progress["tasks"]
+        strict = self.experiment.backbone.source is None and not self.progress.tasks
         self.network = MaskedNetwork(backbone, head=HEAD, select=is_weight if select is None else list(select), strict=strict)
         self.strategy.check(self.experiment, self.network)
         self._place(self.network)
@@ -207,32 +220,32 @@ class SequenceRunner:
             folder=self.folder,
         )
 
-    def _train_backbone(self, name: str) -> dict[str, Any]:
+    def _train_backbone(self, name: str) -> Outcome:
         """Train the whole network on the first task and freeze it; the method takes that task over."""
-        entry = self._taken_backbone(name) or self._trained_backbone(name)
+        outcome = self._taken_backbone(name) or self._trained_backbone(name)
         self._save_backbone()
         self.strategy.begin(self._context())
         _, fitted = self._fit_phases(name, self.strategy.adopt(name, self._backbone.get_submodule(HEAD)))
         if not fitted:
-            return entry
-        more = self._entry(name, entry["before"], fitted)
-        return entry | more | {key: entry[key] + more[key] for key in ("train_seconds", "steps")}
+            return outcome
+        more = self._outcome(name, outcome.before, fitted)
+        return replace(more, train_seconds=outcome.train_seconds + more.train_seconds, steps=outcome.steps + more.steps)
 
-    def _trained_backbone(self, name: str) -> dict[str, Any]:
+    def _trained_backbone(self, name: str) -> Outcome:
         logger.info("%s: trains the backbone", name)
         torch.manual_seed(self.experiment.seed_of(name))
         self._place(self._backbone)
         before = self._deciding(self._backbone, self.task_data[name])
         fitted = self._fit(name, Phase(module=self._backbone), name, fingerprint=backbone_fingerprint(self.experiment))
         self._set_up(self._backbone)
-        return self._entry(name, before, [fitted])
+        return self._outcome(name, before, [fitted])
 
-    def _taken_backbone(self, name: str) -> dict[str, Any] | None:
+    def _taken_backbone(self, name: str) -> Outcome | None:
         """The backbone of another run with the same first task, if the experiment names one."""
         if self.experiment.backbone_from is None:
             return None
         source = expanded(self.experiment.backbone_from)
-        entry = source_of_backbone(source, name, backbone_fingerprint(self.experiment))
+        record = source_of_backbone(source, name, backbone_fingerprint(self.experiment))
         logger.info("%s: the backbone is that of %s", name, source)
         network, backbone = load_backbone(source / "bundle", read_bundle(source / "bundle"))
         network.load_task(task_path(source / "bundle", name), name=name)
@@ -240,9 +253,9 @@ class SequenceRunner:
         assert head is not None
         backbone.set_submodule(HEAD, head)
         self._set_up(backbone)
-        return {key: entry[key] for key in ("before", "val", "best_step", "train_seconds", "steps", "test_images")}
+        return Outcome(**{field.name: getattr(record, field.name) for field in fields(Outcome)})
 
-    def _learn(self, name: str) -> dict[str, Any]:
+    def _learn(self, name: str) -> Outcome:
         """Learn one task by the experiment's method."""
         logger.info("%s: is learned (%s)", name, self.task_data[name].config.method_spec.kind)
         torch.manual_seed(self.experiment.seed_of(name))
@@ -251,7 +264,7 @@ class SequenceRunner:
         except BaseException:
             self.strategy.abandon(name)
             raise
-        return self._entry(name, before, fitted)
+        return self._outcome(name, before, fitted)
 
     def _fit_phases(self, name: str, phases: Iterator[Phase]) -> tuple[float | None, list[Fitted]]:
         """Do the trainings of a task; the primary metric on the test set before the first, and their outcomes."""
@@ -275,12 +288,12 @@ class SequenceRunner:
         task_data = self.task_data[name]
         metrics = self.evaluator.figures(strategy.network(name), task_data.task, task_data.parts.test)
         value = metrics[task_data.task.metric]
-        self.progress["comparisons"].setdefault(method, {})[name] = {
-            "value": finite(metrics)[task_data.task.metric],
-            "figures": finite(metrics),
-            "train_seconds": sum(f.seconds for f in fitted),
-            "bytes": strategy.own_bytes(name),
-        }
+        self.progress.comparisons.setdefault(method, {})[name] = ComparisonRecord(
+            value=finite(metrics)[task_data.task.metric],
+            metrics=finite(metrics),
+            train_seconds=sum(f.seconds for f in fitted),
+            bytes=strategy.own_bytes(name),
+        )
         write_progress(self.experiment, self.progress)
         self._remove_checkpoints(f"{name}.{method}")
         logger.info("%s: %s %.4g by %s", name, task_data.task.metric, value, method)
@@ -317,16 +330,16 @@ class SequenceRunner:
                 channels_last=experiment.device.channels_last,
             )
 
-    def _entry(self, name: str, before: float | None, fitted: Sequence[Fitted]) -> dict[str, Any]:
+    def _outcome(self, name: str, before: float | None, fitted: Sequence[Fitted]) -> Outcome:
         """What is kept of a task's trainings; the last one's validation counts."""
-        return {
-            "before": None if before is None or not math.isfinite(before) else before,
-            "val": fitted[-1].best if fitted else None,
-            "best_step": fitted[-1].best_step if fitted else None,
-            "train_seconds": sum(f.seconds for f in fitted),
-            "steps": sum(f.steps for f in fitted),
-            "test_images": len(self.task_data[name].parts.test),
-        }
+        return Outcome(
+            before=None if before is None or not math.isfinite(before) else before,
+            val=fitted[-1].best if fitted else None,
+            best_step=fitted[-1].best_step if fitted else None,
+            train_seconds=sum(f.seconds for f in fitted),
+            steps=sum(f.steps for f in fitted),
+            test_images=len(self.task_data[name].parts.test),
+        )
 
     def _measured(self, finish: Callable[[], None]) -> None:
         """Let the first process measure and write what was trained; all know its progress."""
@@ -334,35 +347,36 @@ class SequenceRunner:
             finish()
         self.progress = self.processes.on_rank_zero(lambda: self.progress)
 
-    def _finish(self, names: list[str], entry: dict[str, Any]) -> None:
+    def _finish(self, names: list[str], outcome: Outcome) -> None:
         """Measure the newest task and every earlier one on its test set, compare the probes bit for bit, and store all."""
         name, strategy = names[-1], self.strategy
         task_data, metric = self.task_data[name], self.task_data[name].task.metric
         known = self.task_data
         measured = {n: self.evaluator.figures(self.run_of(n), known[n].task, known[n].parts.test) for n in names}
         changes = {n: self._probes.change(n, self.run_of(n), self.evaluator) for n in names[:-1]}
-        trivial = self.evaluator.figures(None, task_data.task, task_data.parts.test)
+        baseline = self.evaluator.figures(None, task_data.task, task_data.parts.test)
         self._probes.save(task_data, self.run_of(name), self.evaluator)
-        figures = finite(measured[name])
-        strategy.store(names, figures)
-        self.progress["tasks"][name] = entry | {
-            "value": figures[metric],
-            "figures": figures,
-            "trivial": finite(trivial),
-            "density": strategy.density(name),
-            "bytes": strategy.own_bytes(name),
-        }
-        self.progress["shared_bytes"] = strategy.shared_bytes()
-        self.progress["environment"] = self._environment
-        self.progress["rows"].append([finite(measured[n])[self.task_data[n].task.metric] for n in names])
-        self.progress["changes"].append(changes)
+        metrics, progress = finite(measured[name]), self.progress
+        strategy.store(names, metrics)
+        progress.tasks[name] = TaskRecord(
+            **vars(outcome),
+            value=metrics[metric],
+            metrics=metrics,
+            baseline=finite(baseline),
+            density=strategy.density(name),
+            bytes=strategy.own_bytes(name),
+        )
+        progress.shared_bytes = strategy.shared_bytes()
+        progress.environment = self._environment
+        progress.rows.append([finite(measured[n])[self.task_data[n].task.metric] for n in names])
+        progress.changes.append(changes)
         intact = self.network.hash_backbone() == self.network.backbone_sha256
         if not intact or not all(map(math.isfinite, changes.values())):
             raise RuntimeError("training a task changed the backbone or broke an earlier one: a bug in img2img, please report it")
         write_progress(self.experiment, self.progress)
         remove_older(self.folder, names)
         self._remove_checkpoints(name)
-        logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], task_data.task.baseline_name, trivial[metric])
+        logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], task_data.task.baseline_name, baseline[metric])
         if changes:
             logger.info("earlier tasks: largest change of an output %g", max(changes.values()))
 

@@ -309,7 +309,7 @@ def test_a_card_takes_names_of_a_file_as_text_of_one_line(mine: Path, tmp_path: 
     assert "\\[a\\](" in card
 
 
-@pytest.mark.parametrize("results", [[], {"backbone": 3}, {"tasks": 3}, {"tasks": [3, {"name": "parts", "trivial": "x"}]}, 3])
+@pytest.mark.parametrize("results", [[], {"backbone": 3}, {"tasks": 3}, {"tasks": [3, {"name": "parts", "baseline": "x"}]}, 3])
 def test_results_of_a_wrong_type_are_no_traceback_of_a_card(mine: Path, tmp_path: Path, results: Any) -> None:
     sha256 = read_bundle(mine)["sha256"]
     path = tmp_path / "results.json"

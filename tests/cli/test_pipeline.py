@@ -48,7 +48,7 @@ def test_the_folder_keeps_the_config_of_what_it_holds(tmp_path: Path) -> None:
         assert message in said
         assert {path.name: path.read_bytes() for path in (folder / "config").iterdir()} == kept
     for task in evaluate_run(folder).values():
-        assert task["figures"] == pytest.approx(task["reported"])
+        assert task["metrics"] == pytest.approx(task["reported"])
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_a_new_task_runs_and_is_kept_and_the_others_stay(
     assert (made.kind, made.method, made.side) == ("translation", "piggyback", 32)
     assert made.figures["MSE"] is not None
     assert (tmp_path / "run" / "report.html").is_file()
-    assert evaluate_run(tmp_path / "run")["negative"]["figures"] == pytest.approx(made.figures, rel=1e-4)
+    assert evaluate_run(tmp_path / "run")["negative"]["metrics"] == pytest.approx(made.figures, rel=1e-4)
     again = img2img.load(folder)
     assert list(again.tasks) == list(model.tasks) == [*before, "negative"]
     assert np.array_equal(again.run("negative", picture), model.run("negative", picture))

@@ -73,8 +73,8 @@ def test_every_method_learns_a_sequence_of_classifications(config: Make, tmp_pat
     results = run(config(method=method))
     assert [task["name"] for task in results["tasks"]] == ["t_1", "t_2", "t_3"]
     for task in results["tasks"]:
-        assert (task["kind"], task["metric"], task["trivial"]) == ("classification", "top-1", pytest.approx(1 / 3))
-        assert set(task["figures"]) == {"top-1", *(f"accuracy of pattern {i}" for i in (1, 2, 3))}
+        assert (task["kind"], task["primary_metric"], task["baseline"]) == ("classification", "top-1", pytest.approx(1 / 3))
+        assert set(task["metrics"]) == {"top-1", *(f"accuracy of pattern {i}" for i in (1, 2, 3))}
         assert task["value"] * 12 == pytest.approx(round(task["value"] * 12)), "a share of the twelve test pictures"
     change = results["forgetting"]["max_abs_output_change"]
     assert change == 0 if name in KEEPING or name in METHODS else change > 0

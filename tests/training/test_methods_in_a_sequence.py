@@ -57,7 +57,7 @@ def test_tasks_may_have_weights_of_their_own_and_leave_others_as_they_are(config
     assert set(masked.values()) == {"PiggybackMask"}
     learned = [dict(network.state(task).named_masks())["decoder.1.0.weight"].weight for task in ("colour", "edges")]
     frozen = network.masked_weights()["decoder.1.0.weight"]
-    assert results["backbone"]["own_parameters"] == frozen.numel()
+    assert results["backbone"]["copied_parameters"] == frozen.numel()
     assert results["backbone"]["masked_parameters"] == sum(network.masked_weights()[name].numel() for name in masked)
     assert all(float((weight - frozen).abs().max()) > 0.005 for weight in learned), "they learn at train.optimiser.lr"
     assert not torch.equal(*learned)
@@ -81,7 +81,7 @@ def test_patterns_of_own_weights_that_fit_nothing_are_refused_before_training(co
 
 def test_a_comparison_method_does_not_ask_which_weights_would_be_masked_tasks_own(config: Make) -> None:
     results = run(config(masks={"trainable_copies": ["nothing.*"]}, method={"name": "head_only"}, sequence=["disks", "colour"]))
-    assert results["backbone"]["own_parameters"] == 0
+    assert results["backbone"]["copied_parameters"] == 0
 
 
 def test_a_run_that_masks_nothing_has_a_report_like_any_other(config: Make, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_task_learns_a_combination_of_shared_masks_and_a_bundle_brings_them(
 
 
 def test_a_basis_that_is_not_there_or_comes_too_late_is_refused_before_training(config: Make) -> None:
-    with pytest.raises(InputError, match="uses the basis 'shared', which masks.bases does not have"):
+    with pytest.raises(InputError, match=r"uses the basis 'shared', which masks\.bases does not have"):
         read_experiment(_with(config(), "edges", method=IMPRESS))
     late = _with(config(masks={"bases": {"shared": {"tasks": ["edges"]}}}), "colour", method=IMPRESS)
     with pytest.raises(InputError, match="needs the task 'edges' before 'colour'"):

@@ -43,7 +43,7 @@ def test_a_run_ends_with_results_a_report_tables_and_a_card(config: Make, masks:
     results = run(made)
     folder = tmp_path / "run"
     assert json.loads((folder / "results.json").read_text()) == results
-    assert [task["trivial"] for task in results["tasks"]] == [pytest.approx(results["tasks"][0]["trivial"]), 1.0]
+    assert [task["baseline"] for task in results["tasks"]] == [pytest.approx(results["tasks"][0]["baseline"]), 1.0]
     assert results["transfer"]["backward"] == 0, "of the other task"
     log = (folder / "log.txt").read_text()
     begins = log.index("disks: is learned")

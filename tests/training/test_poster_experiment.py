@@ -208,12 +208,12 @@ def test_results_json_has_the_figures_of_the_posters_table(learned: Learned) -> 
     folder, results = learned.folder, learned.results
     stored = json.loads((folder / "results.json").read_text())
     assert stored == json.loads(json.dumps(results))
-    assert [t["metric"] for t in stored["tasks"]] == ["mIoU", "mIoU", "ab error", *["total style loss"] * 2, "MSE"]
+    assert [t["primary_metric"] for t in stored["tasks"]] == ["mIoU", "mIoU", "ab error", *["total style loss"] * 2, "MSE"]
     poster = ["mIoU", "mIoU", "SSIM", "SSIM", "total style loss", "MSE"]
     for task, figure in zip(stored["tasks"], poster, strict=True):
-        assert isinstance(task["figures"][figure], float), f"{task['name']} lacks the poster's {figure}"
-        assert task["figures"][task["metric"]] == task["value"]
-    assert -1 <= stored["tasks"][2]["figures"]["SSIM"] <= 1
+        assert isinstance(task["metrics"][figure], float), f"{task['name']} lacks the poster's {figure}"
+        assert task["metrics"][task["primary_metric"]] == task["value"]
+    assert -1 <= stored["tasks"][2]["metrics"]["SSIM"] <= 1
     assert [t["test_images"] for t in stored["tasks"]] == [4, 2, 4, 4, 4, 2], "the whole official validation sets"
     # Its rows "Task 1 after Task 2" and so on, and its model sizes.
     matrix = stored["forgetting"]["value_matrix"]

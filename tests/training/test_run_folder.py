@@ -309,7 +309,7 @@ def test_every_field_of_the_progress_with_a_wrong_type_is_one_message(config: Ma
     train(config(**options))
     path = tmp_path / "run" / "progress.json"
     experiment = read_experiment(config(**options))
-    good = read_progress(experiment)
+    good = read_progress(experiment).model_dump()
     whole = path.read_text()
     wrong_kinds = ("text", 3, 1e400, True, None, [], {}, [[1]], {"x": {}}, 10**30)
     messages = 0

@@ -18,7 +18,7 @@ from img2img.masks.task import TaskState
 from img2img.training import sequence as sequence_module
 from img2img.training.config import read_experiment
 from img2img.training.loop import fit
-from img2img.training.results import collect_results
+from img2img.training.collect import collect_results
 from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 
@@ -46,15 +46,15 @@ def test_a_run_leaves_a_bundle_results_pictures_logs_and_a_page(config: Make, tm
     results = run(config(compare={"decoder_only": ["colour"]}))
     folder = tmp_path / "run"
     assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
-    assert results["schema"] == 1
+    assert results["version"] == 2
     assert results["backbone"].keys() >= {"name", "parameters", "sha256"}
     assert [t["name"] for t in results["tasks"]] == ["disks", "colour", "edges"]
     wanted = {
-        "name", "kind", "metric", "higher_is_better", "value", "trivial", "decoder_only", "bytes", "density", "train_seconds",
+        "name", "kind", "primary_metric", "higher_is_better", "value", "baseline", "comparisons", "bytes", "density", "train_seconds",
         "test_images",
     }  # fmt: skip
     assert all(t.keys() >= wanted for t in results["tasks"])
-    assert [t["decoder_only"] is None for t in results["tasks"]] == [True, False, True]
+    assert [list(t["comparisons"]) for t in results["tasks"]] == [[], ["decoder_only"], []]
     assert results["tasks"][0]["density"] is None, "the task that trained the backbone has no mask"
     assert all(0 < t["density"] < 1 for t in results["tasks"][1:]), "bits have flipped"
     assert results["forgetting"]["max_abs_output_change"] == 0.0
@@ -204,7 +204,7 @@ def test_the_state_of_the_best_validation_is_kept(config: Make, tmp_path: Path, 
     runner._fit = spy  # type: ignore[method-assign]
     runner.run()
     assert _same(seen[-1], seen[1])
-    assert runner.progress["tasks"]["disks"]["best_step"] == 6
+    assert runner.progress.tasks["disks"].best_step == 6
 
 
 def test_a_forgetful_network_would_be_reported(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,4 +223,4 @@ def test_a_forgetful_network_would_be_reported(config: Make, monkeypatch: pytest
     monkeypatch.setattr(runner, "_learn", disturb)
     network = runner.run()
     results = collect_results(runner.experiment, runner.progress, network)
-    assert results["forgetting"]["max_abs_output_change"] > 0
+    assert results.forgetting.max_abs_output_change > 0

@@ -17,7 +17,7 @@ from img2img.reports.comparison.masks_json import read_masks
 from img2img.reports.comparison.numbers import final, task_bytes
 from img2img.reports.comparison.outputs import KINDS
 from img2img.reports.comparison.suite import Suite, read_suite
-from img2img.reports.read import read_results
+from img2img.training.results import read_results
 from img2img.training.saved_config import config_path
 
 DATA = "DATA"

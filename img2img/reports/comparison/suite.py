@@ -15,7 +15,7 @@ from img2img.files.atomic import read_json
 from img2img.files.paths import expanded
 from img2img.masks.base import METHODS
 from img2img.reports.comparison.masks_json import read_masks
-from img2img.reports.read import read_results
+from img2img.training.results import read_results
 
 GROUPS = {"mask": "Masks on the frozen backbone", "comparison": "Comparison methods", "reference": "Reference"}
 """The groups of methods, in the order of the tables, with their headings."""
@@ -196,12 +196,7 @@ def _folders(parent: Path) -> list[Path]:
 def _run(label: str, folder: Path) -> Run:
     if not (folder.name.isascii() and folder.name.isdigit()):
         raise InputError(f"{folder} is not named by a seed: expected a whole number such as 0; rename it or move it away")
-    results = read_results(folder)
-    shared = results.get("shared_bytes")
-    if shared is not None and (isinstance(shared, bool) or not isinstance(shared, int | float) or shared < 0):
-        raise InputError(
-            f"{folder / 'results.json'}, shared_bytes: expected a number of bytes, got {shared!r:.60}; run it again"
-        )
+    results = read_results(folder).model_dump()
     path = folder / "masks.json"
     return Run(label, int(folder.name), folder, results, read_masks(path) if path.is_file() else None)
 
@@ -244,13 +239,13 @@ def _tasks(runs: Sequence[Run]) -> tuple[TaskInfo, ...]:
 def _task(name: str, entries: Sequence[tuple[Run, Mapping[str, Any]]]) -> TaskInfo:
     first_run, first = entries[0]
     for run, entry in entries:
-        for key in ("kind", "metric", "higher_is_better"):
+        for key in ("kind", "primary_metric", "higher_is_better"):
             if entry[key] != first[key]:
                 raise InputError(
                     f"{run.folder / 'results.json'}: the {key} of {name} is {entry[key]!r}, but {first[key]!r} in "
                     f"{first_run.folder / 'results.json'}: expected the same in every run of a suite; move one of them away"
                 )
-    known = [(run, entry["trivial"]) for run, entry in entries if entry["trivial"] is not None]
+    known = [(run, entry["baseline"]) for run, entry in entries if entry["baseline"] is not None]
     for run, trivial in known:
         if not math.isclose(trivial, known[0][1], rel_tol=_SAME_TRIVIAL):
             raise InputError(
@@ -259,5 +254,5 @@ def _task(name: str, entries: Sequence[tuple[Run, Mapping[str, Any]]]) -> TaskIn
                 "them away, or run it again on the same data"
             )
     return TaskInfo(
-        name, first["kind"], first["metric"], first["higher_is_better"], known[0][1] if known else None, first.get("trivial_name")
+        name, first["kind"], first["primary_metric"], first["higher_is_better"], known[0][1] if known else None, first.get("baseline_name")
     )

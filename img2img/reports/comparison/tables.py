@@ -192,7 +192,7 @@ def figure_names(suite: Suite, task: TaskInfo) -> list[str]:
     entries = [entry for run in suite.runs if (entry := run.task(task.name)) is not None]
     names = dict.fromkeys([task.metric])
     for entry in entries:
-        names |= dict.fromkeys(entry.get("figures", {}))
+        names |= dict.fromkeys(entry.get("metrics", {}))
     return list(names)
 
 
@@ -200,14 +200,14 @@ def figure_stat(method: Method, task: TaskInfo, name: str) -> Stat | None:
     """A figure of a task when it was learned, over seeds; the deciding one after the whole sequence."""
     if name == task.metric:
         return final(method, task)
-    return stat(entry.get("figures", {}).get(name) for run in method.runs if (entry := run.task(task.name)) is not None)
+    return stat(entry.get("metrics", {}).get(name) for run in method.runs if (entry := run.task(task.name)) is not None)
 
 
 def trivial_of(suite: Suite, task: TaskInfo, name: str) -> float | None:
     """The trivial baseline's value of a figure, of the first run that has it."""
     if name == task.metric:
         return task.trivial
-    entries = (entry.get("trivial_figures", {}) for run in suite.runs if (entry := run.task(task.name)) is not None)
+    entries = (entry.get("baseline_metrics", {}) for run in suite.runs if (entry := run.task(task.name)) is not None)
     return next((value for found in entries if (value := found.get(name)) is not None), None)
 
 
