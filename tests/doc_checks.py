@@ -34,8 +34,9 @@ TINY_TRAIN = {
     "schedule": {"warmup": 0},
 }
 TINY = {
-    "device": {"threads": 1, "accelerator": "cpu"}, "evaluation": {"check_images": 1, "panels": 1, "batch_size": 2}, "compare": {},
-    "first_train": {},
+    "device": {"threads": 1, "accelerator": "cpu"},
+    "evaluation": {"check_images": 1, "panels": 1, "batch_size": 2},
+    "compare": {}, "first_train": {},
 }  # fmt: skip
 TINY_CLASSIFIER = {"mode": "first_task", "kind": "vgg_small", "width": 0.0625, "hidden": []}
 TINY_NETWORK = {"mode": "first_task", "kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}

@@ -82,7 +82,7 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
     pairs[primary] = (task.value, task.baseline)
     classes = [key for key in pairs if key.startswith(_CLASS)] if task.kind == "segmentation" else []
     colours = [_hex(colour) for colour in palette(len(classes)).tolist()] if classes else []
-    curve = read_curve(folder, name, primary)
+    curve, best_step = read_curve(folder, name, primary), None if task.best_step is None else int(task.best_step)
     other, decoder = read_curve(folder, f"{name}.decoder_only", primary), task.comparisons.get("decoder_only")
     return {
         **task.model_dump(),
@@ -109,7 +109,7 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
         ],
         "picture": read_picture(folder, name),
         "columns": text.COLUMNS.get(task.kind, text.ANY_COLUMNS),
-        "curve": curve and learning_curve(curve, other, metric=primary, best_step=None if task.best_step is None else int(task.best_step), key=f"curve-{index + 1}"),
+        "curve": curve and learning_curve(curve, other, metric=primary, best_step=best_step, key=f"curve-{index + 1}"),
         "curve_of_decoder": other is not None,
     }
 

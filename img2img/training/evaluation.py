@@ -35,7 +35,8 @@ def evaluate_run(
         device: see `inference.load`.
 
     Returns:
-        By task: `primary_metric`, its name; `metrics`; `baseline`, those of the baseline; `images`, how many; `changed`, what of the files of that part,
+        By task: `primary_metric`, its name; `metrics`; `baseline`, those of the baseline; `images`, how many; `changed`, what of
+        the files of that part,
         or of those that the task's options name, is another than when it was learned, None where nothing is or the run kept no
         list of them; and of the test set `reported`, what `results.json` says.
 

@@ -171,8 +171,10 @@ def test_a_bundle_in_use_is_refused_in_the_end_and_left_as_it_was(tmp_path: Path
 def test_jobs_of_a_multirun_train_side_by_side_and_join_into_what_the_sequence_learns(tmp_path: Path) -> None:
     """The commands of docs/devices.md, with less to learn."""
     small = [
-        "experiment=demo", "compare.decoder_only=[]", "masks.trainable_copies=null", "backbone=image_transformer", "backbone.width=4", "backbone.blocks=0",
-        "train.steps=3", "train.validation.every=2", "train.validation.precise_bn_batches=2", "evaluation.panels=1", "evaluation.check_images=1", "device.threads=1", "device.accelerator=cpu",
+        "experiment=demo", "compare.decoder_only=[]", "masks.trainable_copies=null", "backbone=image_transformer",
+        "backbone.width=4", "backbone.blocks=0",
+        "train.steps=3", "train.validation.every=2", "train.validation.precise_bn_batches=2", "evaluation.panels=1",
+        "evaluation.check_images=1", "device.threads=1", "device.accelerator=cpu",
         *(f"tasks.{name}.data.count={{train: 4, val: 2, test: 2}}" for name in ("shapes", "landscape", "edges")),
     ]  # fmt: skip
 

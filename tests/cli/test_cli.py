@@ -15,7 +15,8 @@ from img2img.cli import main
 def results() -> dict[str, Any]:
     """One task, learned by one run."""
     task = {
-        "name": "streets", "kind": "segmentation", "primary_metric": "mIoU", "higher_is_better": True, "value": 0.5, "baseline": 0.1,
+        "name": "streets", "kind": "segmentation", "primary_metric": "mIoU", "higher_is_better": True, "value": 0.5,
+        "baseline": 0.1,
         "bytes": 10, "density": None, "train_seconds": 1.0, "test_images": 2,
     }  # fmt: skip
     return {

@@ -29,7 +29,8 @@ def test_a_data_folder_that_was_not_given_is_one_message(tmp_path: Path) -> None
 
 TINY = [
     "backbone=vgg_cifar", "backbone.width=0.0625", "backbone.hidden=[]", "tasks.patterns.count=2", "train.epochs=0.5",
-    "device.threads=1", "first_train.epochs=0.5", "tasks.patterns.data.count={train: 24, val: 8, test: 8}", "evaluation.panels=1", "evaluation.check_images=1",
+    "device.threads=1", "first_train.epochs=0.5", "tasks.patterns.data.count={train: 24, val: 8, test: 8}",
+    "evaluation.panels=1", "evaluation.check_images=1",
     "+tasks.patterns.data.seed=${seed}",
 ]  # fmt: skip
 

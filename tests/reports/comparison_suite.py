@@ -38,8 +38,8 @@ def results(label: str, seed: int) -> dict[str, Any]:
     rows[2] = list(last)
     tasks = [
         {
-            "name": name, "kind": kind, "primary_metric": metric, "higher_is_better": higher, "value": new[i], "baseline": trivial,
-            "baseline_name": "doing nothing", "before": None,
+            "name": name, "kind": kind, "primary_metric": metric, "higher_is_better": higher, "value": new[i],
+            "baseline": trivial, "baseline_name": "doing nothing", "before": None,
             "bytes": BYTES[label][1] + 1000 * seed, "density": 0.8, "train_seconds": 60.0 + 10 * seed + i, "steps": 40,
             "best_step": 40, "test_images": 9, "metrics": {metric: new[i], "SSIM": 0.5 + 0.1 * seed},
             "baseline_metrics": {metric: trivial, "SSIM": 0.25},

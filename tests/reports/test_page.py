@@ -351,9 +351,7 @@ def test_the_schemas_own_keys_are_enough(tmp_path: Path) -> None:
         "version": 2,
         "backbone": {key: results["backbone"][key] for key in ("name", "parameters", "sha256")},
         "method": "piggyback",
-        "tasks": [
-            {key: value for key, value in task.items() if key not in more} for task in results["tasks"]
-        ],
+        "tasks": [{key: value for key, value in task.items() if key not in more} for task in results["tasks"]],
         "forgetting": results["forgetting"],
     }
     (tmp_path / "results.json").write_text(json.dumps(bare), encoding="utf-8")

@@ -314,9 +314,7 @@ def copied(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
         ({"variants": {"density": 0.3, "counts": []}}, r"variants\.counts=\[6\]"),
     ],
 )
-def test_finished_results_are_not_replaced_by_those_of_another_study(
-    copied: Path, change: dict[str, Any], message: str
-) -> None:
+def test_finished_results_are_not_replaced_by_those_of_another_study(copied: Path, change: dict[str, Any], message: str) -> None:
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=message):
         run({**TINY, **change, "out": str(copied)})

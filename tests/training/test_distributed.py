@@ -167,8 +167,10 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
 def test_a_pipeline_runs_under_fabric_run(tmp_path: Path) -> None:
     fabric = [str(Path(sys.executable).with_name("fabric")), "run", "--accelerator=cpu", "--devices=2"]
     small = [
-        "experiment=demo", "sequence=[shapes]", "compare.decoder_only=[]", "masks.trainable_copies=null", "backbone=image_transformer", "backbone.width=4",
-        "backbone.blocks=0", "tasks.shapes.data.count={train: 4, val: 2, test: 2}", "train.steps=2", "train.validation.precise_bn_batches=2",
+        "experiment=demo", "sequence=[shapes]", "compare.decoder_only=[]", "masks.trainable_copies=null",
+        "backbone=image_transformer", "backbone.width=4",
+        "backbone.blocks=0", "tasks.shapes.data.count={train: 4, val: 2, test: 2}", "train.steps=2",
+        "train.validation.precise_bn_batches=2",
         "train.batch_size=2", "evaluation.panels=1", "evaluation.check_images=1", f"out={tmp_path / 'run'}",
     ]  # fmt: skip
     done = started([*fabric, str(ROOT / "pipelines" / "image_to_image.py"), *small])

@@ -16,9 +16,9 @@ from img2img import InputError
 from img2img.bundle import load_bundle
 from img2img.masks.task import TaskState
 from img2img.training import sequence as sequence_module
+from img2img.training.collect import collect_results
 from img2img.training.config import read_experiment
 from img2img.training.loop import fit
-from img2img.training.collect import collect_results
 from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 
@@ -50,7 +50,8 @@ def test_a_run_leaves_a_bundle_results_pictures_logs_and_a_page(config: Make, tm
     assert results["backbone"].keys() >= {"name", "parameters", "sha256"}
     assert [t["name"] for t in results["tasks"]] == ["disks", "colour", "edges"]
     wanted = {
-        "name", "kind", "primary_metric", "higher_is_better", "value", "baseline", "comparisons", "bytes", "density", "train_seconds",
+        "name", "kind", "primary_metric", "higher_is_better", "value", "baseline", "comparisons", "bytes", "density",
+        "train_seconds",
         "test_images",
     }  # fmt: skip
     assert all(t.keys() >= wanted for t in results["tasks"])

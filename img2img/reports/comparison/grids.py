@@ -63,9 +63,7 @@ def _compose(columns: Sequence[tuple[str, Strip]]) -> Image.Image:
     across = max(2, (WIDTH + _GAP) // step)
     bands = [columns[i : i + across] for i in range(0, len(columns), across)]
     band_height = _TITLE + rows * (height + _GAP) - _GAP
-    page = Image.new(
-        "RGB", (step * max(map(len, bands)) - _GAP, (band_height + _BAND) * len(bands) - _BAND), "white"
-    )
+    page = Image.new("RGB", (step * max(map(len, bands)) - _GAP, (band_height + _BAND) * len(bands) - _BAND), "white")
     draw = ImageDraw.Draw(page)
     for b, band in enumerate(bands):
         top = b * (band_height + _BAND)

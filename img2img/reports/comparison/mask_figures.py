@@ -53,8 +53,7 @@ def kernels_by_layer(masks: Mapping[str, Any]) -> Figure | None:
     """KSM's ratios of ones, scaled and zero kernels and the mean scale, a panel each; None for other methods."""
     keys = {"ones [%]": "ones", "scaled [%]": "scaled", "zero [%]": "zero"}
     panels = {
-        label: _lines(masks, lambda entry, key=key: entry.get("kernels", {}).get(key), factor=100)
-        for label, key in keys.items()
+        label: _lines(masks, lambda entry, key=key: entry.get("kernels", {}).get(key), factor=100) for label, key in keys.items()
     }
     if not any(panels.values()):
         return None

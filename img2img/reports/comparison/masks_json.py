@@ -1,13 +1,13 @@
 """`masks.json`: what the masks of a network look like, as plain numbers that outlive its weights.
 
-    {"schema": 1,
-     "layers": [{"name", "weights", "part"}],                by depth; part: the first component of the name
-     "tasks": {TASK: {"method",
-                      "density", "zeroed",                   of all layers together; null without a binary mask
-                      "densities": [...],                    by layer
-                      "values": {NAME: [...]},               means by layer: affine's k0 to k3, KSM's scale, ImpressLearn's alpha
-                      "kernels": {"ones", "scaled", "zero"}}},   KSM alone: ratios by layer, which sum to 1
-     "similarity": {"names", "equal", "kappa"}}              matrices over the tasks with binary masks
+{"schema": 1,
+ "layers": [{"name", "weights", "part"}],                by depth; part: the first component of the name
+ "tasks": {TASK: {"method",
+                  "density", "zeroed",                   of all layers together; null without a binary mask
+                  "densities": [...],                    by layer
+                  "values": {NAME: [...]},               means by layer: affine's k0 to k3, KSM's scale, ImpressLearn's alpha
+                  "kernels": {"ones", "scaled", "zero"}}},   KSM alone: ratios by layer, which sum to 1
+ "similarity": {"names", "equal", "kappa"}}              matrices over the tasks with binary masks
 """
 
 import math

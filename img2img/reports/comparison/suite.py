@@ -1,7 +1,7 @@
 """A suite: runs of several methods and seeds over the same tasks, as they lie on disk.
 
-    SUITE/suite.json            titles, groups and the order of the methods (optional)
-    SUITE/runs/LABEL/SEED/      one run: results.json and, where there are any, config.yaml, metrics/, masks.json, outputs/, ...
+SUITE/suite.json            titles, groups and the order of the methods (optional)
+SUITE/runs/LABEL/SEED/      one run: results.json and, where there are any, config.yaml, metrics/, masks.json, outputs/, ...
 """
 
 import math
@@ -254,5 +254,10 @@ def _task(name: str, entries: Sequence[tuple[Run, Mapping[str, Any]]]) -> TaskIn
                 "them away, or run it again on the same data"
             )
     return TaskInfo(
-        name, first["kind"], first["primary_metric"], first["higher_is_better"], known[0][1] if known else None, first.get("baseline_name")
+        name,
+        first["kind"],
+        first["primary_metric"],
+        first["higher_is_better"],
+        known[0][1] if known else None,
+        first.get("baseline_name"),
     )

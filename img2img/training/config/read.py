@@ -141,9 +141,7 @@ def _check_selected(given: ExperimentConfig, source: Source | None) -> None:
     select = given.masks.select
     if source is not None and select is not None and list(select) != list(source.select or ["*"]):
         masked = source.select or "all weights"
-        raise InputError(
-            f"masks.select={list(select)}, but the masks of {source.folder} are of {masked}: leave masks.select out"
-        )
+        raise InputError(f"masks.select={list(select)}, but the masks of {source.folder} are of {masked}: leave masks.select out")
 
 
 def _comparison(name: str) -> Spec[Any]:
