@@ -289,7 +289,7 @@ class Model:
             task: the kind and its options, see `tasks.build_task`.
             data: the kind of data and its options, see `data.build_data`.
             method: "piggyback", "affine", "ksm" or another config of `configs/method`, or a method's name and options.
-            train: what differs from the defaults of `configs/protocol/images.yaml`, see `training.options.TrainOptions`.
+            train: what differs from the defaults of `configs/protocol/images.yaml`, see `training.config.TrainOptions`.
             out: the run folder; `runs/NAME` by default.
 
         Raises:
