@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
 from img2img.errors import InputError
@@ -59,15 +59,18 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-Number = Annotated[float, PlainValidator(_number)]
+_AS_IS = PlainSerializer(lambda value: value)
+"""Written as it was read: a whole number stays whole."""
+
+Number = Annotated[float, PlainValidator(_number), _AS_IS]
 """A finite number; a whole one stays whole."""
-NumberOrNull = Annotated[float | None, PlainValidator(_number_or_null)]
+NumberOrNull = Annotated[float | None, PlainValidator(_number_or_null), _AS_IS]
 """A finite number, or null where nothing was measured."""
-SizeOrNull = Annotated[float | None, PlainValidator(_size)]
+SizeOrNull = Annotated[float | None, PlainValidator(_size), _AS_IS]
 """A number of bytes, or null."""
-TextOrNull = Annotated[str | None, PlainValidator(_text_or_null)]
+TextOrNull = Annotated[str | None, PlainValidator(_text_or_null), _AS_IS]
 """Text, or null."""
-Scalar = Annotated[str | float | None, PlainValidator(_scalar)]
+Scalar = Annotated[str | float | None, PlainValidator(_scalar), _AS_IS]
 """Text, a number or null."""
 
 _WORDS = {

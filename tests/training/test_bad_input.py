@@ -315,10 +315,13 @@ def test_running_out_of_memory_names_what_to_try(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("img2img.training.task_data.build_data", r"'disks' were read: .*tasks\.disks\.data\.resize"),
-        ("img2img.training.loop.settle", r"train\.batch_size=2 at train\.crop=32: try train\.batch_size=1"),
-        ("img2img.tasks.segmentation.Segmentation.trivial", r"up to batch_size=8 at once: try batch_size=4, .*data\.resize"),
-        ("img2img.tasks.segmentation.Segmentation.prediction", "try batch_size=4"),
+        ("img2img.training.config.data_spec.build_data", r"'disks' were read: .*tasks\.disks\.data\.resize"),
+        ("img2img.training.loop.precise_bn", r"train\.batch_size=2 at train\.augmentation\.crop=32: try train\.batch_size=1"),
+        (
+            "img2img.tasks.segmentation.Segmentation.trivial",
+            r"up to evaluation.batch_size=8 at once: try evaluation.batch_size=4, .*data\.resize",
+        ),
+        ("img2img.tasks.segmentation.Segmentation.prediction", "try evaluation.batch_size=4"),
         ("img2img.training.output_check.OutputCheck.save", r"in the run: lower train\.batch_size"),
         ("img2img.training.run.write_report", r"in the run: lower train\.batch_size"),
     ],
@@ -343,7 +346,7 @@ def test_another_measure_of_a_run_that_does_not_fit_names_what_to_lower(
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr("img2img.masks.MaskedNetwork.__call__", starve)
-    with pytest.raises(OutOfMemoryError, match="try batch_size=4"):
+    with pytest.raises(OutOfMemoryError, match=r"try evaluation\.batch_size=4"):
         evaluate_run(tmp_path / "run")
     shown = CliRunner().invoke(commands, ["evaluate", str(tmp_path / "run")])
     assert isinstance(shown.exception, OutOfMemoryError), "which the program's entry shows as one line"
@@ -392,7 +395,9 @@ def test_a_task_name_that_no_file_or_module_can_have_is_refused_before_training(
 def test_one_value_for_the_normalisation_names_what_to_raise(config: Make) -> None:
     small = config(backbone={"mode": "first_task", "kind": "smp", "arch": "unet", "encoder": "resnet18", "weights": None})
     small["train"] |= {"batch_size": 1, "augmentation": {"crop": 32}}
-    message = r"train\.batch_size=1 at train\.crop=32 leaves .* raise train\.batch_size or train\.crop"
+    message = (
+        r"train\.batch_size=1 at train\.augmentation\.crop=32 leaves .* raise train\.batch_size or train\.augmentation\.crop"
+    )
     with pytest.raises(InputError, match=message):
         run(small)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from img2img.data import Parts, build_data, kind_of_data
+from img2img.data.base import PARTS
 from img2img.validation import parsed
 
 
@@ -32,12 +33,8 @@ class DataSpec:
         kind = options.pop("kind", None)
         builder, common, by_part = kind_of_data(kind)
         own = {name: value for name, value in options.items() if name not in common}
-        parts = options.get("parts")
-        # Parts of another form are refused when the data is opened, before any training.
-        each = list(parts.values()) if not by_part and isinstance(parts, Mapping) and parts else [{}]
-        for more in each if all(isinstance(more, Mapping) for more in each) else []:
-            given_here = own | ({"part": "train"} if by_part else dict(more))
-            parsed(builder, given_here, what=f"data {kind!r}", others=common)
+        for more in [{"part": "train"}] if by_part else _parts(options):
+            parsed(builder, own | more, what=f"data {kind!r}", others=common)
         return cls(kind, options)
 
     def plain(self) -> dict[str, Any]:
@@ -47,3 +44,12 @@ class DataSpec:
     def build(self, *, exclude: Iterable[str | os.PathLike[str]] = ()) -> Parts:
         """Open it, see `data.build_data`."""
         return build_data(self.plain(), exclude=exclude)
+
+
+def _parts(options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What stored data has for each of its parts; nothing where they have no such form, which is refused when it is opened."""
+    parts = options.get("parts", {"whole": {}})
+    if not isinstance(parts, Mapping) or not all(isinstance(own, Mapping) for own in parts.values()):
+        return []
+    sound = set(parts) in ({"whole"}, set(PARTS)) or (set(parts) == {"train", "test"} and "fractions" in options)
+    return [dict(own) for own in parts.values()] if sound else []
