@@ -38,7 +38,7 @@ def main(overrides: list[str]) -> None:
         batches = {}
         for name in names:
             task_data = runner.task_data[name]
-            inputs = runner.evaluator.probe_input(task_data.task, task_data.parts.test, 96)
+            inputs = runner.evaluator.check_input(task_data.task, task_data.parts.test, 96)
             batches[name] = [runner.evaluator.placed(x) for x in inputs.split(size) if len(x) == size]
         found = accuracy(partial(by_norm_statistics, network, tasks=names), batches)
         count = sum(map(len, batches.values()))

@@ -71,11 +71,11 @@ def evaluate_run(
             )
         task_data = prepare(experiment, configs[name])
         pictures: PictureSet = getattr(task_data.parts, part)
-        metrics = evaluator.figures(lambda x, name=name: model.network(x, task=name), task_data.task, pictures)  # type: ignore[misc]
+        metrics = evaluator.metrics(lambda x, name=name: model.network(x, task=name), task_data.task, pictures)  # type: ignore[misc]
         entry = {"primary_metric": task_data.task.metric, "metrics": finite(metrics), "images": len(pictures)}
         changed = records.difference(task_data, [part])
         entry["changed"] = str(changed) if changed else None
-        entry["baseline"] = finite(evaluator.figures(None, task_data.task, pictures))
+        entry["baseline"] = finite(evaluator.metrics(None, task_data.task, pictures))
         measured[name] = entry | ({"reported": reported.get(name)} if part == "test" else {})
     return measured
 

@@ -222,5 +222,5 @@ class MaskStrategy(Strategy):
         start = task_data.config.start_from
         if start != "nearest":
             return start
-        input = evaluator.probe_input(task_data.task, task_data.parts.train, experiment.evaluation.batch_size)
+        input = evaluator.check_input(task_data.task, task_data.parts.train, experiment.evaluation.batch_size)
         return self.context.network.nearest_task(evaluator.placed(input))

@@ -286,7 +286,7 @@ class SequenceRunner:
     def _finish_comparison(self, name: str, method: str, strategy: Strategy, fitted: Sequence[Fitted]) -> None:
         """Measure a comparison and store its metrics."""
         task_data = self.task_data[name]
-        metrics = self.evaluator.figures(strategy.network(name), task_data.task, task_data.parts.test)
+        metrics = self.evaluator.metrics(strategy.network(name), task_data.task, task_data.parts.test)
         value = metrics[task_data.task.metric]
         self.progress.comparisons.setdefault(method, {})[name] = ComparisonRecord(
             value=finite(metrics)[task_data.task.metric],
@@ -352,9 +352,9 @@ class SequenceRunner:
         name, strategy = names[-1], self.strategy
         task_data, metric = self.task_data[name], self.task_data[name].task.metric
         known = self.task_data
-        measured = {n: self.evaluator.figures(self.run_of(n), known[n].task, known[n].parts.test) for n in names}
+        measured = {n: self.evaluator.metrics(self.run_of(n), known[n].task, known[n].parts.test) for n in names}
         changes = {n: self._probes.change(n, self.run_of(n), self.evaluator) for n in names[:-1]}
-        baseline = self.evaluator.figures(None, task_data.task, task_data.parts.test)
+        baseline = self.evaluator.metrics(None, task_data.task, task_data.parts.test)
         self._probes.save(task_data, self.run_of(name), self.evaluator)
         metrics, progress = finite(measured[name]), self.progress
         strategy.store(names, metrics)

@@ -139,7 +139,7 @@ def test_the_mean_skill_by_hand(strategy: Joint, monkeypatch: pytest.MonkeyPatch
         return {task.metric: values[of[id(task)]][network is None], "another": 9.0}
 
     phase = _phase(strategy)
-    monkeypatch.setattr(type(strategy.context.evaluator), "figures", figures)
+    monkeypatch.setattr(type(strategy.context.evaluator), "metrics", figures)
     assert phase.validate is not None
     assert phase.validate() == pytest.approx((0.625 + 0.6 - 0.25) / 3)
     assert phase.objective is not None
