@@ -42,7 +42,7 @@ def test_the_figures_are_those_that_were_reported(config: Make) -> None:
     shown = CliRunner().invoke(app, ["evaluate", str(folder), "--task", "edges", "--json"])
     assert list(json.loads(shown.stdout)) == ["edges"]
     table = CliRunner().invoke(app, ["evaluate", str(folder), "--task", "disks"]).stdout
-    assert f"{measured['disks']['figures']['mIoU']:.4g}" in table
+    assert f"{measured['disks']['metrics']['mIoU']:.4g}" in table
 
 
 def test_what_cannot_be_measured(config: Make, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ backbone: {{kind: image_transformer, width: 4, blocks: 1}}
 method: {{name: piggyback}}
 train: {{steps: 2}}
 sequence: [colour]
-tasks: {{colour: {{task: {{kind: colourisation}}, data: {{kind: scenes, size: 32}}}}}}
+tasks: {{colour: {{task: {{kind: colourisation}}, data: {{kind: samples}}}}}}
 """
 
 
