@@ -28,7 +28,7 @@ each_optimiser = pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_earlier_tasks_stay_bit_equal_and_free_weights_zero_at_every_step(
     make: Callable[[], PackNet], optimiser: str, decay: float
 ) -> None:
-    strategy = begun(make(), context(steps=9, optimiser=optimiser, weight_decay=decay))
+    strategy = begun(make(), context(steps=9, optimiser={"name": optimiser, "weight_decay": decay}))
     outputs: dict[str, Tensor] = {}
     moved: set[str] = set()
 
