@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 
 import img2img
@@ -23,6 +22,7 @@ from img2img.bundle import HEAD, add_task_to_bundle, delete_task_from_bundle, jo
 from img2img.bundle.join import join_bundles
 from img2img.cli.pipeline import plain_config
 from img2img.files.lock import FolderInUseError, hold
+from img2img.training.compose import compose
 from img2img.training.config import read_experiment
 from img2img.training.sequence import SequenceRunner
 
@@ -179,8 +179,7 @@ def test_jobs_of_a_multirun_train_side_by_side_and_join_into_what_the_sequence_l
     ]  # fmt: skip
 
     def learn(out: str, sequence: str) -> None:
-        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            config = plain_config(compose("image_to_image", [*small, f"out={tmp_path / out}", f"sequence={sequence}"]))
+        config = plain_config(compose("image_to_image", [*small, f"out={tmp_path / out}", f"sequence={sequence}"]))
         SequenceRunner(read_experiment(config)).run()
 
     learn("first", "[shapes]")
@@ -202,9 +201,8 @@ def test_jobs_of_a_multirun_train_side_by_side_and_join_into_what_the_sequence_l
     assert sorted(path.name for path in (tmp_path / "side").iterdir()) == ["0", "1", "multirun.yaml"]
     assert join_bundles(tmp_path / "joined", jobs) == ["shapes", "landscape", "edges"]
     assert files(tmp_path / "joined") == files(tmp_path / "whole" / "bundle")
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        options = ["experiment=demo", "backbone=bundle", f"backbone.weights={tmp_path / 'joined'}", "sequence=[tissue]"]
-        more = read_experiment(plain_config(compose("image_to_image", options)))
+    options = ["experiment=demo", "backbone=bundle", f"backbone.weights={tmp_path / 'joined'}", "sequence=[tissue]"]
+    more = read_experiment(plain_config(compose("image_to_image", options)))
     assert more.source is not None
     assert more.source.tasks == ("shapes", "landscape", "edges")
     assert {name: task.kind for name, task in img2img.load(str(tmp_path / "joined")).tasks.items()} == {

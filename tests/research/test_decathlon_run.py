@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from PIL import Image
 from safetensors.torch import save_file
@@ -24,6 +23,7 @@ from img2img.metrics import decathlon_score
 from img2img.metrics.decathlon import FINETUNED
 from img2img.research.decathlon import MADE, OFFICIAL, SEEN, finish, note_of, predict, score_of
 from img2img.tasks import Task, build_task
+from img2img.training.compose import compose
 from img2img.training.config import read_experiment
 from img2img.training.run import run
 
@@ -196,8 +196,7 @@ def test_the_bytes_of_a_given_network_count_once() -> None:
 
 
 def _experiment(*overrides: str, pipeline: str = "decathlon") -> Any:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(pipeline, [*overrides, "++data_root=somewhere"])
+    return compose(pipeline, [*overrides, "++data_root=somewhere"])
 
 
 RECOMMENDED = (
@@ -273,7 +272,7 @@ def test_the_servers_pictures_are_made_squares_as_the_tasks_own(official: Path) 
         run_of=lambda name: None,
         task_data={"dtd": SimpleNamespace(task=task)},
         evaluator=SimpleNamespace(device="cpu", predict=answer),
-        experiment=SimpleNamespace(batch_size=3),
+        experiment=SimpleNamespace(evaluation=SimpleNamespace(batch_size=3)),
     )
     assert predict(runner, "dtd", pictures, square=18) == dict.fromkeys(pictures.image_ids, 0)
     assert [len(batch) for batch in seen] == [3, 2], "squares are of one size"

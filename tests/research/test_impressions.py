@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from img2img import InputError
@@ -25,6 +24,7 @@ from img2img.research.impresslearn.options import Study, TrainOptions, read_stud
 from img2img.research.impresslearn.pictures import Family, build_family, made_family, standardised
 from img2img.research.impresslearn.table import TABLE_2, Row
 from img2img.research.impresslearn.workbench import Job, Workbench
+from img2img.training.compose import compose
 
 ROOT = Path(__file__).parents[2]
 
@@ -262,8 +262,7 @@ def test_more_tasks_than_there_are_is_refused(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["tiny", "permuted_mnist", "rotated_mnist"])
 def test_a_config_names_every_option_and_its_default(name: str) -> None:
     overrides = [f"study={name}", *(["data_root=somewhere"] if name != "tiny" else [])]
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        study = read_study(plain_config(compose("impressions", overrides)))
+    study = read_study(plain_config(compose("impressions", overrides)))
     assert study.name == (f"impressions_{name}" if name == "tiny" else name)
     if name == "tiny":
         return

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
@@ -160,8 +159,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _config(data_root: Path | str, out: Path | str, *overrides: str) -> dict[str, Any]:
     """`experiment=poster` as the pipeline composes it."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = compose("image_to_image", ["experiment=poster", f"data_root={data_root}", f"out={out}", *overrides])
+    composed = compose("image_to_image", ["experiment=poster", f"data_root={data_root}", f"out={out}", *overrides])
     config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     del config["data_root"]  # other keys refer to it
