@@ -18,11 +18,11 @@ from img2img.masks import METHODS
 from img2img.training.config import read_experiment
 from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
-from img2img.training.strategies import STRATEGIES
+from img2img.training.strategies import comparison_methods
 
 Make = Callable[..., dict[str, Any]]
 MASKS = ("piggyback", "affine", "ksm", "supsup", "identity")
-KEEPING = set(STRATEGIES) - {"sequential", "lwf", "ewc"}
+KEEPING = set(comparison_methods()) - {"sequential", "lwf", "ewc"}
 
 
 @pytest.fixture
@@ -46,14 +46,13 @@ def config(tmp_path: Path) -> Make:
                 "checkpoint_every": 2,
                 "log_every": 2,
                 "augmentation": {"crop": 32, "pad": 2},
-                "validation": {"epochs": 0.5},
-                "schedule": {"warmup": 0, "name": "step", "decay_at": [0.5]},
+                "validation": {"epochs": 0.5, "precise_bn_batches": 0},
+                "schedule": {"warmup": 0, "name": "step", "decay_at": [0.5], "head_first": 0.0},
                 "optimiser": {"mask_lr": 1e-3, "head_lr": 1e-2, "norm_lr": 1e-3, "head": "sgd"},
             },
             "tasks": {"t": family},
             "sequence": ["t"],
-            "batch_size": 12,
-            "evaluation": {"check_images": 3, "panels": 1},
+            "evaluation": {"batch_size": 12, "check_images": 3, "panels": 1},
             "device": {"accelerator": "cpu"},
         } | changes
 
@@ -67,7 +66,7 @@ def _untimed(results: dict[str, Any]) -> dict[str, Any]:
     return kept  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("name", [*MASKS, *sorted(STRATEGIES)])
+@pytest.mark.parametrize("name", [*MASKS, *sorted(comparison_methods())])
 def test_every_method_learns_a_sequence_of_classifications(config: Make, tmp_path: Path, name: str) -> None:
     method = {"name": name, **({"samples": 3} if name == "ewc" else {})}
     results = run(config(method=method))
@@ -99,7 +98,7 @@ def test_a_killed_run_with_two_optimisers_goes_on_bit_equal(config: Make, tmp_pa
 
 
 def test_masks_learn_what_a_frozen_backbone_cannot(config: Make) -> None:
-    common = config()["train"] | {"epochs": 12, "batch_size": 8, "optimiser": {"lr": 3e-3}}
+    common = config()["train"] | {"epochs": 12, "batch_size": 8, "optimiser": {**config()["train"]["optimiser"], "lr": 3e-3}}
     family = config()["tasks"]["t"]
     tasks = {"t": family | {"data": family["data"] | {"count": {"train": 120, "val": 30, "test": 120}}}}
     results = run(config(train=common, tasks=tasks, method={"name": "piggyback"}))
@@ -116,7 +115,7 @@ def test_a_bundle_of_classifiers_names_the_class_of_a_picture(config: Make, tmp_
 
 
 def test_keeping_the_last_step_keeps_it_whatever_validates_best(config: Make) -> None:
-    train = config()["train"] | {"validation": {"keep": "last"}}
+    train = config()["train"] | {"validation": {**config()["train"]["validation"], "keep": "last"}}
     for task in run(config(train=train))["tasks"]:
         assert task["best_step"] == task["steps"] == 9
 

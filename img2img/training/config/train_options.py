@@ -93,7 +93,7 @@ class TrainOptions(Options):
     """How one task is trained."""
 
     steps: int = Field(default=400, ge=0)
-    """Optimiser steps; 0: as many as `epochs` take."""
+    """Optimiser steps; 0: as many as `epochs` take, which is the default where epochs are given."""
     epochs: float = Field(default=0, ge=0)
     """Passes over the training images, in place of `steps`."""
     batch_size: int = Field(default=8, ge=1)
@@ -108,6 +108,12 @@ class TrainOptions(Options):
     schedule: ScheduleOptions = ScheduleOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
     validation: ValidationOptions = ValidationOptions()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_alone(cls, given: Any) -> Any:
+        in_epochs = isinstance(given, Mapping) and given.get("epochs") and "steps" not in given
+        return {**given, "steps": 0} if in_epochs else given
 
     @model_validator(mode="after")
     def _has_one_length(self) -> Self:
