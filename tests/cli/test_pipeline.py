@@ -42,7 +42,7 @@ def test_the_folder_keeps_the_config_of_what_it_holds(tmp_path: Path) -> None:
     assert kept.keys() == {"config.yaml", "overrides.yaml"}
     assert b"seed: ${seed}" in kept["config.yaml"], "as it was composed, so that it shows where a value is from"
     assert yaml.safe_load(kept["overrides.yaml"]) == [*TINY, f"out={folder}"]
-    assert read_run(folder).tasks["patterns_1"]["data"]["seed"] == 0
+    assert read_run(folder).tasks[0].data.options["seed"] == 0
     for wrong, message in (("seed=1", "holds a run that learned 'patterns_1' under another configuration"), ("nrom=own", "nrom")):
         code, said = _call("cifar100", *TINY, f"out={folder}", wrong)
         assert code == 1
