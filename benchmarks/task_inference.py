@@ -15,7 +15,7 @@ from common import console, environment
 from omegaconf import OmegaConf
 from rich.table import Table
 
-from img2img.masks import analysis, figures
+from img2img.masks import analysis, plots
 from img2img.masks.storage import read_header
 from img2img.masks.task_inference import accuracy, by_norm_statistics
 from img2img.training.compose import compose
@@ -55,10 +55,10 @@ def main(overrides: list[str]) -> None:
         for name, row in zip(tasks, matrix, strict=True):
             table.add_row(name, *("—" if value is None else f"{value:.3f}" for value in row))
         console().print(table)
-        figure = figures.similarity_figure(tasks, matrix, chance_corrected=corrected)
+        figure = plots.similarity_figure(tasks, matrix, chance_corrected=corrected)
         figure.savefig(runner.folder / f"similarity{'_kappa' if corrected else ''}.png", dpi=120, bbox_inches="tight")
     rows = analysis.density_table(network)
-    figures.density_figure(rows).savefig(runner.folder / "zeroed.png", dpi=120, bbox_inches="tight")
+    plots.density_figure(rows).savefig(runner.folder / "zeroed.png", dpi=120, bbox_inches="tight")
 
     table = Table(title="stored")
     for column in ("task", "density", "bits a weight", "entropy", "mask bytes", "file bytes"):

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
-    from img2img.suite import backbone_jobs, describe, load_suite, method_jobs, run_jobs
+    from img2img.research.suites.runner import backbone_jobs, describe, load_suite, method_jobs, run_jobs
     from img2img.training.distributed import refuse_several_processes
 
     file = ROOT / "configs" / "suite" / f"{options.suite}.yaml"

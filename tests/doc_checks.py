@@ -14,10 +14,10 @@ import yaml
 from doc_pages import ROOT, Block
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from img2img import suite
 from img2img.backbones import KINDS, build_backbone
 from img2img.cli.pipeline import plain_config
 from img2img.research.impresslearn.options import read_study
+from img2img.research.suites import runner as suite
 from img2img.tasks import task_class
 from img2img.training.compose import compose
 from img2img.training.config import Experiment, read_experiment
@@ -73,7 +73,7 @@ def _check_pipeline(script: str, arguments: list[str]) -> None:
     assert not unknown, f"{script}.py knows no {unknown}, or this test does not"
     assert "--config-dir" not in arguments or options.config_dir.is_dir(), f"the page has no folder {options.config_dir}"
     config = _plain(script, options.overrides, configs=options.config_dir)
-    if script == "impressions":
+    if script == "impresslearn":
         assert read_study(config).seeds
     else:
         assert read_experiment(config).sequence
@@ -96,7 +96,7 @@ def _check_suite(arguments: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suite, "run_jobs", lambda pipeline, some, **options: jobs.extend(some) or [])
         script.main(arguments)
-    # The first stands for all: they differ in what the suite's own config says, which tests/test_suite.py composes.
+    # The first stands for all: they differ in what the suite's own config says, which tests/research/suites/test_suite_runner.py composes.
     name = next(argument for argument in arguments if not argument.startswith("-"))
     pipeline = suite.load_suite(ROOT / "configs" / "suite" / f"{name}.yaml").pipeline
     assert read_experiment(_plain(pipeline, jobs[0].overrides)).sequence

@@ -39,8 +39,8 @@ from dataclasses import dataclass
 from torch import nn
 from img2img.backbones import EncoderDecoder, register_backbone
 from img2img.backbones.encoder_decoder import HeadShape
-from img2img.data import PictureSet, Sample, register_data
-from img2img.data.folder import ImageFolder
+from img2img.data import ImageDataset, Sample, register_data
+from img2img.data.datasets.folder import ImageFolder
 from img2img.masks import Piggyback
 
 @register_backbone("plain")
@@ -138,7 +138,7 @@ def test_a_worker_process_that_is_spawned_reads_data_of_ones_own(here: Path) -> 
 
 def test_data_may_cut_itself_into_parts(here: Path) -> None:
     @data.register_data("thirds", by_part=True)
-    class Thirds(data.PictureSet):
+    class Thirds(data.ImageDataset):
         def __init__(self, part: str, *, grey: int = 0) -> None:
             self.part, self.grey = part, grey
 

@@ -7,7 +7,7 @@ from img2img.backbones.base import Backbone
 from img2img.backbones.classifier import Classifier
 from img2img.backbones.encoder_decoder import EncoderDecoder
 from img2img.errors import InputError
-from img2img.masks.dry_run import Cost, dry_run
+from img2img.masks.meta import Cost, cost_of, meta_device
 
 MEMORY = 32
 """The largest tensor inside a head has at most so many times the elements of its input and output together."""
@@ -28,15 +28,15 @@ def check_head(backbone: Backbone, head: nn.Module | None, channels: int) -> Non
     """
     if head is None:
         raise InputError("the task has no head, and its backbone needs one: the file is of another network")
-    with torch.device("meta"):
+    with meta_device():
         own = backbone.make_head(channels)
     for shape in _shapes(backbone):
         try:
-            expected = dry_run(own, shape)
+            expected = cost_of(own, shape)
         except _ERRORS:
             continue  # features that this backbone never makes
         try:
-            got = dry_run(head, shape)
+            got = cost_of(head, shape)
         except _ERRORS as error:
             raise InputError(
                 f"the head does not run on the backbone's features {shape} ({error}): expected one that gives {expected.shape}; "

@@ -5,19 +5,13 @@ however large it says that it is, is refused before anything is allocated.
 """
 
 import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.overrides import TorchFunctionMode
 
 from img2img.backbones import KINDS, Backbone, build_backbone
 from img2img.errors import InputError
 from img2img.files.untrusted import Shapes, check_plain, check_shapes
+from img2img.masks.meta import meta_device
 
 HEAD = "head."
 """How the names of a backbone's head begin."""
@@ -50,7 +44,7 @@ def rebuild_backbone(
     described = f"the description of the backbone beside {path}"
     ignored = "" if with_head else HEAD
     try:
-        with _shapes_only(most=4 * len(shapes) + _SPARE):
+        with meta_device(most=4 * len(shapes) + _SPARE):
             skeleton = build_backbone(spec)
     except InputError as error:
         raise InputError(f"{described} cannot be used: {error}") from error
@@ -74,40 +68,3 @@ def _check_head_size(skeleton: Backbone) -> None:
             f"the description of the backbone asks for a head of {values:,} values, expected at most {MAX_HEAD:,}: it is damaged "
             "or forged; get it again from whoever made it"
         )
-
-
-_FILLING = frozenset({"erfinv_", "fill_", "normal_", "uniform_", "zero_"})
-
-
-class _NoValues(TorchFunctionMode):
-    """On the meta device: nothing is filled, and a constructor that asks for a value gets 0, on which no shape depends."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in _FILLING or getattr(func, "__module__", "") == "torch.nn.init":
-            target = args[0] if args else (kwargs or {}).get("tensor")
-            if isinstance(target, Tensor) and target.is_meta:
-                return target
-        if func is Tensor.item and args[0].is_meta:
-            return 0.0
-        if func is Tensor.tolist and args[0].is_meta:
-            return torch.zeros(args[0].shape, device="cpu").tolist()
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _shapes_only(most: int) -> Iterator[None]:
-    """Modules that are made inside, in this thread, have no memory; more than `most` parameters of them are refused."""
-    thread, count = threading.get_ident(), 0
-
-    def counting(module: nn.Module, name: str, parameter: Any) -> None:
-        nonlocal count
-        count += threading.get_ident() == thread
-        if count > most:
-            raise InputError(f"its network has more than {most} tensors, far more than the file: copy both again")
-
-    handle = register_module_parameter_registration_hook(counting)
-    try:
-        with torch.device("meta"), _NoValues():
-            yield
-    finally:
-        handle.remove()

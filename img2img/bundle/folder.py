@@ -20,7 +20,7 @@ from img2img.files.paths import expanded
 from img2img.files.untrusted import check_plain, naming, tensor_shapes
 from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.storage import read_header
-from img2img.masks.table import check_name
+from img2img.masks.task_store import check_task_name
 from img2img.tasks.stored import check_info, stored_task
 
 FORMAT = "img2img-bundle"
@@ -152,7 +152,7 @@ def task_path(folder: Path, task: str) -> Path:
         InputError: it is no task name.
     """
     try:
-        check_name(task)
+        check_task_name(task)
     except InputError as error:
         raise InputError(f"{folder / 'bundle.json'} lists a task that can be none: {error}") from error
     return folder / "tasks" / f"{task}.safetensors"

@@ -26,7 +26,7 @@ from img2img.files.lock import hold
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
 from img2img.masks.storage import check_backbone, check_basis, read_task_file
-from img2img.masks.table import check_name
+from img2img.masks.task_store import check_task_name
 
 
 def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -106,7 +106,7 @@ class _Joint:
                 raise InputError(f"{folder} has another basis {name!r} than the bundles before it: leave one of them out")
             self.files_of_bases.setdefault(sha256, folder)
         for name in description["tasks"]:
-            check_name(name)
+            check_task_name(name)
             content = _read(folder, name, network)
             if name not in self.tasks:
                 self.tasks[name] = folder
@@ -125,7 +125,7 @@ def _read(folder: Path, name: str, network: MaskedNetwork) -> Content:
     path = task_path(folder, name)
     header, tensors = read_task_file(path)
     check_backbone(path, header, network)
-    check_basis(path, header, network)
+    check_basis(path, header, network.bases())
     return header, tensors
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from img2img.cli.video import VIDEOS, make_frames, make_video, video_ending
-from img2img.data.decode import list_pictures
+from img2img.data.images.listing import list_images
 from img2img.errors import InputError
 from img2img.files.atomic import clear_leftovers, write_atomic, write_json
 from img2img.files.paths import expanded
@@ -60,7 +60,7 @@ def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: 
     for source in sources:
         source = expanded(source)
         if os.path.isdir(source):
-            pictures = list_pictures(source, exclude=[results])
+            pictures = list_images(source, exclude=[results])
             jobs += [Planned(task, p, out / p.relative_to(source).with_suffix(ending)) for p in pictures]
         elif source.suffix.lower() in VIDEOS:
             name = source.stem if frames else source.stem + video_ending(source)

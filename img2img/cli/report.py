@@ -37,7 +37,7 @@ def report(
     elif out is None:
         raise typer.BadParameter("a suite's page needs a folder to go to, such as --out report", param_hint="--out")
     else:
-        from img2img.reports.comparison.report import write_comparison
+        from img2img.research.suites.comparison_page import write_comparison
 
         page, summary = write_comparison(suite, out), out / "summary.json"
     typer.echo(json.dumps({"page": str(page), "summary": str(summary)}) if as_json else str(page))

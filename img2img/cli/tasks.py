@@ -90,7 +90,7 @@ def similarity(
     from img2img.files.atomic import write_atomic
     from img2img.inference import load
     from img2img.masks.analysis import similarity as similarities
-    from img2img.masks.figures import similarity_figure
+    from img2img.masks.plots import similarity_figure
 
     network = load(bundle, device="cpu").network
     found = similarities(network, chance_corrected=corrected)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Pipeline = Literal["image_to_image", "cifar100", "imagenet_to_sketch", "decathlon", "impressions"]
+Pipeline = Literal["image_to_image", "cifar100", "imagenet_to_sketch", "decathlon", "impresslearn"]
 
 
 def demo(
@@ -53,12 +53,12 @@ def _hydra(pipeline: Pipeline, arguments: list[str]) -> None:
     from img2img.cli import pipeline as pipelines
     from img2img.training.compose import config_folder
 
-    others = {"decathlon": pipelines.run_decathlon, "impressions": pipelines.run_study}
+    others = {"decathlon": pipelines.run_decathlon, "impresslearn": pipelines.run_study}
     run = others.get(pipeline, pipelines.run_config)
     # Hydra wants its options before or after all overrides, not among them.
     changes = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
     sys.argv = ["img2img train", *(argument for argument in arguments if argument not in changes), *changes]
     pipelines.start(
         hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=pipeline)(run),
-        experiment=pipeline != "impressions",
+        experiment=pipeline != "impresslearn",
     )

@@ -5,25 +5,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from img2img.data.base import PARTS, VOID, Batch, PictureSet, Sample
-from img2img.data.cache import Cached
-from img2img.data.depth import check_white
-from img2img.data.listing import leaving_out
-from img2img.data.remarks import collected
+from img2img.data.base import PARTS, VOID, Batch, ImageDataset, Sample
+from img2img.data.cache import CachedDataset
+from img2img.data.images.bit_depth import check_white
+from img2img.data.images.listing import excluding
+from img2img.data.warn_once import collect_warnings
 from img2img.errors import InputError
 from img2img.registry import Registry
 from img2img.validation import call_with
 
-__all__ = ["VOID", "Batch", "Parts", "PictureSet", "Sample", "build_data", "kind_of_data", "register_data"]
+__all__ = ["VOID", "Batch", "ImageDataset", "Parts", "Sample", "build_data", "kind_of_data", "register_data"]
 
 
 @dataclass(frozen=True)
 class Parts:
     """The three parts of a dataset: to train on, to choose the model by, to report on."""
 
-    train: Cached
-    val: Cached
-    test: Cached
+    train: CachedDataset
+    val: CachedDataset
+    test: CachedDataset
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -31,53 +31,53 @@ class Parts:
         return self.train.classes
 
 
-def _scenes(part: str, *, scenes: str, size: int, count: Mapping[str, int], seed: int = 0) -> PictureSet:
-    from img2img.data.scenes import Scenes
+def _scenes(part: str, *, scenes: str, size: int, count: Mapping[str, int], seed: int = 0) -> ImageDataset:
+    from img2img.data.synthetic.scenes import Scenes
 
     return Scenes(scenes, part, count=count[part], size=size, seed=seed)
 
 
-def _samples(part: str, *, short_side: int = 160, tile: int = 64) -> PictureSet:
-    from img2img.data.samples import SamplePhotos
+def _samples(part: str, *, short_side: int = 160, tile: int = 64) -> ImageDataset:
+    from img2img.data.datasets.sample_photos import SamplePhotos
 
     return SamplePhotos(part, short_side=short_side, tile=None if part == "train" else tile)
 
 
 def _patterns(
     part: str, *, count: Mapping[str, int], number: int = 1, classes: int = 5, size: int = 32, seed: int = 0
-) -> PictureSet:
-    from img2img.data.patterns import Patterns
+) -> ImageDataset:
+    from img2img.data.synthetic.patterns import Patterns
 
     return Patterns(part, count=count[part], number=number, classes=classes, size=size, seed=seed)
 
 
-def _split_class_folder(*, root: str, number: int, classes_per_task: int, order: str = "sorted", seed: int = 0) -> PictureSet:
-    from img2img.data.class_folder import listed
-    from img2img.data.split_classes import SplitClasses
+def _split_class_folder(*, root: str, number: int, classes_per_task: int, order: str = "sorted", seed: int = 0) -> ImageDataset:
+    from img2img.data.datasets.class_folder import listed
+    from img2img.data.split import SplitClasses
 
     return SplitClasses(listed(root), number=number, classes_per_task=classes_per_task, order=order, seed=seed)  # type: ignore[arg-type]
 
 
-KINDS: Registry[Callable[..., PictureSet]] = Registry(
+KINDS: Registry[Callable[..., ImageDataset]] = Registry(
     "data kind",
     {
         "scenes": "img2img.data:_scenes",
         "samples": "img2img.data:_samples",
         "patterns": "img2img.data:_patterns",
-        "cifar100": "img2img.data.cifar100:Cifar100",
-        "mnist": "img2img.data.mnist:Mnist",
-        "permuted_mnist": "img2img.data.mnist:permuted_task",
-        "rotated_mnist": "img2img.data.mnist:rotated_task",
-        "coco": "img2img.data.coco:CocoSegmentation",
-        "voc": "img2img.data.voc:VocSegmentation",
-        "voc_sbd": "img2img.data.voc_sbd:VocSbd",
-        "image_folder": "img2img.data.folder:ImageFolder",
-        "image_label_folder": "img2img.data.folder:ImageLabelFolder",
-        "pairs": "img2img.data.pairs:PairFolder",
-        "paired_folders": "img2img.data.pairs:PairedFolders",
-        "class_folder": "img2img.data.class_folder:ClassFolder",
+        "cifar100": "img2img.data.datasets.cifar100:Cifar100",
+        "mnist": "img2img.data.datasets.mnist:Mnist",
+        "permuted_mnist": "img2img.data.datasets.mnist:permuted_task",
+        "rotated_mnist": "img2img.data.datasets.mnist:rotated_task",
+        "coco": "img2img.data.datasets.coco:CocoSegmentation",
+        "voc": "img2img.data.datasets.voc:VocSegmentation",
+        "voc_sbd": "img2img.data.datasets.voc_sbd:VocSbd",
+        "image_folder": "img2img.data.datasets.folder:ImageFolder",
+        "image_label_folder": "img2img.data.datasets.folder:ImageLabelFolder",
+        "pairs": "img2img.data.datasets.pairs:PairFolder",
+        "paired_folders": "img2img.data.datasets.pairs:PairedFolders",
+        "class_folder": "img2img.data.datasets.class_folder:ClassFolder",
         "split_class_folder": "img2img.data:_split_class_folder",
-        "decathlon": "img2img.data.decathlon:Decathlon",
+        "decathlon": "img2img.data.datasets.decathlon:Decathlon",
     },
 )
 """The kinds of data. Those of `_BY_PART` cut themselves into parts; the others are stored sets."""
@@ -88,11 +88,11 @@ _STORED = (*_COMMON, "parts", "fractions")
 """Those of stored kinds."""
 _BY_PART = {"scenes", "samples", "patterns", "cifar100", "mnist", "permuted_mnist", "rotated_mnist"}
 
-Builder = TypeVar("Builder", bound=Callable[..., PictureSet])
+Builder = TypeVar("Builder", bound=Callable[..., ImageDataset])
 
 
 def register_data(kind: str, *, by_part: bool = False) -> Callable[[Builder], Builder]:
-    """Make a class or a function that makes a `PictureSet` known to configs as `kind`: a decorator.
+    """Make a class or a function that makes an `ImageDataset` known to configs as `kind`: a decorator.
 
     Its keyword options, with annotated types, are those of a config.
 
@@ -113,7 +113,7 @@ def register_data(kind: str, *, by_part: bool = False) -> Callable[[Builder], Bu
     return enter
 
 
-def kind_of_data(kind: Any) -> tuple[Callable[..., PictureSet], tuple[str, ...], bool]:
+def kind_of_data(kind: Any) -> tuple[Callable[..., ImageDataset], tuple[str, ...], bool]:
     """What builds a kind of data, the options besides its own that it may be given, and whether it cuts itself into parts.
 
     Raises:
@@ -162,7 +162,7 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             f"{what} got resize: {resize} and square: {square}: expected one of them, resize for pictures that keep their "
             "proportions or square for squares; leave the other out"
         )
-    with collected() as said, leaving_out(exclude):
+    with collect_warnings() as said, excluding(exclude):
         if kind in _BY_PART:
             sets = {part: call_with(build, options | {"part": part}, what=what, others=_COMMON) for part in PARTS}
         else:
@@ -176,13 +176,13 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             )
     middles = {"val": middle, "test": middle}
     shown = {
-        part: Cached(p, short_side=resize, square=square, middle=middles.get(part), white=white, said=said)
+        part: CachedDataset(p, short_side=resize, square=square, middle=middles.get(part), white=white, said=said)
         for part, p in parts.items()
     }
     return Parts(**shown)
 
 
-def _stored_parts(build: Callable[..., PictureSet], options: Mapping[str, Any], what: str) -> dict[str, PictureSet]:
+def _stored_parts(build: Callable[..., ImageDataset], options: Mapping[str, Any], what: str) -> dict[str, ImageDataset]:
     """The three parts of a stored kind, each folder or file of annotations read once: COCO's is half a gigabyte."""
     from img2img.data.split import take
 
@@ -224,6 +224,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _shown(pictures: PictureSet) -> str:
+def _shown(pictures: ImageDataset) -> str:
     shown = ", ".join(pictures.classes[:4]) or "none"
     return f"{shown}, ... ({len(pictures.classes)})" if len(pictures.classes) > 4 else shown

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.base import PARTS, PictureSet, Sample
+from img2img.data.base import PARTS, ImageDataset, Sample
 from img2img.errors import InputError
 
 
-class ArrayPictures(PictureSet):
+class ArrayDataset(ImageDataset):
     """Some rows of an array of pictures, with their categories.
 
     The array is shared, not copied, and what a task does to its pictures is done when they are asked for: hundreds of tasks
@@ -22,7 +22,7 @@ class ArrayPictures(PictureSet):
         rows: (N,) the positions of the chosen pictures in `images`; None for all of them in order.
         classes: class names by index.
         name: what messages and reports call the set; a sample is called `name/row`.
-        source: the files that the array and the categories were read from, see `PictureSet.common_files`.
+        source: the files that the array and the categories were read from, see `ImageDataset.common_files`.
         change: applied to pictures as they are read: (K, H, W[, 3]) uint8 -> the same shape, each picture by itself; a function
             that can be pickled, if worker processes are to read the set.
 

@@ -36,7 +36,7 @@ class Sample:
     name: str = ""
 
 
-class PictureSet(ABC):
+class ImageDataset(ABC):
     """A dataset of pictures, read by index and never changed: `len(set)`, `set[i] -> Sample`.
 
     Attributes:

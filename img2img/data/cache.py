@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from img2img.data.base import PictureSet, Sample
-from img2img.data.decode import check_enlarged
-from img2img.data.depth import check_white, reading, remark_on
+from img2img.data.base import ImageDataset, Sample
+from img2img.data.images.bit_depth import check_white, depth_warning, reading_16_bits
+from img2img.data.images.decode import check_enlarged
 from img2img.errors import InputError
 
 _LOOKED_AT = 8
 
 
-class Cached(PictureSet):
+class CachedDataset(ImageDataset):
     """`pictures`, each decoded and resized on its first access and then kept in memory.
 
     Threads may share it. A process that is forked keeps what is already there, so `preload` before worker processes start;
@@ -42,7 +42,7 @@ class Cached(PictureSet):
 
     def __init__(
         self,
-        pictures: PictureSet,
+        pictures: ImageDataset,
         *,
         short_side: int | None = None,
         square: int | None = None,
@@ -97,15 +97,15 @@ class Cached(PictureSet):
         if kept is not None:
             return kept
         highest: list[int] = []
-        with reading(self.white, highest):
+        with reading_16_bits(self.white, highest):
             sample = self._pictures[index]
         self._highest = max(self._highest, *highest, 0)
         if self._short_side is not None:
             sample = resize_sample(sample, self._short_side)
         if self._square is not None:
-            sample = squared_sample(sample, self._square)
+            sample = square_sample(sample, self._square)
         if self._middle is not None:
-            sample = middle_of(sample, self._middle)
+            sample = center_crop(sample, self._middle)
         size = sum(a.nbytes for a in (sample.image, sample.label, sample.source) if a is not None)
         with self._lock:
             if index not in self._kept and self._bytes + size <= self._max_bytes:
@@ -120,7 +120,7 @@ class Cached(PictureSet):
         if self.arrays() is None:  # whose pictures are no files
             for i in range(count):
                 self[i * len(self) // count]
-        dark = remark_on([self._highest], self.white)
+        dark = depth_warning([self._highest], self.white)
         return [*self._said, *([dark] if dark else [])]
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
@@ -147,14 +147,14 @@ class Cached(PictureSet):
 
 
 def resize_sample(sample: Sample, short_side: int) -> Sample:
-    """The sample with its shorter side at `short_side` pixels and its proportions kept; see `Cached`."""
+    """The sample with its shorter side at `short_side` pixels and its proportions kept; see `CachedDataset`."""
     h, w = sample.image.shape[:2]
     scale = short_side / min(h, w)
     return _resized(sample, max(1, round(h * scale)), max(1, round(w * scale)))
 
 
-def squared_sample(sample: Sample, side: int) -> Sample:
-    """The sample with both sides at `side` pixels, whatever its proportions; see `Cached`."""
+def square_sample(sample: Sample, side: int) -> Sample:
+    """The sample with both sides at `side` pixels, whatever its proportions; see `CachedDataset`."""
     return _resized(sample, side, side)
 
 
@@ -177,8 +177,8 @@ def _resized(sample: Sample, height: int, width: int) -> Sample:
     )
 
 
-def middle_of(sample: Sample, side: int) -> Sample:
-    """The sample with `image`, `label` and `source` cut to their middle square of `side` pixels, see `Cached`."""
+def center_crop(sample: Sample, side: int) -> Sample:
+    """The sample with `image`, `label` and `source` cut to their middle square of `side` pixels, see `CachedDataset`."""
     height, width = sample.image.shape[:2]
     lack = [(max(side - n, 0) // 2, (max(side - n, 0) + 1) // 2) for n in (height, width)]
     top, left = (max(n - side, 0) // 2 for n in (height, width))

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from img2img.data.base import Batch, PictureSet, Sample
-from img2img.data.shift import Shift
+from img2img.data.base import Batch, ImageDataset, Sample
+from img2img.data.pad_crop import PadCrop
 from img2img.errors import InputError, OutOfMemoryError, memory_explained
 
 PATIENCE = 600
@@ -30,7 +30,7 @@ class TrainBatches:
     p mod n of the permutation that `numpy.random.default_rng((seed, 0, p // n))` draws for epoch p // n. A batch may
     therefore reach over the end of an epoch, and over several when the set is smaller than the batch.
     Its augmentation is seeded with the first 64 bits of `numpy.random.SeedSequence((seed, 1, s, k))`; that of a set in memory
-    (`PictureSet.arrays`) by `Shift`, the whole batch at once, with those of `(seed, 1, s)`.
+    (`ImageDataset.arrays`) by `PadCrop`, the whole batch at once, with those of `(seed, 1, s)`.
 
     Args:
         pictures: the set to draw from.
@@ -45,7 +45,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        pictures: PictureSet,
+        pictures: ImageDataset,
         augment: Callable[[Sample, int], Sample],
         *,
         batch_size: int,
@@ -78,7 +78,7 @@ class TrainBatches:
     def batch(self, step: int) -> Batch:
         """The batch at `step` >= 0, made in this process."""
         indices = self._indices(step)
-        if isinstance(self._augment, Shift) and self._arrays is not None:
+        if isinstance(self._augment, PadCrop) and self._arrays is not None:
             images, categories = self._arrays
             here = slice(self._places.start, self._places.stop)  # drawn for the whole batch, which costs little
             image = torch.from_numpy(self._augment.batch(images[indices], self._seed_of(step))[here])
@@ -250,7 +250,7 @@ def _permutation(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, 0, epoch)).permutation(length)
 
 
-def eval_batches(pictures: PictureSet, *, batch_size: int) -> Iterator[Batch]:
+def eval_batches(pictures: ImageDataset, *, batch_size: int) -> Iterator[Batch]:
     """All pictures, whole and in order; neighbours of one size (and with the same fields) share a batch of up to `batch_size`.
 
     Raises:
@@ -279,7 +279,7 @@ def check_shares(batch_size: int, count: int) -> None:
         )
 
 
-def _check(pictures: PictureSet, batch_size: int) -> None:
+def _check(pictures: ImageDataset, batch_size: int) -> None:
     if len(pictures) == 0:
         raise InputError(f"the set {pictures.name or 'of pictures'} is empty: expected at least one picture; check its folder")
     if batch_size < 1:

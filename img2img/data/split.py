@@ -7,16 +7,16 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.base import PARTS, PictureSet, Sample
+from img2img.data.base import PARTS, ImageDataset, Sample
 from img2img.errors import InputError
 
 Part = Literal["train", "val", "test"]
 
 
-class Subset(PictureSet):
+class Subset(ImageDataset):
     """The items of `pictures` at `indices`, in that order."""
 
-    def __init__(self, pictures: PictureSet, indices: Iterable[int], *, name: str = "") -> None:
+    def __init__(self, pictures: ImageDataset, indices: Iterable[int], *, name: str = "") -> None:
         self._pictures = pictures
         self._indices = list(indices)
         self.classes = pictures.classes
@@ -46,7 +46,7 @@ class Subset(PictureSet):
         return None if whole is None else (whole[0][self._indices], whole[1][self._indices])
 
 
-def take(pictures: PictureSet, part: Part, *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Subset:
+def take(pictures: ImageDataset, part: Part, *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Subset:
     """One part of a set that comes without a split. The three parts are disjoint and together the whole set.
 
     Item after item goes to the part that lacks most of its fraction so far. So each part is spread evenly over the order,
@@ -80,7 +80,7 @@ def take(pictures: PictureSet, part: Part, *, fractions: Sequence[float] = (0.8,
     return Subset(pictures, members[PARTS.index(part)], name=f"{pictures.name}-{part}")
 
 
-def limit(pictures: PictureSet, n: int) -> Subset:
+def limit(pictures: ImageDataset, n: int) -> Subset:
     """At most `n` items, spread evenly over the order, since the first `n` of a sorted set may all be of one class.
 
     Raises:

@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.base import PictureSet, Sample
+from img2img.data.base import ImageDataset, Sample
 from img2img.errors import InputError
 
 
-class SplitClasses(PictureSet):
+class SplitClasses(ImageDataset):
     """The pictures of one task's classes, relabelled 0, 1, ..., with none of them decoded to find out.
 
     The list of classes is cut into pieces of `classes_per_task`, and task n has the n-th; a rest that fills no piece belongs to
@@ -35,7 +35,7 @@ class SplitClasses(PictureSet):
 
     def __init__(
         self,
-        pictures: PictureSet,
+        pictures: ImageDataset,
         *,
         number: int,
         classes_per_task: int,

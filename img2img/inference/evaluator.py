@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from img2img.data.base import Batch, PictureSet
+from img2img.data.base import Batch, ImageDataset
 from img2img.data.loader import eval_batches
 from img2img.errors import memory_explained
 from img2img.tasks import Task
@@ -68,7 +68,7 @@ class Evaluator:
         """The prediction for pictures of any size."""
         return task.prediction(self.raw(network, input), input)
 
-    def metrics(self, network: Network | None, task: Task, pictures: PictureSet) -> dict[str, float]:
+    def metrics(self, network: Network | None, task: Task, pictures: ImageDataset) -> dict[str, float]:
         """All metrics of `task` over a set of whole images, read once, in order.
 
         Args:
@@ -86,11 +86,11 @@ class Evaluator:
                 metrics.update(task.trivial(example) if network is None else self.predict(network, task, example.input), example)
             return metrics.compute()
 
-    def primary_metric(self, network: Network | None, task: Task, pictures: PictureSet) -> float:
+    def primary_metric(self, network: Network | None, task: Task, pictures: ImageDataset) -> float:
         """The one that chooses the state and decides comparisons."""
         return self.metrics(network, task, pictures)[task.metric]
 
-    def check_input(self, task: Task, pictures: PictureSet, count: int) -> Tensor:
+    def check_input(self, task: Task, pictures: ImageDataset, count: int) -> Tensor:
         """The task's input of the first `count` images, cut from their top left corners to one size that the backbone takes.
 
         Outputs are bit-equal only for the same batch size, memory format and thread count, so the batch is fixed.

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from img2img.data.decode import MAX_PIXELS, open_picture, to_8_bits, to_rgb, upright
-from img2img.data.depth import check_white, note_highest, reading, told_white
+from img2img.data.images.bit_depth import check_white, current_white, note_highest_value, reading_16_bits, to_8_bits
+from img2img.data.images.decode import MAX_PIXELS, open_image, to_rgb
+from img2img.data.images.exif import upright
 from img2img.errors import InputError
 from img2img.tasks.base import pixels
 from img2img.tasks.segmentation import palette
@@ -20,7 +21,7 @@ from img2img.tasks.segmentation import palette
 Picture = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 """What `Model.run` takes for one picture (a tensor of four dimensions is a batch of them):
 
-- a path: any picture file that `data.decode.read_picture` reads;
+- a path: any picture file that `data.images.decode.read_image` reads;
 - a PIL image of any 8- or 16-bit mode;
 - (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 in [0, 255], or uint16 in [0, 65535]: grey, RGB or RGBA;
 - (C, H, W) or (N, C, H, W) float tensors in [0, 1], C of 1 or 3.
@@ -128,13 +129,13 @@ def open_input(picture: Picture | Opened, *, white: int | None = None) -> Opened
     """
     if isinstance(picture, Opened):
         return picture
-    with reading(check_white(white)):
+    with reading_16_bits(check_white(white)):
         return _open(picture)
 
 
 def _open(picture: Picture) -> Opened:
     if isinstance(picture, str | os.PathLike):
-        return _from_image(open_picture(picture), str(picture), where=os.path.dirname(picture) or ".")
+        return _from_image(open_image(picture), str(picture), where=os.path.dirname(picture) or ".")
     if isinstance(picture, Image.Image):
         return _from_image(upright(_decoded(picture)), "the picture")
     if isinstance(picture, np.ndarray):
@@ -196,8 +197,8 @@ def _from_array(array: NDArray[Any]) -> Opened:
 def _8_bits(deep: NDArray[Any]) -> NDArray[np.uint8]:
     """(H, W, C) uint16 as uint8; an alpha uses all 16 bits, whatever is white."""
     colours, alpha = deep[..., :3], deep[..., 3:]
-    note_highest(int(colours.max()), "the array", "arrays")
-    return np.concatenate([to_8_bits(colours, told_white()), to_8_bits(alpha)], axis=2)
+    note_highest_value(int(colours.max()), "the array", "arrays")
+    return np.concatenate([to_8_bits(colours, current_white()), to_8_bits(alpha)], axis=2)
 
 
 def _from_tensor(tensor: Tensor) -> Opened:

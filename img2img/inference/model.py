@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from img2img import validation
 from img2img.bundle import bundle_folder, load_bases, load_bundle, read_bundle, task_path
-from img2img.data.decode import list_pictures
-from img2img.data.depth import check_white
+from img2img.data.images.bit_depth import check_white
+from img2img.data.images.listing import list_images
 from img2img.errors import InputError, memory_explained
 from img2img.inference.device import chosen_device
 from img2img.inference.evaluator import Evaluator, Network
@@ -26,7 +26,7 @@ from img2img.inference.large import Setting
 from img2img.inference.memory import memory_needed, network_bytes
 from img2img.inference.opening import Failed, as_many, folder_of, open_each, open_one
 from img2img.inference.running import OVERLAP, TILE, checked_form, checked_side, checked_tile, prediction, results, view_of
-from img2img.masks.task import total_bytes
+from img2img.masks.tensors import total_bytes
 from img2img.tasks import Task
 from img2img.tasks.stored import stored_task
 
@@ -170,7 +170,7 @@ class Model:
         options: Any = {"form": form, "side": side, "tile": tile, "batch_size": batch_size, "errors": errors, "white": white}
         folder = folder_of(pictures)
         if folder is not None:
-            files = list_pictures(folder)
+            files = list_images(folder)
             made = self.stream(task, files, **options)
             return {file.relative_to(folder).as_posix(): result for file, result in zip(files, made, strict=True)}
         if isinstance(pictures, list | tuple):

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from img2img.data.decode import list_pictures
+from img2img.data.images.listing import list_images
 from img2img.errors import InputError
 from img2img.files.paths import expanded
 from img2img.inference.images import Opened, open_input
@@ -78,7 +78,7 @@ def as_many(pictures: Any) -> Iterable[Any]:
     """
     folder = folder_of(pictures)
     if folder is not None:
-        return list_pictures(folder)
+        return list_images(folder)
     one = isinstance(pictures, str | bytes | os.PathLike | Image.Image) or (
         isinstance(pictures, np.ndarray | Tensor) and pictures.ndim < 4
     )

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from img2img import validation
 from img2img.data.base import Batch
-from img2img.data.decode import MAX_PIXELS, check_enlarged
+from img2img.data.images.decode import MAX_PIXELS, check_enlarged
 from img2img.errors import InputError
 from img2img.inference.images import Opened
 from img2img.inference.large import Setting, Size, predicted_rows

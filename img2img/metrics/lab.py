@@ -9,10 +9,10 @@ import torch
 from kornia.color import rgb_to_lab
 from torch import Tensor
 
-from img2img.metrics.means import MeanOverPictures, check_pair, check_pictures, precise
+from img2img.metrics.per_image import PerImageMean, check_images, check_pair, precise
 
 
-class LabMetrics(MeanOverPictures):
+class LabMetrics(PerImageMean):
     """The figures "ab error" (squared Lab units) and "delta E" (Lab units) of a colouring, means over pictures; lower is better.
 
     A grey copy (a = b = 0) of natural photographs at 96 px has an ab error of 220 to 290, by the choice of photographs.
@@ -34,7 +34,7 @@ class LabMetrics(MeanOverPictures):
         check_pair(prediction, target, channels=(2, 3))
         prediction, target = precise(prediction), precise(target)
         if target.shape[1] == 3:
-            check_pictures(prediction, target)
+            check_images(prediction, target)
             with torch.autocast(target.device.type, enabled=False):
                 prediction, target = rgb_to_lab(prediction), rgb_to_lab(target)
         self.add({"ab error": ab_error(prediction[:, -2:], target[:, -2:]), "delta E": delta_e(prediction, target)})

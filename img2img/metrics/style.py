@@ -12,7 +12,7 @@ from kornia.losses import total_variation as kornia_total_variation
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.metrics.means import MeanOverPictures, at_least_float32, check_pictures
+from img2img.metrics.per_image import PerImageMean, at_least_float32, check_images
 
 Features = Mapping[str, Tensor]
 PerceptualNetwork = Callable[[Tensor], Features]
@@ -131,7 +131,7 @@ def style_terms(
     }
 
 
-class StyleMetrics(MeanOverPictures):
+class StyleMetrics(PerImageMean):
     """The losses of `style_terms` as means over pictures; lower is better, and "total style loss" decides.
 
     The values depend on the network, the style picture, the resolution and the weights: compare only within one configuration.
@@ -160,7 +160,7 @@ class StyleMetrics(MeanOverPictures):
         Raises:
             InputError: another shape, type or range, or a layer that the network does not give.
         """
-        check_pictures(prediction, content)
+        check_images(prediction, content)
         (network,) = self._network
         grams = {layer: matrix.to(prediction.device) for layer, matrix in self.grams.items()}
         with torch.no_grad():

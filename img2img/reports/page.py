@@ -15,7 +15,7 @@ from img2img.files.atomic import write_atomic
 from img2img.files.paths import expanded
 from img2img.reports import text
 from img2img.reports.figures import learning_curve
-from img2img.reports.read import read_curve, read_picture
+from img2img.reports.read import read_curve, read_image
 from img2img.reports.template import page_template
 from img2img.tasks.segmentation import palette
 from img2img.training.results import Results, TaskResult, read_results
@@ -107,7 +107,7 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
             {"name": key.removeprefix(_CLASS), "colour": colour, "value": pairs[key][0], "baseline": pairs[key][1]}
             for key, colour in zip(classes, colours, strict=False)
         ],
-        "picture": read_picture(folder, name),
+        "picture": read_image(folder, name),
         "columns": text.COLUMNS.get(task.kind, text.ANY_COLUMNS),
         "curve": curve and learning_curve(curve, other, metric=primary, best_step=best_step, key=f"curve-{index + 1}"),
         "curve_of_decoder": other is not None,

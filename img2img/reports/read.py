@@ -61,7 +61,7 @@ class Picture:
     height: int
 
 
-def read_picture(folder: Path, task: str) -> Picture | None:
+def read_image(folder: Path, task: str) -> Picture | None:
     """The picture of a task, `pictures/<task>.png`; None if there is none.
 
     Raises:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from img2img.data.base import Batch
-from img2img.data.cache import Cached
-from img2img.data.decathlon import DECATHLON, Decathlon, write_decathlon_results
+from img2img.data.cache import CachedDataset
+from img2img.data.datasets.decathlon import DECATHLON, Decathlon, write_decathlon_results
 from img2img.errors import InputError
 from img2img.files.atomic import write_json
 from img2img.metrics import decathlon_score, score_per_parameter
@@ -170,7 +170,7 @@ def predict(
 
     `resize`, `square` and `middle` are those of the task's data, see `build_data`.
     """
-    shown = Cached(pictures, short_side=resize, square=square, middle=middle, max_bytes=0)
+    shown = CachedDataset(pictures, short_side=resize, square=square, middle=middle, max_bytes=0)
     network, task = runner.run_of(name), runner.task_data[name].task
     found: dict[int, int] = {}
     whole = square is None and middle is None  # such images have sizes of their own

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from img2img.data.base import Batch, PictureSet
+from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
 from img2img.registry import Registry
 
@@ -162,7 +162,7 @@ class Task(ABC):
         """What stands beside an output in reports, (N, 3, H, W) in [0, 1]: the target, by default."""
         return self.picture(example.target, example.input)
 
-    def fit(self, pictures: PictureSet) -> None:
+    def fit(self, pictures: ImageDataset) -> None:
         """Gather what the trivial baseline or the loss needs from the training set. By default nothing."""
 
     def options(self) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def pixels(picture: Tensor) -> NDArray[np.uint8]:
     return picture.mul(255).round_().byte().permute(1, 2, 0).cpu().numpy()
 
 
-def mean_colour(pictures: PictureSet, *, most: int = 200) -> Tensor:
+def mean_colour(pictures: ImageDataset, *, most: int = 200) -> Tensor:
     """The mean RGB colour, (3,) in [0, 1], of the pictures of a set (of `most` of them, evenly spread, each counting once)."""
     count = min(len(pictures), most)
     means = [torch.from_numpy(pictures[i * len(pictures) // count].image.mean((0, 1))) for i in range(count)]

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from img2img.data.base import Batch, PictureSet
+from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
 from img2img.metrics.accuracy import AccuracyMetrics
 from img2img.tasks.base import Metrics, Task, combine, need, pixels, unit
@@ -54,7 +54,7 @@ class Classification(Task):
         self.out_channels = len(self.classes)
         self.frequency = torch.full((self.out_channels,), 1 / self.out_channels, dtype=torch.float32)
 
-    def fit(self, pictures: PictureSet) -> None:
+    def fit(self, pictures: ImageDataset) -> None:
         """Find how frequent each class is in the training set."""
         categories = need(pictures.categories, "a category", self.kind)
         counts = np.bincount(categories[categories >= 0], minlength=self.out_channels)[: self.out_channels]

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from img2img.data.base import Batch
+from img2img.metrics.image_quality import ImageQualityMetrics
 from img2img.metrics.lab import LabMetrics
-from img2img.metrics.pictures import PictureMetrics
 from img2img.tasks.base import Example, Metrics, Task, unit
 
 AB = 110.0
@@ -66,7 +66,7 @@ class Colourisation(Task):
 
 class _ColourMetrics(Metrics):
     def __init__(self, task: Colourisation) -> None:
-        self._task, self._lab, self._pictures = task, LabMetrics(), PictureMetrics()
+        self._task, self._lab, self._pictures = task, LabMetrics(), ImageQualityMetrics()
 
     def update(self, prediction: Tensor, example: Example) -> None:
         self._lab.update(prediction, example.target)

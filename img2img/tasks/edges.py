@@ -6,7 +6,7 @@ import torch
 from kornia.filters import sobel
 from torch import Tensor
 
-from img2img.data.base import Batch, PictureSet
+from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
 from img2img.tasks.base import Example, mean_colour, unit
 from img2img.tasks.canny import canny_edges
@@ -35,7 +35,7 @@ class EdgeColouring(ToPicture):
         self.reach = {"pair": 0, "sobel": 1, "canny": None}[drawing]
         self.mean = torch.full((3,), 0.5, dtype=torch.float32)
 
-    def fit(self, pictures: PictureSet) -> None:
+    def fit(self, pictures: ImageDataset) -> None:
         """Find the mean colour of the training set."""
         self.mean = mean_colour(pictures)
 

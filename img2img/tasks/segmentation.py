@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from img2img.data.base import VOID, Batch, PictureSet
+from img2img.data.base import VOID, Batch, ImageDataset
 from img2img.errors import InputError
 from img2img.metrics.segmentation import SegmentationMetrics, majority_class
 from img2img.tasks.base import Metrics, Task, combine, need, unit
@@ -37,7 +37,7 @@ class Segmentation(Task):
         self.out_channels = len(self.classes)
         self.majority = 0
 
-    def fit(self, pictures: PictureSet) -> None:
+    def fit(self, pictures: ImageDataset) -> None:
         """Find the majority class of the training set, from a thousand of its pictures at most, evenly spread."""
         counts, read = np.zeros(VOID + 1, np.int64), min(len(pictures), 1000)
         for i in range(read):

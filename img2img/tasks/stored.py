@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from img2img.data.depth import FULL
+from img2img.data.images.bit_depth import FULL
 from img2img.errors import InputError
 from img2img.files.untrusted import MAX_NAME, check_plain
 from img2img.tasks import build_task

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from img2img.backbones.perceptual import NETWORKS, PerceptualNetwork, perceptual_network
-from img2img.data.base import Batch, PictureSet
-from img2img.data.decode import read_picture
-from img2img.data.samples import style_picture
+from img2img.data.base import Batch, ImageDataset
+from img2img.data.datasets.sample_photos import style_image
+from img2img.data.images.decode import read_image
 from img2img.errors import InputError
-from img2img.metrics.pictures import PictureMetrics
+from img2img.metrics.image_quality import ImageQualityMetrics
 from img2img.metrics.style import StyleMetrics, StyleWeights, gram, style_terms
 from img2img.tasks.base import Example, Metrics, Task, unit
 from img2img.validation import call_with
 
 SAMPLE = "sample:"
-"""`picture: sample:NAME` is a picture that scikit-image ships, see `data.samples.style_picture`."""
+"""`picture: sample:NAME` is a picture that scikit-image ships, see `data.datasets.sample_photos.style_image`."""
 
 
 class Style(Task):
@@ -58,13 +58,13 @@ class Style(Task):
         self._weights = {"style": style, "content": content, "variation": variation}
 
     @cached_property
-    def style_picture(self) -> Tensor:
+    def style_image(self) -> Tensor:
         """The style picture, (1, 3, H, W) in [0, 1], its shorter side resized to `size`."""
         if self._picture_path is None:
             raise InputError("a style task needs a style picture to train on: give picture=PATH in the task's config")
         name = self._picture_path.removeprefix(SAMPLE)
-        path = style_picture(name) if self._picture_path.startswith(SAMPLE) else self._picture_path
-        picture = unit(torch.from_numpy(read_picture(path)).permute(2, 0, 1)[None])
+        path = style_image(name) if self._picture_path.startswith(SAMPLE) else self._picture_path
+        picture = unit(torch.from_numpy(read_image(path)).permute(2, 0, 1)[None])
         scale = self._size / min(picture.shape[-2:])
         return torch.nn.functional.interpolate(picture, scale_factor=scale, mode="bilinear", antialias=True).clamp(0, 1)
 
@@ -81,7 +81,7 @@ class Style(Task):
         network = self._perceptual
         defaults = NETWORKS[self._network_options["name"]]  # type: ignore[index]
         with torch.no_grad():
-            features = network(self.style_picture)
+            features = network(self.style_image)
         grams = {layer: gram(features[layer]) for layer in defaults.style}
         return grams, StyleWeights(
             style={k: self._weights["style"] / (len(grams) * g.square().sum().item()) for k, g in grams.items()},
@@ -96,7 +96,7 @@ class Style(Task):
         grams, weights = self._targets
         return self._perceptual.to(device), {k: g.to(device) for k, g in grams.items()}, weights
 
-    def fit(self, pictures: PictureSet) -> None:
+    def fit(self, pictures: ImageDataset) -> None:
         """See the style picture and the network's weights now, so that a missing one is found before any training."""
         _ = self._targets
 
@@ -135,7 +135,7 @@ class Style(Task):
     def reference(self, example: Example) -> Tensor:
         """The style picture, cut to the shape of the pictures from its middle and resized."""
         height, width = example.input.shape[-2:]
-        style = self.style_picture.to(example.input.device)
+        style = self.style_image.to(example.input.device)
         scale = min(style.shape[2] / height, style.shape[3] / width)
         h, w = int(height * scale), int(width * scale)
         top, left = (style.shape[2] - h) // 2, (style.shape[3] - w) // 2
@@ -148,7 +148,7 @@ class _StyleFigures(Metrics):
     def __init__(self, task: Style) -> None:
         self._task = task
         self._style: StyleMetrics | None = None
-        self._pictures = PictureMetrics()
+        self._pictures = ImageQualityMetrics()
 
     def update(self, prediction: Tensor, example: Example) -> None:
         network, grams, weights = self._task._on(prediction.device)

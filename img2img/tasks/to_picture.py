@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from img2img.metrics.pictures import PictureMetrics
+from img2img.metrics.image_quality import ImageQualityMetrics
 from img2img.tasks.base import Example, Metrics, Task, combine
 
 
@@ -23,7 +23,7 @@ class ToPicture(Task):
 
     def metrics(self) -> Metrics:
         """SSIM, MSE and PSNR."""
-        return combine(pictures=PictureMetrics())
+        return combine(pictures=ImageQualityMetrics())
 
     def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
         """The prediction itself."""

@@ -12,7 +12,7 @@ from img2img.errors import InputError
 from img2img.files.paths import paths_in
 from img2img.files.writable import check_writable
 from img2img.masks import METHODS
-from img2img.masks.table import check_name
+from img2img.masks.task_store import check_task_name
 from img2img.registry import import_modules
 from img2img.training.config.read import merged
 
@@ -52,7 +52,7 @@ def train_new_task(
     from img2img.bundle.join import join_bundles
     from img2img.training.run import run
 
-    check_name(validation.text("name", name, "night"))
+    check_task_name(validation.text("name", name, "night"))
     task = validation.mapping("task", task, {"kind": "translation"})
     data = validation.mapping("data", data, {"kind": "paired_folders", "inputs": "day", "targets": "night"})
     train = validation.mapping("train", {} if train is None else train, {"steps": 800})

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from img2img.errors import InputError, first_line, is_out_of_memory
 from img2img.files.atomic import read_json, tensor_bytes, write_atomic, write_bytes, write_json
-from img2img.masks.storage import checksum
+from img2img.masks.file_header import checksum
 
 _KEY = "checksum"
 _END = b"img2img\1"

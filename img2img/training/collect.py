@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from img2img.masks import MaskedNetwork
-from img2img.masks.methods.mixed import own_names
-from img2img.masks.task import total_bytes
+from img2img.masks.methods.mixed import names_of_copies
+from img2img.masks.tensors import total_bytes
 from img2img.metrics import sequence as transfer
 from img2img.training.config import Experiment
 from img2img.training.results import (
@@ -62,7 +62,7 @@ def collect_results(
         with_before[i - 1][i] = tasks[i].before
     forward = transfer.forward_transfer(transfer.skill_matrix(with_before, baselines, higher))
     weights = network.masked_weights()
-    own = own_names(experiment.masks.trainable_copies or (), weights) if experiment.strategy.kind == MASKS else []
+    own = names_of_copies(experiment.masks.trainable_copies or (), weights) if experiment.strategy.kind == MASKS else []
     changes = [change for row in progress.changes for change in row.values()]
     return Results(
         version=VERSION,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from img2img.data.base import PictureSet
+from img2img.data.base import ImageDataset
 from img2img.errors import InputError, memory_explained
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
@@ -70,7 +70,7 @@ def evaluate_run(
                 f"measure it in the run that learned it, or name others of {', '.join(configs)} (--tasks)"
             )
         task_data = prepare(experiment, configs[name])
-        pictures: PictureSet = getattr(task_data.parts, part)
+        pictures: ImageDataset = getattr(task_data.parts, part)
         metrics = evaluator.metrics(lambda x, name=name: model.network(x, task=name), task_data.task, pictures)  # type: ignore[misc]
         entry = {"primary_metric": task_data.task.metric, "metrics": finite(metrics), "images": len(pictures)}
         changed = records.difference(task_data, [part])

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from img2img.bundle import add_task_to_bundle, load_bases, task_path
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
-from img2img.masks import Basis, Identity, MaskedNetwork, OwnWeight, TaskModule
-from img2img.masks.analysis import FlipMeter
-from img2img.masks.methods.mixed import own_names
-from img2img.masks.size import relative_parameters
-from img2img.masks.task import TaskState, total_bytes
+from img2img.masks import Basis, Identity, MaskedNetwork, TaskModule, TrainableCopy, basis_of_tasks
+from img2img.masks.flips import FlipMeter
+from img2img.masks.methods.mixed import names_of_copies
+from img2img.masks.parameter_count import relative_parameters
+from img2img.masks.task_state import TaskState
+from img2img.masks.tensors import total_bytes
 from img2img.training.callback import Callback
 from img2img.training.config import BasisOfTasks, Experiment, OptimiserOptions
 from img2img.training.log import TrainingLog
@@ -58,7 +59,7 @@ def groups_of(module: TaskModule) -> Groups:
 
     def groups(options: OptimiserOptions) -> list[ParameterGroup]:
         state, trained = module.state, [p for p in module.parameters() if p.requires_grad]
-        copies = {id(p) for mask in state.masks.children() if isinstance(mask, OwnWeight) for p in mask.parameters()}
+        copies = {id(p) for mask in state.masks.children() if isinstance(mask, TrainableCopy) for p in mask.parameters()}
         scores = {id(p) for p in state.masks.parameters()} - copies
         head = set() if state.head is None else {id(p) for p in state.head.parameters()}
         return masked_groups(
@@ -103,7 +104,7 @@ class MaskStrategy(Strategy):
 
     def check(self, experiment: Experiment, network: MaskedNetwork) -> None:
         """Refuse patterns of copied weights that fit none."""
-        own_names(experiment.masks.trainable_copies or (), network.roles.masked)
+        names_of_copies(experiment.masks.trainable_copies or (), network.roles.masked)
 
     def begin(self, context: Context) -> None:
         """With the bases of the bundle that the backbone is from, if it is from one."""
@@ -205,7 +206,7 @@ class MaskStrategy(Strategy):
         options = experiment.bases[name]
         logger.info("basis %s: %s", name, options)
         if isinstance(options, BasisOfTasks):
-            basis = Basis.of_tasks(network, options.tasks, kind=options.kind)  # type: ignore[arg-type]
+            basis = basis_of_tasks(network, options.tasks, kind=options.kind)  # type: ignore[arg-type]
         else:
             basis = Basis.random(network.layers(), **vars(options))
         if present is None:

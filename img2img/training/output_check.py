@@ -9,7 +9,7 @@ from torch import Tensor
 
 from img2img.errors import InputError
 from img2img.inference.evaluator import Evaluator, Network
-from img2img.metrics.change import max_abs_change
+from img2img.metrics.output_change import max_abs_difference
 from img2img.training.checked_files import read_checked_tensors, write_checked_tensors
 from img2img.training.strategy import TaskData
 
@@ -40,7 +40,7 @@ class OutputCheck:
             InputError: the probe is missing or damaged.
         """
         probe = self._read(name)
-        return max_abs_change(probe["output"], evaluator.run(network, probe["input"]))
+        return max_abs_difference(probe["output"], evaluator.run(network, probe["input"]))
 
     def check(
         self,

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from img2img.data.base import PARTS, PictureSet
-from img2img.data.stamp import Difference, Stamp, difference, digest_of, stamps
+from img2img.data.base import PARTS, ImageDataset
+from img2img.data.checksums import FileChanges, FileChecksum, combined_digest, file_changes, file_checksums
 from img2img.errors import InputError
 from img2img.files.atomic import read_json, write_bytes
 from img2img.files.paths import expanded, paths_in
@@ -30,14 +30,14 @@ CLASSES = f"{OPTIONS}/names of the classes"
 
 
 def read_now(
-    parts: Mapping[str, PictureSet], options: Mapping[str, Any] | None = None, known: Mapping[str, Stamp] | None = None
-) -> dict[str, Stamp]:
+    parts: Mapping[str, ImageDataset], options: Mapping[str, Any] | None = None, known: Mapping[str, FileChecksum] | None = None
+) -> dict[str, FileChecksum]:
     """The files that parts of a dataset are read from, and those that options name, as they are now.
 
     Args:
         parts: by name, which becomes the first piece of the files' names.
         options: of the task, its data and so on: a value that is a file's path stands for that file.
-        known: as of `stamps`.
+        known: as of `file_checksums`.
     """
     found: dict[str, Path] = {}
     for part, pictures in parts.items():
@@ -49,10 +49,10 @@ def read_now(
                 found[_key(part, name)] = path
     # Unlike `Path.is_file` this takes any text.
     found |= {f"{OPTIONS}/{name}": path for name, path in paths_in(options or {}) if os.path.isfile(path)}
-    made = stamps(found.items(), known)
+    made = file_checksums(found.items(), known)
     classes = next((pictures.classes for pictures in parts.values()), ())
     if made and classes:
-        made[CLASSES] = Stamp(len(classes), 0, hashlib.sha256(json.dumps(classes).encode()).hexdigest())
+        made[CLASSES] = FileChecksum(len(classes), 0, hashlib.sha256(json.dumps(classes).encode()).hexdigest())
     return made
 
 
@@ -60,7 +60,7 @@ def _key(part: str, name: str) -> str:
     return f"{part}/{unicodedata.normalize('NFC', name)}"  # a copy on another system may spell accents otherwise
 
 
-def read_record(path: Path) -> dict[str, Stamp] | None:
+def read_record(path: Path) -> dict[str, FileChecksum] | None:
     """The stamps in a record; None where there is none.
 
     Raises:
@@ -70,7 +70,9 @@ def read_record(path: Path) -> dict[str, Stamp] | None:
         return None
     content = read_json(path)
     try:
-        return {str(name): Stamp(int(size), int(time), str(digest)) for name, (size, time, digest) in content["files"].items()}
+        return {
+            str(name): FileChecksum(int(size), int(time), str(digest)) for name, (size, time, digest) in content["files"].items()
+        }
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise InputError(
             f"{path} is damaged ({error!r}): expected the files that the task was learned from; restore it, or delete it to take "
@@ -78,10 +80,10 @@ def read_record(path: Path) -> dict[str, Stamp] | None:
         ) from error
 
 
-def write_record(path: Path, found: Mapping[str, Stamp]) -> None:
+def write_record(path: Path, found: Mapping[str, FileChecksum]) -> None:
     """Write a record, a line a file."""
     lines = (f"{json.dumps(name)}: {json.dumps(stamp)}" for name, stamp in found.items())
-    content = ['{"digest": ', json.dumps(digest_of(found)), ',\n"files": {\n', ",\n".join(lines), "\n}}\n"]
+    content = ['{"digest": ', json.dumps(combined_digest(found)), ',\n"files": {\n', ",\n".join(lines), "\n}}\n"]
     write_bytes(path, "".join(content).encode())
 
 
@@ -96,7 +98,7 @@ class Records:
     def __init__(self, experiment: Experiment, folder: Path | None = None) -> None:
         self._experiment = experiment
         self._folder = experiment.folder if folder is None else folder
-        self._now: dict[str, dict[str, Stamp]] = {}
+        self._now: dict[str, dict[str, FileChecksum]] = {}
         self._remarks: list[str] = []
         self._digests: dict[str, str | None] = {}
 
@@ -104,22 +106,22 @@ class Records:
         """The record of a task."""
         return self._folder / "data" / f"{name}.json"
 
-    def now(self, task_data: TaskData) -> dict[str, Stamp]:
+    def now(self, task_data: TaskData) -> dict[str, FileChecksum]:
         """The files of a task, as they were when this was first asked."""
         name = task_data.name
         if name not in self._now:
             self._now[name] = self._read(task_data, read_record(self.path(name)))
         return self._now[name]
 
-    def difference(self, task_data: TaskData, parts: Sequence[str] = PARTS) -> Difference | None:
+    def difference(self, task_data: TaskData, parts: Sequence[str] = PARTS) -> FileChanges | None:
         """What has changed since the task was learned, in some parts and in the options; None where the run kept no record."""
         before = read_record(self.path(task_data.name))
         if before is None:
             return None
         if set(parts) == set(PARTS):
-            return difference(before, self.now(task_data))
+            return file_changes(before, self.now(task_data))
         before = {name: stamp for name, stamp in before.items() if name.partition("/")[0] in (*parts, OPTIONS)}
-        return difference(before, self._read(task_data, before, parts))
+        return file_changes(before, self._read(task_data, before, parts))
 
     def check(self, task_data: Mapping[str, TaskData], finished: Mapping[str, Any]) -> None:
         """Refuse data that is not what the run's tasks were learned from; nothing is written.
@@ -148,7 +150,7 @@ class Records:
         if theirs is None:
             return
         self._now[task_data.name] = self._read(task_data, theirs)
-        changed = difference(theirs, self._now[task_data.name])
+        changed = file_changes(theirs, self._now[task_data.name])
         if changed and self._experiment.resume != "anyway":
             raise InputError(
                 f"backbone_from={source}: its first task {task_data.name!r} was learned from other files than are here: "
@@ -164,7 +166,7 @@ class Records:
             found = self.now(task)
             if found != (read_record(self.path(name)) or {}):
                 write_record(self.path(name), found)
-            self._digests[name] = digest_of(found)
+            self._digests[name] = combined_digest(found)
             del self._now[name]  # a million files take much memory
 
     def unbegun(self, task_data: Mapping[str, TaskData], finished: Mapping[str, Any]) -> list[str]:
@@ -183,7 +185,9 @@ class Records:
         together = self._experiment.strategy.builder.learns_together
         return list(self._experiment.sequence) if begun and together else begun
 
-    def _read(self, task_data: TaskData, known: Mapping[str, Stamp] | None, parts: Sequence[str] = PARTS) -> dict[str, Stamp]:
+    def _read(
+        self, task_data: TaskData, known: Mapping[str, FileChecksum] | None, parts: Sequence[str] = PARTS
+    ) -> dict[str, FileChecksum]:
         config, backbone = task_data.config, self._experiment.backbone
         options = {"task": config.task.plain(), "data": config.data.plain(), "backbone": backbone.given()}
         return read_now({part: getattr(task_data.parts, part) for part in parts}, options, known)

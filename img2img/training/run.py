@@ -14,11 +14,11 @@ from img2img.errors import memory_explained
 from img2img.files.atomic import check_folder, write_json
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
-from img2img.reports.comparison.masks_json import describe_masks
-from img2img.reports.comparison.outputs import save_outputs
 from img2img.reports.page import write_report
 from img2img.training.collect import collect_results
 from img2img.training.config import read_experiment
+from img2img.training.mask_report import describe_masks
+from img2img.training.output_images import save_outputs
 from img2img.training.panels import save_panels
 from img2img.training.run_folder import alone
 from img2img.training.saved_config import SavedConfig, keep_config

@@ -14,7 +14,7 @@ from img2img.backbones import Backbone
 from img2img.data import Parts
 from img2img.data.augment import Augment
 from img2img.data.loader import TrainBatches
-from img2img.data.shift import Shift
+from img2img.data.pad_crop import PadCrop
 from img2img.errors import InputError
 from img2img.inference.evaluator import Evaluator, Network
 from img2img.masks import MaskedNetwork
@@ -57,12 +57,12 @@ class TaskData:
         size = options.batch_size if batch_size is None else batch_size
         return TrainBatches(self.parts.train, augment, batch_size=size, seed=seed, workers=options.workers)
 
-    def _augment(self) -> Augment | Shift:
+    def _augment(self) -> Augment | PadCrop:
         """Of pictures with a category that keep their scale and colours, by whole batches; else one by one."""
         options = self.options.augmentation
         plain = options.zoom == (1, 1) and not options.jitter and self.parts.train.categories is not None
         if options.pad or plain:
-            return Shift(options.crop, pad=options.pad, flip=options.flip)
+            return PadCrop(options.crop, pad=options.pad, flip=options.flip)
         return Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from img2img.backbones import Backbone
 from img2img.bundle import read_bundle
-from img2img.data import VOID, PictureSet
+from img2img.data import VOID, ImageDataset
 from img2img.errors import InputError, memory_explained
 from img2img.files.paths import paths_in
 from img2img.training.config import Experiment, TaskConfig
@@ -120,7 +120,7 @@ def check_output(task_data: TaskData, backbone: Backbone) -> None:
 
 def remarks(task_data: TaskData) -> Iterator[str]:
     """What a user would want to know of a task's data before it is learned, though it can be."""
-    yield from task_data.parts.train.remarks()
+    yield from task_data.parts.train.warnings()
     if not task_data.task.has_classes:
         return
     what = "picture" if task_data.task.whole_picture else "pixel"
@@ -141,7 +141,7 @@ def remarks(task_data: TaskData) -> Iterator[str]:
             yield f"the labels of the {part} part hold {names[next(iter(seen))]} and {VOID} alone, which is void: is it a class?"
 
 
-def _seen(pictures: PictureSet, classes: int, *, whole: bool) -> tuple[set[int], bool]:
+def _seen(pictures: ImageDataset, classes: int, *, whole: bool) -> tuple[set[int], bool]:
     """Which of so many classes occur in a set, and whether void does too, where not all do.
 
     Of labels those of `_READ` pictures at most are read, the same ones as `Segmentation.fit` reads, until all were seen.

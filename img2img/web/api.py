@@ -13,7 +13,7 @@ from PIL import Image
 from img2img import __version__
 from img2img.web.limits import RefusedError
 from img2img.web.service import Answer, Service
-from img2img.web.uploads import read_picture
+from img2img.web.uploads import read_image
 
 PREFIX = "/api/v1"
 
@@ -94,7 +94,7 @@ async def _ask(service: Service, tasks: list[str], request: Request, *, form: st
     for task in tasks:  # before the picture is sent, which may take long
         service.check(task, form=form)
     with service.admitted():
-        picture = await read_picture(request, service.limits, field="picture")
+        picture = await read_image(request, service.limits, field="picture")
         return await service.run(tasks, picture, finish=_written, form=form, side=side, left=request.is_disconnected)
 
 

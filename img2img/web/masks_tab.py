@@ -24,7 +24,7 @@ def task_table(tasks: dict[str, TaskInfo]) -> str:
 
 def mask_figures(model: Model) -> str:
     """The figures as inline SVG, or a sentence where there is nothing to draw."""
-    from img2img.masks.figures import density_figure, similarity_figure
+    from img2img.masks.plots import density_figure, similarity_figure
 
     rows = density_table(model.network)
     if all(row.zeroed is None for row in rows):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from img2img.data.decode import open_header
+from img2img.data.images.header import open_header
 from img2img.web.limits import Limits, RefusedError, check_pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from img2img.data.samples import style_picture
-from img2img.data.scenes import Scenes
+from img2img.data.datasets.sample_photos import style_image
+from img2img.data.synthetic.scenes import Scenes
 from img2img.errors import InputError
 from img2img.web.files import PictureFolder
 
@@ -30,7 +30,7 @@ def sample_pictures(folder: PictureFolder) -> dict[str, Path]:
 
 
 def _photo(name: str) -> bytes:
-    with Image.open(style_picture(name)) as file:
+    with Image.open(style_image(name)) as file:
         photo = file.convert("RGB")
     scale = SHORT_SIDE / min(photo.size)
     return _png(np.asarray(photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS)))

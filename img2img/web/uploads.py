@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Res
 from PIL import Image
 from starlette.datastructures import UploadFile
 
-from img2img.data.decode import to_rgb
+from img2img.data.images.decode import to_rgb
 from img2img.web.files import TYPES, PictureFolder
 from img2img.web.limits import Limits, RefusedError
 from img2img.web.pictures import decode, open_upload
@@ -18,7 +18,7 @@ SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF"
 """The formats that browsers show; another is kept as PNG."""
 
 
-async def read_picture(request: Request, limits: Limits, *, field: str) -> bytes:
+async def read_image(request: Request, limits: Limits, *, field: str) -> bytes:
     """The picture's file in a request: its body, or `field` of a form; `Guard` bounds its bytes and its time.
 
     Raises:
@@ -48,7 +48,7 @@ def page_routes(service: Service, folder: PictureFolder) -> APIRouter:
     async def upload(request: Request) -> Response:
         try:
             with service.admitted():
-                blob = await read_picture(request, service.limits, field="files")
+                blob = await read_image(request, service.limits, field="files")
                 path = await service.work(lambda: keep(blob, folder, service.limits))
         except RefusedError as refused:
             return PlainTextResponse(refused.message, status_code=refused.status)  # the page shows the text as it is

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from img2img.masks.file_header import checksum
 
 import img2img
 from img2img import InputError, hub
@@ -21,8 +22,8 @@ from img2img.bundle.folder import MAX_PATTERNS
 from img2img.bundle.join import join_bundles
 from img2img.export import export_bundle, load_plain
 from img2img.files.untrusted import tensor_shapes
-from img2img.masks import storage
-from img2img.masks.storage import checksum, read_task_file
+from img2img.masks import task_header
+from img2img.masks.storage import read_task_file
 from img2img.tasks import Example
 from img2img.tasks.stored import stored_task
 from img2img.tasks.style import Style
@@ -63,7 +64,7 @@ def forge(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     header, tensors = read_task_file(path)
     edit(header)
     header["checksum"] = checksum(header, tensors)
-    path.write_bytes(safetensors.torch.save(tensors, metadata={"format": storage.FORMAT, "header": json.dumps(header)}))
+    path.write_bytes(safetensors.torch.save(tensors, metadata={"format": task_header.FORMAT, "header": json.dumps(header)}))
 
 
 def smp(encoder: str = "tu-resnet18", **options: Any) -> dict[str, Any]:
@@ -290,7 +291,7 @@ def test_pictures_and_networks_that_a_task_names_are_dropped() -> None:
     task = stored_task({"task": nasty})
     assert isinstance(task, Style)
     with pytest.raises(InputError, match="give picture=PATH"):
-        _ = task.style_picture
+        _ = task.style_image
     with pytest.raises(InputError, match="give network="):
         task.metrics().update(torch.zeros(1, 3, 8, 8), Example(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)))
 

@@ -130,16 +130,16 @@ def test_what_cannot_be_read_or_written_ends_no_batch(bundle: Path, tmp_path: Pa
     _picture(photos / "n.png" / "inner.png")
     from img2img.inference import images
 
-    open_picture = images.open_picture
+    open_image = images.open_image
 
     def fails(path: Any) -> Any:
         if "vanished" in str(path):
             os.unlink(path)
         if "forbidden" in str(path):  # not by chmod, which root ignores
             raise PermissionError(13, "Permission denied", str(path))
-        return open_picture(path)
+        return open_image(path)
 
-    monkeypatch.setattr(images, "open_picture", fails)
+    monkeypatch.setattr(images, "open_image", fails)
     (tmp_path / "out").mkdir()
     result = call("run", "colour", photos, "--out", tmp_path / "out", "--bundle", bundle, "--json")
     assert result.exit_code == 1

@@ -63,7 +63,7 @@ def test_a_mistake_leaves_no_folder(tmp_path: Path, wrong: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("pipeline", ["cifar100", "impressions"])
+@pytest.mark.parametrize("pipeline", ["cifar100", "impresslearn"])
 def test_a_file_in_the_place_of_the_folder_is_one_message(tmp_path: Path, pipeline: str) -> None:
     (tmp_path / "run").write_text("mine")
     file = tmp_path / "run"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from img2img.data.arrays import ArrayPictures
+from img2img.data.arrays import ArrayDataset
 from img2img.errors import InputError
 
 GREY = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
@@ -12,7 +12,7 @@ def dark(images: np.ndarray) -> np.ndarray:
 
 
 def test_grey_pictures_get_three_channels_one_at_a_time() -> None:
-    pictures = ArrayPictures(GREY, np.array([1, 0]), rows=np.array([3, 1]), classes=["a", "b"], name="made", change=dark)
+    pictures = ArrayDataset(GREY, np.array([1, 0]), rows=np.array([3, 1]), classes=["a", "b"], name="made", change=dark)
     images, categories = pictures.arrays()
     np.testing.assert_array_equal(images, GREY[[3, 1]] // 2)
     assert categories.tolist() == [1, 0]
@@ -26,7 +26,7 @@ def test_grey_pictures_get_three_channels_one_at_a_time() -> None:
 
 def test_colours_stay_and_the_arrays_are_the_callers_own() -> None:
     colour = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
-    pictures = ArrayPictures(colour, np.array([0, 1]), classes=["a", "b"], name="made")
+    pictures = ArrayDataset(colour, np.array([0, 1]), classes=["a", "b"], name="made")
     np.testing.assert_array_equal(pictures[1].image, colour[1])
     images, categories = pictures.arrays()
     images[:] = 0
@@ -49,4 +49,4 @@ def test_colours_stay_and_the_arrays_are_the_callers_own() -> None:
 )
 def test_arrays_that_do_not_fit_are_refused(images, categories, rows, message) -> None:
     with pytest.raises(InputError, match=message):
-        ArrayPictures(images, np.array(categories), rows=rows and np.array(rows), classes=["a", "b"], name="made")
+        ArrayDataset(images, np.array(categories), rows=rows and np.array(rows), classes=["a", "b"], name="made")

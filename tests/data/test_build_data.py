@@ -9,7 +9,7 @@ from PIL import Image
 
 from img2img import InputError
 from img2img.data import build_data
-from img2img.data.folder import ImageFolder
+from img2img.data.datasets.folder import ImageFolder
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from img2img.data.base import PictureSet, Sample
-from img2img.data.cache import Cached
+from img2img.data.base import ImageDataset, Sample
+from img2img.data.cache import CachedDataset
 from img2img.errors import InputError
 
 
-class Counting(PictureSet):
+class Counting(ImageDataset):
     """Random pictures of 20 x 30 pixels that counts how often each was decoded."""
 
     classes = ("a", "b")
@@ -32,7 +32,7 @@ class Counting(PictureSet):
 
 def test_each_picture_is_decoded_once_and_unchanged():
     pictures = Counting()
-    cached = Cached(pictures)
+    cached = CachedDataset(pictures)
     for _ in range(3):
         for i in range(4):
             np.testing.assert_array_equal(cached[i].image, Counting()[i].image)
@@ -44,7 +44,7 @@ def test_each_picture_is_decoded_once_and_unchanged():
 
 def test_pictures_beyond_the_memory_are_decoded_each_time():
     pictures = Counting()
-    cached = Cached(pictures, max_bytes=2 * 20 * 30 * 4 + 100)
+    cached = CachedDataset(pictures, max_bytes=2 * 20 * 30 * 4 + 100)
     for _ in range(3):
         for i in range(4):
             np.testing.assert_array_equal(cached[i].image, Counting()[i].image)
@@ -53,7 +53,7 @@ def test_pictures_beyond_the_memory_are_decoded_each_time():
 
 @pytest.mark.parametrize(("short_side", "size"), [(10, (15, 10)), (40, (60, 40))], ids=["smaller", "larger"])
 def test_pictures_are_resized_as_pillow_resizes_them(short_side, size):
-    sample = Cached(Counting(source=True), short_side=short_side)[1]
+    sample = CachedDataset(Counting(source=True), short_side=short_side)[1]
     original = Counting(source=True)[1]
 
     def pillow(array, method):
@@ -67,7 +67,7 @@ def test_pictures_are_resized_as_pillow_resizes_them(short_side, size):
 
 @pytest.mark.parametrize("side", [10, 40], ids=["smaller", "larger"])
 def test_a_square_has_the_whole_picture_whatever_its_proportions(side):
-    sample, original = Cached(Counting(source=True), square=side)[1], Counting(source=True)[1]
+    sample, original = CachedDataset(Counting(source=True), square=side)[1], Counting(source=True)[1]
 
     def pillow(array, method):
         return np.asarray(Image.fromarray(array).resize((side, side), method))
@@ -75,32 +75,32 @@ def test_a_square_has_the_whole_picture_whatever_its_proportions(side):
     np.testing.assert_array_equal(sample.image, pillow(original.image, Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(sample.source, pillow(original.source, Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(sample.label, pillow(original.label, Image.Resampling.NEAREST))
-    cut = Cached(Counting(source=True), square=side, middle=8)[1]
+    cut = CachedDataset(Counting(source=True), square=side, middle=8)[1]
     np.testing.assert_array_equal(cut.image, sample.image[side // 2 - 4 :, side // 2 - 4 :][:8, :8])
-    assert Cached(Cached(Counting()), square=side).arrays() is None, "they do not stay as they are"
+    assert CachedDataset(CachedDataset(Counting()), square=side).arrays() is None, "they do not stay as they are"
 
 
 def test_two_sizes_are_refused():
     with pytest.raises(InputError, match="short_side=10 and square=10: expected one of them"):
-        Cached(Counting(), short_side=10, square=10)
+        CachedDataset(Counting(), short_side=10, square=10)
 
 
 def test_labels_stay_labels_when_they_are_resized():
-    assert set(np.unique(Cached(Counting(), short_side=13)[0].label)) <= {0, 1}
+    assert set(np.unique(CachedDataset(Counting(), short_side=13)[0].label)) <= {0, 1}
 
 
 def test_preload_reports_progress_and_stops_when_the_memory_is_used_up():
     told = []
     pictures = Counting()
-    Cached(pictures).preload(lambda done, total: told.append((done, total)))
+    CachedDataset(pictures).preload(lambda done, total: told.append((done, total)))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     pictures = Counting()
-    Cached(pictures, max_bytes=20 * 30 * 4).preload()
+    CachedDataset(pictures, max_bytes=20 * 30 * 4).preload()
     assert pictures.reads == [1, 1, 0, 0]
 
 
 def test_threads_share_one_cache_and_its_byte_count_stays_right():
-    cached = Cached(Counting(50))
+    cached = CachedDataset(Counting(50))
     threads = [threading.Thread(target=cached.preload) for _ in range(4)]
     for t in threads:
         t.start()
@@ -110,7 +110,7 @@ def test_threads_share_one_cache_and_its_byte_count_stays_right():
 
 
 def test_pickling_leaves_the_pictures_behind():
-    cached = Cached(Counting(), short_side=10)
+    cached = CachedDataset(Counting(), short_side=10)
     cached.preload()
     copy = pickle.loads(pickle.dumps(cached))
     assert copy.bytes_kept == 0
@@ -120,10 +120,10 @@ def test_pickling_leaves_the_pictures_behind():
 @pytest.mark.parametrize("options", [{"short_side": 0}, {"square": 0}, {"max_bytes": -1}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options))):
-        Cached(Counting(), **options)
+        CachedDataset(Counting(), **options)
 
 
-class Strip(PictureSet):
+class Strip(ImageDataset):
     """One picture of 2 x 6000 pixels."""
 
     def __len__(self):
@@ -139,4 +139,4 @@ class Strip(PictureSet):
 def test_a_strip_is_not_enlarged_to_gigabytes(options, size, monkeypatch):
     monkeypatch.setattr(Image.Image, "resize", lambda *_: pytest.fail("it was enlarged"))
     with pytest.raises(InputError, match=rf"strip\.png.*2 x 6000 .*{size}.*at most 89,478,485; "):
-        Cached(Strip(), **options)[0]
+        CachedDataset(Strip(), **options)[0]

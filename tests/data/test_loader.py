@@ -14,12 +14,12 @@ import torch
 
 from img2img.data import loader
 from img2img.data.augment import Augment
-from img2img.data.base import PictureSet, Sample
+from img2img.data.base import ImageDataset, Sample
 from img2img.data.loader import LostBatchError, TrainBatches, eval_batches, lost_batches_explained
 from img2img.errors import InputError, OutOfMemoryError
 
 
-class Numbered(PictureSet):
+class Numbered(ImageDataset):
     """Pictures of the given sizes, whose every pixel is the picture's number."""
 
     name = "numbered"

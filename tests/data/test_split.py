@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from img2img.data.base import PictureSet, Sample
+from img2img.data.base import ImageDataset, Sample
 from img2img.data.split import PARTS, Subset, limit, take
 from img2img.errors import InputError
 
 
-class Numbers(PictureSet):
+class Numbers(ImageDataset):
     """Pictures named by their position."""
 
     classes = ("a", "b")
@@ -24,7 +24,7 @@ class Numbers(PictureSet):
         return Sample(image=np.zeros((1, 1, 3), dtype=np.uint8), name=str(range(self.size)[index]))
 
 
-def positions(pictures: PictureSet) -> list[int]:
+def positions(pictures: ImageDataset) -> list[int]:
     return [int(pictures[i].name) for i in range(len(pictures))]
 
 

@@ -3,20 +3,19 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from img2img.data.arrays import ArrayPictures
-from img2img.data.base import PictureSet, Sample
-from img2img.data.split import Subset
-from img2img.data.split_classes import SplitClasses
+from img2img.data.arrays import ArrayDataset
+from img2img.data.base import ImageDataset, Sample
+from img2img.data.split import SplitClasses, Subset
 from img2img.errors import InputError
 
 
-def whole(categories: Sequence[int] = (6, 0, 3, 3, 1, 5, 2, 6)) -> ArrayPictures:
+def whole(categories: Sequence[int] = (6, 0, 3, 3, 1, 5, 2, 6)) -> ArrayDataset:
     """Seven classes; the pixels of picture i are i."""
     images = np.arange(len(categories), dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(2, 2)
-    return ArrayPictures(images, np.array(categories), classes=list("abcdefg"), name="made")
+    return ArrayDataset(images, np.array(categories), classes=list("abcdefg"), name="made")
 
 
-class Closed(ArrayPictures):
+class Closed(ArrayDataset):
     def __getitem__(self, index: int) -> Sample:
         raise AssertionError("a picture was read")
 
@@ -36,7 +35,7 @@ def test_a_task_has_its_classes_relabelled_and_its_pictures_in_order() -> None:
 
 
 def test_random_tasks_are_disjoint_and_the_same_for_every_part() -> None:
-    def tasks(seed: int, pictures: ArrayPictures) -> list[tuple[str, ...]]:
+    def tasks(seed: int, pictures: ArrayDataset) -> list[tuple[str, ...]]:
         options = {"classes_per_task": 2, "order": "random", "seed": seed}
         return [SplitClasses(pictures, number=n, **options).classes for n in (1, 2, 3)]
 
@@ -55,7 +54,7 @@ def test_no_picture_is_read_to_split_and_subsets_can_be_split() -> None:
     assert [s.name for s in half] == ["made/00002", "made/00006"]
 
 
-class Unlabelled(PictureSet):
+class Unlabelled(ImageDataset):
     name = "plain"
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from img2img.bundle import load_bundle
 from img2img.bundle.join import join_bundles
 from img2img.cli.report import report
 from img2img.data import build_data
-from img2img.data.decode import read_label, read_picture
+from img2img.data.images.decode import read_image, read_label
 from img2img.errors import InputError
 from img2img.export import export_task
 from img2img.files.atomic import check_folder, read_json, write_json
@@ -50,7 +50,7 @@ def test_files_and_folders(home: Path) -> None:
     (home / "a.yaml").write_text("x: 1")
     assert read_yaml("~/a.yaml", "a config") == {"x": 1}
     Image.new("L", (4, 4)).save(home / "a.png")
-    assert read_picture("~/a.png").shape == (4, 4, 3)
+    assert read_image("~/a.png").shape == (4, 4, 3)
     assert read_label("~/a.png").shape == (4, 4)
     assert os.listdir(".") == []
 

@@ -18,7 +18,7 @@ from img2img.export import export_bundle
 from img2img.files.writable import check_writable
 from img2img.hub import save_pretrained
 from img2img.research.impresslearn import run as run_study
-from img2img.suite import Job, run_jobs
+from img2img.research.suites.runner import Job, run_jobs
 from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 

@@ -13,8 +13,8 @@ from img2img.backbones.encoder_decoder import HeadShape
 from img2img.backbones.transformer import ImageTransformer
 from img2img.bundle import HEAD
 from img2img.data import Parts
-from img2img.data.base import PictureSet, Sample
-from img2img.data.cache import Cached
+from img2img.data.base import ImageDataset, Sample
+from img2img.data.cache import CachedDataset
 from img2img.inference.evaluator import Evaluator
 from img2img.masks import MaskedNetwork
 from img2img.tasks import Task
@@ -31,7 +31,7 @@ TASKS: dict[str, dict[str, Any]] = {
 L = TypeVar("L", bound=Strategy)
 
 
-class Pictures(PictureSet):
+class Pictures(ImageDataset):
     """Random pictures; the labels follow from the pictures' brightness."""
 
     def __init__(self, seed: int, count: int, classes: int) -> None:
@@ -106,7 +106,7 @@ def context(
         name = config.name
         task: Task = config.task.build()
         classes = task.out_channels
-        parts = Parts(*(Cached(Pictures(10 * i + k, count, classes)) for k, count in enumerate((7, 3, 3))))
+        parts = Parts(*(CachedDataset(Pictures(10 * i + k, count, classes)) for k, count in enumerate((7, 3, 3))))
         task.fit(parts.train)
         task_data[name] = TaskData(config, task, parts, config.train)
     evaluator = Evaluator(stride=4, min_size=8, device=torch.device("cpu"))

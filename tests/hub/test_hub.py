@@ -108,7 +108,7 @@ def test_bases_are_shared_too(tmp_path: Path) -> None:
     for name in ("one", "two"):
         network.add_task(name, masks.Piggyback(start="uniform"), head=backbone.make_head(3))
         network.freeze_task(name)
-    network.add_basis("both", masks.Basis.of_tasks(network, ["one", "two"]))
+    network.add_basis("both", masks.basis_of_tasks(network, ["one", "two"]))
     network.add_task("three", masks.ImpressLearn(basis="both"), head=backbone.make_head(3))
     save_backbone(tmp_path / "bundle", network, backbone.spec)
     add_task_to_bundle(tmp_path / "bundle", network, "three", options=task.options(), info={})

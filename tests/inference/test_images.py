@@ -78,7 +78,7 @@ def test_labels_come_as_indices(tmp_path: Path) -> None:
     labels = torch.randint(0, 3, (1, 6, 9))
     image = open_input(Image.fromarray(RGB)).labels(labels, 3)
     image.save(tmp_path / "labels.png")
-    from img2img.data.decode import read_label
+    from img2img.data.images.decode import read_label
 
     assert np.array_equal(read_label(tmp_path / "labels.png"), labels[0].numpy()), "a label file that training reads"
     array = open_input(RGB).labels(labels, 3)

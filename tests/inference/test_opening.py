@@ -176,7 +176,7 @@ def test_what_the_system_does_not_let_be_read_is_one_message(
     def refused(path: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("img2img.inference.images.open_picture", refused)
+    monkeypatch.setattr("img2img.inference.images.open_image", refused)
     with pytest.raises(InputError, match=r"a\.png.*Permission denied.*permissions"):
         model.run("colour", tmp_path / "a.png")
 

@@ -5,19 +5,19 @@ import torch
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.metrics.change import max_abs_change
+from img2img.metrics.output_change import max_abs_difference
 
 
 def test_equal_outputs_have_changed_by_exactly_zero() -> None:
     outputs = torch.randn(2, 3, 4, 4)
-    assert max_abs_change(outputs, outputs.clone()) == 0.0
-    assert max_abs_change(torch.tensor([math.inf, -0.0]), torch.tensor([math.inf, 0.0])) == 0.0
+    assert max_abs_difference(outputs, outputs.clone()) == 0.0
+    assert max_abs_difference(torch.tensor([math.inf, -0.0]), torch.tensor([math.inf, 0.0])) == 0.0
 
 
 def test_the_largest_change_counts_in_either_direction() -> None:
     before = torch.tensor([1.0, 2.0, 3.0])
-    assert max_abs_change(before, torch.tensor([1.5, 2.0, 0.0])) == 3.0
-    assert max_abs_change(before, torch.tensor([1.5, 7.0, 3.0])) == 5.0
+    assert max_abs_difference(before, torch.tensor([1.5, 2.0, 0.0])) == 3.0
+    assert max_abs_difference(before, torch.tensor([1.5, 7.0, 3.0])) == 5.0
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,8 @@ def test_the_largest_change_counts_in_either_direction() -> None:
     ],
 )
 def test_one_last_bit_is_a_change(before: Tensor, after: Tensor) -> None:
-    assert max_abs_change(before, after) > 0.0
-    assert max_abs_change(after, before) > 0.0
+    assert max_abs_difference(before, after) > 0.0
+    assert max_abs_difference(after, before) > 0.0
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,11 @@ def test_one_last_bit_is_a_change(before: Tensor, after: Tensor) -> None:
     ],
 )
 def test_nan_in_either_output_and_lost_infinities_are_infinite_changes(before: list[float], after: list[float]) -> None:
-    assert max_abs_change(torch.tensor(before), torch.tensor(after)) == math.inf
+    assert max_abs_difference(torch.tensor(before), torch.tensor(after)) == math.inf
 
 
 def test_an_infinity_that_stays_does_not_hide_the_change_beside_it() -> None:
-    assert max_abs_change(torch.tensor([math.inf, 1.0]), torch.tensor([math.inf, 1.25])) == 0.25
+    assert max_abs_difference(torch.tensor([math.inf, 1.0]), torch.tensor([math.inf, 1.25])) == 0.25
 
 
 def test_outputs_that_cannot_be_compared_are_refused() -> None:
@@ -59,4 +59,4 @@ def test_outputs_that_cannot_be_compared_are_refused() -> None:
         (torch.zeros(0), torch.zeros(0)),
     ):
         with pytest.raises(InputError, match="expected one shape and type"):
-            max_abs_change(before, after)
+            max_abs_difference(before, after)

@@ -17,8 +17,8 @@ import img2img
 from img2img.backbones import build_backbone
 from img2img.cli.pipeline import plain_config, run_config, run_decathlon
 from img2img.data.base import Batch
-from img2img.data.cache import Cached
-from img2img.data.decathlon import DECATHLON, Decathlon
+from img2img.data.cache import CachedDataset
+from img2img.data.datasets.decathlon import DECATHLON, Decathlon
 from img2img.metrics import decathlon_score
 from img2img.metrics.decathlon import FINETUNED
 from img2img.research.decathlon import MADE, OFFICIAL, SEEN, finish, note_of, predict, score_of
@@ -260,7 +260,7 @@ def test_a_score_says_what_it_is_worth() -> None:
 
 def test_the_servers_pictures_are_made_squares_as_the_tasks_own(official: Path) -> None:
     pictures = Decathlon(root=official, dataset="dtd", part="test")  # of 24 x 20 pixels
-    whole = Cached(pictures, square=18)
+    whole = CachedDataset(pictures, square=18)
     seen: list[torch.Tensor] = []
 
     def answer(network: object, task: Task, input: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from img2img import InputError, MaskedNetwork, masks
-from img2img.masks import Basis, MaskMethod
+from img2img.masks import Basis, MaskMethod, basis_of_tasks
 from img2img.research.impresslearn.stacked_training import train_stacked
 from img2img.training.loop import TrainingDivergedError
 
@@ -29,7 +29,7 @@ def _convolutional() -> nn.Module:
 
 def _network(backbone: nn.Module, method: MaskMethod, *, head: bool = False) -> MaskedNetwork:
     net = MaskedNetwork(backbone, head="4" if head else None)
-    net.add_basis("impressions", Basis.random(net.layers(), count=5, density=0.4, seed=1))
+    net.add_basis("impresslearn", Basis.random(net.layers(), count=5, density=0.4, seed=1))
     for index, task in enumerate(TASKS):
         torch.manual_seed(index)
         net.add_task(task, method, head=nn.Linear(8, 4) if head else None)
@@ -61,8 +61,8 @@ def _alone(net: MaskedNetwork, optimiser: Callable[..., torch.optim.Optimizer]) 
 METHODS: dict[str, MaskMethod] = {
     "supsup": masks.SupSup(density=0.3),
     "supsup, global": masks.SupSup(density=0.3, allocation="global"),
-    "impresslearn": masks.ImpressLearn(basis="impressions", penalty_weight=0.1),
-    "hybrid": masks.ImpressLearn(basis="impressions", hybrid=True),
+    "impresslearn": masks.ImpressLearn(basis="impresslearn", penalty_weight=0.1),
+    "hybrid": masks.ImpressLearn(basis="impresslearn", hybrid=True),
     "ternary": masks.Piggyback(start="uniform", ternary=True),
 }
 
@@ -117,7 +117,7 @@ def test_trained_tasks_freeze_and_make_a_basis() -> None:
     outputs = net(x, task="b").detach()
     net.freeze_task("b")
     assert net(x, task="b").equal(outputs)
-    basis = Basis.of_tasks(net, TASKS[:2])
+    basis = basis_of_tasks(net, TASKS[:2])
     assert basis.masks("0.weight")[1].equal(net.state("b").binaries()["0.weight"])
 
 

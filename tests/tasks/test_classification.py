@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from img2img import InputError
 from img2img.data.base import Batch, Sample
-from img2img.data.patterns import Patterns
 from img2img.data.split import Subset
+from img2img.data.synthetic.patterns import Patterns
 from img2img.tasks import build_task
 from img2img.tasks.base import Example
 

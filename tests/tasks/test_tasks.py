@@ -10,12 +10,12 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 from img2img import InputError
-from img2img.data.base import VOID, Batch, PictureSet, Sample
+from img2img.data.base import VOID, Batch, ImageDataset, Sample
 from img2img.tasks import Task, build_task, task_kinds
 from img2img.tasks.base import mean_colour
 
 
-class Pictures(PictureSet):
+class Pictures(ImageDataset):
     """Four random pictures with labels."""
 
     name = "four"
@@ -134,7 +134,6 @@ class TestContract:
             assert picture.min() >= 0
             assert picture.max() <= 1
 
-
     def test_every_form_of_a_result_is_what_it_is_called(self, task: Task, batch: Batch) -> None:
         input = task.served_input(batch)
         prediction = task.prediction(torch.randn(_raw(task)), input)
@@ -226,7 +225,7 @@ def test_edges_are_black_on_white_and_of_a_pair_side_a() -> None:
 
 
 def test_the_mean_colour_counts_each_picture_once() -> None:
-    class Two(PictureSet):
+    class Two(ImageDataset):
         def __len__(self) -> int:
             return 2
 
@@ -248,7 +247,7 @@ def test_the_noise_has_the_deviation_asked_for_and_differs_between_pictures() ->
 def test_style_weights_make_the_style_picture_itself_a_perfect_style(style_file: Path) -> None:
     config = _config("style", style_file) | {"content": 0.0, "variation": 0.0, "style": 3.0}
     task = build_task(config)
-    example = task.example(Batch(image=(task.style_picture * 255).round().byte()))
+    example = task.example(Batch(image=(task.style_image * 255).round().byte()))
     assert task.loss(torch.logit(example.target, eps=1e-6), example).item() < 1e-3
     black = torch.full_like(example.target, -20.0)
     assert task.loss(black, example).item() > 0.3

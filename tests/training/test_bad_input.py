@@ -71,7 +71,7 @@ def test_a_wrong_config_is_refused_before_anything_starts(config: Make, changes:
         ({"method": {"name": "piggyback", "start": "onez"}}, None, "onez"),
         (
             {"masks": {"trainable_copies": ["*"]}},
-            {"name": "mixed", "method": {"name": "piggyback"}, "own": ["*"]},
+            {"name": "mixed", "method": {"name": "piggyback"}, "trainable_copies": ["*"]},
             "mixed of mixed",
         ),
         ({"method": {"name": "finetune"}}, {"name": "ksm"}, r"tasks\.colour\.method=.*: the method 'finetune' learns all"),

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from img2img import InputError
-from img2img.data.base import PictureSet
+from img2img.data.base import ImageDataset
 from img2img.masks import Mixed, Piggyback
 from img2img.training.config import (
     Experiment,
@@ -106,7 +106,7 @@ def test_options_in_groups_change_one_by_one() -> None:
     assert options.steps == 10
 
 
-def _build(*, copy: int, sizes: tuple[int, int] = (1, 2), rate: float = 1.0, kind: PictureSet | None = None) -> Any:
+def _build(*, copy: int, sizes: tuple[int, int] = (1, 2), rate: float = 1.0, kind: ImageDataset | None = None) -> Any:
     """One keyword is called as a method of pydantic's models is."""
     return copy, sizes, rate, kind
 

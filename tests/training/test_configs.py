@@ -107,14 +107,14 @@ HEADS = sorted((CONFIGS / "experiment").glob("*.yaml")) + sorted((CONFIGS / "stu
 def _commands() -> list[str]:
     """The commands in the heads of experiments and studies, less those to be filled in; tests/test_docs.py has the pages'."""
     lines = {line.lstrip("# ").rstrip() for head in HEADS for line in head.read_text(encoding="utf-8").splitlines()}
-    scripts = tuple(f"python pipelines/{name}.py" for name in (*PIPELINES, "impressions"))
+    scripts = tuple(f"python pipelines/{name}.py" for name in (*PIPELINES, "impresslearn"))
     return sorted(x for x in lines if x.startswith(scripts) and "..." not in x and not re.search(r"=(?!DATA\b)[A-Z]{4,}\b", x))
 
 
 @pytest.mark.parametrize("command", _commands())
 def test_a_command_in_the_head_of_a_config_composes(command: str) -> None:
     _, script, *overrides = shlex.split(command, comments=True)
-    if Path(script).stem != "impressions":
+    if Path(script).stem != "impresslearn":
         assert _compose(*overrides, pipeline=Path(script).stem).sequence
         return
-    assert read_study(plain_config(compose("impressions", overrides))).seeds
+    assert read_study(plain_config(compose("impresslearn", overrides))).seeds

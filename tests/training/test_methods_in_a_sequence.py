@@ -52,7 +52,7 @@ def test_tasks_may_have_weights_of_their_own_and_leave_others_as_they_are(config
     assert results["forgetting"]["max_abs_output_change"] == 0.0
     network, _ = load_bundle(tmp_path / "run" / "bundle")
     masked = {name: type(mask).__name__ for name, mask in network.state("edges").named_masks()}
-    assert masked.pop("decoder.1.0.weight") == "OwnWeight"
+    assert masked.pop("decoder.1.0.weight") == "TrainableCopy"
     assert sorted(masked) == ["decoder.0.0.weight", "encoder.3.conv1.0.weight", "encoder.3.conv2.0.weight"]
     assert set(masked.values()) == {"PiggybackMask"}
     learned = [dict(network.state(task).named_masks())["decoder.1.0.weight"].weight for task in ("colour", "edges")]
@@ -74,7 +74,7 @@ def test_a_bundle_keeps_which_weights_are_masked(select: list[str] | None, tmp_p
 
 
 def test_patterns_of_own_weights_that_fit_nothing_are_refused_before_training(config: Make, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"own='nothing\.\*' fits no weight that is masked; name some of this network, such as"):
+    with pytest.raises(InputError, match=r"trainable_copies='nothing\.\*' fits no weight"):
         run(config(masks={"trainable_copies": ["nothing.*"]}))
     assert not (tmp_path / "run" / "bundle").exists()
 

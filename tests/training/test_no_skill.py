@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 import img2img
 from img2img.cli import app
 from img2img.hub.card import model_card
-from img2img.reports.comparison.report import write_comparison
-from img2img.reports.comparison.store import store_run, write_summary
 from img2img.research.decathlon import score_of
+from img2img.research.suites.comparison_page import write_comparison
+from img2img.research.suites.store import store_run, write_summary
 from img2img.tasks import build_task
 from img2img.training.config import TrainOptions
 from img2img.training.run import run

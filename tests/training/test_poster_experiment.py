@@ -18,7 +18,7 @@ from img2img import InputError
 from img2img.backbones import build_backbone
 from img2img.bundle import HEAD
 from img2img.data import VOID, build_data
-from img2img.data.voc import VOC_CLASSES
+from img2img.data.datasets.voc import VOC_CLASSES
 from img2img.masks import MaskedNetwork
 from img2img.training.compose import compose
 from img2img.training.run import run

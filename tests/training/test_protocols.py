@@ -235,7 +235,7 @@ def test_a_member_of_a_family_can_differ_and_be_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("pipeline", "name", "family", "rate", "batch"),
-    [("cifar100", "cifar100_impressions", "superclass", 2e-2, 64), ("imagenet_to_sketch", "split_imagenet", "split", 2.5e-3, 96)],
+    [("cifar100", "cifar100_impresslearn", "superclass", 2e-2, 64), ("imagenet_to_sketch", "split_imagenet", "split", 2.5e-3, 96)],
 )
 def test_impressions_of_residual_networks_are_learned_as_table_3_has_it(
     pipeline: str, name: str, family: str, rate: float, batch: int
@@ -251,5 +251,5 @@ def test_impressions_of_residual_networks_are_learned_as_table_3_has_it(
 
 def test_impressions_of_lenet_are_learned_as_table_3_has_it() -> None:
     for study in ("permuted_mnist", "rotated_mnist"):
-        train = read_study(plain_config(compose("impressions", [f"study={study}", DATA]))).train
+        train = read_study(plain_config(compose("impresslearn", [f"study={study}", DATA]))).train
         assert (train.lr, train.batch_size, train.penalty_weight) == (2e-3, 128, 0)

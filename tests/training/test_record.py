@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from img2img import InputError
 from img2img.cli import app
-from img2img.suite import other_data
+from img2img.research.suites.runner import other_data
 from img2img.training.evaluation import evaluate_run
 from img2img.training.record import read_now, read_record
 from img2img.training.run import run

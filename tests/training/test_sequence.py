@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from img2img.masks.task_state import TaskState
 from killing import Killed, killed_at
 
 import img2img
 from img2img import InputError
 from img2img.bundle import load_bundle
-from img2img.masks.task import TaskState
 from img2img.training import sequence as sequence_module
 from img2img.training.collect import collect_results
 from img2img.training.config import read_experiment

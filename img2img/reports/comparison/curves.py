@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from img2img.reports.comparison.numbers import stat
-from img2img.reports.comparison.suite import Method, Run, TaskInfo
 from img2img.reports.read import read_curve
+from img2img.research.suites.aggregate import stat
+from img2img.research.suites.suite import Method, Run, TaskInfo
 
 PHASES = (".warmup", "", *(f".prune{i}" for i in range(1, 10)), ".retrain")
 """The trainings of one task by the ends of their logs' names, in order: LwF warms up its head, CPG prunes little by little,

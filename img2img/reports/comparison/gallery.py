@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from img2img.files.atomic import write_bytes
-from img2img.reports.comparison.style import DPI, save_png
+from img2img.research.suites.plot_style import DPI, save_png
 
 _CSS_DPI = 96
 _PAGE_QUALITY = 88

@@ -6,9 +6,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from img2img.errors import InputError
-from img2img.reports.comparison.outputs import Strip, read_strip
-from img2img.reports.comparison.suite import Method, Run, Suite, TaskInfo
+from img2img.research.suites.suite import Method, Run, Suite, TaskInfo
 from img2img.tasks.lettering import fit
+from img2img.training.output_images import Strip, read_strip
 
 WIDTH = 1180
 """Pixels: columns that do not fit go below, with their own titles."""

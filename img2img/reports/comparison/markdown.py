@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from img2img.reports import text
-from img2img.reports.comparison.numbers import Stat, final, learned, mean_skill, moved, seconds, sizes
-from img2img.reports.comparison.suite import Method, Suite
-from img2img.reports.comparison.tables import winners
+from img2img.research.suites.aggregate import Stat, final, learned, mean_skill, moved, seconds, sizes
+from img2img.research.suites.suite import Method, Suite
+from img2img.research.suites.tables import winners
 
 
 def headline(suite: Suite) -> str:

@@ -1,7 +1,7 @@
 """ImpressLearn's study: how well masks of other tasks, of one task, or random ones combine into networks for new tasks.
 
-    python pipelines/impressions.py study=tiny                              # made pictures, under a minute
-    python pipelines/impressions.py study=permuted_mnist data_root=DATA
+    python pipelines/impresslearn.py study=tiny                              # made pictures, under a minute
+    python pipelines/impresslearn.py study=permuted_mnist data_root=DATA
 
 Source: "ImpressLearn: Continual learning via combined task impressions" (2022), figures 2, 3 and 6 to 8, table 2, section 5.
 """
@@ -19,13 +19,13 @@ from img2img.files.atomic import check_folder, clear_leftovers, write_json
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.files.writable import check_writable
-from img2img.research.impresslearn import measures
-from img2img.research.impresslearn.earlier import check_earlier, check_pictures, record_path
+from img2img.research.impresslearn import measurements
+from img2img.research.impresslearn.numbered_tasks import NumberedTasks, build_numbered_tasks
 from img2img.research.impresslearn.options import CLASSES, Study, read_study
-from img2img.research.impresslearn.pictures import Family, build_family
 from img2img.research.impresslearn.report import write_report
 from img2img.research.impresslearn.results import stored_bytes, summarise, table_rows
-from img2img.research.impresslearn.workbench import Workbench
+from img2img.research.impresslearn.resume_check import check_earlier, check_pictures, record_path
+from img2img.research.impresslearn.study_network import StudyNetwork
 from img2img.training.environment import environment
 from img2img.training.record import write_record
 from img2img.training.run import logged_to
@@ -44,7 +44,7 @@ def run(config: Mapping[str, Any], *, composed: SavedConfig | None = None) -> di
     more seeds, densities or numbers of impressions can be added to a finished run.
 
     Args:
-        config: plain values, as of `configs/impressions.yaml` resolved; see `Study`.
+        config: plain values, as of `configs/impresslearn.yaml` resolved; see `Study`.
         composed: what `config/` keeps; None for `config` itself.
 
     Returns:
@@ -63,7 +63,7 @@ def run(config: Mapping[str, Any], *, composed: SavedConfig | None = None) -> di
         clear_leftovers(folder, below=3)
         if study.threads is not None:
             torch.set_num_threads(study.threads)
-        family = build_family(study.data)
+        family = build_numbered_tasks(study.data)
         _check_enough(study, family)
         files = check_pictures(folder, family)
         keep_config(folder, composed or SavedConfig.plain(config))
@@ -76,13 +76,13 @@ LOWER = "lower train.together, train.batch_size or inference.batch_size. What wa
 """What helps where memory runs out."""
 
 
-def _run(study: Study, family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+def _run(study: Study, family: NumberedTasks, config: Mapping[str, Any]) -> dict[str, Any]:
     folder = expanded(study.out)
     start = time.perf_counter()
     rows: dict[str, list[dict[str, Any]]] = {}
     for seed in study.seeds:
         for density in study.densities:
-            for name, found in _measure(Workbench(study, family, seed=seed, density=density)).items():
+            for name, found in _measure(StudyNetwork(study, family, seed=seed, density=density)).items():
                 rows.setdefault(name, []).extend({"seed": seed, "density": density} | row for row in found)
     results = {
         "schema": SCHEMA,
@@ -102,26 +102,26 @@ def _run(study: Study, family: Family, config: Mapping[str, Any]) -> dict[str, A
     return results
 
 
-def _measure(bench: Workbench) -> dict[str, list[dict[str, Any]]]:
+def _measure(bench: StudyNetwork) -> dict[str, list[dict[str, Any]]]:
     """All rows of one seed and density, by the name of the measurement."""
     study = bench.study
-    measures.learn_basis_masks(bench)
+    measurements.learn_basis_masks(bench)
     rows = {
-        "own": measures.own_masks(bench),
-        "wrong": measures.wrong_masks(bench),
-        "overlaps": measures.overlaps(bench),
-        "combined": [row for kind in study.kinds for count in study.counts for row in measures.combinations(bench, kind, count)],
+        "own": measurements.own_masks(bench),
+        "wrong": measurements.wrong_masks(bench),
+        "overlaps": measurements.overlaps(bench),
+        "combined": [row for kind in study.kinds for count in study.counts for row in measurements.combinations(bench, kind, count)],
     }
     if study.basis_tasks:
-        rows["basis"] = [row for count in study.counts for row in measures.basis_tasks(bench, count)]
+        rows["basis"] = [row for count in study.counts for row in measurements.basis_tasks(bench, count)]
     if study.inference.tasks and bench.density == study.inference.density:
-        rows["inference"] = [measures.inference(bench, epochs) for epochs in study.inference.epochs]
+        rows["inference"] = [measurements.inference(bench, epochs) for epochs in study.inference.epochs]
     if bench.density == study.variants.density:
-        rows["variants"] = [row for count in study.variants.counts for row in measures.variants(bench, count)]
+        rows["variants"] = [row for count in study.variants.counts for row in measurements.variants(bench, count)]
     return rows
 
 
-def _check_enough(study: Study, family: Family) -> None:
+def _check_enough(study: Study, family: NumberedTasks) -> None:
     """Raise an `InputError` if the study asks for more tasks than there are."""
     needed = study.masks + max(study.new_tasks, study.inference.tasks)
     if family.number_of_tasks is not None and needed > family.number_of_tasks:
@@ -131,7 +131,7 @@ def _check_enough(study: Study, family: Family) -> None:
         )
 
 
-def _majority(family: Family, study: Study) -> float:
+def _majority(family: NumberedTasks, study: Study) -> float:
     """The accuracy of always saying the class that is most frequent in training, on the test pictures."""
     first = study.new_numbers()[0]
     likely = family.pixels(first, "train")[1].bincount(minlength=CLASSES).argmax()

@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from img2img.reports.comparison.style import look, new_figure, save_png, side_legend, styled, tidy
 from img2img.research.impresslearn.options import KINDS
+from img2img.research.suites.plot_style import look, new_figure, save_png, side_legend, styled, tidy
 
 Row = Mapping[str, Any]
 _LEVELS = {"own": ("own mask (SupSup)", "-", "0.15"), "wrong": ("another task's mask", ":", "0.45")}
@@ -57,7 +57,7 @@ def _over_counts(axes: Axes, counts: Sequence[int], title: str) -> None:
     axes.set_xscale("log")
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("impressions")
+    axes.set_xlabel("impresslearn")
     axes.set_title(title, loc="left", fontsize=10)
     tidy(axes)
 

@@ -57,7 +57,7 @@ def _accuracy(results: Mapping[str, Any], densities: Sequence[float]) -> list[st
             found = at(results["combined"], density=density, kind=kind)
             if found:
                 rows.append([kind, f"{density:g}", *(_cell(by_count(found, "accuracy").get(count)) for count in counts)])
-    return ["## New tasks", "", *_table(["impressions", "density", *map(str, counts)], rows)]
+    return ["## New tasks", "", *_table(["impresslearn", "density", *map(str, counts)], rows)]
 
 
 def _basis(results: Mapping[str, Any], densities: Sequence[float]) -> list[str]:

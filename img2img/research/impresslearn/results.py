@@ -6,14 +6,14 @@ from typing import Any
 
 from img2img.files.paths import expanded
 from img2img.masks.storage import read_header
+from img2img.research.impresslearn.numbered_tasks import NumberedTasks
 from img2img.research.impresslearn.options import Study
-from img2img.research.impresslearn.pictures import Family
-from img2img.research.impresslearn.table import TABLE_2
+from img2img.research.impresslearn.table2 import TABLE_2
 
 Row = Mapping[str, Any]
 
 
-def summarise(study: Study, family: Family, results: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(study: Study, family: NumberedTasks, results: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of the new tasks in the form of every suite's `summary.json`.
 
     A method is a number of impressions of one kind, or SupSup's own masks, at one density: `heterogeneous_100_d0.1`,

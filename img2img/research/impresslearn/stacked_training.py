@@ -4,7 +4,7 @@ The tasks' effective weights are stacked and the backbone runs once over all of 
 batched matrix product); and what tasks of one basis combine (ImpressLearn, equation 1) is one matrix product for all of them,
 `(T, K) @ (K, n)`, and so is its gradient, in place of decoding the basis for each task and step. That is where the time is won:
 ten tasks over a basis of 100 masks take a fifth of it on a CPU, ten tasks with masks of their own a little more than one by one
-(`benchmarks/together.py`).
+(`benchmarks/stacked_training.py`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,9 +19,10 @@ from torch.optim import Optimizer
 
 from img2img.errors import InputError, TrainingDivergedError
 from img2img.masks import Basis, MaskedNetwork
+from img2img.masks.functional_module import FunctionalModule
 from img2img.masks.methods.impresslearn import ImpressMask
-from img2img.masks.stand_in import StandIn
-from img2img.masks.task import TaskState, all_tensors
+from img2img.masks.task_state import TaskState
+from img2img.masks.tensors import all_tensors
 
 _CHECK_EVERY = 100
 """Steps between two looks at whether the losses are numbers."""
@@ -102,7 +103,7 @@ class _Stacked:
         self.weights = network.masked_weights()
         self.masks = [dict(state.named_masks()) for state in states]
         head = states[0].head
-        self._head = None if head is None else StandIn(head, ())  # no swap within the task's own
+        self._head = None if head is None else FunctionalModule(head, ())  # no swap within the task's own
         self.tables: dict[str, Tensor] = {}
         for name, mask in self.masks[0].items():
             if isinstance(mask, ImpressMask):

@@ -11,7 +11,7 @@ from img2img.inference.evaluator import Network
 from img2img.masks import Mask, Piggyback
 from img2img.masks.coding import decode, encode
 from img2img.masks.layers import Layer
-from img2img.masks.task import total_bytes
+from img2img.masks.tensors import total_bytes
 from img2img.research.strategies.packnet import FIRST, FREE, PackNet
 from img2img.research.strategies.shared import SharedNetwork
 from img2img.training.config import OptimiserOptions

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from img2img.masks.base import one_of
+from img2img.masks.checks import one_of
 from img2img.research.strategies.shared import SharedLearner, SharedNetwork
 from img2img.training.strategy import Phase, in_range
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
-from img2img.masks.base import one_of
+from img2img.masks.checks import one_of
 from img2img.masks.coding import encode
 from img2img.research.strategies.shared import SharedLearner, SharedNorm, within
 from img2img.training.callback import Callback

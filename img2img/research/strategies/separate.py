@@ -10,8 +10,8 @@ from img2img.backbones import build_backbone
 from img2img.bundle import HEAD
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
-from img2img.masks.frozen import FrozenBackbone
-from img2img.masks.task import total_bytes
+from img2img.masks.frozen_backbone import FrozenBackbone
+from img2img.masks.tensors import total_bytes
 from img2img.training.strategy import Context, Phase, Strategy, evaluated
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from img2img.inference.evaluator import Network
-from img2img.masks.base import one_of
-from img2img.masks.frozen import FrozenBackbone
-from img2img.masks.task import all_tensors, total_bytes
+from img2img.masks.checks import one_of
+from img2img.masks.frozen_backbone import FrozenBackbone
+from img2img.masks.tensors import all_tensors, total_bytes
 from img2img.training.strategy import Context, Phase, Strategy
 
 SharedNorm = Literal["shared", "own", "frozen"]

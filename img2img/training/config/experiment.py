@@ -55,7 +55,7 @@ class EvaluationOptions(Options):
 
 
 class BasisOfTasks(Options):
-    """What tasks with ImpressLearn combine: the masks of tasks, see `Basis.of_tasks`."""
+    """What tasks with ImpressLearn combine: the masks of tasks, see `basis_of_tasks`."""
 
     tasks: Names
     """Finished before they are needed."""

@@ -7,7 +7,7 @@ from typing import Any
 from img2img.backbones import KINDS as BACKBONES
 from img2img.errors import InputError
 from img2img.masks import METHODS, MaskMethod, Mixed
-from img2img.masks.table import check_name
+from img2img.masks.task_store import check_task_name
 from img2img.registry import import_modules
 from img2img.tasks.base import KINDS as TASKS
 from img2img.training.config.data_spec import DataSpec
@@ -109,7 +109,7 @@ def _check_names(given: ExperimentConfig, sequence: Sequence[str], tasks: Mappin
     if not sequence:
         raise InputError(f"the sequence is empty: name one task or more of {', '.join(tasks)}")
     for name in (*sequence, *(name for names in given.compare.values() for name in names)):
-        check_name(name)
+        check_task_name(name)
         if name == EVERY_TASK:
             raise InputError(f"the sequence names a task {name!r}: that stands for every task (`img2img run all`); rename it")
         if name not in tasks:

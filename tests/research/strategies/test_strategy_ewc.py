@@ -17,7 +17,7 @@ from img2img.backbones.encoder_decoder import HeadShape
 from img2img.data import Parts
 from img2img.data.augment import Augment
 from img2img.data.base import Sample
-from img2img.data.cache import Cached
+from img2img.data.cache import CachedDataset
 from img2img.data.loader import TrainBatches
 from img2img.research.strategies import EWC
 from img2img.tasks.base import Example
@@ -100,7 +100,9 @@ def test_the_fisher_information_of_a_linear_gaussian_model_is_the_closed_form() 
     weight = backbone.encoder[0].weight.detach().flatten()  # type: ignore[index]
     plain = context(backbone, names=["classes"])
     pictures = _Flat()
-    task_data = TaskData("classes", _Gaussian(weight, sigma), Parts(*[Cached(pictures)] * 3), plain.task_data["classes"].options)  # type: ignore[arg-type]
+    task_data = TaskData(
+        "classes", _Gaussian(weight, sigma), Parts(*[CachedDataset(pictures)] * 3), plain.task_data["classes"].options
+    )  # type: ignore[arg-type]
     strategy = begun(EWC(samples=12), replace(plain, task_data={"classes": task_data}))
     strategy.add("classes", nn.Identity())
     fisher = strategy.fisher("classes")["encoder.0.weight"].flatten()

@@ -1,0 +1,1 @@
+"""Datasets that lie on disk, one module for each format."""

@@ -1,0 +1,116 @@
+"""Folders of pictures by class, as torchvision's `ImageFolder` lays them out."""
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from img2img.data.base import ImageDataset, Sample
+from img2img.data.datasets.file_names import first_twice, nfc
+from img2img.data.datasets.label_table import unknown_name
+from img2img.data.images.decode import read_image
+from img2img.data.images.listing import EXTENSIONS, SkippedFiles, require_folder, scan, subfolders
+from img2img.data.warn_once import warn_once
+from img2img.errors import InputError
+
+_PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+
+
+class ClassFolder(ImageDataset):
+    """One part of a dataset that has a folder a class: `root/CLASS/**/*.jpg`, in the order of the classes, then of the paths.
+
+    So are laid out ImageNet (`train/n01440764/*.JPEG`; the validation pictures sorted into class folders), Places365 ("easy
+    format"), PACS (`photo/train/dog/*.jpg`) and the sets of ImageNet-to-Sketch as Piggyback's code expects them (Mallya, Davis
+    and Lazebnik, ECCV 2018): `cubs_cropped`, `stanford_cars_cropped`, `flowers`, `wikiart`, `sketches`, each with
+    `train/CLASS/*.jpg` and `test/CLASS/*.jpg`. Pictures keep their size. What `list_images` skips is no class and no picture
+    here either; pictures beside the folders are counted in a `warn_once`. Names are compared in Unicode's form NFC.
+
+    Args:
+        root: the folder of one part, which holds the folders of the classes.
+        classes: class names in the order of their indices; they may lack a folder here, as a class without a picture in the
+            test part does, but every folder must be among them. None takes the sorted names of the folders.
+
+    Raises:
+        InputError: no such folder, no folder of a class in it, one without a picture or not among `classes`; at access, a
+            damaged picture.
+    """
+
+    categories: NDArray[np.int64]
+
+    def __init__(self, *, root: str | os.PathLike[str], classes: Sequence[str] | None = None) -> None:
+        self.root = require_folder(root)
+        self.name = "-".join(self.root.absolute().parts[-2:])  # "cubs_cropped-train": "train" alone says little
+        folders = subfolders(self.root)
+        if not folders or _holds_parts(self.root, folders):
+            raise InputError(
+                f"{self.root} holds {f'the folders {folders}' if folders else 'no folder'}: expected one folder of pictures for "
+                "each class, as ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg have; give the folder of one part, such as "
+                "ROOT/train, or sort the pictures of a dataset that comes as lists (CUBS, Cars, Flowers) into such folders"
+            )
+        named = {nfc(folder): folder for folder in folders}
+        if len(named) < len(folders):
+            raise InputError(
+                f"{self.root} has two folders of the name {first_twice(map(nfc, folders))!r}, in two Unicode forms (NFC, NFD): "
+                "expected one; move the pictures of one into the other"
+            )
+        left_out = SkippedFiles()
+        # Texts, not paths: ImageNet has 1.3 million of them, and a path takes five times the memory.
+        of_class: dict[str, list[str]] = {}
+        for name, folder in named.items():
+            pictures, others = scan(self.root / folder, results_alone=True)
+            if pictures:  # else it holds runs
+                of_class[name] = [p.relative_to(self.root).as_posix() for p in pictures]
+            left_out += others
+        self.classes = tuple(sorted(of_class) if classes is None else map(nfc, classes))
+        if len(set(self.classes)) < len(self.classes):
+            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
+            raise InputError(f"the classes {twice} are listed twice: expected each once; remove one of each")
+        for name in of_class:
+            if name not in self.classes:
+                what = f"class for {self.root / named[name]}; among `classes` there is none"
+                raise unknown_name(name, self.classes, what)
+        files = (p for p in self.root.iterdir() if p.is_file() and not p.name.startswith("."))
+        if beside := [p.name for p in files if p.suffix.lower() in EXTENSIONS]:
+            warn_once(
+                f"{len(beside)} pictures in {self.root} lie in no folder of a class and are left out, such as {min(beside)}"
+            )
+        self._files = [file for name in self.classes for file in of_class.get(name, ())]
+        categories = [category for category, name in enumerate(self.classes) for _ in of_class.get(name, ())]
+        left_out.say(self.root, len(self._files))
+        self.categories = np.array(categories, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+    def __getitem__(self, index: int) -> Sample:
+        file = self._files[index]
+        return Sample(image=read_image(self.root / file), category=int(self.categories[index]), name=file)
+
+    def files(self, index: int) -> Sequence[tuple[str, Path]]:
+        """The picture, with the folder of its class."""
+        return ((self._files[index], self.root / self._files[index]),)
+
+
+def _holds_parts(root: Path, folders: Sequence[str]) -> bool:
+    """Whether folders are parts, two of them at least or all; or domains, each of which holds parts and nothing else."""
+    parts = _PARTS.intersection(folder.lower() for folder in folders)
+    if len(parts) == len(folders) or len(parts) > 1:
+        return True
+    inside = ([entry for entry in os.scandir(root / folder) if not entry.name.startswith(".")] for folder in folders)
+    return all(entries and all(e.name.lower() in _PARTS and e.is_dir() for e in entries) for entries in inside)
+
+
+def listed(root: str | os.PathLike[str]) -> ClassFolder:
+    """`ClassFolder(root=root)`, listed once for all that ask until a folder in it changes: every task of split ImageNet asks for
+    the same 1.3 million names."""
+    folder = require_folder(root)
+    folders = sorted(p for p in folder.iterdir() if p.is_dir())
+    return _listed(folder, tuple((p.name, p.stat().st_mtime_ns) for p in folders))
+
+
+@functools.lru_cache(maxsize=2)
+def _listed(folder: Path, changed: tuple[tuple[str, int], ...]) -> ClassFolder:
+    return ClassFolder(root=folder)

@@ -1,0 +1,178 @@
+"""Which files of a folder are pictures, and which of them are a dataset's or a command's input."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from img2img.data.warn_once import warn_once
+from img2img.errors import InputError
+from img2img.files.paths import expanded
+
+EXTENSIONS = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+        *(".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+        *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+        *(".pbm", ".pgm", ".ppm", ".pnm", ".tga", ".pcx", ".qoi"),
+    }
+)
+"""What `list_images` takes for a picture, in any case: the formats of photos, scans and drawings that Pillow decodes by itself.
+
+Left out of what it reads are icons (a file holds several sizes), textures of games, page descriptions (EPS, WMF: other
+programs draw them), videos, and measurements whose white no file states (FITS, PFM).
+"""
+
+_SYSTEM_FOLDERS = frozenset(
+    {
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # network storage
+        *("__macosx", "lost+found", "__pycache__"),
+        *("$recycle.bin", "recycler", "system volume information"),
+    }
+)
+_SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+_MARKS = ({"progress.json"}, {"bundle.json"}, {"suite.json"}, {"results.json", "report.html"}, {"summary.json", "index.html"})
+"""A folder is one of results where it holds all files of one of these: a run, a bundle, a suite, a report."""
+
+_excluded: ContextVar[frozenset[str]] = ContextVar("excluded", default=frozenset())
+
+
+@contextmanager
+def excluding(folders: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
+    """`scan` leaves these folders out for the length of the block, wherever it is called from."""
+    token = _excluded.set(_excluded.get() | _real(folders))
+    try:
+        yield
+    finally:
+        _excluded.reset(token)
+
+
+@dataclass(frozen=True)
+class SkippedFiles:
+    """What of a folder is not read, other than what is hidden or a system's.
+
+    Attributes:
+        others: how many files have each extension that is no picture's, in lower case.
+        results: the folders that hold results.
+    """
+
+    others: Counter[str] = field(default_factory=Counter)
+    results: tuple[Path, ...] = ()
+
+    def __add__(self, other: "SkippedFiles") -> "SkippedFiles":
+        return SkippedFiles(self.others + other.others, self.results + other.results)
+
+    def __str__(self) -> str:
+        parts = []
+        if count := self.others.total():
+            kinds = ", ".join(f"{ending or 'no extension'}: {n}" for ending, n in self.others.most_common(6))
+            more = ", ..." if len(self.others) > 6 else ""
+            parts.append(f"{count} other {'file' if count == 1 else 'files'} ({kinds}{more})")
+        if self.results:
+            more = f" and {len(self.results) - 1} more" if len(self.results) > 1 else ""
+            parts.append(f"{self.results[0]}{more}, where results are")
+        return " and ".join(parts)
+
+    def say(self, folder: Path, used: int) -> None:
+        """Remark on it, where it is anything, beside the `used` pictures of `folder`."""
+        if said := str(self):
+            warn_once(f"{folder}: {used} pictures; left out {said}. Convert whatever of it should be a picture")
+
+
+def list_images(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = ()) -> list[Path]:
+    """Every picture in `folder` and its subfolders, known by `EXTENSIONS`, sorted by the path below `folder`.
+
+    Hidden files and folders are skipped, and those that systems make for themselves (`@eaDir`, `__MACOSX`, recycle bins). So are
+    subfolders where results are: a run (it has a `progress.json`), a bundle, a suite, a report, and those of `exclude`. Linked
+    folders are followed, each once. What was left out, other than what is hidden or a system's, is counted in a `warn_once`.
+
+    Args:
+        folder: where to look.
+        exclude: folders below it that are left out, such as the one that results go to.
+
+    Raises:
+        InputError: no such folder, or no picture in it.
+    """
+    pictures, left_out = scan(folder, exclude=exclude)
+    left_out.say(expanded(folder), len(pictures))
+    return pictures
+
+
+def scan(
+    folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = (), results_alone: bool = False
+) -> tuple[list[Path], SkippedFiles]:
+    """What `list_images` returns, and what was left out, unsaid; no picture and no error where `results_alone` allows a folder
+    in which there are results and nothing else."""
+    folder = require_folder(folder)
+    excluded = _excluded.get() | _real(exclude)
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    results: list[Path] = []
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        # The folder itself was asked for, whatever it is.
+        if here != str(folder) and (real in excluded or _holds_results(set(files))):
+            results.append(Path(here))
+            folders.clear()
+            continue
+        folders[:] = sorted(f for f in folders if not _is_hidden(f))
+        for name in files:
+            if name.startswith(".") or name.lower() in _SYSTEM_FILES:
+                continue
+            if (ending := os.path.splitext(name)[1].lower()) in EXTENSIONS:
+                found.append(Path(here, name))
+            else:
+                others[ending] += 1
+    left_out = SkippedFiles(others, tuple(results))
+    if not found and not (results_alone and results and not others):
+        raise InputError(
+            f"no picture in {folder} ({str(left_out) or 'it is empty'}): expected files that end in "
+            f"{', '.join(sorted(EXTENSIONS))}; check the folder"
+        )
+    return sorted(found, key=lambda p: p.relative_to(folder).as_posix()), left_out
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in `folder` that are not hidden, a system's, or left out, sorted."""
+    excluded = _excluded.get()
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
+    return [name for name in names if os.path.realpath(folder / name) not in excluded and not _holds_results_at(folder / name)]
+
+
+def require_folder(folder: str | os.PathLike[str]) -> Path:
+    """`folder` as a path with `~` expanded, or an `InputError` that names the nearest folder above it that exists."""
+    path = expanded(folder)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"{path} is a file: expected a folder; give the folder that holds it")
+    nearest = next(p for p in path.absolute().parents if p.exists())
+    raise InputError(f"no folder at {path} (the nearest that exists is {nearest}): check the path, or unpack the data there")
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+
+
+def _holds_results(files: set[str]) -> bool:
+    return any(marks <= files for marks in _MARKS)
+
+
+def _holds_results_at(folder: Path) -> bool:
+    return any(all((folder / name).is_file() for name in marks) for marks in _MARKS)
+
+
+def _real(folders: Iterable[str | os.PathLike[str]]) -> frozenset[str]:
+    return frozenset(os.path.realpath(expanded(folder)) for folder in folders)
+
+
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be read is an error: `os.walk` would leave its pictures out without a word."""
+    raise error

@@ -1,0 +1,1 @@
+"""Datasets that are rendered, the same on every machine."""

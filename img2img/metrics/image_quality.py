@@ -1,0 +1,86 @@
+"""Full-reference picture quality: SSIM, MSE and PSNR, each the mean over pictures of one value a picture."""
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from img2img.errors import InputError
+from img2img.metrics.per_image import PerImageMean, check_images, precise
+
+SSIM_WINDOW = 11
+"""Side of SSIM's Gaussian window in pixels (Wang et al. 2004: 11 x 11, standard deviation 1.5)."""
+
+PSNR_CEILING = 100.0
+"""The PSNR in dB given to (almost) identical pictures, whose own would be infinite and make every mean infinite."""
+
+
+class ImageQualityMetrics(PerImageMean):
+    """The figures "SSIM" (at most 1), "MSE" (on the 0..255 scale; lower is better) and "PSNR" (dB).
+
+    Each is the mean over pictures, so pictures of different sizes can be mixed in one set, in batches of one size each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("SSIM", "MSE", "PSNR"))
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Measure a batch of pictures, both (N, 3, H, W) float RGB in [0, 1], H and W at least 11.
+
+        Raises:
+            InputError: another shape, type or range, or a picture smaller than SSIM's window.
+        """
+        check_images(prediction, target)
+        self.add({"SSIM": ssim(prediction, target), "MSE": mse(prediction, target), "PSNR": psnr(prediction, target)})
+
+
+def ssim(prediction: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity of each picture, (N,), in [-1, 1] (Wang et al. 2004, eq. 13, mean over pixels and channels).
+
+    Gaussian window of 11 x 11 pixels with sigma 1.5, K1 = 0.01, K2 = 0.03, range 1. Only windows that lie inside the
+    picture count: torchmetrics pads by reflection and averages over the borders too; here they are cut off, 5 pixels on
+    each side, so that the value is Wang's and that of `skimage.metrics.structural_similarity` with
+    `gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1, channel_axis=0`.
+
+    Args:
+        prediction: (N, C, H, W) float in [0, 1].
+        target: (N, C, H, W) float in [0, 1].
+
+    Raises:
+        InputError: H or W below 11.
+    """
+    height, width = target.shape[-2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise InputError(
+            f"got a picture of {height} x {width} pixels: SSIM expects {SSIM_WINDOW} x {SSIM_WINDOW} at least, "
+            "its window; use a higher resolution"
+        )
+    border = SSIM_WINDOW // 2
+    with torch.autocast(target.device.type, enabled=False):
+        _, similarity = structural_similarity_index_measure(
+            precise(prediction), precise(target), sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+        )
+    return similarity[..., border:-border, border:-border].mean(dim=(1, 2, 3))
+
+
+def mse(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of each picture, (N,), on the 0..255 scale: mean over channels and pixels of (255 (p - t))^2.
+
+    Args:
+        prediction: (N, C, H, W) float in [0, 1].
+        target: (N, C, H, W) float in [0, 1].
+    """
+    return (255 * (precise(prediction) - precise(target))).square().mean(dim=(1, 2, 3))
+
+
+def psnr(prediction: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture, (N,), in dB: 10 log10(1 / MSE) with the MSE on [0, 1], at most 100.
+
+    The ceiling stands in for the infinite value of identical pictures. It is far above the 59 dB of rounding to 8 bits:
+    no two different 8-bit pictures of fewer than 150,000 values reach it.
+
+    Args:
+        prediction: (N, C, H, W) float in [0, 1].
+        target: (N, C, H, W) float in [0, 1].
+    """
+    values = peak_signal_noise_ratio(precise(prediction), precise(target), data_range=1.0, reduction="none", dim=(1, 2, 3))
+    return values.clamp(max=PSNR_CEILING)

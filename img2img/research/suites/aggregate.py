@@ -1,0 +1,186 @@
+"""The figures of a suite: means and spreads over seeds, skills, bytes and times. All functions are pure."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from img2img.errors import InputError
+from img2img.metrics.sequence import skill
+from img2img.research.suites.suite import Method, Run, Suite, TaskInfo
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A figure over the seeds.
+
+    Attributes:
+        mean: over the seeds that have it.
+        std: their sample standard deviation (divided by n - 1); None with one seed.
+        seeds: how many have it.
+    """
+
+    mean: float
+    std: float | None
+    seeds: int
+
+
+def stat(values: Iterable[float | None]) -> Stat | None:
+    """Mean and spread of what is known; None if nothing is."""
+    known = [float(value) for value in values if value is not None]
+    if not known:
+        return None
+    # fsum of equal values divided by their number can be one digit off in the last place.
+    mean = known[0] if len(set(known)) == 1 else math.fsum(known) / len(known)
+    return Stat(mean, statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+
+def final(method: Method, task: TaskInfo) -> Stat | None:
+    """The primary metric after the whole sequence."""
+    return stat(run.final(task.name) for run in method.runs)
+
+
+def learned(method: Method, task: TaskInfo) -> Stat | None:
+    """The primary metric when the task was just learned."""
+    return stat(run.learned(task.name) for run in method.runs)
+
+
+def moved(method: Method, suite: Suite) -> bool:
+    """Whether some task's primary metric at the end differs from the one when it was learned."""
+    for run in method.runs:
+        for task in suite.tasks:
+            new, last = run.learned(task.name), run.final(task.name)
+            if new is not None and last is not None and new != last:
+                return True
+    return False
+
+
+def best(stats: Sequence[Stat | None], *, higher_is_better: bool) -> set[int]:
+    """The places of the best mean: one, or several that are exactly equal; none where nothing is known."""
+    known = [entry.mean for entry in stats if entry is not None]
+    if not known:
+        return set()
+    top = max(known) if higher_is_better else min(known)
+    return {i for i, entry in enumerate(stats) if entry is not None and entry.mean == top}
+
+
+def skill_of(value: float | None, task: TaskInfo) -> float | None:
+    """Where a value lies between the trivial baseline (0) and perfection (1); None where that is not defined."""
+    if value is None or task.trivial is None:
+        return None
+    try:
+        return skill(value, task.trivial, higher_is_better=task.higher_is_better)
+    except InputError:
+        return None  # a metric without a ceiling, such as PSNR, or a baseline that is perfect
+
+
+def skills(method: Method, task: TaskInfo) -> Stat | None:
+    """The skill after the whole sequence."""
+    return stat(skill_of(run.final(task.name), task) for run in method.runs)
+
+
+def mean_skill(method: Method, suite: Suite) -> tuple[Stat, int] | None:
+    """The mean skill over the tasks, over seeds, and how many tasks that are; seeds with fewer tasks are left out."""
+    found = [[s for task in suite.tasks if (s := skill_of(run.final(task.name), task)) is not None] for run in method.runs]
+    most = max(map(len, found), default=0)
+    total = stat(math.fsum(known) / most for known in found if len(known) == most and most)
+    return None if total is None else (total, most)
+
+
+RELATIVE_FLOOR = 0.02
+"""Where the reference itself has a smaller skill, nothing is compared with it: the quotient would be noise."""
+
+
+def relative_skill(method: Method, reference: Method, task: TaskInfo) -> float | None:
+    """The skill in units of the reference's: 0 is the trivial baseline, 1 as good as the reference.
+
+    Means over the seeds that both ran on one kind of machine, since a lucky seed must not look like a better method; over all
+    where they share none.
+    """
+    own, theirs = _skills_by_start(method, task), _skills_by_start(reference, task)
+    both = own.keys() & theirs.keys()
+    mine = stat(value for start, value in own.items() if start in both or not both)
+    reference_skill = stat(value for start, value in theirs.items() if start in both or not both)
+    if mine is None or reference_skill is None or reference_skill.mean < RELATIVE_FLOOR:
+        return None
+    return mine.mean / reference_skill.mean
+
+
+def _skills_by_start(method: Method, task: TaskInfo) -> dict[tuple[int, str | None], float]:
+    found = {run.start: skill_of(run.final(task.name), task) for run in method.runs}
+    return {start: value for start, value in found.items() if value is not None}
+
+
+def task_bytes(method: Method, task: TaskInfo) -> int | None:
+    """What the task stores beside what is shared: mean over seeds."""
+    found = stat(entry["bytes"] for run in method.runs if (entry := run.task(task.name)) is not None)
+    return None if found is None else round(found.mean)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a method for all its tasks: stored once, and for the tasks together; means over seeds."""
+
+    shared: float
+    own: float
+
+    @property
+    def total(self) -> float:
+        """All together."""
+        return self.shared + self.own
+
+
+def sizes(method: Method) -> Sizes | None:
+    """What a method stores; None where a size is not known. Runs with fewer tasks than the longest are left out."""
+    most = max(len(run.tasks) for run in method.runs)
+    whole = [run for run in method.runs if len(run.tasks) == most]
+    shared = [size for run in whole if (size := run.shared_bytes) is not None]
+    own = [[task["bytes"] for task in run.results["tasks"]] for run in whole]
+    if len(shared) < len(whole) or any(None in each for each in own):
+        return None
+    return Sizes(math.fsum(shared) / len(whole), sum(map(math.fsum, own)) / len(whole))
+
+
+def seconds(method: Method) -> Stat | None:
+    """Training time of all tasks together; seeds that lack a time, or a task that others have, are left out."""
+    most = max(len(run.tasks) for run in method.runs)
+    times = [[task["train_seconds"] for task in run.results["tasks"]] for run in method.runs if len(run.tasks) == most]
+    return stat(None if None in each else math.fsum(each) for each in times)
+
+
+TRANSFER = ("average_skill", "forgetting", "backward", "forward")
+
+
+def transfer(method: Method, key: str) -> Stat | None:
+    """One of `TRANSFER`, as the runs measured it."""
+    return stat(run.results.get("transfer", {}).get(key) for run in method.runs)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The forgetting matrix of a method: row t, column i is the mean over seeds of task i's figure after task t."""
+
+    tasks: tuple[TaskInfo, ...]
+    values: list[list[float | None]]
+    changes: list[list[float | None]]
+    """The same as the change of skill since the task was learned; None on and above the diagonal's unknown places."""
+
+
+def matrix(method: Method, suite: Suite) -> Matrix:
+    """The mean forgetting matrix, over the runs that learned the same tasks in the same order as the longest, first one."""
+    longest = max(method.runs, key=lambda run: len(run.tasks))
+    alike: list[Run] = [run for run in method.runs if run.tasks == longest.tasks]
+    by_name = {task.name: task for task in suite.tasks}
+    tasks = tuple(by_name[name] for name in longest.tasks)
+    size = len(tasks)
+    values: list[list[float | None]] = [[None] * size for _ in tasks]
+    changes: list[list[float | None]] = [[None] * size for _ in tasks]
+    for t in range(size):
+        for i in range(t + 1):
+            cells = [run.results["forgetting"]["value_matrix"] for run in alike]
+            mean = stat(cell[t][i] for cell in cells)
+            values[t][i] = None if mean is None else mean.mean
+            pairs = [(skill_of(cell[t][i], tasks[i]), skill_of(cell[i][i], tasks[i])) for cell in cells]
+            change = stat(now - new for now, new in pairs if now is not None and new is not None)
+            changes[t][i] = None if change is None else change.mean
+    return Matrix(tasks, values, changes)

@@ -1,0 +1,229 @@
+"""A suite: one experiment under many methods and seeds, each a run of its own, all from the same backbone of their seed."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from img2img.errors import InputError
+from img2img.files.atomic import check_folder, read_json, write_json
+from img2img.files.lock import FolderInUseError, check_free
+from img2img.files.writable import check_writable
+from img2img.files.yaml import read_yaml
+from img2img.research.suites.store import store_run, write_summary
+from img2img.validation import call_with
+
+logger = logging.getLogger("img2img")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One method of a suite.
+
+    Attributes:
+        title: what reports call it.
+        group: "mask", "comparison" (learns the sequence in one network, or parts of one) or "reference" (a network a task).
+        note: one sentence for the report.
+        overrides: what it changes in the experiment, as on the command line.
+        seeds: its seeds in place of the suite's.
+    """
+
+    title: str
+    group: str
+    overrides: Sequence[str]
+    note: str = ""
+    seeds: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A comparison, as a file under `configs/suite/` describes it.
+
+    Attributes:
+        name: also the name of its folders.
+        title: what the report calls it.
+        overrides: the experiment and what the suite changes in it, as on the command line of the pipeline.
+        pipeline: the script in `pipelines/` that runs it.
+        first: overrides that leave the first task alone in the sequence; each seed's backbone is trained so, once. None where no
+            task trains the backbone.
+        seeds: of every method, in the order in which they are run: all methods of one seed before the next.
+        methods: by label.
+    """
+
+    name: str
+    title: str
+    overrides: Sequence[str]
+    seeds: Sequence[int]
+    methods: Mapping[str, Any]
+    pipeline: str = "image_to_image"
+    first: Sequence[str] | None = None
+
+    def variant(self, label: str) -> Variant:
+        """The method of that label.
+
+        Raises:
+            InputError: there is none, or it has an option that is unknown.
+        """
+        if label not in self.methods:
+            raise InputError(f"the suite {self.name!r} has no method {label!r}; it has {', '.join(self.methods)}")
+        variant: Variant = call_with(Variant, self.methods[label], what=f"methods.{label}")
+        return variant
+
+
+def load_suite(file: Path) -> Suite:
+    """The suite of a YAML file.
+
+    With `base: NAME` it is the suite of NAME.yaml beside it, but for the keys that it has itself; `methods` may then be a list,
+    of those labels of the base that it takes.
+
+    Raises:
+        InputError: no such file or base, an unknown key, or a value that cannot be used.
+    """
+    content = _content(file)
+    base = content.pop("base", None)
+    if base is not None:
+        inherited = _content(file.with_name(f"{base}.yaml"))
+        methods = content.get("methods", inherited["methods"])
+        if isinstance(methods, list):
+            unknown = [label for label in methods if label not in inherited["methods"]]
+            if unknown:
+                known = ", ".join(inherited["methods"])
+                raise InputError(f"{file}: the base {base!r} has no method {unknown[0]!r}; it has {known}")
+            methods = {label: inherited["methods"][label] for label in methods}
+        content = {**inherited, **content, "methods": methods}
+    suite: Suite = call_with(Suite, content, what=str(file))
+    return suite
+
+
+def _content(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
+        raise InputError(f"no suite {file.stem!r}: expected one of {known}")
+    return read_yaml(file, "a suite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of a suite: its folder, and the command line that makes it."""
+
+    label: str
+    seed: int
+    folder: Path
+    overrides: list[str] = field(default_factory=list)
+
+
+def backbone_jobs(suite: Suite, out: Path, seeds: Sequence[int], more: Sequence[str]) -> list[Job]:
+    """The runs that train the backbone of each seed."""
+    jobs: list[Job] = []
+    for seed in seeds if suite.first is not None else ():
+        folder = out / "backbone" / str(seed)
+        overrides = [*suite.overrides, *(suite.first or ()), *more, f"seed={seed}", f"out={folder}"]
+        jobs.append(Job(label="backbone", seed=seed, folder=folder, overrides=overrides))
+    return jobs
+
+
+def method_jobs(suite: Suite, out: Path, labels: Sequence[str], seeds: Sequence[int], more: Sequence[str]) -> list[Job]:
+    """The runs of the methods, seed by seed."""
+    variants = {label: suite.variant(label) for label in labels}
+    jobs = []
+    for seed in seeds:
+        for label, variant in variants.items():
+            if variant.seeds is not None and seed not in variant.seeds:
+                continue
+            folder = out / label / str(seed)
+            first = [] if suite.first is None else [f"backbone_from={out / 'backbone' / str(seed)}"]
+            overrides = [*suite.overrides, *first, *variant.overrides, *more, f"seed={seed}", f"out={folder}"]
+            jobs.append(Job(label=label, seed=seed, folder=folder, overrides=overrides))
+    return jobs
+
+
+def run_jobs(pipeline: Path, jobs: Sequence[Job], *, parallel: int, store: Path | None) -> list[Job]:
+    """Run jobs, `parallel` at once, each as a process of `pipeline`; a job that is finished, or was cut off, goes on.
+
+    Args:
+        pipeline: the script.
+        jobs: what to run.
+        parallel: processes at a time.
+        store: a folder of results to which each finished run's config and metrics are added; None for none.
+
+    Raises:
+        InputError: the folders of the runs or the store cannot be written to.
+
+    Returns:
+        The jobs that failed, or whose data is not that of the results stored before; the console output of each job is in its
+        folder, `console.txt`.
+    """
+
+    def run(job: Job) -> bool:
+        try:
+            check_free(job.folder)  # its console.txt is that of the process which works there
+        except FolderInUseError as error:
+            logger.error("%s, seed %d: failed: %s", job.label, job.seed, error)
+            return False
+        job.folder.mkdir(parents=True, exist_ok=True)
+        logger.info("%s, seed %d: begins", job.label, job.seed)
+        with open(job.folder / "console.txt", "w", encoding="utf-8") as console:
+            code = subprocess.run([sys.executable, str(pipeline), *job.overrides], stdout=console, stderr=console).returncode
+        if code:
+            logger.error("%s, seed %d: failed: %s", job.label, job.seed, _cause((job.folder / "console.txt").read_text("utf-8")))
+        else:
+            logger.info("%s, seed %d: finished", job.label, job.seed)
+            if store is not None and job.label != "backbone":
+                if other := other_data(job.folder, store, but=store / "runs" / job.label / str(job.seed)):
+                    logger.error("%s, seed %d: not stored: %s", job.label, job.seed, other)
+                    return False
+                # Reports show the pictures of each method's lowest seed.
+                store_run(job.folder, store, label=job.label, seed=job.seed, pictures=job.seed == shown[job.label])
+        return code == 0
+
+    if store is not None:
+        check_writable(check_folder(store, "--store"), "--store", "runs")
+    for folder in dict.fromkeys(job.folder.parent for job in jobs):
+        check_writable(check_folder(folder, "--out"), "--out")
+    shown: dict[str, int] = {}
+    for job in jobs:
+        shown[job.label] = min(job.seed, shown.get(job.label, job.seed))
+    with ThreadPoolExecutor(parallel) as pool:
+        return [job for job, fine in zip(jobs, pool.map(run, jobs), strict=True) if not fine]
+
+
+def other_data(run: Path, store: Path, *, but: Path | None = None) -> str | None:
+    """Why a run's results are not comparable with the stored ones, `but` those it replaces: a task was learned from other files.
+
+    None where none was.
+    """
+
+    def learned_from(folder: Path) -> dict[str, str | None]:
+        tasks = read_json(folder / "results.json")["tasks"]
+        return {task["name"]: task.get("data_sha256") for task in tasks}
+
+    ours = learned_from(run)
+    for other in sorted(path.parent for path in (store / "runs").glob("*/*/results.json")):
+        for name, digest in learned_from(other).items() if other != but else ():
+            if digest is not None and ours.get(name) not in (None, digest):
+                return (
+                    f"its task {name!r} was learned from other files than that of {other}: choose another --store, or run both "
+                    "on the same data"
+                )
+    return None
+
+
+def _cause(console: str) -> str:
+    """The line of a failed job's output that says why: Hydra ends its own messages with a hint and begins with the reason."""
+    lines = [line.strip() for line in console.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
+    reasons = [line for line in lines if line.startswith(("error:", "Could not override", "Error "))]
+    return (reasons or lines or ["no output"])[-1]
+
+
+def describe(suite: Suite, store: Path) -> None:
+    """Write `suite.json` and `summary.json` of a folder of results."""
+    methods = {}
+    for label in suite.methods:
+        variant = suite.variant(label)
+        methods[label] = {"title": variant.title, "group": variant.group, "note": variant.note}
+    write_json(store / "suite.json", {"name": suite.name, "title": suite.title, "methods": methods, "order": list(methods)})
+    write_summary(store)

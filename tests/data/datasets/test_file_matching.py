@@ -1,0 +1,148 @@
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from img2img.data.datasets.file_matching import Side, pair_files
+from img2img.data.datasets.file_names import nfc, on_disk, read_name_list
+from img2img.errors import InputError
+
+
+def lay(root: Path, names: Iterable[str]) -> Path:
+    """Empty files: pairing looks at names alone."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def paired(first: Path, second: Path, **options: Any) -> list[tuple[str, str]]:
+    pairs = pair_files(Side(first, "images", "picture"), Side(second, "labels", "label"), **options)
+    return [(a.relative_to(first).as_posix(), b.relative_to(second).as_posix()) for a, b in pairs]
+
+
+def test_a_public_set_is_paired_by_patterns_and_a_refusal_says_which(tmp_path: Path) -> None:
+    images = lay(tmp_path / "images", [f"{n}_training.tif" for n in (21, 22, 30)])
+    labels = lay(tmp_path / "manual", [f"{n}_manual1.png" for n in (21, 22, 30, 31)])
+    with pytest.raises(InputError, match=r"no label for .*21_training.*set `match` to \['{id}_training', '{id}_manual1'\]"):
+        paired(images, labels)
+    assert paired(images, labels, match=["{id}_training", "{id}_manual1"]) == [
+        (f"{n}_training.tif", f"{n}_manual1.png") for n in (21, 22, 30)
+    ]
+
+
+def test_the_suggestion_is_a_suffix_where_that_is_enough(tmp_path: Path) -> None:
+    images = lay(tmp_path / "images", ["a/1.jpg", "a/2.jpg", "b/12.jpg"])
+    labels = lay(tmp_path / "labels", ["a/1_gt.png", "a/2_gt.png", "b/12_gt.png"])
+    with pytest.raises(InputError, match="set `suffix` to '_gt', which pairs all of them"):
+        paired(images, labels)
+    assert paired(images, labels, suffix="_gt")[2] == ("b/12.jpg", "b/12_gt.png")
+    with pytest.raises(InputError, match="leave out `suffix` and `match`: the names are the same"):
+        paired(images, lay(tmp_path / "same", ["a/1.png", "a/2.png", "b/12.png"]), suffix="_gt")
+
+
+def test_without_a_pattern_the_nearest_name_is_told(tmp_path: Path) -> None:
+    images, labels = lay(tmp_path / "images", ["IMG_1.JPG", "x.png"]), lay(tmp_path / "labels", ["img_1.png", "x.png", "y.png"])
+    with pytest.raises(InputError, match=r"no label for .*IMG_1\.JPG: expected .*labels/IMG_1\.png; .*there is img_1"):
+        paired(images, labels)
+
+
+def test_patterns_may_name_folders_and_extensions(tmp_path: Path) -> None:
+    root = lay(tmp_path / "cases", ["1/image.png", "1/mask.png", "2/image.png", "2/mask.png"])
+    assert paired(root, root, match=["{id}/image", "{id}/mask"]) == [("1/image.png", "1/mask.png"), ("2/image.png", "2/mask.png")]
+    root = lay(tmp_path / "both", ["a.jpg", "a.png", "b.jpg", "b.png"])
+    assert paired(root, root, match=["{id}.jpg", "{id}.png"]) == [("a.jpg", "a.png"), ("b.jpg", "b.png")]
+
+
+def test_pictures_and_masks_side_by_side(tmp_path: Path) -> None:
+    root = lay(tmp_path / "all", ["x.png", "x_mask.png", "y.jpg", "y_mask.png"])
+    for options in ({"suffix": "_mask"}, {"match": ["{id}", "{id}_mask"]}):
+        assert paired(root, root, **options) == [("x.png", "x_mask.png"), ("y.jpg", "y_mask.png")]
+    for options in ({}, {"match": "order"}, {"match": ["{id}", "{id}"]}):
+        with pytest.raises(InputError, match=r"are the same folder .*suffix.*match"):
+            paired(root, root, **options)
+    with pytest.raises(InputError, match=r"no label in .* is called '\{id\}_gt'"):
+        paired(root, root, suffix="_gt")
+    lay(root, ["z_mask.png"])
+    with pytest.raises(InputError, match=r"the label .*z_mask\.png is without a picture"):
+        paired(root, root, suffix="_mask")
+
+
+def test_a_folder_of_labels_inside_that_of_pictures_is_none_of_it(tmp_path: Path) -> None:
+    root = lay(tmp_path / "set", ["a.jpg", "b.jpg", "masks/a.png", "masks/b.png"])
+    assert paired(root, root / "masks") == [("a.jpg", "a.png"), ("b.jpg", "b.png")]
+    assert paired(root / "masks", root) == [("a.png", "a.jpg"), ("b.png", "b.jpg")]
+
+
+def test_order_takes_numbers_by_their_value_and_needs_as_many_of_both(tmp_path: Path) -> None:
+    images = lay(tmp_path / "images", ["img1.png", "img2.png", "img10.png"])
+    labels = lay(tmp_path / "labels", ["t_01.png", "t_02.png", "t_10.png"])
+    expected = [("img1.png", "t_01.png"), ("img2.png", "t_02.png"), ("img10.png", "t_10.png")]
+    assert paired(images, labels, match="order") == expected
+    lay(labels, ["t_11.png"])
+    with pytest.raises(InputError, match=r"has 3 pictures and .* has 4 labels"):
+        paired(images, labels, match="order")
+
+
+@pytest.mark.parametrize("match", ["stem", [], ["{id}"], ["{id}", "mask"], ["{id}{id}", "{id}"], ["{id}", 3]])
+def test_other_matches_are_refused(tmp_path: Path, match: Any) -> None:
+    root = lay(tmp_path, ["a.png"])
+    with pytest.raises(InputError, match=r"expected 'name', 'order', or two patterns with \{id\}"):
+        paired(root, root, match=match)
+
+
+def test_suffix_and_match_are_not_both_given(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="leave suffix out"):
+        paired(tmp_path, tmp_path, match="order", suffix="_mask")
+
+
+def test_a_picture_that_the_pattern_does_not_fit_is_named_and_not_left_out(tmp_path: Path) -> None:
+    images, labels = lay(tmp_path / "i", ["1_a.png", "2_a.png", "3.png"]), lay(tmp_path / "l", ["1_b.png", "2_b.png"])
+    with pytest.raises(InputError, match=r"the picture .*3\.png is not called '{id}_a'"):
+        paired(images, labels, match=["{id}_a", "{id}_b"])
+
+
+def test_labels_that_belong_to_no_picture_are_counted_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paired(lay(tmp_path / "i", ["1.png"]), lay(tmp_path / "l", ["1.png", "2.png", "3.png"]))
+    assert "2 of the 3 labels" in caplog.text
+    assert "2.png" in caplog.text
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_are_compared_in_one_unicode_form(tmp_path: Path, forms: tuple[str, str]) -> None:
+    first, second = (unicodedata.normalize(form, "été/niño.png") for form in forms)
+    images, labels = lay(tmp_path / "images", [first]), lay(tmp_path / "labels", [second])
+    assert paired(images, labels) == [(first, second)]
+    assert on_disk(images, second) == images / first
+    assert on_disk(images, "Köln.png") == images / "Köln.png"
+
+
+def test_names_that_are_of_neither_form_are_found_too(tmp_path: Path) -> None:
+    composed, apart = "\u00e9", "e\u0301"
+    for name in ("\ufa19.png", f"{apart}/{composed}{apart}.png"):  # a sign that NFC takes for another; both forms in one name
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        assert nfc(name) != name
+        assert on_disk(tmp_path, nfc(name)) == path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a  1\nb -1\n", "flags beside its names .*'a  1'.*names alone"),
+        ("a\nb\na\n", "lists a twice"),
+        ("\n", "is empty"),
+    ],
+)
+def test_lists_that_are_no_names_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "train.txt").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_name_list(tmp_path / "train.txt")
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_bytes("\ufeffa\r\nmy photo\r\n".encode())
+    assert read_name_list(tmp_path / "train.txt") == ["a", "my photo"]

@@ -1,0 +1,270 @@
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from img2img.data.images import decode
+from img2img.data.images.decode import read_image, read_label, read_turned
+from img2img.data.images.exif import turned
+from img2img.errors import InputError
+
+
+@pytest.fixture
+def rgb() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def png(depth: int, colour: int, rows: list[bytes], width: int) -> bytes:
+    """A PNG put together by hand, for the kinds that Pillow does not write."""
+
+    def chunk(tag: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
+
+    header = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tif", "webp"])
+def test_lossless_rgb_comes_back_as_written(tmp_path: Path, rgb: np.ndarray, extension: str) -> None:
+    path = tmp_path / f"a.{extension}"
+    Image.fromarray(rgb).save(path, **({"lossless": True} if extension == "webp" else {}))
+    read = read_image(path)
+    assert read.dtype == np.uint8
+    assert read.flags.writeable
+    np.testing.assert_array_equal(read, rgb)
+
+
+def test_grey_is_repeated(tmp_path: Path, rgb: np.ndarray) -> None:
+    Image.fromarray(rgb[..., 0]).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.stack([rgb[..., 0]] * 3, axis=-1))
+
+
+def test_one_bit_is_black_and_white(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[[255] * 3, [0] * 3]])
+
+
+def test_palette_is_looked_up(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 2]], dtype=np.uint8), mode="P")
+    image.putpalette([1, 2, 3, 4, 5, 6, 7, 8, 9])
+    image.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[[1, 2, 3], [7, 8, 9]]])
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - [255, 0, 0]).max() <= 4
+
+
+def test_transparency_is_composited_on_white(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[[100, 50, 0, 255], [0, 0, 0, 0], [0, 100, 200, 51]]], dtype=np.uint8)).save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png")
+    assert read[0, :2].tolist() == [[100, 50, 0], [255, 255, 255]]
+    np.testing.assert_allclose(read[0, 2], 0.2 * np.array([0, 100, 200]) + 0.8 * 255, atol=1)
+
+
+def test_transparent_grey_and_palette_become_white(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[[9, 255], [9, 0]]], dtype=np.uint8), mode="LA").save(tmp_path / "la.png")
+    palette = Image.fromarray(np.array([[0, 1]], dtype=np.uint8), mode="P")
+    palette.putpalette([9, 9, 9, 1, 2, 3])
+    palette.save(tmp_path / "p.png", transparency=1)
+    for name in ("la.png", "p.png"):
+        np.testing.assert_array_equal(read_image(tmp_path / name), [[[9] * 3, [255] * 3]])
+
+
+def test_sixteen_bits_are_scaled_over_the_whole_range(tmp_path: Path) -> None:
+    deep = np.array([[0, 128, 129, 257, 32896, 65535]], dtype=np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "little.tif", deep, byteorder="<")
+    tifffile.imwrite(tmp_path / "big.tif", deep, byteorder=">")
+    for name in ("a.png", "little.tif", "big.tif"):
+        np.testing.assert_array_equal(read_image(tmp_path / name)[0], [[v] * 3 for v in (0, 0, 1, 1, 128, 255)])
+
+
+def test_sixteen_bit_colour_is_scaled(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(16, 2, [struct.pack(">6H", 65535, 0, 32896, 257, 5140, 65535)], 2))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[[255, 0, 128], [1, 20, 255]]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_of_unknown_range_are_refused(tmp_path: Path, dtype: type) -> None:
+    Image.fromarray(np.ones((4, 4), dtype=dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=r"a\.tif .*8 or 16 bits.*save it as PNG"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, rgb: np.ndarray, orientation: int) -> None:
+    # How the pixels of an upright picture are stored under each orientation (EXIF 2.3, tag 274).
+    stored = {
+        1: rgb, 2: rgb[:, ::-1], 3: rgb[::-1, ::-1], 4: rgb[::-1], 5: rgb.transpose(1, 0, 2), 6: np.rot90(rgb, 1),
+        7: np.rot90(rgb, 2).transpose(1, 0, 2), 8: np.rot90(rgb, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgb)
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_is_told_and_turns_labels_alike(
+    tmp_path: Path, rgb: np.ndarray, orientation: int, extension: str
+) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(rgb).save(tmp_path / f"photo.{extension}", exif=exif)
+    read, found = read_turned(tmp_path / f"photo.{extension}")
+    assert found == orientation
+    if extension in ("png", "tif"):
+        np.testing.assert_array_equal(read, turned(rgb, orientation))
+        Image.fromarray(rgb[..., 0]).save(tmp_path / f"label.{extension}", exif=exif)
+        np.testing.assert_array_equal(read_label(tmp_path / f"label.{extension}", stored=True), rgb[..., 0])
+        np.testing.assert_array_equal(read_label(tmp_path / f"label.{extension}"), turned(rgb[..., 0], orientation))
+    assert read.shape == turned(rgb, orientation).shape
+
+
+def test_a_broken_tag_beside_the_orientation_does_not_undo_it(tmp_path: Path, rgb: np.ndarray) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\10" + struct.pack(">H", 2)
+    exif += struct.pack(">HHIHH", 274, 3, 1, 3, 0) + struct.pack(">HHII", 282, 5, 1, 9_999) + bytes(4)
+    Image.fromarray(rgb).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgb[::-1, ::-1])
+
+
+def test_a_broken_exif_block_does_not_cost_the_picture(tmp_path: Path, rgb: np.ndarray) -> None:
+    Image.fromarray(rgb).save(tmp_path / "a.png", exif=b"Exif\0\0not a TIFF header at all")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgb)
+
+
+def test_the_first_frame_of_an_animation_is_taken(tmp_path: Path, rgb: np.ndarray) -> None:
+    frames = [Image.fromarray(rgb), Image.fromarray(255 - rgb)]
+    for name, options in (("a.png", {}), ("a.webp", {"lossless": True}), ("a.tif", {})):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+        np.testing.assert_array_equal(read_image(tmp_path / name), rgb)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "bmp", "tif"])
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.5])
+def test_a_cut_off_file_is_named(tmp_path: Path, extension: str, kept: float) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"cut.{extension}"
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    with pytest.raises(InputError, match=rf"cut\.{extension}.*expected.*delete it"):
+        read_image(path)
+
+
+def test_a_text_file_with_a_picture_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(InputError, match=r"a\.png \(10 bytes\) is not a picture"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no picture at .*gone\.png"):
+        read_image(tmp_path / "gone.png")
+
+
+def test_a_failing_disk_is_not_called_a_damaged_file(tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(decode.Image, "open", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [10_000, 100_000])
+def test_a_picture_that_claims_too_many_pixels_is_refused_undecoded(tmp_path: Path, side: int) -> None:
+    data = bytearray(png(8, 2, [b"\0\0\0"], 1))
+    data[16:24] = struct.pack(">II", side, side)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    (tmp_path / "bomb.png").write_bytes(data)
+    with pytest.raises(InputError, match=r"bomb\.png claims too many pixels .*: expected at most"):
+        read_image(tmp_path / "bomb.png")
+
+
+def test_palette_labels_keep_their_indices(tmp_path: Path) -> None:
+    label = np.array([[0, 1, 15, 255]], dtype=np.uint8)
+    image = Image.fromarray(label, mode="P")
+    image.putpalette(list(np.random.default_rng(0).integers(0, 256, 768)))
+    image.save(tmp_path / "a.png")
+    read = read_label(tmp_path / "a.png")
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, label)
+
+
+def test_small_palettes_packed_into_few_bits_keep_their_indices(tmp_path: Path) -> None:
+    label = np.array([[0, 1, 2, 3, 3]], dtype=np.uint8)
+    image = Image.fromarray(label, mode="P")
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.save(tmp_path / "a.png", bits=2)
+    assert (tmp_path / "a.png").read_bytes()[24] == 2  # the file really has 2 bits a pixel
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png"), label)
+
+
+@pytest.mark.parametrize(
+    ("extension", "dtype"),
+    [("png", np.uint8), ("png", np.uint16), ("tif", np.uint8), ("tif", np.uint16), ("tif", np.int32)],
+)
+def test_grey_labels_keep_their_values(tmp_path: Path, extension: str, dtype: type) -> None:
+    label = np.array([[0, 7], [254, 255]])
+    Image.fromarray(label.astype(dtype)).save(tmp_path / f"a.{extension}")
+    np.testing.assert_array_equal(read_label(tmp_path / f"a.{extension}"), label)
+
+
+def test_gif_labels_keep_their_indices(tmp_path: Path) -> None:
+    label = np.array([[0, 1, 5, 200]], dtype=np.uint8)
+    image = Image.fromarray(label, mode="P")
+    image.putpalette(list(np.random.default_rng(0).integers(0, 256, 768)))
+    image.save(tmp_path / "colours.gif", optimize=False)
+    grey = np.array([[0, 255, 255, 0]], dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.gif", optimize=False)
+    np.testing.assert_array_equal(read_label(tmp_path / "colours.gif"), label)
+    np.testing.assert_array_equal(read_label(tmp_path / "grey.gif"), grey)
+
+
+@pytest.mark.parametrize(
+    ("head", "values"), [(b"P5 3 1 5\n", bytes([0, 2, 5])), (b"P2 3 1 5\n", b"0 2 5\n"), (b"P5 3 1 300\n", b"\0\0\0\2\0\5")]
+)
+def test_a_pgm_keeps_the_numbers_that_are_in_it(tmp_path: Path, head: bytes, values: bytes) -> None:
+    (tmp_path / "a.pgm").write_bytes(head + values)  # Pillow stretches them to all of 8 or 16 bits
+    assert read_label(tmp_path / "a.pgm").tolist() == [[0, 2, 5]]
+
+
+def test_one_bit_labels_are_zero_and_one(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png"), [[1, 0]])
+
+
+def test_deep_labels_above_255_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 300]], dtype=np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png has values from 0 to 300: expected .* 0\.\.255"):
+        read_label(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_coloured_labels_are_refused(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (3, 3)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=rf"a\.png is a picture of mode {mode}: expected one channel"):
+        read_label(tmp_path / "a.png")
+
+
+def test_jpeg_labels_are_refused(tmp_path: Path) -> None:
+    Image.new("L", (3, 3)).save(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match=r"a\.jpg is a JPEG"):
+        read_label(tmp_path / "a.jpg")
+
+
+def test_damaged_labels_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"a\.png \(0 bytes\)"):
+        read_label(tmp_path / "a.png")

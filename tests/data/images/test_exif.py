@@ -1,0 +1,203 @@
+"""Photos that EXIF turns, and labels drawn on their stored pixels: the label lies where the thing is in the picture."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from img2img.data import build_data
+from img2img.data.base import ImageDataset
+from img2img.data.datasets.coco import CocoSegmentation
+from img2img.data.datasets.folder import ImageLabelFolder
+from img2img.data.datasets.pairs import PairedFolders
+from img2img.data.datasets.voc import VocSegmentation
+from img2img.data.datasets.voc_sbd import VocSbd
+from img2img.data.images.exif import header_orientation, turned
+from img2img.data.warn_once import collect_warnings
+from img2img.errors import InputError
+
+HEIGHT, WIDTH = 16, 24
+
+
+def thing(height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
+    """Where the thing is in the stored pixels: nowhere near where it is once they are turned."""
+    label = np.zeros((height, width), dtype=np.uint8)
+    label[1:5, 2:9] = 1
+    return label
+
+
+def photo(path: Path, orientation: int, label: NDArray[np.uint8], **options: Any) -> None:
+    """A photo whose stored pixels are white where the thing is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.repeat(label[..., None] * np.uint8(255), 3, axis=2)).save(path, exif=exif, **options)
+
+
+def drawn(path: Path, label: NDArray[np.uint8], **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(label).save(path, **options)
+
+
+def folders(root: Path, orientation: int, label: NDArray[np.uint8], on: NDArray[np.uint8], **options: Any) -> ImageDataset:
+    photo(root / "images" / "a.png", orientation, label)
+    drawn(root / "labels" / "a.png", on)
+    return ImageLabelFolder(root / "images", root / "labels", ["ground", "thing"], **options)
+
+
+def paired(root: Path, orientation: int, label: NDArray[np.uint8], on: NDArray[np.uint8], **options: Any) -> ImageDataset:
+    photo(root / "inputs" / "a.png", orientation, label)
+    drawn(root / "targets" / "a.png", on * np.uint8(255))
+    return PairedFolders(root / "inputs", root / "targets", **options)
+
+
+def voc_year(root: Path, orientation: int, label: NDArray[np.uint8], on: NDArray[np.uint8]) -> None:
+    photo(root / "JPEGImages" / "a.jpg", orientation, label, quality=100)
+    drawn(root / "SegmentationClass" / "a.png", on)
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True, exist_ok=True)
+    for split in ("train", "val"):
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("a\n")
+
+
+def voc(root: Path, orientation: int, label: NDArray[np.uint8], on: NDArray[np.uint8], **options: Any) -> ImageDataset:
+    voc_year(root, orientation, label, on)
+    return VocSegmentation(root, "train", **options)
+
+
+def sbd(root: Path, orientation: int, label: NDArray[np.uint8], on: NDArray[np.uint8], **options: Any) -> ImageDataset:
+    voc_year(root / "voc", orientation, label, on)
+    for folder in ("img", "cls"):
+        (root / "sbd" / folder).mkdir(parents=True, exist_ok=True)
+    (root / "sbd" / "train.txt").write_text("b\n")
+    return VocSbd(root / "sbd", root / "voc", "test", **options)
+
+
+def coco(root: Path, orientation: int, label: NDArray[np.uint8], on: NDArray[np.uint8], **options: Any) -> ImageDataset:
+    photo(root / "images" / "a.png", orientation, label)
+    flat = on.ravel(order="F")
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = {"size": list(on.shape), "counts": np.diff([0, *edges, flat.size]).tolist()}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": on.shape[0], "width": on.shape[1]}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": runs, "iscrowd": 0}],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (root / "instances.json").write_text(json.dumps(content))
+    return CocoSegmentation(root / "images", root / "instances.json", **options)
+
+
+Open = Callable[..., ImageDataset]
+FORMATS: list[Open] = [folders, paired, voc, sbd, coco]
+
+
+def fits(pictures: ImageDataset) -> bool:
+    """Whether the label, or the target, lies where the thing is in the picture that is shown."""
+    sample = pictures[0]
+    if sample.source is not None:
+        return np.array_equal(sample.source, sample.image)
+    assert sample.label is not None
+    return np.array_equal(sample.image[..., 0] > 127, sample.label == 1)
+
+
+@pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (HEIGHT, HEIGHT)], ids=["oblong", "square"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.__name__)
+def test_the_label_lies_on_the_thing_however_it_was_drawn(
+    tmp_path: Path, format: Open, orientation: int, size: tuple[int, int]
+) -> None:
+    label = thing(*size)
+    shown = turned(label, orientation)
+    for name, on in (("stored", label), ("shown", shown)):
+        pictures = format(tmp_path / name, orientation, label, on, drawn_on=name)
+        assert fits(pictures), name
+        image = pictures[0].image[..., 0] > 127
+        assert np.array_equal(image, shown == 1), "the picture is what a viewer shows, in both cases"
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.__name__)
+def test_nobody_asked_is_told_once_how_many_are_turned(tmp_path: Path, format: Open, caplog: pytest.LogCaptureFixture) -> None:
+    label = thing()
+    taken, other = ("stored", "shown") if format is coco else ("shown", "stored")
+    on = label if taken == "stored" else turned(label, 3)
+    with collect_warnings() as remarks:
+        pictures = format(tmp_path, 3, label, on)
+    assert fits(pictures)
+    (said,) = remarks
+    assert "EXIF turns 1 of 1 labelled photos" in said
+    assert f"(drawn_on: {taken})" in said
+    assert f"give drawn_on: {other}" in said
+    with collect_warnings() as remarks:
+        format(tmp_path, 3, label, on, drawn_on=taken)
+        format(tmp_path / "plain", 1, label, label)
+    assert remarks == [], "nothing where it is said, or nothing is turned"
+    with caplog.at_level(logging.WARNING, "img2img"):
+        format(tmp_path, 3, label, on)
+        format(tmp_path, 3, label, on)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.__name__)
+def test_where_the_sizes_say_that_it_is_the_other_the_error_names_the_option(tmp_path: Path, format: Open) -> None:
+    label = thing()
+    for name, on, other in (("stored", turned(label, 6), "shown"), ("shown", label, "stored")):
+        with pytest.raises(InputError, match=rf"with drawn_on: {other}"):
+            format(tmp_path / name, 6, label, on, drawn_on=name)[0]
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=lambda f: f.__name__)
+def test_another_value_is_refused(tmp_path: Path, format: Open) -> None:
+    with pytest.raises(InputError, match=r"drawn_on='raw': expected 'shown' .*'stored'"):
+        format(tmp_path, 1, thing(), thing(), drawn_on="raw")
+
+
+def test_a_label_that_is_turned_by_its_own_exif_is_in_no_doubt(tmp_path: Path) -> None:
+    label = thing()
+    exif = Image.Exif()
+    exif[274] = 6
+    for option in (None, "shown", "stored"):
+        photo(tmp_path / "images" / "a.png", 6, label)
+        drawn(tmp_path / "labels" / "a.png", label, exif=exif)
+        with collect_warnings() as remarks:
+            pictures = ImageLabelFolder(tmp_path / "images", tmp_path / "labels", ["ground", "thing"], drawn_on=option)
+        assert fits(pictures), option
+        assert remarks == []
+
+
+def test_counting_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for extension in ("png", "jpg", "tif", "webp"):
+        photo(tmp_path / f"a.{extension}", 6, thing())
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("it was decoded"))
+    assert [header_orientation(tmp_path / f"a.{e}") for e in ("png", "jpg", "tif")] == [6, 6, 6]
+    assert header_orientation(tmp_path / "gone.png") == 1
+
+
+def test_of_very_many_photos_a_spread_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("img2img.data.images.exif._LOOKED_AT", 5)
+    for i in range(10):
+        photo(tmp_path / "images" / f"{i}.png", 3 if i % 2 else 1, thing())
+        drawn(tmp_path / "labels" / f"{i}.png", thing())
+    with collect_warnings() as remarks:
+        ImageLabelFolder(tmp_path / "images", tmp_path / "labels", ["ground", "thing"])
+        assert remarks == []  # 0, 2, 4, 6, 8
+        (tmp_path / "images" / "0.png").unlink()
+        ImageLabelFolder(tmp_path / "images", tmp_path / "labels", ["ground", "thing"])
+    assert any("of 5 labelled photos looked at" in text for text in remarks)
+
+
+def test_it_is_an_option_of_a_config(tmp_path: Path) -> None:
+    for i in range(10):
+        photo(tmp_path / "images" / f"{i}.png", 3, thing())
+        drawn(tmp_path / "labels" / f"{i}.png", thing())
+    config = {"kind": "image_label_folder", "images": str(tmp_path / "images"), "labels": str(tmp_path / "labels")}
+    config |= {"classes": ["ground", "thing"]}  # type: ignore[dict-item]
+    (said,) = build_data(config).train.warnings()
+    assert "EXIF turns 10 of 10 labelled photos" in said
+    parts = build_data(config | {"drawn_on": "stored"})
+    assert parts.train.warnings() == []
+    assert fits(parts.train)

@@ -1,0 +1,262 @@
+"""A suite: its runs' command lines, and two methods run by processes of the pipeline and stored."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from img2img import InputError
+from img2img.cli.pipeline import plain_config
+from img2img.files.lock import hold
+from img2img.masks import Affine, ImpressLearn, SupSup
+from img2img.research.suites.runner import Suite, _cause, backbone_jobs, describe, load_suite, method_jobs, run_jobs
+from img2img.training.compose import compose
+from img2img.training.config import BasisOfTasks, Experiment, RandomBasis, backbone_fingerprint, read_experiment
+from img2img.validation import call_with
+
+ROOT = Path(__file__).parents[3]
+
+
+def _suite(**changes: Any) -> Suite:
+    made: Suite = call_with(
+        Suite,
+        {
+            "name": "tiny",
+            "title": "Two methods",
+            "overrides": [
+                "experiment=demo",
+                "backbone=image_transformer",
+                "backbone.width=4",
+                "backbone.blocks=1",
+                "masks.trainable_copies=null",
+                "evaluation.check_images=1",
+            ],
+            "first": ["sequence=[shapes]"],
+            "seeds": [0],
+            "methods": {
+                "masks": {"title": "Masks", "group": "mask", "overrides": ["method=piggyback"]},
+                "tuned": {"title": "Tuned", "group": "reference", "overrides": ["method=finetune"]},
+            },
+            **changes,
+        },
+        what="suite",
+    )
+    return made
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "suite").glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_run_of_a_shipped_suite_composes_and_is_accepted(file: Path, tmp_path: Path) -> None:
+    suite = load_suite(file)
+    assert suite.name == file.stem
+    more = ["data_root=somewhere"]
+    jobs = backbone_jobs(suite, tmp_path, [0], more) + method_jobs(suite, tmp_path, list(suite.methods), suite.seeds, more)
+    assert len({job.folder for job in jobs}) == len(jobs)
+    first = None
+    for job in jobs:
+        experiment = read_experiment(plain_config(compose(suite.pipeline, job.overrides)))
+        # Every method of a seed takes the backbone that its first job trains, but for those that want another.
+        if job.seed == 0 and (job.label == "backbone" or experiment.backbone_from is not None):
+            fingerprint = backbone_fingerprint(experiment)
+            first = first or fingerprint
+            assert fingerprint == first
+
+
+def _experiments(name: str, *labels: str) -> dict[str, Experiment]:
+    """The experiment of each method of a shipped suite, or of some, for its first seed."""
+    suite = load_suite(ROOT / "configs" / "suite" / f"{name}.yaml")
+    jobs = method_jobs(suite, Path("out"), list(labels or suite.methods), suite.seeds[:1], ["data_root=DATA"])
+    return {job.label: read_experiment(plain_config(compose(suite.pipeline, job.overrides))) for job in jobs}
+
+
+def test_a_suite_takes_from_its_base_what_it_has_not_itself(tmp_path: Path) -> None:
+    method = "{title: A, group: mask, overrides: [method=ksm]}"
+    options = "title: One\npipeline: cifar100\nseeds: [3]\nfirst: [a=1]\noverrides: [b=1]\n"
+    (tmp_path / "one.yaml").write_text(f"name: one\n{options}methods: {{a: {method}, c: {method}}}\n")
+    (tmp_path / "two.yaml").write_text("base: one\nname: two\ntitle: Two\noverrides: [b=2]\nfirst: null\nmethods: [c]\n")
+    one, two = load_suite(tmp_path / "one.yaml"), load_suite(tmp_path / "two.yaml")
+    assert (two.name, two.title, two.overrides, two.first) == ("two", "Two", ["b=2"], None)
+    assert (two.pipeline, two.seeds, two.methods) == ("cifar100", [3], {"c": one.methods["c"]})
+    (tmp_path / "three.yaml").write_text("base: one\nname: three\ntitle: Three\n")
+    assert load_suite(tmp_path / "three.yaml").methods == one.methods
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: one\nname: two", "no suite 'one': expected one of two"),
+        ("base: pacs\nname: two\nmethods: [d]", "the base 'pacs' has no method 'd'; it has piggyback, "),
+        ("name: two", "needs the option 'title'"),
+        ("- name", "holds a list: expected a suite"),
+        ("base: pacs\nseed: 1", "no option 'seed': did you mean 'seeds'"),
+    ],
+)
+def test_a_suite_that_cannot_be_read_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text(text)
+    if "pacs" in text:
+        shutil.copy(ROOT / "configs" / "suite" / "pacs.yaml", tmp_path)
+    with pytest.raises(InputError, match=message):
+        load_suite(tmp_path / "two.yaml")
+
+
+def test_piggybacks_table_5_comes_out_of_one_suite() -> None:
+    found = _experiments("backbone_start")
+    assert list(found) == ["imagenet", "places365", "random"], "the table's columns"
+    for label, experiment in found.items():
+        assert list(experiment.sequence) == ["cubs", "cars", "flowers", "wikiart", "sketches", "imagenet", "places365"]
+        assert experiment.backbone.options()["name"] == "resnet50"
+        for task in experiment.tasks:
+            method = task.method_spec.kind
+            assert method == ("identity" if task.name == label else "piggyback"), "a network's own set is not learned again"
+            assert task.train.epochs == (20 if task.name in ("imagenet", "places365") else 30)
+            assert task.data.kind == "class_folder"
+    weights = {label: experiment.backbone.options()["weights"] for label, experiment in found.items()}
+    assert weights.pop("random") is None
+    assert weights == {label: f"DATA/weights/resnet50_{label}.safetensors" for label in ("imagenet", "places365")}
+    assert {label: (e.backbone.mode, e.masks.norm) for label, e in found.items()} == {
+        "imagenet": ("pretrained", "frozen"),
+        "places365": ("pretrained", "frozen"),
+        "random": ("random", "own"),
+    }
+
+
+def test_piggyback_as_the_special_case_of_affine_masks_is_that_of_the_method() -> None:
+    sketch = _experiments("imagenet_to_sketch", "piggyback_special_frozen", "piggyback_special", "affine")
+    decathlon = _experiments("decathlon", "piggyback_special", "affine")
+    rows = {
+        "table 5, row 2": (sketch["piggyback_special_frozen"], "frozen", sketch["affine"], "cubs"),
+        "table 5, row 3": (sketch["piggyback_special"], "own", sketch["affine"], "cubs"),
+        "tables 3 and 4, PB ours": (decathlon["piggyback_special"], "frozen", decathlon["affine"], "dtd"),
+    }
+    for row, (experiment, norm, affine, task) in rows.items():
+        ours, theirs = (next(each for each in e.tasks if each.name == task) for e in (experiment, affine))
+        assert ours.method == Affine.piggyback(), row
+        assert experiment.masks.norm == norm, row
+        assert ours.train == theirs.train, f"{row}: the protocol is the affine paper's"
+
+
+NEW = [f"superclass_{number}" for number in range(16, 21)]
+
+
+def test_impresslearns_bases_on_split_cifar() -> None:
+    found = _experiments("cifar100_impresslearn")
+    wanted = {
+        "supsup": (None, 0, False),
+        "heterogeneous_5": ("impresslearn", 5, False),
+        "heterogeneous_10": ("impresslearn", 10, False),
+        "heterogeneous": ("impresslearn", 15, False),
+        "homogeneous_5": ("homogeneous", 5, False),
+        "homogeneous_10": ("homogeneous", 10, False),
+        "homogeneous": ("homogeneous", 15, False),
+        "random_5": ("random", 5, False),
+        "random_10": ("random", 10, False),
+        "random": ("random", 15, False),
+        "random_75": ("random", 75, False),
+        "hybrid": ("impresslearn", 15, True),
+        "hybrid_homogeneous": ("homogeneous", 15, True),
+    }
+    assert set(found) == set(wanted)
+    for label, (basis, count, hybrid) in wanted.items():
+        experiment = found[label]
+        first, new = experiment.tasks[:-5], experiment.tasks[-5:]
+        assert [task.name for task in new] == NEW
+        for task in new:
+            assert task.data.options["number"] == int(task.name.rpartition("_")[2])
+            if basis is None:
+                assert task.method == SupSup(density=0.1)
+            else:
+                expected = ImpressLearn(basis=basis, penalty_weight=5e-3, hybrid=hybrid, hybrid_density=0.1)
+                assert task.method == expected, label
+        if basis is None or basis == "random":
+            assert not first, "nothing else is trained"
+            assert basis is None or experiment.bases[basis] == RandomBasis(count=count, density=0.1, seed=0)
+            continue
+        made = experiment.bases[basis]
+        assert isinstance(made, BasisOfTasks)
+        assert [task.name for task in first] == list(made.tasks), label
+        numbers = [task.data.options["number"] for task in first]
+        assert numbers == (list(range(1, count + 1)) if basis == "impresslearn" else [1] * count), label
+        assert len({experiment.seed_of(task.name) for task in first}) == count, "starts and orders differ"
+        assert all(task.data.options["grouping"] == "random" for task in first)
+
+
+def test_one_density_reaches_every_mask_of_split_cifar() -> None:
+    overrides = ["experiment=cifar100_impresslearn", "data_root=DATA", "method.density=0.3"]
+    experiment = read_experiment(plain_config(compose("cifar100", overrides)))
+    random = experiment.bases["random"]
+    assert isinstance(random, RandomBasis)
+    assert experiment.method.options["density"] == random.density == 0.3
+    assert {task.method_spec.options["hybrid_density"] for task in experiment.tasks if task.name in NEW} == {0.3}
+
+
+def test_methods_of_one_seed_come_together_and_a_method_may_have_fewer_seeds(tmp_path: Path) -> None:
+    methods = {
+        "a": {"title": "A", "group": "mask", "overrides": ["method=piggyback"]},
+        "b": {"title": "B", "group": "mask", "overrides": ["method=affine"], "seeds": [5]},
+    }
+    jobs = method_jobs(_suite(methods=methods), tmp_path, ["a", "b"], [5, 6], ["train.steps=3"])
+    assert [(job.label, job.seed) for job in jobs] == [("a", 5), ("b", 5), ("a", 6)]
+    assert jobs[1].overrides[-3:] == ["train.steps=3", "seed=5", f"out={tmp_path / 'b' / '5'}"]
+    assert f"backbone_from={tmp_path / 'backbone' / '5'}" in jobs[1].overrides
+    with pytest.raises(InputError, match="no method 'c'; it has a, b"):
+        method_jobs(_suite(methods=methods), tmp_path, ["c"], [5], [])
+
+
+def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path) -> None:
+    suite, pipeline, store = _suite(), ROOT / "pipelines" / "image_to_image.py", tmp_path / "store"
+    small = [
+        "sequence=[shapes,landscape]",
+        "compare.decoder_only=[]",
+        "train.steps=2",
+        "train.validation.every=2",
+        "device.threads=1",
+    ]
+    small += ["train.validation.precise_bn_batches=2"]
+    small += [f"tasks.{name}.data.count={{train: 4, val: 2, test: 2}}" for name in ("shapes", "landscape")]
+    first = [s for s in small if not s.startswith("sequence")]
+    assert run_jobs(pipeline, backbone_jobs(suite, tmp_path, [0], first), parallel=1, store=None) == []
+    jobs = method_jobs(suite, tmp_path, ["masks", "tuned"], [0], small)
+    assert run_jobs(pipeline, jobs, parallel=2, store=store) == []
+    describe(suite, store)
+    summary = json.loads((store / "summary.json").read_text())
+    assert set(summary["methods"]) == {"masks", "tuned"}
+    for label in ("masks", "tuned"):
+        results = json.loads((tmp_path / label / "0" / "results.json").read_text())
+        for task in results["tasks"]:
+            cell = summary["methods"][label][task["name"]]
+            assert (cell["mean"], cell["std"], cell["seeds"], cell["bytes"]) == (task["value"], None, 1, task["bytes"])
+    assert not list(store.rglob("*.safetensors")), "weights are not kept"
+    broken = method_jobs(suite, tmp_path / "other", ["tuned"], [0], [*small, "train.stepz=1"])
+    assert run_jobs(pipeline, broken, parallel=1, store=store) == broken
+    assert "stepz" in (broken[0].folder / "console.txt").read_text()
+
+
+def test_a_job_whose_folder_another_suite_works_in_fails_and_leaves_its_console_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (job,) = method_jobs(_suite(), tmp_path, ["masks"], [0], [])
+    job.folder.mkdir(parents=True)
+    (job.folder / "console.txt").write_text("the other's")
+    with hold(job.folder):
+        assert run_jobs(ROOT / "pipelines" / "image_to_image.py", [job], parallel=1, store=None) == [job]
+    assert (job.folder / "console.txt").read_text() == "the other's"
+    assert "masks, seed 0: failed:" in caplog.text
+    assert "is in use by" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("console", "cause"),
+    [
+        ("", "no output"),
+        ("step 1\nerror: the loss is NaN: lower train.optimiser.lr\n", "error: the loss is NaN: lower train.optimiser.lr"),
+        ("Traceback\n  File x\nValueError: bad\n", "ValueError: bad"),
+        (
+            "Could not override 'foo'.\nTo append to your config use +foo=1\nKey 'foo' is not in struct\n    object_type=dict\n\n"
+            "Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.\n",
+            "Could not override 'foo'.",
+        ),
+    ],
+)
+def test_a_failed_job_says_why(console: str, cause: str) -> None:
+    assert _cause(console) == cause
