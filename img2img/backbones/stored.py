@@ -10,7 +10,8 @@ from typing import Any
 
 from img2img.backbones import KINDS, Backbone, build_backbone
 from img2img.errors import InputError
-from img2img.files.untrusted import Shapes, check_plain, check_shapes
+from img2img.files.tensors import Shapes, check_shapes
+from img2img.files.untrusted import check_plain
 from img2img.masks.meta import meta_device
 
 HEAD = "head."

@@ -14,10 +14,12 @@ from img2img.backbones import Backbone
 from img2img.backbones.head_check import check_head
 from img2img.backbones.stored import rebuild_backbone
 from img2img.errors import InputError, first_line
-from img2img.files.atomic import read_json, write_bytes, write_json
+from img2img.files.atomic import write_bytes
+from img2img.files.json_files import read_json, write_json
 from img2img.files.lock import check_free, hold
 from img2img.files.paths import expanded
-from img2img.files.untrusted import check_plain, naming, tensor_shapes
+from img2img.files.tensors import tensor_shapes
+from img2img.files.untrusted import check_plain, naming
 from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.storage import read_header
 from img2img.masks.task_store import check_task_name
@@ -79,7 +81,7 @@ def add_task_to_bundle(
         network: holds the task.
         task: its name.
         options: what `tasks.build_task` rebuilds the task from.
-        info: further JSON values for the file's header, such as figures.
+        info: further JSON values for the file's header, such as metrics.
 
     Raises:
         FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
@@ -213,7 +215,7 @@ def check_has_tasks(folder: Path, description: Mapping[str, Any]) -> None:
     if not description["tasks"]:
         raise InputError(
             f"the bundle in {folder} has no tasks: let its run finish one, or add one with img2img add-task. What comparison "
-            "methods (packnet, finetune, lwf, ...) learn is in no bundle: their figures are in the run's results.json"
+            "methods (packnet, finetune, lwf, ...) learn is in no bundle: their metrics are in the run's results.json"
         )
 
 

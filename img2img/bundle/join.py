@@ -21,7 +21,8 @@ from img2img.bundle import (
     task_path,
 )
 from img2img.errors import InputError
-from img2img.files.atomic import clear_leftovers, write_atomic, write_json
+from img2img.files.atomic import clear_leftovers, write_atomic
+from img2img.files.json_files import write_json
 from img2img.files.lock import hold
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
@@ -34,7 +35,7 @@ def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLi
 
     Tasks and bases come in the order of the sources; files are copied as they are. A task that several sources hold, such as the
     one that trained the backbone, is taken once, from the first: the same masks, normalisation and head count as the same task,
-    whatever figures were measured on each machine. Everything is read and checked before anything is written, and `bundle.json`,
+    whatever metrics were measured on each machine. Everything is read and checked before anything is written, and `bundle.json`,
     which says what belongs to the bundle, is written last: whatever happens, the bundle at `into` is the old one or the new one.
     Another join into the same bundle waits until this one is done.
 
@@ -130,7 +131,7 @@ def _read(folder: Path, name: str, network: MaskedNetwork) -> Content:
 
 
 def _same(a: Content, b: Content) -> bool:
-    """Whether two tasks are one, but for figures, which another machine measures otherwise in the last digit."""
+    """Whether two tasks are one, but for metrics, which another machine measures otherwise in the last digit."""
     ours, theirs = a[1], b[1]
     alike = _unmeasured(a[0]) == _unmeasured(b[0]) and ours.keys() == theirs.keys()
     return alike and all(_equal(ours[key], theirs[key]) for key in ours)

@@ -21,8 +21,8 @@ from img2img.cli import add_task, evaluate, export, info, join, report, run, ser
 
 app = typer.Typer(
     name="img2img",
-    help="One frozen network, many image tasks: train them, run them, look at them.",
-    epilog="Exit codes: 0 done; 1 something to be mended, which stderr says; 2 wrong use; 130 interrupted.",
+    help="One frozen network, many image tasks: train, run, export and serve them.",
+    epilog="Exit codes: 0 done; 1 an error, stderr says which; 2 wrong use of a command; 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -49,20 +49,20 @@ def _options(
 
 
 _HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
-_LEARN, _USE, _GIVE = "Learn", "Use", "Give away"
+_TRAIN, _USE, _EXPORT = "Train", "Use", "Export and share"
 
-app.command(rich_help_panel=_LEARN)(train.demo)
-app.command(rich_help_panel=_LEARN, context_settings=_HYDRA)(train.train)
-app.command(rich_help_panel=_LEARN)(add_task.add_task)
-app.command(rich_help_panel=_LEARN)(join.join)
-app.command(rich_help_panel=_LEARN)(evaluate.evaluate)
-app.command(rich_help_panel=_LEARN)(report.report)
+app.command(rich_help_panel=_TRAIN)(train.demo)
+app.command(rich_help_panel=_TRAIN, context_settings=_HYDRA)(train.train)
+app.command(rich_help_panel=_TRAIN)(add_task.add_task)
+app.command(rich_help_panel=_TRAIN)(join.join)
+app.command(rich_help_panel=_TRAIN)(evaluate.evaluate)
+app.command(rich_help_panel=_TRAIN)(report.report)
 app.command(rich_help_panel=_USE)(run.run)
 app.command(rich_help_panel=_USE)(serve.serve)
 app.add_typer(tasks.app, name="tasks", rich_help_panel=_USE)
 app.command(rich_help_panel=_USE)(info.info)
-app.command(rich_help_panel=_GIVE)(export.export)
-app.add_typer(share.app, name="share", rich_help_panel=_GIVE)
+app.command(rich_help_panel=_EXPORT)(export.export)
+app.add_typer(share.app, name="share", rich_help_panel=_EXPORT)
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ def add_task(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the experiment, such as train.optimiser.lr=1e-3."),
     ] = None,
-    pairs: Annotated[Path | None, typer.Option(metavar="DIR", help="A|B pictures, input and target side by side.")] = None,
+    pairs: Annotated[Path | None, typer.Option(metavar="DIR", help="A|B images, input and target side by side.")] = None,
     inputs: Annotated[Path | None, typer.Option(metavar="DIR", help="Inputs; with --targets.")] = None,
     targets: Annotated[Path | None, typer.Option(metavar="DIR", help="Targets of the same names; with --inputs.")] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures; alone, with --labels or with --style.")] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Images; alone, with --labels or with --style.")] = None,
     labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Label files; with --images and --classes.")] = None,
     classes: Annotated[str | None, typer.Option(metavar="NAMES", help="sky,tree,house in the labels' order, or a file.")] = None,
     values: Annotated[
@@ -38,20 +38,20 @@ def add_task(
             metavar="HOW", help="Other names: {id}_training,{id}_manual1 for 21_training.tif and 21_manual1.gif; or order."
         ),
     ] = None,
-    style: Annotated[Path | None, typer.Option(metavar="PICTURE", help="A style picture; with --images.")] = None,
+    style: Annotated[Path | None, typer.Option(metavar="IMAGE", help="A style image; with --images.")] = None,
     perceptual: Annotated[str, typer.Option(metavar="NAME", help="Of configs/perceptual: what judges a style.")] = "lite0",
     config: Annotated[Path | None, typer.Option(metavar="YAML", help="`task` and `data` as in an experiment's config.")] = None,
-    kind: Annotated[str | None, typer.Option(metavar="KIND", help="What --images alone teach.")] = None,
+    kind: Annotated[str | None, typer.Option(metavar="KIND", help="The kind of task for --images alone.")] = None,
     method: Annotated[str, typer.Option(help="The mask method: piggyback, affine, ksm, ...")] = "piggyback",
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
-    resize: Annotated[int | None, typer.Option(min=8, metavar="PIXELS", help="The shorter side of training pictures.")] = None,
+    resize: Annotated[int | None, typer.Option(min=8, metavar="PIXELS", help="The shorter side of training images.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder; runs/NAME by default.")] = None,
 ) -> None:
-    """Teach a bundle a new task from pictures of your own; its other tasks stay as they are, bit for bit.
+    """Teach a bundle a new task from images of your own; its other tasks stay as they are, bit for bit.
 
     What is learned depends on what is given: --pairs, or --inputs and --targets, a translation from one to the other; --images,
     --labels and --classes a segmentation; --images and --style that style; --images alone colourisation, or what --kind says
-    (denoising, edges, classification by subfolders). Where labels or targets have other names than pictures or inputs, say how
+    (denoising, edges, classification by subfolders). Where labels or targets have other names than images or inputs, say how
     with --suffix or --match; where labels hold other values than 0, 1, 2, ..., with --values. The run's folder has a report,
     and the same command goes on after an interruption.
 

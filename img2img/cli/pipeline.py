@@ -96,7 +96,7 @@ def _run(config: DictConfig, then: Callable[[Any, Mapping[str, Any]], object] | 
 
 
 def run_decathlon(config: DictConfig) -> None:
-    """Run the experiment of the config, then score it and write the challenge server's file where its pictures are there.
+    """Run the experiment of the config, then score it and write the challenge server's file where its images are there.
 
     `imagenet12_accuracy` of the config is the given network's, see `img2img.research.decathlon.check_given`.
     """

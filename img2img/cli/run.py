@@ -20,7 +20,7 @@ ALL = "all"
 def run(
     task: Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or all.", show_default=False)],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES...", help="Pictures, folders of them, or videos.", show_default=False)
+        list[Path], typer.Argument(metavar="IMAGES...", help="Images, folders of them, or videos.", show_default=False)
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.", show_default=False)],
     bundle: BundleOption = DEFAULT_BUNDLE,
@@ -28,15 +28,15 @@ def run(
         str | None, typer.Option(help="What to write: of segmentation colours, labels or overlay; of classes picture or scores.")
     ] = None,
     side: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="The shorter side at which the network sees a picture.")
+        int | None, typer.Option(metavar="PIXELS", help="The shorter side at which the network sees an image.")
     ] = None,
     white: Annotated[
-        int | None, typer.Option(metavar="VALUE", help="White in pictures of 16 bits, such as 4095 of 12 bits.")
+        int | None, typer.Option(metavar="VALUE", help="White in images of 16 bits, such as 4095 of 12 bits.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pictures of one size that run together; 8, or 1 on a CPU.", show_default=False)
+        int | None, typer.Option(min=1, help="Images of one size that run together; 8, or 1 on a CPU.", show_default=False)
     ] = None,
-    frames: Annotated[bool, typer.Option("--frames", help="Write a video's frames as pictures in place of a video.")] = False,
+    frames: Annotated[bool, typer.Option("--frames", help="Write a video's frames as images in place of a video.")] = False,
     device: Device = "auto",
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is faster where the processor has it.")
@@ -44,7 +44,7 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a task on pictures and write what it makes of them, each as DIR/NAME.png.
+    """Run a task on images and write what it makes of them, each as DIR/NAME.png.
 
     Folders keep their subfolders; with the task "all" each task has a folder of its own. A file that cannot be read or written
     is named, the others are done, and the exit code is 1.
@@ -55,7 +55,7 @@ def run(
 
         img2img run all photos/ holiday.mp4 --bundle runs/demo --out made
     """
-    from img2img.cli.files import Planned, check_targets, plan
+    from img2img.cli.run_files import Job, check_targets, plan
     from img2img.cli.video import check_form
     from img2img.errors import InputError
     from img2img.inference import load
@@ -75,7 +75,7 @@ def run(
     model.check(names[0], form=form, side=side)
     forms = {name: form or model.task(name).forms[0] for name in names}
     out = expanded(out)
-    jobs: list[Planned] = []
+    jobs: list[Job] = []
     for name in names:
         ending = ".json" if forms[name] == "scores" else ".png"
         target = out / name if task == ALL else out
@@ -86,7 +86,7 @@ def run(
     check_targets(jobs, overwrite=overwrite)
     done: list[dict[str, str]] = []
     failed = 0
-    for job, error in _each(model, jobs, overwrite, {"side": side, "batch_size": batch_size, "white": white}, forms):
+    for job, error in _run_jobs(model, jobs, overwrite, {"side": side, "batch_size": batch_size, "white": white}, forms):
         if error is not None:
             failed += 1
             print("error:", " ".join(str(error).split()), file=sys.stderr)
@@ -101,24 +101,24 @@ def run(
         raise typer.Exit(1)
 
 
-def _each(
+def _run_jobs(
     model: "Model", jobs: Sequence[Any], overwrite: bool, options: dict[str, Any], forms: dict[str, str]
 ) -> Iterator[tuple[Any, Exception | None]]:
     """Each job when it is done, with the error where it could not be; a bar on stderr where that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from img2img.cli.files import do_pictures, do_video
+    from img2img.cli.run_files import run_images, run_video
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("pictures", total=len(jobs))
+        bar = bars.add_task("images", total=len(jobs))
         for name, form in forms.items():
-            pictures = [job for job in jobs if job.task == name and not job.video]
-            for job, error in do_pictures(model, pictures, overwrite=overwrite, form=form, **options):
+            images = [job for job in jobs if job.task == name and not job.video]
+            for job, error in run_images(model, images, overwrite=overwrite, form=form, **options):
                 bars.advance(bar)
                 yield job, error
             for job in jobs:
                 if job.task == name and job.video:
-                    yield job, do_video(model, job, overwrite=overwrite, form=form, **options)
+                    yield job, run_video(model, job, overwrite=overwrite, form=form, **options)
                     bars.advance(bar)

@@ -19,11 +19,11 @@ def serve(
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is faster where the processor has it.")
     ] = "float32",
-    max_mb: Annotated[float, typer.Option(help="Of a picture's file.")] = 20,
-    max_megapixels: Annotated[float, typer.Option(help="Of a picture.")] = 24,
-    max_memory_gb: Annotated[float, typer.Option(help="Of all pictures that run at once, the model aside.")] = 4,
-    max_seconds: Annotated[float, typer.Option(help="Of a picture that runs.")] = 120,
-    concurrency: Annotated[int, typer.Option(min=1, help="Pictures that run at once.")] = 2,
+    max_mb: Annotated[float, typer.Option(help="Of an image's file.")] = 20,
+    max_megapixels: Annotated[float, typer.Option(help="Of an image.")] = 24,
+    max_memory_gb: Annotated[float, typer.Option(help="Of all images that run at once, the model aside.")] = 4,
+    max_seconds: Annotated[float, typer.Option(help="Of an image that runs.")] = 120,
+    concurrency: Annotated[int, typer.Option(min=1, help="Images that run at once.")] = 2,
     queue: Annotated[int, typer.Option(min=1, help="Requests that wait; more are refused.")] = 16,
     grace: Annotated[float, typer.Option(help="Seconds that a stopped service takes to finish what it runs.")] = 9,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,

@@ -29,17 +29,17 @@ def list_tasks(bundle: Bundle, as_json: Json = False) -> None:
         return
     rows = []
     for task in infos.values():
-        value = task.figures.get(task.metric)
-        measured = task.metric if value is None else f"{task.metric} {value:.4g}"
+        value = task.metrics.get(task.primary_metric)
+        measured = task.primary_metric if value is None else f"{task.primary_metric} {value:.4g}"
         density = "" if task.density is None else f"{task.density:.1%}"
         size = "" if task.bytes is None else f"{task.bytes / 1e6:.2f} MB"
         rows.append((task.name, task.kind, measured, task.method, density, size))
-    print_table(("task", "kind", "on its test set", "masks", "ones", "file"), rows)
+    print_table(("task", "kind", "test metric", "masks", "ones", "file"), rows)
 
 
 @app.command()
 def show(bundle: Bundle, task: TaskName, as_json: Json = False) -> None:
-    """Show all that is known of one task: figures, classes, forms of its results.
+    """Show all that is known of one task: metrics, classes, forms of its results.
 
     Example: img2img tasks show runs/demo colour
     """
@@ -51,8 +51,8 @@ def show(bundle: Bundle, task: TaskName, as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    figures = facts.pop("figures")
-    print_facts(facts | {key: None if value is None else f"{value:.4g}" for key, value in figures.items()})
+    metrics = facts.pop("metrics")
+    print_facts(facts | {key: None if value is None else f"{value:.4g}" for key, value in metrics.items()})
 
 
 @app.command()

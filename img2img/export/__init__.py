@@ -14,13 +14,13 @@ from img2img import validation
 from img2img.errors import InputError
 from img2img.export.check import Agreement
 from img2img.export.graph import interface, task_graph
-from img2img.export.plain import load_plain
+from img2img.export.state_dict_file import load_exported
 from img2img.files.paths import expanded
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
 from img2img.tasks import Task
 
-__all__ = ["FORMATS", "SHARED", "Agreement", "Exported", "export_bundle", "export_task", "load_plain", "load_tasks"]
+__all__ = ["FORMATS", "SHARED", "Agreement", "Exported", "export_bundle", "export_task", "load_exported", "load_tasks"]
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
 """The formats of a file that stands alone, with their endings."""
@@ -63,11 +63,11 @@ def export_task(
     Args:
         network: holds the task, on one of `img2img.backbones`.
         name: of the task.
-        task: what makes the network's input of a picture and a result of its output.
+        task: what makes the network's input of an image and a result of its output.
         path: the file; it appears when it has passed the check, and not otherwise.
         format: one of `FORMATS`; None goes by the path's ending.
         raw: give the head's raw output in place of the task's result.
-        size: (height, width) of the only pictures that the file shall take, for runtimes that want one size; None for all
+        size: (height, width) of the only images that the file shall take, for runtimes that want one size; None for all
             sizes that the backbone takes.
 
     Raises:
@@ -82,9 +82,9 @@ def export_task(
     graph = task_graph(network, name, task, raw=raw)
     described = interface(network, name, task, graph, size=size)
     if format == "safetensors":
-        from img2img.export.plain import write_plain
+        from img2img.export.state_dict_file import write_state_dict
 
-        found = write_plain(path, graph, described)
+        found = write_state_dict(path, graph, described)
     else:
         from img2img.export.onnx_file import packages, write_onnx
         from img2img.export.pt2 import write_pt2

@@ -12,7 +12,7 @@ from img2img.export.graph import TaskGraph, served_input
 
 TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest value (of 1, for smaller ones). Two runtimes add a layer's products in
-different orders, each rounded to 24 bits: 1e-6 to 1e-5 is what this comes to. A step of an 8-bit picture is 4e-3."""
+different orders, each rounded to 24 bits: 1e-6 to 1e-5 is what this comes to. A step of an 8-bit image is 4e-3."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Agreement:
 def check_agreement(
     run: Callable[[Tensor], Tensor], graph: TaskGraph, shapes: Sequence[tuple[int, int, int]], *, what: str
 ) -> Agreement:
-    """Compare `run` with `graph` on 8-bit pictures made up for it.
+    """Compare `run` with `graph` on 8-bit images made up for it.
 
     Args:
         run: the file: (N, 3, H, W) float in [0, 1] to its output.
@@ -48,24 +48,24 @@ def check_agreement(
     """
     worst, wrong, total = 0.0, 0, 0
     for i, (count, height, width) in enumerate(shapes):
-        pictures = _pictures(count, height, width, seed=i)
-        expected = graph(pictures)
+        images = _test_images(count, height, width, seed=i)
+        expected = graph(images)
         try:
-            got = run(pictures)
+            got = run(images)
         except Exception as error:  # each runtime has its own
             raise InputError(
-                f"{what} does not run on {count} pictures of {height} x {width} ({first_line(error)}): expected it to; "
-                "it was not kept. Give the pictures' size (size=(height, width)), or choose another format"
+                f"{what} does not run on {count} images of {height} x {width} ({first_line(error)}): expected it to; "
+                "it was not kept. Give the images' size (size=(height, width)), or choose another format"
             ) from error
         if got.shape != expected.shape or got.dtype != expected.dtype:
             raise InputError(
-                f"{what} gives {tuple(got.shape)} {got.dtype} for {count} pictures of {height} x {width}: expected "
+                f"{what} gives {tuple(got.shape)} {got.dtype} for {count} images of {height} x {width}: expected "
                 f"{tuple(expected.shape)} {expected.dtype}; it was not kept. Choose another format"
             )
         if expected.is_floating_point():
             difference = (got - expected).abs().max() / expected.abs().max().clamp(min=1)
         else:
-            raw = graph.network(served_input(graph.task, pictures))
+            raw = graph.network(served_input(graph.task, images))
             gap = raw.gather(1, expected[:, None]) - raw.gather(1, got[:, None])
             difference = gap.abs().max() / raw.abs().max().clamp(min=1)
             wrong += int((got != expected).sum())
@@ -79,7 +79,7 @@ def check_agreement(
     return Agreement(worst, wrong / total if total else None, len(shapes))
 
 
-def _pictures(count: int, height: int, width: int, *, seed: int) -> Tensor:
+def _test_images(count: int, height: int, width: int, *, seed: int) -> Tensor:
     """Smooth patches with noise, (count, 3, height, width) of k / 255."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 3, 3, generator=generator, dtype=torch.float32)

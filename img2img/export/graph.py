@@ -1,4 +1,4 @@
-"""One task as one module: a picture in, the task's result out, in torch operations alone."""
+"""One task as one module: an image in, the task's result out, in torch operations alone."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +18,7 @@ INPUT = "image"
 
 
 def served_input(task: Task, image: Tensor) -> Tensor:
-    """What the network is fed for pictures (N, 3, H, W) in [0, 1]; exact for 8-bit ones."""
+    """What the network is fed for images (N, 3, H, W) in [0, 1]; exact for 8-bit ones."""
     return task.served_input(Batch(image=image * 255))
 
 
@@ -51,7 +51,7 @@ class Interface:
     """What a user of an exported file has to know; plain values, which every format carries.
 
     Attributes:
-        output: the output's name: "labels", "probabilities", "picture" or "raw".
+        output: the output's name: "labels", "probabilities", "output_image" or "raw".
         stride: height and width are multiples of it.
         min_size: height and width are at least this.
         size: (height, width) of a graph of one size, else None.
@@ -65,7 +65,7 @@ class Interface:
     values: dict[str, Any]
 
     def shapes(self) -> list[tuple[int, int, int]]:
-        """(N, H, W) of the batches that a file is checked on: the smallest size, wide and high ones, and 1 to 3 pictures."""
+        """(N, H, W) of the batches that a file is checked on: the smallest size, wide and high ones, and 1 to 3 images."""
         if self.size is not None:
             return [(n, *self.size) for n in (1, 2, 3)]
         low, step = self.min_size, self.stride
@@ -86,7 +86,7 @@ def _input_text(stride: int, min_size: int, size: tuple[int, int] | None) -> str
 _OUTPUTS = {
     "labels": "(N, H, W) int64 class indices",
     "probabilities": "(N, classes) float, the probability of each class",
-    "picture": "(N, 3, H, W) float RGB in [0, 1]",
+    "output_image": "(N, 3, H, W) float RGB in [0, 1]",
     "raw": "float, the raw output of the task's head, as the network computes it",
 }
 
@@ -106,7 +106,7 @@ def backbone_of(network: MaskedNetwork) -> Backbone:
 
 
 def task_graph(network: MaskedNetwork, name: str, task: Task, *, raw: bool) -> TaskGraph:
-    """The task merged into an ordinary module on the CPU, from picture to result."""
+    """The task merged into an ordinary module on the CPU, from image to result."""
     backbone_of(network)
     return TaskGraph(network.merge(name).cpu(), task, raw=raw)
 
@@ -124,7 +124,7 @@ def interface(
         size: (height, width) of the only size that the graph shall take, None for all that the backbone takes.
 
     Raises:
-        InputError: the backbone does not take pictures of `size`.
+        InputError: the backbone does not take images of `size`.
     """
     backbone = backbone_of(network)
     stride, low = backbone.stride, -(-backbone.min_size // backbone.stride) * backbone.stride
@@ -132,7 +132,7 @@ def interface(
         backbone.check(torch.zeros(1, 3, *size, dtype=torch.float32))
     elif not _takes(graph, low, low + stride):
         size = (low, low)
-    output = "raw" if graph.raw else {"labels": "labels", "scores": "probabilities"}.get(_form(task), "picture")
+    output = "raw" if graph.raw else {"labels": "labels", "scores": "probabilities"}.get(_form(task), "output_image")
     state = network.state(name)
     values: dict[str, Any] = {
         "made_by": f"img2img {img2img.__version__}",
@@ -157,7 +157,7 @@ def interface(
 
 @torch.no_grad()
 def _takes(graph: TaskGraph, height: int, width: int) -> bool:
-    """Whether the network runs on pictures of that size; some have an input a pixel, or windows of one size."""
+    """Whether the network runs on images of that size; some have an input a pixel, or windows of one size."""
     try:
         graph.network(torch.zeros(1, 3, height, width, dtype=torch.float32))
     except (InputError, RuntimeError, AssertionError, ValueError):
@@ -166,5 +166,5 @@ def _takes(graph: TaskGraph, height: int, width: int) -> bool:
 
 
 def _form(task: Task) -> str:
-    """The form that programs want of a result: labels or probabilities where the task has them, else its usual picture."""
+    """The form that programs want of a result: labels or probabilities where the task has them, else its usual image."""
     return next((form for form in ("labels", "scores") if form in task.forms), task.forms[0])

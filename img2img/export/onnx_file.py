@@ -81,8 +81,8 @@ def runner(source: bytes | str) -> Callable[[Tensor], Tensor]:
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
-    def run(pictures: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {INPUT: pictures.numpy()})[0])
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
 
     return run
 

@@ -67,8 +67,8 @@ def _share(onnx: Any, graph: Any, weights: Mapping[str, Tensor], effective: Mapp
     inside = {t.name: t for t in graph.initializer}
     for name, weight in weights.items():
         length, key = weight.numel() * 4, _PREFIX + name
-        own = inside.get(key)
-        if own is not None and np.array_equal(onnx.numpy_helper.to_array(own), effective[name].numpy()):
+        inside_value = inside.get(key)
+        if inside_value is not None and np.array_equal(onnx.numpy_helper.to_array(inside_value), effective[name].numpy()):
             bits = effective[name] == weight
             if bits.all():
                 added[key] = _external(onnx, key, weight, offset)

@@ -1,4 +1,4 @@
-"""A task as a `torch.export` program, `.pt2`: `torch.export.load(path).module()(pictures)` needs torch and nothing else."""
+"""A task as a `torch.export` program, `.pt2`: `torch.export.load(path).module()(images)` needs torch and nothing else."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def write_pt2(path: Path, program: ExportedProgram, graph: TaskGraph, interface:
 
 @torch.no_grad()
 def _takes(program: ExportedProgram, size: int) -> bool:
-    """Whether the program runs on pictures of that size: some were recorded on the assumption that no map has one pixel."""
+    """Whether the program runs on images of that size: some were recorded on the assumption that no map has one pixel."""
     try:
         program.module()(torch.zeros(1, 3, size, size, dtype=torch.float32))
     except AssertionError:  # of the guards that torch.export wrote

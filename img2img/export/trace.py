@@ -39,7 +39,7 @@ def trace(graph: TaskGraph, interface: Interface) -> ExportedProgram:
             shapes[axis] = Dim(name, min=low) if stride == 1 else stride * Dim(f"{name}_{stride}", min=low // stride)
     example = torch.linspace(0, 1, 2 * 3 * height * width, dtype=torch.float32).view(2, 3, height, width)
     program, failure = None, None
-    # Without the assumption that no size is 1, which would rule out the smallest pictures; einsum cannot do without it.
+    # Without the assumption that no size is 1, which would rule out the smallest images; einsum cannot do without it.
     for oblivious in (True, False):
         try:
             with torch.no_grad(), _size_oblivious(oblivious):
@@ -51,7 +51,7 @@ def trace(graph: TaskGraph, interface: Interface) -> ExportedProgram:
         assert failure is not None
         raise InputError(
             f"the task {interface.values['task']!r} does not become a graph of torch.export ({first_line(failure)}): "
-            "give the pictures' size (size=(height, width)), or choose the format safetensors, which needs no graph"
+            "give the images' size (size=(height, width)), or choose the format safetensors, which needs no graph"
         ) from failure
     _forget_places(program)
     return program
@@ -71,7 +71,7 @@ def _static_padding(network: nn.Module) -> None:
     """Let convolutions with SAME padding take it as it is for multiples of their stride, in place.
 
     Computed from a size that is not known, it costs the tracer minutes. Every layer sees multiples of its own stride when the
-    picture's size is a multiple of the network's.
+    image's size is a multiple of the network's.
     """
     for module in network.modules():
         if type(module).__name__ == "Conv2dSame" and isinstance(module, nn.Conv2d):  # timm's, which need not be installed

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from img2img.bundle import add_task_to_bundle, basis_path, bundle_folder, check_has_tasks, read_bundle, save_backbone, task_path
 from img2img.errors import InputError, first_line
 from img2img.extras import require
-from img2img.files.atomic import clear_leftovers, read_json, sync_folder, temporary_beside, write_json
+from img2img.files.atomic import clear_leftovers, sync_folder, temporary_beside
+from img2img.files.json_files import read_json, write_json
 from img2img.files.lock import NAME
 from img2img.files.paths import expanded
 from img2img.files.writable import check_writable

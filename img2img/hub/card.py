@@ -140,7 +140,7 @@ def _evaluations(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[
             task_type=row["pipeline"],
             task_name=row["task"],
             dataset_type=str(_data_of(config, row["task"]).get("kind", "unknown")),
-            dataset_name=_data_text(config, row["task"]) or f"test pictures of the task {row['task']}",
+            dataset_name=_data_text(config, row["task"]) or f"test images of the task {row['task']}",
             dataset_config=row["task"],  # without it the Hub's format merges tasks on one kind of data
             dataset_split="test",
             metric_type=_METRICS.get(row["metric"], row["metric"]),
@@ -167,7 +167,7 @@ def _what(folder: Path, description: Mapping[str, Any], rows: list[dict[str, Any
 
 def _metrics(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> list[str]:
     lines = [
-        "| task | kind | method | metric | value | doing nothing | test pictures | file, bytes |",
+        "| task | kind | method | metric | value | baseline | test images | file, bytes |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
@@ -177,7 +177,7 @@ def _metrics(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> l
             f"| {row['task']} | {row['kind']} | {row['method']} | {row['metric']} {row['arrow']} | {value} | {baseline} | "
             f"{tested} | {row['bytes']:,} |"
         )
-    lines.append("\nValues are those of the test pictures, as the training run measured them and stored them in the files.\n")
+    lines.append("\nValues are those of the test images, as the training run measured them and stored them in the files.\n")
     change = _if_number(mapping((results or {}).get("forgetting")).get("max_abs_output_change"))
     if change is not None:
         lines.append(f"Largest change of any earlier task's output while later ones were learned: {change:g}.\n")
@@ -200,7 +200,7 @@ def _use(name: str, rows: list[dict[str, Any]]) -> list[str]:
 def _data(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
     told = [f"- {row['task']}: {text}" for row in rows if (text := _data_text(config, row["task"]))]
     classes = [f"- {row['task']}: {', '.join(row['classes'])}" for row in rows if row["classes"]]
-    lines = ["## Data\n", *(told or ["The files do not say which pictures the tasks learned from."]), ""]
+    lines = ["## Data\n", *(told or ["The files do not say which images the tasks learned from."]), ""]
     return [*lines, "Classes, by index:\n", *classes, ""] if classes else lines
 
 
@@ -208,11 +208,11 @@ def _limits(rows: list[dict[str, Any]], license: str | None) -> list[str]:
     missing = [row["task"] for row in rows if row["value"] is None]
     return [
         "## Limits\n",
-        "- The figures hold for pictures like the test pictures; nothing was measured on others.",
-        "- The caller chooses the task; a picture of another kind gets a result all the same.",
-        *([f"- No figures are stored for: {', '.join(missing)}."] if missing else []),
+        "- The metrics hold for images like the test images; nothing was measured on others.",
+        "- The caller chooses the task; an image of another kind gets a result all the same.",
+        *([f"- No metrics are stored for: {', '.join(missing)}."] if missing else []),
         *([] if license else ["- No licence was stated when this card was written; ask the author."]),
-        "- Pre-trained weights and pictures keep the terms of their owners.",
+        "- Pre-trained weights and images keep the terms of their owners.",
     ]
 
 
@@ -231,7 +231,7 @@ def _data_of(config: Mapping[str, Any], task: str) -> dict[str, Any]:
 
 
 def _data_text(config: Mapping[str, Any], task: str) -> str:
-    """A task's data in one line, without paths, which are nobody else's business."""
+    """A task's data in one line, without paths, which stay private."""
     values = {key: value for key, value in _data_of(config, task).items() if key != "kind" and _is_plain(value)}
     kind = _data_of(config, task).get("kind")
     details = ", ".join(f"{key} {value}" for key, value in values.items())

@@ -1,7 +1,7 @@
 """Using a bundle: `img2img.load("runs/demo").run("colour", "photo.jpg")`."""
 
-from img2img.inference.images import Picture
-from img2img.inference.info import TaskInfo
+from img2img.inference.conversion import ImageLike
 from img2img.inference.model import Model, load
+from img2img.inference.task_info import TaskInfo
 
-__all__ = ["Model", "Picture", "TaskInfo", "load"]
+__all__ = ["ImageLike", "Model", "TaskInfo", "load"]

@@ -1,4 +1,4 @@
-"""A bundle ready to run: its tasks on pictures of any kind and size."""
+"""A bundle ready to run: its tasks on images of any kind and size."""
 
 import functools
 import itertools
@@ -18,14 +18,14 @@ from img2img.bundle import bundle_folder, load_bases, load_bundle, read_bundle, 
 from img2img.data.images.bit_depth import check_white
 from img2img.data.images.listing import list_images
 from img2img.errors import InputError, memory_explained
+from img2img.inference.chunked import RunSettings
+from img2img.inference.conversion import ImageLike, OpenedImages
 from img2img.inference.device import chosen_device
 from img2img.inference.evaluator import Evaluator, Network
-from img2img.inference.images import Opened, Picture
-from img2img.inference.info import TaskInfo
-from img2img.inference.large import Setting
-from img2img.inference.memory import memory_needed, network_bytes
-from img2img.inference.opening import Failed, as_many, folder_of, open_each, open_one
-from img2img.inference.running import OVERLAP, TILE, checked_form, checked_side, checked_tile, prediction, results, view_of
+from img2img.inference.memory_estimate import memory_needed, network_bytes
+from img2img.inference.open_images import FailedImage, as_many, folder_of, open_each, open_one
+from img2img.inference.prediction import OVERLAP, TILE, checked_form, checked_side, checked_tile, prediction, results, view_of
+from img2img.inference.task_info import TaskInfo
 from img2img.masks.tensors import total_bytes
 from img2img.tasks import Task
 from img2img.tasks.stored import stored_task
@@ -38,7 +38,7 @@ Errors = Literal["raise", "return"]
 
 
 class Model:
-    """A backbone and its tasks, task_data to run. Usually made by `img2img.load`.
+    """A backbone and its tasks, ready to run. Usually made by `img2img.load`.
 
     Calls may come from several threads at once. With cached weights they take turns; with merged ones they run side by side.
     A model can be pickled, and so sent to a worker process.
@@ -107,8 +107,8 @@ class Model:
             forms=task.forms,
             classes=tuple(getattr(task, "classes", ())),
             method=state.method.inner.name,
-            metric=task.metric,
-            figures=state.info.get("figures", {}),
+            primary_metric=task.metric,
+            metrics=state.info.get("figures", {}),
             density=state.density(),
             bytes=file.stat().st_size if file.is_file() else None,
             side=state.info.get("side"),
@@ -133,7 +133,7 @@ class Model:
     def run(
         self,
         task: str,
-        pictures: Picture | Sequence[Picture],
+        images: ImageLike | Sequence[ImageLike],
         *,
         form: str | None = None,
         side: int | None = None,
@@ -142,45 +142,45 @@ class Model:
         errors: Errors = "raise",
         white: int | None = None,
     ) -> Any:
-        """A task's results, of the pictures' sizes and types.
+        """A task's results, of the images' sizes and types.
 
         Args:
             task: one of `tasks`.
-            pictures: a picture (see `Picture`), a list of them, or a folder, which is searched with its subfolders.
+            images: an image (see `ImageLike`), a list of them, or a folder, which is searched with its subfolders.
             form: one of the task's forms, the first by default. Segmentation: "colours", "labels" (class indices) or "overlay";
                 classification: "picture" (with the class's name) or "scores" (a dict of probabilities by class, the likeliest
                 first; of a tensor a tensor, in the order of the classes).
-            side: the shorter side in pixels at which the network sees the picture; what it finds is brought back to the full
-                size. None: the picture's own; for classification the side that the task was measured on. A task whose
-                pictures were made squares (the option `square` of its data) sees a square of it.
-            tile: pictures with a longer side than this run in overlapping tiles, one picture after another; None: whole.
-            batch_size: pictures of one size that run together; None: 8, or 1 on a CPU, whose caches hold no more.
-            errors: of a list or a folder: "raise" ends with the first picture that fails; "return" goes on, and the error stands
-                in the place of that picture's result.
-            white: the value that is white in pictures of 16 bits, such as 4095 of a camera of 12 bits; None: what the task
+            side: the shorter side in pixels at which the network sees the image; what it finds is brought back to the full
+                size. None: the image's own; for classification the side that the task was measured on. A task whose
+                images were made squares (the option `square` of its data) sees a square of it.
+            tile: images with a longer side than this run in overlapping tiles, one image after another; None: whole.
+            batch_size: images of one size that run together; None: 8, or 1 on a CPU, whose caches hold no more.
+            errors: of a list or a folder: "raise" ends with the first image that fails; "return" goes on, and the error stands
+                in the place of that image's result.
+            white: the value that is white in images of 16 bits, such as 4095 of a camera of 12 bits; None: what the task
                 learned from, mostly 65535.
 
         Returns:
-            The result for one picture; a list for a list; for a folder a dict by the path below it. A file gives a PIL image.
+            The result for one image; a list for a list; for a folder a dict by the path below it. A file gives a PIL image.
 
         Raises:
-            InputError: no such task or form, an option of a wrong type or out of range, or something that is no picture.
-            OutOfMemoryError: the picture does not fit into memory so; the message names what to lower.
+            InputError: no such task or form, an option of a wrong type or out of range, or something that is no image.
+            OutOfMemoryError: the image does not fit into memory so; the message names what to lower.
         """
         options: Any = {"form": form, "side": side, "tile": tile, "batch_size": batch_size, "errors": errors, "white": white}
-        folder = folder_of(pictures)
+        folder = folder_of(images)
         if folder is not None:
             files = list_images(folder)
-            made = self.stream(task, files, **options)
-            return {file.relative_to(folder).as_posix(): result for file, result in zip(files, made, strict=True)}
-        if isinstance(pictures, list | tuple):
-            return list(self.stream(task, pictures, **options))
-        self._way(task, form=form, side=side, tile=tile)  # a wrong option is said before a wrong picture
-        return next(self.stream(task, [open_one(pictures, white=self._white(task, white))], **options | {"errors": "raise"}))
+            found = self.stream(task, files, **options)
+            return {file.relative_to(folder).as_posix(): result for file, result in zip(files, found, strict=True)}
+        if isinstance(images, list | tuple):
+            return list(self.stream(task, images, **options))
+        self._checked_options(task, form=form, side=side, tile=tile)  # a wrong option is said before a wrong image
+        return next(self.stream(task, [open_one(images, white=self._white(task, white))], **options | {"errors": "raise"}))
 
     def run_all(
         self,
-        pictures: Picture | Sequence[Picture],
+        images: ImageLike | Sequence[ImageLike],
         *,
         side: int | None = None,
         tile: int | None = TILE,
@@ -189,29 +189,29 @@ class Model:
         white: int | None = None,
     ) -> dict[str, Any]:
         """What `run` gives of every task, by task, in its usual form; the arguments are those of `run`."""
-        many = folder_of(pictures) is not None or isinstance(pictures, list | tuple)
+        many = folder_of(images) is not None or isinstance(images, list | tuple)
         options: Any = {"side": side, "tile": tile, "batch_size": batch_size, "errors": errors, "white": white}
         for name in self._tasks:
-            self._way(name, form=None, side=side, tile=tile)
-        results, opened = {}, dict[int | None, Opened]()
+            self._checked_options(name, form=None, side=side, tile=tile)
+        results, opened = {}, dict[int | None, OpenedImages]()
         for name in self._tasks:
-            given: Any = pictures
+            given: Any = images
             if not many:
                 seen_white = self._white(name, white)
                 if seen_white not in opened:
-                    opened[seen_white] = open_one(pictures, white=seen_white)
+                    opened[seen_white] = open_one(images, white=seen_white)
                 given = opened[seen_white]
             results[name] = self.run(name, given, **options)
         return results
 
     def _white(self, name: str, white: Any = None) -> int | None:
-        """The value that is white in pictures of 16 bits for a task: the one given, or the one that it learned from."""
+        """The value that is white in images of 16 bits for a task: the one given, or the one that it learned from."""
         return check_white(self.network.state(name).info.get("white") if white is None else white, "white")
 
     def stream(
         self,
         task: str,
-        pictures: Iterable[Picture | Opened] | str | os.PathLike[str],
+        images: Iterable[ImageLike | OpenedImages] | str | os.PathLike[str],
         *,
         form: str | None = None,
         side: int | None = None,
@@ -220,45 +220,45 @@ class Model:
         errors: Errors = "raise",
         white: int | None = None,
     ) -> Iterator[Any]:
-        """Results one after another, for more pictures than fit into memory; `run` says what the arguments are."""
-        way = self._way(task, form=form, side=side, tile=tile)
+        """Results one after another, for more images than fit into memory; `run` says what the arguments are."""
+        checked = self._checked_options(task, form=form, side=side, tile=tile)
         size = validation.whole_number("batch_size", batch_size) or (1 if self.device.type == "cpu" else 8)
         going_on = validation.one_of("errors", errors, get_args(Errors)) == "return"
-        opened = open_each(as_many(pictures), white=self._white(task, white))
+        opened = open_each(as_many(images), white=self._white(task, white))
 
-        def made() -> Iterator[Any]:
-            for shape, alike in itertools.groupby(opened, lambda one: None if isinstance(one, Failed) else one.values.shape):
+        def generate() -> Iterator[Any]:
+            for shape, alike in itertools.groupby(opened, lambda one: None if isinstance(one, FailedImage) else one.values.shape):
                 while some := list(itertools.islice(alike, 1 if shape is None else size)):
-                    for result in self._results(task, some, way):
+                    for result in self._results(task, some, checked):
                         if isinstance(result, Exception) and not going_on:
                             raise result
                         yield result
 
-        return made()
+        return generate()
 
     def check(self, task: str, *, form: str | None = None, side: int | None = None, tile: int | None = TILE) -> None:
-        """Raise the `InputError` that `run` would raise for these arguments, whatever the picture."""
-        self._way(task, form=form, side=side, tile=tile)
+        """Raise the `InputError` that `run` would raise for these arguments, whatever the image."""
+        self._checked_options(task, form=form, side=side, tile=tile)
 
     def memory(self, task: str, size: tuple[int, int], *, side: int | None = None, tile: int | None = TILE) -> int:
-        """A bound in bytes on what `run` takes for one picture beside the loaded model; see `inference.memory`.
+        """A bound in bytes on what `run` takes for one image beside the loaded model; see `inference.memory_estimate`.
 
         Args:
             task: one of `tasks`.
-            size: (height, width) of the picture.
+            size: (height, width) of the image.
             side: as of `run`.
             tile: as of `run`.
 
         Raises:
             InputError: no such task, an option out of range, or a view that `run` would refuse.
         """
-        way = self._way(task, form=None, side=side, tile=tile)
-        setting = self._setting(task, size, side=way["side"], tile=way["tile"])
+        checked = self._checked_options(task, form=None, side=side, tile=tile)
+        setting = self._setting(task, size, side=checked["side"], tile=checked["tile"])
         if task not in self._network_bytes:
             self._network_bytes[task] = network_bytes(setting)
         return memory_needed(size, setting, self._network_bytes[task])
 
-    def _way(self, name: str, *, form: Any, side: Any, tile: Any) -> dict[str, Any]:
+    def _checked_options(self, name: str, *, form: Any, side: Any, tile: Any) -> dict[str, Any]:
         task = self.task(name)
         return {"form": checked_form(task, form), "side": checked_side(side), "tile": checked_tile(tile)}
 
@@ -329,42 +329,42 @@ class Model:
             return push_to_hub(folder, repo_id, private=private)
 
     @torch.no_grad()
-    def predict(self, task: str, picture: Picture) -> Tensor:
+    def predict(self, task: str, image: ImageLike) -> Tensor:
         """The task's prediction in its own form, without a batch axis: class indices of pixels, raw scores of classes, ab in Lab
         units, RGB in [0, 1], ..."""
         self.task(task)
-        opened = open_one(picture, white=self._white(task))
+        opened = open_one(image, white=self._white(task))
         with self._explained(task, opened.size):
             found = prediction(opened.values, self._setting(task, opened.size, side=None, tile=TILE))
         return found if opened.batched else found[0]
 
     @torch.no_grad()
-    def _results(self, name: str, opened: Sequence[Opened | Failed], way: Mapping[str, Any]) -> list[Any]:
-        """What came of pictures of one size, errors of the user's in the place of results."""
-        sound = [one for one in opened if isinstance(one, Opened)]
+    def _results(self, name: str, opened: Sequence[OpenedImages | FailedImage], checked: Mapping[str, Any]) -> list[Any]:
+        """What came of images of one size, errors of the user's in the place of results."""
+        sound = [one for one in opened if isinstance(one, OpenedImages)]
         if not sound:
-            return [one.error for one in opened if isinstance(one, Failed)]
+            return [one.error for one in opened if isinstance(one, FailedImage)]
         size = sound[0].size
         try:
             with self._explained(name, size):
-                return results(sound, self._setting(name, size, side=way["side"], tile=way["tile"]), way["form"])
+                return results(sound, self._setting(name, size, side=checked["side"], tile=checked["tile"]), checked["form"])
         except (InputError, MemoryError) as error:
             return [error] * len(sound)
 
-    def _setting(self, name: str, size: tuple[int, int], *, side: int | None, tile: int | None) -> Setting:
+    def _setting(self, name: str, size: tuple[int, int], *, side: int | None, tile: int | None) -> RunSettings:
         task, network = self.task(name), functools.cache(lambda: self._network(name))  # sizes alone need none
-        view = view_of(task, size, side=side, own=self.network.state(name).info.get("side"), tile=tile)
+        view = view_of(task, size, side=side, measured_side=self.network.state(name).info.get("side"), tile=tile)
 
         def with_precision(x: Tensor) -> Tensor:
             plain = network()
             with self._autocast():
                 return plain(x)
 
-        return Setting(task=task, network=with_precision, evaluator=self._evaluator, view=view, tile=tile, overlap=OVERLAP)
+        return RunSettings(task=task, network=with_precision, evaluator=self._evaluator, view=view, tile=tile, overlap=OVERLAP)
 
     def _explained(self, name: str, size: tuple[int, int]) -> AbstractContextManager[None]:
-        remedy = "make the picture smaller, or lower side=, tile= or batch_size="
-        return memory_explained(f"while {name!r} ran on a picture of {size[1]} x {size[0]}", remedy)
+        remedy = "make the image smaller, or lower side=, tile= or batch_size="
+        return memory_explained(f"while {name!r} ran on an image of {size[1]} x {size[0]}", remedy)
 
     def _network(self, name: str) -> Network:
         if not self._merged:

@@ -1,4 +1,4 @@
-"""Rows of a resized picture, made of the rows of the picture that they need: no more of it has to be held as floats."""
+"""Rows of a resized image, made of the rows of the image that they need: no more of it has to be held as floats."""
 
 import math
 
@@ -7,24 +7,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _AT_ONCE = 1 << 22
-"""Values of the picture that are floats at a time."""
+"""Values of the image that are floats at a time."""
 
 
-def resized_rows(picture: Tensor, size: tuple[int, int], first: int, last: int) -> Tensor:
-    """Rows of `F.interpolate(picture.float(), size, mode="bilinear", antialias=True)`, equal up to rounding.
+def resized_rows(image: Tensor, size: tuple[int, int], first: int, last: int) -> Tensor:
+    """Rows of `F.interpolate(image.float(), size, mode="bilinear", antialias=True)`, equal up to rounding.
 
     Args:
-        picture: (N, C, H, W), of any type.
-        size: (height, width) of the resized picture.
+        image: (N, C, H, W), of any type.
+        size: (height, width) of the resized image.
         first: the first of its rows that is made.
         last: the row after the last.
 
     Returns:
         (N, C, last - first, width) float32.
     """
-    height = picture.shape[-2]
+    height = image.shape[-2]
     if height == size[0]:
-        return _wide(picture[..., first:last, :], width=size[1])
+        return _wide(image[..., first:last, :], width=size[1])
     scale = height / size[0]
     support = max(1.0, scale)
     at_once = max(1, int(512 / scale))
@@ -38,7 +38,7 @@ def resized_rows(picture: Tensor, size: tuple[int, int], first: int, last: int) 
         distance = (torch.arange(low, high, dtype=torch.float64) + 0.5 - centre[:, None]).abs() / support
         weights = (1 - distance).clamp(min=0)
         weights /= weights.sum(1, keepdim=True)
-        made.append(weights.to(picture.device, torch.float32) @ _wide(picture[..., low:high, :], width=size[1]))
+        made.append(weights.to(image.device, torch.float32) @ _wide(image[..., low:high, :], width=size[1]))
     return torch.cat(made, -2)
 
 
@@ -63,7 +63,7 @@ def brought_back(rows: Tensor, above: int, view: tuple[int, int], size: tuple[in
         rows: (N, C, h, width of the view): those rows.
         above: how many rows of the raw output lie above them.
         view: (height, width) of the whole raw output.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         first: the first row that is made.
         last: the row after the last; `rows_needed` says which rows must be here.
     """
@@ -79,12 +79,12 @@ def brought_back(rows: Tensor, above: int, view: tuple[int, int], size: tuple[in
 
 
 def rows_needed(view: int, height: int, first: int, last: int) -> tuple[int, int]:
-    """The first row of a raw output of `view` rows, and the one after the last, that rows of the picture are made of."""
+    """The first row of a raw output of `view` rows, and the one after the last, that rows of the image are made of."""
     low, high = _sources(view, height, first, first + 1), _sources(view, height, last - 1, last)
     return int(low.item()), min(view, int(high.item()) + 2)
 
 
 def _sources(view: int, height: int, first: int, last: int) -> Tensor:
-    """Where rows of a picture lie in a raw output of `view` rows."""
+    """Where rows of an image lie in a raw output of `view` rows."""
     rows = torch.arange(first, last, dtype=torch.float64)
     return ((rows + 0.5) * (view / height) - 0.5).clamp(0, view - 1)

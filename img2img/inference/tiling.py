@@ -1,4 +1,4 @@
-"""Pictures of any size through a network: padded to what it takes, large ones in overlapping tiles."""
+"""Images of any size through a network: padded to what it takes, large ones in overlapping tiles."""
 
 import itertools
 import math
@@ -18,13 +18,13 @@ Window = Callable[[int, int, int, int], Tensor]
 
 
 def run_any_size(network: Network, input: Tensor, evaluator: Evaluator, *, tile: int | None, overlap: int) -> Tensor:
-    """The raw output for pictures of any size.
+    """The raw output for images of any size.
 
     Args:
-        network: from pictures to the head's raw output, of their height and width, or (N, C) for whole pictures.
+        network: from images to the head's raw output, of their height and width, or (N, C) for whole images.
         input: (N, 3, H, W) float in [0, 1].
         evaluator: knows which sizes the network takes.
-        tile: pictures with a longer side than this many pixels are run in tiles of no longer sides; None: always whole.
+        tile: images with a longer side than this many pixels are run in tiles of no longer sides; None: always whole.
         overlap: pixels that neighbouring tiles share; their outputs fade into each other there.
 
     Returns:
@@ -43,12 +43,12 @@ def run_any_size(network: Network, input: Tensor, evaluator: Evaluator, *, tile:
 def raw_rows(
     network: Network, window: Window, size: tuple[int, int], evaluator: Evaluator, *, tile: int, overlap: int
 ) -> Iterator[Tensor]:
-    """The raw output of a large picture from top to bottom, (N, C, rows, W), a few rows at a time.
+    """The raw output of a large image from top to bottom, (N, C, rows, W), a few rows at a time.
 
     Args:
         network: as of `run_any_size`, as are `evaluator`, `tile` and `overlap`.
-        window: gives the input of parts of the picture, of which there need be no more at a time.
-        size: (height, width) of the picture.
+        window: gives the input of parts of the image, of which there need be no more at a time.
+        size: (height, width) of the image.
         evaluator: see above.
         tile: see above.
         overlap: see above.

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.files.atomic import tensor_bytes, write_bytes
+from img2img.files.atomic import write_bytes
+from img2img.files.json_files import parse_json
 from img2img.files.paths import expanded
-from img2img.files.untrusted import MAX_NAME, naming, parse_json
+from img2img.files.tensors import tensor_bytes
+from img2img.files.untrusted import MAX_NAME, naming
 from img2img.masks.base import one_of, without_cast
 from img2img.masks.bits import pack_bits, unpack_bits
 from img2img.masks.layers import Layer

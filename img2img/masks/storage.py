@@ -21,9 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.files.atomic import tensor_bytes, write_bytes
+from img2img.files.atomic import write_bytes
+from img2img.files.json_files import parse_json
 from img2img.files.paths import expanded
-from img2img.files.untrusted import check_plain, parse_json
+from img2img.files.tensors import tensor_bytes
+from img2img.files.untrusted import check_plain
 from img2img.masks import coding
 from img2img.masks.base import build_method
 from img2img.masks.bits import pack_bits

@@ -10,7 +10,7 @@ import safetensors
 import torch
 
 from img2img.errors import InputError, shortened
-from img2img.files.untrusted import parse_json
+from img2img.files.json_files import parse_json
 
 FORMAT = "img2img-task"
 VERSION = 2

@@ -8,7 +8,7 @@ from img2img.data.base import Batch
 from img2img.data.cache import CachedDataset
 from img2img.data.datasets.decathlon import DECATHLON, Decathlon, write_decathlon_results
 from img2img.errors import InputError
-from img2img.files.atomic import write_json
+from img2img.files.json_files import write_json
 from img2img.metrics import decathlon_score, score_per_parameter
 from img2img.metrics.decathlon import FINETUNED
 from img2img.research.strategies.separate import SeparateNetworks

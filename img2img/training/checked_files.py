@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from img2img.errors import InputError, first_line, is_out_of_memory
-from img2img.files.atomic import read_json, tensor_bytes, write_atomic, write_bytes, write_json
+from img2img.files.atomic import write_atomic, write_bytes
+from img2img.files.json_files import read_json, write_json
+from img2img.files.tensors import tensor_bytes
 from img2img.masks.file_header import checksum
 
 _KEY = "checksum"

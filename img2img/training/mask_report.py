@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from img2img.errors import InputError
-from img2img.files.atomic import read_json
+from img2img.files.json_files import read_json
 from img2img.masks import MaskedNetwork
 from img2img.masks.analysis import density_table, density_totals, similarity, value_table
 from img2img.masks.methods.ksm import KSMMask, SoftKSMMask

@@ -16,7 +16,8 @@ from typing import Any
 from img2img.data.base import PARTS, ImageDataset
 from img2img.data.checksums import FileChanges, FileChecksum, combined_digest, file_changes, file_checksums
 from img2img.errors import InputError
-from img2img.files.atomic import read_json, write_bytes
+from img2img.files.atomic import write_bytes
+from img2img.files.json_files import read_json
 from img2img.files.paths import expanded, paths_in
 from img2img.training.config import Experiment
 from img2img.training.strategy import TaskData

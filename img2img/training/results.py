@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from img2img.errors import InputError
-from img2img.files.atomic import read_json
+from img2img.files.json_files import read_json
 from img2img.files.typed import Number, NumberOrNull, Scalar, SizeOrNull, Stored, TextOrNull, as_model, finite
 
 VERSION: Literal[2] = 2

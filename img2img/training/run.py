@@ -11,7 +11,8 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from img2img.errors import memory_explained
-from img2img.files.atomic import check_folder, write_json
+from img2img.files.atomic import check_folder
+from img2img.files.json_files import write_json
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
 from img2img.reports.page import write_report

@@ -17,13 +17,13 @@ from img2img.web.uploads import read_image
 
 PREFIX = "/api/v1"
 
-_FILE = {"type": "string", "format": "binary", "description": "the file of a picture: JPEG, PNG, WebP, TIFF, BMP or GIF"}
+_FILE = {"type": "string", "format": "binary", "description": "the file of an image: JPEG, PNG, WebP, TIFF, BMP or GIF"}
 _BODY = {
     "requestBody": {
         "required": True,
         "content": {
             "application/octet-stream": {"schema": _FILE},
-            "multipart/form-data": {"schema": {"type": "object", "properties": {"picture": _FILE}, "required": ["picture"]}},
+            "multipart/form-data": {"schema": {"type": "object", "properties": {"image": _FILE}, "required": ["image"]}},
         },
     }
 }
@@ -35,7 +35,7 @@ _ERROR = {
 }
 _ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((403, 404, 408, 413, 415, 422, 500, 503), _ERROR)
 
-_Side = Annotated[int | None, Query(ge=1, le=65_536, description="shorter side in pixels at which the network sees the picture")]
+_Side = Annotated[int | None, Query(ge=1, le=65_536, description="shorter side in pixels at which the network sees the image")]
 _Form = Annotated[str | None, Query(description="one of the task's forms, the first by default")]
 
 
@@ -65,7 +65,7 @@ def api_routes(service: Service) -> APIRouter:
         openapi_extra=_BODY,
     )
     async def run(task: str, request: Request, form: _Form = None, side: _Side = None) -> Response:
-        """One task on one picture: a PNG, or the scores of a classification as JSON."""
+        """One task on one image: a PNG, or the scores of a classification as JSON."""
         answer = await _ask(service, [task], request, form=form, side=side)
         result = answer.results[task]
         kind = "image/png" if isinstance(result, bytes) else "application/json"
@@ -79,7 +79,7 @@ def api_routes(service: Service) -> APIRouter:
         openapi_extra=_BODY,
     )
     async def run_all(request: Request, side: _Side = None) -> Response:
-        """Every task on one picture: a zip with `TASK.png` for each."""
+        """Every task on one image: a zip with `TASK.png` for each."""
         answer = await _ask(service, list(service.tasks), request, form=None, side=side)
         return Response(_zipped(answer.results), media_type="application/zip", headers=_timing(answer))
 
@@ -91,20 +91,20 @@ def api_routes(service: Service) -> APIRouter:
 
 
 async def _ask(service: Service, tasks: list[str], request: Request, *, form: str | None, side: int | None) -> Answer:
-    for task in tasks:  # before the picture is sent, which may take long
+    for task in tasks:  # before the image is sent, which may take long
         service.check(task, form=form)
     with service.admitted():
-        picture = await read_image(request, service.limits, field="picture")
-        return await service.run(tasks, picture, finish=_written, form=form, side=side, left=request.is_disconnected)
+        image = await read_image(request, service.limits, field="image")
+        return await service.run(tasks, image, finish=_written, form=form, side=side, disconnected=request.is_disconnected)
 
 
 def _written(result: Any) -> Any:
-    """A picture as the bytes of a PNG, scores as they are."""
+    """An image as the bytes of a PNG, scores as they are."""
     return png(result) if isinstance(result, Image.Image) else result
 
 
 def png(image: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG."""
+    """An image as the bytes of a PNG."""
     file = BytesIO()
     image.save(file, "PNG", compress_level=3)  # a third of the time of 6, for a few per cent more bytes
     return file.getvalue()

@@ -11,14 +11,14 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from img2img.web.guard import error_body
 from img2img.web.limits import Limits
+from img2img.web.security import error_body
 
 HEAD_SECONDS = 15.0
 KEEP_ALIVE = 5
 """Seconds of `HEAD_SECONDS` for which uvicorn keeps a connection without a new request."""
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
 def connection_class(limits: Limits) -> type[asyncio.Protocol]:
@@ -36,7 +36,7 @@ class Connection(H11Protocol):
         """Take a connection, or refuse it."""
         super().connection_made(transport)
         self._idle_since = self._sent_at = self.loop.time()
-        self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+        self._timer = self.loop.call_later(POLL_SECONDS, self._look)
         if not self._has_room():
             self._refuse(503, "too many connections: try again in a moment")
 
@@ -68,7 +68,7 @@ class Connection(H11Protocol):
                 self._refuse(408, f"the request's head did not arrive within {self.head_seconds:g} s: try again")
             else:
                 self.transport.close()
-        self._timer = self.loop.call_later(LOOK_SECONDS, self._look)
+        self._timer = self.loop.call_later(POLL_SECONDS, self._look)
 
     def _has_room(self) -> bool:
         others = [c for c in self.connections if c is not self and isinstance(c, Connection) and not c.transport.is_closing()]

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 
 from img2img.errors import InputError
 
-THIN = 128
-"""A picture's pixels are counted as if its shorter side were this long at least: networks pad thin pictures, and a line of one
+MIN_SIDE_COUNTED = 128
+"""An image's pixels are counted as if its shorter side were this long at least: networks pad thin images, and a line of one
 pixel by millions would become thousands of millions."""
 
 
@@ -28,14 +28,14 @@ class Limits:
     """The bounds of a service.
 
     Attributes:
-        upload_bytes: of a picture's file.
-        memory_bytes: of all pictures that run at once; what one may take of it is decided before it is decoded, by its pixels and
+        upload_bytes: of an image's file.
+        memory_bytes: of all images that run at once; what one may take of it is decided before it is decoded, by its pixels and
             those that the network would see (`budget`).
-        pixels: of a picture, whatever it would take; decided before it is decoded, and again at the size the network would see.
-        concurrency: pictures that run at once.
+        pixels: of an image, whatever it would take; decided before it is decoded, and again at the size the network would see.
+        concurrency: images that run at once.
         queue: requests that wait for their turn; more are refused.
         upload_seconds: for a request to arrive, and for its answer to be taken.
-        run_seconds: for a picture to run, once its turn has come.
+        run_seconds: for an image to run, once its turn has come.
         grace_seconds: from the moment the service is told to stop until it has ended; what is in may finish in all but the
             last three.
         connections: open ones; idle ones make room for new ones.
@@ -63,20 +63,20 @@ class Limits:
                 raise InputError(f"{field.name}={value!r}: expected 1 or more, such as {field.default}")
 
     @property
-    def picture_bytes(self) -> int:
-        """What one picture may take of the memory."""
+    def image_bytes(self) -> int:
+        """What one image may take of the memory."""
         return self.memory_bytes // self.concurrency
 
 
 def check_pixels(size: tuple[int, int], side: int | None, limits: Limits) -> None:
-    """Refuse a picture of `size` (either order) whose pixels are too many, as it is or with a shorter side of `side`."""
-    scale = max(1.0, THIN / min(size), 0 if side is None else side / min(size))
+    """Refuse an image of `size` (either order) whose pixels are too many, as it is or with a shorter side of `side`."""
+    scale = max(1.0, MIN_SIDE_COUNTED / min(size), 0 if side is None else side / min(size))
     pixels = round(size[0] * scale) * round(size[1] * scale)
     if pixels > limits.pixels:
         asked = f" with a shorter side of {side}" if side is not None and side > min(size) else ""
-        thin = f" (counted as if {THIN} wide: it is very thin)" if not asked and scale > 1 else ""
+        thin = f" (counted as if {MIN_SIDE_COUNTED} wide: it is very thin)" if not asked and scale > 1 else ""
         raise RefusedError(
             413,
-            f"the picture has {size[0]} x {size[1]} pixels, {pixels:,}{asked}{thin}: expected {limits.pixels:,} at most; "
+            f"the image has {size[0]} x {size[1]} pixels, {pixels:,}{asked}{thin}: expected {limits.pixels:,} at most; "
             "make it smaller",
         )

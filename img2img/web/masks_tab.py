@@ -11,11 +11,11 @@ from img2img.web.html import escape
 def task_table(tasks: dict[str, TaskInfo]) -> str:
     """The tasks as an HTML table: kind, mask method, primary metric, density, bytes."""
     head = "".join(
-        f'<th scope="col">{name}</th>' for name in ("task", "kind", "mask", "figure on its test set", "kept weights", "file")
+        f'<th scope="col">{name}</th>' for name in ("task", "kind", "mask", "test metric", "kept weights", "file")
     )
     rows = "".join(
         f'<tr><th scope="row">{escape(info.name)}</th><td>{escape(info.kind)}</td><td>{escape(_method(info))}</td>'
-        f"<td>{escape(_figure(info))}</td><td>{'–' if info.density is None else f'{100 * info.density:.1f} %'}</td>"
+        f"<td>{escape(_metric(info))}</td><td>{'–' if info.density is None else f'{100 * info.density:.1f} %'}</td>"
         f"<td>{'–' if info.bytes is None else escape(text.size(info.bytes))}</td></tr>"
         for info in tasks.values()
     )
@@ -41,9 +41,9 @@ def _method(info: TaskInfo) -> str:
     return "none (the backbone itself)" if info.method == "identity" else info.method
 
 
-def _figure(info: TaskInfo) -> str:
-    value = info.figures.get(info.metric)
-    return "–" if value is None else f"{info.metric} {text.number(value)}"
+def _metric(info: TaskInfo) -> str:
+    value = info.metrics.get(info.primary_metric)
+    return "–" if value is None else f"{info.primary_metric} {text.number(value)}"
 
 
 def _svg(figure: object, key: str, label: str) -> str:

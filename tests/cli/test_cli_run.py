@@ -87,7 +87,7 @@ def test_a_broken_file_is_named_and_the_others_are_done(bundle: Path, photos: Pa
     assert len(list((tmp_path / "out").rglob("*.png"))) == 3
 
 
-def test_what_is_left_out_of_a_folder_is_said_and_results_are_no_pictures(
+def test_what_is_left_out_of_a_folder_is_said_and_results_are_no_images(
     bundle: Path, photos: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (photos / "c.jfif").write_bytes((photos / "b.jpg").read_bytes())
@@ -96,7 +96,7 @@ def test_what_is_left_out_of_a_folder_is_said_and_results_are_no_pictures(
     for _ in range(2):
         result = call("run", "all", photos, "--out", out, "--bundle", bundle, "--overwrite")
         assert result.exit_code == 0, result.output
-    assert len(list(out.rglob("*.png"))) == 4 * 4, "four tasks, four pictures"
+    assert len(list(out.rglob("*.png"))) == 4 * 4, "four tasks, four images"
     assert "left out 1 other file (.heic: 1)" in caplog.records[0].getMessage()  # which goes to stderr
 
 
@@ -183,20 +183,20 @@ def test_tasks_are_listed_shown_compared_and_deleted(bundle: Path, tmp_path: Pat
     assert [row["name"] for row in listed] == ["parts", "colour", "edges", "clean"]
     assert "mIoU 0.5" in call("tasks", "list", folder).stdout
     shown = json.loads(call("tasks", "show", folder, "parts", "--json").stdout)
-    assert (shown["kind"], shown["figures"]) == ("segmentation", {"mIoU": 0.5})
+    assert (shown["kind"], shown["metrics"]) == ("segmentation", {"mIoU": 0.5})
     similar = json.loads(call("tasks", "similarity", folder, "--json", "--out", tmp_path / "s.png").stdout)
     assert similar["tasks"] == ["parts", "colour", "edges", "clean"]
     assert np.allclose(np.diag(similar["matrix"]), 1)
     assert Image.open(tmp_path / "s.png").format == "PNG"
-    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    before = img2img.load(folder).run("edges", picture)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    before = img2img.load(folder).run("edges", image)
     asked = CliRunner().invoke(app, ["tasks", "delete", str(folder), "colour"], input="n\n")
     assert asked.exit_code == 1
     assert (folder / "tasks" / "colour.safetensors").is_file()
     assert call("tasks", "delete", folder, "colour", "--yes").exit_code == 0
     assert not (folder / "tasks" / "colour.safetensors").exists()
     assert list(img2img.load(folder).tasks) == ["parts", "edges", "clean"]
-    assert np.array_equal(img2img.load(folder).run("edges", picture), before)
+    assert np.array_equal(img2img.load(folder).run("edges", image), before)
     assert "no task 'colour'" in str(call("tasks", "delete", folder, "colour", "--yes").exception)
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import img2img
 from img2img.cli import app
-from img2img.cli.files import Planned, check_targets
+from img2img.cli.run_files import Job, check_targets
 from img2img.cli.video import set_rate
 from img2img.errors import InputError
 
@@ -23,7 +23,7 @@ def call(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def _picture(path: Path, seed: int = 0) -> Path:
+def _image(path: Path, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
     return path
@@ -58,7 +58,7 @@ def _by_a_hard_link(folder: Path) -> tuple[list[Path], Path]:
 
 
 def _of_another_source(folder: Path) -> tuple[list[Path], Path]:
-    _picture(folder.parent / "b.jpg")
+    _image(folder.parent / "b.jpg")
     return [folder / "a.png", folder.parent / "b.jpg"], folder  # b.jpg would become b.png, which the folder holds
 
 
@@ -72,7 +72,7 @@ def _whole_folder(folder: Path) -> tuple[list[Path], Path]:
     ids=lambda case: case.__name__[1:],
 )
 def test_an_input_is_never_overwritten(bundle: Path, tmp_path: Path, case: Callable[[Path], tuple[list[Path], Path]]) -> None:
-    photo = _picture(tmp_path / "photos" / "b.png")
+    photo = _image(tmp_path / "photos" / "b.png")
     before = photo.read_bytes()
     sources, out = case(photo.parent)
     result = call("run", "colour", *sources, "--out", out, "--overwrite", "--bundle", bundle)
@@ -83,24 +83,24 @@ def test_an_input_is_never_overwritten(bundle: Path, tmp_path: Path, case: Calla
 
 
 def test_nor_is_another_of_the_inputs(tmp_path: Path) -> None:
-    a, b = _picture(tmp_path / "a.png"), _picture(tmp_path / "b.jpg")
+    a, b = _image(tmp_path / "a.png"), _image(tmp_path / "b.jpg")
     with pytest.raises(InputError, match=r"a\.png, which is one of the inputs"):
-        check_targets([Planned("colour", b, a), Planned("colour", a, tmp_path / "c.png")], overwrite=True)
+        check_targets([Job("colour", b, a), Job("colour", a, tmp_path / "c.png")], overwrite=True)
 
 
 def test_nor_by_a_name_that_differs_in_case_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photo = _picture(tmp_path / "Photo.png")
+    photo = _image(tmp_path / "Photo.png")
     stat = os.stat
     monkeypatch.setattr(
         os, "stat", lambda path, **k: stat(tmp_path / "Photo.png" if Path(path).name == "photo.png" else path, **k)
     )
     with pytest.raises(InputError, match="one of the inputs"):
-        check_targets([Planned("colour", photo, tmp_path / "photo.png")], overwrite=True)
+        check_targets([Job("colour", photo, tmp_path / "photo.png")], overwrite=True)
 
 
-def test_nor_are_pictures_in_the_folder_of_a_videos_frames(bundle: Path, tmp_path: Path) -> None:
+def test_nor_are_images_in_the_folder_of_a_videos_frames(bundle: Path, tmp_path: Path) -> None:
     _video(tmp_path / "clip.avi", (32, 32))
-    frame = _picture(tmp_path / "out" / "clip" / "000001.png")
+    frame = _image(tmp_path / "out" / "clip" / "000001.png")
     before = frame.read_bytes()
     result = call(
         "run", "colour", tmp_path / "clip.avi", frame, "--frames", "--out", tmp_path / "out", "--overwrite", "-b", bundle
@@ -110,7 +110,7 @@ def test_nor_are_pictures_in_the_folder_of_a_videos_frames(bundle: Path, tmp_pat
 
 
 def test_results_in_a_folder_below_the_input_are_no_inputs(bundle: Path, tmp_path: Path) -> None:
-    _picture(tmp_path / "photos" / "a.png")
+    _image(tmp_path / "photos" / "a.png")
     arguments = ("run", "all", tmp_path / "photos", "--out", tmp_path / "photos" / "made", "--bundle", bundle, "--overwrite")
     assert call(*arguments).exit_code == 0
     made = sorted((tmp_path / "photos" / "made").rglob("*.png"))
@@ -125,12 +125,12 @@ def test_results_in_a_folder_below_the_input_are_no_inputs(bundle: Path, tmp_pat
 def test_what_cannot_be_read_or_written_ends_no_batch(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos = tmp_path / "photos"
     for i, name in enumerate(("a", "forbidden", "m" * 245, "vanished", "z")):
-        _picture(photos / f"{name}.png", seed=i)
-    (photos / "n.png").mkdir()  # a folder by the name of a picture
-    _picture(photos / "n.png" / "inner.png")
-    from img2img.inference import images
+        _image(photos / f"{name}.png", seed=i)
+    (photos / "n.png").mkdir()  # a folder by the name of an image
+    _image(photos / "n.png" / "inner.png")
+    from img2img.inference import conversion
 
-    open_image = images.open_image
+    open_image = conversion.open_image
 
     def fails(path: Any) -> Any:
         if "vanished" in str(path):
@@ -139,7 +139,7 @@ def test_what_cannot_be_read_or_written_ends_no_batch(bundle: Path, tmp_path: Pa
             raise PermissionError(13, "Permission denied", str(path))
         return open_image(path)
 
-    monkeypatch.setattr(images, "open_image", fails)
+    monkeypatch.setattr(conversion, "open_image", fails)
     (tmp_path / "out").mkdir()
     result = call("run", "colour", photos, "--out", tmp_path / "out", "--bundle", bundle, "--json")
     assert result.exit_code == 1
@@ -163,7 +163,7 @@ def test_a_name_that_is_too_long_for_a_result_fails_alone(
     monkeypatch.chdir(tmp_path)
     long = "m" * 251 + ".png"  # 255 bytes; with .json it would be 256
     for name in (long, "z.png"):
-        _picture(Path(name))
+        _image(Path(name))
     for options in ((), ("--overwrite",)):
         result = call(
             "run", "animals", long, "z.png", "--form", "scores", "--out", f"out{len(options)}", "--bundle", animals, *options
@@ -178,21 +178,21 @@ def test_a_name_that_is_too_long_for_a_result_fails_alone(
 
 def test_a_full_disk_ends_it(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a.png", "b.png"):
-        _picture(tmp_path / "photos" / name)
+        _image(tmp_path / "photos" / name)
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("img2img.cli.files.write_atomic", full)
+    monkeypatch.setattr("img2img.cli.run_files.write_atomic", full)
     result = call("run", "colour", tmp_path / "photos", "--out", tmp_path / "out", "--bundle", bundle)
-    assert isinstance(result.exception, OSError), "every further picture would be computed for nothing"
+    assert isinstance(result.exception, OSError), "every further image would be computed for nothing"
 
 
-def test_memory_that_runs_out_for_one_picture_ends_no_batch(
+def test_memory_that_runs_out_for_one_image_ends_no_batch(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.png", "b.png"):
-        _picture(tmp_path / "photos" / name)
+        _image(tmp_path / "photos" / name)
     from img2img.inference import model
 
     results, calls = model.results, []
@@ -208,7 +208,7 @@ def test_memory_that_runs_out_for_one_picture_ends_no_batch(
     monkeypatch.setattr(model, "results", once)
     result = call("run", "colour", tmp_path / "photos", "--out", tmp_path / "out", "--bundle", bundle)
     assert result.exit_code == 1
-    assert "out of memory while 'colour' ran on a picture of 40 x 30" in result.stderr
+    assert "out of memory while 'colour' ran on an image of 40 x 30" in result.stderr
     assert (tmp_path / "out" / "b.png").is_file()
 
 
@@ -287,7 +287,7 @@ def test_an_error_within_a_video_ends_no_batch(bundle: Path, tmp_path: Path, mon
 
 def test_labels_and_scores_are_no_video(bundle: Path, tmp_path: Path) -> None:
     _video(tmp_path / "a.avi", (48, 32))
-    _picture(tmp_path / "b.png")
+    _image(tmp_path / "b.png")
     result = call(
         "run", "parts", tmp_path / "b.png", tmp_path / "a.avi", "--form", "labels", "--out", tmp_path / "out", "-b", bundle
     )
@@ -298,7 +298,7 @@ def test_labels_and_scores_are_no_video(bundle: Path, tmp_path: Path) -> None:
 
 def test_without_opencv_a_video_is_one_message(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _video(tmp_path / "a.avi", (48, 32))
-    _picture(tmp_path / "b.png")
+    _image(tmp_path / "b.png")
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     result = call("run", "colour", tmp_path / "b.png", tmp_path / "a.avi", "--out", tmp_path / "out", "--bundle", bundle)
     assert result.exit_code == 1

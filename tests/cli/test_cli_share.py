@@ -25,9 +25,9 @@ def test_a_task_becomes_an_onnx_file_that_runs(bundle: Path, tmp_path: Path) -> 
     assert result.exit_code == 0, f"{result.output} {result.exception}"
     (facts,) = json.loads(result.stdout)
     assert (facts["format"], facts["bytes"]) == ("onnx", (tmp_path / "colour.onnx").stat().st_size)
-    picture = torch.rand(1, 3, 32, 48)
-    (output,) = onnxruntime.InferenceSession(tmp_path / "colour.onnx").run(None, {"image": picture.numpy()})
-    assert np.abs(output - img2img.load(bundle).run("colour", picture).numpy()).max() < 1e-4
+    image = torch.rand(1, 3, 32, 48)
+    (output,) = onnxruntime.InferenceSession(tmp_path / "colour.onnx").run(None, {"image": image.numpy()})
+    assert np.abs(output - img2img.load(bundle).run("colour", image).numpy()).max() < 1e-4
 
 
 def test_all_tasks_go_into_a_folder_and_mistakes_are_named(bundle: Path, tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_a_bundle_is_saved_with_a_card_and_pushed_only_when_told(
     monkeypatch.setattr("img2img.hub.push_to_hub", lambda *args, **kwargs: pushed.append((args, kwargs)) or "the address")
     assert call("share", "save", bundle, tmp_path / "demo", "--license", "apache-2.0").exit_code == 0
     assert ModelCard.load(tmp_path / "demo" / "README.md").data.license == "apache-2.0"
-    picture = np.zeros((32, 32, 3), np.uint8)
-    expected = img2img.load(bundle).run("colour", picture)
-    assert np.array_equal(img2img.from_pretrained(tmp_path / "demo").run("colour", picture), expected)
+    image = np.zeros((32, 32, 3), np.uint8)
+    expected = img2img.load(bundle).run("colour", image)
+    assert np.array_equal(img2img.from_pretrained(tmp_path / "demo").run("colour", image), expected)
     img2img.load(bundle).save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "README.md").is_file()
     assert pushed == []

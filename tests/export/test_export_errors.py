@@ -33,7 +33,7 @@ def test_a_file_that_computes_something_else_is_refused(make: Callable[..., Any]
         check_agreement(lambda x: graph(x) * float("nan"), graph, shapes, what="it")
     with pytest.raises(InputError, match="expected"):
         check_agreement(lambda x: graph(x)[..., :4], graph, shapes, what="it")
-    with pytest.raises(InputError, match="does not run on 2 pictures of 8 x 12"):
+    with pytest.raises(InputError, match="does not run on 2 images of 8 x 12"):
         check_agreement(lambda x: graph(x[:, :2]), graph, shapes, what="it")
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from img2img.data.base import Batch
-from img2img.export import export_task, load_plain
+from img2img.export import export_task, load_exported
 from img2img.export.graph import served_input
 from img2img.inference.evaluator import Evaluator
 from img2img.tasks import build_task
@@ -41,20 +41,20 @@ def eight_bit(count: int, height: int, width: int) -> torch.Tensor:
     return (smooth + 0.1 * torch.rand(count, 3, height, width)).div(1.1).mul(255).byte()
 
 
-def library(network: Any, task: Any, pictures: torch.Tensor) -> torch.Tensor:
-    """What the library makes of 8-bit pictures, without any of the exporter's code."""
+def library(network: Any, task: Any, images: torch.Tensor) -> torch.Tensor:
+    """What the library makes of 8-bit images, without any of the exporter's code."""
     backbone = network.backbone
     evaluator = Evaluator(stride=backbone.stride, min_size=backbone.min_size, device=torch.device("cpu"))
-    input = task.served_input(Batch(image=pictures))
+    input = task.served_input(Batch(image=images))
     prediction = evaluator.predict(lambda x: network(x, task="it"), task, input)
     if task.kind == "classification":
         return torch.softmax(prediction, 1)
     return prediction if task.kind == "segmentation" else task.picture(prediction, input)
 
 
-def run_onnx(path: Path, pictures: torch.Tensor) -> NDArray[Any]:
+def run_onnx(path: Path, images: torch.Tensor) -> NDArray[Any]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, {"image": (pictures.numpy() / np.float32(255)).astype(np.float32)})
+    (output,) = session.run(None, {"image": (images.numpy() / np.float32(255)).astype(np.float32)})
     return output
 
 
@@ -72,8 +72,8 @@ def test_onnx_computes_what_the_library_computes(name: str, make: Callable[..., 
     network, task = make(spec, kind, method)
     made = export_task(network, "it", task, tmp_path / "it.onnx")
     for shape in sizes(network):
-        pictures = eight_bit(*shape)
-        expected, got = library(network, task, pictures), torch.from_numpy(run_onnx(made.path, pictures))
+        images = eight_bit(*shape)
+        expected, got = library(network, task, images), torch.from_numpy(run_onnx(made.path, images))
         assert got.dtype == expected.dtype
         assert got.shape == expected.shape
         if kind == "segmentation":
@@ -90,16 +90,16 @@ def test_every_kind_of_task_as_a_program_of_torch(kind: str, make: Callable[...,
     made = export_task(network, "it", task, tmp_path / "it.pt2")
     run = torch.export.load(made.path).module()
     for shape in sizes(network):
-        pictures = eight_bit(*shape)
-        torch.testing.assert_close(run(pictures.float() / 255), library(network, task, pictures), rtol=0, atol=2e-6)
+        images = eight_bit(*shape)
+        torch.testing.assert_close(run(images.float() / 255), library(network, task, images), rtol=0, atol=2e-6)
 
 
 @pytest.mark.slow  # the loop that follows the edges takes long to trace
 def test_the_loop_inside_canny_as_onnx(make: Callable[..., Any], tmp_path: Path) -> None:
     network, task = make(kind="canny")
     path = export_task(network, "it", task, tmp_path / "it.onnx").path
-    pictures = eight_bit(2, 16, 24)
-    torch.testing.assert_close(torch.from_numpy(run_onnx(path, pictures)), library(network, task, pictures), rtol=0, atol=1e-5)
+    images = eight_bit(2, 16, 24)
+    torch.testing.assert_close(torch.from_numpy(run_onnx(path, images)), library(network, task, images), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -107,7 +107,7 @@ def test_a_state_dict_rebuilds_the_network_bit_for_bit(name: str, make: Callable
     spec, kind, method = NETWORKS[name]
     network, task = make(spec, kind, method)
     path = export_task(network, "it", task, tmp_path / "it.safetensors").path
-    plain, values = load_plain(path)
+    plain, values = load_exported(path)
     x = eight_bit(*sizes(network)[-1]).float() / 255
     with torch.no_grad():
         assert torch.equal(plain(x), network(x, task="it"))
@@ -121,10 +121,10 @@ def test_a_state_dict_rebuilds_the_network_bit_for_bit(name: str, make: Callable
 def test_raw_output(make: Callable[..., Any], tmp_path: Path) -> None:
     network, task = make()
     made = export_task(network, "it", task, tmp_path / "it.pt2", raw=True)
-    pictures = eight_bit(2, 12, 8).float() / 255
+    images = eight_bit(2, 12, 8).float() / 255
     with torch.no_grad():
-        expected = network(pictures, task="it")
-    torch.testing.assert_close(torch.export.load(made.path).module()(pictures), expected, rtol=0, atol=1e-6)
+        expected = network(images, task="it")
+    torch.testing.assert_close(torch.export.load(made.path).module()(images), expected, rtol=0, atol=1e-6)
     assert made.values["output"].startswith("raw: ")
 
 
@@ -167,7 +167,7 @@ def test_a_network_with_an_input_a_pixel_gets_one_size(make: Callable[..., Any],
     assert export_task(network, "it", task, tmp_path / "it.safetensors").values["size"] == [28, 28]
 
 
-def test_every_level_of_an_8_bit_picture_reaches_the_network_exactly(make: Callable[..., Any]) -> None:
+def test_every_level_of_an_8_bit_image_reaches_the_network_exactly(make: Callable[..., Any]) -> None:
     _, task = make()
     levels = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
     assert torch.equal(served_input(task, levels.float() / 255), task.served_input(Batch(image=levels)))

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from img2img.files.json_files import read_json, write_json
 
 from img2img import InputError
 from img2img.errors import first_line
-from img2img.files.atomic import clear_leftovers, read_json, temporary_beside, write_atomic, write_json
+from img2img.files.atomic import clear_leftovers, temporary_beside, write_atomic
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from img2img.files.json_files import read_json, write_json
 from PIL import Image
 
 import img2img
@@ -18,7 +19,7 @@ from img2img.data import build_data
 from img2img.data.images.decode import read_image, read_label
 from img2img.errors import InputError
 from img2img.export import export_task
-from img2img.files.atomic import check_folder, read_json, write_json
+from img2img.files.atomic import check_folder
 from img2img.files.paths import expanded, paths_in
 from img2img.files.writable import check_writable
 from img2img.files.yaml import read_yaml
@@ -57,11 +58,11 @@ def test_files_and_folders(home: Path) -> None:
 
 def test_bundles_runs_and_exports(home: Path, bundle: Path) -> None:
     (home / "given").symlink_to(bundle)
-    picture = np.zeros((32, 32, 3), np.uint8)
-    Image.fromarray(picture).save(home / "a.png")
+    image = np.zeros((32, 32, 3), np.uint8)
+    Image.fromarray(image).save(home / "a.png")
     model = img2img.load("~/given")
     task = next(iter(model.tasks))
-    assert np.array_equal(np.asarray(model.run(task, "~/a.png")), np.asarray(model.run(task, picture)))
+    assert np.array_equal(np.asarray(model.run(task, "~/a.png")), np.asarray(model.run(task, image)))
     network, _ = load_bundle("~/given")
     network.save_task(task, "~/a.safetensors")
     assert (home / "a.safetensors").is_file()

@@ -6,10 +6,11 @@ import sys
 from typing import Any
 
 import pytest
+from img2img.files.json_files import parse_json
 
 from img2img import InputError
 from img2img.errors import LONGEST
-from img2img.files.untrusted import check_plain, mapping, parse_json
+from img2img.files.untrusted import check_plain, mapping
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,9 @@ def test_nothing_is_worked_for_what_cannot_be_kept(
     monkeypatch.setattr(subprocess, "run", refuse)
     model = img2img.load(tmp_path / "bundle")
     locked(tmp_path / "bundle", errno.EROFS)
-    pictures = {"kind": "scenes", "scenes": "shapes", "size": 32, "count": {"train": 4, "val": 2, "test": 2}}
+    images = {"kind": "scenes", "scenes": "shapes", "size": 32, "count": {"train": 4, "val": 2, "test": 2}}
     with pytest.raises(InputError, match=r"bundle=.*Read-only"):
-        model.add_task("new", task={"kind": "segmentation"}, data=pictures, train={"steps": 1}, out=tmp_path / "run")
+        model.add_task("new", task={"kind": "segmentation"}, data=images, train={"steps": 1}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match=r"into=.*Read-only"):
         join_bundles(tmp_path / "bundle", [bundle])

@@ -27,7 +27,7 @@ TASKS = {
     "colour": {"kind": "colourisation"},
 }
 FIGURES = {"disks": {"mIoU": 0.75}, "sky": {"mIoU": 0.5}, "colour": {"ab error": 123.456}}
-PICTURE = np.random.default_rng(0).integers(0, 256, (21, 30, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (21, 30, 3), np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def same_outputs(one: Any, other: Any) -> bool:
     assert list(one.tasks) == list(other.tasks) == list(TASKS)
-    return all(torch.equal(one.predict(task, PICTURE), other.predict(task, PICTURE)) for task in TASKS)
+    return all(torch.equal(one.predict(task, IMAGE), other.predict(task, IMAGE)) for task in TASKS)
 
 
 # ---------------------------------------------------------------------- folders
@@ -93,7 +93,7 @@ def test_a_network_is_shared_as_well_as_a_bundle(run: Path, tmp_path: Path) -> N
     network.delete_task("sky")
     model = img2img.from_pretrained(hub.save_pretrained(network, tmp_path / "shared"))
     assert list(model.tasks) == ["disks", "colour"]
-    assert torch.equal(model.predict("colour", PICTURE), img2img.load(run).predict("colour", PICTURE))
+    assert torch.equal(model.predict("colour", IMAGE), img2img.load(run).predict("colour", IMAGE))
     assert "0.75" in (tmp_path / "shared" / "README.md").read_text()
     network.add_task("new", masks.Piggyback(), head=torch.nn.Conv2d(4, 3, 1))
     with pytest.raises(InputError, match=r"\['new'\] do not say what they are"):
@@ -189,7 +189,7 @@ def test_a_bundle_alone_has_a_card_without_baselines(run: Path, tmp_path: Path) 
     bundle = shutil.copytree(run / "bundle", tmp_path / "alone")
     text = (hub.save_pretrained(bundle, tmp_path / "shared") / "README.md").read_text()
     assert "| disks | segmentation | piggyback | mIoU ↑ | 0.75 | — | — |" in text
-    assert "do not say which pictures" in text
+    assert "do not say which images" in text
     assert "No licence was stated" in text
     with_results = hub.save_pretrained(bundle, tmp_path / "shared", results=run / "results.json")
     assert "0.25 (majority class)" in (with_results / "README.md").read_text()
@@ -203,7 +203,7 @@ def test_the_cards_example_runs(run: Path, tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.chdir(tmp_path)
     text = (hub.save_pretrained(run, "tiny") / "README.md").read_text()
-    Image.fromarray(PICTURE).save("photo.jpg")
+    Image.fromarray(IMAGE).save("photo.jpg")
     exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
     assert Image.open("result.png").size == (30, 21)
 

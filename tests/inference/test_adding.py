@@ -39,23 +39,23 @@ def folder(bundle: Path, tmp_path: Path) -> Path:
 def pairs(tmp_path: Path) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     for i in range(10):
-        picture = rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)
-        for name, values in (("a", picture), ("b", 255 - picture)):
+        image = rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        for name, values in (("a", image), ("b", 255 - image)):
             (tmp_path / name).mkdir(exist_ok=True)
             Image.fromarray(values).save(tmp_path / name / f"{i}.png")
     return {"kind": "paired_folders", "inputs": str(tmp_path / "a"), "targets": str(tmp_path / "b")}
 
 
 @pytest.fixture
-def picture() -> NDArray[np.uint8]:
+def image() -> NDArray[np.uint8]:
     return np.random.default_rng(5).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 
 def test_a_new_task_runs_and_is_kept_and_the_others_stay(
-    folder: Path, pairs: dict[str, Any], picture: NDArray[np.uint8], tmp_path: Path
+    folder: Path, pairs: dict[str, Any], image: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     model = img2img.load(folder)
-    before = model.run_all(picture)
+    before = model.run_all(image)
     made = model.add_task("negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
     assert (made.kind, made.method, made.side) == ("translation", "piggyback", 32)
     assert made.figures["MSE"] is not None
@@ -63,13 +63,13 @@ def test_a_new_task_runs_and_is_kept_and_the_others_stay(
     assert evaluate_run(tmp_path / "run")["negative"]["metrics"] == pytest.approx(made.figures, rel=1e-4)
     again = img2img.load(folder)
     assert list(again.tasks) == list(model.tasks) == [*before, "negative"]
-    assert np.array_equal(again.run("negative", picture), model.run("negative", picture))
+    assert np.array_equal(again.run("negative", image), model.run("negative", image))
     for name, result in before.items():
-        assert np.array_equal(model.run(name, picture), result)
-        assert np.array_equal(again.run(name, picture), result)
+        assert np.array_equal(model.run(name, image), result)
+        assert np.array_equal(again.run(name, image), result)
 
 
-def test_pictures_that_changed_after_the_training_are_not_taken_for_the_same(
+def test_images_that_changed_after_the_training_are_not_taken_for_the_same(
     folder: Path, pairs: dict[str, Any], tmp_path: Path
 ) -> None:
     call = partial(train_new_task, folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
@@ -114,10 +114,10 @@ def test_what_cannot_be_leaves_all_as_it_was(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
 
 
-def test_a_merged_model_takes_a_new_task_too(folder: Path, pairs: dict[str, Any], tmp_path: Path, picture: Any) -> None:
+def test_a_merged_model_takes_a_new_task_too(folder: Path, pairs: dict[str, Any], tmp_path: Path, image: Any) -> None:
     model = img2img.load(folder, weights="merged")
     model.add_task("negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
-    assert np.array_equal(model.run("negative", picture), img2img.load(folder).run("negative", picture))
+    assert np.array_equal(model.run("negative", image), img2img.load(folder).run("negative", image))
 
 
 def test_a_program_that_uses_hydra_itself_can_add_a_task(folder: Path, pairs: dict[str, Any], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import img2img
 from img2img import InputError
 from img2img.inference import Model
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 TASK, DATA = {"kind": "translation"}, {"kind": "pairs", "root": "nowhere"}
 
 
@@ -33,21 +33,21 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("options", "said"), WRONG, ids=lambda value: str(value)[:40])
 def test_options_of_run_and_stream(model: Model, options: dict[str, Any], said: str) -> None:
-    for call in (lambda: model.run("colour", [PICTURE], **options), lambda: model.stream("colour", [PICTURE], **options)):
+    for call in (lambda: model.run("colour", [IMAGE], **options), lambda: model.stream("colour", [IMAGE], **options)):
         with pytest.raises(InputError, match=said) as caught:
             call()
         assert len(str(caught.value)) < 300
     if "form" not in options:
         with pytest.raises(InputError, match=said):
-            model.run_all([PICTURE], **options)
+            model.run_all([IMAGE], **options)
 
 
 @pytest.mark.parametrize("task", [["colour"], None, 3, {"colour": 1}, ("colour",), b"colour", np.array(["a"]), ""])
 def test_names_of_tasks(model: Model, task: Any) -> None:
     for call in (
-        lambda: model.run(task, PICTURE),
-        lambda: model.stream(task, [PICTURE]),
-        lambda: model.predict(task, PICTURE),
+        lambda: model.run(task, IMAGE),
+        lambda: model.stream(task, [IMAGE]),
+        lambda: model.predict(task, IMAGE),
         lambda: model.task(task),
         lambda: model.memory(task, (20, 20)),
     ):
@@ -76,16 +76,16 @@ def test_folders(folder: Any) -> None:
 
 
 def test_whole_numbers_of_numpy_are_taken(model: Model) -> None:
-    expected = model.run("colour", [PICTURE], side=16, tile=512, batch_size=2)[0]
-    taken = model.run("colour", [PICTURE], side=np.int64(16), tile=np.uint16(512), batch_size=np.int32(2))[0]
+    expected = model.run("colour", [IMAGE], side=16, tile=512, batch_size=2)[0]
+    taken = model.run("colour", [IMAGE], side=np.int64(16), tile=np.uint16(512), batch_size=np.int32(2))[0]
     assert np.array_equal(taken, expected)
     assert img2img.load(model.folder, device=torch.device("cpu")).device.type == "cpu"  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("pictures", ["photo.jpg", PICTURE, PICTURE[..., 0], torch.rand(3, 8, 8), None, 3, b"photos"])
-def test_one_picture_is_no_stream(model: Model, pictures: Any) -> None:
-    with pytest.raises(InputError, match="for many pictures: expected a list"):
-        model.stream("colour", pictures)
+@pytest.mark.parametrize("images", ["photo.jpg", IMAGE, IMAGE[..., 0], torch.rand(3, 8, 8), None, 3, b"photos"])
+def test_one_image_is_no_stream(model: Model, images: Any) -> None:
+    with pytest.raises(InputError, match="for many images: expected a list"):
+        model.stream("colour", images)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A loaded bundle: its tasks on one picture, lists and folders, at any size, with cached and merged weights, from threads."""
+"""A loaded bundle: its tasks on one image, lists and folders, at any size, with cached and merged weights, from threads."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ from img2img import InputError
 from img2img.data.base import Batch
 from img2img.inference import Model
 
-Picture = NDArray[np.uint8]
+ImageLike = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +29,15 @@ def model(bundle: Path) -> Model:
     return img2img.load(bundle)
 
 
-def _picture(height: int = 40, width: int = 52, seed: int = 0) -> Picture:
+def _image(height: int = 40, width: int = 52, seed: int = 0) -> ImageLike:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def _by_hand(model: Model, name: str, picture: Picture) -> torch.Tensor:
+def _by_hand(model: Model, name: str, image: ImageLike) -> torch.Tensor:
     """The same by the network alone: pad, run, cut, show."""
     task = model.task(name)
-    input = task.served_input(Batch(image=torch.from_numpy(picture).permute(2, 0, 1)[None]))
-    height, width = picture.shape[:2]
+    input = task.served_input(Batch(image=torch.from_numpy(image).permute(2, 0, 1)[None]))
+    height, width = image.shape[:2]
     stride = model.backbone.stride
     padded = F.pad(input, (0, -width % stride, 0, -height % stride), mode="replicate")
     with torch.no_grad():
@@ -48,7 +48,7 @@ def _by_hand(model: Model, name: str, picture: Picture) -> torch.Tensor:
 def test_tasks_say_what_they_are(model: Model) -> None:
     assert list(model.tasks) == ["parts", "colour", "edges", "clean"]
     parts = model.tasks["parts"]
-    assert (parts.kind, parts.metric, parts.figures, parts.side) == ("segmentation", "mIoU", {"mIoU": 0.5}, 32)
+    assert (parts.kind, parts.primary_metric, parts.metrics, parts.side) == ("segmentation", "mIoU", {"mIoU": 0.5}, 32)
     assert (parts.classes, parts.forms) == (("ground", "tree", "house"), ("colours", "labels", "overlay"))
     assert parts.method == "piggyback"
     assert parts.density == pytest.approx(0.5, abs=0.1)
@@ -57,12 +57,12 @@ def test_tasks_say_what_they_are(model: Model) -> None:
 
 @pytest.mark.parametrize("name", ["parts", "colour", "edges", "clean"])
 def test_a_result_is_what_the_network_gives(model: Model, name: str) -> None:
-    picture = _picture(37, 50)
-    expected = _by_hand(model, name, picture).mul(255).round().byte().permute(1, 2, 0).numpy()
-    result = model.run(name, picture)
-    assert result.shape == picture.shape
+    image = _image(37, 50)
+    expected = _by_hand(model, name, image).mul(255).round().byte().permute(1, 2, 0).numpy()
+    result = model.run(name, image)
+    assert result.shape == image.shape
     assert np.abs(result.astype(int) - expected).max() <= 1
-    image = model.run(name, Image.fromarray(picture))
+    image = model.run(name, Image.fromarray(image))
     assert image.size == (50, 37)
     assert np.array_equal(np.asarray(image), result)
 
@@ -81,27 +81,27 @@ def test_a_tensor_keeps_its_precision_and_batch(model: Model) -> None:
 def test_segmentation_as_labels_colours_and_overlay(model: Model) -> None:
     from img2img.tasks.segmentation import palette
 
-    picture = _picture()
-    labels = model.run("parts", picture, form="labels")
-    assert labels.shape == picture.shape[:2]
-    colours = model.run("parts", picture)
+    image = _image()
+    labels = model.run("parts", image, form="labels")
+    assert labels.shape == image.shape[:2]
+    colours = model.run("parts", image)
     assert np.array_equal(colours, palette(3)[labels.astype(int)].mul(255).round().byte().numpy())
-    overlay = model.run("parts", picture, form="overlay")
-    assert np.abs(overlay - (picture.astype(float) + colours) / 2).max() <= 1
-    image = model.run("parts", Image.fromarray(picture), form="labels")
+    overlay = model.run("parts", image, form="overlay")
+    assert np.abs(overlay - (image.astype(float) + colours) / 2).max() <= 1
+    image = model.run("parts", Image.fromarray(image), form="labels")
     assert image.mode == "P"
     assert np.array_equal(np.asarray(image.convert("RGB")), colours), "a label image shows the same colours"
 
 
 def test_lists_and_folders_keep_their_order_and_sizes(model: Model, tmp_path: Path) -> None:
-    pictures = [_picture(seed=0), _picture(seed=1), _picture(32, 33, seed=2), _picture(seed=3)]
-    singly = [model.run("colour", p) for p in pictures]
+    images = [_image(seed=0), _image(seed=1), _image(32, 33, seed=2), _image(seed=3)]
+    singly = [model.run("colour", p) for p in images]
     for batch_size in (1, 2, 8):
-        together = model.run("colour", pictures, batch_size=batch_size)
+        together = model.run("colour", images, batch_size=batch_size)
         assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(together, singly, strict=True))
     (tmp_path / "b").mkdir()
-    for path, picture in zip(("1.png", "2.png", "b/0.png"), pictures, strict=False):
-        Image.fromarray(picture).save(tmp_path / path)
+    for path, image in zip(("1.png", "2.png", "b/0.png"), images, strict=False):
+        Image.fromarray(image).save(tmp_path / path)
     found = model.run("colour", tmp_path)
     assert list(found) == ["1.png", "2.png", "b/0.png"]
     assert all(np.abs(np.asarray(a).astype(int) - b).max() <= 1 for a, b in zip(found.values(), singly, strict=False))
@@ -111,27 +111,27 @@ def test_lists_and_folders_keep_their_order_and_sizes(model: Model, tmp_path: Pa
 def test_streaming_reads_no_further_than_it_must(model: Model) -> None:
     read: list[int] = []
 
-    def pictures() -> Any:
+    def images() -> Any:
         for i in range(10):
             read.append(i)
-            yield _picture(32, 32 if i % 2 else 40)
+            yield _image(32, 32 if i % 2 else 40)
 
-    results = model.stream("colour", pictures(), batch_size=2)
+    results = model.stream("colour", images(), batch_size=2)
     next(results)
     assert len(read) <= 2
 
 
 def test_all_tasks_at_once(model: Model) -> None:
-    picture = _picture()
-    together = model.run_all(picture)
+    image = _image()
+    together = model.run_all(image)
     assert list(together) == list(model.tasks)
     for name, result in together.items():
-        assert np.array_equal(result, model.run(name, picture))
+        assert np.array_equal(result, model.run(name, image))
 
 
-def test_large_pictures_are_tiled_and_small_views_brought_back(model: Model) -> None:
+def test_large_images_are_tiled_and_small_views_brought_back(model: Model) -> None:
     # smooth, so that a half-size view shows the same
-    smooth = np.asarray(Image.fromarray(_picture(6, 8)).resize((400, 300), Image.Resampling.BICUBIC))
+    smooth = np.asarray(Image.fromarray(_image(6, 8)).resize((400, 300), Image.Resampling.BICUBIC))
     whole = model.run("colour", smooth, tile=None).astype(int)
     tiled = model.run("colour", smooth, tile=160).astype(int)
     assert tiled.shape == whole.shape
@@ -139,37 +139,37 @@ def test_large_pictures_are_tiled_and_small_views_brought_back(model: Model) -> 
     low = model.run("colour", smooth, side=150).astype(int)
     assert low.shape == whole.shape
     lightness = [np.asarray(Image.fromarray(p.astype(np.uint8)).convert("L")).astype(int) for p in (low, smooth)]
-    assert np.abs(lightness[0] - lightness[1]).mean() < 12, "lightness is that of the full-size picture"
+    assert np.abs(lightness[0] - lightness[1]).mean() < 12, "lightness is that of the full-size image"
 
 
-def test_denoising_gets_the_picture_as_it_is(model: Model) -> None:
-    batch = Batch(image=torch.from_numpy(_picture()).permute(2, 0, 1)[None])
+def test_denoising_gets_the_image_as_it_is(model: Model) -> None:
+    batch = Batch(image=torch.from_numpy(_image()).permute(2, 0, 1)[None])
     task = model.task("clean")
     assert torch.equal(task.served_input(batch), batch.image / 255)
     assert not torch.equal(task.input(batch), batch.image / 255), "in training noise is added"
 
 
 def test_merged_weights_give_the_same_bits(model: Model, bundle: Path) -> None:
-    merged, picture = img2img.load(bundle, weights="merged"), _picture()
+    merged, image = img2img.load(bundle, weights="merged"), _image()
     for name in model.tasks:
-        assert np.array_equal(merged.run(name, picture), model.run(name, picture))
+        assert np.array_equal(merged.run(name, image), model.run(name, image))
 
 
 def test_merged_networks_are_kept_within_a_bound(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, picture = img2img.load(bundle, weights="merged"), _picture()
-    expected = {name: model.run(name, picture) for name in model.tasks}
+    model, image = img2img.load(bundle, weights="merged"), _image()
+    expected = {name: model.run(name, image) for name in model.tasks}
     assert list(model._plain) == list(model.tasks)
     size = sum(t.numel() * t.element_size() for t in model._plain["colour"].state_dict().values())
     monkeypatch.setattr("img2img.inference.model.MERGED_BYTES", int(2.5 * size))
     for name in ("parts", "colour", "parts", "edges"):
-        assert np.array_equal(model.run(name, picture), expected[name])
+        assert np.array_equal(model.run(name, image), expected[name])
     assert list(model._plain) == ["parts", "edges"], "those used last"
 
 
 def test_bfloat16_is_near(model: Model, bundle: Path) -> None:
-    half, picture = img2img.load(bundle, precision="bfloat16"), _picture()
+    half, image = img2img.load(bundle, precision="bfloat16"), _image()
     for name in ("colour", "edges"):
-        difference = np.abs(half.run(name, picture).astype(int) - model.run(name, picture))
+        difference = np.abs(half.run(name, image).astype(int) - model.run(name, image))
         assert 0 < difference.mean() < 4
 
 
@@ -177,8 +177,8 @@ def test_bfloat16_is_near(model: Model, bundle: Path) -> None:
 def test_threads_do_not_mix_tasks(bundle: Path, weights: str) -> None:
     model = img2img.load(bundle, weights=weights)
     before = model.network.hash_backbone()
-    work = [(name, _picture(seed=i)) for i in range(6) for name in model.tasks]
-    expected = [model.run(name, picture) for name, picture in work]
+    work = [(name, _image(seed=i)) for i in range(6) for name in model.tasks]
+    expected = [model.run(name, image) for name, image in work]
     fresh = img2img.load(bundle, weights=weights)
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(lambda job: fresh.run(*job), work))
@@ -189,34 +189,34 @@ def test_threads_do_not_mix_tasks(bundle: Path, weights: str) -> None:
 def test_a_classifier_names_whole_pictures(make_bundle: Callable[..., Path]) -> None:
     tasks = {"animals": {"kind": "classification", "classes": ["cat", "dog", "cow"]}}
     model = img2img.load(make_bundle({"kind": "torchvision", "name": "resnet18"}, tasks))
-    picture = _picture(300, 260)
-    scores = model.run("animals", picture, form="scores")
+    image = _image(300, 260)
+    scores = model.run("animals", image, form="scores")
     assert sum(scores.values()) == pytest.approx(1)
-    small = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    small = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     small = F.interpolate(small, (37, 32), mode="bilinear", antialias=True)  # the shorter side that the bundle says: 32
     with torch.no_grad():
         expected = model.network(small.clamp(0, 255) / 255, task="animals").softmax(1)[0]
     assert [scores[c] for c in ("cat", "dog", "cow")] == pytest.approx(expected.tolist(), abs=1e-5)
-    assert scores != model.run("animals", picture, form="scores", side=260)
-    named = model.run("animals", picture)
-    assert named.shape == picture.shape
-    assert np.array_equal(named[:280], picture[:280]), "the name is in the lowest rows"
-    assert not np.array_equal(named[285:], picture[285:])
+    assert scores != model.run("animals", image, form="scores", side=260)
+    named = model.run("animals", image)
+    assert named.shape == image.shape
+    assert np.array_equal(named[:280], image[:280]), "the name is in the lowest rows"
+    assert not np.array_equal(named[285:], image[285:])
     assert model.run("animals", torch.rand(2, 3, 40, 40), form="scores").shape == (2, 3)
 
 
 def test_a_classifier_of_squares_sees_squares(make_bundle: Callable[..., Path]) -> None:
     tasks = {"animals": {"kind": "classification", "classes": ["cat", "dog", "cow"], "square": True}}
     model = img2img.load(make_bundle({"kind": "torchvision", "name": "resnet18"}, tasks))
-    picture = _picture(300, 100)
-    whole = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    image = _image(300, 100)
+    whole = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     for side, given in ((32, {}), (48, {"side": 48})):  # the bundle says 32
         small = F.interpolate(whole, (side, side), mode="bilinear", antialias=True)
         with torch.no_grad():
             expected = model.network(small.clamp(0, 255) / 255, task="animals").softmax(1)[0]
-        scores = model.run("animals", picture, form="scores", **given)
+        scores = model.run("animals", image, form="scores", **given)
         assert [scores[c] for c in ("cat", "dog", "cow")] == pytest.approx(expected.tolist(), abs=1e-5)
-    assert model.run("animals", picture).shape == picture.shape
+    assert model.run("animals", image).shape == image.shape
 
 
 def test_the_folder_of_a_run_and_of_its_bundle_are_the_same(bundle: Path, tmp_path: Path) -> None:
@@ -243,12 +243,12 @@ def test_options_that_cannot_be(bundle: Path, options: dict[str, Any], said: str
 @pytest.mark.parametrize(
     ("arguments", "options", "said"),
     [
-        (("style", _picture()), {}, "no task 'style' in this bundle; it has parts, colour, edges, clean"),
-        (("colour", _picture()), {"form": "labels"}, "form='labels': a colourisation task gives picture"),
-        (("parts", _picture()), {"form": "mask"}, "gives colours, labels, overlay"),
-        (("parts", _picture()), {"side": 0}, "side=0: expected 1 pixel or more"),
-        (("parts", _picture()), {"tile": 100}, "tile=100: expected more than 128"),
-        (("parts", [_picture()]), {"batch_size": 0}, "batch_size=0"),
+        (("style", _image()), {}, "no task 'style' in this bundle; it has parts, colour, edges, clean"),
+        (("colour", _image()), {"form": "labels"}, "form='labels': a colourisation task gives picture"),
+        (("parts", _image()), {"form": "mask"}, "gives colours, labels, overlay"),
+        (("parts", _image()), {"side": 0}, "side=0: expected 1 pixel or more"),
+        (("parts", _image()), {"tile": 100}, "tile=100: expected more than 128"),
+        (("parts", [_image()]), {"batch_size": 0}, "batch_size=0"),
         (("parts", "nowhere"), {}, "no picture at nowhere"),
     ],
 )
@@ -257,35 +257,35 @@ def test_calls_that_cannot_be(model: Model, arguments: tuple[Any, ...], options:
         model.run(*arguments, **options)
 
 
-def _in_another_process(model: Model, picture: Picture) -> tuple[Picture, dict[str, float], str]:
-    results = model.run("colour", picture)
-    return results, dict(model.tasks["parts"].figures), model.network.hash_backbone()
+def _in_another_process(model: Model, image: ImageLike) -> tuple[ImageLike, dict[str, float], str]:
+    results = model.run("colour", image)
+    return results, dict(model.tasks["parts"].metrics), model.network.hash_backbone()
 
 
 @pytest.mark.parametrize("weights", ["cached", "merged"])
 def test_a_model_goes_to_a_worker_process(bundle: Path, weights: Any) -> None:
-    model, picture = img2img.load(bundle, weights=weights), _picture()
-    expected = model.run("colour", picture)  # what is derived of it is there, and stays behind
+    model, image = img2img.load(bundle, weights=weights), _image()
+    expected = model.run("colour", image)  # what is derived of it is there, and stays behind
     if weights == "merged":
         again = pickle.loads(pickle.dumps(model))
-        assert np.array_equal(again.run("colour", picture), expected)
+        assert np.array_equal(again.run("colour", image), expected)
         assert not copy.deepcopy(model)._plain
         return
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found, figures, sha256 = pool.apply(_in_another_process, (model, picture))
+        found, metrics, sha256 = pool.apply(_in_another_process, (model, image))
     assert np.array_equal(found, expected)
-    assert figures == {"mIoU": 0.5}
+    assert metrics == {"mIoU": 0.5}
     assert sha256 == model.network.backbone_sha256
 
 
 @pytest.mark.parametrize("weights", ["cached", "merged"])
 def test_a_default_type_of_float64_changes_nothing(bundle: Path, weights: Any) -> None:
-    picture = _picture(70, 180)
-    tensor = torch.from_numpy(picture).permute(2, 0, 1) / 255
+    image = _image(70, 180)
+    tensor = torch.from_numpy(image).permute(2, 0, 1) / 255
 
     def results() -> list[Any]:
         model = img2img.load(bundle, weights=weights)
-        found = [model.run(name, picture, form=form, side=64) for name, task in model.tasks.items() for form in task.forms]
+        found = [model.run(name, image, form=form, side=64) for name, task in model.tasks.items() for form in task.forms]
         return [*found, *(model.run(name, tensor, tile=140) for name in model.tasks), model.network.backbone_sha256]
 
     expected = results()
@@ -305,7 +305,7 @@ def test_a_bundle_whose_selection_has_a_part_that_fits_nothing_still_loads(
 ) -> None:
     """Such were written before they were refused."""
     folder = make_bundle(tasks={"colour": {"kind": "colourisation"}})
-    expected = img2img.load(folder).run("colour", _picture())
+    expected = img2img.load(folder).run("colour", _image())
     description = json.loads((folder / "bundle.json").read_text())
     (folder / "bundle.json").write_text(json.dumps(description | {"select": ["*", "encodr.*"]}))
-    assert np.array_equal(img2img.load(folder).run("colour", _picture()), expected)
+    assert np.array_equal(img2img.load(folder).run("colour", _image()), expected)

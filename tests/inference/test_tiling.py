@@ -1,4 +1,4 @@
-"""Large pictures in tiles: what does not look beyond a pixel is the same as whole, what does is nearly so."""
+"""Large images in tiles: what does not look beyond a pixel is the same as whole, what does is nearly so."""
 
 import pytest
 import torch

@@ -67,9 +67,9 @@ class Service:
     process: subprocess.Popen[str]
 
     def file(self, name: str) -> Path:
-        """Where the picture of a public name lies."""
+        """Where the image of a public name lies."""
         (folder,) = self.temporary.glob("img2img-served-*")
-        return folder / name.removeprefix("/pictures/")
+        return folder / name.removeprefix("/images/")
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
         """Ctrl-C, or another signal: the exit code, and what it still said."""
@@ -113,8 +113,8 @@ def http(service: Service) -> Iterator[httpx.Client]:
 def local() -> Iterator[Callable[..., str]]:
     """`local(model, **limits)`: the URL of a service in this process."""
     from img2img.web import Limits, build_app
-    from img2img.web.draining import uvicorn_server
     from img2img.web.server import listen
+    from img2img.web.shutdown import uvicorn_server
 
     with contextlib.ExitStack() as stack:
 

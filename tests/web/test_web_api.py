@@ -55,7 +55,7 @@ def test_tasks_and_health(http: httpx.Client, reference: Any) -> None:
 
 
 def uploads(folder: Path) -> dict[str, Path]:
-    """Pictures of the kinds that differ in how they are decoded."""
+    """Images of the kinds that differ in how they are decoded."""
     deep = Image.fromarray((np.asarray(photo(mode="L")).astype(np.uint16) * 257) ^ 0x55)
     turned = Image.Exif()
     turned[274] = 6
@@ -85,29 +85,29 @@ def uploads(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in files}
 
 
-def test_any_picture_gives_what_model_run_gives(http: httpx.Client, reference: Any, tmp_path: Path) -> None:
+def test_any_image_gives_what_model_run_gives(http: httpx.Client, reference: Any, tmp_path: Path) -> None:
     for name, path in uploads(tmp_path).items():
         answer = http.post(f"{API}/run/colour", content=path.read_bytes())
         assert same(opened(answer), reference.run("colour", str(path))), name
 
 
-def test_the_page_keeps_every_picture_as_it_is(reference: Any, tmp_path: Path) -> None:
-    from img2img.web.files import PictureFolder
+def test_the_page_keeps_every_image_as_it_is(reference: Any, tmp_path: Path) -> None:
+    from img2img.web.temporary_images import TemporaryImages
     from img2img.web.uploads import keep
 
     (tmp_path / "kept").mkdir()
-    folder = PictureFolder(tmp_path / "kept")
+    folder = TemporaryImages(tmp_path / "kept")
     for name, path in uploads(tmp_path).items():
         kept = keep(path.read_bytes(), folder, Limits())
         assert folder.find(folder.public(kept)) == kept
         assert same(reference.run("colour", str(kept)), reference.run("colour", str(path))), name
 
 
-def test_a_wide_picture_is_answered_as_the_same_one_in_srgb(http: httpx.Client) -> None:
+def test_a_wide_image_is_answered_as_the_same_one_in_srgb(http: httpx.Client) -> None:
     wide = Image.new("RGB", (48, 40), (188, 42, 39))
     answers = [
-        np.asarray(opened(http.post(f"{API}/run/colour", content=encoded(picture, icc_profile=profile)))).astype(int)
-        for picture, profile in ((wide, WIDE["adobe"]), (Image.new("RGB", wide.size, (219, 37, 34)), None), (wide, None))
+        np.asarray(opened(http.post(f"{API}/run/colour", content=encoded(image, icc_profile=profile)))).astype(int)
+        for image, profile in ((wide, WIDE["adobe"]), (Image.new("RGB", wide.size, (219, 37, 34)), None), (wide, None))
     ]
     assert np.abs(answers[0] - answers[1]).max() <= 2
     assert np.abs(answers[0] - answers[2]).max() > 5
@@ -129,8 +129,8 @@ def test_side_and_time(http: httpx.Client, reference: Any) -> None:
 
 
 def test_a_form_with_a_file(http: httpx.Client, reference: Any) -> None:
-    picture = encoded(photo(700, 600))  # more than a megabyte is spooled
-    answer = http.post(f"{API}/run/colour", files={"picture": ("../../etc/passwd", picture, "image/png")})
+    image = encoded(photo(700, 600))  # more than a megabyte is spooled
+    answer = http.post(f"{API}/run/colour", files={"image": ("../../etc/passwd", image, "image/png")})
     assert same(opened(answer), reference.run("colour", photo(700, 600)))
 
 
@@ -156,13 +156,13 @@ def test_scores(classes: Path, local: Callable[..., str]) -> None:
 def test_many_at_once_do_not_mix(http: httpx.Client, reference: Any) -> None:
     asked = [(("disks", "colour", "edges")[i % 3], photo(40 + i, 50, seed=i)) for i in range(18)]
 
-    def ask(task: str, picture: Image.Image) -> Image.Image:
-        return opened(http.post(f"{API}/run/{task}", content=encoded(picture)))
+    def ask(task: str, image: Image.Image) -> Image.Image:
+        return opened(http.post(f"{API}/run/{task}", content=encoded(image)))
 
     with ThreadPoolExecutor(len(asked)) as pool:
         answers = list(pool.map(lambda one: ask(*one), asked))
-    for (task, picture), answer in zip(asked, answers, strict=True):
-        assert same(answer, reference.run(task, picture))
+    for (task, image), answer in zip(asked, answers, strict=True):
+        assert same(answer, reference.run(task, image))
 
 
 def test_it_describes_itself(http: httpx.Client) -> None:
@@ -192,25 +192,25 @@ def test_wrong_requests(http: httpx.Client, path: str, status: int, said: str) -
 @pytest.mark.parametrize(
     ("blob", "status", "said"),
     [
-        (b"", 422, "no picture came"),
-        (b"not a picture" * 100, 415, "no picture that can be read: expected JPEG"),
-        (encoded(photo(300, 300))[:5000], 422, "the picture is damaged"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", 415, "no picture that can be read"),
-        (b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>', 415, "no picture"),
+        (b"", 422, "no image came"),
+        (b"not an image" * 100, 415, "no image that can be read: expected JPEG"),
+        (encoded(photo(300, 300))[:5000], 422, "the image is damaged"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", 415, "no image that can be read"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>', 415, "no image"),
         (encoded(Image.new("F", (9, 9)), "TIFF"), 422, "float pixels"),
         (encoded(Image.new("1", (6000, 5000))), 413, "6000 x 5000 pixels, 30,000,000: expected 24,000,000 at most"),
         (encoded(Image.new("1", (60_000, 4))), 413, "it is very thin"),
         (encoded(Image.new("1", (20_000, 20_000))), 413, "too many pixels"),
     ],
 )
-def test_wrong_pictures(http: httpx.Client, blob: bytes, status: int, said: str) -> None:
+def test_wrong_images(http: httpx.Client, blob: bytes, status: int, said: str) -> None:
     assert said in error(http.post(f"{API}/run/colour", content=blob), status)
 
 
 def test_a_form_without_the_field(http: httpx.Client) -> None:
-    assert "field 'picture'" in error(http.post(f"{API}/run/colour", files={"photo": encoded(photo())}), 422)
-    assert "field 'picture'" in error(http.post(f"{API}/run/colour", data={"picture": "x"}, files={"a": b"1"}), 422)
-    many = [("picture", encoded(photo())) for _ in range(3)]
+    assert "field 'image'" in error(http.post(f"{API}/run/colour", files={"photo": encoded(photo())}), 422)
+    assert "field 'image'" in error(http.post(f"{API}/run/colour", data={"image": "x"}, files={"a": b"1"}), 422)
+    many = [("image", encoded(photo())) for _ in range(3)]
     assert "too many files" in error(http.post(f"{API}/run/colour", files=many), 400)
 
 
@@ -238,11 +238,11 @@ def test_a_little_too_much_is_told_however_it_is_sent(local: Callable[..., str],
     url = local(reference, upload_bytes=100_000)
     for content in (bytes(100_001), bytes(300_000), iter([bytes(100_000)] * 3)):
         assert "too many bytes" in error(httpx.post(f"{url}{API}/run/colour", content=content), 413)
-    answer = httpx.post(f"{url}{API}/run/colour", files={"picture": bytes(100_001)})
+    answer = httpx.post(f"{url}{API}/run/colour", files={"image": bytes(100_001)})
     assert "too many bytes" in error(answer, 413)
 
 
-def test_a_picture_that_does_not_arrive(local: Callable[..., str], reference: Any) -> None:
+def test_an_image_that_does_not_arrive(local: Callable[..., str], reference: Any) -> None:
     url = local(reference, upload_seconds=1)
     with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=20) as slow:
         headers = "Host: localhost\r\nConnection: close\r\nContent-Length: 1000"
@@ -254,7 +254,7 @@ def test_a_picture_that_does_not_arrive(local: Callable[..., str], reference: An
 
 
 class Slow:
-    """A model whose pictures wait until they may go on."""
+    """A model whose images wait until they may go on."""
 
     def __init__(self, model: Any) -> None:
         self._model, self.go, self.running = model, threading.Event(), threading.Semaphore(0)
@@ -283,7 +283,7 @@ def test_more_than_may_wait_are_told_so(local: Callable[..., str], reference: An
             pass
         assert (health["running"], health["waiting"]) == (1, 1)
         third = ask()
-        assert "busy: 1 pictures run and 1 wait" in error(third, 503)
+        assert "busy: 1 images run and 1 wait" in error(third, 503)
         assert third.headers["retry-after"] == "2"
         slow.go.set()
         assert all(same(opened(answer.result()), reference.run("colour", photo())) for answer in (first, second))
@@ -300,12 +300,12 @@ def test_a_failure_tells_nothing_of_the_machine(
 ) -> None:
     url = local(Broken(reference))
     said = error(httpx.post(f"{url}{API}/run/colour", content=encoded(photo())), 500)
-    assert said == "the service failed on this picture; its log says why"
+    assert said == "the service failed on this image; its log says why"
     assert "secret" in caplog.text
     assert httpx.get(f"{url}{API}/health").json()["running"] == 0
 
 
-def test_thin_pictures_count_as_wider_than_they_are() -> None:
+def test_thin_images_count_as_wider_than_they_are() -> None:
     limits = Limits(pixels=1_000_000)
     for size in ((1000, 1000), (128, 7812), (1, 61)):
         check_pixels(size, None, limits)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from img2img.web import gate, guard
+from img2img.web import gradio_allowlist, security
 from img2img.web.connections import Connection
 
 HEAD = "Host: localhost\r\nContent-Length: 1000\r\n"
@@ -33,8 +33,8 @@ def quick() -> Iterator[None]:
     """Times of a second in place of ten."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Connection, "head_seconds", 1.0)
-        patch.setattr(gate, "JSON_SECONDS", 1.0)
-        patch.setattr(guard, "DRAIN_SECONDS", 1.0)
+        patch.setattr(gradio_allowlist, "JSON_SECONDS", 1.0)
+        patch.setattr(security, "DRAIN_SECONDS", 1.0)
         yield
 
 

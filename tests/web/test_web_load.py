@@ -23,14 +23,14 @@ from test_web_api import API, Slow, error, opened
 from web_bundles import encoded, photo, same
 
 import img2img
-from img2img.web import Limits, logs
-from img2img.web.budget import most_pixels, needed
+from img2img.web import Limits, log_rate_limit
+from img2img.web.memory_limit import bytes_needed, max_pixels
 from img2img.web.service import Service
 from img2img.web.uploads import keep
 
 
-def ask(url: str, task: str = "colour", picture: Image.Image | None = None, **more: Any) -> httpx.Response:
-    return httpx.post(f"{url}{API}/run/{task}", content=encoded(picture or photo()), timeout=60, trust_env=False, **more)
+def ask(url: str, task: str = "colour", image: Image.Image | None = None, **more: Any) -> httpx.Response:
+    return httpx.post(f"{url}{API}/run/{task}", content=encoded(image or photo()), timeout=60, trust_env=False, **more)
 
 
 # ---------------------------------------------------------------------- time
@@ -48,7 +48,7 @@ class Endless(Slow):
         return self._model.run(*arguments, **options)
 
 
-def test_a_picture_that_takes_too_long_is_stopped_and_its_place_is_free(local: Callable[..., str], reference: Any) -> None:
+def test_an_image_that_takes_too_long_is_stopped_and_its_place_is_free(local: Callable[..., str], reference: Any) -> None:
     endless = Endless(reference)
     url = local(endless, concurrency=1, run_seconds=1)
     assert "took more than 1 s" in error(ask(url), 503)
@@ -78,11 +78,11 @@ def test_nothing_runs_on_for_who_has_left(local: Callable[..., str], reference: 
 
 
 def test_threads_that_nobody_stops_run_as_ever(reference: Any) -> None:
-    from img2img.web.stopping import Stop
+    from img2img.web.cancellation import Cancellation
 
-    stop = Stop()
-    stop.tell(RuntimeError("stopped"))
-    with stop.listening(), pytest.raises(RuntimeError, match="stopped"):
+    stop = Cancellation()
+    stop.cancel(RuntimeError("stopped"))
+    with stop.watching(), pytest.raises(RuntimeError, match="stopped"):
         reference.run("colour", photo())
     assert same(reference.run("colour", photo()), reference.run("colour", photo()))
 
@@ -93,8 +93,8 @@ def test_threads_that_nobody_stops_run_as_ever(reference: Any) -> None:
 def test_the_limits_follow_from_the_memory(reference: Any) -> None:
     for task in reference.tasks:
         for most in (500_000_000, 2_000_000_000):
-            side = round(most_pixels(reference, task, most) ** 0.5)
-            assert needed(reference, [task], (side, side)) <= most < needed(reference, [task], (side + 8, side + 8))
+            side = round(max_pixels(reference, task, most) ** 0.5)
+            assert bytes_needed(reference, [task], (side, side)) <= most < bytes_needed(reference, [task], (side + 8, side + 8))
     small, large = (Service(reference, Limits(memory_bytes=n)).pixels for n in (1_000_000_000, 4_000_000_000))
     assert all(small[task] < large[task] <= 24_000_000 for task in small)
     with pytest.raises(img2img.InputError, match=r"memory_bytes=1,000: disks needs .* allow more memory, or fewer at once"):
@@ -105,16 +105,16 @@ def test_what_does_not_fit_is_refused_before_it_is_decoded(classes: Path, local:
     url = local(reference, memory_bytes=300_000_000, concurrency=1)
     large = httpx.get(f"{url}{API}/tasks").json()["tasks"][1]["pixels"]
     side = round(large**0.5)
-    said = error(ask(url, picture=Image.new("L", (side + 60, side + 60))), 413)
+    said = error(ask(url, image=Image.new("L", (side + 60, side + 60))), 413)
     assert f"expected 0.3 GB at most, such as {large:,} pixels; make it smaller" in said
-    # A classification sees its picture whole, at any side.
+    # A classification sees its image whole, at any side.
     birds = local(img2img.load(str(classes), weights="merged"), memory_bytes=300_000_000, concurrency=1)
     assert ask(birds, "birds", params={"side": 64}).status_code == 200
     assert "give a smaller side" in error(ask(birds, "birds", params={"side": 3000}), 413)
 
 
 @pytest.mark.slow
-def test_small_files_of_large_pictures_stay_within_the_memory(bundle: Path, tmp_path: Path) -> None:
+def test_small_files_of_large_images_stay_within_the_memory(bundle: Path, tmp_path: Path) -> None:
     most = 700_000_000
     service = start(bundle, tmp_path / "talk.txt", memory_bytes=most, concurrency=1)
     status = Path(f"/proc/{service.process.pid}/status")
@@ -167,20 +167,20 @@ def test_a_full_temporary_folder_is_503(local: Callable[..., str], reference: An
     assert (answer.status_code, "disk is full" in answer.text) == (503, True)
     monkeypatch.undo()
     monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", full)
-    answer = httpx.post(f"{url}{API}/run/colour", files={"picture": encoded(photo())})
+    answer = httpx.post(f"{url}{API}/run/colour", files={"image": encoded(photo())})
     assert "disk is full" in error(answer, 503)
 
 
 # ---------------------------------------------------------------------- the log
 
 
-def test_damaged_pictures_do_not_fill_the_log(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from img2img.web.files import PictureFolder
+def test_damaged_images_do_not_fill_the_log(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from img2img.web.limits import RefusedError
+    from img2img.web.temporary_images import TemporaryImages
 
     blob = encoded(photo(300, 300), "TIFF", compression="tiff_lzw")
-    folder = PictureFolder(tmp_path)
-    with logs.sparing_log():
+    folder = TemporaryImages(tmp_path)
+    with log_rate_limit.rate_limited_logging():
         for cut in range(60, len(blob), len(blob) // 200):
             try:
                 keep(blob[:cut] + bytes(40), folder, Limits())
@@ -190,21 +190,21 @@ def test_damaged_pictures_do_not_fill_the_log(capfd: pytest.CaptureFixture[str],
             warnings.warn(f"number {number} of a library", stacklevel=1)
             logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     said = capfd.readouterr().err
-    assert said.count("Invalid HTTP request received.") == logs.FEW
+    assert said.count("Invalid HTTP request received.") == log_rate_limit.MAX_REPEATS
     assert len(said) < 3000
 
 
 def test_the_log_says_how_much_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    sparing = logs.Sparing()
+    sparing = log_rate_limit.RateLimitFilter()
 
     def said() -> str | None:
         record = logging.LogRecord("a", logging.ERROR, "b.py", 3, "failed %d", (1,), None)
         return record.getMessage() if sparing.filter(record) else None
 
     assert [said() for _ in range(100)] == ["failed 1"] * 5 + [None] * 95
-    now = logs.SECONDS + 1
+    now = log_rate_limit.REPEAT_SECONDS + 1
     assert said() == "failed 1 (95 more like it in the minutes before)"
     assert said() == "failed 1"
 
@@ -214,9 +214,9 @@ def test_the_log_says_how_much_it_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_is_in_finishes_and_the_new_is_told(bundle: Path, tmp_path: Path, reference: Any) -> None:
     service = start(bundle, tmp_path / "talk.txt", concurrency=1, grace_seconds=60)
-    picture = photo(900, 900)
+    image = photo(900, 900)
     with ThreadPoolExecutor(3) as pool:
-        asked = [pool.submit(ask, service.url, "edges", picture) for _ in range(3)]
+        asked = [pool.submit(ask, service.url, "edges", image) for _ in range(3)]
         while httpx.get(f"{service.url}{API}/health", trust_env=False).json()["waiting"] < 2:
             time.sleep(0.02)
         service.process.send_signal(signal.SIGTERM)
@@ -225,7 +225,7 @@ def test_what_is_in_finishes_and_the_new_is_told(bundle: Path, tmp_path: Path, r
         assert "the service stops" in error(new, 503)
         assert new.headers["retry-after"] == "2"
         assert "the service stops" in error(httpx.get(f"{service.url}{API}/health", trust_env=False), 503)
-        assert all(same(opened(answer.result()), reference.run("edges", picture)) for answer in asked)
+        assert all(same(opened(answer.result()), reference.run("edges", image)) for answer in asked)
     said, _ = service.process.communicate(timeout=60)
     assert (service.process.returncode, said) == (-signal.SIGTERM, "")
     assert list(service.temporary.iterdir()) == []
@@ -233,9 +233,9 @@ def test_what_is_in_finishes_and_the_new_is_told(bundle: Path, tmp_path: Path, r
 
 def test_what_does_not_finish_in_time_is_told_and_the_service_ends(bundle: Path, tmp_path: Path) -> None:
     service = start(bundle, tmp_path / "talk.txt", concurrency=1, grace_seconds=4)
-    picture = Image.new("RGB", (2200, 2200))
+    image = Image.new("RGB", (2200, 2200))
     with ThreadPoolExecutor(3) as pool:
-        asked = [pool.submit(ask, service.url, "edges", picture) for _ in range(3)]
+        asked = [pool.submit(ask, service.url, "edges", image) for _ in range(3)]
         while httpx.get(f"{service.url}{API}/health", trust_env=False).json()["waiting"] < 2:
             time.sleep(0.02)
         began = time.monotonic()
@@ -258,16 +258,16 @@ def test_the_next_start_clears_what_a_killed_one_left(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     (tmp_path / "img2img-other").mkdir()
     (tmp_path / "img2img-served-link").symlink_to(tmp_path / "img2img-other")
-    code = "from img2img.web.files import private_folder as f; print(f().add(b'x', '.png'), flush=True); input()"
+    code = "from img2img.web.temporary_images import private_folder as f; print(f().add(b'x', '.png'), flush=True); input()"
     killed, alive = (python(code, {"TMPDIR": str(tmp_path)}) for _ in range(2))
-    pictures = [Path(process.stdout.readline().strip()) for process in (killed, alive) if process.stdout]
-    assert [picture.read_bytes() for picture in pictures] == [b"x", b"x"]  # neither took the other's
+    images = [Path(process.stdout.readline().strip()) for process in (killed, alive) if process.stdout]
+    assert [image.read_bytes() for image in images] == [b"x", b"x"]  # neither took the other's
     killed.kill()
     killed.wait(20)
-    assert pictures[0].is_file()
+    assert images[0].is_file()
     said, _ = python(code, {"TMPDIR": str(tmp_path)}).communicate("go on\n", timeout=60)
-    assert not pictures[0].parents[1].exists()
-    assert pictures[1].is_file()
+    assert not images[0].parents[1].exists()
+    assert images[1].is_file()
     assert not Path(said.strip()).parents[1].exists()
     alive.communicate("go on\n", timeout=60)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["img2img-other", "img2img-served-link"]

@@ -46,14 +46,14 @@ class Watched:
 
     def upload(self, path: Path) -> None:
         clear = self.page.get_by_role("button", name="Remove Image").or_(
-            self.page.locator("#picture").get_by_role("button", name="Clear")
+            self.page.locator("#image").get_by_role("button", name="Clear")
         )
         if clear.count():
             clear.first.click()
-        self.page.locator("#picture input[type=file]").set_input_files(path)
+        self.page.locator("#image input[type=file]").set_input_files(path)
 
     def uploaded(self) -> None:
-        self.page.locator("#picture img").wait_for()
+        self.page.locator("#image img").wait_for()
 
     def run(self, task: str, form: str | None = None) -> None:
         """Choose, run and wait for the answer."""
@@ -74,10 +74,10 @@ class Watched:
         expect(self.page.locator("#status")).to_contain_text("pixels in")
 
     def shown(self, where: str) -> list[Image.Image]:
-        """The pictures that an element shows, as the browser gets them, once they are there."""
-        pictures = self.page.locator(where).locator("img")
-        pictures.first.wait_for()
-        sources = pictures.evaluate_all("images => images.map(image => image.src)")
+        """The images that an element shows, as the browser gets them, once they are there."""
+        images = self.page.locator(where).locator("img")
+        images.first.wait_for()
+        sources = images.evaluate_all("images => images.map(image => image.src)")
         return [Image.open(io.BytesIO(self.context.request.get(source).body())) for source in sources]
 
     def shows(self, expected: Image.Image) -> bool:
@@ -143,7 +143,7 @@ def test_all_tasks_at_once(visit: Callable[..., Watched], service: Service, refe
     path = saved(tmp_path / "deep.tiff", encoded(deep, "TIFF"))  # no browser shows it as it is
     user.upload(path)
     user.uploaded()
-    assert user.page.locator("#picture img").evaluate("image => image.naturalWidth") == 50
+    assert user.page.locator("#image img").evaluate("image => image.naturalWidth") == 50
     user.run("all tasks")
     expected = reference.run_all(str(path))
     expect(user.page.locator("#gallery img")).to_have_count(len(expected))
@@ -151,15 +151,15 @@ def test_all_tasks_at_once(visit: Callable[..., Watched], service: Service, refe
     assert user.page.locator("#gallery .caption-label").all_inner_texts() == list(expected)
 
 
-def test_a_sample_and_a_pasted_picture(visit: Callable[..., Watched], service: Service, reference: Any) -> None:
+def test_a_sample_and_a_pasted_image(visit: Callable[..., Watched], service: Service, reference: Any) -> None:
     user = visit(service.url, permissions=["clipboard-read", "clipboard-write"])
     page = user.page
     page.locator("#samples").get_by_role("button", name="coffee").click()
     user.uploaded()
-    (sample,) = user.shown("#picture")
+    (sample,) = user.shown("#image")
     user.run("colour")
     assert user.shows(reference.run("colour", sample))
-    page.locator("#picture").get_by_role("button").last.click()
+    page.locator("#image").get_by_role("button").last.click()
     page.evaluate(
         """async () => {
             const canvas = Object.assign(document.createElement("canvas"), {width: 30, height: 20});
@@ -169,8 +169,8 @@ def test_a_sample_and_a_pasted_picture(visit: Callable[..., Watched], service: S
         }"""
     )
     page.get_by_role("button", name="Paste from clipboard").click()
-    expect(page.locator("#picture img")).to_have_js_property("naturalWidth", 30)
-    (pasted,) = user.shown("#picture")
+    expect(page.locator("#image img")).to_have_js_property("naturalWidth", 30)
+    (pasted,) = user.shown("#image")
     user.run("edges")
     assert user.shows(reference.run("edges", pasted))
 
@@ -228,13 +228,13 @@ def test_the_masks(visit: Callable[..., Watched], service: Service) -> None:
 # ---------------------------------------------------------------------- what it does not take
 
 
-def test_broken_and_huge_pictures_are_told_and_the_page_goes_on(
+def test_broken_and_huge_images_are_told_and_the_page_goes_on(
     visit: Callable[..., Watched], service: Service, reference: Any, tmp_path: Path
 ) -> None:
     user = visit(service.url)
     broken = {
-        "text.png": (b"not a picture", "no picture that can be read"),
-        "half.png": (encoded(photo(300, 300))[:5000], "the picture is damaged"),
+        "text.png": (b"not an image", "no image that can be read"),
+        "half.png": (encoded(photo(300, 300))[:5000], "the image is damaged"),
         "wide.png": (encoded(Image.new("1", (6000, 5000))), "expected 24,000,000 at most"),
         "long.png": (encoded(photo()) + bytes(21_000_000), "exceed the maximum allowed size"),
     }
@@ -244,9 +244,9 @@ def test_broken_and_huge_pictures_are_told_and_the_page_goes_on(
         toast.wait_for()
         assert "/tmp" not in toast.inner_text()
         toast.get_by_test_id("toast-close").click()
-        expect(user.page.locator("#picture img")).to_have_count(0)
+        expect(user.page.locator("#image img")).to_have_count(0)
     user.page.locator("#run").click()
-    user.page.get_by_text("Choose a picture first").wait_for()
+    user.page.get_by_text("Choose an image first").wait_for()
     user.upload(saved(tmp_path / "whole.png", encoded(photo())))
     user.uploaded()
     user.run("colour")
@@ -319,6 +319,6 @@ def test_a_phone(visit: Callable[..., Watched], service: Service) -> None:
     user.page.locator("#samples").get_by_role("button", name="coffee").tap()
     user.uploaded()
     user.run("edges")
-    for tab in ("Pictures", "Masks"):
+    for tab in ("Images", "Masks"):
         user.page.get_by_role("tab", name=tab).tap()
         assert user.page.evaluate("() => document.scrollingElement.scrollWidth") <= 360

@@ -36,7 +36,7 @@ def make_bundle(folder: Path, backbone: dict[str, object], tasks: dict[str, dict
 
 
 def image_bundle(folder: Path) -> Path:
-    """Three tasks that give pictures."""
+    """Three tasks that give images."""
     return make_bundle(folder, {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}, IMAGES)
 
 
@@ -46,14 +46,14 @@ def class_bundle(folder: Path) -> Path:
 
 
 def photo(width: int = 60, height: int = 44, *, seed: int = 0, mode: str = "RGB") -> Image.Image:
-    """A picture of smooth colours."""
+    """An image of smooth colours."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
     return small.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    """The file of a picture."""
+    """The file of an image."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()

@@ -7,7 +7,7 @@ from typing import Any
 from unicodedata import normalize
 
 from img2img.errors import InputError
-from img2img.files.atomic import read_json
+from img2img.files.json_files import read_json
 
 
 def whole_number(value: Any) -> int:

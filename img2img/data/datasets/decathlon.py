@@ -16,7 +16,7 @@ from img2img.data.datasets.label_table import unknown_name
 from img2img.data.images.decode import read_image
 from img2img.data.images.listing import require_folder
 from img2img.errors import InputError
-from img2img.files.atomic import read_json, write_json
+from img2img.files.json_files import read_json, write_json
 
 DECATHLON = (
     "imagenet12", "aircraft", "cifar100", "daimlerpedcls", "dtd",

@@ -15,7 +15,8 @@ import torch
 from rich.console import Console
 
 from img2img.errors import InputError, memory_explained
-from img2img.files.atomic import check_folder, clear_leftovers, write_json
+from img2img.files.atomic import check_folder, clear_leftovers
+from img2img.files.json_files import write_json
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.files.writable import check_writable

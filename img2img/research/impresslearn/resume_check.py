@@ -6,7 +6,8 @@ from typing import Any
 
 from img2img.data.checksums import FileChecksum, file_changes
 from img2img.errors import InputError
-from img2img.files.atomic import check_folder, read_json
+from img2img.files.atomic import check_folder
+from img2img.files.json_files import read_json
 from img2img.research.impresslearn.numbered_tasks import NumberedTasks
 from img2img.research.impresslearn.options import Study, read_study
 from img2img.training.record import read_now, read_record

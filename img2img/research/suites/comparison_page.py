@@ -6,7 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from img2img.files.atomic import write_atomic, write_bytes, write_json
+from img2img.files.atomic import write_atomic, write_bytes
+from img2img.files.json_files import write_json
 from img2img.files.paths import expanded
 from img2img.files.writable import check_writable
 from img2img.reports import text

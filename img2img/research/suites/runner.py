@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
-from img2img.files.atomic import check_folder, read_json, write_json
+from img2img.files.atomic import check_folder
+from img2img.files.json_files import read_json, write_json
 from img2img.files.lock import FolderInUseError, check_free
 from img2img.files.writable import check_writable
 from img2img.files.yaml import read_yaml

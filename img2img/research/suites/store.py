@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from img2img.errors import InputError
-from img2img.files.atomic import clear_leftovers, sync_folder, temporary_beside, write_json
+from img2img.files.atomic import clear_leftovers, sync_folder, temporary_beside
+from img2img.files.json_files import write_json
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from img2img.errors import InputError
-from img2img.files.atomic import read_json
+from img2img.files.json_files import read_json
 from img2img.files.paths import expanded
 from img2img.masks.base import METHODS
 from img2img.training.mask_report import read_masks

@@ -18,7 +18,7 @@ from img2img.data.datasets.folder import ImageFolder
 from img2img.data.images.bit_depth import reading_16_bits, to_8_bits
 from img2img.data.images.decode import read_image
 from img2img.errors import InputError
-from img2img.inference.images import open_input
+from img2img.inference.conversion import open_input
 
 SHARES = np.array([[0.0, 0.25, 0.5, 1.0]])
 TWELVE = (4095 * SHARES).round().astype(np.uint16)

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from img2img.data.images import icc_profile
 from img2img.data.images.decode import read_image, read_label
-from img2img.inference.images import open_input
+from img2img.inference.conversion import open_input
 
 SRGB_TO_XYZ = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.7141]])
 """Of the sRGB primaries, adapted to D50."""

@@ -1,4 +1,4 @@
-"""Work in a thread that can be told to stop: networks look between any two of their layers whether they should."""
+"""Cancel work in a thread: networks check between any two of their layers whether they should stop."""
 
 import functools
 import threading
@@ -11,24 +11,24 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 _here = threading.local()
 
 
-class Stop:
-    """Tells a thread's work to end with an error; the first one told counts."""
+class Cancellation:
+    """Ends a thread's work with an error; the first error counts."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
 
-    def tell(self, error: Exception) -> None:
+    def cancel(self, error: Exception) -> None:
         """Have the work end with `error` before its next layer, or at its next `check`."""
         self.error = self.error or error
 
     def check(self) -> None:
-        """Raise the error, where one was told."""
+        """Raise the error, if the work was cancelled."""
         if self.error is not None:
             raise self.error
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Networks that this thread runs within the block can be stopped."""
+    def watching(self) -> Iterator[None]:
+        """Networks that this thread runs within the block can be cancelled."""
         _watch_layers()
         _here.stop = self
         try:
@@ -40,7 +40,7 @@ class Stop:
 @functools.cache
 def _watch_layers() -> None:
     # One hook for all modules, since those of a module of its own would make attention take another kernel. It does nothing in
-    # threads that do not listen.
+    # threads that are not watched.
     register_module_forward_pre_hook(_look)
 
 

@@ -1,4 +1,4 @@
-"""What the log holds: the first of each kind of message, and how many more there were."""
+"""A rate limit on the log: the first messages of each kind, and how many more there were."""
 
 import logging
 import time
@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-FEW = 5
+MAX_REPEATS = 5
 """So many messages of one place in the code are written ..."""
 
-SECONDS = 60.0
+REPEAT_SECONDS = 60.0
 """... in so long a time; the next one after it says how many were left out."""
 
 
-class Sparing(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Keeps whoever sends thousands of broken requests from filling the disk with what they cause."""
 
     def __init__(self) -> None:
@@ -25,23 +25,23 @@ class Sparing(logging.Filter):
         place = (record.name, record.pathname, record.lineno)
         now = time.monotonic()
         began, count = self._seen.get(place, (now, 0))
-        if now - began > SECONDS:
-            if count > FEW:
-                record.msg, record.args = f"{record.getMessage()} ({count - FEW} more like it in the minutes before)", ()
+        if now - began > REPEAT_SECONDS:
+            if count > MAX_REPEATS:
+                record.msg, record.args = f"{record.getMessage()} ({count - MAX_REPEATS} more like it in the minutes before)", ()
             began, count = now, 0
         self._seen[place] = (began, count + 1)
-        return count < FEW
+        return count < MAX_REPEATS
 
 
 @contextmanager
-def sparing_log() -> Iterator[None]:
-    """Within the block warnings and errors of everything in this process go to stderr, sparingly.
+def rate_limited_logging() -> Iterator[None]:
+    """Within the block warnings and errors of everything in this process go to stderr, at a limited rate.
 
-    What Pillow says of damaged pictures is left out: who sent them is told.
+    What Pillow says of damaged images is left out: the client gets it as an answer.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    handler.addFilter(Sparing())
+    handler.addFilter(RateLimitFilter())
     root, pillow = logging.getLogger(), logging.getLogger("PIL")
     level = pillow.level
     root.addHandler(handler)

@@ -14,9 +14,9 @@ import pytest
 from conftest import Service
 from web_bundles import encoded, photo
 
-from img2img.web import files
-from img2img.web.files import PictureFolder
+from img2img.web import temporary_images
 from img2img.web.limits import RefusedError
+from img2img.web.temporary_images import TemporaryImages
 
 UPLOAD, RUN, FILE = "/gradio_api/upload", "/gradio_api/run/predict", "/gradio_api/file="
 
@@ -32,8 +32,8 @@ def run_function(http: httpx.Client) -> int:
     return int(numbers[0])
 
 
-def run(http: httpx.Client, picture: Any) -> httpx.Response:
-    return http.post(RUN, json={"data": [picture, "colour", "colours"], "fn_index": run_function(http), "session_hash": "abc"})
+def run(http: httpx.Client, image: Any) -> httpx.Response:
+    return http.post(RUN, json={"data": [image, "colour", "colours"], "fn_index": run_function(http), "session_hash": "abc"})
 
 
 def file_data(path: str, **more: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def file_data(path: str, **more: Any) -> dict[str, Any]:
 # ---------------------------------------------------------------------- files
 
 
-def test_an_uploaded_picture_comes_back_and_runs(http: httpx.Client) -> None:
+def test_an_uploaded_image_comes_back_and_runs(http: httpx.Client) -> None:
     blob = encoded(photo())
     (path,) = upload(http, blob).json()
     answer = http.get(FILE + path)
@@ -93,18 +93,18 @@ def test_no_file_of_the_machine_is_run_on(http: httpx.Client, service: Service, 
     mine = tmp_path / "mine.png"
     mine.write_bytes(encoded(photo()))
     (path,) = upload(http, encoded(photo())).json()
-    for name in [str(mine), str(service.file(path)), "/pictures/../../mine.png", *paths(bundle, service.file(path).parents[1])]:
+    for name in [str(mine), str(service.file(path)), "/images/../../mine.png", *paths(bundle, service.file(path).parents[1])]:
         answer = run(http, file_data(name))
         assert answer.status_code == 403, name
-        assert answer.json() == {"error": "the picture is not here, or not any more: choose it again"}
+        assert answer.json() == {"error": "the image is not here, or not any more: choose it again"}
     data_url = "data:image/png;base64,iVBORw0KGgo="
-    for picture in (
+    for image in (
         {"url": data_url},
         {"path": None, "url": data_url},
         [file_data(str(mine))],
         {"a": {"b": file_data(str(mine))}},
     ):
-        assert run(http, picture).status_code == 422
+        assert run(http, image).status_code == 422
 
 
 ODD: list[Any] = [
@@ -161,8 +161,8 @@ def test_the_page_tells_nothing_of_the_machine(http: httpx.Client, service: Serv
         assert answer.status_code == 200
         for told in (str(service.temporary), "img2img-served", str(bundle), str(Path.home()), gradio.__version__):
             assert told not in answer.text, answer.url
-    assert "/pictures/" in answers[1].text
-    assert "/pictures/" in answers[2].text
+    assert "/images/" in answers[1].text
+    assert "/images/" in answers[2].text
 
 
 def test_what_the_page_does_not_need_is_not_there(http: httpx.Client) -> None:
@@ -180,18 +180,18 @@ def test_what_the_page_does_not_need_is_not_there(http: httpx.Client) -> None:
     assert http.options("/", headers={"Access-Control-Request-Method": "POST"}).status_code == 404
 
 
-def test_uploads_are_pictures(http: httpx.Client) -> None:
+def test_uploads_are_images(http: httpx.Client) -> None:
     for blob, status in ((b"<script>alert(1)</script>", 415), (encoded(photo(300, 300))[:5000], 422), (b"", 422)):
         answer = upload(http, blob)
         assert answer.status_code == status
         assert answer.headers["content-type"].startswith("text/plain")
     # The name that is sent decides nothing.
     (path,) = http.post(UPLOAD, files={"files": ("../../x.html", encoded(photo()), "text/html")}).json()
-    assert Path(path).name == "picture.png"
+    assert Path(path).name == "image.png"
 
 
 def test_the_folder_is_private_and_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = PictureFolder(tmp_path)
+    folder = TemporaryImages(tmp_path)
     lasting = folder.add(b"a" * 10, ".png")
     folder.keep_all()
     old, new, newer = (folder.add(b"b" * 10, ".png") for _ in range(3))
@@ -203,20 +203,20 @@ def test_the_folder_is_private_and_cleaned(tmp_path: Path, monkeypatch: pytest.M
         assert folder.find(folder.public(other)) is None
     (new.parent / "link.png").unlink()
     (new.parent / "page.html").unlink()
-    past = time.time() - files.KEEP_SECONDS - 5
+    past = time.time() - temporary_images.KEEP_SECONDS - 5
     for path in (lasting, old):
         os.utime(path, (past, past))
     os.utime(new, (time.time() - 100,) * 2)
     folder.clean()
     assert [path.exists() for path in (lasting, old, old.parent, new, newer)] == [True, False, False, True, True]
-    monkeypatch.setattr(files, "KEEP_BYTES", 25)
+    monkeypatch.setattr(temporary_images, "KEEP_BYTES", 25)
     folder.clean()
     assert [path.exists() for path in (lasting, new, newer)] == [True, False, True]
 
 
 def test_the_folder_never_holds_more_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "KEEP_BYTES", 1000)
-    folder = PictureFolder(tmp_path)
+    monkeypatch.setattr(temporary_images, "KEEP_BYTES", 1000)
+    folder = TemporaryImages(tmp_path)
 
     def held() -> int:
         return sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())

@@ -51,7 +51,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 
 
 @linux
-def test_a_large_picture_of_classes_stays_within_its_bound(make_bundle: Callable[..., Path]) -> None:
+def test_a_large_image_of_classes_stays_within_its_bound(make_bundle: Callable[..., Path]) -> None:
     used, bound = _measured(make_bundle(RESNET, CLASSES), "animals", (2000, 3000))
     assert used < bound < 600e6  # whole it took 50 to 75 bytes a pixel
 
@@ -72,7 +72,7 @@ def test_what_the_bound_grows_with(make_bundle: Callable[..., Path]) -> None:
         assert small < large < 2e9
         extra = 16 if name == "canny" else 0
         band = 8 * model.task(name).out_channels * 1024 * 2000
-        assert large - small <= (36 + extra) * 18_000_000 + band + 1e6, "the picture, its result, and a strip"
+        assert large - small <= (36 + extra) * 18_000_000 + band + 1e6, "the image, its result, and a strip"
         assert model.memory(name, (1024, 23_000)) < 2e9
     with pytest.raises(InputError, match="side=256"):
         model.memory("colour", (2, 6000), side=256)
@@ -81,7 +81,7 @@ def test_what_the_bound_grows_with(make_bundle: Callable[..., Path]) -> None:
 
 
 def test_the_bound_is_known_without_a_merged_network(make_bundle: Callable[..., Path]) -> None:
-    """Which a service asks for of every picture: of many tasks not all merged networks fit into memory at once."""
+    """Which a service asks for of every image: of many tasks not all merged networks fit into memory at once."""
     model = img2img.load(make_bundle(tasks=TASKS), device="cpu", weights="merged")
     bounds = {task: model.memory(task, (64, 64)) for task in TASKS}
     model._plain.clear()

@@ -14,13 +14,13 @@ class TaskInfo:
         forms: what `run` can give, the usual one first.
         classes: of segmentation and classification, else empty.
         method: the mask method's name; "identity" runs on the bare backbone.
-        metric: the figure that decides.
-        figures: what was measured on the test set when the task was learned.
+        primary_metric: the metric that chooses between states and decides comparisons.
+        metrics: the values that were measured on the test set when the task was learned.
         density: the fraction of ones in its masks; None where it has none.
         bytes: of its file; None where the model has none.
-        side: the shorter side in pixels of the pictures that it was measured on; None where the file does not say. Of a task
-            whose pictures were made squares, both sides.
-        white: the value that was white in the 16-bit pictures that it learned from; None for 65535, or where none was given.
+        side: the shorter side in pixels of the images that it was measured on; None where the file does not say. Of a task
+            whose images were made squares, both sides.
+        white: the value that was white in the 16-bit images that it learned from; None for 65535, or where none was given.
     """
 
     name: str
@@ -28,8 +28,8 @@ class TaskInfo:
     forms: tuple[str, ...]
     classes: tuple[str, ...]
     method: str
-    metric: str
-    figures: Mapping[str, float | None]
+    primary_metric: str
+    metrics: Mapping[str, float | None]
     density: float | None
     bytes: int | None
     side: int | None

@@ -1,4 +1,4 @@
-"""Large pictures part by part: the same as whole up to rounding, for every task, view and direction."""
+"""Large images part by part: the same as whole up to rounding, for every task, view and direction."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 import img2img
 from img2img import InputError
-from img2img.inference import Model, large, resize, running
+from img2img.inference import Model, chunked, prediction, resize
 from img2img.inference.resize import brought_back, resized_rows, rows_needed
 from img2img.tasks import canny
 
-Picture = NDArray[np.uint8]
+ImageLike = NDArray[np.uint8]
 
 TASKS = {
     "parts": {"kind": "segmentation", "classes": ["ground", "tree", "house"]},
@@ -42,27 +42,27 @@ def classifier(make_bundle: Callable[..., Path]) -> Model:
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large, "PART", 5000)
+    monkeypatch.setattr(chunked, "CHUNK_PIXELS", 5000)
     monkeypatch.setattr(resize, "_AT_ONCE", 9000)
     monkeypatch.setattr(canny, "WHOLE", 20_000)
 
 
-def _picture(height: int, width: int) -> Picture:
+def _image(height: int, width: int) -> ImageLike:
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (height // 9 + 2, width // 9 + 2, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _both(model: Model, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> tuple[Any, Any]:
-    """What `run` gives part by part, and with every step on the whole picture, as before there were parts."""
+    """What `run` gives part by part, and with every step on the whole image, as before there were parts."""
     with monkeypatch.context() as patch:
         called: list[int] = []
-        part = running.predicted_rows
-        patch.setattr(running, "predicted_rows", lambda *a: called.append(1) or part(*a))
+        part = prediction.predicted_rows
+        patch.setattr(prediction, "predicted_rows", lambda *a: called.append(1) or part(*a))
         parts = run()
         assert called
     with monkeypatch.context() as patch:
-        patch.setattr(running, "in_parts", lambda *_: False)
+        patch.setattr(prediction, "in_parts", lambda *_: False)
         patch.setattr(canny, "WHOLE", 1 << 30)
         return parts, run()
 
@@ -82,7 +82,7 @@ def _both(model: Model, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any])
 def test_parts_give_what_the_whole_gives(
     model: Model, monkeypatch: pytest.MonkeyPatch, name: str, size: tuple[int, int], options: dict[str, int]
 ) -> None:
-    tensor = torch.tensor(_picture(*size)).permute(2, 0, 1) / 255
+    tensor = torch.tensor(_image(*size)).permute(2, 0, 1) / 255
     parts, whole = _both(model, monkeypatch, lambda: model.run(name, tensor, tile=160, **options))
     assert parts.shape == whole.shape == tensor.shape
     difference = (parts - whole).abs()
@@ -94,15 +94,15 @@ def test_parts_give_what_the_whole_gives(
 
 @pytest.mark.parametrize("size", [(310, 200), (150, 333)])
 def test_every_type_and_form(model: Model, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
-    picture = _picture(*size)
-    transparent = np.concatenate([picture, np.full((*size, 1), 77, np.uint8)], axis=2)
+    image = _image(*size)
+    transparent = np.concatenate([image, np.full((*size, 1), 77, np.uint8)], axis=2)
     for form in model.tasks["parts"].forms:
-        parts, whole = _both(model, monkeypatch, lambda form=form: model.run("parts", picture, form=form, tile=160))
+        parts, whole = _both(model, monkeypatch, lambda form=form: model.run("parts", image, form=form, tile=160))
         assert parts.dtype == np.uint8
         assert parts.shape == whole.shape
         assert (parts != whole).mean() < 1e-3
         image, again = _both(
-            model, monkeypatch, lambda form=form: model.run("parts", Image.fromarray(picture), form=form, tile=160)
+            model, monkeypatch, lambda form=form: model.run("parts", Image.fromarray(image), form=form, tile=160)
         )
         assert (image.mode, image.size) == (again.mode, again.size)
         assert np.array_equal(np.asarray(image), parts)
@@ -121,14 +121,14 @@ def test_every_type_and_form(model: Model, monkeypatch: pytest.MonkeyPatch, size
 
 
 @pytest.mark.parametrize("size", [(310, 200), (150, 333), (20, 400)])
-def test_classes_are_written_on_large_pictures_too(
+def test_classes_are_written_on_large_images_too(
     classifier: Model, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
 ) -> None:
-    picture = _picture(*size)
-    named, whole = _both(classifier, monkeypatch, lambda: classifier.run("animals", picture, tile=160))
+    image = _image(*size)
+    named, whole = _both(classifier, monkeypatch, lambda: classifier.run("animals", image, tile=160))
     assert np.array_equal(named, whole)
     assert named.shape[0] >= 120
-    scores, again = _both(classifier, monkeypatch, lambda: classifier.run("animals", picture, form="scores", tile=160))
+    scores, again = _both(classifier, monkeypatch, lambda: classifier.run("animals", image, form="scores", tile=160))
     assert scores == pytest.approx(again, abs=1e-5)
     raw, same = _both(
         classifier, monkeypatch, lambda: classifier.run("animals", torch.rand(2, 3, *size), form="scores", tile=160)
@@ -144,18 +144,18 @@ def test_a_task_of_which_nothing_is_known_is_made_as_a_whole(model: Model, monke
     monkeypatch.setattr(
         type(task), "show", lambda self, prediction, *a: seen.append(tuple(prediction.shape)) or show(self, prediction, *a)
     )
-    model.run("clean", _picture(310, 200), tile=160)
+    model.run("clean", _image(310, 200), tile=160)
     assert seen == [(1, 3, 310, 200)]
 
 
 @pytest.mark.parametrize(
     ("size", "view"), [((50, 40), (20, 16)), ((50, 40), (120, 90)), ((50, 40), (50, 17)), ((301, 7), (3, 2))]
 )
-def test_rows_of_a_resized_picture(size: tuple[int, int], view: tuple[int, int]) -> None:
-    picture = torch.rand(2, 3, *size) * 255
-    expected = F.interpolate(picture, view, mode="bilinear", antialias=True, align_corners=False)
+def test_rows_of_a_resized_image(size: tuple[int, int], view: tuple[int, int]) -> None:
+    image = torch.rand(2, 3, *size) * 255
+    expected = F.interpolate(image, view, mode="bilinear", antialias=True, align_corners=False)
     for step in (1, 3, 1000):
-        rows = [resized_rows(picture, view, i, min(view[0], i + step)) for i in range(0, view[0], step)]
+        rows = [resized_rows(image, view, i, min(view[0], i + step)) for i in range(0, view[0], step)]
         assert torch.allclose(torch.cat(rows, -2), expected, atol=1e-3)
     raw = torch.randn(2, 5, *view)
     expected = F.interpolate(raw, size, mode="bilinear", align_corners=False)
@@ -173,10 +173,10 @@ def test_canny_in_strips_is_kornias() -> None:
     from kornia.filters import canny as kornias
 
     for size in ((400, 120), (130, 390)):
-        pictures = torch.from_numpy(np.stack([_picture(*size), _picture(*size)[::-1]])).permute(0, 3, 1, 2)
-        expected = kornias(pictures / 255)[1]
+        images = torch.from_numpy(np.stack([_image(*size), _image(*size)[::-1]])).permute(0, 3, 1, 2)
+        expected = kornias(images / 255)[1]
         assert expected.mean() > 0.01
-        assert (canny.canny_edges(pictures) != expected).float().mean() < 1e-4
+        assert (canny.canny_edges(images) != expected).float().mean() < 1e-4
 
 
 def test_a_view_is_bounded(model: Model, classifier: Model) -> None:

@@ -1,4 +1,4 @@
-"""What users give, in all its types, becomes the picture that a viewer shows; results go back into the same type."""
+"""What users give, in all its types, becomes the image that a viewer shows; results go back into the same type."""
 
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,21 @@ from PIL import Image
 from torchvision.io import decode_image
 
 from img2img import InputError
-from img2img.inference.images import open_input
+from img2img.inference.conversion import open_input
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 ALPHA = np.random.default_rng(1).integers(0, 256, (6, 9), dtype=np.uint8)
 
 
-def _values(picture: Any) -> NDArray[np.uint8]:
-    opened = open_input(picture)
+def _values(image: Any) -> NDArray[np.uint8]:
+    opened = open_input(image)
     assert opened.values.shape == (1, 3, 6, 9)
     assert opened.size == (6, 9)
     values: NDArray[np.uint8] = opened.values[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
     return values
 
 
-def test_every_type_of_an_rgb_picture_is_the_same_picture(tmp_path: Path) -> None:
+def test_every_type_of_an_rgb_image_is_the_same_image(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
     tensor = torch.from_numpy(RGB).permute(2, 0, 1) / 255
     for given in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(RGB), RGB, tensor, tensor.double(), tensor[None]):
@@ -42,14 +42,14 @@ def test_grey_is_repeated_and_16_bits_are_scaled() -> None:
     assert np.array_equal(_values(RGB.astype(np.uint16) * 257), RGB)
 
 
-def test_transparent_pictures_lie_on_white_and_results_keep_the_transparency() -> None:
+def test_transparent_images_lie_on_white_and_results_keep_the_transparency() -> None:
     rgba = np.concatenate([RGB, ALPHA[..., None]], axis=2)
     share = ALPHA[..., None] / 255
     on_white = RGB * share + 255 * (1 - share)
     shown = torch.rand(1, 3, 6, 9)
     for given in (rgba, Image.fromarray(rgba)):
         assert np.abs(_values(given) - on_white).max() <= 1
-        assert np.array_equal(np.asarray(open_input(given).picture(shown))[..., 3], ALPHA)
+        assert np.array_equal(np.asarray(open_input(given).image(shown))[..., 3], ALPHA)
 
 
 def test_a_photo_is_turned_as_its_exif_says() -> None:
@@ -64,14 +64,14 @@ def test_a_photo_is_turned_as_its_exif_says() -> None:
 def test_results_have_the_type_of_what_came() -> None:
     shown = torch.rand(1, 3, 6, 9)
     expected = (shown[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    image = open_input(Image.fromarray(RGB)).picture(shown)
+    image = open_input(Image.fromarray(RGB)).image(shown)
     assert isinstance(image, Image.Image)
     assert np.array_equal(np.asarray(image), expected)
-    array = open_input(RGB).picture(shown)
+    array = open_input(RGB).image(shown)
     assert array.dtype == np.uint8
     assert np.array_equal(array, expected)
-    assert torch.equal(open_input(torch.rand(3, 6, 9)).picture(shown), shown[0])
-    assert torch.equal(open_input(torch.rand(1, 3, 6, 9)).picture(shown), shown)
+    assert torch.equal(open_input(torch.rand(3, 6, 9)).image(shown), shown[0])
+    assert torch.equal(open_input(torch.rand(1, 3, 6, 9)).image(shown), shown)
 
 
 def test_labels_come_as_indices(tmp_path: Path) -> None:
@@ -108,11 +108,11 @@ def test_scores_come_by_class_the_likeliest_first() -> None:
         (torch.full((3, 6, 9), 200.0), r"values from 200 to 200: expected \[0, 1\]"),
         (torch.full((3, 6, 9), torch.nan), "values from nan"),
         (torch.full((3, 6, 9), -1.0), "values from -1"),
-        (Image.fromarray(RGB[..., 0].astype(np.float32)), "the picture has float pixels"),
+        (Image.fromarray(RGB[..., 0].astype(np.float32)), "the image has float pixels"),
         (7, "got a int: expected a path"),
         ("nowhere.png", "no picture at nowhere.png"),
     ],
 )
-def test_what_is_no_picture_is_refused(given: Any, said: str) -> None:
+def test_what_is_no_image_is_refused(given: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         open_input(given)

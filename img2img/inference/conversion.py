@@ -1,4 +1,4 @@
-"""A user's pictures into one form for networks, and results back into the user's own."""
+"""A user's images into one form for networks, and results back into the user's own."""
 
 import os
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from img2img.errors import InputError
 from img2img.tasks.base import pixels
 from img2img.tasks.segmentation import palette
 
-Picture = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
-"""What `Model.run` takes for one picture (a tensor of four dimensions is a batch of them):
+ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
+"""What `Model.run` takes for one image (a tensor of four dimensions is a batch of them):
 
-- a path: any picture file that `data.images.decode.read_image` reads;
+- a path: any image file that `data.images.decode.read_image` reads;
 - a PIL image of any 8- or 16-bit mode;
 - (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 in [0, 255], or uint16 in [0, 65535]: grey, RGB or RGBA;
 - (C, H, W) or (N, C, H, W) float tensors in [0, 1], C of 1 or 3.
@@ -29,8 +29,8 @@ Picture = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 
 
 @dataclass(frozen=True)
-class Opened:
-    """Pictures of one size that came as one thing, and the way back to its type.
+class OpenedImages:
+    """Images of one size that came as one thing, and the way back to its type.
 
     Attributes:
         values: (N, 3, H, W) in [0, 255]: uint8, or float32 of what came as a tensor.
@@ -51,8 +51,8 @@ class Opened:
         """(height, width)."""
         return self.values.shape[-2], self.values.shape[-1]
 
-    def canvas(self, shown: Tensor, form: str, size: tuple[int, int]) -> Tensor:
-        """Room for what is shown in `form` of all N pictures, (N, ..., H, W) of `size`, for `put` to fill and `result` to take.
+    def allocate(self, shown: Tensor, form: str, size: tuple[int, int]) -> Tensor:
+        """Room for what is shown in `form` of all N images, (N, ..., H, W) of `size`, for `write_part` to fill and `result` to take.
 
         Args:
             shown: a part of it.
@@ -63,17 +63,17 @@ class Opened:
             return shown.new_empty(len(self.values), *shown.shape[1:-2], *size, device=self.origin)
         if form == "labels":
             return torch.empty(len(self.values), *size, dtype=torch.uint8)
-        # As pictures lie in arrays, so that the result is made of it without another copy.
+        # As images lie in arrays, so that the result is made of it without another copy.
         return torch.empty(len(self.values), *size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
 
-    def put(self, canvas: Tensor, place: Any, shown: Tensor, form: str) -> None:
-        """Write a part of what is shown to its place, an index, of a canvas."""
+    def write_part(self, whole: Tensor, place: Any, shown: Tensor, form: str) -> None:
+        """Write a part of what is shown to its place, an index, of what `allocate` gave."""
         if self.kind != "tensor" and form != "labels":
             shown = shown.mul(255).round_()
-        canvas[place] = shown.to(canvas.device, canvas.dtype)
+        whole[place] = shown.to(whole.device, whole.dtype)
 
     def result(self, shown: Tensor, form: str, classes: Sequence[str], channels: int) -> Any:
-        """What is shown in `form` of all pictures, or their canvas, as what came.
+        """What is shown in `form` of all images, or what `allocate` gave, as what came.
 
         Args:
             shown: (N, 3, H, W), (N, H, W) for labels, (N, classes) for scores.
@@ -83,9 +83,9 @@ class Opened:
         """
         if form == "labels":
             return self.labels(shown, channels)
-        return self.scores(shown, tuple(classes)) if form == "scores" else self.picture(shown)
+        return self.scores(shown, tuple(classes)) if form == "scores" else self.image(shown)
 
-    def picture(self, shown: Tensor) -> Any:
+    def image(self, shown: Tensor) -> Any:
         """(N, 3, H, W) in [0, 1], or uint8, as what came: a PIL image, an array or a float tensor; RGBA where that came."""
         if self.kind == "tensor":
             return self._tensor(shown.float())
@@ -117,33 +117,33 @@ class Opened:
         return result if self.batched else result[0]
 
 
-def open_input(picture: Picture | Opened, *, white: int | None = None) -> Opened:
+def open_input(image: ImageLike | OpenedImages, *, white: int | None = None) -> OpenedImages:
     """Read or convert what a user gave; what is open already stays as it is.
 
     Args:
-        picture: what was given.
-        white: the value that is white in pictures and arrays of 16 bits, and what is above it; None for 65535.
+        image: what was given.
+        white: the value that is white in images and arrays of 16 bits, and what is above it; None for 65535.
 
     Raises:
-        InputError: no such file, no picture, or a type, shape or range that is not a `Picture`'s.
+        InputError: no such file, no image, or a type, shape or range that is not an `ImageLike`'s.
     """
-    if isinstance(picture, Opened):
-        return picture
+    if isinstance(image, OpenedImages):
+        return image
     with reading_16_bits(check_white(white)):
-        return _open(picture)
+        return _open(image)
 
 
-def _open(picture: Picture) -> Opened:
-    if isinstance(picture, str | os.PathLike):
-        return _from_image(open_image(picture), str(picture), where=os.path.dirname(picture) or ".")
-    if isinstance(picture, Image.Image):
-        return _from_image(upright(_decoded(picture)), "the picture")
-    if isinstance(picture, np.ndarray):
-        return _from_array(picture)
-    if isinstance(picture, Tensor):
-        return _from_tensor(picture)
+def _open(image: ImageLike) -> OpenedImages:
+    if isinstance(image, str | os.PathLike):
+        return _from_image(open_image(image), str(image), where=os.path.dirname(image) or ".")
+    if isinstance(image, Image.Image):
+        return _from_image(upright(_decoded(image)), "the image")
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, Tensor):
+        return _from_tensor(image)
     raise InputError(
-        f"got a {type(picture).__name__}: expected a path, a PIL image, a numpy array (H, W, 3) uint8 or a tensor (3, H, W) in "
+        f"got a {type(image).__name__}: expected a path, a PIL image, a numpy array (H, W, 3) uint8 or a tensor (3, H, W) in "
         "[0, 1]; convert it"
     )
 
@@ -152,10 +152,10 @@ def _decoded(image: Image.Image) -> Image.Image:
     """An image of the caller's with its pixels read, of which there are some, and not too many: files are opened lazily."""
     width, height = image.size
     if not width * height:
-        raise InputError(f"the picture has {width} x {height} pixels: expected some; give another")
+        raise InputError(f"the image has {width} x {height} pixels: expected some; give another")
     if width * height > MAX_PIXELS and getattr(image, "fp", None) is not None:  # still in its file
         raise InputError(
-            f"the picture claims {width} x {height} pixels: expected at most {MAX_PIXELS:,}; make it smaller or cut it up"
+            f"the image claims {width} x {height} pixels: expected at most {MAX_PIXELS:,}; make it smaller or cut it up"
         )
     try:
         image.load()
@@ -164,34 +164,34 @@ def _decoded(image: Image.Image) -> Image.Image:
         raise
     except Exception as error:  # Pillow's readers raise almost anything on damaged bytes, and for a closed image ValueError
         raise InputError(
-            f"the picture cannot be read, it is damaged or was closed ({type(error).__name__}: {error}): expected an open image "
+            f"the image cannot be read, it is damaged or was closed ({type(error).__name__}: {error}): expected an open image "
             "with all its pixels; open it again, and keep its file open until it has run"
         ) from error
     return image
 
 
-def _from_image(image: Image.Image, what: str, *, where: str | None = None) -> Opened:
+def _from_image(image: Image.Image, what: str, *, where: str | None = None) -> OpenedImages:
     if image.mode == "La":  # grey multiplied by its alpha, from which Pillow goes to nothing else
         image = image.convert("LA")
-    # The alpha of a 16-bit or CMYK picture does not exist; that of a palette is in its table.
+    # The alpha of a 16-bit or CMYK image does not exist; that of a palette is in its table.
     alpha = np.array(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
-    return Opened(_channels_first(to_rgb(image, what, where=where)), "image", alpha=alpha)
+    return OpenedImages(_channels_first(to_rgb(image, what, where=where)), "image", alpha=alpha)
 
 
-def _from_array(array: NDArray[Any]) -> Opened:
+def _from_array(array: NDArray[Any]) -> OpenedImages:
     shaped = array[..., None] if array.ndim == 2 else array
     if array.dtype == np.uint16 or array.dtype == np.dtype(">u2"):
         shaped, array = shaped.astype(np.uint16), array.astype(np.uint16)  # files of some kinds have the other byte order
     if array.dtype not in (np.uint8, np.uint16) or shaped.ndim != 3 or shaped.shape[2] not in (1, 3, 4) or not array.size:
         raise InputError(
             f"got an array of {array.shape} {array.dtype}: expected (H, W, 3) uint8 in [0, 255], grey (H, W), RGBA (H, W, 4), or "
-            "those as uint16; convert it (a picture in [0, 1]: (255 * x).round().astype('uint8')), and give many as a list"
+            "those as uint16; convert it (an image in [0, 1]: (255 * x).round().astype('uint8')), and give many as a list"
         )
     eight = _8_bits(shaped) if array.dtype == np.uint16 else np.ascontiguousarray(shaped)
     if eight.shape[2] == 1:
         eight = eight[..., 0]
     opened = _from_image(Image.fromarray(eight), "the array")
-    return Opened(opened.values, "array", alpha=opened.alpha)
+    return OpenedImages(opened.values, "array", alpha=opened.alpha)
 
 
 def _8_bits(deep: NDArray[Any]) -> NDArray[np.uint8]:
@@ -201,7 +201,7 @@ def _8_bits(deep: NDArray[Any]) -> NDArray[np.uint8]:
     return np.concatenate([to_8_bits(colours, current_white()), to_8_bits(alpha)], axis=2)
 
 
-def _from_tensor(tensor: Tensor) -> Opened:
+def _from_tensor(tensor: Tensor) -> OpenedImages:
     lack = ", which has no values" if tensor.device.type == "meta" else ", sparse" if tensor.layout != torch.strided else ""
     batch = tensor[None] if tensor.ndim == 3 and not lack else tensor
     if lack or batch.ndim != 4 or batch.shape[1] not in (1, 3) or not batch.numel() or not batch.is_floating_point():
@@ -215,7 +215,7 @@ def _from_tensor(tensor: Tensor) -> Opened:
     if not (low >= -0.05 and high <= 1.05):
         raise InputError(f"got a tensor with values from {low:g} to {high:g}: expected [0, 1]; divide 8-bit values by 255")
     values = batch.clamp(0, 1).mul(255).expand(-1, 3, -1, -1)
-    return Opened(values, "tensor", batched=tensor.ndim == 4, origin=str(tensor.device))
+    return OpenedImages(values, "tensor", batched=tensor.ndim == 4, origin=str(tensor.device))
 
 
 def _channels_first(array: NDArray[np.uint8]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Who may ask, and how much they may send: ASGI middleware before the page and the API alike."""
+"""Which requests are accepted, and of what size: ASGI middleware before the page and the API."""
 
 import contextlib
 import json
@@ -10,11 +10,11 @@ import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from img2img.web.host_check import host_and_port, is_address, same_origin
 from img2img.web.limits import RefusedError
-from img2img.web.names import host_and_port, is_address, same_origin
 
 MULTIPART = 65_536
-"""What a form adds to the picture in it."""
+"""What a form adds to the image in it."""
 
 DRAIN = 4
 """A refused body is read on, and thrown away, up to this many times the bound ..."""
@@ -23,7 +23,7 @@ DRAIN_SECONDS = 10.0
 """... and for no longer than this."""
 
 HEADERS = {
-    # The page needs inline scripts, styles and pictures of its own; everything comes from this service, and goes to it.
+    # The page needs inline scripts, styles and images of its own; everything comes from this service, and goes to it.
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
@@ -34,8 +34,8 @@ HEADERS = {
 }
 
 
-class Guard:
-    """Refuses requests by foreign names, from foreign pages and of too many bytes; sets the headers that keep the page at home.
+class SecurityMiddleware:
+    """Refuses requests by foreign names, from foreign pages and of too many bytes; sets the security headers.
 
     Args:
         app: what is guarded.
@@ -130,7 +130,7 @@ class _Body:
             message = await self._receive()
         if scope.cancelled_caught:
             raise RefusedError(
-                408, f"the request did not arrive within {self._seconds:g} s: send a smaller picture, or try again"
+                408, f"the request did not arrive within {self._seconds:g} s: send a smaller image, or try again"
             )
         self._seen += len(message.get("body", b""))
         self._ended = message["type"] != "http.request" or not message.get("more_body", False)

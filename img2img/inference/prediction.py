@@ -1,4 +1,4 @@
-"""One task on pictures of one size: whole as a batch, or large ones part by part."""
+"""One task on images of one size: whole as a batch, or large ones part by part."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +11,19 @@ from img2img import validation
 from img2img.data.base import Batch
 from img2img.data.images.decode import MAX_PIXELS, check_enlarged
 from img2img.errors import InputError
-from img2img.inference.images import Opened
-from img2img.inference.large import Setting, Size, predicted_rows
+from img2img.inference.chunked import RunSettings, Size, predicted_rows
+from img2img.inference.conversion import OpenedImages
 from img2img.inference.tiling import run_any_size
 from img2img.tasks import Task
 
 TILE = 1024
 OVERLAP = 128
 WHOLE_PIXELS = 4 * TILE * TILE
-"""What a network may see at once of a picture that cannot be cut into tiles, since the task is about the whole of it."""
+"""What a network may see at once of an image that cannot be cut into tiles, since the task is about the whole of it."""
 
 
 def checked_side(side: Any) -> int | None:
-    """The shorter side at which the network is to see pictures, or an `InputError`."""
+    """The shorter side at which the network is to see images, or an `InputError`."""
     return validation.whole_number("side", side, of="pixel")
 
 
@@ -44,36 +44,36 @@ def checked_form(task: Task, form: Any) -> str:
     raise InputError(f"form={form!r}: a {task.kind} task gives {', '.join(task.forms)}")
 
 
-def view_of(task: Task, size: Size, *, side: int | None, own: int | None, tile: int | None) -> Size:
-    """(height, width) at which the network sees a picture.
+def view_of(task: Task, size: Size, *, side: int | None, measured_side: int | None, tile: int | None) -> Size:
+    """(height, width) at which the network sees an image.
 
     Args:
         task: the task.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         side: as of `Model.run`.
-        own: the side that the task was measured on.
+        measured_side: the side that the task was measured on.
         tile: as of `Model.run`.
 
     Raises:
         InputError: that is too large.
     """
     if side is None and task.whole_picture:
-        side = own
+        side = measured_side
     view = size if side is None else (side, side) if task.square else _with_shorter_side(size, side)
-    what, remedy = f"the picture of {size[1]} x {size[0]} with side={side}", "give a smaller side="
+    what, remedy = f"the image of {size[1]} x {size[0]} with side={side}", "give a smaller side="
     if view[0] * view[1] > max(MAX_PIXELS, size[0] * size[1]):
         check_enlarged(*view, what, remedy)
     if task.whole_picture and tile is not None and view[0] * view[1] > WHOLE_PIXELS:
         raise InputError(
             f"{what}: the network would see {view[1]} x {view[0]}, {view[0] * view[1]:,} pixels, at once, since a "
-            f"{task.kind} task is about the whole picture: expected at most {WHOLE_PIXELS:,}; give a smaller side=, "
-            f"such as {own or 256}"
+            f"{task.kind} task is about the whole image: expected at most {WHOLE_PIXELS:,}; give a smaller side=, "
+            f"such as {measured_side or 256}"
         )
     return view
 
 
-def results(opened: Sequence[Opened], setting: Setting, form: str) -> list[Any]:
-    """What a task makes of opened pictures of one size, each as it came."""
+def results(opened: Sequence[OpenedImages], setting: RunSettings, form: str) -> list[Any]:
+    """What a task makes of opened images of one size, each as it came."""
     task = setting.task
     finish: Any = {"form": form, "classes": getattr(task, "classes", ()), "channels": task.out_channels}
     if not in_parts(setting, opened[0].size):
@@ -84,19 +84,19 @@ def results(opened: Sequence[Opened], setting: Setting, form: str) -> list[Any]:
     return [one.result(_shown(one, setting, form), **finish) for one in opened]
 
 
-def prediction(values: Tensor, setting: Setting) -> Tensor:
-    """The task's prediction in its own form for pictures (N, 3, H, W) in [0, 255]."""
+def prediction(values: Tensor, setting: RunSettings) -> Tensor:
+    """The task's prediction in its own form for images (N, 3, H, W) in [0, 255]."""
     size = (values.shape[-2], values.shape[-1])
     if not in_parts(setting, size):
         return _whole(values, setting)[0]
     predicted: Tensor | None = None
     for number in range(len(values)):
         for place, part, _ in predicted_rows(values[number : number + 1], setting):
-            whole = setting.task.whole_picture
+            whole_image = setting.task.whole_picture
             if predicted is None:
-                shape = part.shape[1:] if whole else (*part.shape[1:-2], *size)
+                shape = part.shape[1:] if whole_image else (*part.shape[1:-2], *size)
                 predicted = part.new_empty(len(values), *shape)
-            if whole:
+            if whole_image:
                 predicted[number] = part[0]
                 break
             predicted[(number, *place)] = part[0]
@@ -104,33 +104,33 @@ def prediction(values: Tensor, setting: Setting) -> Tensor:
     return predicted
 
 
-def in_parts(setting: Setting, size: Size) -> bool:
-    """Whether a picture is so large that it is run part by part."""
+def in_parts(setting: RunSettings, size: Size) -> bool:
+    """Whether an image is so large that it is run part by part."""
     return setting.task.in_parts and setting.tile is not None and max(*size, *setting.view) > setting.tile
 
 
-def _shown(one: Opened, setting: Setting, form: str) -> Tensor:
-    """What is shown of pictures of one size, made part by part."""
-    canvas: Tensor | None = None
+def _shown(one: OpenedImages, setting: RunSettings, form: str) -> Tensor:
+    """What is shown of images of one size, made part by part."""
+    whole: Tensor | None = None
     for number in range(len(one.values)):
         for place, predicted, input in predicted_rows(one.values[number : number + 1], setting):
             if form == "scores":
                 shown = setting.task.show(predicted, input, form)
-                canvas = shown.new_empty(len(one.values), shown.shape[1]) if canvas is None else canvas
-                canvas[number] = shown[0]
+                whole = shown.new_empty(len(one.values), shown.shape[1]) if whole is None else whole
+                whole[number] = shown[0]
                 break
             first = place[1].start if setting.task.whole_picture else 0
             shown = setting.task.show_rows(predicted, input, form, first=first, height=one.size[0])
             factor = shown.shape[-1] // input.shape[-1]
-            if canvas is None:
-                canvas = one.canvas(shown, form, (factor * one.size[0], factor * one.size[1]))
+            if whole is None:
+                whole = one.allocate(shown, form, (factor * one.size[0], factor * one.size[1]))
             put = tuple(slice(factor * axis.start, factor * axis.stop) if axis.stop else axis for axis in place[1:])
-            one.put(canvas[number], (..., *put), shown[0], form)
-    assert canvas is not None
-    return canvas
+            one.write_part(whole[number], (..., *put), shown[0], form)
+    assert whole is not None
+    return whole
 
 
-def _whole(values: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
+def _whole(values: Tensor, setting: RunSettings) -> tuple[Tensor, Tensor]:
     """The prediction for (N, 3, H, W) in [0, 255], and the full-size input that belongs to it."""
     task, view = setting.task, setting.view
     values = values.to(setting.evaluator.device)

@@ -1,4 +1,4 @@
-"""How the service ends: what is in finishes within a grace time, and what comes is told 503."""
+"""Graceful shutdown: active requests finish within a grace time, new ones get 503."""
 
 import logging
 import socket
@@ -10,10 +10,10 @@ import anyio
 import uvicorn
 
 from img2img.web.connections import KEEP_ALIVE, Connection, connection_class
-from img2img.web.service import LATE, Service
+from img2img.web.service import CANCEL_SECONDS, Service
 
-ENDING = LATE + 1.5
-"""Seconds that the end itself may take."""
+SHUTDOWN_SECONDS = CANCEL_SECONDS + 1.5
+"""Seconds that the shutdown itself may take."""
 
 
 def uvicorn_server(app: Any, *, at_end: Callable[[], object] = lambda: None) -> uvicorn.Server:
@@ -37,9 +37,9 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, while the socket still listens and answers; then as uvicorn does."""
         self._service.stop()
-        await self._quiet(self._service.limits.grace_seconds - ENDING)
+        await self._quiet(self._service.limits.grace_seconds - SHUTDOWN_SECONDS)
         self._service.end()
-        await self._quiet(LATE + 0.5)
+        await self._quiet(CANCEL_SECONDS + 0.5)
         # uvicorn would print a traceback for each request that it cuts off.
         log = logging.getLogger("uvicorn.error")
         level = log.level

@@ -1,4 +1,4 @@
-"""An uploaded picture's file into a picture: nothing is decoded before its header has been looked at."""
+"""Decoding of uploaded image files: the header is checked before any pixel is decoded."""
 
 from io import BytesIO
 from pathlib import Path
@@ -13,34 +13,34 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 
 def open_upload(blob: bytes | Path, limits: Limits) -> Image.Image:
-    """An uploaded picture, its header read and its pixels not yet: `decode` does that.
+    """An uploaded image, its header read and its pixels not yet: `decode` does that.
 
     Raises:
-        RefusedError: 415 for no picture, 413 for one of too many pixels, 404 for a file that has gone.
+        RefusedError: 415 for no image, 413 for one of too many pixels, 404 for a file that has gone.
     """
     try:
         image = open_header(BytesIO(blob if isinstance(blob, bytes) else blob.read_bytes()), FORMATS)
     except Image.DecompressionBombError as error:
         raise RefusedError(
-            413, f"the picture has too many pixels: expected {limits.pixels:,} at most; make it smaller"
+            413, f"the image has too many pixels: expected {limits.pixels:,} at most; make it smaller"
         ) from error
     except FileNotFoundError as error:
-        raise RefusedError(404, "the picture is not here any more: choose it again") from error
+        raise RefusedError(404, "the image is not here any more: choose it again") from error
     except MemoryError:
         raise
     except Exception as error:  # a broken header makes Pillow's readers raise almost anything
         size = len(blob) if isinstance(blob, bytes) else blob.stat().st_size
         raise RefusedError(
-            415, f"these {size:,} bytes are no picture that can be read: expected JPEG, PNG, WebP, TIFF, BMP or GIF"
+            415, f"these {size:,} bytes are no image that can be read: expected JPEG, PNG, WebP, TIFF, BMP or GIF"
         ) from error
     if not all(image.size):
-        raise RefusedError(415, "the picture has no pixels: send another")
+        raise RefusedError(415, "the image has no pixels: send another")
     check_pixels(image.size, None, limits)
     return image
 
 
 def decode(image: Image.Image) -> Image.Image:
-    """The first frame of an opened picture, decoded.
+    """The first frame of an opened image, decoded.
 
     Raises:
         RefusedError: 422 for a damaged one.
@@ -50,5 +50,5 @@ def decode(image: Image.Image) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # the same of broken pixels
-        raise RefusedError(422, "the picture is damaged: expected a whole one; send it again, or save it anew") from error
+        raise RefusedError(422, "the image is damaged: expected a whole one; send it again, or save it anew") from error
     return image

@@ -16,55 +16,55 @@ import anyio
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from img2img.web.files import ALIAS, PictureFolder
-from img2img.web.guard import error_body
 from img2img.web.limits import RefusedError
+from img2img.web.security import error_body
+from img2img.web.temporary_images import URL_PREFIX, TemporaryImages
 
-MOST_JSON = 65_536
+MAX_JSON_BYTES = 65_536
 JSON_SECONDS = 10.0
-LONGEST = 200
+MAX_PATH_LENGTH = 200
 """Characters of a path; a file's name of more than 255 is an error of the system."""
 
 _GET = re.compile(r"/|/config|/theme\.css|/manifest\.json|/favicon\.ico|/(assets|static)/[\w./@~-]+|/gradio_api/app_id")
 _RUN = "/gradio_api/run/predict"
-_TOLD = re.compile(r"/|/config|" + re.escape(_RUN))
+_REDACTED = re.compile(r"/|/config|" + re.escape(_RUN))
 """The paths whose answers may name files."""
 
 Inputs = Mapping[int, Sequence[frozenset[str] | None]]
-"""The page's functions by number: of each input what it may be, None for a picture."""
+"""The page's functions by number: of each input what it may be, None for an image."""
 
 
-class Gate:
+class GradioAllowlist:
     """Lets through to Gradio what the page needs.
 
     Args:
         app: the application with Gradio in it.
-        own: matches the paths that are not Gradio's.
-        folder: where pictures are.
+        service_paths: matches the paths that the service answers itself.
+        folder: where images are.
         inputs: of the page's functions.
     """
 
-    def __init__(self, app: ASGIApp, *, own: re.Pattern[str], folder: PictureFolder, inputs: Inputs) -> None:
-        self.app, self._own, self._folder, self._inputs = app, own, folder, inputs
+    def __init__(self, app: ASGIApp, *, service_paths: re.Pattern[str], folder: TemporaryImages, inputs: Inputs) -> None:
+        self.app, self._service_paths, self._folder, self._inputs = app, service_paths, folder, inputs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or raise `RefusedError` for `Guard` to answer."""
+        """Let a request through, or raise `RefusedError` for `SecurityMiddleware` to answer."""
         path = scope["path"] if scope["type"] == "http" else ""
-        if not path or self._own.match(path):
+        if not path or self._service_paths.match(path):
             await self.app(scope, receive, send)
             return
         method = scope["method"]
         known = _GET.fullmatch(path) if method in ("GET", "HEAD") else path == _RUN if method == "POST" else None
-        if not known or len(path) > LONGEST or ".." in path:
+        if not known or len(path) > MAX_PATH_LENGTH or ".." in path:
             raise RefusedError(404, "nothing here")
         if method == "POST":
-            receive = _again(self._checked(await _json(receive)), receive)
-        if not _TOLD.fullmatch(path):
+            receive = _replay(self._checked(await _json(receive)), receive)
+        if not _REDACTED.fullmatch(path):
             await self.app(scope, receive, send)
             return
         # What is compressed cannot be looked at.
         headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
-        await self.app({**scope, "headers": headers}, receive, _Told(send, self._folder).send)
+        await self.app({**scope, "headers": headers}, receive, _Redacted(send, self._folder).send)
 
     def _checked(self, content: Any) -> bytes:
         """The request of the page, with nothing but what its function takes."""
@@ -74,19 +74,19 @@ class Gate:
         values, kinds = content.get("data"), self._inputs[number]
         if not isinstance(values, list) or len(values) != len(kinds):
             raise RefusedError(422, f"expected a list of {len(kinds)} values in data")
-        data = [self._picture(v) if kind is None else _choice(v, kind) for v, kind in zip(values, kinds, strict=True)]
+        data = [self._image(v) if kind is None else _choice(v, kind) for v, kind in zip(values, kinds, strict=True)]
         # Without a session Gradio keeps nothing for it.
         return json.dumps({"fn_index": number, "data": data}).encode()
 
-    def _picture(self, value: Any) -> Any:
+    def _image(self, value: Any) -> Any:
         if value is None:
             return None
         name = value.get("path") if isinstance(value, dict) else None
         if not isinstance(name, str):
-            raise RefusedError(422, 'expected a picture as {"path": NAME}, or null')
+            raise RefusedError(422, 'expected an image as {"path": NAME}, or null')
         found = self._folder.find(name)
         if found is None:
-            raise RefusedError(403, "the picture is not here, or not any more: choose it again")
+            raise RefusedError(403, "the image is not here, or not any more: choose it again")
         return {"path": str(found), "meta": {"_type": "gradio.FileData"}}
 
 
@@ -104,8 +104,8 @@ async def _json(receive: Receive) -> Any:
             if message["type"] != "http.request":
                 raise RefusedError(400, "the request was broken off")
             body, more = body + message.get("body", b""), message.get("more_body", False)
-            if len(body) > MOST_JSON:
-                raise RefusedError(413, f"too many bytes: expected {MOST_JSON:,} at most, the picture aside; upload that first")
+            if len(body) > MAX_JSON_BYTES:
+                raise RefusedError(413, f"too many bytes: expected {MAX_JSON_BYTES:,} at most, the image aside; upload that first")
     if waited.cancelled_caught:
         raise RefusedError(408, f"the request did not arrive within {JSON_SECONDS:g} s: try again")
     try:
@@ -114,7 +114,7 @@ async def _json(receive: Receive) -> Any:
         raise RefusedError(422, "expected JSON") from error
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
+def _replay(body: bytes, receive: Receive) -> Receive:
     """A receive channel that gives `body` once, and then what comes after it."""
     given = False
 
@@ -128,10 +128,10 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-class _Told:
+class _Redacted:
     """Sends on what Gradio answers, once it is whole, and without the folder's path."""
 
-    def __init__(self, send: Send, folder: PictureFolder) -> None:
+    def __init__(self, send: Send, folder: TemporaryImages) -> None:
         self._send, self._body = send, b""
         self._start: Message = {}
         path = str(folder.path)
@@ -150,7 +150,7 @@ class _Told:
     async def _send_all(self) -> None:
         headers, body = MutableHeaders(raw=self._start["headers"]), self._body
         for name in self._names:
-            body = body.replace(name, ALIAS.encode())
+            body = body.replace(name, URL_PREFIX.encode())
         if self._start["status"] >= 500:
             body = error_body("the service failed; its log says why")
         if body:  # there is none for HEAD, and its length is of the answer to GET

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from img2img.cli.video import VIDEOS, make_frames, make_video, video_ending
 from img2img.data.images.listing import list_images
 from img2img.errors import InputError
-from img2img.files.atomic import clear_leftovers, write_atomic, write_json
+from img2img.files.atomic import clear_leftovers, write_atomic
+from img2img.files.json_files import write_json
 from img2img.files.paths import expanded
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _EVERY_FILE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
-class Planned:
+class Job:
     """One file to be made.
 
     Attributes:
@@ -42,31 +43,31 @@ class Planned:
     frames: bool = False
 
 
-def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: bool, results: Path) -> list[Planned]:
+def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: bool, results: Path) -> list[Job]:
     """What is to be made of files and folders.
 
     Args:
-        sources: pictures, videos and folders of pictures.
+        sources: images, videos and folders of images.
         out: the folder for results.
         task: which makes them.
-        ending: of results of pictures.
+        ending: of results of images.
         frames: videos become folders of frames.
         results: the folder below which all results of all tasks go: where a folder holds it, what is in it is no source.
 
     Raises:
         InputError: nothing there, or two sources would become one file.
     """
-    jobs: list[Planned] = []
+    jobs: list[Job] = []
     for source in sources:
         source = expanded(source)
         if os.path.isdir(source):
-            pictures = list_images(source, exclude=[results])
-            jobs += [Planned(task, p, out / p.relative_to(source).with_suffix(ending)) for p in pictures]
+            images = list_images(source, exclude=[results])
+            jobs += [Job(task, p, out / p.relative_to(source).with_suffix(ending)) for p in images]
         elif source.suffix.lower() in VIDEOS:
             name = source.stem if frames else source.stem + video_ending(source)
-            jobs.append(Planned(task, source, out / name, video=True, frames=frames))
+            jobs.append(Job(task, source, out / name, video=True, frames=frames))
         else:
-            jobs.append(Planned(task, source, out / f"{source.stem}{ending}"))
+            jobs.append(Job(task, source, out / f"{source.stem}{ending}"))
     by_target: dict[Path, Path] = {}
     for job in jobs:
         other = by_target.setdefault(job.target, job.source)
@@ -75,7 +76,7 @@ def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: 
     return jobs
 
 
-def check_targets(jobs: Sequence[Planned], *, overwrite: bool) -> None:
+def check_targets(jobs: Sequence[Job], *, overwrite: bool) -> None:
     """Refuse a target that is one of the sources, whatever its name, and without `overwrite` one that is there.
 
     Raises:
@@ -110,10 +111,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def do_pictures(
-    model: "Model", jobs: Sequence[Planned], *, overwrite: bool, **options: Any
-) -> Iterator[tuple[Planned, Failure | None]]:
-    """Make the results of pictures; each job with None, or with the error where its picture or its result fails."""
+def run_images(
+    model: "Model", jobs: Sequence[Job], *, overwrite: bool, **options: Any
+) -> Iterator[tuple[Job, Failure | None]]:
+    """Make the results of images; each job with None, or with the error where its image or its result fails."""
     if not jobs:
         return
     results = model.stream(jobs[0].task, (job.source for job in jobs), errors="return", **options)
@@ -122,7 +123,7 @@ def do_pictures(
         yield job, result if failed else write_result(job.target, result, overwrite=overwrite)
 
 
-def do_video(model: "Model", job: Planned, *, overwrite: bool, **options: Any) -> Failure | None:
+def run_video(model: "Model", job: Job, *, overwrite: bool, **options: Any) -> Failure | None:
     """Make a video's result, a video or a folder of frames; the error where that cannot be."""
 
     def write(path: Path, result: Any) -> None:
@@ -143,7 +144,7 @@ def do_video(model: "Model", job: Planned, *, overwrite: bool, **options: Any) -
 
 
 def write_result(path: Path, result: Any, *, overwrite: bool) -> Failure | None:
-    """Write a picture as PNG, or scores as JSON; the error where that cannot be.
+    """Write an image as PNG, or scores as JSON; the error where that cannot be.
 
     Raises:
         OSError: one that would end every other file as well, such as a full disk.

@@ -1,6 +1,6 @@
-"""Large pictures part by part: the network's input, its tiles and what is shown of them are never there as a whole.
+"""Large images part by part: the network's input, its tiles and what is shown of them are never there as a whole.
 
-What a picture takes beside itself and its result is bounded so: see `memory.py`. It is only for tasks that say they can be taken
+What an image takes beside itself and its result is bounded so: see `memory_estimate.py`. It is only for tasks that say they can be taken
 apart (`Task.in_parts`).
 """
 
@@ -17,22 +17,22 @@ from img2img.inference.resize import brought_back, resized_rows, rows_needed
 from img2img.inference.tiling import raw_rows
 from img2img.tasks import Task
 
-PART = 1 << 19
-"""Pixels of the picture that are predicted and shown at a time."""
+CHUNK_PIXELS = 1 << 19
+"""Pixels of the image that are predicted and shown at a time."""
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """How pictures of one size are run.
+class RunSettings:
+    """How images of one size are run.
 
     Attributes:
         task: the task.
         network: from the task's input to its head's raw output.
         evaluator: knows which sizes the network takes, and where it is.
-        view: (height, width) at which the network sees a picture.
-        tile: the longest side of a tile; None for pictures as a whole.
+        view: (height, width) at which the network sees an image.
+        tile: the longest side of a tile; None for images as a whole.
         overlap: pixels that neighbouring tiles share.
     """
 
@@ -44,31 +44,31 @@ class Setting:
     overlap: int
 
 
-def predicted_rows(picture: Tensor, setting: Setting) -> Iterator[tuple[Any, Tensor, Tensor]]:
-    """The prediction for a picture part by part.
+def predicted_rows(image: Tensor, setting: RunSettings) -> Iterator[tuple[Any, Tensor, Tensor]]:
+    """The prediction for an image part by part.
 
     Args:
-        picture: (1, 3, H, W) in [0, 255].
+        image: (1, 3, H, W) in [0, 255].
         setting: how.
 
     Yields:
-        Where the part is, an index such as `[..., 100:200, :]`; the prediction there (a task of whole pictures has one, the same
+        Where the part is, an index such as `[..., 100:200, :]`; the prediction there (a task of whole images has one, the same
         for all parts); and the input there.
     """
-    size = (picture.shape[-2], picture.shape[-1])
+    size = (image.shape[-2], image.shape[-1])
     if setting.task.whole_picture:
-        yield from _of_whole(picture, size, setting)
+        yield from _whole_image(image, size, setting)
         return
     # Parts are strips along the shorter side, so that no strip is large.
     turned = size[1] > size[0]
     turn = _transposed if turned else _as_it_is
     view = setting.view[::-1] if turned else setting.view
     size = size[::-1] if turned else size
-    long = turn(picture)
-    own = _Served(setting, lambda first, last: long[..., first:last, :], size, turn)
-    seen = own
+    long = turn(image)
+    full = _TaskInput(setting, lambda first, last: long[..., first:last, :], size, turn)
+    seen = full
     if view != size:
-        seen = _Served(setting, lambda first, last: resized_rows(long, view, first, last).clamp(0, 255), view, turn)
+        seen = _TaskInput(setting, lambda first, last: resized_rows(long, view, first, last).clamp(0, 255), view, turn)
 
     def network(x: Tensor) -> Tensor:
         return turn(setting.network(turn(x).contiguous()))
@@ -76,34 +76,34 @@ def predicted_rows(picture: Tensor, setting: Setting) -> Iterator[tuple[Any, Ten
     tile = max(view) if setting.tile is None else setting.tile
     raws = raw_rows(network, seen.window, view, setting.evaluator, tile=tile, overlap=setting.overlap)
     for first, last, raw in _at_full_size(raws, view, size):
-        input = turn(own.window(first, last, 0, size[1]))
+        input = turn(full.window(first, last, 0, size[1]))
         place = (..., slice(first, last)) if turned else (..., slice(first, last), slice(None))
         yield place, setting.task.prediction(turn(raw), input), input
 
 
-def _of_whole(picture: Tensor, size: Size, setting: Setting) -> Iterator[tuple[Any, Tensor, Tensor]]:
+def _whole_image(image: Tensor, size: Size, setting: RunSettings) -> Iterator[tuple[Any, Tensor, Tensor]]:
     task, device = setting.task, setting.evaluator.device
-    resized = picture if setting.view == size else resized_rows(picture, setting.view, 0, setting.view[0]).clamp(0, 255)
+    resized = image if setting.view == size else resized_rows(image, setting.view, 0, setting.view[0]).clamp(0, 255)
     seen = task.served_input(Batch(image=resized.to(device)))
     prediction = task.prediction(setting.evaluator.raw(setting.network, seen), seen)
-    step = max(1, PART // size[1])
+    step = max(1, CHUNK_PIXELS // size[1])
     for first in range(0, size[0], step):
         rows = slice(first, min(size[0], first + step))
-        yield (..., rows, slice(None)), prediction, task.served_input(Batch(image=picture[..., rows, :].to(device)))
+        yield (..., rows, slice(None)), prediction, task.served_input(Batch(image=image[..., rows, :].to(device)))
 
 
-class _Served:
-    """A task's input for a picture or a view of it, window by window; all in the frame in which parts are rows.
+class _TaskInput:
+    """A task's input for an image or a view of it, window by window; all in the frame in which parts are rows.
 
     Args:
         setting: how.
-        rows: gives the picture's rows, (1, 3, rows, W) in [0, 255].
+        rows: gives the image's rows, (1, 3, rows, W) in [0, 255].
         size: (height, width) of it.
-        turn: from that frame to the picture's own, and back.
+        turn: from that frame to the image's own, and back.
     """
 
     def __init__(
-        self, setting: Setting, rows: Callable[[int, int], Tensor], size: Size, turn: Callable[[Tensor], Tensor]
+        self, setting: RunSettings, rows: Callable[[int, int], Tensor], size: Size, turn: Callable[[Tensor], Tensor]
     ) -> None:
         self._setting, self._rows, self._size, self._turn = setting, rows, size, turn
         self._last: tuple[tuple[int, int], Tensor] | None = None
@@ -132,7 +132,7 @@ class _Served:
 
 
 def _at_full_size(raws: Iterator[Tensor], view: Size, size: Size) -> Iterator[tuple[int, int, Tensor]]:
-    """(first, last, raw output of these rows of the picture) from the raw output of the view, as its rows come."""
+    """(first, last, raw output of these rows of the image) from the raw output of the view, as its rows come."""
     if view == size:
         first = 0
         for rows in raws:
@@ -159,7 +159,7 @@ def _at_full_size(raws: Iterator[Tensor], view: Size, size: Size) -> Iterator[tu
 
 
 def _rows_at_once(width: int, channels: int) -> int:
-    return max(1, PART // (width * max(1, channels // 8)))
+    return max(1, CHUNK_PIXELS // (width * max(1, channels // 8)))
 
 
 def _transposed(values: Tensor) -> Tensor:

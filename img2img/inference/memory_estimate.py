@@ -1,4 +1,4 @@
-"""How much memory a picture takes: a bound that follows from its size, for whoever runs many at once, such as the service."""
+"""How much memory an image takes: a bound that follows from its size, for whoever runs many at once, such as the service."""
 
 import math
 import weakref
@@ -10,29 +10,29 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from img2img.inference.large import PART, Setting, Size
-from img2img.inference.running import in_parts
+from img2img.inference.chunked import CHUNK_PIXELS, RunSettings, Size
+from img2img.inference.prediction import in_parts
 
-OWN = 36
-"""Bytes a pixel: the picture as it is decoded, turned, laid on white and taken apart into channels, and its result."""
-INPUT = 16
+IMAGE_BYTES = 36
+"""Bytes a pixel: the image as it is decoded, turned, laid on white and taken apart into channels, and its result."""
+INPUT_BYTES = 16
 """Bytes a pixel of an input that cannot be made part by part."""
-SHOWN = 200
+RESULT_BYTES = 200
 """Bytes a pixel while it is predicted and shown: conversions between colour spaces keep some forty floats of each."""
-FIXED = 96 << 20
-"""Bytes that do not depend on the picture: what libraries set up at their first call."""
-SCRATCH = 1.5
+FIXED_BYTES = 96 << 20
+"""Bytes that do not depend on the image: what libraries set up at their first call."""
+SCRATCH_FACTOR = 1.5
 """What layers use for themselves is not seen when a network is measured; it is counted as this factor."""
 
 
-def memory_needed(size: Size, setting: Setting, network_bytes: float) -> int:
-    """A bound in bytes on what one picture takes beside the loaded model, from its file's header to its result.
+def memory_needed(size: Size, setting: RunSettings, network_bytes: float) -> int:
+    """A bound in bytes on what one image takes beside the loaded model, from its file's header to its result.
 
-    Measured peaks lie below it (tests/inference/test_memory.py). Of pictures larger than a tile it grows by `OWN` bytes a pixel,
+    Measured peaks lie below it (tests/inference/test_memory_estimate.py). Of images larger than a tile it grows by `IMAGE_BYTES` bytes a pixel,
     and by a strip of raw outputs as wide as the shorter side of the view.
 
     Args:
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         setting: how it is run.
         network_bytes: what the network takes for each pixel that it sees, see `network_bytes`.
     """
@@ -45,26 +45,26 @@ def memory_needed(size: Size, setting: Setting, network_bytes: float) -> int:
         tile = math.ceil(max(setting.tile, setting.evaluator.min_size) / stride) * stride
         seen = [min(n, tile) for n in most]
         band = 8 * channels * min(max(most), tile) * min(most)
-    of_network = (SCRATCH * network_bytes + INPUT + 12 * channels) * seen[0] * seen[1]
+    network_total = (SCRATCH_FACTOR * network_bytes + INPUT_BYTES + 12 * channels) * seen[0] * seen[1]
     if in_parts(setting, size):
-        parts = (SHOWN + 16 * channels) * PART
-        whole = pixels * (OWN + (INPUT if task.reach is None else 0))
+        parts = (RESULT_BYTES + 16 * channels) * CHUNK_PIXELS
+        whole = pixels * (IMAGE_BYTES + (INPUT_BYTES if task.reach is None else 0))
     else:
         parts = 0
-        whole = pixels * (OWN + INPUT + SHOWN + 16 * channels)
+        whole = pixels * (IMAGE_BYTES + INPUT_BYTES + RESULT_BYTES + 16 * channels)
         band *= 2  # what the tiles have come to is there as a whole
-    return int(FIXED + of_network + band + parts + whole)
+    return int(FIXED_BYTES + network_total + band + parts + whole)
 
 
 @torch.no_grad()
-def network_bytes(setting: Setting) -> float:
-    """What a network holds at once for each pixel that it sees, in bytes, measured on a small picture."""
+def network_bytes(setting: RunSettings) -> float:
+    """What a network holds at once for each pixel that it sees, in bytes, measured on a small image."""
     stride = setting.evaluator.stride
     side = math.ceil(max(setting.evaluator.min_size, 128) / stride) * stride
-    picture = torch.full((1, 3, side, side), 0.5)
-    setting.evaluator.run(setting.network, picture)  # so that weights which are made once are there
+    image = torch.full((1, 3, side, side), 0.5)
+    setting.evaluator.run(setting.network, image)  # so that weights which are made once are there
     with _Held() as held:
-        setting.evaluator.run(setting.network, picture)
+        setting.evaluator.run(setting.network, image)
     return held.most / side**2
 
 

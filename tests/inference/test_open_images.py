@@ -13,7 +13,7 @@ import img2img
 from img2img import InputError
 from img2img.errors import OutOfMemoryError
 from img2img.inference import Model
-from img2img.inference.images import open_input
+from img2img.inference.conversion import open_input
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -73,13 +73,13 @@ def test_images_without_sound_pixels(make: Any, said: str) -> None:
 @pytest.mark.parametrize(
     "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16", "I;16B"]
 )
-def test_every_other_mode_is_a_picture(mode: str) -> None:
+def test_every_other_mode_is_an_image(mode: str) -> None:
     image = Image.new(mode, (9, 6))
     assert open_input(image).size == (6, 9)
 
 
 def test_an_image_too_large_for_its_file_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("img2img.inference.images.MAX_PIXELS", 5000)
+    monkeypatch.setattr("img2img.inference.conversion.MAX_PIXELS", 5000)
     image = Image.open(io.BytesIO(_png()))
     monkeypatch.setattr(image, "load", lambda: pytest.fail("decoded"))
     with pytest.raises(InputError, match="90 x 60 pixels: expected at most 5,000"):
@@ -119,18 +119,18 @@ def test_arrays_and_tensors_of_every_layout() -> None:
         (torch.full((3, 2, 2), torch.inf), "values from inf"),
     ],
 )
-def test_values_that_are_no_picture(given: Any, said: str) -> None:
+def test_values_that_are_no_image(given: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         open_input(given)
 
 
 def test_a_broken_item_of_a_list_is_named(model: Model, tmp_path: Path) -> None:
-    (tmp_path / "b.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(b"no image")
     good = np.tile(RGB, (4, 4, 1))
     for broken, said in (
-        (_truncated(), r"pictures\[1\]: the picture"),
-        (RGB.astype(float), r"pictures\[1\]: got"),
-        (None, r"pictures\[1\]"),
+        (_truncated(), r"images\[1\]: the image"),
+        (RGB.astype(float), r"images\[1\]: got"),
+        (None, r"images\[1\]"),
     ):
         with pytest.raises(InputError, match=said):
             model.run("colour", [good, broken, good])
@@ -147,7 +147,7 @@ def test_a_broken_item_of_a_list_is_named(model: Model, tmp_path: Path) -> None:
 def test_folders_give_the_others_and_the_errors(model: Model, tmp_path: Path) -> None:
     for name in ("a.png", "c.png"):
         Image.fromarray(np.tile(RGB, (4, 4, 1))).save(tmp_path / name)
-    (tmp_path / "b.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(b"no image")
     found = model.run("colour", tmp_path, errors="return")
     assert {name: type(result).__name__ for name, result in found.items()} == {
         "a.png": "Image",
@@ -176,7 +176,7 @@ def test_what_the_system_does_not_let_be_read_is_one_message(
     def refused(path: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("img2img.inference.images.open_image", refused)
+    monkeypatch.setattr("img2img.inference.conversion.open_image", refused)
     with pytest.raises(InputError, match=r"a\.png.*Permission denied.*permissions"):
         model.run("colour", tmp_path / "a.png")
 
@@ -194,6 +194,6 @@ def test_memory_that_runs_out_is_one_message(model: Model, monkeypatch: pytest.M
         lambda: model.predict("colour", RGB),
         lambda: model.run("colour", torch.rand(3, 200, 300), tile=160),
     ):
-        with pytest.raises(OutOfMemoryError, match=r"'colour' ran on a picture of \d+ x \d+.*side="):
+        with pytest.raises(OutOfMemoryError, match=r"'colour' ran on an image of \d+ x \d+.*side="):
             run()
     assert isinstance(model.run("colour", [RGB], errors="return")[0], OutOfMemoryError)

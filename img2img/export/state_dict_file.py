@@ -15,14 +15,16 @@ from img2img.errors import InputError, first_line
 from img2img.export.check import Agreement, check_agreement
 from img2img.export.graph import Interface, TaskGraph
 from img2img.files.atomic import write_bytes
+from img2img.files.json_files import parse_json
 from img2img.files.paths import expanded
-from img2img.files.untrusted import Shapes, check_plain, parse_json, tensor_shapes
+from img2img.files.tensors import Shapes, tensor_shapes
+from img2img.files.untrusted import check_plain
 
 KEY = "img2img"
 """The entry of the file's metadata with the interface as JSON."""
 
 
-def write_plain(path: Path, graph: TaskGraph, interface: Interface) -> Agreement:
+def write_state_dict(path: Path, graph: TaskGraph, interface: Interface) -> Agreement:
     """Write the merged network's tensors, rebuild the network from them and compare it with `graph`.
 
     Raises:
@@ -30,9 +32,9 @@ def write_plain(path: Path, graph: TaskGraph, interface: Interface) -> Agreement
     """
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in graph.network.state_dict().items()}
     blob = safetensors.torch.save(tensors, metadata={"format": "pt", KEY: json.dumps(interface.values)})
-    own = build_backbone(interface.values["backbone"] | {"weights": None, "out_channels": interface.values["out_channels"]})
-    own.load_state_dict(tensors)
-    again = TaskGraph(own.requires_grad_(False).eval(), graph.task, raw=graph.raw)
+    rebuilt = build_backbone(interface.values["backbone"] | {"weights": None, "out_channels": interface.values["out_channels"]})
+    rebuilt.load_state_dict(tensors)
+    again = TaskGraph(rebuilt.requires_grad_(False).eval(), graph.task, raw=graph.raw)
     found = check_agreement(again, graph, interface.shapes(), what=path.name)
     write_bytes(path, blob)
     return found
@@ -45,7 +47,7 @@ def _rebuild(values: dict[str, Any], tensors: dict[str, Any], shapes: Shapes, pa
     return module.requires_grad_(False).eval()
 
 
-def load_plain(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
+def load_exported(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a file that `export_task` wrote as safetensors, and what its header says.
 
     Returns:

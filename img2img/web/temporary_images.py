@@ -1,6 +1,6 @@
-"""The pictures of the page: a private folder of files that live for an hour, and nothing else that a URL can name.
+"""The images of the page: a private folder of files that live for an hour, and nothing else that a URL can name.
 
-What is outside knows a picture as `/pictures/TOKEN/picture.png`; where the folder is, nobody is told.
+What is outside knows an image as `/images/TOKEN/image.png`; where the folder is stays private.
 """
 
 import atexit
@@ -23,7 +23,7 @@ except ImportError:  # Windows, where the system empties its temporary folder
 
 KEEP_SECONDS = 3600
 KEEP_BYTES = 2_000_000_000
-ALIAS = "/pictures"
+URL_PREFIX = "/images"
 TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -31,12 +31,12 @@ TYPES = {
     ".gif": "image/gif",
     ".bmp": "image/bmp",
 }
-"""What is served as what: pictures, which no browser runs."""
+"""What is served as what: images, which no browser runs."""
 
 _PREFIX = "img2img-served-"
 
 
-class PictureFolder:
+class TemporaryImages:
     """A folder that only this user can read, of no more than `KEEP_BYTES` at any moment.
 
     Args:
@@ -49,16 +49,16 @@ class PictureFolder:
         self._writing = threading.Lock()
 
     def add(self, blob: bytes, suffix: str) -> Path:
-        """Keep a picture under a name that cannot be guessed; the oldest ones go where there is no room for it.
+        """Keep an image under a name that cannot be guessed; the oldest ones go where there is no room for it.
 
         Raises:
             RefusedError: 503 where it finds no room, even so.
         """
         folder = self.path / secrets.token_urlsafe(24)
-        path = folder / f"picture{suffix}"
+        path = folder / f"image{suffix}"
         with self._writing:  # one at a time, so that none counts bytes that another is about to write
             if self._make_room(len(blob)) + len(blob) > KEEP_BYTES:
-                raise RefusedError(503, "the service has no room for another picture: try again later")
+                raise RefusedError(503, "the service has no room for another image: try again later")
             folder.mkdir()
             try:
                 path.write_bytes(blob)
@@ -72,15 +72,15 @@ class PictureFolder:
         self._lasting.update(path for path in self.path.rglob("*") if path.is_file())
 
     def public(self, path: Path) -> str:
-        """The name by which a picture of the folder is known outside."""
-        return f"{ALIAS}/{path.relative_to(self.path).as_posix()}"
+        """The name by which an image of the folder is known outside."""
+        return f"{URL_PREFIX}/{path.relative_to(self.path).as_posix()}"
 
     def find(self, name: str) -> Path | None:
-        """The picture of a public name, or None where there is none in the folder: whatever else the name may lead to."""
-        if not name.startswith(f"{ALIAS}/"):
+        """The image of a public name, or None where there is none in the folder: whatever else the name may lead to."""
+        if not name.startswith(f"{URL_PREFIX}/"):
             return None
         try:
-            path = Path(f"{self.path}/{name.removeprefix(f'{ALIAS}/')}").resolve(strict=True)
+            path = Path(f"{self.path}/{name.removeprefix(f'{URL_PREFIX}/')}").resolve(strict=True)
         except (OSError, ValueError, RuntimeError):
             return None
         return path if path.is_relative_to(self.path) and path.is_file() and path.suffix in TYPES else None
@@ -118,13 +118,13 @@ class PictureFolder:
 
 
 @functools.cache
-def private_folder() -> PictureFolder:
+def private_folder() -> TemporaryImages:
     """The process's one folder, which goes when the process ends; Gradio is told to use it, and to tell nobody of it.
 
     Folders of processes that were killed go too. Call it before Gradio is imported.
     """
-    _clear_dead()
-    folder = PictureFolder(_locked_folder())
+    _delete_abandoned()
+    folder = TemporaryImages(_locked_folder())
     atexit.register(folder.delete)
     os.environ |= {
         "GRADIO_TEMP_DIR": str(folder.path),
@@ -143,7 +143,7 @@ def _locked_folder() -> Path:
             return path
 
 
-def _clear_dead() -> None:
+def _delete_abandoned() -> None:
     """Delete the folders that no process holds: those of services that were killed."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         try:
