@@ -9,24 +9,22 @@ their own. Also: the similarity matrix of the masks, zeroed weights by layer, an
 
 import sys
 from functools import partial
-from pathlib import Path
 
 import torch
 from common import console, environment
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.table import Table
 
 from img2img.masks import analysis, plots
 from img2img.masks.storage import read_header
 from img2img.masks.task_inference import accuracy, by_norm_statistics
-from img2img.training.experiment import read_experiment
+from img2img.training.compose import compose
+from img2img.training.config import read_experiment
 from img2img.training.sequence import SequenceRunner
 
 
 def main(overrides: list[str]) -> None:
-    with initialize_config_dir(str(Path(__file__).parents[1] / "configs"), version_base="1.3"):
-        config = OmegaConf.to_container(compose("image_to_image", overrides), resolve=True)
+    config = OmegaConf.to_container(compose("image_to_image", overrides), resolve=True)
     assert isinstance(config, dict)
     config.pop("data_root", None)
     runner = SequenceRunner(read_experiment(config))  # type: ignore[arg-type]
@@ -38,7 +36,7 @@ def main(overrides: list[str]) -> None:
         batches = {}
         for name in names:
             task_data = runner.task_data[name]
-            inputs = runner.evaluator.probe_input(task_data.task, task_data.parts.test, 96)
+            inputs = runner.evaluator.check_input(task_data.task, task_data.parts.test, 96)
             batches[name] = [runner.evaluator.placed(x) for x in inputs.split(size) if len(x) == size]
         found = accuracy(partial(by_norm_statistics, network, tasks=names), batches)
         count = sum(map(len, batches.values()))

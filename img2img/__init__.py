@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from img2img.version import __version__
 
 if TYPE_CHECKING:
+    from img2img.api import add_task, run
     from img2img.errors import InputError
     from img2img.hub import from_pretrained, push_to_hub, save_pretrained
     from img2img.inference import Model, load
     from img2img.masks import MaskedNetwork
-    from img2img.training.add_task import train_new_task as add_task
 
 __all__ = [
     "InputError",
@@ -34,6 +34,7 @@ __all__ = [
     "from_pretrained",
     "load",
     "push_to_hub",
+    "run",
     "save_pretrained",
 ]
 
@@ -41,11 +42,12 @@ _ORIGINS = {
     "InputError": "img2img.errors:InputError",
     "MaskedNetwork": "img2img.masks:MaskedNetwork",
     "Model": "img2img.inference:Model",
-    "add_task": "img2img.training.add_task:train_new_task",
+    "add_task": "img2img.api:add_task",
     "from_pretrained": "img2img.hub:from_pretrained",
     "load": "img2img.inference:load",
     "masks": "img2img.masks:",
     "push_to_hub": "img2img.hub:push_to_hub",
+    "run": "img2img.api:run",
     "save_pretrained": "img2img.hub:save_pretrained",
 }
 """Where each public name is defined, as `module:attribute`; without an attribute it is the module."""

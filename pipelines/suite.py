@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
         out = options.out or ROOT / "runs" / suite.name
         seeds = list(suite.seeds) if options.seeds is None else options.seeds
         labels = list(suite.methods) if options.methods is None else options.methods
-        more = [*options.overrides, *(["threads=1"] if options.parallel > 1 else [])]
+        more = [*options.overrides, *(["device.threads=1"] if options.parallel > 1 else [])]
         pipeline = ROOT / "pipelines" / f"{suite.pipeline}.py"
         failed = run_jobs(pipeline, backbone_jobs(suite, out, seeds, more), parallel=options.parallel, store=None)
         if not failed:

@@ -72,7 +72,7 @@ def registries() -> Iterator[None]:
     from img2img import backbones, data
     from img2img.masks import METHODS
     from img2img.tasks.base import KINDS
-    from img2img.training.strategy import STRATEGIES
+    from img2img.training.strategies import STRATEGIES
 
     path, modules, by_part = list(sys.path), dict(sys.modules), set(data._BY_PART)
     known = [(registry, dict(registry._entries)) for registry in (METHODS, STRATEGIES, KINDS, data.KINDS, backbones.KINDS)]
@@ -130,15 +130,12 @@ def config(disk_data: Path, tmp_path: Path) -> Callable[..., Config]:
             "train": {
                 "steps": 8,
                 "batch_size": 2,
-                "crop": 32,
-                "val_every": 3,
                 "checkpoint_every": 4,
                 "log_every": 2,
-                "lr": 1e-2,
-                "mask_lr": 1e-2,
-                "warmup": 0,
-                "head_first": 0.25,
-                "norm_batches": 4,
+                "augmentation": {"crop": 32},
+                "validation": {"every": 3, "precise_bn_batches": 4},
+                "optimiser": {"lr": 1e-2, "mask_lr": 1e-2},
+                "schedule": {"warmup": 0, "head_first": 0.25},
             },
             "tasks": {
                 "disks": {"task": {"kind": "segmentation"}, "data": labelled},
@@ -146,9 +143,8 @@ def config(disk_data: Path, tmp_path: Path) -> Callable[..., Config]:
                 "edges": {"task": {"kind": "edges", "drawing": "sobel"}, "data": plain},
             },
             "sequence": ["disks", "colour", "edges"],
-            "accelerator": "cpu",
-            "probe": 2,
-            "panels": 2,
+            "device": {"accelerator": "cpu"},
+            "evaluation": {"check_images": 2, "panels": 2},
         } | changes
 
     return make

@@ -12,22 +12,32 @@ from typing import Any
 import pytest
 import yaml
 from doc_pages import ROOT, Block
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from img2img.api import run
 from img2img.backbones import KINDS, build_backbone
 from img2img.cli.pipeline import plain_config
-from img2img.data import build_data
 from img2img.research.impresslearn.options import read_study
 from img2img.research.suites import runner as suite
-from img2img.tasks import build_task, task_class
-from img2img.training.experiment import Experiment, read_experiment
-from img2img.training.run import run
+from img2img.tasks import task_class
+from img2img.training.compose import compose
+from img2img.training.config import Experiment, read_experiment
 
 FILLED = {"DATA": "my", "METHOD": "finetune", "SEED": "0", "BACKBONE": "runs/demo", "OUT": "runs/out", "NAME": "pacs"}
 """What stands for words in capitals in commands."""
-TINY_TRAIN = {"steps": 2, "batch_size": 2, "crop": 16, "val_every": 2, "checkpoint_every": 2, "warmup": 0, "norm_batches": 1}
-TINY = {"threads": 1, "accelerator": "cpu", "probe": 1, "panels": 1, "batch_size": 2, "decoder_only": [], "first_train": {}}
+TINY_TRAIN = {
+    "steps": 2,
+    "batch_size": 2,
+    "checkpoint_every": 2,
+    "augmentation": {"crop": 16},
+    "validation": {"every": 2, "precise_bn_batches": 1},
+    "schedule": {"warmup": 0},
+}
+TINY = {
+    "device": {"threads": 1, "accelerator": "cpu"},
+    "evaluation": {"check_images": 1, "panels": 1, "batch_size": 2},
+    "compare": {}, "first_train": {},
+}  # fmt: skip
 TINY_CLASSIFIER = {"mode": "first_task", "kind": "vgg_small", "width": 0.0625, "hidden": []}
 TINY_NETWORK = {"mode": "first_task", "kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}
 
@@ -40,8 +50,7 @@ def _plain(pipeline: str, overrides: list[str], *, configs: Path | None = None) 
         single.append(text if first is None else f"{override.get_key_element()}={first}")
     if configs is not None and configs.is_dir():
         single.insert(0, f"hydra.searchpath=[file://{configs.resolve()}]")
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return plain_config(compose(pipeline, single))
+    return plain_config(compose(pipeline, single))
 
 
 def _check_pipeline(script: str, arguments: list[str]) -> None:
@@ -164,8 +173,8 @@ def _tiny(experiment: Experiment, config: dict[str, Any]) -> dict[str, Any]:
         small["tasks"][name] = task
     if config["backbone"]["kind"] in KINDS._own:
         whole = any(task_class(task["task"]["kind"]).whole_picture for task in small["tasks"].values())
-        small |= {"backbone": TINY_CLASSIFIER if whole else TINY_NETWORK, "own": None, "select": None}
-        small["train"] = {**TINY_TRAIN, "crop": 32} if whole else TINY_TRAIN
+        small |= {"backbone": TINY_CLASSIFIER if whole else TINY_NETWORK, "masks": {}}
+        small["train"] = {**TINY_TRAIN, "augmentation": {"crop": 32}} if whole else TINY_TRAIN
     return {**config, **small}
 
 
@@ -189,20 +198,17 @@ def check_config(block: Block, number: int) -> None:
         option = f"{file.parts[1]}={file.stem}"
         experiment = read_experiment(_plain("image_to_image", [option], configs=Path("configs")))
         if file.parts[1] == "backbone":
-            build_backbone({**experiment.backbone_options, "weights": None, "out_channels": 2})
+            build_backbone({**experiment.backbone.options(), "weights": None, "out_channels": 2})
         return
     config = _plain("image_to_image", [f"experiment={file.stem}", "++data_root=my"], configs=Path("configs"))
     experiment = read_experiment(config)
     if "tasks" not in given and "data" not in given:
         return
-    for name in experiment.sequence:
-        task = experiment.task(name)
-        parts = build_data(task.data)
-        options = dict(task.task)
-        if task_class(options["kind"]).has_classes:
-            options.setdefault("classes", list(parts.classes))
-        if options["kind"] != "style":  # its network may have weights to be fetched
-            built = build_task(options)
+    for task in experiment.tasks:
+        parts = task.data.build()
+        classes = {"classes": list(parts.classes)} if task.task.builder.has_classes else {}
+        if task.task.kind != "style":  # its network may have weights to be fetched
+            built = task.task.build(**classes)
             built.fit(parts.train)
     if whole:
         run(_tiny(experiment, config))

@@ -17,14 +17,14 @@ from PIL import Image
 
 import img2img
 from img2img import InputError, backbones, data
+from img2img.api import run
 from img2img.data import build_data
 from img2img.masks import METHODS
 from img2img.registry import Registry, import_modules
 from img2img.tasks import build_task, task_class
 from img2img.tasks.base import KINDS
-from img2img.training.experiment import read_experiment
-from img2img.training.run import run
-from img2img.training.strategy import STRATEGIES, build_strategy
+from img2img.training.config import read_experiment, task_fingerprint
+from img2img.training.strategies import STRATEGIES, strategy_of
 
 pytestmark = pytest.mark.usefixtures("registries")
 
@@ -88,12 +88,11 @@ def config(**changes: Any) -> dict[str, Any]:
         "imports": ["my_tasks", "more/my_network.py"],
         "backbone": {"mode": "first_task", "kind": "plain"},
         "method": {"name": "bold"},
-        "train": {"steps": 2, "batch_size": 2, "crop": 16, "warmup": 0},
+        "train": {"steps": 2, "batch_size": 2, "augmentation": {"crop": 16}, "schedule": {"warmup": 0}},
         "tasks": {"first": task, "second": task},
         "sequence": ["first", "second"],
-        "accelerator": "cpu",
-        "probe": 1,
-        "panels": 1,
+        "device": {"accelerator": "cpu"},
+        "evaluation": {"check_images": 1, "panels": 1},
     } | changes
 
 
@@ -125,8 +124,8 @@ def test_a_run_of_kinds_and_a_method_of_ones_own_and_its_bundle_in_another_proce
 def test_where_a_module_is_does_not_matter_to_what_was_learned(here: Path) -> None:
     first = read_experiment(config())
     moved = read_experiment(config(imports=["more/my_network.py"]))
-    for name in first.sequence:
-        assert first.fingerprint(name) == moved.fingerprint(name)
+    for task, other in zip(first.tasks, moved.tasks, strict=True):
+        assert task_fingerprint(first, task) == task_fingerprint(moved, other)
 
 
 def test_a_worker_process_that_is_spawned_reads_data_of_ones_own(here: Path) -> None:
@@ -217,7 +216,7 @@ def test_a_name_of_img2imgs_own_is_not_to_be_had(what: str) -> None:
 def test_a_comparison_method_and_a_mask_method_may_not_share_a_name() -> None:
     type("Mine", (METHODS["supsup"],), {"name": "lwf"})
     with pytest.raises(InputError, match="'lwf' is a comparison method and a mask method here"):
-        build_strategy({"name": "lwf"})
+        strategy_of({"name": "lwf"})
 
 
 @pytest.mark.parametrize(

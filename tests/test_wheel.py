@@ -44,8 +44,10 @@ def test_the_package_is_the_wheels(installed: Path, tmp_path: Path) -> None:
 
 def test_a_task_is_trained_and_run_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
     overrides = [
-        "experiment=demo", "sequence=[shapes,colour]", "decoder_only=[]", "out=made", "train.steps=2", "train.val_every=2",
-        "probe=1", "panels=1", "backbone=resnet18_unet", "backbone.weights=null", "own=null", "train.norm_batches=0", "threads=1",
+        "experiment=demo", "sequence=[shapes,colour]", "compare.decoder_only=[]", "out=made", "train.steps=2",
+        "train.validation.every=2",
+        "evaluation.check_images=1", "evaluation.panels=1", "backbone=resnet18_unet", "backbone.weights=null",
+        "masks.trainable_copies=null", "train.validation.precise_bn_batches=0", "device.threads=1",
         "tasks.shapes.data.count={train: 8, val: 2, test: 2}", "+tasks.colour.data.limit={train: 4, val: 2, test: 2}",
     ]  # fmt: skip
     done = _run(installed, tmp_path, "train", *overrides)

@@ -38,8 +38,8 @@ class FCN32s(EncoderDecoder):
     """VGG-16's convolutions (`encoder`), `fc6` and `fc7` as convolutions (`decoder`), `score` and `upscore` (`head`).
 
     With the defaults 134.2 million weights are pre-trained (a bit for each is 16.8 MB), and a new head of 21 classes has
-    1.9 million of its own (7.6 MB). There is no normalisation. Heads of masked tasks are trained at `train.head_lr`, or
-    `train.lr` if that is not given, masks at `train.mask_lr`.
+    1.9 million of its own (7.6 MB). There is no normalisation. Heads of masked tasks are trained at `train.optimiser.head_lr`, or
+    `train.optimiser.lr` if that is not given, masks at `train.optimiser.mask_lr`.
 
     Args:
         out_channels: of the head.

@@ -100,7 +100,7 @@ class _Joint:
                 raise InputError(
                     f"{folder} has another {what} than the bundles before it ({description[key]!r:.60}, not "
                     f"{self.description[key]!r:.60}): its masks mean nothing there; train its tasks on the same backbone, with "
-                    "first_from=RUN or backbone=bundle"
+                    "backbone_from=RUN or backbone=bundle"
                 )
         for name, sha256 in description["bases"].items():
             if self.bases.setdefault(name, sha256) != sha256:

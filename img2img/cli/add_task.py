@@ -16,7 +16,8 @@ def add_task(
     bundle: Bundle,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the new task is called.", show_default=False)],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the experiment, such as train.lr=1e-3.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the experiment, such as train.optimiser.lr=1e-3."),
     ] = None,
     pairs: Annotated[Path | None, typer.Option(metavar="DIR", help="A|B images, input and target side by side.")] = None,
     inputs: Annotated[Path | None, typer.Option(metavar="DIR", help="Inputs; with --targets.")] = None,
@@ -63,7 +64,7 @@ def add_task(
         img2img add-task runs/demo vessels --images images/ --labels 1st_manual/ --classes ground,vessel --values 0,255
         --match "{id}_training,{id}_manual1"
     """
-    from img2img.training.add_task import train_new_task
+    from img2img.api import add_task as add_to_bundle
 
     given = {"pairs": pairs, "inputs": inputs, "targets": targets, "images": images, "labels": labels, "classes": classes}
     given |= {"style": style, "config": config, "kind": kind}
@@ -72,7 +73,7 @@ def add_task(
     if resize is not None:
         data = {**data, "resize": resize}
     train = {} if steps is None else {"steps": steps}
-    run = train_new_task(bundle, name, task=task, data=data, method=method, train=train, out=out, overrides=overrides or [])
+    run = add_to_bundle(bundle, name, task=task, data=data, method=method, train=train, out=out, overrides=overrides or [])
     typer.echo(f"{name} is in {bundle}; its report: {run / 'report.html'}")
 
 

@@ -29,9 +29,9 @@ def evaluate(
         return
     rows = []
     for name, entry in measured.items():
-        metric = entry["metric"]
-        values = [entry["figures"], entry["trivial"], entry.get("reported") or {}]
-        rows.append((name, metric, *(_shown(figures.get(metric)) for figures in values), str(entry["pictures"])))
+        metric = entry["primary_metric"]
+        values = [entry["metrics"], entry["baseline"], entry.get("reported") or {}]
+        rows.append((name, metric, *(_shown(metrics.get(metric)) for metrics in values), str(entry["images"])))
     for name, entry in measured.items():
         if entry["changed"]:
             typer.echo(f"{name}: measured on other files than the run had: {entry['changed']}", err=True)

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from img2img.errors import INTERRUPTED, InputError, TrainingDivergedError
-from img2img.training.compose import ENDING, check_overrides, plain_config
+from img2img.training.compose import ENDING, check_overrides, plain_config, register_defaults
 from img2img.training.saved_config import SavedConfig
 
 
@@ -55,15 +55,21 @@ def in_multirun() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def start(main: Callable[[], object]) -> None:
-    """Call a script's function that Hydra has decorated; a command line that it cannot read is one message."""
+def start(main: Callable[[], object], *, experiment: bool = True) -> None:
+    """Call a script's function that Hydra has decorated; a command line that it cannot read is one message.
+
+    Args:
+        main: the function.
+        experiment: its config is an experiment's, whose keys are checked.
+    """
     with one_message():
-        check_overrides(sys.argv[1:])
+        check_overrides(sys.argv[1:], experiment=experiment)
+        register_defaults()
     main()
 
 
 def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], object] | None = None) -> None:
-    """Resolve a config and run its experiment, see `img2img.training.run.run`.
+    """Resolve a config and run its experiment, see `img2img.api.run`.
 
     Each job of a multirun gets the folder that Hydra has for it, `out/NUMBER`, and shows no bars, which would mix with others'.
     """
@@ -74,16 +80,16 @@ def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], o
 
 
 def _run(config: DictConfig, then: Callable[[Any, Mapping[str, Any]], object] | None) -> None:
-    from img2img.training.run import run
+    from img2img.api import run
 
     with one_message():
         plain = plain_config(config)
         if not in_multirun():
             run(plain, composed=_composed(config), then=then)
             return
-        if plain.get("devices", 1) != 1 and not _STARTED & os.environ.keys():
+        if (devices := plain.get("device", {}).get("devices", 1)) != 1 and not _STARTED & os.environ.keys():
             raise InputError(
-                f"devices={plain['devices']} in a multirun, whose jobs cannot start processes: leave it out, or use torchrun "
+                f"device.devices={devices} in a multirun, whose jobs cannot start processes: leave it out, or use torchrun "
                 "or a launcher that starts them, see docs/guides/devices.md"
             )
         run(plain | {"out": HydraConfig.get().runtime.output_dir}, composed=_composed(config), then=then, bars=False)
@@ -95,7 +101,7 @@ def run_decathlon(config: DictConfig) -> None:
     `imagenet12_accuracy` of the config is the given network's, see `img2img.research.decathlon.check_given`.
     """
     from img2img.research.decathlon import check_given, finish
-    from img2img.training.experiment import read_experiment
+    from img2img.training.config import read_experiment
 
     with one_message():
         given = config.get(ENDING)

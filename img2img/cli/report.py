@@ -46,7 +46,7 @@ def report(
 def _page_of_run(run: Path, out: Path) -> tuple[Path, Path]:
     """The page of one run in `out`, beside copies of the files it is made from, unless that is the run's own folder."""
     from img2img.reports.page import write_report
-    from img2img.reports.read import read_results
+    from img2img.training.results import read_results
 
     read_results(run)
     if out.resolve() != run.resolve():

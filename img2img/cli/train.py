@@ -72,6 +72,9 @@ def run_pipeline(pipeline: str, arguments: list[str]) -> None:
     os.environ[PIPELINE_VARIABLE] = pipeline
     sys.argv, main.__spec__ = [script, *(argument for argument in arguments if argument not in changes), *changes], None
     try:
-        pipelines.start(hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=pipeline)(run))
+        pipelines.start(
+            hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=pipeline)(run),
+            experiment=pipeline != "impresslearn",
+        )
     finally:
         sys.argv, main.__spec__ = given, spec

@@ -14,7 +14,7 @@ from img2img.errors import InputError
 from img2img.registry import Registry
 from img2img.validation import call_with
 
-__all__ = ["VOID", "Batch", "ImageDataset", "Parts", "Sample", "build_data", "register_data"]
+__all__ = ["VOID", "Batch", "ImageDataset", "Parts", "Sample", "build_data", "kind_of_data", "register_data"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,16 @@ def register_data(kind: str, *, by_part: bool = False) -> Callable[[Builder], Bu
         return build
 
     return enter
+
+
+def kind_of_data(kind: Any) -> tuple[Callable[..., ImageDataset], tuple[str, ...], bool]:
+    """What builds a kind of data, the options besides its own that it may be given, and whether it cuts itself into parts.
+
+    Raises:
+        InputError: the kind is unknown.
+    """
+    build, by_part = KINDS.find(kind), kind in _BY_PART
+    return build, _COMMON if by_part else _STORED, by_part
 
 
 def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike[str]] = ()) -> Parts:

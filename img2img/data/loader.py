@@ -220,7 +220,8 @@ class _Steps(Dataset[dict[str, Any]]):
 def _smaller(batches: TrainBatches) -> str:
     workers = f", or train.workers={batches._workers // 2}" if batches._workers else ""
     return (
-        f"lower train.batch_size (now {batches._batch_size}) or train.crop, make the images smaller once with data.resize"
+        f"lower train.batch_size (now {batches._batch_size}) or train.augmentation.crop, make the images smaller once "
+        "with data.resize"
         f"{workers}. Finished tasks and the last checkpoint are kept; run the same command again"
     )
 

@@ -40,7 +40,7 @@ class PadCrop:
         if rows < 1 or columns < 1:
             raise InputError(
                 f"images of {height} x {width} pixels with a border of {self.pad} cannot be cut to {self.crop}: give a "
-                "train.crop of their size, or a larger train.pad"
+                "train.augmentation.crop of their size, or a larger train.augmentation.pad"
             )
         rng = np.random.default_rng(seed)
         top, left = rng.integers(rows, size=count), rng.integers(columns, size=count)
@@ -61,5 +61,5 @@ class PadCrop:
             InputError: it has, or is too small.
         """
         if sample.label is not None or sample.source is not None:
-            raise InputError("train.pad is for images of one category each: give 0 where images have labels or sources")
+            raise InputError("train.augmentation.pad is for images of one category each: give 0 where these have labels")
         return replace(sample, image=self.batch(sample.image[None], seed)[0].transpose(1, 2, 0))

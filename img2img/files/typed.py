@@ -1,68 +1,119 @@
-"""What was read from a file, compared with what it should be: one message for whatever has the wrong type."""
+"""What was read from a file as a pydantic model: one message for whatever has the wrong type, with the place in the file.
+
+The file may be a stranger's: numbers are finite and fit into 64 bits, true is no number and text is none.
+"""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
 
 from img2img.errors import InputError
 
-NUMBER = (int, float)
-"""A finite number."""
-NUMBER_OR_NULL = (int, float, type(None))
+
+class Stored(BaseModel):
+    """A JSON object of a file; keys that it does not know are left out."""
+
+    model_config = ConfigDict(strict=True, use_attribute_docstrings=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number of 64 bits."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+
+
+def _number(value: Any) -> Any:
+    if not is_number(value):
+        raise PydanticCustomError("form", "a number")
+    return value
+
+
+def _number_or_null(value: Any) -> Any:
+    if value is not None and not is_number(value):
+        raise PydanticCustomError("form", "a number or null")
+    return value
+
+
+def _size(value: Any) -> Any:
+    if value is not None and (not is_number(value) or value < 0):
+        raise PydanticCustomError("form", "a number of bytes or null")
+    return value
+
+
+def _text_or_null(value: Any) -> Any:
+    if value is not None and not isinstance(value, str):
+        raise PydanticCustomError("form", "text or null")
+    return value
+
+
+def _scalar(value: Any) -> Any:
+    if value is not None and not isinstance(value, str) and not is_number(value):
+        raise PydanticCustomError("form", "a number or text or null")
+    return value
+
+
+_AS_IS = PlainSerializer(lambda value: value)
+"""Written as it was read: a whole number stays whole."""
+
+Number = Annotated[float, PlainValidator(_number), _AS_IS]
+"""A finite number; a whole one stays whole."""
+NumberOrNull = Annotated[float | None, PlainValidator(_number_or_null), _AS_IS]
 """A finite number, or null where nothing was measured."""
+SizeOrNull = Annotated[float | None, PlainValidator(_size), _AS_IS]
+"""A number of bytes, or null."""
+TextOrNull = Annotated[str | None, PlainValidator(_text_or_null), _AS_IS]
+"""Text, or null."""
+Scalar = Annotated[str | float | None, PlainValidator(_scalar), _AS_IS]
+"""Text, a number or null."""
 
-Form = Mapping[str, Any]
-"""A type, or a tuple of them, by key."""
-
-_WORDS = {str: "text", bool: "true or false", dict: "an object", list: "a list", type(None): "null"}
-
-
-def is_a(value: Any, expected: Any) -> bool:
-    """Whether a JSON value is of a type or of one of several.
-
-    Numbers are finite and fit into 64 bits, and true is none, which to Python is 1.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    if isinstance(value, int) and abs(value) >= 1 << 63:
-        return False
-    return isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
+_WORDS = {
+    "string_type": "text", "bool_type": "true or false", "dict_type": "an object", "model_type": "an object",
+    "mapping_type": "an object", "list_type": "a list", "int_type": "a whole number",
+}  # fmt: skip
 
 
-def check_value(value: Any, where: str, expected: Any, remedy: str) -> None:
-    """Raise an `InputError` that names the place unless a value is of the expected type."""
-    if not is_a(value, expected):
-        raise InputError(f"{where}: expected {_words(expected)}, got {_shown(value)}; {remedy}")
-
-
-def check_object(value: Any, where: str, needed: Form, more: Form | None = None, *, remedy: str) -> None:
-    """Check the types of an object's values.
+def as_model(model: type[Model], value: Any, where: str, *, remedy: str) -> Model:
+    """A JSON value as a model.
 
     Args:
-        value: the object.
-        where: what messages call it.
-        needed: the keys that it has.
-        more: keys that it may have.
+        model: what it should be.
+        value: as read.
+        where: what messages call it, mostly the file.
         remedy: what messages end with.
 
     Raises:
-        InputError: it is no object, a key is missing, or a value is of another type.
+        InputError: it is something else; names the place.
     """
-    if not isinstance(value, dict):
-        keys = f" with {', '.join(needed)}" if needed else ""
-        raise InputError(f"{where}: expected an object{keys}, got {_shown(value)}; {remedy}")
-    missing = [key for key in needed if key not in value]
-    if missing:
-        raise InputError(f"{where} lacks {', '.join(missing)}: expected {', '.join(needed)}; {remedy}")
-    for key, expected in {**needed, **(more or {})}.items():
-        if key in value:
-            check_value(value[key], f"{where}, {key}", expected, remedy)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise InputError(f"{_said(error, where)}; {remedy}") from None
 
 
-def check_each(values: Mapping[str, Any], where: str, expected: Any, *, remedy: str) -> None:
-    """Check that all values of an object are of one type."""
-    for key, value in values.items():
-        check_value(value, f"{where}, {key:.60}", expected, remedy)
+def _said(error: ValidationError, where: str) -> str:
+    found = error.errors(include_url=False)
+    first = next((each for each in found if each["type"] == "missing"), found[0])
+    *above, last = first["loc"] or ("",)
+    if first["type"] == "missing":
+        return f"{_place(where, above)} lacks {last}"
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, ValueError):
+        return f"{_place(where, first['loc'])}: {raised}"
+    expected = _WORDS.get(first["type"], first.get("ctx", {}).get("expected", first["msg"]))
+    return f"{_place(where, first['loc'])}: expected {expected}, got {_shown(first['input'])}"
+
+
+def _place(where: str, steps: Any) -> str:
+    for step in steps:
+        where += f"[{step}]" if isinstance(step, int) else f", {step:.60}"
+    return where
 
 
 def _shown(value: Any) -> str:
@@ -72,7 +123,10 @@ def _shown(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-def _words(expected: Any) -> str:
-    kinds = expected if isinstance(expected, tuple) else (expected,)
-    words = ["a number"] if float in kinds else ["a whole number"] if int in kinds else []
-    return " or ".join(words + [_WORDS[kind] for kind in kinds if kind in _WORDS])
+def finite(value: Any) -> Any:
+    """A JSON value with null in the place of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from img2img.bundle import read_bundle, task_path
 from img2img.errors import InputError
-from img2img.files.typed import NUMBER_OR_NULL, check_object
+from img2img.files.typed import NumberOrNull, Stored, as_model
 from img2img.files.untrusted import mapping, naming
 from img2img.files.yaml import read_yaml
 from img2img.masks.storage import read_header
@@ -63,7 +65,7 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
         (
             f"# {name.split('/')[-1]}\n",
             *_what(folder, description, rows, config),
-            *_metrics_table(rows, results),
+            *_metrics(rows, results),
             *_use(name, rows),
             *_data(rows, config),
             *_limits(rows, license),
@@ -72,15 +74,28 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
 
 
+class _ShownTask(Stored):
+    name: str = ""
+    baseline: NumberOrNull = None
+    test_images: NumberOrNull = None
+
+
+class _ShownForgetting(Stored):
+    max_abs_output_change: NumberOrNull = None
+
+
+class _Shown(Stored):
+    """What the card shows of results, which may be no more than that."""
+
+    backbone: dict[str, Any] = Field(default_factory=dict)
+    tasks: list[_ShownTask] = Field(default_factory=list)
+    forgetting: _ShownForgetting = _ShownForgetting()
+
+
 def _check(results: Mapping[str, Any]) -> None:
     """Refuse results of which a part that the card shows is of another type than a run writes."""
     remedy = "run the experiment again, which writes its results.json anew, or share the bundle alone"
-    check_object(results, "the results", {}, {"backbone": dict, "tasks": list, "forgetting": dict}, remedy=remedy)
-    for i, entry in enumerate(results.get("tasks", ())):
-        more = {"name": str, "trivial": NUMBER_OR_NULL, "test_images": NUMBER_OR_NULL}
-        check_object(entry, f"the results, tasks[{i}]", {}, more, remedy=remedy)
-    change = {"max_abs_output_change": NUMBER_OR_NULL}
-    check_object(results.get("forgetting", {}), "the results, forgetting", {}, change, remedy=remedy)
+    as_model(_Shown, results, "the results", remedy=remedy)
 
 
 def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -98,7 +113,7 @@ def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[st
         "metric": cls.metric,
         "arrow": "↑" if cls.higher_is_better else "↓",
         "value": header["info"].get("figures", {}).get(cls.metric),
-        "baseline": _if_number(entry.get("trivial")),
+        "baseline": _if_number(entry.get("baseline")),
         "baseline_name": cls.baseline_name,
         "test_images": _if_number(entry.get("test_images")),
         "bytes": task_path(folder, task).stat().st_size,
@@ -150,7 +165,7 @@ def _what(folder: Path, description: Mapping[str, Any], rows: list[dict[str, Any
     ]
 
 
-def _metrics_table(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> list[str]:
+def _metrics(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> list[str]:
     lines = [
         "| task | kind | method | metric | value | baseline | test images | file, bytes |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -1,4 +1,4 @@
-"""Running a task over whole pictures: prediction, figures, and the fixed probe that shows whether anything changed."""
+"""Running a task over whole images: prediction, metrics, and the fixed batch that shows whether an output has changed."""
 
 import math
 from collections.abc import Callable
@@ -42,9 +42,9 @@ class Evaluator:
     def memory_explained(self) -> AbstractContextManager[None]:
         """Say what to lower where the block, which runs networks over whole pictures, does not fit into memory."""
         return memory_explained(
-            f"while whole pictures were measured, up to batch_size={self.batch_size} at once",
-            f"try batch_size={max(1, self.batch_size // 2)}, or make the task's pictures smaller with data.resize. Finished "
-            "tasks and the last checkpoint are kept; run the same command again",
+            f"while whole pictures were measured, up to evaluation.batch_size={self.batch_size} at once",
+            f"try evaluation.batch_size={max(1, self.batch_size // 2)}, or make the task's images smaller with data.resize. "
+            "Finished tasks and the last checkpoint are kept; run the same command again",
         )
 
     @torch.no_grad()
@@ -68,32 +68,32 @@ class Evaluator:
         """The prediction for pictures of any size."""
         return task.prediction(self.raw(network, input), input)
 
-    def figures(self, network: Network | None, task: Task, pictures: ImageDataset) -> dict[str, float]:
-        """All figures of `task` over a set of whole pictures, read once, in order.
+    def metrics(self, network: Network | None, task: Task, pictures: ImageDataset) -> dict[str, float]:
+        """All metrics of `task` over a set of whole images, read once, in order.
 
         Args:
-            network: the trained network, in evaluation mode; None measures the task's trivial baseline.
+            network: the trained network, in evaluation mode; None measures the task's baseline.
             task: what is measured.
             pictures: the set.
 
         Raises:
             OutOfMemoryError: with what to lower.
         """
-        figures = task.metrics()
+        metrics = task.metrics()
         with self.memory_explained():
             for batch in eval_batches(pictures, batch_size=self.batch_size):
                 example = task.example(batch.to(self.device))
-                figures.update(task.trivial(example) if network is None else self.predict(network, task, example.input), example)
-            return figures.compute()
+                metrics.update(task.trivial(example) if network is None else self.predict(network, task, example.input), example)
+            return metrics.compute()
 
     def primary_metric(self, network: Network | None, task: Task, pictures: ImageDataset) -> float:
-        """The one of the figures that decides."""
-        return self.figures(network, task, pictures)[task.metric]
+        """The one that chooses the state and decides comparisons."""
+        return self.metrics(network, task, pictures)[task.metric]
 
-    def probe_input(self, task: Task, pictures: ImageDataset, count: int) -> Tensor:
-        """The task's input of the first `count` pictures, cut from their top left corners to one size that the backbone takes.
+    def check_input(self, task: Task, pictures: ImageDataset, count: int) -> Tensor:
+        """The task's input of the first `count` images, cut from their top left corners to one size that the backbone takes.
 
-        Outputs are bit-equal only for the same batch size, memory format and thread count, so the probe fixes the batch.
+        Outputs are bit-equal only for the same batch size, memory format and thread count, so the batch is fixed.
         """
         samples = [pictures[i] for i in range(min(count, len(pictures)))]
         height, width = (max(min(s.image.shape[i] for s in samples) // self.stride * self.stride, self.min_size) for i in (0, 1))
@@ -104,6 +104,6 @@ class Evaluator:
         return torch.cat(pieces)
 
 
-def finite(figures: dict[str, float]) -> dict[str, Any]:
-    """The figures with None where there is no number (a class that does not occur), as JSON wants it."""
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+def finite(metrics: dict[str, float]) -> dict[str, Any]:
+    """The metrics with None where there is no number (a class that does not occur), as JSON wants it."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

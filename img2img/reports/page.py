@@ -15,12 +15,13 @@ from img2img.files.atomic import write_atomic
 from img2img.files.paths import expanded
 from img2img.reports import text
 from img2img.reports.figures import learning_curve
-from img2img.reports.read import read_curve, read_image, read_results
+from img2img.reports.read import read_curve, read_image
 from img2img.reports.template import page_template
 from img2img.tasks.segmentation import palette
+from img2img.training.results import Results, TaskResult, read_results
 
 _CLASS = "IoU "
-"""What the figure of one class begins with, see `metrics.segmentation`."""
+"""What the metric of one class begins with, see `metrics.segmentation`."""
 
 
 def write_report(folder: Path) -> Path:
@@ -44,16 +45,16 @@ def write_report(folder: Path) -> Path:
     return write_atomic(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
 
 
-def _view(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
+def _view(folder: Path, results: Results) -> dict[str, Any]:
     """What the template shows."""
-    backbone, forgetting = results["backbone"], results["forgetting"]
-    tasks = [_task(folder, task, i, backbone.get("bytes")) for i, task in enumerate(results["tasks"])]
-    occurring = dict.fromkeys(figure["name"] for task in tasks for figure in task["figures"])
-    rows = _matrix(forgetting["value_matrix"], results["tasks"])
+    backbone, forgetting = results.backbone, results.forgetting
+    tasks = [_task(folder, task, i, backbone.bytes) for i, task in enumerate(results.tasks)]
+    occurring = dict.fromkeys(metric["name"] for task in tasks for metric in task["metrics"])
+    rows = _matrix(forgetting.value_matrix, results.tasks)
     below = [cell["state"] for row in rows for cell in row if cell["state"] in ("same", "changed")]
     gains = [task["gain"] for task in tasks]
     return {
-        "experiment": results.get("experiment"),
+        "experiment": results.experiment,
         "tasks": tasks,
         "glossary": [(name, *text.FIGURES[name]) for name in occurring if name in text.FIGURES],
         "compared": any(task["decoder_only"] is not None for task in tasks),
@@ -61,71 +62,71 @@ def _view(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
         "matrix": rows,
         "same": below.count("same"),
         "below": len(below),
-        "change": forgetting["max_abs_output_change"],
-        "transfer": {key: results.get("transfer", {}).get(key) for key in ("average_skill", "backward", "forward", "forgetting")},
-        "disk": _disk(backbone.get("bytes"), results.get("shared_bytes"), results["tasks"]),
-        "backbone": {"mode": None, "masked_parameters": None, "own_parameters": None, "bytes": None} | backbone,
-        "method": results["method"],
-        "method_meaning": text.METHODS.get(results["method"]),
-        "comparison": text.COMPARISONS.get(results["method"]),
-        "method_options": _plain(results.get("method_options", {})),
-        "environment": _plain(results.get("environment", {})),
+        "change": forgetting.max_abs_output_change,
+        "transfer": results.transfer,
+        "disk": _disk(backbone.bytes, results.shared_bytes, results.tasks),
+        "backbone": backbone,
+        "method": results.method,
+        "method_meaning": text.METHODS.get(results.method),
+        "comparison": text.COMPARISONS.get(results.method),
+        "method_options": _plain(results.method_options),
+        "environment": _plain(results.environment),
     }
 
 
-def _task(folder: Path, task: dict[str, Any], index: int, backbone_bytes: float | None) -> dict[str, Any]:
-    name, metric, higher = task["name"], task["metric"], task["higher_is_better"]
-    figures, trivial = task.get("figures", {}), task.get("trivial_figures", {})
-    first = [metric, *(key for key in {**figures, **trivial} if key != metric)]
+def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | None) -> dict[str, Any]:
+    name, primary, higher = task.name, task.primary_metric, task.higher_is_better
+    first = [primary, *(key for key in {**task.metrics, **task.baseline_metrics} if key != primary)]
     # The task's own entry decides; the lists beside it may lack the primary metric.
-    pairs = {key: (figures.get(key), trivial.get(key)) for key in first} | {metric: (task["value"], task["trivial"])}
-    classes = [key for key in pairs if key.startswith(_CLASS)] if task["kind"] == "segmentation" else []
+    pairs = {key: (task.metrics.get(key), task.baseline_metrics.get(key)) for key in first}
+    pairs[primary] = (task.value, task.baseline)
+    classes = [key for key in pairs if key.startswith(_CLASS)] if task.kind == "segmentation" else []
     colours = [_hex(colour) for colour in palette(len(classes)).tolist()] if classes else []
-    curve = read_curve(folder, name, metric)
-    other = read_curve(folder, f"{name}.decoder_only", metric)
-    optional = dict.fromkeys(("trivial_name", "decoder_only_bytes", "before", "steps", "best_step"))
+    curve, best_step = read_curve(folder, name, primary), None if task.best_step is None else int(task.best_step)
+    other, decoder = read_curve(folder, f"{name}.decoder_only", primary), task.comparisons.get("decoder_only")
     return {
-        **optional,
-        **task,
+        **task.model_dump(),
         "id": f"task-{index + 1}",
         "arrow": _arrow(higher),
-        "gain": improvement(task["value"], task["trivial"], higher_is_better=higher),
-        "share": task["bytes"] / backbone_bytes if task["bytes"] is not None and backbone_bytes else None,
-        "figures": [
+        "decoder_only": None if decoder is None else decoder.value,
+        "decoder_only_bytes": None if decoder is None else decoder.bytes,
+        "gain": improvement(task.value, task.baseline, higher_is_better=higher),
+        "share": task.bytes / backbone_bytes if task.bytes is not None and backbone_bytes else None,
+        "metrics": [
             {
                 "name": key,
-                "arrow": _arrow(higher) if key == metric else text.FIGURES.get(key, ("",))[0],
+                "arrow": _arrow(higher) if key == primary else text.FIGURES.get(key, ("",))[0],
                 "value": value,
-                "trivial": base,
-                "decides": key == metric,
+                "baseline": base,
+                "is_primary": key == primary,
             }
             for key, (value, base) in pairs.items()
             if key not in classes
         ],
         "classes": [
-            {"name": key.removeprefix(_CLASS), "colour": colour, "value": pairs[key][0], "trivial": pairs[key][1]}
+            {"name": key.removeprefix(_CLASS), "colour": colour, "value": pairs[key][0], "baseline": pairs[key][1]}
             for key, colour in zip(classes, colours, strict=False)
         ],
         "picture": read_image(folder, name),
-        "columns": text.COLUMNS.get(task["kind"], text.ANY_COLUMNS),
-        "curve": curve and learning_curve(curve, other, metric=metric, best_step=task.get("best_step"), key=f"curve-{index + 1}"),
+        "columns": text.COLUMNS.get(task.kind, text.ANY_COLUMNS),
+        "curve": curve and learning_curve(curve, other, metric=primary, best_step=best_step, key=f"curve-{index + 1}"),
         "curve_of_decoder": other is not None,
     }
 
 
-def improvement(value: float | None, trivial: float | None, *, higher_is_better: bool) -> float | None:
-    """How much better than the trivial baseline, as a fraction of it: a score's rise or an error's fall.
+def improvement(value: float | None, baseline: float | None, *, higher_is_better: bool) -> float | None:
+    """How much better than the baseline, as a fraction of it: a score's rise or an error's fall.
 
     Returns:
         0.1 is 10 % better, negative is worse; None if either is missing or the baseline is 0.
     """
-    if value is None or not trivial:
+    if value is None or not baseline:
         return None
-    return (value - trivial if higher_is_better else trivial - value) / abs(trivial)
+    return (value - baseline if higher_is_better else baseline - value) / abs(baseline)
 
 
-def _matrix(values: list[list[float | None]], tasks: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Cells with how they stand to the diagonal, the figure when the task was new: "same" is exactly equal."""
+def _matrix(values: list[list[float | None]], tasks: list[TaskResult]) -> list[list[dict[str, Any]]]:
+    """Cells with how they stand to the diagonal, the metric when the task was new: "same" is exactly equal."""
     rows = []
     for t, row in enumerate(values):
         cells = []
@@ -137,14 +138,14 @@ def _matrix(values: list[list[float | None]], tasks: list[dict[str, Any]]) -> li
             elif i == t:
                 cell["state"] = "new"
             elif value is not None and new is not None:
-                better = (value > new) == tasks[i]["higher_is_better"]
+                better = (value > new) == tasks[i].higher_is_better
                 cell |= {"difference": value - new, "better": better, "state": "same" if value == new else "changed"}
             cells.append(cell)
         rows.append(cells)
     return rows
 
 
-def _disk(backbone: float | None, shared: float | None, tasks: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _disk(backbone: float | None, shared: float | None, tasks: list[TaskResult]) -> dict[str, Any] | None:
     """Sizes as bars, whose width is in per cent of the longest; None if a size is not known.
 
     Args:
@@ -152,13 +153,13 @@ def _disk(backbone: float | None, shared: float | None, tasks: list[dict[str, An
         shared: bytes stored once for all tasks; None for the backbone's.
         tasks: with the bytes of each.
     """
-    sizes = [task["bytes"] for task in tasks]
-    if not backbone or None in sizes:
+    sizes = [task.bytes for task in tasks if task.bytes is not None]
+    if not backbone or len(sizes) < len(tasks):
         return None
     shared = backbone if shared is None else shared
     total, separate = shared + sum(sizes), backbone * len(tasks)
     bars = [("shared by all", shared, "part")] if shared else []
-    bars += [(task["name"], task["bytes"], "part") for task in tasks]
+    bars += [(task.name, size, "part") for task, size in zip(tasks, sizes, strict=True)]
     bars += [("all together", total, "total"), (f"one network a task ({len(tasks)} × backbone)", separate, "separate")]
     longest = max(total, separate)
     return {

@@ -12,9 +12,9 @@ from img2img.files.json_files import write_json
 from img2img.metrics import decathlon_score, score_per_parameter
 from img2img.metrics.decathlon import FINETUNED
 from img2img.research.strategies.separate import SeparateNetworks
-from img2img.training.experiment import Experiment
+from img2img.training.config import Experiment
 from img2img.training.sequence import SequenceRunner
-from img2img.training.strategy import STRATEGIES
+from img2img.training.strategies import MASKS
 
 MADE = "of other data than the Decathlon's: it says that the pipeline runs, and nothing else"
 OFFICIAL = "of the official validation sets, by references that were measured on the test sets: not a published score"
@@ -44,15 +44,16 @@ def check_given(accuracy: Any, experiment: Experiment) -> float:
         raise InputError(f"{what}, a fraction as it seems: expected per cent; multiply it by 100")
     if IMAGENET in experiment.sequence:
         raise InputError(f"{what}, but the sequence learns {IMAGENET}, whose accuracy is measured: leave one of them out")
-    if experiment.mode not in ("pretrained", "bundle"):
+    if not experiment.backbone.trained_elsewhere:
         raise InputError(
-            f"{what} is of a network that is given, but backbone.mode={experiment.mode!r}: set backbone.mode=pretrained and "
-            "backbone.weights to its file, or leave the accuracy out"
+            f"{what} is of a network that is given, but backbone.mode={experiment.backbone.mode!r}: set "
+            "backbone.mode=pretrained and backbone.weights to its file, or leave the accuracy out"
         )
-    method = experiment.method.get("name")
-    if not experiment.masks and not issubclass(STRATEGIES.find(method), SeparateNetworks):
+    strategy = experiment.strategy
+    if strategy.kind != MASKS and not issubclass(strategy.builder, SeparateNetworks):
         raise InputError(
-            f"{what} is of the network as it was given, which method={method!r} changes: leave it out, or learn {IMAGENET} too"
+            f"{what} is of the network as it was given, which method={strategy.kind!r} changes: leave it out, or learn "
+            f"{IMAGENET} too"
         )
     return float(accuracy)
 
@@ -69,7 +70,7 @@ def finish(runner: SequenceRunner, results: Mapping[str, Any], *, imagenet12_acc
         hint = f"; of a backbone from a file imagenet12_accuracy=PERCENT gives {IMAGENET}'s" if lacks else ""
         logger.info("no score: it wants the ten tasks %s%s", ", ".join(FINETUNED), hint)
     else:
-        score["note"] = note_of([runner.experiment.task(task["name"]).data for task in results["tasks"]])
+        score["note"] = note_of([runner.task_data[task["name"]].config.data.plain() for task in results["tasks"]])
         score["note"] += f"; {GIVEN}" if score["given"] else ""
         write_json(runner.folder / "decathlon.json", score)
         text = "score %.0f, %.0f for each network's worth of parameters (%s)"
@@ -135,7 +136,7 @@ def submit(runner: SequenceRunner) -> None:
     """
     predictions, refused = [], {}
     for name in (name for name in DECATHLON if name in runner.experiment.sequence):
-        options = dict(runner.experiment.task(name).data)
+        options = runner.task_data[name].config.data.plain()
         if options.get("kind") != "decathlon":
             continue
         try:
@@ -172,7 +173,8 @@ def predict(
     shown = CachedDataset(pictures, short_side=resize, square=square, middle=middle, max_bytes=0)
     network, task = runner.run_of(name), runner.task_data[name].task
     found: dict[int, int] = {}
-    size = 1 if square is None and middle is None else runner.experiment.batch_size  # whole pictures have sizes of their own
+    whole = square is None and middle is None  # such images have sizes of their own
+    size = 1 if whole else runner.experiment.evaluation.batch_size
     for start in range(0, len(shown), size):
         rows = range(start, min(start + size, len(shown)))
         input = task.input(Batch.stack([shown[row] for row in rows]).to(runner.evaluator.device))

@@ -8,15 +8,18 @@ from typing import Any
 
 from img2img import validation
 from img2img.bundle import bundle_folder, check_bundle, read_bundle, task_path
+from img2img.bundle.join import join_bundles
 from img2img.errors import InputError
 from img2img.files.paths import paths_in
 from img2img.files.writable import check_writable
 from img2img.masks import METHODS
 from img2img.masks.task_store import check_task_name
 from img2img.registry import import_modules
+from img2img.training.config.read import merged
+from img2img.training.run import Report, run
 
 
-def train_new_task(
+def add_task(
     bundle: str | os.PathLike[str],
     name: str,
     *,
@@ -26,6 +29,7 @@ def train_new_task(
     train: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] = (),
+    report: Report | None = None,
 ) -> Path:
     """Train a task on the backbone of a bundle and add it there; the tasks that it has are left as they are, bit for bit.
 
@@ -37,9 +41,10 @@ def train_new_task(
         task: its kind and options, see `tasks.build_task`.
         data: its pictures, see `data.build_data`.
         method: a config of `configs/method`, or a mask method's name and options.
-        train: what differs from `configs/protocol/images.yaml`, see `TrainOptions`.
+        train: what differs from the defaults of `TrainOptions`, by groups, such as `{"optimiser": {"lr": 1e-3}}`.
         out: the run folder; `runs/NAME` by default.
         overrides: further changes of the experiment's config, as on the command line.
+        report: writes the page of the run, see `training.run.run`; None for no page.
 
     Returns:
         The run folder.
@@ -48,9 +53,6 @@ def train_new_task(
         InputError: the name is taken, an argument is of a wrong type, `out` is an input, the bundle cannot be written to, or
             whatever the experiment finds wrong. The bundle is as it was.
     """
-    from img2img.bundle.join import join_bundles
-    from img2img.training.run import run
-
     check_task_name(validation.text("name", name, "night"))
     task = validation.mapping("task", task, {"kind": "translation"})
     data = validation.mapping("data", data, {"kind": "paired_folders", "inputs": "day", "targets": "night"})
@@ -70,9 +72,9 @@ def train_new_task(
         raise InputError(f"the method {config['method'].get('name')!r} masks nothing: expected one of {', '.join(METHODS)}")
     config |= {"name": name, "out": str(out), "sequence": [name]}
     config["tasks"] = {name: {"task": task, "data": data, **config.get("tasks", {}).get(name, {})}}
-    config["train"] |= train
+    config["train"] = merged(config["train"], train)
     check_bundle(folder)  # join_bundles does, after the training
-    run(config)
+    run(config, report=report)
     join_bundles(folder, [out])
     return out
 
@@ -93,21 +95,20 @@ def _check_out(out: Path, bundle: Path, data: Mapping[str, Any]) -> None:
 
 def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The config that experiments start from, on the bundle's backbone."""
-    import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from img2img.training.compose import check_overrides, config_folder, without_script_keys
+    from img2img.training.compose import check_overrides, compose, config_folder, method_names, without_script_keys
 
-    known = sorted(path.stem for path in (config_folder() / "method").glob("*.yaml"))
+    known = sorted({*method_names(), *(path.stem for path in (config_folder() / "method").glob("*.yaml"))})
     if isinstance(method, str) and method not in known:
         raise InputError(f"method={method!r}: expected one of {', '.join(known)}, or a mapping with a name and options")
     groups = ["backbone=bundle", *([f"method={method}"] if isinstance(method, str) else [])]
     check_overrides(overrides)
     try:
-        with _own_hydra(), hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-            composed = hydra.compose("base", [*groups, f"name={name}", *overrides])
+        with _own_hydra():
+            composed = compose("base", [*groups, f"name={name}", *overrides])
         composed.backbone.weights = str(folder)
         config = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:

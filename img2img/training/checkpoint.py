@@ -1,7 +1,6 @@
 """Mid-task checkpoints: everything that the rest of the training depends on, so that it ends bit-equal."""
 
 import os
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -27,8 +26,8 @@ def save_checkpoint(path: str | os.PathLike[str], values: dict[str, Any]) -> Non
     write_checked(path, values)
 
 
-def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str | Collection[str]) -> dict[str, Any]:
-    """Read a checkpoint; tensors and plain types only, nothing is unpickled. `fingerprint`: one, or all that are accepted.
+def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str) -> dict[str, Any]:
+    """Read a checkpoint; tensors and plain types only, nothing is unpickled.
 
     Raises:
         InputError: it is damaged, of an earlier version of img2img, or was written under another configuration.
@@ -43,7 +42,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str | Collecti
             f"the checkpoint {path} cannot be read ({first_line(error)}): delete it, and the task starts again; "
             "finished tasks are kept"
         ) from error
-    if written not in ([fingerprint] if isinstance(fingerprint, str) else fingerprint):
+    if written != fingerprint:
         raise InputError(
             f"the checkpoint {path} was written under another configuration of this task: go back to it, delete the checkpoint, "
             "or choose another run folder (out=...)"

@@ -1,15 +1,22 @@
-"""A config composed from the YAML files of `configs/`, and its values as plain ones."""
+"""A config composed from the defaults of the typed config and the YAML files of `configs/`, and its values as plain ones."""
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from img2img.errors import InputError
+from img2img.masks import METHODS
+from img2img.training.config import ExperimentConfig
+from img2img.training.strategies import STRATEGIES, comparison_methods
+from img2img.validation import WHOLE, check_key
 
 ENDING = "imagenet12_accuracy"
 """The key of the Decathlon's config that says how its score is computed; no other script has it."""
@@ -24,11 +31,52 @@ def config_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def check_overrides(arguments: Iterable[str]) -> None:
-    """Check that Hydra can read the `KEY=VALUE` among the arguments of a command; others are left to it.
+def register_defaults() -> None:
+    """Make the defaults of the typed config known to Hydra, so that YAML need not repeat them and every key can be overridden.
+
+    `experiment_defaults` holds an experiment's, and the group `method` one of each method; that of a method with an option that
+    has no default is NAME_defaults, for a file that fills it in.
+    """
+    store = ConfigStore.instance()
+    fields = ExperimentConfig.model_fields
+    given = {name: field.default for name, field in fields.items() if not field.is_required()}
+    config = ExperimentConfig.model_construct(**given).model_dump(mode="json")
+    config["compare"] = {name: [] for name in comparison_methods()}
+    store.store(name="experiment_defaults", node={name: config[name] for name in given})
+    for name in method_names():
+        parameters = inspect.signature(_method(name)).parameters
+        needed = [key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
+        options = {key: "???" if key in needed else parameter.default for key, parameter in parameters.items()}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+        store.store(group="method", name=f"{name}_defaults" if needed else name, node={"name": name, **plain})
+
+
+def method_names() -> list[str]:
+    """The names of img2img's own mask methods and comparison methods that a config may choose."""
+    masks = [name for name in METHODS if name != "mixed"]  # which is made of another and masks.trainable_copies
+    return [*masks, *comparison_methods()]
+
+
+def _method(name: str) -> Any:
+    return METHODS[name] if name in METHODS else STRATEGIES[name]
+
+
+def compose(name: str, overrides: Sequence[str]) -> DictConfig:
+    """The config of `configs/NAME.yaml` with these overrides, as the command line of a pipeline composes it.
 
     Raises:
-        InputError: it cannot read one, with how to quote it.
+        HydraException: an override names no key or no file.
+    """
+    register_defaults()
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return hydra.compose(name, list(overrides))
+
+
+def check_overrides(arguments: Iterable[str], *, experiment: bool = True) -> None:
+    """Check that Hydra can read the `KEY=VALUE` among the arguments of a command, and that the typed config has the keys.
+
+    Raises:
+        InputError: it cannot read one, with how to quote it; or there is no such key, with the nearest one.
     """
     parser = OverridesParser.create()
     for argument in arguments:
@@ -36,7 +84,7 @@ def check_overrides(arguments: Iterable[str]) -> None:
         if not equals or argument.startswith("-"):
             continue
         try:
-            parser.parse_override(argument)
+            parsed = parser.parse_override(argument)
         except HydraException as error:
             quoted = value.replace('"', '\\"')
             reason = " ".join(str(error).split("\n", 1)[0].split())
@@ -44,6 +92,8 @@ def check_overrides(arguments: Iterable[str]) -> None:
                 f"{argument!r} cannot be read ({reason}): a value with = , : [ ] {{ }} or spaces that is plain text goes into "
                 f"quotes inside the shell's, such as '{key}=\"{quoted}\"'"
             ) from error
+        if experiment and parsed.key_or_group:
+            check_key(ExperimentConfig, parsed.key_or_group.split("."), what=WHOLE)
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:

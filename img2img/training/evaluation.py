@@ -12,11 +12,12 @@ from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
 from img2img.inference import load
 from img2img.inference.evaluator import Evaluator, finite
-from img2img.reports.read import read_results
 from img2img.training.compose import without_script_keys
-from img2img.training.experiment import Experiment, read_experiment
+from img2img.training.config import Experiment, read_experiment
 from img2img.training.record import Records
+from img2img.training.results import read_results
 from img2img.training.saved_config import config_path
+from img2img.training.strategies import MASKS
 from img2img.training.task_data import prepare
 
 Part = Literal["val", "test"]
@@ -34,7 +35,8 @@ def evaluate_run(
         device: see `inference.load`.
 
     Returns:
-        By task: `figures`; `trivial`, those of doing nothing; `pictures`, how many; `changed`, what of the files of that part,
+        By task: `primary_metric`, its name; `metrics`; `baseline`, those of the baseline; `images`, how many; `changed`, what of
+        the files of that part,
         or of those that the task's options name, is another than when it was learned, None where nothing is or the run kept no
         list of them; and of the test set `reported`, what `results.json` says.
 
@@ -44,29 +46,36 @@ def evaluate_run(
     """
     folder = expanded(run)
     experiment = read_run(folder)
-    if not experiment.masks:
-        method = experiment.method.get("name")
-        raise InputError(f"{folder} was learned by {method!r}, which leaves no bundle of tasks: its results.json has the figures")
+    if experiment.strategy.kind != MASKS:
+        raise InputError(
+            f"{folder} was learned by {experiment.method.kind!r}, which leaves no bundle of tasks: its results.json has "
+            "the metrics"
+        )
     with memory_explained("while the bundle was read", "close other programs, or give another device=..."):
         model = load(folder, device=device)
     evaluator = Evaluator(
         stride=model.backbone.stride,
         min_size=model.backbone.min_size,
         device=model.device,
-        batch_size=experiment.batch_size,
-        channels_last=experiment.channels_last,
+        batch_size=experiment.evaluation.batch_size,
+        channels_last=experiment.device.channels_last,
     )
-    reported = {task["name"]: task.get("figures") for task in read_results(folder)["tasks"]}
-    measured, records = {}, Records(experiment, folder)
+    reported = {task.name: task.metrics for task in read_results(folder).tasks}
+    measured, records, configs = {}, Records(experiment, folder), {task.name: task for task in experiment.tasks}
     for name in model.tasks if tasks is None else tasks:
         model.task(name)
-        task_data = prepare(experiment, name)
+        if name not in configs:
+            raise InputError(
+                f"the bundle of {folder} has a task {name!r} that its config does not have, since it was added later: "
+                f"measure it in the run that learned it, or name others of {', '.join(configs)} (--tasks)"
+            )
+        task_data = prepare(experiment, configs[name])
         pictures: ImageDataset = getattr(task_data.parts, part)
-        figures = evaluator.figures(lambda x, name=name: model.network(x, task=name), task_data.task, pictures)  # type: ignore[misc]
-        entry = {"metric": task_data.task.metric, "figures": finite(figures), "pictures": len(pictures)}
+        metrics = evaluator.metrics(lambda x, name=name: model.network(x, task=name), task_data.task, pictures)  # type: ignore[misc]
+        entry = {"primary_metric": task_data.task.metric, "metrics": finite(metrics), "images": len(pictures)}
         changed = records.difference(task_data, [part])
         entry["changed"] = str(changed) if changed else None
-        entry["trivial"] = finite(evaluator.figures(None, task_data.task, pictures))
+        entry["baseline"] = finite(evaluator.metrics(None, task_data.task, pictures))
         measured[name] = entry | ({"reported": reported.get(name)} if part == "test" else {})
     return measured
 

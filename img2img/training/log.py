@@ -1,18 +1,16 @@
 """A task's training log: rows as CSV, scalars for TensorBoard."""
 
 import csv
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from img2img.files.atomic import write_atomic
-from img2img.masks.flips import FlipRow
 
 
 class TrainingLog:
-    """Rows of one training in the run folder: `metrics/<name>.csv`, `metrics/<name>.masks.csv` and `tensorboard/<name>/`.
+    """Rows of one training in the run folder: `metrics/<name>.csv`, `metrics/<name>.<table>.csv` and `tensorboard/<name>/`.
 
     Args:
         folder: the run folder.
@@ -22,16 +20,16 @@ class TrainingLog:
 
     def __init__(self, folder: Path, name: str, *, writes: bool = True) -> None:
         self._writes = writes
-        self._csv = folder / "metrics" / f"{name}.csv"
-        self._masks_csv = folder / "metrics" / f"{name}.masks.csv"
+        self._folder = folder / "metrics"
+        self._name = name
         self._tensorboard = folder / "tensorboard" / name
         self.rows: list[dict[str, Any]] = []
-        self.mask_rows: list[dict[str, Any]] = []
+        self.tables: dict[str, list[dict[str, Any]]] = {}
         self._writer: Any = None
 
-    def start(self, rows: Sequence[dict[str, Any]], mask_rows: Sequence[dict[str, Any]]) -> None:
+    def start(self, rows: Sequence[dict[str, Any]], tables: Mapping[str, Sequence[dict[str, Any]]]) -> None:
         """Begin, or go on after these rows; later events of an interrupted run are hidden."""
-        self.rows, self.mask_rows = list(rows), list(mask_rows)
+        self.rows, self.tables = list(rows), {name: list(of_table) for name, of_table in tables.items()}
         if not self._writes:
             return
         # tensorboard takes a second to import, and what uses the loop alone does not need it.
@@ -45,17 +43,14 @@ class TrainingLog:
         self.rows.append(row)
         for name, value in row.items():
             if name != "step" and value is not None:
-                self._add_scalar(name, value, row["step"])
+                self.add_scalar(name, value, row["step"])
 
-    def add_masks(self, step: int, rows: Sequence[FlipRow]) -> None:
-        """Add the densities and flips of a task's masks by layer, and those of all layers as scalars."""
-        self.mask_rows += [{"step": step, **asdict(row)} for row in rows]
-        weights = sum(row.weights for row in rows)
-        if weights:
-            self._add_scalar("masks/density", sum(row.density * row.weights for row in rows) / weights, step)
-            self._add_scalar("masks/flips", sum(row.flips for row in rows) / weights, step)
+    def add_rows(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Add rows to a table beside the log's own."""
+        self.tables.setdefault(table, []).extend(rows)
 
-    def _add_scalar(self, name: str, value: float, step: int) -> None:
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Add a value for TensorBoard alone."""
         if self._writer is not None:
             self._writer.add_scalar(name, value, step)
 
@@ -63,9 +58,10 @@ class TrainingLog:
         """Bring the CSVs up to date."""
         if not self._writes:
             return
-        _write_csv(self._csv, self.rows)
-        if self.mask_rows:
-            _write_csv(self._masks_csv, self.mask_rows)
+        _write_csv(self._folder / f"{self._name}.csv", self.rows)
+        for table, rows in self.tables.items():
+            if rows:
+                _write_csv(self._folder / f"{self._name}.{table}.csv", rows)
 
     def __enter__(self) -> Self:
         return self

@@ -14,14 +14,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from img2img.errors import InputError, TrainingDivergedError, memory_explained
-from img2img.masks import TaskModule
-from img2img.masks.flips import FlipMeter
 from img2img.tasks.base import Example
+from img2img.training.callback import Callback
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
+from img2img.training.config import TrainOptions
 from img2img.training.distributed import Processes
 from img2img.training.log import TrainingLog
-from img2img.training.optimiser import all_groups, build_optimisers, schedule, start_momentum
-from img2img.training.options import TrainOptions
+from img2img.training.optimiser import Groups, all_groups, all_of, build_optimisers, schedule, schedulers, start_momentum
 from img2img.training.precise_bn import precise_bn
 
 
@@ -94,14 +93,15 @@ def fit(
     fabric: Fabric,
     log: TrainingLog,
     checkpoint: Path,
-    fingerprint: str | Sequence[str],
+    fingerprint: str,
     extra: Callable[[Tensor, Tensor], Tensor | None] | None = None,
     head: nn.Module | None = None,
-    after_step: Callable[[], None] | None = None,
+    groups: Groups | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
     channels_last: bool = False,
 ) -> Fitted:
-    """Train `module` on `task` and leave it with the state that validated best, or the last, see `TrainOptions.keep`.
+    """Train `module` on `task` and leave it with the state that validated best, or the last, see `ValidationOptions.keep`.
 
     If `checkpoint` exists the training goes on from it, and ends as it would have ended without the interruption: bit for bit
     on a CPU. The last checkpoint holds the end; the caller removes it once the outcome is safe elsewhere.
@@ -117,11 +117,11 @@ def fit(
         fabric: device, precision and processes.
         log: where rows go.
         checkpoint: the file of the running training.
-        fingerprint: a hash of whatever the training depends on; a checkpoint of another one is refused. Of several, which all
-            are accepted, the first is written.
+        fingerprint: a hash of whatever the training depends on; a checkpoint of another one is refused.
         extra: `extra(input, output)` is added to the loss, a penalty or a distillation; None for nothing.
-        head: the part of `module` that is trained alone at first, see `TrainOptions.head_first`; None: all from the start.
-        after_step: called after each step of the optimisers, to set right what they may not change; None for nothing.
+        head: the part of `module` that is trained alone at first, see `ScheduleOptions.head_first`; None: all from the start.
+        groups: what is trained by which optimiser at which rate; None: all that requires grad, alike.
+        callbacks: told of steps and validations; their state is part of the checkpoint.
         progress: told about each logged step.
         channels_last: run pictures in this memory format; the module's weights should be in it.
 
@@ -134,12 +134,11 @@ def fit(
     if processes.world_size > 1:
         batches = batches.part(processes.rank, processes.world_size)
         processes.own_randomness()
-    optimisers = build_optimisers(module, options)
+    optimisers = build_optimisers((groups or all_of(module))(options.optimiser), options.optimiser)
     wrapped, *fabric_optimisers = fabric.setup(module, *optimisers)
     start, seconds, since = 0, 0.0, 0
     rows: list[dict[str, Any]] = []
-    mask_rows: list[dict[str, Any]] = []
-    flips = FlipMeter(module.state) if isinstance(module, TaskModule) else None
+    tables: dict[str, list[dict[str, Any]]] = {}
     running = torch.zeros((), device=fabric.device)
     best: dict[str, Any] = {"value": None, "step": 0, "state": None}
     if checkpoint.exists():
@@ -151,13 +150,14 @@ def fit(
         for state in [saved["random"], *saved.get("others", ())][processes.rank :][:1]:
             set_random_states(state)
         start, seconds, rows, best = saved["step"], saved["seconds"], saved["rows"], saved["best"]
-        running, since, mask_rows = saved["running"].to(fabric.device), saved["since"], saved["mask_rows"]
-        if flips is not None:
-            flips.load_state_dict(saved["seen"])
+        running, since, tables = saved["running"].to(fabric.device), saved["since"], saved["tables"]
+        for callback, state in zip(callbacks, saved["callbacks"], strict=True):
+            callback.load_state(state)
+    rates = schedulers(optimisers, options, start=start)
     processes.broadcast(module)
-    log.start(rows, mask_rows)
+    log.start(rows, tables)
     began = time.monotonic() - seconds
-    alone = 0 if head is None else int(options.head_first * options.steps)
+    alone = 0 if head is None else int(options.schedule.head_first * options.steps)
     waiting = _all_but(head, module) if head is not None and start < alone else []
     for parameter in waiting:
         parameter.requires_grad_(False)
@@ -166,9 +166,6 @@ def fit(
     module.train()
 
     for step, batch in zip(range(start, options.steps), batches.iterate(start), strict=False):
-        factor = schedule(step, options)
-        for group in all_groups(optimisers):
-            group["lr"] = group["base_lr"] * factor
         if step == alone:
             for parameter in waiting:
                 parameter.requires_grad_(True)
@@ -199,23 +196,25 @@ def fit(
             _require_finite(float(running), task, step, options)
         for optimiser in fabric_optimisers:
             optimiser.step()
-        if after_step is not None:
-            after_step()
+        for rate in rates:
+            rate.step()
+        for callback in callbacks:
+            callback.after_step()
 
-        validated = done % options.val_every == 0 or done == options.steps
+        validated = done % options.validation.every == 0 or done == options.steps
         value = None
         if validated:
             examples = (task.example(batch.to(fabric.device)) for batch in batches.iterate(done))
             inputs = (example.input.contiguous(memory_format=memory_format) for example in examples)
             with explained(options):
-                precise_bn(module, wrapped, inputs, options.norm_batches)
+                precise_bn(module, wrapped, inputs, options.validation.precise_bn_batches)
             processes.average_statistics(module)
             module.eval()
             value = processes.on_rank_zero(validate)
             module.train()
             if not math.isfinite(value):
                 raise TrainingDivergedError(_diverged(f"the validation's {task.metric}", task, step, options))
-            if best["value"] is None or options.keep == "last":
+            if best["value"] is None or options.validation.keep == "last":
                 better = True
             else:
                 better = value > best["value"] if task.higher_is_better else value < best["value"]
@@ -223,9 +222,9 @@ def fit(
                 best = {"value": value, "step": done, "state": copy.deepcopy(module.state_dict())}
         if logged or validated:
             mean = float(running) / max(since, 1)
-            log.add({"step": done, "loss": mean, "rate": factor, f"val {task.metric}": value})
-            if validated and flips is not None:
-                log.add_masks(done, flips.update())
+            log.add({"step": done, "loss": mean, "rate": schedule(step, options), f"val {task.metric}": value})
+            for callback in callbacks if validated else ():
+                callback.after_validation(done, log)
             running.zero_()
             since = 0
             if progress is not None:
@@ -235,7 +234,7 @@ def fit(
             processes.average_statistics(module)  # one state is saved, and all go on from it
             own, *others = processes.each(random_states())
             saving = {
-                "fingerprint": fingerprint if isinstance(fingerprint, str) else fingerprint[0],
+                "fingerprint": fingerprint,
                 "step": done,
                 "module": module.state_dict(),
                 "optimisers": [optimiser.state_dict() for optimiser in optimisers],
@@ -244,8 +243,8 @@ def fit(
                 "best": best,
                 "seconds": time.monotonic() - began,
                 "rows": log.rows,
-                "mask_rows": log.mask_rows,
-                "seen": {} if flips is None else flips.state_dict(),
+                "tables": log.tables,
+                "callbacks": [callback.state() for callback in callbacks],
                 "running": running,
                 "since": since,
             }
@@ -272,9 +271,9 @@ def _require_finite(loss: float, task: Objective, step: int, options: TrainOptio
 
 def _diverged(what: str, task: Objective, step: int, options: TrainOptions) -> str:
     return (
-        f"{what} of the {task.kind} task is not a finite number at step {step + 1}: lower train.lr (now {options.lr:g}), "
-        f"train.head_lr or train.mask_lr (now {options.mask_lr:g}), or look for broken pictures. Nothing of this step was saved; "
-        "finished tasks and the last checkpoint are kept"
+        f"{what} of the {task.kind} task is not a finite number at step {step + 1}: lower train.optimiser.lr (now "
+        f"{options.optimiser.lr:g}), head_lr or mask_lr (now {options.optimiser.mask_lr:g}), or look for broken images. Nothing "
+        "of this step was saved; finished tasks and the last checkpoint are kept"
     )
 
 
@@ -286,11 +285,12 @@ def explained(options: TrainOptions) -> Iterator[None]:
         OutOfMemoryError: the block ran out of memory.
         InputError: normalisation found a single value to normalise.
     """
-    batch, crop = max(1, options.batch_size // 2), max(32, options.crop * 3 // 4 // 32 * 32)
-    doing = f"with train.batch_size={options.batch_size} at train.crop={options.crop}"
+    crop = options.augmentation.crop
+    batch, smaller = max(1, options.batch_size // 2), max(32, crop * 3 // 4 // 32 * 32)
+    doing = f"with train.batch_size={options.batch_size} at train.augmentation.crop={crop}"
     remedy = (
-        f"try train.batch_size={batch}, or train.crop={crop}. Finished tasks and the last checkpoint are kept; run the same "
-        "command again"
+        f"try train.batch_size={batch}, or train.augmentation.crop={smaller}. Finished tasks and the last checkpoint "
+        "are kept; run the same command again"
     )
     try:
         with memory_explained(doing, remedy):
@@ -299,7 +299,7 @@ def explained(options: TrainOptions) -> Iterator[None]:
         if not str(error).startswith("Expected more than 1"):  # PyTorch's batch and instance normalisation
             raise
         raise InputError(
-            f"train.batch_size={options.batch_size} at train.crop={options.crop} leaves the network's normalisation a single "
-            f"value of each channel ({error}), and it needs two or more: raise train.batch_size or train.crop, or freeze it with "
-            "norm=frozen"
+            f"train.batch_size={options.batch_size} at train.augmentation.crop={crop} leaves the network's normalisation a "
+            f"single value of each channel ({error}), and it needs two or more: raise train.batch_size or "
+            "train.augmentation.crop, or freeze it with masks.norm=frozen"
         ) from error

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,30 +12,104 @@ from torch import Tensor, nn
 from img2img.bundle import add_task_to_bundle, load_bases, task_path
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
-from img2img.masks import Basis, Identity, basis_of_tasks
+from img2img.masks import Basis, Identity, MaskedNetwork, TaskModule, TrainableCopy, basis_of_tasks
+from img2img.masks.flips import FlipMeter
+from img2img.masks.methods.mixed import names_of_copies
 from img2img.masks.parameter_count import relative_parameters
+from img2img.masks.task_state import TaskState
 from img2img.masks.tensors import total_bytes
+from img2img.training.callback import Callback
+from img2img.training.config import BasisOfTasks, Experiment, OptimiserOptions
+from img2img.training.log import TrainingLog
+from img2img.training.optimiser import Groups, ParameterGroup
+from img2img.training.strategies import MASKS
 from img2img.training.strategy import Context, Phase, Strategy
-from img2img.validation import call_with
 
 logger = logging.getLogger("img2img")
+
+Parameters = Sequence[nn.Parameter]
+
+
+def masked_groups(
+    options: OptimiserOptions, *, scores: Parameters, norm: Parameters, head: Parameters, weights: Parameters = ()
+) -> list[ParameterGroup]:
+    """The groups of a task that trains masks.
+
+    Scores are always trained by Adam and never decay: weight decay would pull them to the threshold.
+
+    Args:
+        options: the rates and so on.
+        scores: all that masks learn.
+        norm: normalisation parameters.
+        head: the task's.
+        weights: that are trained themselves.
+    """
+    head_lr = options.lr if options.head_lr is None else options.head_lr
+    norm_lr = head_lr if options.norm_lr is None else options.norm_lr
+    return [
+        ParameterGroup(scores, "adam", options.mask_lr),
+        ParameterGroup(norm, options.name, norm_lr),
+        ParameterGroup(head, options.name if options.head is None else options.head, head_lr, options.weight_decay),
+        ParameterGroup(weights, options.name, options.lr, options.weight_decay),
+    ]
+
+
+def groups_of(module: TaskModule) -> Groups:
+    """What a masked task trains; the copies of weights that it has to itself are weights."""
+
+    def groups(options: OptimiserOptions) -> list[ParameterGroup]:
+        state, trained = module.state, [p for p in module.parameters() if p.requires_grad]
+        copies = {id(p) for mask in state.masks.children() if isinstance(mask, TrainableCopy) for p in mask.parameters()}
+        scores = {id(p) for p in state.masks.parameters()} - copies
+        head = set() if state.head is None else {id(p) for p in state.head.parameters()}
+        return masked_groups(
+            options,
+            scores=[p for p in trained if id(p) in scores],
+            norm=[p for p in trained if id(p) not in scores | head | copies],
+            head=[p for p in trained if id(p) in head],
+            weights=[p for p in trained if id(p) in copies],
+        )
+
+    return groups
+
+
+class FlipLog(Callback):
+    """Logs at each validation how dense the masks of each layer are, and how many of their values have flipped."""
+
+    def __init__(self, state: TaskState) -> None:
+        self._meter = FlipMeter(state)
+
+    def after_validation(self, step: int, log: TrainingLog) -> None:
+        """Rows by layer, and means over all of them as scalars."""
+        rows = self._meter.update()
+        log.add_rows("masks", [{"step": step, **asdict(row)} for row in rows])
+        if weights := sum(row.weights for row in rows):
+            log.add_scalar("masks/density", sum(row.density * row.weights for row in rows) / weights, step)
+            log.add_scalar("masks/flips", sum(row.flips for row in rows) / weights, step)
+
+    def state(self) -> dict[str, Any]:
+        """The masks at the last validation."""
+        return dict(self._meter.state_dict())
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Compare with these masks next."""
+        self._meter.load_state_dict(state)
 
 
 @dataclass(kw_only=True)
 class MaskStrategy(Strategy):
-    """A mask, a normalisation state and a head a task, by the mask methods of the experiment.
+    """A mask, a normalisation state and a head a task, by the mask method of each task, stored in the run's bundle."""
 
-    Attributes:
-        bundle: where tasks are stored.
-    """
+    name: ClassVar[str] = MASKS
 
-    bundle: Path
-    name: ClassVar[str] = ""  # no comparison method
+    def check(self, experiment: Experiment, network: MaskedNetwork) -> None:
+        """Refuse patterns of copied weights that fit none."""
+        names_of_copies(experiment.masks.trainable_copies or (), network.roles.masked)
 
     def begin(self, context: Context) -> None:
         """With the bases of the bundle that the backbone is from, if it is from one."""
         super().begin(context)
-        if source := context.experiment.source:
+        if source := context.experiment.backbone.source:
             load_bases(source.folder, source.bases, context.network)
 
     def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
@@ -48,16 +122,23 @@ class MaskStrategy(Strategy):
     def learn(self, name: str) -> Iterator[Phase]:
         """Train a mask."""
         experiment, network = self.context.experiment, self.context.network
-        method = experiment.mask_method(name)
-        with nullcontext() if experiment.source is None else experiment.source.lent(network):
+        method, source = self.context.task_data[name].config.method, experiment.backbone.source
+        assert method is not None
+        with nullcontext() if source is None else source.lent(network):
             self._make_basis(method.basis_name())
             start_from = self._start_of(name)
             if start_from is not None:
                 logger.info("%s: starts from the masks of %s", name, start_from)
-            network.add_task(name, method, head=self.context.head(name), norm=experiment.norm, start_from=start_from)
+            network.add_task(name, method, head=self.context.head(name), norm=experiment.masks.norm, start_from=start_from)
         self.context.place(network)
         module = network.task_module(name)
-        yield Phase(module=module, head=module.state.head, extra=lambda input, output: module.state.penalty())
+        yield Phase(
+            module=module,
+            head=module.state.head,
+            extra=lambda input, output: module.state.penalty(),
+            groups=groups_of(module),
+            callbacks=[FlipLog(module.state)],
+        )
         network.freeze_task(name)
 
     def abandon(self, name: str) -> None:
@@ -75,14 +156,15 @@ class MaskStrategy(Strategy):
 
         return run
 
-    def store(self, name: str, figures: Mapping[str, float | None]) -> None:
-        """Write the task's file into the bundle."""
+    def store(self, names: Sequence[str], metrics: Mapping[str, float | None]) -> None:
+        """Write the newest task's file into the bundle."""
+        name = names[-1]
         task_data = self.context.task_data[name]
         side = min(task_data.parts.test[0].image.shape[:2])
-        info: dict[str, Any] = {"figures": dict(figures), "side": side}
+        info: dict[str, Any] = {"figures": dict(metrics), "side": side}  # the format's own key
         if task_data.parts.test.white is not None:
             info["white"] = task_data.parts.test.white
-        add_task_to_bundle(self.bundle, self.context.network, name, options=task_data.task.options(), info=info)
+        add_task_to_bundle(self._bundle, self.context.network, name, options=task_data.task.options(), info=info)
 
     def own_bytes(self, name: str) -> int:
         """The task's file."""
@@ -100,14 +182,18 @@ class MaskStrategy(Strategy):
         """The fraction of ones over all binary masks."""
         return self.context.network.state(name).density()
 
-    def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
+    def load(self, names: Sequence[str]) -> None:
         """Load the finished tasks from the bundle."""
-        for name in own:
+        for name in names:
             self.context.network.load_task(self._file(name), name=name)
         self.context.place(self.context.network)
 
+    @property
+    def _bundle(self) -> Path:
+        return self.context.folder / "bundle"
+
     def _file(self, name: str) -> Path:
-        return task_path(self.bundle, name)
+        return task_path(self._bundle, name)
 
     def _make_basis(self, name: str | None) -> None:
         """Make a basis of the experiment, unless a task before used it, or the bundle of the backbone has the very same."""
@@ -115,31 +201,27 @@ class MaskStrategy(Strategy):
         if name is None:
             return
         present = network.bases().get(name)
-        if present is not None and (experiment.source is None or name not in experiment.bases):
+        if present is not None and (experiment.backbone.source is None or name not in experiment.bases):
             return
-        options = dict(experiment.bases[name])
+        options = experiment.bases[name]
         logger.info("basis %s: %s", name, options)
-
-        def of_tasks(*, tasks: Sequence[str], kind: str = "binary") -> Basis:
-            return basis_of_tasks(network, tasks, kind=kind)  # type: ignore[arg-type]
-
-        def random(*, count: int, density: float, seed: int, kind: str = "binary") -> Basis:
-            return Basis.random(network.layers(), count=count, density=density, seed=seed, kind=kind)  # type: ignore[arg-type]
-
-        basis: Basis = call_with(of_tasks if "tasks" in options else random, options, what=f"bases.{name}")
+        if isinstance(options, BasisOfTasks):
+            basis = basis_of_tasks(network, options.tasks, kind=options.kind)  # type: ignore[arg-type]
+        else:
+            basis = Basis.random(network.layers(), **vars(options))
         if present is None:
             network.add_basis(name, basis)
         elif present.sha256 != basis.sha256:
             raise InputError(
-                f"bases.{name} is another one than the basis {name!r} that the bundle of the backbone has: give it another name, "
-                f"or leave bases.{name} out to take the bundle's"
+                f"masks.bases.{name} is another one than the basis {name!r} that the bundle of the backbone has: give it another "
+                f"name, or leave masks.bases.{name} out to take the bundle's"
             )
 
     def _start_of(self, name: str) -> str | None:
         """The task that this one starts from."""
         experiment, evaluator, task_data = self.context.experiment, self.context.evaluator, self.context.task_data[name]
-        start = experiment.task(name).start_from
+        start = task_data.config.start_from
         if start != "nearest":
             return start
-        input = evaluator.probe_input(task_data.task, task_data.parts.train, experiment.batch_size)
+        input = evaluator.check_input(task_data.task, task_data.parts.train, experiment.evaluation.batch_size)
         return self.context.network.nearest_task(evaluator.placed(input))

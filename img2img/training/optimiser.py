@@ -1,64 +1,59 @@
-"""What is trained at which rate, by which optimiser, and how rates change over the steps."""
+"""Parameter groups, an optimiser for each kind that they name, and how rates change over the steps."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from img2img.masks import TaskModule, TrainableCopy
-from img2img.training.options import OptimiserName, TrainOptions
-
-Roles = dict[str, list[nn.Parameter]]
-"""The parameters that are trained, by "scores" (all that masks learn), "norm", "head" and "weights"."""
+from img2img.training.config import OptimiserName, OptimiserOptions, TrainOptions
 
 
-def parameter_roles(module: nn.Module) -> Roles:
-    """What a module trains, by role.
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that are trained alike.
 
-    A module that knows better says so by a method `parameter_roles()`. Of a masked task the copies of weights that it has to
-    itself are "weights"; of any other module all is, its head too.
+    Attributes:
+        parameters: of the module.
+        optimiser: by which they are trained.
+        lr: their learning rate, before the schedule.
+        weight_decay: of these alone.
     """
-    own_roles = getattr(module, "parameter_roles", None)
-    if own_roles is not None:
-        roles: Roles = own_roles()
-        return roles
-    trained = [p for p in module.parameters() if p.requires_grad]
-    if not isinstance(module, TaskModule):
-        return {"weights": trained}
-    masks = list(module.state.masks.children())
-    own = {id(p) for mask in masks if isinstance(mask, TrainableCopy) for p in mask.parameters()}
-    scores = {id(p) for p in module.state.masks.parameters()} - own
-    head = set() if module.state.head is None else {id(p) for p in module.state.head.parameters()}
-    norm = {id(p) for p in trained} - own - scores - head
-    sets = {"scores": scores, "norm": norm, "head": head, "weights": own}
-    return {role: [p for p in trained if id(p) in wanted] for role, wanted in sets.items()}
+
+    parameters: Sequence[nn.Parameter]
+    optimiser: OptimiserName
+    lr: float
+    weight_decay: float = 0.0
 
 
-def build_optimisers(module: nn.Module, options: TrainOptions) -> list[torch.optim.Optimizer]:
-    """One optimiser for each kind that is needed. Groups carry their rate as `base_lr`.
-
-    Scores are always trained by Adam and never decay: weight decay would pull them to the threshold.
-    """
-    roles = parameter_roles(module)
-    head_lr = options.lr if options.head_lr is None else options.head_lr
-    norm_lr = head_lr if options.norm_lr is None else options.norm_lr
-    head = options.optimiser if options.head_optimiser is None else options.head_optimiser
-    settings: list[tuple[str, OptimiserName, float, float]] = [
-        ("scores", "adam", options.mask_lr, 0.0),
-        ("norm", options.optimiser, norm_lr, 0.0),
-        ("head", head, head_lr, options.weight_decay),
-        ("weights", options.optimiser, options.lr, options.weight_decay),
-    ]
-    groups: dict[OptimiserName, list[dict[str, Any]]] = {}
-    for role, kind, lr, decay in settings:
-        if roles.get(role):
-            groups.setdefault(kind, []).append({"params": roles[role], "lr": lr, "base_lr": lr, "weight_decay": decay})
-    return [_build(kind, of_kind, options) for kind, of_kind in groups.items()]
+Groups = Callable[[OptimiserOptions], Sequence[ParameterGroup]]
+"""`groups(options)`: the groups of a training. Empty ones are left out."""
 
 
-def _build(kind: OptimiserName, groups: list[dict[str, Any]], options: TrainOptions) -> torch.optim.Optimizer:
+def all_of(module: nn.Module) -> Groups:
+    """Whatever of a module requires grad, as one group."""
+
+    def groups(options: OptimiserOptions) -> list[ParameterGroup]:
+        trained = [p for p in module.parameters() if p.requires_grad]
+        return [ParameterGroup(trained, options.name, options.lr, options.weight_decay)]
+
+    return groups
+
+
+def build_optimisers(groups: Sequence[ParameterGroup], options: OptimiserOptions) -> list[torch.optim.Optimizer]:
+    """One optimiser for each kind that the groups name."""
+    of_kind: dict[OptimiserName, list[dict[str, Any]]] = {}
+    for group in groups:
+        if group.parameters:
+            settings = {"params": list(group.parameters), "lr": group.lr, "weight_decay": group.weight_decay}
+            of_kind.setdefault(group.optimiser, []).append(settings)
+    return [_build(kind, settings, options) for kind, settings in of_kind.items()]
+
+
+def _build(kind: OptimiserName, groups: list[dict[str, Any]], options: OptimiserOptions) -> torch.optim.Optimizer:
     if kind == "adam":
         return torch.optim.Adam(groups, fused=True)
     if kind == "sgd":
@@ -66,7 +61,7 @@ def _build(kind: OptimiserName, groups: list[dict[str, Any]], options: TrainOpti
     return torch.optim.RMSprop(groups)
 
 
-def start_momentum(optimisers: list[torch.optim.Optimizer]) -> None:
+def start_momentum(optimisers: Sequence[torch.optim.Optimizer]) -> None:
     """Give parameters that waited while others of their group were trained by SGD a momentum of zero, which is how one starts.
 
     The fused kernel takes a momentum for each parameter of a group, or for none of them.
@@ -78,16 +73,27 @@ def start_momentum(optimisers: list[torch.optim.Optimizer]) -> None:
                 optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def all_groups(optimisers: list[torch.optim.Optimizer]) -> Iterator[dict[str, Any]]:
-    """Every parameter group."""
+def all_groups(optimisers: Sequence[torch.optim.Optimizer]) -> Iterator[dict[str, Any]]:
+    """Every parameter group of the optimisers."""
     for optimiser in optimisers:
         yield from optimiser.param_groups
 
 
+def schedulers(optimisers: Sequence[torch.optim.Optimizer], options: TrainOptions, *, start: int) -> list[LambdaLR]:
+    """A scheduler for each optimiser, which sets the rates of step `start` at once and of the next with each of its steps."""
+    made = []
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        made.append(LambdaLR(optimiser, lambda step: schedule(step, options), last_epoch=start - 1))
+    return made
+
+
 def schedule(step: int, options: TrainOptions) -> float:
-    """The factor on the learning rates at `step`: a linear rise over `warmup` steps, times what `options.schedule` says."""
-    rise = min(1.0, (step + 1) / options.warmup) if options.warmup else 1.0
-    if options.schedule == "cosine":
+    """The factor on the learning rates at `step`: a linear rise over the warmup, times what the schedule says."""
+    chosen = options.schedule
+    rise = min(1.0, (step + 1) / chosen.warmup) if chosen.warmup else 1.0
+    if chosen.name == "cosine":
         return rise * 0.5 * (1 + math.cos(math.pi * step / options.steps))
-    passed = sum(step >= round(at * options.steps) for at in options.decay_at)
-    return float(rise * options.decay**passed)
+    passed = sum(step >= round(at * options.steps) for at in chosen.decay_at)
+    return float(rise * chosen.decay**passed)

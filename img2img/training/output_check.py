@@ -30,7 +30,7 @@ class OutputCheck:
 
     def save(self, task_data: TaskData, network: Network, evaluator: Evaluator) -> None:
         """Keep the inputs of a task that has just been learned, and what its network makes of them."""
-        input = evaluator.probe_input(task_data.task, task_data.parts.test, self.pictures)
+        input = evaluator.check_input(task_data.task, task_data.parts.test, self.pictures)
         write_checked_tensors(self._path(task_data.name), {"input": input, "output": evaluator.run(network, input)})
 
     def change(self, name: str, network: Network, evaluator: Evaluator) -> float:

@@ -31,7 +31,7 @@ def save_panels(runner: SequenceRunner) -> list[Path]:
     paths, grids = [], {}
     for name, task_data in runner.task_data.items():
         rows = []
-        shown = limit(task_data.parts.test, runner.experiment.panels)
+        shown = limit(task_data.parts.test, runner.experiment.evaluation.panels)
         for i in range(len(shown)):
             example = task_data.task.example(Batch.stack([shown[i]]).to(runner.evaluator.device))
             prediction = runner.evaluator.predict(runner.run_of(name), task_data.task, example.input)

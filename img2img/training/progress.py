@@ -1,61 +1,44 @@
-"""`progress.json`: which tasks of a run are finished, with their figures; what a later run goes on from."""
+"""`progress.json`: which tasks of a run are finished, with their metrics; what a later run goes on from."""
 
-from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from img2img.errors import InputError
 from img2img.files.atomic import check_folder
-from img2img.files.typed import NUMBER, NUMBER_OR_NULL, check_each, check_object, check_value
+from img2img.files.typed import as_model
 from img2img.training.checked_files import read_checked_json, write_checked_json
-from img2img.training.experiment import Experiment
+from img2img.training.config import Experiment, backbone_fingerprint, task_fingerprint
+from img2img.training.results import VERSION, Progress, TaskRecord
 
-_RUN = {
-    "fingerprints": dict, "backbone": (str, type(None)), "tasks": dict, "decoder_only": dict, "shared_bytes": NUMBER,
-    "rows": list, "changes": list, "environment": dict,
-}  # fmt: skip
-_TASK = {
-    "before": NUMBER_OR_NULL, "val": NUMBER_OR_NULL, "best_step": NUMBER_OR_NULL, "train_seconds": NUMBER, "steps": NUMBER,
-    "test_images": NUMBER, "value": NUMBER_OR_NULL, "figures": dict, "trivial": dict, "density": NUMBER_OR_NULL, "bytes": NUMBER,
-}  # fmt: skip
-_DECODER_ONLY = {"value": NUMBER_OR_NULL, "figures": dict, "train_seconds": NUMBER, "bytes": NUMBER}
 _REMEDY = (
     "restore it from a copy, or choose another folder (out=...). It alone says what is finished; what was learned is in "
     "bundle/ and learned/ as before"
 )
 
 
-def _fresh() -> dict[str, Any]:
-    # backbone: the fingerprint of its training; tasks and decoder_only: an entry a task; rows and changes: an entry after each;
-    # environment: what the last of them was measured on.
-    entries = {"tasks": {}, "decoder_only": {}, "shared_bytes": 0, "rows": [], "changes": []}
-    return {"fingerprints": {}, "backbone": None, **entries, "environment": {}}
-
-
-def read_progress(experiment: Experiment) -> dict[str, Any]:
+def read_progress(experiment: Experiment) -> Progress:
     """What the run folder's earlier run finished; nothing, if there was none.
 
     Raises:
         InputError: the folder is a file or holds a run of another configuration, or `resume` is "never" and it holds any.
     """
-    path, fresh = check_folder(experiment.folder, "out") / "progress.json", _fresh()
+    path = check_folder(experiment.folder, "out") / "progress.json"
     if not path.is_file():
         if (experiment.folder / "summary.json").is_file():
             raise InputError(
                 f"{experiment.folder} holds a study's results, which a run would replace: choose another folder (out=...)"
             )
-        return fresh
+        return Progress()
     if experiment.resume == "never":
         raise InputError(f"{experiment.folder} holds a run already: choose another folder (out=...) or go on with resume=auto")
     progress = _read(path)
-    finished, wanted = list(progress["tasks"]), list(experiment.sequence)
+    finished, wanted = list(progress.tasks), list(experiment.sequence)
     if finished != wanted[: len(finished)]:
         raise InputError(
             f"{experiment.folder} holds a run that learned {finished}, the config asks for {wanted}: a sequence can grow at its "
             "end, but not change what was learned; choose another folder (out=...)"
         )
-    for name in finished:
-        if progress["fingerprints"].get(name) not in experiment.fingerprints(name):
+    for name, task in zip(finished, experiment.tasks, strict=False):
+        if progress.fingerprints.get(name) != task_fingerprint(experiment, task):
             raise InputError(
                 f"{experiment.folder} holds a run that learned {name!r} under another configuration: go back to it, or choose "
                 "another folder (out=...)"
@@ -63,45 +46,27 @@ def read_progress(experiment: Experiment) -> dict[str, Any]:
     return progress
 
 
-def write_progress(experiment: Experiment, progress: dict[str, Any]) -> None:
+def write_progress(experiment: Experiment, progress: Progress) -> None:
     """Write `progress.json`, atomically, with the fingerprints of the finished tasks."""
-    fingerprints = {name: experiment.fingerprint(name) for name in progress["tasks"]}
-    backbone = experiment.fingerprint(experiment.sequence[0], backbone=True) if experiment.mode == "first_task" else None
-    write_checked_json(experiment.folder / "progress.json", progress | {"fingerprints": fingerprints, "backbone": backbone})
+    fingerprints = {task.name: task_fingerprint(experiment, task) for task in experiment.tasks if task.name in progress.tasks}
+    backbone = backbone_fingerprint(experiment) if experiment.first_trains_backbone else None
+    written = progress.model_copy(update={"fingerprints": fingerprints, "backbone": backbone})
+    write_checked_json(experiment.folder / "progress.json", written.model_dump())
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The contents of `progress.json`, every type checked.
+def _read(path: Path) -> Progress:
+    """The contents of `progress.json`.
 
     Raises:
         InputError: it is damaged, or an edit or another version made something else of it.
     """
-    progress = read_checked_json(path, remedy=_REMEDY)
-    if progress.keys() != _fresh().keys():
+    value = read_checked_json(path, remedy=_REMEDY)
+    if value.get("version") != VERSION:
         raise InputError(f"{path} was not written by this version of img2img: choose another folder (out=...)")
-    check_object(progress, str(path), _RUN, remedy=_REMEDY)
-    check_each(progress["fingerprints"], f"{path}, fingerprints", str, remedy=_REMEDY)
-    for kind, form in (("tasks", _TASK), ("decoder_only", _DECODER_ONLY)):
-        for name, entry in progress[kind].items():
-            where = f"{path}, {kind}, {name:.60}"
-            check_object(entry, where, form, remedy=_REMEDY)
-            for figures in {"figures", "trivial"} & form.keys():
-                check_each(entry[figures], f"{where}, {figures}", NUMBER_OR_NULL, remedy=_REMEDY)
-    count = len(progress["tasks"])
-    for key in ("rows", "changes"):
-        if len(progress[key]) != count:
-            raise InputError(f"{path}, {key}: expected one for each of {count} tasks, got {len(progress[key])}; {_REMEDY}")
-        for index, row in enumerate(progress[key]):
-            where = f"{path}, {key}[{index}]"
-            check_value(row, where, list if key == "rows" else dict, _REMEDY)
-            values = row if isinstance(row, dict) else dict(enumerate(row))
-            if len(values) != index + (key == "rows"):
-                raise InputError(f"{where}: expected a number for each task until then, got {len(values)}; {_REMEDY}")
-            check_each({str(k): v for k, v in values.items()}, where, NUMBER_OR_NULL if key == "rows" else NUMBER, remedy=_REMEDY)
-    return progress
+    return as_model(Progress, value, str(path), remedy=_REMEDY)
 
 
-def source_of_backbone(source: Path, first: str, fingerprints: Collection[str]) -> dict[str, Any]:
+def source_of_backbone(source: Path, first: str, fingerprint: str) -> TaskRecord:
     """The entry of the first task of another run, whose backbone is to be used here.
 
     Raises:
@@ -109,12 +74,11 @@ def source_of_backbone(source: Path, first: str, fingerprints: Collection[str]) 
     """
     path = source / "progress.json"
     if not path.is_file():
-        raise InputError(f"first_from={source} holds no run: expected progress.json there; give the folder of one with {first!r}")
+        raise InputError(f"backbone_from={source} holds no run: expected progress.json there; give that of one with {first!r}")
     progress = _read(path)
-    if progress["backbone"] not in fingerprints or first not in progress["tasks"]:
+    if progress.backbone != fingerprint or first not in progress.tasks:
         raise InputError(
-            f"first_from={source}: its first task was learned under another configuration than {first!r} here; give one with the "
-            "same first task, backbone, steps and seed, or leave first_from out"
+            f"backbone_from={source}: its first task was learned under another configuration than {first!r} here; give one with "
+            "the same first task, backbone, steps and seed, or leave backbone_from out"
         )
-    entry: dict[str, Any] = progress["tasks"][first]
-    return entry
+    return progress.tasks[first]

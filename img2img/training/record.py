@@ -19,7 +19,7 @@ from img2img.errors import InputError
 from img2img.files.atomic import write_bytes
 from img2img.files.json_files import read_json
 from img2img.files.paths import expanded, paths_in
-from img2img.training.experiment import Experiment
+from img2img.training.config import Experiment
 from img2img.training.strategy import TaskData
 
 logger = logging.getLogger("img2img")
@@ -143,8 +143,8 @@ class Records:
                     "(out=...), or in this one after deleting it; or keep what was learned and go on with resume=anyway"
                 )
         first = self._experiment.sequence[0]
-        if self._experiment.first_from is not None and first not in finished:
-            self._check_first(task_data[first], expanded(self._experiment.first_from))
+        if self._experiment.backbone_from is not None and first not in finished:
+            self._check_first(task_data[first], expanded(self._experiment.backbone_from))
 
     def _check_first(self, task_data: TaskData, source: Path) -> None:
         theirs = read_record(source / "data" / f"{task_data.name}.json")
@@ -154,9 +154,9 @@ class Records:
         changed = file_changes(theirs, self._now[task_data.name])
         if changed and self._experiment.resume != "anyway":
             raise InputError(
-                f"first_from={source}: its first task {task_data.name!r} was learned from other files than are here: {changed}; "
-                "give a run of the same files, train that one anew, leave first_from out, or take it nevertheless with "
-                "resume=anyway"
+                f"backbone_from={source}: its first task {task_data.name!r} was learned from other files than are here: "
+                f"{changed}; give a run of the same files, train that one anew, leave backbone_from out, or take it nevertheless "
+                "with resume=anyway"
             )
 
     def keep(self, task_data: Mapping[str, TaskData]) -> None:
@@ -183,12 +183,12 @@ class Records:
         """The tasks on whose data something depends that is in the folder."""
         checkpoints = {path.name.partition(".")[0] for path in (self._experiment.folder / "checkpoints").glob("*.pt")}
         begun = [name for name in self._experiment.sequence if name in finished or name in checkpoints]
-        together = self._experiment.method.get("name") == "joint"
+        together = self._experiment.strategy.builder.learns_together
         return list(self._experiment.sequence) if begun and together else begun
 
     def _read(
         self, task_data: TaskData, known: Mapping[str, FileChecksum] | None, parts: Sequence[str] = PARTS
     ) -> dict[str, FileChecksum]:
-        config = self._experiment.task(task_data.name)
-        sets = {part: getattr(task_data.parts, part) for part in parts}
-        return read_now(sets, {"task": config.task, "data": config.data, "backbone": self._experiment.backbone}, known)
+        config, backbone = task_data.config, self._experiment.backbone
+        options = {"task": config.task.plain(), "data": config.data.plain(), "backbone": backbone.given()}
+        return read_now({part: getattr(task_data.parts, part) for part in parts}, options, known)

@@ -1,94 +1,208 @@
-"""`results.json`: the outcome of a sequence in one schema."""
+"""`results.json`, the outcome of a sequence: one schema for what writes it and what reads it."""
 
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from img2img.masks import MaskedNetwork
-from img2img.masks.methods.mixed import names_of_copies
-from img2img.masks.tensors import total_bytes
-from img2img.metrics import sequence as transfer
-from img2img.tasks import task_class
-from img2img.training.experiment import Experiment
+from pydantic import AfterValidator, Field, model_validator
 
-SCHEMA = 1
+from img2img.errors import InputError
+from img2img.files.json_files import read_json
+from img2img.files.typed import Number, NumberOrNull, Scalar, SizeOrNull, Stored, TextOrNull, as_model, finite
+
+VERSION: Literal[2] = 2
+"""Of the schema."""
+LONGEST_NAME = 200
+"""Letters of a task's name, which files are named by."""
+_AGAIN = "run the experiment again, which writes it anew"
+
+Metrics = dict[str, NumberOrNull]
+"""By name; null where nothing was measured."""
 
 
-def collect_results(experiment: Experiment, progress: Mapping[str, Any], network: MaskedNetwork) -> dict[str, Any]:
-    """The results of the finished tasks.
+def _task_name(name: str) -> str:
+    if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise ValueError(f"has the name {name!r:.60}: expected a task's name without slashes")
+    return name
 
-    `forgetting.value_matrix[t][i]` is the primary metric of task i on its test set after task t was learned, null above the
-    diagonal; `max_abs_output_change` is over all earlier tasks' probes after every task.
+
+class ComparisonResult(Stored):
+    """A task that was also learned by another method, on its own."""
+
+    value: NumberOrNull
+    """The primary metric on the test set."""
+    bytes: SizeOrNull = None
+    """What is stored for the task alone."""
+
+
+class TaskResult(Stored):
+    """A task of the sequence."""
+
+    name: Annotated[str, AfterValidator(_task_name)]
+    kind: str
+    primary_metric: str
+    """The metric that chooses the state and decides comparisons."""
+    higher_is_better: bool
+    """Its direction."""
+    value: NumberOrNull
+    """The primary metric on the test set."""
+    baseline: NumberOrNull
+    """That of the task's baseline."""
+    baseline_name: TextOrNull = None
+    comparisons: dict[str, ComparisonResult] = Field(default_factory=dict)
+    """By method."""
+    method: TextOrNull = None
+    """The task's own mask method; null: the run's."""
+    before: NumberOrNull = None
+    """The primary metric on the test set before the task was trained."""
+    bytes: SizeOrNull
+    """What is stored for the task alone."""
+    density: NumberOrNull
+    """The fraction of ones in its masks; null where it has none."""
+    train_seconds: NumberOrNull
+    steps: NumberOrNull = None
+    best_step: NumberOrNull = None
+    """The step whose state was kept."""
+    test_images: NumberOrNull
+    metrics: Metrics = Field(default_factory=dict)
+    """All of the task's metrics on the test set."""
+    baseline_metrics: Metrics = Field(default_factory=dict)
+    data_sha256: TextOrNull = None
+    """Of the files that it was learned from; null where its images are made."""
+
+
+class BackboneResult(Stored):
+    """The network that all tasks share."""
+
+    name: str
+    mode: TextOrNull = None
+    parameters: NumberOrNull
+    masked_parameters: NumberOrNull = None
+    copied_parameters: NumberOrNull = None
+    """Of which each masked task trains a copy."""
+    bytes: SizeOrNull = None
+    sha256: str
+
+
+class ForgettingResult(Stored):
+    """What became of earlier tasks."""
+
+    value_matrix: list[list[NumberOrNull]]
+    """`[t][i]`: the primary metric of task i on its test set after task t was learned, null above the diagonal."""
+    max_abs_output_change: NumberOrNull
+    """Over the outputs of all earlier tasks after every task."""
+
+
+class TransferResult(Stored):
+    """Means over the tasks, see `metrics.sequence`."""
+
+    average_skill: NumberOrNull = None
+    backward: NumberOrNull = None
+    forward: NumberOrNull = None
+    forgetting: NumberOrNull = None
+
+
+class Results(Stored):
+    """The outcome of a sequence."""
+
+    version: Literal[2]
+    experiment: TextOrNull = None
+    backbone: BackboneResult
+    method: str
+    method_options: dict[str, Any] = Field(default_factory=dict)
+    norm: TextOrNull = None
+    seed: NumberOrNull = None
+    shared_bytes: SizeOrNull = None
+    """What is stored once for all tasks."""
+    relative_parameters: NumberOrNull = None
+    """All tasks without their heads, in units of one network's parameters."""
+    tasks: list[TaskResult]
+    forgetting: ForgettingResult
+    transfer: TransferResult = TransferResult()
+    environment: dict[str, Scalar] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_a_row_a_task(self) -> Self:
+        count = len(self.tasks)
+        if not count:
+            raise ValueError("has no tasks: expected one or more; run the experiment until its first task is finished")
+        matrix = self.forgetting.value_matrix
+        if len(matrix) != count or any(len(row) != count for row in matrix):
+            raise ValueError(f"value_matrix: expected {count} rows of {count} numbers or nulls")
+        return self
+
+
+def read_results(folder: Path) -> Results:
+    """`results.json` of a run folder, with None for numbers that are not finite.
+
+    Raises:
+        InputError: no folder, no file, or not what a run writes; names the place at fault.
     """
-    names = [name for name in experiment.sequence if name in progress["tasks"]]
-    tasks, trivial, higher = [], [], []
-    for name in names:
-        entry = progress["tasks"][name]
-        kind = task_class(experiment.task(name).task["kind"])
-        decoder = progress["decoder_only"].get(name)
-        trivial.append(entry["trivial"][kind.metric])
-        higher.append(kind.higher_is_better)
-        tasks.append(
-            {
-                "name": name,
-                "kind": kind.kind,
-                "metric": kind.metric,
-                "higher_is_better": kind.higher_is_better,
-                "value": entry["value"],
-                "trivial": trivial[-1],
-                "trivial_name": kind.baseline_name,
-                "decoder_only": None if decoder is None else decoder["value"],
-                "decoder_only_bytes": None if decoder is None else decoder["bytes"],
-                "method": None if experiment.task(name).method is None else experiment.method_of(name)["name"],
-                "before": entry["before"],
-                "bytes": entry["bytes"],
-                "density": entry["density"],
-                "train_seconds": entry["train_seconds"],
-                "steps": entry["steps"],
-                "best_step": entry["best_step"],
-                "test_images": entry["test_images"],
-                "figures": entry["figures"],
-                "trivial_figures": entry["trivial"],
-            }
-        )
-    matrix: list[list[float | None]] = [row + [None] * (len(names) - len(row)) for row in progress["rows"]]
-    skills = transfer.skill_matrix(matrix, trivial, higher)
-    # Forward transfer wants each task's figure just before its own training: the row above its own.
-    with_before = [list(row) for row in matrix]
-    for i in range(1, len(names)):
-        with_before[i - 1][i] = tasks[i]["before"]
-    forward = transfer.forward_transfer(transfer.skill_matrix(with_before, trivial, higher))
-    weights = network.masked_weights()
-    own = names_of_copies(experiment.own or (), weights) if experiment.masks else []
-    changes = [change for row in progress["changes"] for change in row.values()]
-    return {
-        "schema": SCHEMA,
-        "experiment": experiment.name,
-        "backbone": {
-            "name": backbone_name(experiment.backbone_options),
-            "mode": experiment.mode,
-            "parameters": sum(p.numel() for p in network.backbone.parameters()),
-            "masked_parameters": sum(w.numel() for name, w in weights.items() if name not in own),
-            "own_parameters": sum(weights[name].numel() for name in own),
-            "bytes": total_bytes(network.backbone.state_dict()),
-            "sha256": network.backbone_sha256,
-        },
-        "method": experiment.method["name"],
-        "method_options": {k: v for k, v in experiment.method.items() if k != "name"},
-        "norm": experiment.norm,
-        "seed": experiment.seed,
-        "shared_bytes": progress["shared_bytes"],
-        "tasks": tasks,
-        "forgetting": {"value_matrix": matrix, "max_abs_output_change": max(changes, default=0.0)},
-        "transfer": {
-            "average_skill": transfer.average_skill(skills),
-            "backward": transfer.backward_transfer(skills),
-            "forward": forward,
-            "forgetting": transfer.forgetting(skills),
-        },
-        "environment": dict(progress["environment"]),
-    }
+    path = folder / "results.json"
+    if not path.is_file():
+        found = "no such folder" if not folder.is_dir() else "the folder has no results.json"
+        raise InputError(f"no results in {folder}: {found}; give the folder of a finished run, or run the experiment to its end")
+    return results_of(finite(read_json(path)), str(path))
 
 
-def backbone_name(options: Mapping[str, Any]) -> str:
-    """A short name such as "unet tu-tf_efficientnet_lite0"."""
-    return " ".join(str(options[k]) for k in ("arch", "encoder") if k in options) or str(options.get("kind"))
+def results_of(value: Any, where: str) -> Results:
+    """A JSON value as results; see `read_results`."""
+    if isinstance(value, dict) and value.get("version") != VERSION:
+        raise InputError(f"{where} has the version {value.get('version')!r:.40}: expected {VERSION}; {_AGAIN}")
+    return as_model(Results, value, where, remedy=_AGAIN)
+
+
+class TaskRecord(Stored):
+    """What `progress.json` keeps of a finished task; the keys mean what they do in `TaskResult`."""
+
+    before: NumberOrNull
+    val: NumberOrNull
+    """The primary metric on the validation set, of the state that was kept."""
+    best_step: NumberOrNull
+    train_seconds: Number
+    steps: Number
+    test_images: Number
+    value: NumberOrNull
+    metrics: Metrics
+    baseline: Metrics
+    density: NumberOrNull
+    bytes: Number
+
+
+class ComparisonRecord(Stored):
+    """What `progress.json` keeps of a comparison."""
+
+    value: NumberOrNull
+    metrics: Metrics
+    train_seconds: Number
+    bytes: Number
+
+
+class Progress(Stored):
+    """`progress.json`: which tasks of a run are finished; what a later run goes on from."""
+
+    version: Literal[2] = 2
+    fingerprints: dict[str, str] = Field(default_factory=dict)
+    """Of the finished tasks' configurations."""
+    backbone: TextOrNull = None
+    """The fingerprint of its training."""
+    tasks: dict[str, TaskRecord] = Field(default_factory=dict)
+    comparisons: dict[str, dict[str, ComparisonRecord]] = Field(default_factory=dict)
+    """By method and task."""
+    shared_bytes: Number = 0
+    rows: list[list[NumberOrNull]] = Field(default_factory=list)
+    """After each task the primary metric of each task until then."""
+    changes: list[dict[str, Number]] = Field(default_factory=list)
+    """After each task the largest change of an output of each earlier task."""
+    environment: dict[str, Any] = Field(default_factory=dict)
+    """What the last task was measured on."""
+
+    @model_validator(mode="after")
+    def _has_a_row_a_task(self) -> Self:
+        count = len(self.tasks)
+        for name, rows, more in (("rows", self.rows, 1), ("changes", self.changes, 0)):
+            if len(rows) != count:
+                raise ValueError(f"{name}: expected one for each of {count} tasks, got {len(rows)}")
+            for index, row in enumerate(rows):
+                if len(row) != index + more:
+                    raise ValueError(f"{name}[{index}]: expected a number for each task until then, got {len(row)}")
+        return self

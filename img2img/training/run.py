@@ -15,19 +15,20 @@ from img2img.files.atomic import check_folder
 from img2img.files.json_files import write_json
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
-from img2img.reports.page import write_report
-from img2img.training.experiment import read_experiment
+from img2img.training.collect import collect_results
+from img2img.training.config import read_experiment
 from img2img.training.mask_report import describe_masks
-from img2img.training.mask_strategy import MaskStrategy
 from img2img.training.output_images import save_outputs
 from img2img.training.panels import save_panels
-from img2img.training.results import collect_results
 from img2img.training.run_folder import alone
 from img2img.training.saved_config import SavedConfig, keep_config
 from img2img.training.sequence import SequenceRunner
+from img2img.training.strategies import MASKS
 
 Then = Callable[[SequenceRunner, Mapping[str, Any]], object]
 """`then(runner, results)`: what a pipeline does with a finished run."""
+Report = Callable[[Path], Path]
+"""`report(run folder)`: writes the page of a finished run and returns its path."""
 
 
 FOLDERS = ("bundle", "bundle/tasks", "learned", "checkpoints", "data", "metrics", "probes", "pictures", "outputs", "config")
@@ -35,9 +36,14 @@ FOLDERS = ("bundle", "bundle/tasks", "learned", "checkpoints", "data", "metrics"
 
 
 def run(
-    config: Mapping[str, Any], *, composed: SavedConfig | None = None, then: Then | None = None, bars: bool = True
+    config: Mapping[str, Any],
+    *,
+    composed: SavedConfig | None = None,
+    then: Then | None = None,
+    report: Report | None = None,
+    bars: bool = True,
 ) -> dict[str, Any]:
-    """Run an experiment into its folder and write `results.json`, `masks.json`, `pictures/`, `outputs/` and `report.html` there.
+    """Run an experiment into its folder and write `results.json`, `masks.json`, `pictures/` and `outputs/` there.
 
     Nothing is written before the config, what the folder holds and all data have been checked: a run that is refused leaves
     the folder as it was. Of several processes that train together the first writes all of it, and the others nothing.
@@ -45,7 +51,8 @@ def run(
     Args:
         config: plain values, as of `configs/base.yaml` with an experiment, resolved.
         composed: what `config/` keeps; None for `config` itself.
-        then: called with the finished run and its results, before the pictures and the report; None for nothing.
+        then: called with the finished run and its results, before the images and the page; None for nothing.
+        report: writes the page, see `img2img.run`; None for no page.
         bars: show the progress on the console.
 
     Returns:
@@ -62,17 +69,19 @@ def run(
         check_writable(experiment.folder, "out", *FOLDERS)
         runner = SequenceRunner(experiment)
         with alone(runner):
-            return _run(runner, composed or SavedConfig.plain(config), then, bars=bars)
+            return _run(runner, composed or SavedConfig.plain(config), then, report, bars=bars)
 
 
 LOWER = (
-    "lower train.batch_size or train.crop for training, batch_size for measuring, or make the pictures smaller with data.resize. "
-    "Finished tasks and the last checkpoint are kept; run the same command again"
+    "lower train.batch_size or train.augmentation.crop for training, evaluation.batch_size for measuring, or make "
+    "the images smaller with data.resize. Finished tasks and the last checkpoint are kept; run the same command again"
 )
 """What helps wherever in a run memory runs out."""
 
 
-def _run(runner: SequenceRunner, composed: SavedConfig, then: Then | None, *, bars: bool) -> dict[str, Any]:
+def _run(
+    runner: SequenceRunner, composed: SavedConfig, then: Then | None, report: Report | None, *, bars: bool
+) -> dict[str, Any]:
     experiment = runner.experiment
     runner.prepare()
     if not runner.processes.is_rank_zero:
@@ -98,20 +107,20 @@ def _run(runner: SequenceRunner, composed: SavedConfig, then: Then | None, *, ba
             then(runner, results)
         save_panels(runner)
         save_outputs(runner, experiment.folder)
-        if isinstance(runner.strategy, MaskStrategy):
+        if experiment.strategy.kind == MASKS:
             write_json(experiment.folder / "masks.json", describe_masks(runner.network))
-        page = write_report(experiment.folder)
-        logging.getLogger("img2img").info("report: %s", page)
+        if report is not None:
+            logging.getLogger("img2img").info("report: %s", report(experiment.folder))
     return results
 
 
 def _results(runner: SequenceRunner, network: MaskedNetwork) -> dict[str, Any]:
-    results = collect_results(runner.experiment, runner.progress, network)
-    results["relative_parameters"] = runner.strategy.relative_parameters()
+    parameters = runner.strategy.relative_parameters()
+    results = collect_results(runner.experiment, runner.progress, network, relative_parameters=parameters)
     if runner.processes.is_rank_zero:
-        for task in results["tasks"]:
-            task["data_sha256"] = runner.records.digest(task["name"])
-    return results
+        for task in results.tasks:
+            task.data_sha256 = runner.records.digest(task.name)
+    return results.model_dump()
 
 
 def _bars(console: Console) -> Progress:

@@ -3,35 +3,33 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from img2img.backbones import Backbone, build_backbone
+from img2img.backbones import Backbone
 from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone, task_path
 from img2img.data.loader import check_shares, lost_batches_explained
 from img2img.files.paths import expanded
 from img2img.inference.evaluator import Evaluator, Network, finite
 from img2img.masks import MaskedNetwork, randomise
 from img2img.masks.layers import is_weight
-from img2img.masks.methods.mixed import names_of_copies
-from img2img.masks.tensors import total_bytes
-from img2img.research.strategies import PartlyTrained
+from img2img.training.config import Experiment, backbone_fingerprint, task_fingerprint
 from img2img.training.distributed import Processes, start_fabric
 from img2img.training.environment import environment
-from img2img.training.experiment import Experiment
 from img2img.training.log import TrainingLog
 from img2img.training.loop import Fitted, Progress, fit
-from img2img.training.mask_strategy import MaskStrategy
 from img2img.training.output_check import OutputCheck
 from img2img.training.progress import read_progress, source_of_backbone, write_progress
 from img2img.training.record import Records
-from img2img.training.strategy import Context, Phase, Strategy, TaskData, build_strategy
-from img2img.training.strategy_files import read_learned, remove_older, write_learned
-from img2img.training.task_data import check_folders, check_methods, check_names, check_output, check_own_bundle, prepare, remarks
+from img2img.training.results import ComparisonRecord, TaskRecord
+from img2img.training.strategy import Context, Phase, Strategy, TaskData
+from img2img.training.strategy_files import remove_older
+from img2img.training.task_data import check_folders, check_names, check_output, check_own_bundle, prepare, remarks
+from img2img.validation import Spec
 
 logger = logging.getLogger("img2img")
 
@@ -39,11 +37,23 @@ ProgressFor = Callable[[str, int], Progress]
 """`progress_for(what, steps)`: a progress bar for one training."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What is kept of a task's trainings, see `TaskRecord`."""
+
+    before: float | None
+    val: float | None
+    best_step: float | None
+    train_seconds: float
+    steps: float
+    test_images: float
+
+
 class SequenceRunner:
     """Runs an experiment into its folder; a second run of the same experiment goes on where the first ended.
 
     The folder holds `bundle/` (the backbone and, for masks, the tasks), `learned/` (what a comparison method learned),
-    `progress.json` (what is finished, with its figures), `data/` (which files the tasks read), `metrics/` and `tensorboard/`
+    `progress.json` (what is finished, with its metrics), `data/` (which files the tasks read), `metrics/` and `tensorboard/`
     (training logs), `probes/` (inputs and outputs that are compared) and, in the middle of a task, `checkpoints/`.
 
     Of several processes each has a runner; they train together, and the first alone measures and writes. All must see the folder.
@@ -72,26 +82,23 @@ class SequenceRunner:
         self.experiment = experiment
         self.folder = experiment.folder
         self._progress_for: ProgressFor | None = None
+        device = experiment.device
         self._fabric = start_fabric(
-            accelerator=experiment.accelerator,
-            precision=experiment.precision,
-            devices=experiment.devices,
-            nodes=experiment.nodes,
+            accelerator=device.accelerator, precision=device.precision, devices=device.devices, nodes=device.nodes
         )
         self.processes = Processes(self._fabric)
-        if experiment.threads is not None:
-            torch.set_num_threads(experiment.threads)
-        self.strategy: Strategy = build_strategy(experiment.method) or MaskStrategy(bundle=self.folder / "bundle")
-        check_methods(experiment, masks=isinstance(self.strategy, MaskStrategy))
-        for name in (None, *experiment.sequence):
-            check_shares(experiment.train_options(name).batch_size, self.processes.world_size)
+        if device.threads is not None:
+            torch.set_num_threads(device.threads)
+        self.strategy: Strategy = experiment.strategy.build()
+        for train in (experiment.train, *(task.train for task in experiment.tasks)):
+            check_shares(train.batch_size, self.processes.world_size)
         self.progress = read_progress(experiment)
-        check_names(experiment, self.progress["tasks"])
+        check_names(experiment, self.progress.tasks)
         # At the start: the files of a repository may change while it runs.
         self._environment = environment(processes=self.processes.world_size)
         self.task_data: dict[str, TaskData] = {}
         self.records = Records(experiment)
-        self._probes = OutputCheck(self.folder / "probes", experiment.probe)
+        self._probes = OutputCheck(self.folder / "probes", experiment.evaluation.check_images)
 
     # ------------------------------------------------------------------ the sequence
 
@@ -103,9 +110,9 @@ class SequenceRunner:
         """
         if not self.task_data:
             check_folders(self.experiment)
-            self.task_data = {name: prepare(self.experiment, name) for name in self.experiment.sequence}
-            self.records.check(self.task_data, self.progress["tasks"])
-            check_own_bundle(self.folder, self.records.unbegun(self.task_data, self.progress["tasks"]))
+            self.task_data = {task.name: prepare(self.experiment, task) for task in self.experiment.tasks}
+            self.records.check(self.task_data, self.progress.tasks)
+            check_own_bundle(self.folder, self.records.unbegun(self.task_data, self.progress.tasks))
             self._open()
             for task_data in self.task_data.values():
                 check_output(task_data, self._backbone)
@@ -126,42 +133,44 @@ class SequenceRunner:
         self.prepare()  # every task and dataset is opened before the first step, since hours may pass until the last
         self._begin()
         for name in names:
-            for remark in remarks(self.task_data[name]) if name not in self.progress["tasks"] else ():
+            for remark in remarks(self.task_data[name]) if name not in self.progress.tasks else ():
                 logger.info("%s: %s", name, remark)
         for index, name in enumerate(names):
-            if name in self.progress["tasks"]:
+            if name in self.progress.tasks:
                 logger.info("%s: finished in an earlier run", name)
             else:
                 trains_backbone = index == 0 and self._first_trains_backbone
-                entry = self._train_backbone(name) if trains_backbone else self._learn(name)
-                self._measured(partial(self._finish, names[: index + 1], entry))
-            if name in self.experiment.decoder_only and name not in self.progress["decoder_only"]:
-                self._decoder_only(name)
+                outcome = self._train_backbone(name) if trains_backbone else self._learn(name)
+                self._measured(partial(self._finish, names[: index + 1], outcome))
+            for method in self.task_data[name].config.compare:
+                if name not in self.progress.comparisons.get(method.kind, {}):
+                    self._compare(name, method)
             for part in (self.task_data[name].parts.train, self.task_data[name].parts.val):
                 part.forget()  # forty tasks of ImageNet take a hundred gigabytes; test pictures are measured again and again
         return self.network
 
     @property
     def _first_trains_backbone(self) -> bool:
-        return self.experiment.mode == "first_task" and not self.strategy.learns_first
+        return self.experiment.first_trains_backbone and not self.strategy.learns_first
 
     def _open(self) -> None:
         """Set up the network from an earlier run, or from a backbone that no task trains, or as the first task will train it."""
         bundle = self.folder / "bundle"
-        if self.progress["tasks"]:
+        if self.progress.tasks:
             stored, backbone = load_backbone(bundle, read_bundle(bundle))
             self._set_up(backbone)
             for name, basis in stored.bases().items():
                 self.network.add_basis(name, basis)
             return
-        source = self.experiment.source
-        if source is not None:
+        config = self.experiment.backbone
+        if config.source is not None:
+            source = config.source
             _, backbone = load_backbone(source.folder, read_bundle(source.folder))
         else:
             torch.manual_seed(self.experiment.seed_of("backbone"))
             first = self.task_data[self.experiment.sequence[0]]
-            backbone = build_backbone({**self.experiment.backbone_options, "out_channels": first.task.out_channels})
-            if self.experiment.mode == "random":  # a network's own start is made for training: it has biases, and other scales
+            backbone = config.build(first.task.out_channels)
+            if config.mode == "random":  # a network's own start is made for training: it has biases, and other scales
                 randomise(backbone, kind="kaiming_normal", seed=self.experiment.seed_of("backbone"))
         self._set_up(backbone)
 
@@ -169,16 +178,14 @@ class SequenceRunner:
         """Hand the network to the method, with what it learned in an earlier run."""
         if self.processes.is_rank_zero:
             self.records.keep(self.task_data)
-        names = list(self.progress["tasks"])
+        names = list(self.progress.tasks)
         if not names and self._first_trains_backbone:
             return  # the method gets it when it is trained
         if not names:
             self._save_backbone()
         self.strategy.begin(self._context())
-        if names and isinstance(self.strategy, MaskStrategy):  # all that masks learned is in the bundle
-            self.strategy.restore({name: {} for name in names}, {})
-        elif names:
-            self.strategy.restore(*read_learned(self.folder, names))
+        if names:
+            self.strategy.load(names)
         if len(names) < len(self.experiment.sequence):
             self._probes.check(names, self.task_data, self.run_of, self.evaluator, writes=self.processes.is_rank_zero)
 
@@ -186,17 +193,16 @@ class SequenceRunner:
         self._backbone = backbone
         select = self.experiment.selected
         # What a bundle or an earlier run selected is taken as it is, as when it is loaded.
-        strict = self.experiment.source is None and not self.progress["tasks"]
+        strict = self.experiment.backbone.source is None and not self.progress.tasks
         self.network = MaskedNetwork(backbone, head=HEAD, select=is_weight if select is None else list(select), strict=strict)
-        if self.experiment.masks:
-            names_of_copies(self.experiment.own or (), self.network.roles.masked)  # refuses what fits nothing before any training
+        self.strategy.check(self.experiment, self.network)
         self._place(self.network)
         self.evaluator = Evaluator(
             stride=backbone.stride,
             min_size=backbone.min_size,
             device=self._fabric.device,
-            batch_size=self.experiment.batch_size,
-            channels_last=self.experiment.channels_last,
+            batch_size=self.experiment.evaluation.batch_size,
+            channels_last=self.experiment.device.channels_last,
         )
 
     def _save_backbone(self) -> None:
@@ -211,35 +217,35 @@ class SequenceRunner:
             task_data=self.task_data,
             evaluator=self.evaluator,
             place=self._place,
+            folder=self.folder,
         )
 
-    def _train_backbone(self, name: str) -> dict[str, Any]:
+    def _train_backbone(self, name: str) -> Outcome:
         """Train the whole network on the first task and freeze it; the method takes that task over."""
-        entry = self._taken_backbone(name) or self._trained_backbone(name)
+        outcome = self._taken_backbone(name) or self._trained_backbone(name)
         self._save_backbone()
         self.strategy.begin(self._context())
         _, fitted = self._fit_phases(name, self.strategy.adopt(name, self._backbone.get_submodule(HEAD)))
         if not fitted:
-            return entry
-        more = self._entry(name, entry["before"], fitted)
-        return entry | more | {key: entry[key] + more[key] for key in ("train_seconds", "steps")}
+            return outcome
+        more = self._outcome(name, outcome.before, fitted)
+        return replace(more, train_seconds=outcome.train_seconds + more.train_seconds, steps=outcome.steps + more.steps)
 
-    def _trained_backbone(self, name: str) -> dict[str, Any]:
+    def _trained_backbone(self, name: str) -> Outcome:
         logger.info("%s: trains the backbone", name)
         torch.manual_seed(self.experiment.seed_of(name))
         self._place(self._backbone)
         before = self._deciding(self._backbone, self.task_data[name])
-        fingerprints = self.experiment.fingerprints(name, backbone=True)
-        fitted = self._fit(name, Phase(module=self._backbone), name, fingerprints=fingerprints)
+        fitted = self._fit(name, Phase(module=self._backbone), name, fingerprint=backbone_fingerprint(self.experiment))
         self._set_up(self._backbone)
-        return self._entry(name, before, [fitted])
+        return self._outcome(name, before, [fitted])
 
-    def _taken_backbone(self, name: str) -> dict[str, Any] | None:
+    def _taken_backbone(self, name: str) -> Outcome | None:
         """The backbone of another run with the same first task, if the experiment names one."""
-        if self.experiment.first_from is None:
+        if self.experiment.backbone_from is None:
             return None
-        source = expanded(self.experiment.first_from)
-        entry = source_of_backbone(source, name, self.experiment.fingerprints(name, backbone=True))
+        source = expanded(self.experiment.backbone_from)
+        record = source_of_backbone(source, name, backbone_fingerprint(self.experiment))
         logger.info("%s: the backbone is that of %s", name, source)
         network, backbone = load_backbone(source / "bundle", read_bundle(source / "bundle"))
         network.load_task(task_path(source / "bundle", name), name=name)
@@ -247,18 +253,18 @@ class SequenceRunner:
         assert head is not None
         backbone.set_submodule(HEAD, head)
         self._set_up(backbone)
-        return {key: entry[key] for key in ("before", "val", "best_step", "train_seconds", "steps", "test_images")}
+        return Outcome(**{field.name: getattr(record, field.name) for field in fields(Outcome)})
 
-    def _learn(self, name: str) -> dict[str, Any]:
+    def _learn(self, name: str) -> Outcome:
         """Learn one task by the experiment's method."""
-        logger.info("%s: is learned (%s)", name, self.experiment.method_of(name)["name"])
+        logger.info("%s: is learned (%s)", name, self.task_data[name].config.method_spec.kind)
         torch.manual_seed(self.experiment.seed_of(name))
         try:
             before, fitted = self._fit_phases(name, self.strategy.learn(name))
         except BaseException:
             self.strategy.abandon(name)
             raise
-        return self._entry(name, before, fitted)
+        return self._outcome(name, before, fitted)
 
     def _fit_phases(self, name: str, phases: Iterator[Phase]) -> tuple[float | None, list[Fitted]]:
         """Do the trainings of a task; the primary metric on the test set before the first, and their outcomes."""
@@ -268,30 +274,29 @@ class SequenceRunner:
             fitted.append(self._fit(name, phase, name + phase.suffix))
         return before, fitted
 
-    def _decoder_only(self, name: str) -> None:
-        """Train the task with the encoder frozen instead of a mask, under the same budget."""
-        task_data = self.task_data[name]
-        logger.info("%s: decoder alone, for comparison", name)
+    def _compare(self, name: str, method: Spec[Strategy]) -> None:
+        """Learn a task by another method too, on its own from the same backbone, under the same budget."""
+        logger.info("%s: %s, for comparison", name, method.kind)
         torch.manual_seed(self.experiment.seed_of(name))
-        model = PartlyTrained(self.network, self._backbone.make_head(task_data.task.out_channels), ("decoder", HEAD))
-        self._place(model)
-        fitted = self._fit(name, Phase(module=model, head=model.head), f"{name}.decoder_only")
-        self._measured(partial(self._finish_decoder_only, name, model, fitted))
+        strategy, label = method.build(), f"{name}.{method.kind}"
+        strategy.begin(self._context())
+        fitted = [self._fit(name, phase, label + phase.suffix) for phase in strategy.learn(name)]
+        self._measured(partial(self._finish_comparison, name, method.kind, strategy, fitted))
 
-    def _finish_decoder_only(self, name: str, model: PartlyTrained, fitted: Fitted) -> None:
-        """Measure the comparison and store its figures."""
+    def _finish_comparison(self, name: str, method: str, strategy: Strategy, fitted: Sequence[Fitted]) -> None:
+        """Measure a comparison and store its metrics."""
         task_data = self.task_data[name]
-        figures = self.evaluator.figures(model, task_data.task, task_data.parts.test)
-        value = figures[task_data.task.metric]
-        self.progress["decoder_only"][name] = {
-            "value": finite(figures)[task_data.task.metric],
-            "figures": finite(figures),
-            "train_seconds": fitted.seconds,
-            "bytes": total_bytes(model.own_tensors()),
-        }
+        metrics = self.evaluator.metrics(strategy.network(name), task_data.task, task_data.parts.test)
+        value = metrics[task_data.task.metric]
+        self.progress.comparisons.setdefault(method, {})[name] = ComparisonRecord(
+            value=finite(metrics)[task_data.task.metric],
+            metrics=finite(metrics),
+            train_seconds=sum(f.seconds for f in fitted),
+            bytes=strategy.own_bytes(name),
+        )
         write_progress(self.experiment, self.progress)
-        self._checkpoint(f"{name}.decoder_only").unlink(missing_ok=True)
-        logger.info("%s: %s %.4g with the decoder alone", name, task_data.task.metric, value)
+        self._remove_checkpoints(f"{name}.{method}")
+        logger.info("%s: %s %.4g by %s", name, task_data.task.metric, value, method)
 
     # ------------------------------------------------------------------ training and measuring
 
@@ -300,7 +305,7 @@ class SequenceRunner:
         task, images = task_data.task, task_data.parts.test
         return self.processes.on_rank_zero(lambda: self.evaluator.primary_metric(module.eval(), task, images))
 
-    def _fit(self, name: str, phase: Phase, what: str, *, fingerprints: Sequence[str] = ()) -> Fitted:
+    def _fit(self, name: str, phase: Phase, what: str, *, fingerprint: str | None = None) -> Fitted:
         """Do one training of a task."""
         task_data, experiment = self.task_data[name], self.experiment
         options = phase.options or task_data.options
@@ -316,24 +321,25 @@ class SequenceRunner:
                 fabric=self._fabric,
                 log=log,
                 checkpoint=self._checkpoint(what),
-                fingerprint=fingerprints or experiment.fingerprints(name),
+                fingerprint=fingerprint or task_fingerprint(experiment, task_data.config),
                 extra=phase.extra,
                 head=phase.head,
-                after_step=phase.after_step,
+                groups=phase.groups,
+                callbacks=phase.callbacks,
                 progress=None if self._progress_for is None else self._progress_for(what, options.steps),
-                channels_last=experiment.channels_last,
+                channels_last=experiment.device.channels_last,
             )
 
-    def _entry(self, name: str, before: float | None, fitted: Sequence[Fitted]) -> dict[str, Any]:
+    def _outcome(self, name: str, before: float | None, fitted: Sequence[Fitted]) -> Outcome:
         """What is kept of a task's trainings; the last one's validation counts."""
-        return {
-            "before": None if before is None or not math.isfinite(before) else before,
-            "val": fitted[-1].best if fitted else None,
-            "best_step": fitted[-1].best_step if fitted else None,
-            "train_seconds": sum(f.seconds for f in fitted),
-            "steps": sum(f.steps for f in fitted),
-            "test_images": len(self.task_data[name].parts.test),
-        }
+        return Outcome(
+            before=None if before is None or not math.isfinite(before) else before,
+            val=fitted[-1].best if fitted else None,
+            best_step=fitted[-1].best_step if fitted else None,
+            train_seconds=sum(f.seconds for f in fitted),
+            steps=sum(f.steps for f in fitted),
+            test_images=len(self.task_data[name].parts.test),
+        )
 
     def _measured(self, finish: Callable[[], None]) -> None:
         """Let the first process measure and write what was trained; all know its progress."""
@@ -341,44 +347,45 @@ class SequenceRunner:
             finish()
         self.progress = self.processes.on_rank_zero(lambda: self.progress)
 
-    def _finish(self, names: list[str], entry: dict[str, Any]) -> None:
+    def _finish(self, names: list[str], outcome: Outcome) -> None:
         """Measure the newest task and every earlier one on its test set, compare the probes bit for bit, and store all."""
         name, strategy = names[-1], self.strategy
         task_data, metric = self.task_data[name], self.task_data[name].task.metric
         known = self.task_data
-        measured = {n: self.evaluator.figures(self.run_of(n), known[n].task, known[n].parts.test) for n in names}
+        measured = {n: self.evaluator.metrics(self.run_of(n), known[n].task, known[n].parts.test) for n in names}
         changes = {n: self._probes.change(n, self.run_of(n), self.evaluator) for n in names[:-1]}
-        trivial = self.evaluator.figures(None, task_data.task, task_data.parts.test)
+        baseline = self.evaluator.metrics(None, task_data.task, task_data.parts.test)
         self._probes.save(task_data, self.run_of(name), self.evaluator)
-        figures = finite(measured[name])
-        if isinstance(strategy, MaskStrategy):
-            strategy.store(name, figures)
-        else:
-            write_learned(self.folder, names, strategy.own_tensors(name), strategy.shared_tensors())
-        self.progress["tasks"][name] = entry | {
-            "value": figures[metric],
-            "figures": figures,
-            "trivial": finite(trivial),
-            "density": strategy.density(name),
-            "bytes": strategy.own_bytes(name),
-        }
-        self.progress["shared_bytes"] = strategy.shared_bytes()
-        self.progress["environment"] = self._environment
-        self.progress["rows"].append([finite(measured[n])[self.task_data[n].task.metric] for n in names])
-        self.progress["changes"].append(changes)
+        metrics, progress = finite(measured[name]), self.progress
+        strategy.store(names, metrics)
+        progress.tasks[name] = TaskRecord(
+            **vars(outcome),
+            value=metrics[metric],
+            metrics=metrics,
+            baseline=finite(baseline),
+            density=strategy.density(name),
+            bytes=strategy.own_bytes(name),
+        )
+        progress.shared_bytes = strategy.shared_bytes()
+        progress.environment = self._environment
+        progress.rows.append([finite(measured[n])[self.task_data[n].task.metric] for n in names])
+        progress.changes.append(changes)
         intact = self.network.hash_backbone() == self.network.backbone_sha256
         if not intact or not all(map(math.isfinite, changes.values())):
             raise RuntimeError("training a task changed the backbone or broke an earlier one: a bug in img2img, please report it")
         write_progress(self.experiment, self.progress)
         remove_older(self.folder, names)
-        for path in (self.folder / "checkpoints").glob(f"{name}.*"):  # of all phases; no task's name has a dot
-            path.unlink(missing_ok=True)
-        logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], task_data.task.baseline_name, trivial[metric])
+        self._remove_checkpoints(name)
+        logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], task_data.task.baseline_name, baseline[metric])
         if changes:
             logger.info("earlier tasks: largest change of an output %g", max(changes.values()))
 
     def _checkpoint(self, what: str) -> Path:
         return self.folder / "checkpoints" / f"{what}.pt"
+
+    def _remove_checkpoints(self, what: str) -> None:
+        for path in (self.folder / "checkpoints").glob(f"{what}.*"):  # of all phases; no task's name has a dot
+            path.unlink(missing_ok=True)
 
     def run_of(self, name: str) -> Network:
         """The network as one task sees it."""
@@ -386,5 +393,5 @@ class SequenceRunner:
 
     def _place(self, module: nn.Module) -> None:
         module.to(self._fabric.device)
-        if self.experiment.channels_last:
+        if self.experiment.device.channels_last:
             module.to(memory_format=torch.channels_last)

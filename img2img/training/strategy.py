@@ -1,9 +1,10 @@
 """How a sequence is learned: what is trained for each task, what runs it afterwards, and what it stores."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,31 +17,14 @@ from img2img.data.loader import TrainBatches
 from img2img.data.pad_crop import PadCrop
 from img2img.errors import InputError
 from img2img.inference.evaluator import Evaluator, Network
-from img2img.masks import METHODS, MaskedNetwork
-from img2img.registry import Registry
+from img2img.masks import MaskedNetwork
 from img2img.tasks import Task
-from img2img.training.experiment import Experiment
+from img2img.training.callback import Callback
+from img2img.training.config import Experiment, TaskConfig, TrainOptions
 from img2img.training.loop import Batches, Objective
-from img2img.training.options import RATES, TrainOptions
-from img2img.validation import call_with
-
-_RESEARCH = "img2img.research.strategies"
-STRATEGIES: Registry[type["Strategy"]] = Registry(
-    "comparison method",
-    {
-        "cpg": f"{_RESEARCH}.cpg",
-        "decoder_only": f"{_RESEARCH}.separate",
-        "ewc": f"{_RESEARCH}.ewc",
-        "finetune": f"{_RESEARCH}.separate",
-        "head_only": f"{_RESEARCH}.separate",
-        "joint": f"{_RESEARCH}.joint",
-        "lwf": f"{_RESEARCH}.lwf",
-        "packnet": f"{_RESEARCH}.packnet",
-        "scratch": f"{_RESEARCH}.separate",
-        "sequential": f"{_RESEARCH}.shared",
-    },
-)
-"""The comparison methods by the name that `method.name` of a config uses; a subclass of `Strategy` with a name enters itself."""
+from img2img.training.optimiser import Groups
+from img2img.training.strategies import STRATEGIES
+from img2img.training.strategy_files import read_learned, write_learned
 
 ExtraLoss = Callable[[Tensor, Tensor], Tensor | None]
 """`extra(input, raw output)`: what a method adds to the task's loss on a training batch, a scalar; None for nothing."""
@@ -48,12 +32,24 @@ ExtraLoss = Callable[[Tensor, Tensor], Tensor | None]
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task of the sequence with its data, built once."""
+    """A task of the sequence with its data, built once.
 
-    name: str
+    Attributes:
+        config: what the experiment says of it.
+        task: built.
+        parts: its data, opened.
+        options: of its training, in steps.
+    """
+
+    config: TaskConfig
     task: Task
     parts: Parts
     options: TrainOptions
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.config.name
 
     def batches(self, seed: int, *, batch_size: int | None = None) -> TrainBatches:
         """The training pictures, augmented, in the order of `seed`; `batch_size` in place of the task's."""
@@ -63,8 +59,8 @@ class TaskData:
 
     def _augment(self) -> Augment | PadCrop:
         """Of pictures with a category that keep their scale and colours, by whole batches; else one by one."""
-        options = self.options
-        plain = tuple(options.zoom) == (1, 1) and not options.jitter and self.parts.train.categories is not None
+        options = self.options.augmentation
+        plain = options.zoom == (1, 1) and not options.jitter and self.parts.train.categories is not None
         if options.pad or plain:
             return PadCrop(options.crop, pad=options.pad, flip=options.flip)
         return Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)
@@ -81,6 +77,7 @@ class Context:
         task_data: the tasks by name.
         evaluator: runs networks of this backbone over pictures.
         place: moves a module to the device, in the memory format of the experiment.
+        folder: the run folder.
     """
 
     experiment: Experiment
@@ -89,13 +86,11 @@ class Context:
     task_data: Mapping[str, TaskData]
     evaluator: Evaluator
     place: Callable[[nn.Module], None]
+    folder: Path
 
     def options(self, name: str, *, steps: int, rate: float = 1.0) -> TrainOptions:
         """A task's options for a part of its steps, one at least, with `rate` times its learning rates, all of them."""
-        given = self.task_data[name].options
-        rates: dict[str, Any] = {name: getattr(given, name) for name in RATES}
-        rates = {name: None if value is None else rate * value for name, value in rates.items()}
-        return replace(given, steps=max(1, steps), **rates)
+        return self.task_data[name].options.at_rate(rate).changed(steps=max(1, steps))
 
     def steps(self, name: str, share: float) -> int:
         """A share of a task's steps, one at least."""
@@ -113,13 +108,15 @@ class Phase:
     Attributes:
         module: from inputs to the raw output of the task.
         extra: what is added to the task's loss.
-        head: the part of `module` that `train.head_first` trains alone at first; None where the head is not fresh.
+        head: the part of `module` that `train.schedule.head_first` trains alone at first; None where the head is not fresh.
         suffix: tells the trainings of one task apart, in the names of logs and checkpoints.
         options: steps, rates and so on, in place of the task's; methods with several phases share its steps out.
         objective: what is trained for, `batches` and `validate` with it, where that is not the task alone.
         batches: its training pictures.
         validate: its primary metric on the validation pictures.
-        after_step: called after each step, to set right what the optimisers may not change; None for nothing.
+        groups: what is trained by which optimiser at which rate; None: all of `module` that requires grad, as `train.optimiser`
+            says.
+        callbacks: told of each step and validation, in this order.
     """
 
     module: nn.Module
@@ -130,7 +127,8 @@ class Phase:
     objective: Objective | None = None
     batches: Batches | None = None
     validate: Callable[[], float] | None = None
-    after_step: Callable[[], None] | None = None
+    groups: Groups | None = None
+    callbacks: Sequence[Callback] = ()
 
 
 @dataclass(kw_only=True)
@@ -138,20 +136,30 @@ class Strategy(ABC):
     """One way to learn a sequence; subclasses are dataclasses whose fields are the options of a config.
 
     The runner calls `begin` once the backbone exists, then `adopt` for a first task that trained the backbone, and `learn`
-    for every other one. Both give the trainings to be done, one after another, and go on when each is done.
+    for every other one. Both give the trainings to be done, one after another, and go on when each is done. `store` then writes
+    what was learned, and `load` reads it in a later run.
 
     Attributes:
         learns_first: the first task is learned like any other, from random weights; the backbone is not used.
+        learns_together: what is learned of a task depends on all tasks of the sequence, in place of those before it.
     """
 
     name: ClassVar[str] = ""
     learns_first: ClassVar[bool] = False
+    learns_together: ClassVar[bool] = False
     context: Context = field(init=False, repr=False)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.name:
             STRATEGIES.add(cls.name, cls)
+
+    def check(self, experiment: Experiment, network: MaskedNetwork) -> None:
+        """Refuse, before any training, an experiment that does not fit the backbone.
+
+        Raises:
+            InputError: it does not.
+        """
 
     def begin(self, context: Context) -> None:
         """Start from the backbone, with no task learned."""
@@ -189,6 +197,18 @@ class Strategy(ABC):
         """The fraction of ones in the task's masks; None where it has none."""
         return None
 
+    def store(self, names: Sequence[str], metrics: Mapping[str, float | None]) -> None:
+        """Write what was learned of the newest of the tasks `names`, whose metrics are given, and what it changed."""
+        write_learned(self.context.folder, names, self.own_tensors(names[-1]), self.shared_tensors())
+
+    def load(self, names: Sequence[str]) -> None:
+        """Take up the finished tasks `names`, after `begin`, from what `store` wrote.
+
+        Raises:
+            InputError: a file is missing or damaged.
+        """
+        self.restore(*read_learned(self.context.folder, names))
+
     def own_tensors(self, name: str) -> dict[str, Tensor]:
         """What a task's file holds, written once, after the task was learned."""
         return {}
@@ -197,25 +217,9 @@ class Strategy(ABC):
         """What every later task may change: written after each."""
         return {}
 
-    @abstractmethod
     def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
         """Take up finished tasks, after `begin`, from their `own_tensors` by name and the last `shared_tensors`."""
-
-
-def build_strategy(method: Mapping[str, Any]) -> Strategy | None:
-    """The comparison method of a config's `method`; None where that names a mask method.
-
-    Raises:
-        InputError: an option is unknown or has a value that is not allowed.
-    """
-    options = dict(method)
-    name = options.pop("name", None)
-    if name not in STRATEGIES:
-        return None
-    if name in METHODS:
-        raise InputError(f"{name!r} is a comparison method and a mask method here: expected one of them; give yours another name")
-    strategy: Strategy = call_with(STRATEGIES[name], options, what=f"method {name!r}")
-    return strategy
+        raise NotImplementedError
 
 
 def in_range(method: str, option: str, value: float, low: float, high: float) -> None:

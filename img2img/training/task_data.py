@@ -10,11 +10,10 @@ import torch
 
 from img2img.backbones import Backbone
 from img2img.bundle import read_bundle
-from img2img.data import VOID, ImageDataset, build_data
+from img2img.data import VOID, ImageDataset
 from img2img.errors import InputError, memory_explained
 from img2img.files.paths import paths_in
-from img2img.tasks import build_task, task_class
-from img2img.training.experiment import Experiment
+from img2img.training.config import Experiment, TaskConfig
 from img2img.training.strategy import TaskData
 
 _NAMED = 5
@@ -23,43 +22,26 @@ _READ = 1000
 """Pictures whose labels are looked at for classes that do not occur."""
 
 
-def prepare(experiment: Experiment, name: str) -> TaskData:
+def prepare(experiment: Experiment, config: TaskConfig) -> TaskData:
     """A task of an experiment with its data, opened.
 
     Raises:
-        InputError: an option, or data that is missing or cannot be used.
-        OutOfMemoryError: the pictures do not fit into memory.
+        InputError: data that is missing or cannot be used.
+        OutOfMemoryError: the images do not fit into memory.
     """
-    config = experiment.task(name)
+    name = config.name
     remedy = f"make them smaller with tasks.{name}.data.resize, or take fewer with tasks.{name}.data.limit"
     with memory_explained(f"while the pictures of {name!r} were read", remedy):
-        parts = build_data(config.data, exclude=[experiment.folder])
-        options = dict(config.task)
-        kind = task_class(options.get("kind"))
-        if kind.has_classes and "classes" not in options:
-            options["classes"] = list(parts.classes)
+        parts = config.data.build(exclude=[experiment.folder])
+        kind = config.task.builder
+        more: dict[str, object] = {}
+        if kind.has_classes and "classes" not in config.task.options:
+            more["classes"] = list(parts.classes)
         if kind.has_square:
-            options["square"] = config.data.get("square") is not None
-        task = build_task(options)
+            more["square"] = config.data.options.get("square") is not None
+        task = config.task.build(**more)
         task.fit(parts.train)
-    return TaskData(name, task, parts, experiment.train_options(name).in_steps(len(parts.train)))
-
-
-def check_methods(experiment: Experiment, *, masks: bool) -> None:
-    """Refuse before any training what the tasks' methods would refuse when they are due; `masks`: tasks are learned by masks.
-
-    Raises:
-        InputError: a method has an option that is not allowed, or is a task's own where one method learns all.
-    """
-    for name in experiment.sequence:
-        if masks:
-            experiment.mask_method(name)
-        elif experiment.task(name).method is not None:
-            strategy = experiment.method.get("name")
-            raise InputError(
-                f"tasks.{name}.method={dict(experiment.method_of(name))}: the method {strategy!r} learns all tasks itself; leave "
-                "the task's out, or choose a mask method for all"
-            )
+    return TaskData(config, task, parts, config.train.in_steps(len(parts.train)))
 
 
 def check_names(experiment: Experiment, finished: Collection[str]) -> None:
@@ -68,7 +50,7 @@ def check_names(experiment: Experiment, finished: Collection[str]) -> None:
     Raises:
         InputError: it has, and the run has not learned it.
     """
-    source = experiment.source
+    source = experiment.backbone.source
     taken = [] if source is None else [name for name in experiment.sequence if name in source.tasks and name not in finished]
     if source is not None and taken:
         raise InputError(f"{source.folder} has a task {taken[0]!r} already: give the new one another name")
@@ -104,12 +86,12 @@ def check_folders(experiment: Experiment) -> None:
         InputError: an option of a task's data is the run folder.
     """
     own = os.path.realpath(experiment.folder)
-    for name in experiment.sequence:
-        for option, path in paths_in(experiment.task(name).data):
+    for task in experiment.tasks:
+        for option, path in paths_in(task.data.plain()):
             if os.path.realpath(path) == own:
                 raise InputError(
-                    f"tasks.{name}.data.{option}={path} is the folder that the run writes to (out={experiment.out}): expected "
-                    "another, since its results would be read as pictures; choose another out, such as a new folder in it"
+                    f"tasks.{task.name}.data.{option}={path} is the folder that the run writes to (out={experiment.out}): "
+                    "expected another, since its results would be read as images; choose another out, such as a new folder in it"
                 )
 
 

@@ -15,6 +15,7 @@ import torch
 
 import img2img
 from img2img import InputError, hub
+from img2img.api import add_task as train_new_task
 from img2img.backbones import stored
 from img2img.bundle import delete_task_from_bundle, load_bundle, read_bundle
 from img2img.bundle.description import MAX_PATTERNS
@@ -27,7 +28,6 @@ from img2img.masks.storage import read_task_file
 from img2img.tasks import Example
 from img2img.tasks.stored import stored_task
 from img2img.tasks.style import Style
-from img2img.training.add_task import train_new_task
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 
@@ -310,7 +310,7 @@ def test_a_card_takes_names_of_a_file_as_text_of_one_line(mine: Path, tmp_path: 
     assert "\\[a\\](" in card
 
 
-@pytest.mark.parametrize("results", [[], {"backbone": 3}, {"tasks": 3}, {"tasks": [3, {"name": "parts", "trivial": "x"}]}, 3])
+@pytest.mark.parametrize("results", [[], {"backbone": 3}, {"tasks": 3}, {"tasks": [3, {"name": "parts", "baseline": "x"}]}, 3])
 def test_results_of_a_wrong_type_are_no_traceback_of_a_card(mine: Path, tmp_path: Path, results: Any) -> None:
     sha256 = read_bundle(mine)["sha256"]
     path = tmp_path / "results.json"

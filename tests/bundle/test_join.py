@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 
 import img2img
@@ -23,7 +22,8 @@ from img2img.bundle import HEAD, add_task_to_bundle, delete_task_from_bundle, jo
 from img2img.bundle.join import join_bundles
 from img2img.cli.pipeline import plain_config
 from img2img.files.lock import FolderInUseError, hold
-from img2img.training.experiment import read_experiment
+from img2img.training.compose import compose
+from img2img.training.config import read_experiment
 from img2img.training.sequence import SequenceRunner
 
 ROOT = Path(__file__).parents[2]
@@ -171,20 +171,21 @@ def test_a_bundle_in_use_is_refused_in_the_end_and_left_as_it_was(tmp_path: Path
 def test_jobs_of_a_multirun_train_side_by_side_and_join_into_what_the_sequence_learns(tmp_path: Path) -> None:
     """The commands of docs/guides/devices.md, with less to learn."""
     small = [
-        "experiment=demo", "decoder_only=[]", "own=null", "backbone=image_transformer", "backbone.width=4", "backbone.blocks=0",
-        "train.steps=3", "train.val_every=2", "train.norm_batches=2", "panels=1", "probe=1", "threads=1", "accelerator=cpu",
+        "experiment=demo", "compare.decoder_only=[]", "masks.trainable_copies=null", "backbone=image_transformer",
+        "backbone.width=4", "backbone.blocks=0",
+        "train.steps=3", "train.validation.every=2", "train.validation.precise_bn_batches=2", "evaluation.panels=1",
+        "evaluation.check_images=1", "device.threads=1", "device.accelerator=cpu",
         *(f"tasks.{name}.data.count={{train: 4, val: 2, test: 2}}" for name in ("shapes", "landscape", "edges")),
     ]  # fmt: skip
 
     def learn(out: str, sequence: str) -> None:
-        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            config = plain_config(compose("image_to_image", [*small, f"out={tmp_path / out}", f"sequence={sequence}"]))
+        config = plain_config(compose("image_to_image", [*small, f"out={tmp_path / out}", f"sequence={sequence}"]))
         SequenceRunner(read_experiment(config)).run()
 
     learn("first", "[shapes]")
     learn("whole", "[shapes,landscape,edges]")
     command = [
-        sys.executable, str(ROOT / "pipelines" / "image_to_image.py"), "-m", *small, f"first_from={tmp_path / 'first'}",
+        sys.executable, str(ROOT / "pipelines" / "image_to_image.py"), "-m", *small, f"backbone_from={tmp_path / 'first'}",
         "sequence=[shapes,landscape],[shapes,edges]", f"out={tmp_path / 'side'}", "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
     ]  # fmt: skip
@@ -200,9 +201,8 @@ def test_jobs_of_a_multirun_train_side_by_side_and_join_into_what_the_sequence_l
     assert sorted(path.name for path in (tmp_path / "side").iterdir()) == ["0", "1", "multirun.yaml"]
     assert join_bundles(tmp_path / "joined", jobs) == ["shapes", "landscape", "edges"]
     assert files(tmp_path / "joined") == files(tmp_path / "whole" / "bundle")
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        options = ["experiment=demo", "backbone=bundle", f"backbone.weights={tmp_path / 'joined'}", "sequence=[tissue]"]
-        more = read_experiment(plain_config(compose("image_to_image", options)))
+    options = ["experiment=demo", "backbone=bundle", f"backbone.weights={tmp_path / 'joined'}", "sequence=[tissue]"]
+    more = read_experiment(plain_config(compose("image_to_image", options)))
     assert more.source is not None
     assert more.source.tasks == ("shapes", "landscape", "edges")
     assert {name: task.kind for name, task in img2img.load(str(tmp_path / "joined")).tasks.items()} == {

@@ -16,11 +16,12 @@ from img2img.research.suites.store import store_run
 def results() -> dict[str, Any]:
     """One task, learned by one run."""
     task = {
-        "name": "streets", "kind": "segmentation", "metric": "mIoU", "higher_is_better": True, "value": 0.5, "trivial": 0.1,
-        "decoder_only": None, "bytes": 10, "density": None, "train_seconds": 1.0, "test_images": 2,
+        "name": "streets", "kind": "segmentation", "primary_metric": "mIoU", "higher_is_better": True, "value": 0.5,
+        "baseline": 0.1,
+        "bytes": 10, "density": None, "train_seconds": 1.0, "test_images": 2,
     }  # fmt: skip
     return {
-        "schema": 1,
+        "version": 2,
         "backbone": {"name": "unet", "parameters": 10, "sha256": "0" * 64, "bytes": 100},
         "method": "piggyback",
         "tasks": [task],

@@ -15,7 +15,15 @@ from img2img.cli import app
 from img2img.cli.add_task import _described, _of_files
 from img2img.errors import InputError
 
-FEW = ["train.steps=4", "train.batch_size=2", "train.crop=32", "train.val_every=4", "train.norm_batches=0", "panels=1", "probe=1"]
+FEW = [
+    "train.steps=4",
+    "train.batch_size=2",
+    "train.augmentation.crop=32",
+    "train.validation.every=4",
+    "train.validation.precise_bn_batches=0",
+    "evaluation.panels=1",
+    "evaluation.check_images=1",
+]
 
 
 def call(*arguments: object) -> Any:

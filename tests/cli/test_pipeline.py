@@ -32,7 +32,8 @@ def test_a_data_folder_that_was_not_given_is_one_message(tmp_path: Path) -> None
 
 TINY = [
     "backbone=vgg_cifar", "backbone.width=0.0625", "backbone.hidden=[]", "tasks.patterns.count=2", "train.epochs=0.5",
-    "threads=1", "first_train.epochs=0.5", "tasks.patterns.data.count={train: 24, val: 8, test: 8}", "panels=1", "probe=1",
+    "device.threads=1", "first_train.epochs=0.5", "tasks.patterns.data.count={train: 24, val: 8, test: 8}",
+    "evaluation.panels=1", "evaluation.check_images=1",
     "+tasks.patterns.data.seed=${seed}",
 ]  # fmt: skip
 
@@ -44,17 +45,19 @@ def test_the_folder_keeps_the_config_of_what_it_holds(tmp_path: Path) -> None:
     assert kept.keys() == {"config.yaml", "overrides.yaml"}
     assert b"seed: ${seed}" in kept["config.yaml"], "as it was composed, so that it shows where a value is from"
     assert yaml.safe_load(kept["overrides.yaml"]) == [*TINY, f"out={folder}"]
-    assert read_run(folder).tasks["patterns_1"]["data"]["seed"] == 0
+    assert read_run(folder).tasks[0].data.options["seed"] == 0
     for wrong, message in (("seed=1", "holds a run that learned 'patterns_1' under another configuration"), ("nrom=own", "nrom")):
         code, said = _call("cifar100", *TINY, f"out={folder}", wrong)
         assert code == 1
         assert message in said
         assert {path.name: path.read_bytes() for path in (folder / "config").iterdir()} == kept
     for task in evaluate_run(folder).values():
-        assert task["figures"] == pytest.approx(task["reported"])
+        assert task["metrics"] == pytest.approx(task["reported"])
 
 
-@pytest.mark.parametrize("wrong", ["train.lr=0", "+train.rate=1", "tasks.patterns.data.kind=patern", "backbone.width=-1"])
+@pytest.mark.parametrize(
+    "wrong", ["train.optimiser.lr=0", "+train.rate=1", "tasks.patterns.data.kind=patern", "backbone.width=-1"]
+)
 def test_a_mistake_leaves_no_folder(tmp_path: Path, wrong: str) -> None:
     code, said = _call("cifar100", *TINY, f"out={tmp_path / 'run'}", wrong)
     assert code == 1
@@ -90,7 +93,9 @@ def test_a_change_that_cannot_be_read_says_how_to_quote_it(change: str) -> None:
 
 
 def test_other_arguments_of_hydra_are_left_to_it() -> None:
-    check_overrides(["--config-dir=a=b", "-m", "+tasks.x.method={name: affine}", "~tasks.y", "train.lr=1e-3,1e-4", "out=runs/x"])
+    check_overrides(
+        ["--config-dir=a=b", "-m", "+tasks.x.method={name: affine}", "~tasks.y", "train.optimiser.lr=1e-3,1e-4", "out=runs/x"]
+    )
 
 
 def test_an_experiment_without_its_first_line_or_with_a_mark_before_it_is_told_so(tmp_path: Path) -> None:
@@ -115,14 +120,14 @@ def test_a_further_process_of_a_training_gets_the_same_pipeline_and_arguments(mo
     monkeypatch.setattr("hydra.main", look)
     monkeypatch.setenv(PIPELINE_VARIABLE, "")
     arguments, spec = list(sys.argv), sys.modules["__main__"].__spec__
-    run_pipeline("cifar100", ["experiment=e", "--cfg", "job", "devices=2"])
+    run_pipeline("cifar100", ["experiment=e", "--cfg", "job", "device.devices=2"])
     (command,) = commands
     assert command[:2] == ["cifar100", "run_config"]
-    assert command[3:] == ["--cfg", "job", "experiment=e", "devices=2", "None"]
+    assert command[3:] == ["--cfg", "job", "experiment=e", "device.devices=2", "None"]
     assert (sys.argv, sys.modules["__main__"].__spec__) == (arguments, spec)
     monkeypatch.undo()
     environment = os.environ | {PIPELINE_VARIABLE: "cifar100"}
-    again = [sys.executable, command[2], "--cfg", "job", "experiment=cifar100_reduced", "devices=2"]
+    again = [sys.executable, command[2], "--cfg", "job", "experiment=cifar100_reduced", "device.devices=2"]
     done = subprocess.run(again, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "devices: 2" in done.stdout

@@ -23,8 +23,8 @@ from img2img.files.json_files import read_json, write_json
 from img2img.files.paths import expanded, paths_in
 from img2img.files.writable import check_writable
 from img2img.files.yaml import read_yaml
+from img2img.training.config import read_experiment
 from img2img.training.evaluation import read_run
-from img2img.training.experiment import read_experiment
 
 ROOT = Path(__file__).parents[2]
 

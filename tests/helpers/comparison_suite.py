@@ -44,16 +44,16 @@ def results(label: str, seed: int) -> dict[str, Any]:
     rows[2] = list(last)
     tasks = [
         {
-            "name": name, "kind": kind, "metric": metric, "higher_is_better": higher, "value": new[i], "trivial": trivial,
-            "trivial_name": "doing nothing", "decoder_only": None, "decoder_only_bytes": None, "before": None,
+            "name": name, "kind": kind, "primary_metric": metric, "higher_is_better": higher, "value": new[i],
+            "baseline": trivial, "baseline_name": "doing nothing", "before": None,
             "bytes": BYTES[label][1] + 1000 * seed, "density": 0.8, "train_seconds": 60.0 + 10 * seed + i, "steps": 40,
-            "best_step": 40, "test_images": 9, "figures": {metric: new[i], "SSIM": 0.5 + 0.1 * seed},
-            "trivial_figures": {metric: trivial, "SSIM": 0.25},
+            "best_step": 40, "test_images": 9, "metrics": {metric: new[i], "SSIM": 0.5 + 0.1 * seed},
+            "baseline_metrics": {metric: trivial, "SSIM": 0.25},
         }
         for i, (name, kind, metric, higher, trivial) in enumerate(TASKS)
     ]  # fmt: skip
     return {
-        "schema": 1,
+        "version": 2,
         "experiment": "made",
         "backbone": {"name": "unet", "mode": "first_task", "parameters": 250_000, "masked_parameters": 240_000,
                      "bytes": 1_000_000, "sha256": "0" * 64},

@@ -1,6 +1,7 @@
 """A network of a few hundred weights, pictures made in memory and a plain training loop, to test the comparison methods with."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,9 +17,9 @@ from img2img.data.base import ImageDataset, Sample
 from img2img.data.cache import CachedDataset
 from img2img.inference.evaluator import Evaluator
 from img2img.masks import MaskedNetwork
-from img2img.tasks import Task, build_task
-from img2img.training.experiment import Experiment
-from img2img.training.optimiser import build_optimisers
+from img2img.tasks import Task
+from img2img.training.config import Experiment, read_experiment
+from img2img.training.optimiser import all_of, build_optimisers
 from img2img.training.strategy import Context, Phase, Strategy, TaskData
 
 SIZE, LR = 8, 1e-2
@@ -75,28 +76,39 @@ def transformer() -> ImageTransformer:
     return ImageTransformer(out_channels=2, width=2, blocks=0, head_kernel=1)
 
 
+def tiny_experiment(names: Sequence[str], mode: str, steps: int, train: dict[str, Any]) -> Experiment:
+    """Tasks on a backbone that the caller makes itself."""
+    given = {"steps": steps, "batch_size": 2, "augmentation": {"crop": SIZE}, "optimiser": {"lr": LR}}
+    given |= {"schedule": {"head_first": 0.0}, "validation": {"precise_bn_batches": 0}}
+    for key, value in train.items():
+        given[key] = {**given.get(key, {}), **value} if isinstance(value, dict) else value
+    return read_experiment(
+        {
+            "name": "tiny",
+            "out": "not written",
+            "backbone": {"mode": mode, "kind": "smp", "weights": "not read" if mode == "pretrained" else None},
+            "method": {"name": "piggyback"},
+            "train": given,
+            "tasks": {name: {"task": TASKS[name], "data": {"kind": "samples"}} for name in names},
+            "sequence": list(names),
+        }
+    )
+
+
 def context(
     backbone: nn.Module | None = None, *, names: Sequence[str] = tuple(TASKS), mode: str = "random", steps: int = 6, **train: Any
 ) -> Context:
     """What a strategy works with, without a run folder: a backbone, and tasks of 7 training and 3 validation pictures."""
     backbone = small_backbone() if backbone is None else backbone
-    options = {"steps": steps, "batch_size": 2, "crop": SIZE, "lr": LR} | train
-    experiment = Experiment(
-        name="tiny",
-        out="not written",
-        backbone={"mode": mode, "weights": "not read" if mode == "pretrained" else None},
-        method={},
-        train=options,
-        tasks={name: {"task": TASKS[name], "data": {}} for name in names},
-        sequence=list(names),
-    )
+    experiment = tiny_experiment(names, mode, steps, train)
     task_data = {}
-    for i, name in enumerate(names):
-        task: Task = build_task(TASKS[name])
+    for i, config in enumerate(experiment.tasks):
+        name = config.name
+        task: Task = config.task.build()
         classes = task.out_channels
         parts = Parts(*(CachedDataset(Pictures(10 * i + k, count, classes)) for k, count in enumerate((7, 3, 3))))
         task.fit(parts.train)
-        task_data[name] = TaskData(name, task, parts, experiment.train_options(name))
+        task_data[name] = TaskData(config, task, parts, config.train)
     evaluator = Evaluator(stride=4, min_size=8, device=torch.device("cpu"))
     network = MaskedNetwork(backbone, head=HEAD)
     return Context(
@@ -106,6 +118,7 @@ def context(
         task_data=task_data,
         evaluator=evaluator,
         place=lambda module: None,
+        folder=Path("not written"),
     )
 
 
@@ -127,9 +140,9 @@ def train(strategy: Strategy, name: str, phases: Iterator[Phase], after: Callabl
         batches = phase.batches or task_data.batches(strategy.context.experiment.seed_of(name))
         options = phase.options or task_data.options
         optimisers: list[torch.optim.Optimizer] = (
-            build_optimisers(phase.module, options)
-            if options.weight_decay
-            else [torch.optim.Adam([p for p in phase.module.parameters() if p.requires_grad], options.lr, fused=True)]
+            build_optimisers((phase.groups or all_of(phase.module))(options.optimiser), options.optimiser)
+            if options.optimiser.weight_decay
+            else [torch.optim.Adam([p for p in phase.module.parameters() if p.requires_grad], options.optimiser.lr, fused=True)]
         )
         phase.module.train()
         for _, batch in zip(range(options.steps), batches.iterate(), strict=False):
@@ -142,8 +155,8 @@ def train(strategy: Strategy, name: str, phases: Iterator[Phase], after: Callabl
             (loss if more is None else loss + more).backward()
             for optimiser in optimisers:
                 optimiser.step()
-            if phase.after_step is not None:
-                phase.after_step()
+            for callback in phase.callbacks:
+                callback.after_step()
             if after is not None:
                 after(phase)
         phase.module.eval()

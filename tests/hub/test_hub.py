@@ -53,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         task = build_task(options)
         network.add_task(name, masks.Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
         add_task_to_bundle(folder / "bundle", network, name, options=task.options(), info={"figures": FIGURES[name]})
-        entries.append({"name": name, "trivial": 0.25, "test_images": 7, "value": FIGURES[name][task.metric]})
+        entries.append({"name": name, "baseline": 0.25, "test_images": 7, "value": FIGURES[name][task.metric]})
     (folder / "config").mkdir()
     (folder / "config" / "config.yaml").write_text(
         "backbone: {weights: /home/someone/weights.pt}\n"

@@ -35,13 +35,12 @@ def entry(name: str, kind: str, value: float, trivial: float, figures: Pairs) ->
     return {
         "name": name,
         "kind": kind,
-        "metric": metric,
+        "primary_metric": metric,
         "higher_is_better": higher,
         "value": value,
-        "trivial": trivial,
-        "trivial_name": baseline_name,
-        "decoder_only": None,
-        "decoder_only_bytes": None,
+        "baseline": trivial,
+        "baseline_name": baseline_name,
+        "comparisons": {},
         "before": trivial * (0.4 if higher else 1.7),
         "bytes": 912_344,
         "density": 0.8412,
@@ -49,8 +48,8 @@ def entry(name: str, kind: str, value: float, trivial: float, figures: Pairs) ->
         "steps": 400,
         "best_step": 400,
         "test_images": 96,
-        "figures": {metric: value} | {key: pair[0] for key, pair in figures.items()},
-        "trivial_figures": {metric: trivial} | {key: pair[1] for key, pair in figures.items()},
+        "metrics": {metric: value} | {key: pair[0] for key, pair in figures.items()},
+        "baseline_metrics": {metric: trivial} | {key: pair[1] for key, pair in figures.items()},
     }
 
 
@@ -70,18 +69,18 @@ def six_tasks() -> dict[str, Any]:
         entry("edges", "edges", 1874.2, 4630.8, {"SSIM": (0.4921, 0.2213), "PSNR": (15.9, 11.8)}),
     ]
     tasks[0] |= {"density": None, "bytes": 360_256}
-    tasks[1] |= {"decoder_only": 0.5918, "decoder_only_bytes": 3_104_512}
-    tasks[2] |= {"decoder_only": 181.4, "decoder_only_bytes": 3_104_256}
+    tasks[1]["comparisons"] = {"decoder_only": {"value": 0.5918, "bytes": 3_104_512}}
+    tasks[2]["comparisons"] = {"decoder_only": {"value": 181.4, "bytes": 3_104_256}}
     values = [task["value"] for task in tasks]
     return {
-        "schema": 1,
+        "version": 2,
         "experiment": "demo",
         "backbone": {
             "name": "unet tu-tf_efficientnet_lite0",
             "mode": "first_task",
             "parameters": 4_312_345,
             "masked_parameters": 4_280_112,
-            "own_parameters": 31_337,
+            "copied_parameters": 31_337,
             "bytes": 17_402_112,
             "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         },
@@ -120,14 +119,14 @@ def write_run(folder: Path, results: dict[str, Any]) -> Path:
         pixels = rng.integers(0, 256, (24, 36, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "pictures" / f"{task['name']}.png")
         for what, floor in ((task["name"], 1.0), (f"{task['name']}.decoder_only", 1.15)):
-            if what != task["name"] and task["decoder_only"] is None:
+            if what != task["name"] and "decoder_only" not in task["comparisons"]:
                 continue
-            lines = [f"step,loss,rate,val {task['metric']}"]
+            lines = [f"step,loss,rate,val {task['primary_metric']}"]
             rate = 120 if what == task["name"] else 190
             for step in range(20, 401, 20):
                 loss = floor * (0.25 + 1.8 * np.exp(-step / 70)) + 0.04 * rng.normal()
                 gone = np.exp(-step / rate)
-                value = task["trivial"] * gone + task["value"] * (1 - gone)
+                value = task["baseline"] * gone + task["value"] * (1 - gone)
                 lines.append(f"{step},{loss},{1 - step / 400},{value if step % 100 == 0 else ''}")
             (folder / "metrics" / f"{what}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
@@ -245,15 +244,15 @@ def test_the_table_gives_each_task_its_row(demo: tuple[Path, Page]) -> None:
         "1 min 42 s 400 steps", "96",
     ]  # fmt: skip
     assert page.row("shapes segmentation")[5:8] == ["—", "—", "360 kB 2.07 %"]
-    assert "tasks do better than their trivial baselines6 of 6" in page.text
+    assert "tasks do better than their baselines6 of 6" in page.text
     edges = page.row("edges edges")
     assert edges[1:5] == ["MSE ↓", "1,874", "4,631 mean colour", "+59.5 %"]
 
 
-def test_the_other_figures_stand_beside_the_trivial_baselines(demo: tuple[Path, Page]) -> None:
+def test_the_other_metrics_stand_beside_the_baselines(demo: tuple[Path, Page]) -> None:
     _, page = demo
     assert ["delta E ↓", "14.20", "18.90"] in page.cells
-    assert ["ab error ↓ decides", "168.2", "241.9"] in page.cells
+    assert ["ab error ↓ primary", "168.2", "241.9"] in page.cells
     assert ["snow", "—", "—"] in page.cells
     assert ["triangle", "0.6000", "0"] in page.cells
 
@@ -323,7 +322,7 @@ def test_the_setup_is_on_the_page(demo: tuple[Path, Page]) -> None:
     results = six_tasks()
     for part in (results["backbone"]["sha256"], results["environment"]["commit"], "4,312,345, of which masks cover 4,280,112"):
         assert part in page.text
-    assert "each masked task has a copy of its own of 31,337" in page.text
+    assert "each masked task trains a copy of 31,337" in page.text
     assert "piggyback (threshold 0.005, init 0.01, start ones)" in page.text
 
 
@@ -347,14 +346,12 @@ def test_one_task_alone_has_nothing_to_forget(tmp_path: Path) -> None:
 
 def test_the_schemas_own_keys_are_enough(tmp_path: Path) -> None:
     results = six_tasks()
-    more = {"trivial_name", "decoder_only_bytes", "before", "steps", "best_step", "figures", "trivial_figures"}
+    more = {"baseline_name", "comparisons", "before", "steps", "best_step", "metrics", "baseline_metrics"}
     bare = {
-        "schema": 1,
+        "version": 2,
         "backbone": {key: results["backbone"][key] for key in ("name", "parameters", "sha256")},
         "method": "piggyback",
-        "tasks": [
-            {key: value for key, value in task.items() if key not in more} | {"decoder_only": None} for task in results["tasks"]
-        ],
+        "tasks": [{key: value for key, value in task.items() if key not in more} for task in results["tasks"]],
         "forgetting": results["forgetting"],
     }
     (tmp_path / "results.json").write_text(json.dumps(bare), encoding="utf-8")
@@ -367,10 +364,11 @@ def test_the_schemas_own_keys_are_enough(tmp_path: Path) -> None:
 def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
     results = six_tasks()
     folder = write_run(tmp_path / "run", results)
-    for key in ("value", "decoder_only", "decoder_only_bytes", "density", "bytes", "train_seconds", "test_images", "steps"):
+    for key in ("value", "density", "bytes", "train_seconds", "test_images", "steps"):
         results["tasks"][2][key] = None
-    results["tasks"][2] |= {"best_step": None, "trivial_name": None}
-    results["tasks"][3]["trivial"] = None
+    results["tasks"][2]["comparisons"]["decoder_only"] = {"value": None, "bytes": None}
+    results["tasks"][2] |= {"best_step": None, "baseline_name": None}
+    results["tasks"][3]["baseline"] = None
     results["forgetting"]["max_abs_output_change"] = None
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     page = Page(write_report(folder).read_text(encoding="utf-8"))
@@ -383,7 +381,7 @@ def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
 def test_everything_from_the_results_is_escaped(tmp_path: Path) -> None:
     results = one_task("<b>&\"x'")
     results |= {"experiment": "<script>alert(1)<\\/script>", "method_options": {"<i>": "<u>"}, "environment": {"device": "<s>"}}
-    results["tasks"][0] |= {"metric": "a<b$_$", "trivial_name": "<em>", "kind": "<kind>"}
+    results["tasks"][0] |= {"primary_metric": "a<b$_$", "baseline_name": "<em>", "kind": "<kind>"}
     page = report(tmp_path / "run", results)
     assert not {"b", "script", "i", "u", "s", "kind"} & {tag for tag, _ in page.tags}
     for part in ("<b>&\"x'", "<script>alert(1)", "<u>", "<s>", "a<b$_$, validation"):
@@ -395,23 +393,23 @@ def test_everything_from_the_results_is_escaped(tmp_path: Path) -> None:
     ("spoil", "said"),
     [
         (lambda r: r.pop("tasks"), "lacks tasks"),
-        (lambda r: r.update(schema=2), "schema 2: expected 1"),
+        (lambda r: r.update(version=1), "version 1: expected 2"),
         (lambda r: r.update(tasks=[]), "has no tasks"),
-        (lambda r: r["tasks"][1].pop("trivial"), r"tasks\[1\] lacks trivial"),
+        (lambda r: r["tasks"][1].pop("baseline"), r"tasks\[1\] lacks baseline"),
         (lambda r: r["tasks"][1].update(value="0.5"), r"tasks\[1\], value: expected a number or null, got '0.5'"),
         (lambda r: r["tasks"][1].update(value=True), r"tasks\[1\], value"),
         (lambda r: r["tasks"][1].update(name="../x"), r"the name '../x'"),
-        (lambda r: r["tasks"][1].update(figures={"SSIM": []}), r"figures, SSIM: expected a number"),
+        (lambda r: r["tasks"][1].update(metrics={"SSIM": []}), r"metrics, SSIM: expected a number"),
         (lambda r: r["tasks"].append(3), r"tasks\[6\]: expected an object"),
         (lambda r: r["forgetting"]["value_matrix"].pop(), "expected 6 rows of 6 numbers"),
         (lambda r: r["forgetting"]["value_matrix"][2].pop(), "expected 6 rows of 6 numbers"),
         (lambda r: r["backbone"].pop("sha256"), "backbone lacks sha256"),
-        (lambda r: r["backbone"].update(bytes=-1), "backbone, bytes: expected a number of bytes, got -1"),
-        (lambda r: r.update(shared_bytes="many"), "shared_bytes: expected a number or null, got 'many'"),
+        (lambda r: r["backbone"].update(bytes=-1), "backbone, bytes: expected a number of bytes or null, got -1"),
+        (lambda r: r.update(shared_bytes="many"), "shared_bytes: expected a number of bytes or null, got 'many'"),
         (lambda r: r["environment"].update(device=["a"]), "environment, device: expected a number or text or null, got"),
         (lambda r: r["tasks"][1].update(steps=10**400), r"tasks\[1\], steps: expected a number or null, got 1000"),
         (lambda r: r["tasks"][1].update(name="x" * 300), "expected a task's name"),
-        (lambda r: r["tasks"][1].update(figures={"\ud800": 1}), "is not valid JSON"),
+        (lambda r: r["tasks"][1].update(metrics={"\ud800": 1}), "is not valid JSON"),
     ],
 )
 def test_results_of_another_shape_are_refused_with_the_place(tmp_path: Path, spoil: Any, said: str) -> None:
@@ -429,7 +427,7 @@ def test_missing_and_broken_files_are_refused_with_what_to_do(tmp_path: Path) ->
         write_report(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"has no results.json; give the folder of a finished run"):
         write_report(tmp_path)
-    (tmp_path / "results.json").write_text('{"schema": 1,', encoding="utf-8")
+    (tmp_path / "results.json").write_text('{"version": 2,', encoding="utf-8")
     with pytest.raises(InputError, match="not valid JSON"):
         write_report(tmp_path)
 
@@ -456,7 +454,7 @@ def test_a_broken_picture_or_log_is_named(tmp_path: Path) -> None:
     [(0.6, 0.4, True, 0.5), (60.0, 100.0, False, 0.4), (120.0, 100.0, False, -0.2), (-0.1, -0.2, True, 0.5),
      (0.5, 0.0, True, None), (None, 1.0, True, None), (1.0, None, False, None)],
 )  # fmt: skip
-def test_improvement_is_relative_to_the_trivial_value(value: Any, trivial: Any, higher: bool, expected: float | None) -> None:
+def test_improvement_is_relative_to_the_baseline(value: Any, trivial: Any, higher: bool, expected: float | None) -> None:
     found = improvement(value, trivial, higher_is_better=higher)
     assert found == (None if expected is None else pytest.approx(expected))
 

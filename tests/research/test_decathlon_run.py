@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from PIL import Image
 from safetensors.torch import save_file
 
 import img2img
+from img2img.api import run
 from img2img.backbones import build_backbone
 from img2img.cli.pipeline import plain_config, run_config, run_decathlon
 from img2img.data.base import Batch
@@ -24,8 +24,8 @@ from img2img.metrics import decathlon_score
 from img2img.metrics.decathlon import FINETUNED
 from img2img.research.decathlon import MADE, OFFICIAL, SEEN, finish, note_of, predict, score_of
 from img2img.tasks import Task, build_task
-from img2img.training.experiment import read_experiment
-from img2img.training.run import run
+from img2img.training.compose import compose
+from img2img.training.config import read_experiment
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -76,12 +76,18 @@ def _config(root: Path, tmp_path: Path, sequence: list[str]) -> dict[str, Any]:
         "out": str(tmp_path / "run"),
         "backbone": {"kind": "wide_resnet", "depth": 10, "width": 1},
         "method": {"name": "piggyback"},
-        "train": {"epochs": 4, "batch_size": 3, "crop": 16, "zoom": [1, 1], "lr": 1e-2, "warmup": 0, "val_epochs": 2},
+        "train": {
+            "epochs": 4,
+            "batch_size": 3,
+            "augmentation": {"crop": 16, "zoom": [1, 1]},
+            "optimiser": {"lr": 1e-2},
+            "schedule": {"warmup": 0},
+            "validation": {"epochs": 2},
+        },
         "tasks": {name: task(name) for name in DECATHLON},
         "sequence": sequence,
-        "probe": 1,
-        "panels": 1,
-        "accelerator": "cpu",
+        "evaluation": {"check_images": 1, "panels": 1},
+        "device": {"accelerator": "cpu"},
     }
 
 
@@ -121,7 +127,7 @@ def on_a_given_network(official: Path, tmp_path: Path) -> dict[str, Any]:
     save_file(build_backbone({"kind": "wide_resnet", "depth": 10, "width": 1, "out_channels": 2}).state_dict(), weights)
     config = _config(official, tmp_path, NINE)
     config["backbone"] |= {"mode": "pretrained", "weights": str(weights)}
-    config["train"] |= {"epochs": 1, "val_epochs": 1}
+    config["train"] |= {"epochs": 1, "validation": {"epochs": 1}}
     return config
 
 
@@ -190,8 +196,7 @@ def test_the_bytes_of_a_given_network_count_once() -> None:
 
 
 def _experiment(*overrides: str, pipeline: str = "decathlon") -> Any:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(pipeline, [*overrides, "++data_root=somewhere"])
+    return compose(pipeline, [*overrides, "++data_root=somewhere"])
 
 
 RECOMMENDED = (
@@ -219,14 +224,14 @@ RECOMMENDED = (
 def test_an_accuracy_that_cannot_be_is_refused_before_anything_is_trained(
     overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("img2img.training.run.run", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr("img2img.api.run", lambda *_, **__: pytest.fail("it ran"))
     with pytest.raises(SystemExit, match=message):
         run_decathlon(_experiment(*overrides))
 
 
 def test_the_key_reaches_the_end_of_a_run_and_other_scripts_do_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[dict[str, Any], Any]] = []
-    monkeypatch.setattr("img2img.training.run.run", lambda config, *, composed, then: ran.append((config, then)))
+    monkeypatch.setattr("img2img.api.run", lambda config, *, composed, then: ran.append((config, then)))
     for method in ("affine", "finetune", "head_only"):
         run_decathlon(_experiment(*RECOMMENDED, f"method={method}", "imagenet12_accuracy=59.67"))
         assert "imagenet12_accuracy" not in ran[-1][0], "the experiment does not know it"
@@ -242,7 +247,7 @@ def test_the_key_reaches_the_end_of_a_run_and_other_scripts_do_not_know_it(monke
 def test_a_score_says_what_it_is_worth() -> None:
     def noted(*overrides: str) -> str:
         experiment = read_experiment(plain_config(_experiment(*overrides)))
-        return note_of([experiment.task(name).data for name in experiment.sequence])
+        return note_of([task.data.plain() for task in experiment.tasks])
 
     assert noted("experiment=decathlon") == OFFICIAL
     assert noted("experiment=decathlon_final") == SEEN
@@ -267,7 +272,7 @@ def test_the_servers_pictures_are_made_squares_as_the_tasks_own(official: Path) 
         run_of=lambda name: None,
         task_data={"dtd": SimpleNamespace(task=task)},
         evaluator=SimpleNamespace(device="cpu", predict=answer),
-        experiment=SimpleNamespace(batch_size=3),
+        experiment=SimpleNamespace(evaluation=SimpleNamespace(batch_size=3)),
     )
     assert predict(runner, "dtd", pictures, square=18) == dict.fromkeys(pictures.image_ids, 0)
     assert [len(batch) for batch in seen] == [3, 2], "squares are of one size"

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from img2img import InputError
@@ -25,6 +24,7 @@ from img2img.research.impresslearn.options import Study, TrainOptions, read_stud
 from img2img.research.impresslearn.resume_check import check_earlier
 from img2img.research.impresslearn.study_network import Job, StudyNetwork
 from img2img.research.impresslearn.table2 import TABLE_2, Row
+from img2img.training.compose import compose
 
 ROOT = Path(__file__).parents[2]
 
@@ -262,8 +262,7 @@ def test_more_tasks_than_there_are_is_refused(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("name", ["tiny", "permuted_mnist", "rotated_mnist"])
 def test_a_config_names_every_option_and_its_default(name: str) -> None:
     overrides = [f"study={name}", *(["data_root=somewhere"] if name != "tiny" else [])]
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        study = read_study(plain_config(compose("impresslearn", overrides)))
+    study = read_study(plain_config(compose("impresslearn", overrides)))
     assert study.name == (f"impressions_{name}" if name == "tiny" else name)
     if name == "tiny":
         return
@@ -314,9 +313,7 @@ def copied(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
         ({"variants": {"density": 0.3, "counts": []}}, r"variants\.counts=\[6\]"),
     ],
 )
-def test_finished_results_are_not_replaced_by_those_of_another_study(
-    copied: Path, change: dict[str, Any], message: str
-) -> None:
+def test_finished_results_are_not_replaced_by_those_of_another_study(copied: Path, change: dict[str, Any], message: str) -> None:
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=message):
         run({**TINY, **change, "out": str(copied)})

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from killing import killed_at
 
-from img2img.training.experiment import read_experiment
-from img2img.training.run import run
+from img2img.api import run
+from img2img.training.config import read_experiment
 from img2img.training.sequence import SequenceRunner
 
 for job in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):

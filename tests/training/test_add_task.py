@@ -14,12 +14,18 @@ from PIL import Image
 
 import img2img
 from img2img import InputError
+from img2img.api import add_task as train_new_task
 from img2img.bundle import delete_task_from_bundle, read_bundle, task_path
 from img2img.bundle.join import join_bundles
-from img2img.training.add_task import train_new_task
 from img2img.training.evaluation import evaluate_run
 
-FEW = {"steps": 6, "batch_size": 2, "crop": 32, "val_every": 3, "log_every": 3, "norm_batches": 0}
+FEW = {
+    "steps": 6,
+    "batch_size": 2,
+    "log_every": 3,
+    "augmentation": {"crop": 32},
+    "validation": {"every": 3, "precise_bn_batches": 0},
+}
 TRANSLATION = {"kind": "translation"}
 
 
@@ -57,7 +63,7 @@ def test_a_new_task_runs_and_is_kept_and_the_others_stay(
     assert (made.kind, made.method, made.side) == ("translation", "piggyback", 32)
     assert made.metrics["MSE"] is not None
     assert (tmp_path / "run" / "report.html").is_file()
-    assert evaluate_run(tmp_path / "run")["negative"]["figures"] == pytest.approx(made.metrics, rel=1e-4)
+    assert evaluate_run(tmp_path / "run")["negative"]["metrics"] == pytest.approx(made.metrics, rel=1e-4)
     assert list(again.tasks) == [*before, "negative"]
     merged = img2img.load(folder, weights="merged")
     assert np.array_equal(again.run("negative", picture), merged.run("negative", picture))
@@ -130,7 +136,7 @@ def test_a_call_that_was_ended_after_its_last_file_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("img2img.bundle.join.join_bundles", ended)
+        patch.setattr("img2img.training.add_task.join_bundles", ended)
         with pytest.raises(KeyboardInterrupt):
             add("run")
     learned = task_path(folder, "negative").read_bytes()

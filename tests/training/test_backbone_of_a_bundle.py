@@ -11,14 +11,20 @@ from killing import killed_at
 
 import img2img
 from img2img import InputError
+from img2img.api import add_task as train_new_task
+from img2img.api import run
 from img2img.bundle import delete_task_from_bundle, load_bundle, read_bundle, task_path
 from img2img.bundle.join import join_bundles
-from img2img.training.add_task import train_new_task
-from img2img.training.experiment import read_experiment
-from img2img.training.run import run
+from img2img.training.config import read_experiment
 
 Make = Callable[..., dict[str, Any]]
-FEW = {"steps": 6, "batch_size": 2, "crop": 32, "val_every": 3, "log_every": 3, "norm_batches": 0}
+FEW = {
+    "steps": 6,
+    "batch_size": 2,
+    "log_every": 3,
+    "augmentation": {"crop": 32},
+    "validation": {"every": 3, "precise_bn_batches": 0},
+}
 IMPRESS = {"name": "impresslearn", "basis": "shared"}
 
 
@@ -35,10 +41,13 @@ def _files(bundle: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("options", "changes"),
     [
-        ({"own": ["decoder.1.*"], "norm": "statistics"}, {}),
-        ({"channels_last": False, "select": ["decoder.*"]}, {"start_from": "colour"}),
+        ({"masks": {"trainable_copies": ["decoder.1.*"], "norm": "statistics"}}, {}),
+        (
+            {"device": {"accelerator": "cpu", "channels_last": False}, "masks": {"select": ["decoder.*"]}},
+            {"start_from": "colour"},
+        ),
         ({}, {"start_from": "nearest"}),
-        ({"bases": {"shared": {"tasks": ["colour"]}}}, {"method": IMPRESS}),
+        ({"masks": {"bases": {"shared": {"tasks": ["colour"]}}}}, {"method": IMPRESS}),
     ],
     ids=["own weights", "start_from", "nearest", "basis"],
 )
@@ -50,7 +59,7 @@ def test_a_task_is_the_one_that_the_sequence_would_have_learned(
     shutil.copytree(tmp_path / "whole", tmp_path / "base")
     run(whole)
     more = config(backbone={"mode": "bundle", "weights": str(tmp_path / "base")}, sequence=["edges"], **options)
-    more.pop("select", None)  # the bundle says it
+    more["masks"] = {key: value for key, value in more.get("masks", {}).items() if key != "select"}  # the bundle says it
     results = run(_with(more, "edges", **changes))
     assert [task["name"] for task in results["tasks"]] == ["edges"]
     assert results["backbone"]["mode"] == "bundle"
@@ -65,7 +74,7 @@ def test_a_task_is_the_one_that_the_sequence_would_have_learned(
 
 def test_a_basis_of_the_bundle_is_used_under_its_name_and_no_other_one_takes_it(config: Make, tmp_path: Path) -> None:
     bases = {"shared": {"tasks": ["disks", "colour"]}, "other": {"count": 3, "density": 0.5, "seed": 1}}
-    base = config(out=str(tmp_path / "base"), bases=bases, backbone={**config()["backbone"], "mode": "random"})
+    base = config(out=str(tmp_path / "base"), masks={"bases": bases}, backbone={**config()["backbone"], "mode": "random"})
     whole = _with(base, "edges", method=IMPRESS)
     run(whole)
     more = config(backbone={"mode": "bundle", "weights": str(tmp_path / "base")}, sequence=["late"])
@@ -74,11 +83,11 @@ def test_a_basis_of_the_bundle_is_used_under_its_name_and_no_other_one_takes_it(
     run(more)
     network, _ = load_bundle(tmp_path / "run" / "bundle")
     assert network.bases()["shared"].sha256 == load_bundle(tmp_path / "base" / "bundle")[0].bases()["shared"].sha256
-    more |= {"out": str(tmp_path / "third"), "bases": {"shared": {"count": 2, "density": 0.5, "seed": 1}}}
+    more |= {"out": str(tmp_path / "third"), "masks": {"bases": {"shared": {"count": 2, "density": 0.5, "seed": 1}}}}
     with pytest.raises(InputError, match=r"bases\.shared is another one than the basis 'shared' that the bundle"):
         run(more)
-    with pytest.raises(InputError, match=r"uses the basis 'none', which `bases` does not have; it has \['shared'\]"):
-        read_experiment({**more, "bases": {}, "tasks": {"late": {**late, "method": {**IMPRESS, "basis": "none"}}}})
+    with pytest.raises(InputError, match=r"uses the basis 'none', which masks.bases does not have; it has \['shared'\]"):
+        read_experiment({**more, "masks": {}, "tasks": {"late": {**late, "method": {**IMPRESS, "basis": "none"}}}})
 
 
 def test_a_killed_run_on_a_bundle_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path) -> None:
@@ -104,7 +113,7 @@ def test_a_killed_run_on_a_bundle_goes_on_and_ends_bit_equal(config: Make, tmp_p
     ("changes", "message"),
     [
         ({"sequence": ["colour"]}, "bundle has a task 'colour' already: give the new one another name"),
-        ({"select": ["encoder.*"]}, "select=.*: leave select out"),
+        ({"masks": {"select": ["encoder.*"]}}, "select=.*: leave masks.select out"),
         ({"backbone": {"mode": "bundle", "weights": "BASE", "width": 4}}, r"leave out \['width'\]"),
         ({"backbone": {"mode": "bundle"}}, "give backbone.weights"),
         ({"backbone": {"mode": "bundle", "weights": "nowhere"}}, "no bundle in nowhere"),

@@ -18,18 +18,17 @@ from typer.testing import CliRunner
 
 import img2img
 from img2img import InputError
+from img2img.api import run
 from img2img.bundle import load_bundle
 from img2img.cli import app as commands
 from img2img.cli.errors import one_line
 from img2img.errors import OutOfMemoryError
 from img2img.tasks.colourisation import Colourisation
 from img2img.training import checkpoint
+from img2img.training.config import AugmentationOptions, ScheduleOptions, TrainOptions, read_experiment
 from img2img.training.evaluation import evaluate_run
-from img2img.training.experiment import read_experiment
 from img2img.training.loop import TrainingDivergedError, explained
 from img2img.training.optimiser import schedule
-from img2img.training.options import TrainOptions
-from img2img.training.run import run
 
 Make = Callable[..., dict[str, Any]]
 
@@ -44,18 +43,18 @@ Make = Callable[..., dict[str, Any]]
         ({"sequence": [True]}, "True is no text: .*quotes"),
         ({"tasks": {1: {}}}, "1 is no text: .*quotes"),
         ({"sequence": [True], "tasks": {True: {"count": 2}}}, "True is no text: .*quotes"),
-        ({"own": ["a", None]}, "None is no text: .*quotes"),
+        ({"masks": {"trainable_copies": ["a", None]}}, "None is no text: .*quotes"),
         ({"sequence": ["disks", "disks"]}, "names a task twice"),
-        ({"train": {"stepz": 3}}, "tasks.disks.train has no option 'stepz': did you mean 'steps'"),
-        ({"train": {"steps": 0}}, "train.steps=0 and train.epochs=0: expected one of them above 0"),
-        ({"train": {"steps": 1, "lr": -1}}, "train.lr=-1: expected more than 0"),
-        ({"train": {"steps": 1.5}}, "tasks.disks.train got steps: 1.5: expected int"),
-        ({"train": {"steps": 1, "lr": "high"}}, "tasks.disks.train got lr: 'high': expected float"),
+        ({"train": {"stepz": 3}}, "train has no option 'stepz': did you mean 'steps'"),
+        ({"train": {"steps": 0}}, "steps=0 and epochs=0: expected one of them above 0"),
+        ({"train": {"steps": 1, "optimiser": {"lr": -1}}}, "train.optimiser got lr: -1: expected more than 0"),
+        ({"train": {"steps": 1.5}}, "train got steps: 1.5: expected int"),
+        ({"train": {"steps": 1, "optimiser": {"lr": "high"}}}, "train.optimiser got lr: 'high': expected float"),
         ({"sequence": "disks"}, "the config got sequence: 'disks': expected"),
-        ({"channels_last": "yes"}, "the config got channels_last: 'yes': expected bool"),
-        ({"train": {"steps": 1, "epochs": 2}}, "train.steps=1 and train.epochs=2: expected one of them above 0"),
+        ({"device": {"channels_last": "yes"}}, "device got channels_last: 'yes': expected bool"),
+        ({"train": {"steps": 1, "epochs": 2}}, "steps=1 and epochs=2: expected one of them above 0"),
         ({"resume": "yes"}, "expected 'auto', 'never' or 'anyway'"),
-        ({"panels": 0}, "panels=0: expected 1 or more pictures"),
+        ({"evaluation": {"panels": 0}}, "evaluation got panels: 0: expected 1 or more"),
         ({"backbone": {"kind": "smp", "mode": "first"}}, "backbone.mode='first'"),
         ({"backbone": {"kind": "smp", "mode": "pretrained"}}, "needs backbone.weights"),
     ],
@@ -70,7 +69,11 @@ def test_a_wrong_config_is_refused_before_anything_starts(config: Make, changes:
     [
         ({"method": {"name": "pigyback"}}, None, "pigyback"),
         ({"method": {"name": "piggyback", "start": "onez"}}, None, "onez"),
-        ({"own": ["*"]}, {"name": "mixed", "method": {"name": "piggyback"}, "trainable_copies": ["*"]}, "mixed of mixed"),
+        (
+            {"masks": {"trainable_copies": ["*"]}},
+            {"name": "mixed", "method": {"name": "piggyback"}, "trainable_copies": ["*"]},
+            "mixed of mixed",
+        ),
         ({"method": {"name": "finetune"}}, {"name": "ksm"}, r"tasks\.colour\.method=.*: the method 'finetune' learns all"),
     ],
 )
@@ -300,10 +303,10 @@ STARVED = [
 
 @pytest.mark.parametrize("error", STARVED)
 def test_running_out_of_memory_names_what_to_try(error: Exception) -> None:
-    wanted = r"batch_size=8 at train.crop=224: try train.batch_size=4, or train.crop=160"
+    wanted = r"batch_size=8 at train.augmentation.crop=224: try train.batch_size=4, or train.augmentation.crop=160"
     with (
         pytest.raises(OutOfMemoryError, match=wanted),
-        explained(TrainOptions(steps=1, batch_size=8, crop=224)),
+        explained(TrainOptions(steps=1, batch_size=8, augmentation=AugmentationOptions(crop=224))),
     ):
         raise error
 
@@ -312,12 +315,15 @@ def test_running_out_of_memory_names_what_to_try(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("img2img.training.task_data.build_data", r"'disks' were read: .*tasks\.disks\.data\.resize"),
-        ("img2img.training.loop.settle", r"train\.batch_size=2 at train\.crop=32: try train\.batch_size=1"),
-        ("img2img.tasks.segmentation.Segmentation.trivial", r"up to batch_size=8 at once: try batch_size=4, .*data\.resize"),
-        ("img2img.tasks.segmentation.Segmentation.prediction", "try batch_size=4"),
+        ("img2img.training.config.data_spec.build_data", r"'disks' were read: .*tasks\.disks\.data\.resize"),
+        ("img2img.training.loop.precise_bn", r"train\.batch_size=2 at train\.augmentation\.crop=32: try train\.batch_size=1"),
+        (
+            "img2img.tasks.segmentation.Segmentation.trivial",
+            r"up to evaluation.batch_size=8 at once: try evaluation.batch_size=4, .*data\.resize",
+        ),
+        ("img2img.tasks.segmentation.Segmentation.prediction", "try evaluation.batch_size=4"),
         ("img2img.training.output_check.OutputCheck.save", r"in the run: lower train\.batch_size"),
-        ("img2img.training.run.write_report", r"in the run: lower train\.batch_size"),
+        ("img2img.api.write_report", r"in the run: lower train\.batch_size"),
     ],
 )
 def test_running_out_of_memory_anywhere_in_a_run_is_one_message(
@@ -340,7 +346,7 @@ def test_another_measure_of_a_run_that_does_not_fit_names_what_to_lower(
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr("img2img.masks.MaskedNetwork.__call__", starve)
-    with pytest.raises(OutOfMemoryError, match="try batch_size=4"):
+    with pytest.raises(OutOfMemoryError, match=r"try evaluation\.batch_size=4"):
         evaluate_run(tmp_path / "run")
     shown = CliRunner().invoke(commands, ["evaluate", str(tmp_path / "run")])
     assert isinstance(shown.exception, OutOfMemoryError), "which the program's entry shows as one line"
@@ -358,7 +364,7 @@ def test_another_runtime_error_is_passed_on() -> None:
 
 
 def test_the_rate_rises_and_falls_to_zero() -> None:
-    options = TrainOptions(steps=100, warmup=10)
+    options = TrainOptions(steps=100, schedule=ScheduleOptions(warmup=10))
     rates = [schedule(step, options) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9]
@@ -388,8 +394,10 @@ def test_a_task_name_that_no_file_or_module_can_have_is_refused_before_training(
 
 def test_one_value_for_the_normalisation_names_what_to_raise(config: Make) -> None:
     small = config(backbone={"mode": "first_task", "kind": "smp", "arch": "unet", "encoder": "resnet18", "weights": None})
-    small["train"] |= {"batch_size": 1, "crop": 32}
-    message = r"train\.batch_size=1 at train\.crop=32 leaves .* raise train\.batch_size or train\.crop"
+    small["train"] |= {"batch_size": 1, "augmentation": {"crop": 32}}
+    message = (
+        r"train\.batch_size=1 at train\.augmentation\.crop=32 leaves .* raise train\.batch_size or train\.augmentation\.crop"
+    )
     with pytest.raises(InputError, match=message):
         run(small)
 
@@ -410,7 +418,7 @@ def test_a_file_in_the_place_of_the_run_folder_is_refused(config: Make, tmp_path
 
 
 def test_a_refused_run_leaves_no_folder(config: Make, tmp_path: Path) -> None:
-    wrong = config(own=["nothing.like.this"])
+    wrong = config(masks={"trainable_copies": ["nothing.like.this"]})
     with pytest.raises(InputError, match=r"nothing\.like"):
         run(wrong)
     wrong = config()
@@ -425,7 +433,7 @@ def test_a_refused_run_leaves_the_config_of_the_one_that_is_there(config: Make, 
     kept = tmp_path / "run" / "config" / "config.yaml"
     before = kept.read_bytes()
     assert OmegaConf.load(kept).sequence == ["disks", "colour"]
-    for changes in ({"seed": 1}, {"sequence": ["disks"]}, {"norm": "frozen"}, {"resume": "never"}):
+    for changes in ({"seed": 1}, {"sequence": ["disks"]}, {"masks": {"norm": "frozen"}}, {"resume": "never"}):
         with pytest.raises(InputError, match="holds a run"):
             run(config(**{"sequence": ["disks", "colour"], **changes}))
         assert kept.read_bytes() == before

@@ -14,15 +14,15 @@ from torch import nn
 
 import img2img
 from img2img import InputError
+from img2img.api import run
 from img2img.masks import METHODS
-from img2img.training.experiment import read_experiment
-from img2img.training.run import run
+from img2img.training.config import read_experiment
 from img2img.training.sequence import SequenceRunner
-from img2img.training.strategy import STRATEGIES
+from img2img.training.strategies import comparison_methods
 
 Make = Callable[..., dict[str, Any]]
 MASKS = ("piggyback", "affine", "ksm", "supsup", "identity")
-KEEPING = set(STRATEGIES) - {"sequential", "lwf", "ewc"}
+KEEPING = set(comparison_methods()) - {"sequential", "lwf", "ewc"}
 
 
 @pytest.fixture
@@ -43,25 +43,17 @@ def config(tmp_path: Path) -> Make:
             "train": {
                 "epochs": 1.5,
                 "batch_size": 4,
-                "crop": 32,
-                "pad": 2,
-                "val_epochs": 0.5,
                 "checkpoint_every": 2,
                 "log_every": 2,
-                "warmup": 0,
-                "schedule": "step",
-                "decay_at": [0.5],
-                "mask_lr": 1e-3,
-                "head_lr": 1e-2,
-                "norm_lr": 1e-3,
-                "head_optimiser": "sgd",
+                "augmentation": {"crop": 32, "pad": 2},
+                "validation": {"epochs": 0.5, "precise_bn_batches": 0},
+                "schedule": {"warmup": 0, "name": "step", "decay_at": [0.5], "head_first": 0.0},
+                "optimiser": {"mask_lr": 1e-3, "head_lr": 1e-2, "norm_lr": 1e-3, "head": "sgd"},
             },
             "tasks": {"t": family},
             "sequence": ["t"],
-            "batch_size": 12,
-            "probe": 3,
-            "panels": 1,
-            "accelerator": "cpu",
+            "evaluation": {"batch_size": 12, "check_images": 3, "panels": 1},
+            "device": {"accelerator": "cpu"},
         } | changes
 
     return make
@@ -74,14 +66,14 @@ def _untimed(results: dict[str, Any]) -> dict[str, Any]:
     return kept  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("name", [*MASKS, *sorted(STRATEGIES)])
+@pytest.mark.parametrize("name", [*MASKS, *sorted(comparison_methods())])
 def test_every_method_learns_a_sequence_of_classifications(config: Make, tmp_path: Path, name: str) -> None:
     method = {"name": name, **({"samples": 3} if name == "ewc" else {})}
     results = run(config(method=method))
     assert [task["name"] for task in results["tasks"]] == ["t_1", "t_2", "t_3"]
     for task in results["tasks"]:
-        assert (task["kind"], task["metric"], task["trivial"]) == ("classification", "top-1", pytest.approx(1 / 3))
-        assert set(task["figures"]) == {"top-1", *(f"accuracy of pattern {i}" for i in (1, 2, 3))}
+        assert (task["kind"], task["primary_metric"], task["baseline"]) == ("classification", "top-1", pytest.approx(1 / 3))
+        assert set(task["metrics"]) == {"top-1", *(f"accuracy of pattern {i}" for i in (1, 2, 3))}
         assert task["value"] * 12 == pytest.approx(round(task["value"] * 12)), "a share of the twelve test pictures"
     change = results["forgetting"]["max_abs_output_change"]
     assert change == 0 if name in KEEPING or name in METHODS else change > 0
@@ -106,7 +98,7 @@ def test_a_killed_run_with_two_optimisers_goes_on_bit_equal(config: Make, tmp_pa
 
 
 def test_masks_learn_what_a_frozen_backbone_cannot(config: Make) -> None:
-    common = config()["train"] | {"epochs": 12, "batch_size": 8, "lr": 3e-3}
+    common = config()["train"] | {"epochs": 12, "batch_size": 8, "optimiser": {**config()["train"]["optimiser"], "lr": 3e-3}}
     family = config()["tasks"]["t"]
     tasks = {"t": family | {"data": family["data"] | {"count": {"train": 120, "val": 30, "test": 120}}}}
     results = run(config(train=common, tasks=tasks, method={"name": "piggyback"}))
@@ -123,7 +115,7 @@ def test_a_bundle_of_classifiers_names_the_class_of_a_picture(config: Make, tmp_
 
 
 def test_keeping_the_last_step_keeps_it_whatever_validates_best(config: Make) -> None:
-    train = config()["train"] | {"keep": "last"}
+    train = config()["train"] | {"validation": {**config()["train"]["validation"], "keep": "last"}}
     for task in run(config(train=train))["tasks"]:
         assert task["best_step"] == task["steps"] == 9
 
@@ -162,15 +154,15 @@ def test_a_folder_with_a_studys_results_is_refused(config: Make, tmp_path: Path)
         run(config())
 
 
-@pytest.mark.parametrize("change", [{"precision": "bf15"}, {"accelerator": "tpu"}])
+@pytest.mark.parametrize("change", [{"device": {"precision": "bf15"}}, {"device": {"accelerator": "tpu"}}])
 def test_what_this_machine_cannot_do_is_one_message(config: Make, change: dict[str, str]) -> None:
     with pytest.raises(InputError, match="expected what this machine has"):
         run(config(**change))
 
 
 def test_no_threads_are_refused(config: Make) -> None:
-    with pytest.raises(InputError, match="threads=0: expected 1 or more"):
-        run(config(threads=0))
+    with pytest.raises(InputError, match="device got threads: 0: expected 1 or more"):
+        run(config(device={"threads": 0}))
 
 
 def test_a_finished_task_keeps_its_test_pictures_alone_in_memory(config: Make, tmp_path: Path) -> None:

@@ -1,21 +1,22 @@
 """Every config that is shipped composes and is accepted."""
 
+import inspect
 import re
 import shlex
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
 
+from img2img import InputError
 from img2img.backbones import build_backbone
 from img2img.cli.pipeline import plain_config
-from img2img.masks import METHODS, build_method
 from img2img.research.impresslearn.options import read_study
-from img2img.tasks import build_task, task_class
-from img2img.training.experiment import Experiment, read_experiment
-from img2img.training.strategy import STRATEGIES, build_strategy
+from img2img.training.compose import check_overrides, compose, method_names
+from img2img.training.config import Experiment, TrainOptions, read_experiment
+from img2img.training.strategies import comparison_methods
+from img2img.validation import paths_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PIPELINES = ("image_to_image", "cifar100", "imagenet_to_sketch", "decathlon")
@@ -28,8 +29,7 @@ def _names(group: str) -> list[str]:
 
 
 def _compose(*overrides: str, pipeline: str = "image_to_image") -> Experiment:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return read_experiment(plain_config(compose(pipeline, list(overrides))))
+    return read_experiment(plain_config(compose(pipeline, list(overrides))))
 
 
 def _overrides(name: str) -> list[str]:
@@ -40,40 +40,32 @@ def _overrides(name: str) -> list[str]:
 def test_an_experiment_composes_and_its_tasks_are_known(name: str) -> None:
     experiment = _compose(*_overrides(name))
     assert experiment.name == name
-    for task in experiment.sequence:
-        options = dict(experiment.task(task).task)
-        if task_class(options["kind"]).has_classes:
-            options["classes"] = ["a", "b"]
-        assert build_task(options).kind == options["kind"]
+    for task in experiment.tasks:
+        classes = {"classes": ["a", "b"]} if task.task.builder.has_classes else {}
+        assert task.task.build(**classes).kind == task.task.kind
 
 
-@pytest.mark.parametrize("method", _names("method"))
-def test_a_method_config_is_accepted(method: str) -> None:
-    options = dict(_compose(f"method={method}", "+bases.impressions={count: 10, density: 0.1, seed: 0}").method)
-    name = options.pop("name")
-    if name in STRATEGIES:
-        build_strategy({"name": name, **options})
-        assert {field.name for field in fields(STRATEGIES[name]) if field.init} == set(options), "a config names every option"
-        return
-    assert build_method(name, options).options() == options, "a config names every option, so that all can be overridden"
-
-
-def test_every_method_has_a_config() -> None:
-    composed = {"mixed"}  # of another method and the experiment's `own`
-    assert METHODS.keys() - composed | STRATEGIES.keys() <= set(_names("method"))
+@pytest.mark.parametrize("method", sorted({*method_names(), *_names("method")}))
+def test_every_method_can_be_chosen_with_all_its_options(method: str) -> None:
+    experiment = _compose(f"method={method}", "+masks.bases.impressions={count: 10, density: 0.1, seed: 0}")
+    spec = experiment.method
+    assert set(inspect.signature(spec.builder).parameters) == set(spec.options), "so that all can be overridden"
+    assert (experiment.tasks[0].method is None) == (spec.kind in comparison_methods())
 
 
 @pytest.mark.parametrize("backbone", [name for name in _names("backbone") if name != "bundle"])  # whose bundle is to be given
 def test_a_backbone_config_builds(backbone: str) -> None:
-    options = _compose(f"backbone={backbone}").backbone_options
+    options = _compose(f"backbone={backbone}").backbone.options()
     assert build_backbone({**options, "weights": None, "out_channels": 2}).head_channels > 0
 
 
 def test_any_subset_can_be_asked_for_on_the_command_line() -> None:
-    experiment = _compose("experiment=demo", "sequence=[edges,colour]", "train.steps=7", "+tasks.edges.train.crop=32")
+    experiment = _compose(
+        "experiment=demo", "sequence=[edges,colour]", "train.steps=7", "+tasks.edges.train.augmentation.crop=32"
+    )
     assert list(experiment.sequence) == ["edges", "colour"]
-    assert experiment.train_options("edges").steps == 7
-    assert experiment.train_options("edges").crop == 32
+    assert experiment.tasks[0].train.steps == 7
+    assert experiment.tasks[0].train.augmentation.crop == 32
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
@@ -85,6 +77,27 @@ def test_a_script_runs_without_data_by_default(pipeline: str) -> None:
 def test_an_unknown_key_on_the_command_line_is_refused() -> None:
     with pytest.raises(ConfigCompositionException, match="stepz"):
         _compose("experiment=demo", "train.stepz=7")
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [("train.stepz=7", "steps"), ("train.lr=1", "optimiser.lr"), ("+tasks.x.train=1", None), ("device.thread=1", "threads")],
+)
+def test_a_mistyped_key_is_answered_with_the_nearest_before_hydra_sees_it(override: str, nearest: str | None) -> None:
+    if nearest is None:
+        check_overrides([override])
+        return
+    with pytest.raises(InputError, match=f"no option .*did you mean {nearest!r}"):
+        check_overrides([override])
+
+
+def test_every_default_can_be_overridden_and_stands_in_the_class_alone() -> None:
+    config = compose("image_to_image", ["experiment=demo"])
+    assert set(paths_of(TrainOptions)) == set(paths_of(type(_compose("experiment=demo").train)))
+    for path in paths_of(TrainOptions):
+        assert OmegaConf.select(config.train, path, default="missing") != "missing", path
+    shipped = (CONFIGS / "base.yaml").read_text() + (CONFIGS / "protocol" / "images.yaml").read_text()
+    assert not [path for path in paths_of(TrainOptions) if path[-5:] != ".name" and f"{path.rpartition('.')[2]}:" in shipped]
 
 
 ROOT = CONFIGS.parent
@@ -104,5 +117,4 @@ def test_a_command_in_the_head_of_a_config_composes(command: str) -> None:
     if Path(script).stem != "impresslearn":
         assert _compose(*overrides, pipeline=Path(script).stem).sequence
         return
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        assert read_study(plain_config(compose("impresslearn", overrides))).seeds
+    assert read_study(plain_config(compose("impresslearn", overrides))).seeds

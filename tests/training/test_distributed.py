@@ -16,16 +16,17 @@ from PIL import Image
 from torch import Tensor
 
 from img2img import InputError
+from img2img.api import run
 from img2img.bundle import load_bundle
 from img2img.files.lock import hold
 from img2img.tasks import build_task
 from img2img.tasks.base import Example
 from img2img.training import sequence
+from img2img.training.config import read_experiment
 from img2img.training.distributed import Processes, refuse_several_processes, start_fabric
-from img2img.training.experiment import read_experiment
-from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 
+ONE = {"accelerator": "cpu", "threads": 1}
 Make = Callable[..., dict[str, Any]]
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -86,7 +87,9 @@ def voided(disk_data: Path, tmp_path: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_processes_whose_folder_is_in_use_all_end_with_one_message_and_touch_nothing(config: Make, tmp_path: Path) -> None:
     file, folder = tmp_path / "jobs.json", tmp_path / "run"
-    file.write_text(json.dumps([job(config(sequence=["disks"], threads=1, batch_size=4), report=True)]), encoding="utf-8")
+    file.write_text(
+        json.dumps([job(config(sequence=["disks"], device=ONE, evaluation={"batch_size": 4}), report=True)]), encoding="utf-8"
+    )
     command = [*TORCHRUN, str(HERE / "distributed_run.py"), str(file)]
     with hold(folder):
         done = started(command)
@@ -107,17 +110,19 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
     def learns(method: str, folder: str) -> dict[str, Any]:
         # Instance normalisation: it does not matter which pictures a process has.
         backbone = {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3, "norm": "instance"}
-        made = config(out=str(tmp_path / folder / method), method=METHODS[method], sequence=["disks", "colour"], threads=1)
-        made |= {"backbone": {"mode": "first_task", **backbone}, "panels": 1, "probe": 1}
+        made = config(out=str(tmp_path / folder / method), method=METHODS[method], sequence=["disks", "colour"], device=ONE)
+        made |= {"backbone": {"mode": "first_task", **backbone}, "evaluation": {"panels": 1, "check_images": 1}}
         if method == "frozen":
-            made |= {"backbone": {**backbone, "mode": "random", "norm": "batch"}, "norm": "frozen"}
+            made |= {"backbone": {**backbone, "mode": "random", "norm": "batch"}, "masks": {"norm": "frozen"}}
         made["train"] |= {"batch_size": 4, "steps": 6}
         made["tasks"]["disks"]["data"] = voided
-        return made | ({"bases": {"shared": {"count": 3, "density": 0.5, "seed": 0}}} if method == "impresslearn" else {})
+        return made | (
+            {"masks": {"bases": {"shared": {"count": 3, "density": 0.5, "seed": 0}}}} if method == "impresslearn" else {}
+        )
 
     def normalises(folder: str) -> dict[str, Any]:
         # Batch normalisation, which each process does for its own pictures, in the backbone and in the task's own state.
-        return config(out=str(tmp_path / folder), sequence=["disks", "colour"], decoder_only=["colour"], threads=1)
+        return config(out=str(tmp_path / folder), sequence=["disks", "colour"], compare={"decoder_only": ["colour"]}, device=ONE)
 
     jobs = [job(learns(method, "two"), report=method == "piggyback") for method in METHODS]
     jobs += [job(normalises("whole")), job(normalises("resumed"), kill_at=7), job(normalises("resumed"), kill_at=8)]
@@ -162,9 +167,11 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
 def test_a_pipeline_runs_under_fabric_run(tmp_path: Path) -> None:
     fabric = [str(Path(sys.executable).with_name("fabric")), "run", "--accelerator=cpu", "--devices=2"]
     small = [
-        "experiment=demo", "sequence=[shapes]", "decoder_only=[]", "own=null", "backbone=image_transformer", "backbone.width=4",
-        "backbone.blocks=0", "tasks.shapes.data.count={train: 4, val: 2, test: 2}", "train.steps=2", "train.norm_batches=2",
-        "train.batch_size=2", "panels=1", "probe=1", f"out={tmp_path / 'run'}",
+        "experiment=demo", "sequence=[shapes]", "compare.decoder_only=[]", "masks.trainable_copies=null",
+        "backbone=image_transformer", "backbone.width=4",
+        "backbone.blocks=0", "tasks.shapes.data.count={train: 4, val: 2, test: 2}", "train.steps=2",
+        "train.validation.precise_bn_batches=2",
+        "train.batch_size=2", "evaluation.panels=1", "evaluation.check_images=1", f"out={tmp_path / 'run'}",
     ]  # fmt: skip
     done = started([*fabric, str(ROOT / "pipelines" / "image_to_image.py"), *small])
     assert done.returncode == 0, done.stdout + done.stderr

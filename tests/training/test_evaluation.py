@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from img2img import InputError
+from img2img.api import run
 from img2img.cli import app
 from img2img.training.evaluation import evaluate_run
-from img2img.training.run import run
 
 Make = Callable[..., dict[str, Any]]
 
@@ -32,17 +32,17 @@ def test_the_figures_are_those_that_were_reported(config: Make) -> None:
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     for task in results["tasks"]:
         entry = measured[task["name"]]
-        assert entry["pictures"] == 4
-        assert entry["figures"] == pytest.approx(task["figures"], rel=1e-4)
-        assert entry["trivial"] == pytest.approx(task["trivial_figures"], rel=1e-4)
-        assert entry["reported"] == task["figures"]
+        assert entry["images"] == 4
+        assert entry["metrics"] == pytest.approx(task["metrics"], rel=1e-4)
+        assert entry["baseline"] == pytest.approx(task["baseline_metrics"], rel=1e-4)
+        assert entry["reported"] == task["metrics"]
     validation = evaluate_run(folder, tasks=["colour"], part="val")
     assert list(validation) == ["colour"]
-    assert validation["colour"]["pictures"] == 3
+    assert validation["colour"]["images"] == 3
     shown = CliRunner().invoke(app, ["evaluate", str(folder), "--task", "edges", "--json"])
     assert list(json.loads(shown.stdout)) == ["edges"]
     table = CliRunner().invoke(app, ["evaluate", str(folder), "--task", "disks"]).stdout
-    assert f"{measured['disks']['figures']['mIoU']:.4g}" in table
+    assert f"{measured['disks']['metrics']['mIoU']:.4g}" in table
 
 
 def test_what_cannot_be_measured(config: Make, tmp_path: Path) -> None:

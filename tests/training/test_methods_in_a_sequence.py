@@ -11,12 +11,12 @@ import torch
 
 import img2img
 from img2img import InputError, MaskedNetwork, masks
+from img2img.api import run
 from img2img.backbones import build_backbone
 from img2img.bundle import HEAD, load_backbone, load_bundle, read_bundle, save_backbone
-from img2img.training.experiment import read_experiment
-from img2img.training.optimiser import all_groups, build_optimisers
-from img2img.training.options import TrainOptions
-from img2img.training.run import run
+from img2img.training.config import OptimiserOptions, read_experiment
+from img2img.training.mask_strategy import groups_of
+from img2img.training.optimiser import all_of
 
 Make = Callable[..., dict[str, Any]]
 SUPSUP = {"name": "supsup", "density": 0.4}
@@ -47,7 +47,7 @@ def test_a_task_may_have_a_method_of_its_own(config: Make, tmp_path: Path) -> No
 
 
 def test_tasks_may_have_weights_of_their_own_and_leave_others_as_they_are(config: Make, tmp_path: Path) -> None:
-    changed = config(own=["decoder.1.*"], select=["decoder.*", "encoder.3.*"])
+    changed = config(masks={"trainable_copies": ["decoder.1.*"], "select": ["decoder.*", "encoder.3.*"]})
     results = run(changed)
     assert results["forgetting"]["max_abs_output_change"] == 0.0
     network, _ = load_bundle(tmp_path / "run" / "bundle")
@@ -57,9 +57,9 @@ def test_tasks_may_have_weights_of_their_own_and_leave_others_as_they_are(config
     assert set(masked.values()) == {"PiggybackMask"}
     learned = [dict(network.state(task).named_masks())["decoder.1.0.weight"].weight for task in ("colour", "edges")]
     frozen = network.masked_weights()["decoder.1.0.weight"]
-    assert results["backbone"]["own_parameters"] == frozen.numel()
+    assert results["backbone"]["copied_parameters"] == frozen.numel()
     assert results["backbone"]["masked_parameters"] == sum(network.masked_weights()[name].numel() for name in masked)
-    assert all(float((weight - frozen).abs().max()) > 0.005 for weight in learned), "they learn at train.lr"
+    assert all(float((weight - frozen).abs().max()) > 0.005 for weight in learned), "they learn at train.optimiser.lr"
     assert not torch.equal(*learned)
     assert [t["value"] for t in run(changed)["tasks"]] == [t["value"] for t in results["tasks"]], "measured again from the bundle"
 
@@ -75,17 +75,17 @@ def test_a_bundle_keeps_which_weights_are_masked(select: list[str] | None, tmp_p
 
 def test_patterns_of_own_weights_that_fit_nothing_are_refused_before_training(config: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"trainable_copies='nothing\.\*' fits no weight"):
-        run(config(own=["nothing.*"]))
+        run(config(masks={"trainable_copies": ["nothing.*"]}))
     assert not (tmp_path / "run" / "bundle").exists()
 
 
 def test_a_comparison_method_does_not_ask_which_weights_would_be_masked_tasks_own(config: Make) -> None:
-    results = run(config(own=["nothing.*"], method={"name": "head_only"}, sequence=["disks", "colour"]))
-    assert results["backbone"]["own_parameters"] == 0
+    results = run(config(masks={"trainable_copies": ["nothing.*"]}, method={"name": "head_only"}, sequence=["disks", "colour"]))
+    assert results["backbone"]["copied_parameters"] == 0
 
 
 def test_a_run_that_masks_nothing_has_a_report_like_any_other(config: Make, tmp_path: Path) -> None:
-    results = run(config(select=[], sequence=["disks", "colour"]))
+    results = run(config(masks={"select": []}, sequence=["disks", "colour"]))
     assert results["backbone"]["masked_parameters"] == 0
     assert [task["density"] for task in results["tasks"]] == [None, None]
     assert (tmp_path / "run" / "report.html").is_file()
@@ -95,7 +95,7 @@ def test_a_run_that_masks_nothing_has_a_report_like_any_other(config: Make, tmp_
 
 @pytest.mark.parametrize("start", ["colour", "nearest"])
 def test_a_task_may_start_from_another(config: Make, tmp_path: Path, start: str) -> None:
-    frozen = {"steps": 1, "val_every": 1, "mask_lr": 1e-12, "lr": 1e-12}
+    frozen = {"steps": 1, "validation": {"every": 1}, "optimiser": {"mask_lr": 1e-12, "lr": 1e-12}}
     changed = _with(config(sequence=["disks", "colour", "edges"]), "edges", start_from=start, train=frozen)
     run(changed)
     network, _ = load_bundle(tmp_path / "run" / "bundle")
@@ -113,7 +113,7 @@ def test_a_start_from_a_later_task_is_refused_before_training(config: Make) -> N
 def test_a_task_learns_a_combination_of_shared_masks_and_a_bundle_brings_them(
     config: Make, tmp_path: Path, basis: dict[str, Any]
 ) -> None:
-    changed = _with(config(bases={"shared": basis}), "edges", method={**IMPRESS, "penalty_weight": 0.01})
+    changed = _with(config(masks={"bases": {"shared": basis}}), "edges", method={**IMPRESS, "penalty_weight": 0.01})
     results = run(changed)
     assert results["tasks"][2]["density"] is None
     files = list((tmp_path / "run" / "bundle" / "bases").glob("*.safetensors"))
@@ -130,9 +130,9 @@ def test_a_task_learns_a_combination_of_shared_masks_and_a_bundle_brings_them(
 
 
 def test_a_basis_that_is_not_there_or_comes_too_late_is_refused_before_training(config: Make) -> None:
-    with pytest.raises(InputError, match="uses the basis 'shared', which `bases` does not have"):
+    with pytest.raises(InputError, match=r"uses the basis 'shared', which masks\.bases does not have"):
         read_experiment(_with(config(), "edges", method=IMPRESS))
-    late = _with(config(bases={"shared": {"tasks": ["edges"]}}), "colour", method=IMPRESS)
+    late = _with(config(masks={"bases": {"shared": {"tasks": ["edges"]}}}), "colour", method=IMPRESS)
     with pytest.raises(InputError, match="needs the task 'edges' before 'colour'"):
         read_experiment(late)
 
@@ -140,7 +140,7 @@ def test_a_basis_that_is_not_there_or_comes_too_late_is_refused_before_training(
 def test_a_penalty_is_part_of_the_loss(config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def first_loss(out: str) -> float:
         bases = {"shared": {"count": 2, "density": 0.5, "seed": 0}}
-        run(_with(config(out=str(tmp_path / out), bases=bases, sequence=["disks", "edges"]), "edges", method=IMPRESS))
+        run(_with(config(out=str(tmp_path / out), masks={"bases": bases}, sequence=["disks", "edges"]), "edges", method=IMPRESS))
         with open(tmp_path / out / "metrics" / "edges.csv", newline="") as file:
             return float(next(csv.DictReader(file))["loss"])
 
@@ -171,15 +171,16 @@ def _best_step(folder: Path) -> int:
 
 
 def test_scores_norm_state_with_head_and_whole_networks_have_rates_of_their_own() -> None:
-    options = TrainOptions(steps=1, mask_lr=1e-4, head_lr=1e-2, lr=1e-3)
+    options = OptimiserOptions(mask_lr=1e-4, head_lr=1e-2, lr=1e-3)
     plain = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 2, 1))
     network = MaskedNetwork(plain, head="2")
     network.add_task("a", masks.Piggyback(), head=torch.nn.Conv2d(4, 2, 1))
 
     def rates(module: torch.nn.Module) -> dict[tuple[int, ...], float]:
-        return {tuple(p.shape): group["lr"] for group in all_groups(build_optimisers(module, options)) for p in group["params"]}
+        groups = groups_of(module) if isinstance(module, masks.TaskModule) else all_of(module)
+        return {tuple(p.shape): group.lr for group in groups(options) for p in group.parameters}
 
     assert rates(network.task_module("a")) == {(4, 3, 3, 3): 1e-4, (4,): 1e-2, (2, 4, 1, 1): 1e-2, (2,): 1e-2}
     assert set(rates(plain).values()) == {1e-3}
-    options = TrainOptions(steps=1, mask_lr=1e-4, lr=1e-3)
+    options = OptimiserOptions(mask_lr=1e-4, lr=1e-3)
     assert set(rates(network.task_module("a")).values()) == {1e-4, 1e-3}, "without head_lr they train at lr"

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import img2img
+from img2img.api import run
 from img2img.cli import app
 from img2img.hub.card import model_card
 from img2img.research.decathlon import score_of
@@ -19,8 +21,7 @@ from img2img.research.suites.comparison_page import write_comparison
 from img2img.research.suites.store import store_run
 from img2img.research.suites.summary import finish
 from img2img.tasks import build_task
-from img2img.training.options import TrainOptions
-from img2img.training.run import run
+from img2img.training.config import TrainOptions
 from img2img.training.strategy import TaskData
 from img2img.training.task_data import remarks
 
@@ -43,7 +44,7 @@ def test_a_run_ends_with_results_a_report_tables_and_a_card(config: Make, masks:
     results = run(made)
     folder = tmp_path / "run"
     assert json.loads((folder / "results.json").read_text()) == results
-    assert [task["trivial"] for task in results["tasks"]] == [pytest.approx(results["tasks"][0]["trivial"]), 1.0]
+    assert [task["baseline"] for task in results["tasks"]] == [pytest.approx(results["tasks"][0]["baseline"]), 1.0]
     assert results["transfer"]["backward"] == 0, "of the other task"
     log = (folder / "log.txt").read_text()
     begins = log.index("disks: is learned")
@@ -79,7 +80,7 @@ def test_every_task_alike(config: Make, masks: dict[str, Any], method: str) -> N
 
 def test_a_new_task_is_added(bundle: Path, masks: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "bundle")
-    few = {"steps": 2, "batch_size": 2, "crop": 32, "val_every": 2, "norm_batches": 0}
+    few = {"steps": 2, "batch_size": 2, "augmentation": {"crop": 32}, "validation": {"every": 2, "precise_bn_batches": 0}}
     img2img.add_task(
         tmp_path / "bundle", "object", task={"kind": "segmentation"}, data=masks, train=few, out=tmp_path / "new"
     )
@@ -98,7 +99,8 @@ def test_a_test_part_of_one_class(tmp_path: Path) -> None:
     parts = {part: {"root": str(tmp_path / part)} for part in ("train", "val", "test")}
     data = build_data({"kind": "class_folder", "parts": parts, "classes": ["cat", "dog"]})
     task = build_task({"kind": "classification", "classes": ["cat", "dog"]})
-    said = list(remarks(TaskData("t", task, data, TrainOptions(steps=1))))
+    config = SimpleNamespace(name="t")  # remarks ask for no more
+    said = list(remarks(TaskData(config, task, data, TrainOptions(steps=1))))  # type: ignore[arg-type]
     assert said == [
         "no test picture of dog: how well they were learned is not measured",
         "with one class alone in the test part doing nothing is perfect there: the task has no skill",

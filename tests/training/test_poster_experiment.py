@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 import img2img
 from img2img import InputError
+from img2img.api import run
 from img2img.backbones import build_backbone
 from img2img.bundle import HEAD
 from img2img.data import VOID, build_data
 from img2img.data.datasets.voc import VOC_CLASSES
 from img2img.masks import MaskedNetwork
-from img2img.training.run import run
+from img2img.training.compose import compose
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SEQUENCE = ["coco", "voc", "colour", "gogh", "munch", "handbags"]
@@ -38,15 +38,15 @@ SMALL = [
     "backbone.blocks=1",
     "train.steps=4",
     "tasks.coco.train.steps=4",
-    "train.crop=32",
+    "train.augmentation.crop=32",
     "train.batch_size=2",
-    "train.val_every=2",
+    "train.validation.every=2",
     "train.log_every=2",
-    "train.warmup=0",
-    "train.norm_batches=2",
+    "train.schedule.warmup=0",
+    "train.validation.precise_bn_batches=2",
     "train.workers=0",
-    "panels=1",
-    "accelerator=cpu",
+    "evaluation.panels=1",
+    "device.accelerator=cpu",
     *(f"tasks.{name}.data.resize=32" for name in SEQUENCE),
     *(f"tasks.{name}.data.fractions=[0.75,0.25]" for name in SEQUENCE),
     *(f"+tasks.{name}.task.size=32" for name in ("gogh", "munch")),
@@ -160,8 +160,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _config(data_root: Path | str, out: Path | str, *overrides: str) -> dict[str, Any]:
     """`experiment=poster` as the pipeline composes it."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        composed = compose("image_to_image", ["experiment=poster", f"data_root={data_root}", f"out={out}", *overrides])
+    composed = compose("image_to_image", ["experiment=poster", f"data_root={data_root}", f"out={out}", *overrides])
     config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     assert isinstance(config, dict)
     del config["data_root"]  # other keys refer to it
@@ -208,12 +207,12 @@ def test_results_json_has_the_figures_of_the_posters_table(learned: Learned) -> 
     folder, results = learned.folder, learned.results
     stored = json.loads((folder / "results.json").read_text())
     assert stored == json.loads(json.dumps(results))
-    assert [t["metric"] for t in stored["tasks"]] == ["mIoU", "mIoU", "ab error", *["total style loss"] * 2, "MSE"]
+    assert [t["primary_metric"] for t in stored["tasks"]] == ["mIoU", "mIoU", "ab error", *["total style loss"] * 2, "MSE"]
     poster = ["mIoU", "mIoU", "SSIM", "SSIM", "total style loss", "MSE"]
     for task, figure in zip(stored["tasks"], poster, strict=True):
-        assert isinstance(task["figures"][figure], float), f"{task['name']} lacks the poster's {figure}"
-        assert task["figures"][task["metric"]] == task["value"]
-    assert -1 <= stored["tasks"][2]["figures"]["SSIM"] <= 1
+        assert isinstance(task["metrics"][figure], float), f"{task['name']} lacks the poster's {figure}"
+        assert task["metrics"][task["primary_metric"]] == task["value"]
+    assert -1 <= stored["tasks"][2]["metrics"]["SSIM"] <= 1
     assert [t["test_images"] for t in stored["tasks"]] == [4, 2, 4, 4, 4, 2], "the whole official validation sets"
     # Its rows "Task 1 after Task 2" and so on, and its model sizes.
     matrix = stored["forgetting"]["value_matrix"]

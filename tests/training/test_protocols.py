@@ -1,12 +1,10 @@
 """The papers' protocols, asserted on what the configs make: rates by role and epoch, what trains, what stands still."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 
 from img2img import InputError, MaskedNetwork, masks
@@ -15,22 +13,25 @@ from img2img.cli.pipeline import plain_config
 from img2img.masks import TaskModule
 from img2img.research.impresslearn.options import read_study
 from img2img.research.strategies import PackNet
-from img2img.training.experiment import Experiment, read_experiment
-from img2img.training.optimiser import all_groups, build_optimisers, parameter_roles, schedule
-from img2img.training.options import TrainOptions
-from img2img.training.strategy import build_strategy
+from img2img.training.compose import compose
+from img2img.training.config import Experiment, OptimiserOptions, TaskConfig, TrainOptions, ValidationOptions, read_experiment
+from img2img.training.mask_strategy import groups_of
+from img2img.training.optimiser import Groups, all_groups, all_of, build_optimisers, schedule
+from img2img.validation import checked
 
 DATA = "data_root=somewhere"
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def _experiment(*overrides: str, pipeline: str = "imagenet_to_sketch") -> Experiment:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return read_experiment(plain_config(compose(pipeline, list(overrides))))
+    return read_experiment(plain_config(compose(pipeline, list(overrides))))
+
+
+def _task(experiment: Experiment, name: str) -> TaskConfig:
+    return next(task for task in experiment.tasks if task.name == name)
 
 
 def _options(*overrides: str, task: str = "cubs", pictures: int = 3200) -> TrainOptions:
-    return _experiment("experiment=imagenet_to_sketch", DATA, *overrides).train_options(task).in_steps(pictures)
+    return _task(_experiment("experiment=imagenet_to_sketch", DATA, *overrides), task).train.in_steps(pictures)
 
 
 def _module(method: masks.MaskMethod | None = None, norm: str = "own") -> TaskModule:
@@ -40,22 +41,33 @@ def _module(method: masks.MaskMethod | None = None, norm: str = "own") -> TaskMo
     return network.task_module("t")
 
 
+def _groups(module: nn.Module) -> Groups:
+    return groups_of(module) if isinstance(module, TaskModule) else all_of(module)
+
+
+def _roles(module: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """What is trained, by what it is."""
+    groups = [list(group.parameters) for group in _groups(module)(OptimiserOptions())]
+    names = ("scores", "norm", "head", "weights") if isinstance(module, TaskModule) else ("weights",)
+    return dict(zip(names, groups, strict=True))
+
+
 def _rates(module: nn.Module, options: TrainOptions, epoch: float, pictures: int = 3200) -> dict[str, tuple[str, float]]:
     """The optimiser and its rate by role, at the beginning of an epoch counted from 1."""
     step = int((epoch - 1) * pictures / options.batch_size)
-    roles = {id(p): role for role, parameters in parameter_roles(module).items() for p in parameters}
+    roles = {id(p): role for role, parameters in _roles(module).items() for p in parameters}
     found = {}
-    for optimiser in build_optimisers(module, options):
+    for optimiser in build_optimisers(_groups(module)(options.optimiser), options.optimiser):
         for group in optimiser.param_groups:
             for parameter in group["params"]:
-                rate = round(group["base_lr"] * schedule(step, options), 12)
+                rate = round(group["lr"] * schedule(step, options), 12)
                 found.setdefault(roles[id(parameter)], (type(optimiser).__name__, rate))
     return found
 
 
 def test_piggyback_has_adam_at_1e_4_for_all_and_a_tenth_after_epoch_15_of_30() -> None:
     options = _options()
-    assert (options.steps, options.batch_size, options.crop) == (30 * 100, 32, 224)
+    assert (options.steps, options.batch_size, options.augmentation.crop) == (30 * 100, 32, 224)
     everything = dict.fromkeys(("scores", "norm", "head"), ("Adam", 1e-4))
     assert _rates(_module(), options, 1) == everything
     assert _rates(_module(), options, 15.99) == everything
@@ -65,45 +77,45 @@ def test_piggyback_has_adam_at_1e_4_for_all_and_a_tenth_after_epoch_15_of_30() -
 
 def test_the_affine_paper_has_sgd_for_the_classifier_alone() -> None:
     options = _options("protocol=affine")
-    assert options.momentum == 0.9
+    assert options.optimiser.momentum == 0.9
     expected = {"scores": ("Adam", 1e-4), "norm": ("Adam", 1e-4), "head": ("SGD", 1e-3)}
     assert _rates(_module(masks.Affine()), options, 1) == expected
     assert _rates(_module(masks.Affine()), options, 16) == {role: (kind, rate / 10) for role, (kind, rate) in expected.items()}
     module = _module(masks.Affine())
     scales = {id(p) for mask in module.state.masks.children() for name, p in mask.named_parameters() if name != "score"}
     assert scales
-    assert scales <= {id(p) for p in parameter_roles(module)["scores"]}, "k0 to k3 are trained as the masks are"
+    assert scales <= {id(p) for p in _roles(module)["scores"]}, "k0 to k3 are trained as the masks are"
 
 
 def test_the_decathlon_has_60_epochs_decayed_after_45_and_no_mirror_for_signs() -> None:
     experiment = _experiment("experiment=decathlon", DATA, pipeline="decathlon")
-    options = experiment.train_options("aircraft").in_steps(3200)
+    options = _task(experiment, "aircraft").train.in_steps(3200)
     assert options.steps == 60 * 100
     assert _rates(_module(), options, 45.99)["scores"] == ("Adam", 1e-4)
     assert _rates(_module(), options, 46) == {"scores": ("Adam", 1e-5), "norm": ("Adam", 1e-5), "head": ("SGD", 1e-4)}
-    mirrored = {name: experiment.train_options(name).flip for name in experiment.sequence}
+    mirrored = {task.name: task.train.augmentation.flip for task in experiment.tasks}
     assert [name for name, flip in mirrored.items() if not flip] == ["dtd", "gtsrb", "omniglot", "svhn"]
-    assert (options.crop, tuple(options.zoom)) == (64, (1, 1))
-    for name in experiment.sequence:
-        data = experiment.task(name).data
+    assert (options.augmentation.crop, options.augmentation.zoom) == (64, (1, 1))
+    for task in experiment.tasks:
+        data = task.data.options
         assert (data["square"], data["middle"], data.get("resize")) == (72, 64, None), "72 x 72, whatever the proportions"
 
 
 def test_the_decathlons_final_training_takes_train_and_val_and_keeps_the_last_step() -> None:
     experiment = _experiment("experiment=decathlon_final", DATA, pipeline="decathlon")
-    for name in experiment.sequence:
-        data = experiment.task(name).data
+    for task in experiment.tasks:
+        data = task.data.options
         assert data["parts"]["train"] == {"part": "train+val"}
-        assert data["dataset"] == name
-        assert experiment.train_options(name).keep == "last"
+        assert data["dataset"] == task.name
+        assert task.train.validation.keep == "last"
 
 
 def test_ksm_has_30_epochs_of_the_superclasses_and_the_first_trains_the_backbone() -> None:
     experiment = _experiment("experiment=cifar100_twenty", DATA, "method=ksm", pipeline="cifar100")
     assert list(experiment.sequence) == [f"superclass_{i}" for i in range(1, 21)]
-    assert [experiment.task(name).data["number"] for name in experiment.sequence] == list(range(1, 21))
-    assert experiment.mode == "first_task"
-    options = experiment.train_options("superclass_7").in_steps(2250)
+    assert [task.data.options["number"] for task in experiment.tasks] == list(range(1, 21))
+    assert experiment.first_trains_backbone
+    options = _task(experiment, "superclass_7").train.in_steps(2250)
     assert (options.epochs, options.steps) == (0, -(-30 * 2250 // 32))
     assert _rates(_module(masks.KSM()), options, 1, 2250)["scores"] == ("Adam", 1e-4)
     assert _rates(_module(masks.KSM()), options, 16.1, 2250)["scores"] == ("Adam", 1e-5)
@@ -118,20 +130,20 @@ def test_individual_networks_have_sgd_with_momentum_at_1e_3() -> None:
 
 def test_packnet_prunes_half_then_three_quarters_and_retrains_15_epochs_at_1e_4() -> None:
     experiment = _experiment("experiment=imagenet_to_sketch", DATA, "protocol=packnet", "method=packnet")
-    options = experiment.train_options("cubs").in_steps(3200)
-    strategy = build_strategy(experiment.method)
+    options = _task(experiment, "cubs").train.in_steps(3200)
+    strategy = experiment.strategy.build()
     assert isinstance(strategy, PackNet)
     assert (strategy.first, strategy.later) == (0.5, 0.75)
     retraining = round(options.steps * strategy.retrain)
     assert (options.steps - retraining, retraining) == (30 * 100, 15 * 100)
-    assert (options.lr, options.lr * strategy.retrain_lr) == (1e-3, pytest.approx(1e-4))
-    assert (options.optimiser, options.decay_at) == ("sgd", (0.5,))
+    assert (options.optimiser.lr, options.optimiser.lr * strategy.retrain_lr) == (1e-3, pytest.approx(1e-4))
+    assert (options.optimiser.name, options.schedule.decay_at) == ("sgd", (0.5,))
 
 
 def test_fixed_normalisation_stands_still_in_its_statistics_too() -> None:
     for norm, moves in (("frozen", False), ("own", True)):
         module = _module(norm=norm)
-        assert bool(parameter_roles(module)["norm"]) is moves
+        assert bool(_roles(module)["norm"]) is moves
         module.train()
         before = {name: t.clone() for name, t in module.network.backbone.named_buffers()}
         own = {name: t.clone() for name, t in module.state.norm_tensors().items()}
@@ -147,15 +159,15 @@ def test_fixed_normalisation_stands_still_in_its_statistics_too() -> None:
 
 
 def test_scores_and_norm_state_never_decay_and_weights_do() -> None:
-    options = TrainOptions(steps=1, weight_decay=0.1, optimiser="sgd")
+    options = OptimiserOptions(weight_decay=0.1, name="sgd")
     decays = {}
     module = _module()
-    roles = {id(p): role for role, parameters in parameter_roles(module).items() for p in parameters}
-    for group in all_groups(build_optimisers(module, options)):
+    roles = {id(p): role for role, parameters in _roles(module).items() for p in parameters}
+    for group in all_groups(build_optimisers(_groups(module)(options), options)):
         decays |= {roles[id(p)]: group["weight_decay"] for p in group["params"]}
     assert decays == {"scores": 0.0, "norm": 0.0, "head": 0.1}
     plain = build_backbone({"kind": "lenet", "hidden": [4], "out_channels": 2})
-    assert {group["weight_decay"] for group in all_groups(build_optimisers(plain, options))} == {0.1}
+    assert {group["weight_decay"] for group in all_groups(build_optimisers(_groups(plain)(options), options))} == {0.1}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +175,8 @@ def test_scores_and_norm_state_never_decay_and_weights_do() -> None:
 )
 def test_an_optimiser_is_the_one_that_is_named(name: str, kind: type) -> None:
     network = nn.Linear(3, 2)
-    (optimiser,) = build_optimisers(network, TrainOptions(steps=1, optimiser=name))  # type: ignore[arg-type]
+    options = OptimiserOptions(name=name)  # type: ignore[arg-type]
+    (optimiser,) = build_optimisers(all_of(network)(options), options)
     assert type(optimiser) is kind
     before = network.weight.detach().clone()
     network(torch.ones(1, 3)).sum().backward()
@@ -176,31 +189,34 @@ def test_an_optimiser_is_the_one_that_is_named(name: str, kind: type) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 1, "optimiser": "lion"}, "optimiser='lion'"),
-        ({"steps": 1, "schedule": "poly"}, "schedule='poly'"),
-        ({"steps": 1, "keep": "first"}, "keep='first'"),
-        ({"steps": 1, "decay_at": (1.5,)}, "decay_at"),
-        ({"steps": 1, "norm_lr": 0.0}, "norm_lr"),
-        ({"steps": 1, "weight_decay": -1.0}, "weight_decay"),
-        ({"epochs": 1, "steps": 1}, "expected one of them above 0"),
+        ({"steps": 1, "optimiser": {"name": "lion"}}, "train.optimiser got name: 'lion'"),
+        ({"steps": 1, "schedule": {"name": "poly"}}, "train.schedule got name: 'poly'"),
+        ({"steps": 1, "validation": {"keep": "first"}}, "train.validation got keep: 'first'"),
+        ({"steps": 1, "schedule": {"decay_at": (1.5,)}}, "decay_at"),
+        ({"steps": 1, "optimiser": {"norm_lr": 0.0}}, "norm_lr: .*more than 0"),
+        ({"steps": 1, "optimiser": {"weight_decay": -1.0}}, "weight_decay"),
+        ({"epochs": 1.0, "steps": 1}, "expected one of them above 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        TrainOptions(**options)
+        checked(TrainOptions, options, what="train")
 
 
 def test_epochs_become_steps_that_cover_them() -> None:
-    options = TrainOptions(epochs=1.5, batch_size=4, val_epochs=0.5)
+    options = TrainOptions(steps=0, epochs=1.5, batch_size=4, validation=ValidationOptions(epochs=0.5))
     assert options.in_steps(10).steps == 4  # 15 pictures in batches of 4
-    assert options.in_steps(10).val_every == 1
+    assert options.in_steps(10).validation.every == 1
     assert TrainOptions(steps=7).in_steps(10) == TrainOptions(steps=7)
+
+
+NOTHING = {"name": "x", "out": "x", "backbone": {}, "method": {}, "sequence": ["t"]}
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True])
 def test_a_family_needs_a_count(count: Any) -> None:
-    with pytest.raises(InputError, match=r"tasks\.t\.count"):
-        read_experiment({"tasks": {"t": {"count": count}}})
+    with pytest.raises(InputError, match=r"tasks\.t got count"):
+        read_experiment({**NOTHING, "tasks": {"t": {"count": count}}})
 
 
 def test_a_member_of_a_family_can_differ_and_be_asked_for() -> None:
@@ -212,9 +228,9 @@ def test_a_member_of_a_family_can_differ_and_be_asked_for() -> None:
         pipeline="cifar100",
     )
     assert list(experiment.sequence) == ["patterns_4", "patterns_2", "patterns_1"]
-    assert [experiment.task(name).data["number"] for name in experiment.sequence] == [4, 2, 1]
-    assert [experiment.task(name).data["size"] for name in experiment.sequence] == [32, 48, 32]
-    assert [experiment.train_options(name).epochs for name in experiment.sequence] == [25, 3, 15], "the first trains the backbone"
+    assert [task.data.options["number"] for task in experiment.tasks] == [4, 2, 1]
+    assert [task.data.options["size"] for task in experiment.tasks] == [32, 48, 32]
+    assert [task.train.epochs for task in experiment.tasks] == [25, 3, 15], "the first trains the backbone"
 
 
 @pytest.mark.parametrize(
@@ -229,8 +245,7 @@ def test_impressions_of_residual_networks_are_learned_as_table_3_has_it(
 ) -> None:
     experiment = _experiment(f"experiment={name}", DATA, pipeline=pipeline)
     for task in (f"{family}_1", experiment.sequence[-1]):  # masks, and what combines them
-        options = experiment.train_options(task).in_steps(3200)
-        method = experiment.mask_method(task)
+        options, method = _task(experiment, task).train.in_steps(3200), _task(experiment, task).method
         assert options.batch_size == batch
         assert _rates(_module(masks.SupSup()), options, 1)["scores"] == ("Adam", rate)
         assert getattr(method, "penalty_weight", 5e-3) == 5e-3
@@ -239,6 +254,5 @@ def test_impressions_of_residual_networks_are_learned_as_table_3_has_it(
 
 def test_impressions_of_lenet_are_learned_as_table_3_has_it() -> None:
     for study in ("permuted_mnist", "rotated_mnist"):
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            train = read_study(plain_config(compose("impresslearn", [f"study={study}", DATA]))).train
+        train = read_study(plain_config(compose("impresslearn", [f"study={study}", DATA]))).train
         assert (train.lr, train.batch_size, train.penalty_weight) == (2e-3, 128, 0)

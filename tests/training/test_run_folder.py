@@ -16,6 +16,7 @@ import torch
 from killing import Killed, killed_at
 
 from img2img import InputError
+from img2img.api import run
 from img2img.errors import first_line
 from img2img.files.atomic import temporary_beside
 from img2img.files.lock import FolderInUseError, hold
@@ -23,10 +24,9 @@ from img2img.reports.read import read_curve
 from img2img.training import run_folder, sequence
 from img2img.training.checked_files import read_checked_json, write_checked_json
 from img2img.training.checkpoint import load_checkpoint, save_checkpoint
+from img2img.training.config import read_experiment
 from img2img.training.environment import commit_of, environment
-from img2img.training.experiment import read_experiment
 from img2img.training.progress import read_progress
-from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 from img2img.training.strategy_files import read_learned, write_learned
 
@@ -102,7 +102,7 @@ def test_a_run_holds_its_folder_from_the_first_check_to_the_report(config: Make,
 
     prepare = SequenceRunner.prepare
     monkeypatch.setattr(SequenceRunner, "prepare", lambda self: (look() if not found else None, prepare(self)))
-    monkeypatch.setattr("img2img.training.run.write_report", look)
+    monkeypatch.setattr("img2img.api.write_report", look)
     run(config(sequence=["disks"]))
     assert len(found) == 2
     with pytest.raises(InputError, match="under another configuration"):
@@ -170,15 +170,16 @@ def _me() -> int:
 
 
 def test_the_checkpoint_of_a_comparison_that_is_not_finished_stays(config: Make, tmp_path: Path) -> None:
-    options = {"decoder_only": ["colour"], "sequence": ["disks", "colour"]}
+    options = {"compare": {"decoder_only": ["colour"]}, "sequence": ["disks", "colour"]}
     with killed_at(22):
         run(config(**options))
     path = tmp_path / "run" / "checkpoints" / "colour.decoder_only.pt"
     assert path.is_file()
-    progress = read_progress(read_experiment(config(**options)))
-    run_folder.clear(tmp_path / "run", progress)
+    experiment = read_experiment(config(**options))
+    progress = read_progress(experiment)
+    run_folder.clear(tmp_path / "run", progress, experiment)
     assert path.is_file()
-    run_folder.clear(tmp_path / "run", progress | {"decoder_only": {"colour": {}}})
+    run_folder.clear(tmp_path / "run", progress, read_experiment(config(sequence=["disks", "colour"])))
     assert not path.exists()
 
 
@@ -304,11 +305,11 @@ def _with(value: Any, place: tuple[Any, ...], new: Any) -> Any:
 
 
 def test_every_field_of_the_progress_with_a_wrong_type_is_one_message(config: Make, tmp_path: Path) -> None:
-    options = {"decoder_only": ["colour"], "sequence": ["disks", "colour"]}
+    options = {"compare": {"decoder_only": ["colour"]}, "sequence": ["disks", "colour"]}
     train(config(**options))
     path = tmp_path / "run" / "progress.json"
     experiment = read_experiment(config(**options))
-    good = read_progress(experiment)
+    good = read_progress(experiment).model_dump()
     whole = path.read_text()
     wrong_kinds = ("text", 3, 1e400, True, None, [], {}, [[1]], {"x": {}}, 10**30)
     messages = 0
@@ -353,7 +354,7 @@ def test_a_run_folder_of_an_earlier_version_goes_on(config: Make, tmp_path: Path
             path.write_bytes(safetensors.torch.save(safetensors.torch.load(path.read_bytes())))
         train(config(out=str(folder), sequence=["disks", "colour"], method={"name": method}))
         assert len(json.loads((folder / "progress.json").read_text())["tasks"]) == 2
-    train(config(out=str(tmp_path / "more"), sequence=["disks", "edges"], first_from=str(tmp_path / "piggyback")))
+    train(config(out=str(tmp_path / "more"), sequence=["disks", "edges"], backbone_from=str(tmp_path / "piggyback")))
 
 
 def test_sealed_json_is_what_was_written_and_one_bit_is_noticed(tmp_path: Path) -> None:

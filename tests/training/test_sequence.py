@@ -13,13 +13,13 @@ from killing import Killed, killed_at
 
 import img2img
 from img2img import InputError
+from img2img.api import run
 from img2img.bundle import load_bundle
 from img2img.masks.task_state import TaskState
 from img2img.training import sequence as sequence_module
-from img2img.training.experiment import read_experiment
+from img2img.training.collect import collect_results
+from img2img.training.config import read_experiment
 from img2img.training.loop import fit
-from img2img.training.results import collect_results
-from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 
 Make = Callable[..., dict[str, Any]]
@@ -43,18 +43,19 @@ def _untimed(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_run_leaves_a_bundle_results_pictures_logs_and_a_page(config: Make, tmp_path: Path) -> None:
-    results = run(config(decoder_only=["colour"]))
+    results = run(config(compare={"decoder_only": ["colour"]}))
     folder = tmp_path / "run"
     assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
-    assert results["schema"] == 1
+    assert results["version"] == 2
     assert results["backbone"].keys() >= {"name", "parameters", "sha256"}
     assert [t["name"] for t in results["tasks"]] == ["disks", "colour", "edges"]
     wanted = {
-        "name", "kind", "metric", "higher_is_better", "value", "trivial", "decoder_only", "bytes", "density", "train_seconds",
+        "name", "kind", "primary_metric", "higher_is_better", "value", "baseline", "comparisons", "bytes", "density",
+        "train_seconds",
         "test_images",
     }  # fmt: skip
     assert all(t.keys() >= wanted for t in results["tasks"])
-    assert [t["decoder_only"] is None for t in results["tasks"]] == [True, False, True]
+    assert [list(t["comparisons"]) for t in results["tasks"]] == [[], ["decoder_only"], []]
     assert results["tasks"][0]["density"] is None, "the task that trained the backbone has no mask"
     assert all(0 < t["density"] < 1 for t in results["tasks"][1:]), "bits have flipped"
     assert results["forgetting"]["max_abs_output_change"] == 0.0
@@ -100,7 +101,7 @@ def test_a_bundle_gives_the_outputs_that_were_reported(config: Make, tmp_path: P
 # In the first task before and after its checkpoint at step 4, in the second, and in the comparison (steps 17 to 24).
 @pytest.mark.parametrize("step", [2, 7, 15, 22])
 def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path, step: int) -> None:
-    options = {"decoder_only": ["colour"], "sequence": ["disks", "colour"]}
+    options = {"compare": {"decoder_only": ["colour"]}, "sequence": ["disks", "colour"]}
     whole = run(config(out=str(tmp_path / "whole"), **options))
     with killed_at(step):
         run(config(**options))
@@ -188,14 +189,14 @@ def test_the_state_of_the_best_validation_is_kept(config: Make, tmp_path: Path, 
 
     def spy(name: str, phase: Any, what: str, **more: Any) -> Any:
         module = phase.module
-        real = runner.evaluator.figures
+        real = runner.evaluator.metrics
         calls = iter([0.2, 0.7, 0.4])
 
         def figures(network: Any, task: Any, pictures: Any) -> dict[str, float]:
             seen.append({k: v.clone() for k, v in module.state_dict().items()})
             return real(network, task, pictures) | {"mIoU": next(calls)}
 
-        monkeypatch.setattr(type(runner.evaluator), "figures", lambda self, *a: figures(*a))
+        monkeypatch.setattr(type(runner.evaluator), "metrics", lambda self, *a: figures(*a))
         result = original(name, phase, what, **more)
         monkeypatch.undo()
         seen.append(module.state_dict())
@@ -204,7 +205,7 @@ def test_the_state_of_the_best_validation_is_kept(config: Make, tmp_path: Path, 
     runner._fit = spy  # type: ignore[method-assign]
     runner.run()
     assert _same(seen[-1], seen[1])
-    assert runner.progress["tasks"]["disks"]["best_step"] == 6
+    assert runner.progress.tasks["disks"].best_step == 6
 
 
 def test_a_forgetful_network_would_be_reported(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,4 +224,4 @@ def test_a_forgetful_network_would_be_reported(config: Make, monkeypatch: pytest
     monkeypatch.setattr(runner, "_learn", disturb)
     network = runner.run()
     results = collect_results(runner.experiment, runner.progress, network)
-    assert results["forgetting"]["max_abs_output_change"] > 0
+    assert results.forgetting.max_abs_output_change > 0

@@ -73,9 +73,7 @@ def run(config: Mapping[str, Any], *, composed: SavedConfig | None = None) -> di
             return _run(study, family, config)
 
 
-LOWER = (
-    "lower train.together, train.batch_size or inference.batch_size. What was learned is kept; run the same command again"
-)
+LOWER = "lower train.together, train.batch_size or inference.batch_size. What was learned is kept; run the same command again"
 """What helps where memory runs out."""
 
 

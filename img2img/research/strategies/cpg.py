@@ -14,6 +14,9 @@ from img2img.masks.layers import Layer
 from img2img.masks.tensors import total_bytes
 from img2img.research.strategies.packnet import FIRST, FREE, PackNet
 from img2img.research.strategies.shared import SharedNetwork
+from img2img.training.config import OptimiserOptions
+from img2img.training.mask_strategy import masked_groups
+from img2img.training.optimiser import ParameterGroup
 from img2img.training.strategy import Context, Phase, evaluated, in_range
 
 
@@ -49,13 +52,16 @@ class Picking(nn.Module):
         """The raw output of the task."""
         return self.model.run(x, self._name, self.weights())
 
-    def parameter_roles(self) -> dict[str, list[nn.Parameter]]:
-        """What is trained, by "scores", "norm" (the task's own), "head" and "weights"."""
-        model = self.model
-        norm = [model.norms[self._name]] if self._name in model.norms else []
-        roles: dict[str, list[nn.Module]] = {"scores": [self.masks], "norm": norm}
-        roles |= {"head": [model.heads[self._name]], "weights": [model.trunk]}
-        return {role: [p for m in modules for p in m.parameters() if p.requires_grad] for role, modules in roles.items()}
+    def groups(self, options: OptimiserOptions) -> list[ParameterGroup]:
+        """What is trained: the masks' scores, the normalisation that is the task's own, its head and the trunk."""
+
+        def trained(*modules: nn.Module) -> list[nn.Parameter]:
+            return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+        model, name = self.model, self._name
+        norm = [model.norms[name]] if name in model.norms else []
+        head, weights = trained(model.heads[name]), trained(model.trunk)
+        return masked_groups(options, scores=trained(self.masks), norm=trained(*norm), head=head, weights=weights)
 
 
 @dataclass(kw_only=True)
@@ -143,7 +149,7 @@ class CPG(PackNet):
         phase = super()._phase(name, suffix, steps)
         module = self._picking(name)
         module.masks.requires_grad_(not suffix.startswith(".prune"))
-        return replace(phase, module=module)
+        return replace(phase, module=module, groups=module.groups)
 
     def _picking(self, name: str) -> Picking:
         return Picking(self.model, name, self.picks[name], self._earlier(name))

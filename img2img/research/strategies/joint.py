@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -90,6 +90,7 @@ class Joint(SharedLearner):
     """
 
     name: ClassVar[str] = "joint"
+    learns_together: ClassVar[bool] = True
     norm: SharedNorm = "own"
 
     def begin(self, context: Context) -> None:
@@ -113,17 +114,18 @@ class Joint(SharedLearner):
             return
         self.model.train_only(*self._names)
         self.model.active = name
-        task_data, experiment = self.context.task_data, self.context.experiment
-        common = experiment.train_options().in_steps(len(task_data[self._names[0]].parts.train))
+        task_data, experiment, count = self.context.task_data, self.context.experiment, len(self._names)
+        common = experiment.train.in_steps(len(task_data[self._names[0]].parts.train))
         yield Phase(
             module=self.model,
             head=self.model.heads,
             suffix=".joint",
-            options=replace(
-                common,
+            options=common.changed(
                 steps=sum(task_data[n].options.steps for n in self._names),
-                val_every=common.val_every * len(self._names),
-                norm_batches=common.norm_batches * len(self._names),
+                validation={
+                    "every": common.validation.every * count,
+                    "precise_bn_batches": common.validation.precise_bn_batches * count,
+                },
             ),
             objective=JointTask({n: task_data[n].task for n in self._names}, self.model),
             batches=JointBatches({n: task_data[n].batches(experiment.seed_of(n)) for n in self._names}),

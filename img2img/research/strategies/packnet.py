@@ -1,7 +1,7 @@
 """PackNet (Mallya and Lazebnik, CVPR 2018): each task keeps a part of the weights; the rest is pruned and left to later tasks."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -12,10 +12,31 @@ from img2img.inference.evaluator import Network
 from img2img.masks.checks import one_of
 from img2img.masks.coding import encode
 from img2img.research.strategies.shared import SharedLearner, SharedNorm, within
+from img2img.training.callback import Callback
 from img2img.training.strategy import Context, Phase, in_range
 
 FREE, FIRST = 0, 1
 """The owner of weights that nobody has kept, which are 0, and the first of those who keep some: a task, or the backbone."""
+
+
+class Holding(Callback):
+    """Puts the weights back that a phase does not train: decay moves them without a gradient.
+
+    After the step rather than in the gradient, which several processes add up and mixed precision scales.
+
+    Args:
+        weights: by name.
+        trainable: by name, which of a weight's values are trained, bool.
+    """
+
+    def __init__(self, weights: Mapping[str, nn.Parameter], trainable: Mapping[str, Tensor]) -> None:
+        self._held = [(weight, weight.detach().clone(), trainable[name]) for name, weight in weights.items()]
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Put them back."""
+        for weight, value, trainable in self._held:
+            weight.copy_(torch.where(trainable, weight, value))
 
 
 @dataclass(kw_only=True)
@@ -48,7 +69,7 @@ class PackNet(SharedLearner):
     norm: SharedNorm = "own"
     first: float = 0.5
     later: float = 0.75
-    retrain: float = 1 / 3
+    retrain: float = 0.3333
     retrain_lr: float = 0.1
 
     def __post_init__(self) -> None:
@@ -66,7 +87,7 @@ class PackNet(SharedLearner):
         self._trainable: dict[str, Tensor] = {}
         for name, weight in weights.items():
             weight.register_hook(lambda gradient, name=name: self._only_trainable(name, gradient))
-        self.backbone_owns = context.experiment.trained_elsewhere
+        self.backbone_owns = context.experiment.backbone.trained_elsewhere
         if self.backbone_owns:
             self.prune(self.first)
 
@@ -111,28 +132,14 @@ class PackNet(SharedLearner):
             self.model.trunk.get_parameter(key).requires_grad_(False)
         options = self.context.options(name, steps=steps, rate=self.retrain_lr if suffix else 1.0)
         if suffix:
-            options = replace(options, decay_at=())  # the papers' retraining has one rate
+            options = options.changed(schedule={"decay_at": ()})  # the papers' retraining has one rate
         return Phase(
             module=self.model,
             head=None if suffix else self.model.heads[name],
             suffix=suffix,
             options=options,
-            after_step=self._holding() if options.weight_decay else None,
+            callbacks=[Holding(self.weights(), self._trainable)] if options.optimiser.weight_decay else (),
         )
-
-    def _holding(self) -> Callable[[], None]:
-        """What puts the weights back that a phase does not train: decay moves them without a gradient.
-
-        After the step rather than in the gradient, which several processes add up and mixed precision scales.
-        """
-        held = [(weight, weight.detach().clone(), self._trainable[name]) for name, weight in self.weights().items()]
-
-        @torch.no_grad()
-        def hold() -> None:
-            for weight, value, trainable in held:
-                weight.copy_(torch.where(trainable, weight, value))
-
-        return hold
 
     @torch.no_grad()
     def prune(self, fraction: float) -> None:

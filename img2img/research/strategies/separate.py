@@ -114,7 +114,7 @@ class SeparateNetworks(Strategy):
         backbone = dict(self.context.network.backbone.named_parameters())
         trained = [name for name in backbone if self.trained is None or name.partition(".")[0] in self.trained]
         share = sum(backbone[name].numel() for name in trained) / sum(p.numel() for p in backbone.values())
-        kept = self.context.experiment.trained_elsewhere and not self.learns_first
+        kept = self.context.experiment.backbone.trained_elsewhere and not self.learns_first
         return 1 - share + share * (len(self._networks) + kept)
 
     def own_tensors(self, name: str) -> dict[str, Tensor]:

@@ -143,7 +143,7 @@ def method_jobs(suite: Suite, out: Path, labels: Sequence[str], seeds: Sequence[
             if variant.seeds is not None and seed not in variant.seeds:
                 continue
             folder = out / label / str(seed)
-            first = [] if suite.first is None else [f"first_from={out / 'backbone' / str(seed)}"]
+            first = [] if suite.first is None else [f"backbone_from={out / 'backbone' / str(seed)}"]
             overrides = [*suite.overrides, *first, *variant.overrides, *more, f"seed={seed}", f"out={folder}"]
             jobs.append(Job(label=label, seed=seed, folder=folder, overrides=overrides))
     return jobs

@@ -69,7 +69,7 @@ class Backbone(Strict):
     mode: str | None = None
     parameters: int | None
     masked_parameters: int | None = None
-    own_parameters: int | None = None
+    copied_parameters: int | None = None
     bytes: int | None = Field(default=None, ge=0)
     sha256: str
 

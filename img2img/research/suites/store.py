@@ -17,9 +17,10 @@ from img2img.files.atomic import clear_leftovers, write_bytes
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
-from img2img.reports.read import read_curve, read_results
+from img2img.reports.read import read_curve
 from img2img.research.suites.schema import RUNS, About, Backbone, RunRecord, TaskRecord, line, parse, reason
 from img2img.training.mask_report import read_masks
+from img2img.training.results import read_results
 from img2img.training.saved_config import config_path
 
 DATA = "DATA"
@@ -126,7 +127,7 @@ def record_of(run: Path, *, label: str, seed: int) -> RunRecord:
         raise InputError(f"got the label {label!r}: expected a folder's name, such as piggyback_kernel; choose another")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"got the seed {seed!r}: expected a whole number from 0 on; give the run's own")
-    results = read_results(run)
+    results = read_results(run).model_dump()
     config = next((path for path in (config_path(run), run / "config.yaml") if path.is_file()), None)
     try:
         return RunRecord(
@@ -144,13 +145,11 @@ def record_of(run: Path, *, label: str, seed: int) -> RunRecord:
 
 
 def _task(run: Path, task: Mapping[str, Any]) -> TaskRecord:
+    decoder_only = task["comparisons"].get("decoder_only", {})
     return TaskRecord(
-        primary_metric=task["metric"],
-        baseline=task["trivial"],
-        baseline_name=task.get("trivial_name"),
-        metrics=task.get("figures", {}),
-        baseline_metrics=task.get("trivial_figures", {}),
-        curve=training_curve(run, task["name"], task["metric"]),
+        curve=training_curve(run, task["name"], task["primary_metric"]),
+        decoder_only=decoder_only.get("value"),
+        decoder_only_bytes=decoder_only.get("bytes"),
         **_known(TaskRecord, task),
     )
 

@@ -15,12 +15,15 @@ from img2img import InputError
 from img2img.bundle import HEAD
 from img2img.masks import MaskedNetwork, Piggyback
 from img2img.research.strategies import EWC, FineTune, HeadOnly, Joint, LwF, PackNet, Scratch, Sequential
+from img2img.training.config import OptimiserOptions, TrainOptions
+from img2img.training.config.read import merged
 from img2img.training.log import TrainingLog
 from img2img.training.loop import fit
-from img2img.training.optimiser import build_optimisers, start_momentum
-from img2img.training.options import TrainOptions
+from img2img.training.mask_strategy import FlipLog, groups_of
+from img2img.training.optimiser import all_of, build_optimisers, start_momentum
 from img2img.training.precise_bn import precise_bn
 from img2img.training.strategy import Phase, TaskData
+from img2img.validation import checked
 
 
 def _inputs(count: int, channels: int = 3) -> list[Tensor]:
@@ -108,15 +111,22 @@ def _train(phase: Phase, task_data: TaskData, folder: Path, what: str, **options
             phase.objective or task_data.task,
             phase.batches or task_data.batches(1),
             lambda: 0.0,
-            TrainOptions(**{"batch_size": 2, "crop": 8, "warmup": 0} | options),
+            _options(options),
             fabric=Fabric(accelerator="cpu", devices=1),
             log=log,
             checkpoint=folder / f"{what}.pt",
             fingerprint="",
             extra=phase.extra,
             head=phase.head,
+            groups=phase.groups,
+            callbacks=phase.callbacks,
         )
     assert {n for n, p in phase.module.named_parameters() if p.requires_grad} == trainable, "all learns again in the end"
+
+
+def _options(given: dict[str, Any]) -> TrainOptions:
+    small: dict[str, Any] = {"batch_size": 2, "augmentation": {"crop": 8}, "schedule": {"warmup": 0, "head_first": 0.0}}
+    return checked(TrainOptions, merged(small | {"validation": {"precise_bn_batches": 0}}, given), what="train")
 
 
 def _weights(names: set[str], module: nn.Module) -> set[str]:
@@ -130,7 +140,12 @@ def test_at_first_the_head_alone_learns_and_then_all(kind: Any, optimiser: str, 
     strategy = begun(kind(), context(steps=5))
     first(strategy)
     # All validations are alike, so that the state is that of the first one: at step 2, when the head alone had learned, or at 4.
-    options = {"head_first": 0.7, "steps": 4, "val_every": 4 if later else 2, "optimiser": optimiser}
+    options = {
+        "steps": 4,
+        "schedule": {"head_first": 0.7},
+        "validation": {"every": 4 if later else 2},
+        "optimiser": {"name": optimiser},
+    }
     module, before = next(_fit(strategy, "colour", tmp_path, **options))
     moved = _weights(changed(before, module), module)
     assert any("head" in name for name in moved)
@@ -140,7 +155,8 @@ def test_at_first_the_head_alone_learns_and_then_all(kind: Any, optimiser: str, 
 def test_a_weight_that_waited_starts_without_momentum() -> None:
     """SGD's second step of a weight and third of another, as without the fused kernel, which takes no such group."""
     ours, plain = (nn.ParameterList([torch.ones(3), torch.ones(2)]) for _ in range(2))
-    (optimiser,) = build_optimisers(ours, TrainOptions(steps=1, optimiser="sgd", lr=0.1))
+    options = OptimiserOptions(name="sgd", lr=0.1)
+    (optimiser,) = build_optimisers(all_of(ours)(options), options)
     reference = torch.optim.SGD(plain, lr=0.1, momentum=0.9)
     for step in range(3):
         for parameters in (ours, plain):
@@ -155,7 +171,13 @@ def test_a_weight_that_waited_starts_without_momentum() -> None:
 
 @pytest.mark.parametrize("stopped", [1, 2, 3])
 def test_a_training_by_sgd_goes_on_from_before_and_after_the_heads_part(stopped: int, tmp_path: Path) -> None:
-    options = {"head_first": 0.5, "steps": 4, "val_every": 4, "optimiser": "sgd", "checkpoint_every": 1}
+    options = {
+        "steps": 4,
+        "checkpoint_every": 1,
+        "schedule": {"head_first": 0.5},
+        "validation": {"every": 4},
+        "optimiser": {"name": "sgd"},
+    }
     ends, with_ = [], context(steps=5)
     for killed in (False, True):
         torch.manual_seed(0)
@@ -177,8 +199,8 @@ def test_scores_and_norm_state_of_a_masked_task_wait_too(later: bool, tmp_path: 
     network.add_task("colour", Piggyback(), head=small_backbone().make_head(2))
     module = network.task_module("colour")
     before = snapshot(module.state)
-    phase = Phase(module=module, head=module.state.head)
-    options = {"steps": 4, "val_every": 4 if later else 2, "head_first": 0.7}
+    phase = Phase(module=module, head=module.state.head, groups=groups_of(module), callbacks=[FlipLog(module.state)])
+    options = {"steps": 4, "validation": {"every": 4 if later else 2}, "schedule": {"head_first": 0.7}}
     _train(phase, task_data, tmp_path, "colour", **options)
     moved = _weights(changed(before, module.state), module.state)
     assert any("masks" in name for name in moved) == later
@@ -199,7 +221,10 @@ def test_where_the_head_is_not_what_is_fresh_nothing_waits() -> None:
     assert next(begun(HeadOnly(), context(steps=2)).learn("colour")).head is not None
 
 
-@pytest.mark.parametrize(("options", "message"), [({"head_first": 1.0}, "below 1"), ({"norm_batches": -1}, "0 or more")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"schedule": {"head_first": 1.0}}, "less than 1"), ({"validation": {"precise_bn_batches": -1}}, "0 or more")],
+)
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        TrainOptions(steps=3, **options)
+        checked(TrainOptions, {"steps": 3, **options}, what="train")

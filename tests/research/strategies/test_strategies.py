@@ -13,10 +13,11 @@ from killing import killed_at
 from tiny_strategies import context
 
 from img2img import InputError
+from img2img.api import run
 from img2img.training import sequence
-from img2img.training.options import RATES, TrainOptions
-from img2img.training.run import run
-from img2img.training.strategy import STRATEGIES
+from img2img.training.config import OptimiserOptions
+from img2img.training.config.train_options import RATES
+from img2img.training.strategies import comparison_methods
 
 Make = Callable[..., dict[str, Any]]
 FORGETFUL = {"sequential", "lwf", "ewc"}
@@ -37,7 +38,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("name", sorted(STRATEGIES))
+@pytest.mark.parametrize("name", sorted(comparison_methods()))
 def test_every_comparison_method_learns_a_sequence_and_forgets_or_does_not(config: Make, tmp_path: Path, name: str) -> None:
     results = run(config(method=_method(name)))
     change = results["forgetting"]["max_abs_output_change"]
@@ -57,16 +58,18 @@ def test_every_comparison_method_learns_a_sequence_and_forgets_or_does_not(confi
     assert len(list((tmp_path / "run" / "learned").glob("shared*"))) == 1
 
 
-@pytest.mark.parametrize("name", [*sorted(STRATEGIES), "piggyback"])
+@pytest.mark.parametrize("name", [*sorted(comparison_methods()), "piggyback"])
 def test_every_method_trains_in_mixed_precision(config: Make, name: str) -> None:
-    results = run(config(method=_method(name), precision="bf16-mixed", sequence=["disks", "colour"]))
+    results = run(
+        config(method=_method(name), device={"accelerator": "cpu", "precision": "bf16-mixed"}, sequence=["disks", "colour"])
+    )
     assert [task["name"] for task in results["tasks"]] == ["disks", "colour"]
 
 
 # 18 and 26: in PackNet's retraining of the second and third task; the others have 24 steps but for joint training.
 @pytest.mark.parametrize(
     ("name", "step"),
-    [*itertools.product(sorted(STRATEGIES), [12, 15, 18, 23]), ("packnet", 26), ("joint", 26)],
+    [*itertools.product(sorted(comparison_methods()), [12, 15, 18, 23]), ("packnet", 26), ("joint", 26)],
 )
 def test_a_killed_comparison_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path, name: str, step: int) -> None:
     whole = run(config(method=_method(name), out=str(tmp_path / "whole")))
@@ -89,10 +92,11 @@ def test_the_time_and_the_steps_of_a_first_task_count_its_backbone(config: Make,
 
 
 def test_a_part_of_a_training_scales_every_rate_that_is_set() -> None:
-    assert {name for name in vars(TrainOptions(steps=1)) if name.endswith("lr")} == set(RATES)
-    with_ = context(steps=9, lr=0.5, mask_lr=0.25, norm_lr=0.125)
+    assert {name for name in OptimiserOptions.model_fields if name.endswith("lr")} == set(RATES)
+    with_ = context(steps=9, optimiser={"lr": 0.5, "mask_lr": 0.25, "norm_lr": 0.125})
     options = with_.options("colour", steps=4, rate=0.5)
-    assert (options.steps, options.lr, options.mask_lr, options.norm_lr, options.head_lr) == (4, 0.25, 0.125, 0.0625, None)
+    rates = options.optimiser
+    assert (options.steps, rates.lr, rates.mask_lr, rates.norm_lr, rates.head_lr) == (4, 0.25, 0.125, 0.0625, None)
     assert with_.options("colour", steps=9) == with_.task_data["colour"].options
 
 
@@ -105,7 +109,7 @@ def test_what_a_comparison_method_learned_and_is_gone_is_named(config: Make, tmp
 
 def test_methods_start_from_the_backbone_of_another_run(config: Make, tmp_path: Path) -> None:
     first = run(config(sequence=["disks"], out=str(tmp_path / "first")))
-    taken = run(config(method={"name": "finetune"}, first_from=str(tmp_path / "first")))
+    taken = run(config(method={"name": "finetune"}, backbone_from=str(tmp_path / "first")))
     own = run(config(method={"name": "finetune"}, out=str(tmp_path / "own")))
     assert taken["backbone"]["sha256"] == first["backbone"]["sha256"] == own["backbone"]["sha256"]
     assert [t["value"] for t in taken["tasks"]] == [t["value"] for t in own["tasks"]]
@@ -116,6 +120,6 @@ def test_methods_start_from_the_backbone_of_another_run(config: Make, tmp_path: 
 def test_a_backbone_of_another_configuration_is_refused(config: Make, tmp_path: Path) -> None:
     run(config(sequence=["disks"], out=str(tmp_path / "first")))
     with pytest.raises(InputError, match="learned under another configuration than 'disks' here"):
-        run(config(method={"name": "finetune"}, first_from=str(tmp_path / "first"), seed=1))
+        run(config(method={"name": "finetune"}, backbone_from=str(tmp_path / "first"), seed=1))
     with pytest.raises(InputError, match="holds no run"):
-        run(config(method={"name": "finetune"}, first_from=str(tmp_path / "nowhere")))
+        run(config(method={"name": "finetune"}, backbone_from=str(tmp_path / "nowhere")))

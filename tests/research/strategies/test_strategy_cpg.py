@@ -14,7 +14,7 @@ from img2img import InputError
 from img2img.masks.coding import decode, encode
 from img2img.research.strategies import CPG, PackNet
 from img2img.research.strategies.packnet import FIRST, FREE
-from img2img.training.optimiser import build_optimisers
+from img2img.training.config import OptimiserOptions
 from img2img.training.strategy import Phase, Strategy
 
 CONV1, CONV2 = "encoder.0.weight", "decoder.0.weight"  # 108 and 72 weights
@@ -88,9 +88,10 @@ def test_a_pruning_takes_the_smallest_weights_as_they_are_by_then() -> None:
 
 
 def test_training_pruning_and_retraining_share_out_the_tasks_steps_and_rates() -> None:
-    strategy = begun(CPG(prunings=3), context(steps=30, mask_lr=5e-4))
+    strategy = begun(CPG(prunings=3), context(steps=30, optimiser={"mask_lr": 5e-4}))
     first(strategy)
-    given = [(p.suffix, p.options.steps, p.options.lr, p.options.mask_lr) for p in strategy.learn("colour") if p.options]
+    phases = strategy.learn("colour")
+    given = [(p.suffix, p.options.steps, p.options.optimiser.lr, p.options.optimiser.mask_lr) for p in phases if p.options]
     slow = (LR / 10, pytest.approx(5e-5))
     assert given == [("", 20, LR, 5e-4), (".prune1", 3, *slow), (".prune2", 3, *slow), (".retrain", 4, *slow)]
 
@@ -252,10 +253,18 @@ def test_biases_and_the_trunks_own_normalisation_stay_and_each_tasks_moves(strat
     assert all(torch.equal(t, start[key]) for key, t in strategy.model.own("classes").items())
 
 
+ROLES = ("scores", "norm", "head", "weights")
+
+
+def _roles(phase: Phase) -> dict[str, list[nn.Parameter]]:
+    assert phase.groups is not None
+    return {r: list(group.parameters) for r, group in zip(ROLES, phase.groups(OptimiserOptions()), strict=True)}
+
+
 def test_roles_name_everything_that_is_trained_once(strategy: CPG) -> None:
     first(strategy)
     for phase in strategy.learn("colour"):
-        module, roles = phase.module, phase.module.parameter_roles()  # type: ignore[operator]
+        module, roles = phase.module, _roles(phase)
         assert [p.shape for p in roles["scores"]] == ([] if ".prune" in phase.suffix else [(4, 3, 3, 3), (2, 4, 3, 3)])
         assert {id(p) for p in roles["weights"]} == {id(w) for w in strategy.weights().values()}
         assert {id(p) for p in roles["head"]} == {id(p) for p in strategy.model.heads["colour"].parameters()}
@@ -266,16 +275,17 @@ def test_roles_name_everything_that_is_trained_once(strategy: CPG) -> None:
 
 
 def test_retraining_scales_every_rate() -> None:
-    rates = {"lr": 1e-2, "mask_lr": 3.5e-4, "norm_lr": 1e-3, "head_lr": 2e-2}
+    rates = {"optimiser": {"lr": 1e-2, "mask_lr": 3.5e-4, "norm_lr": 1e-3, "head_lr": 2e-2}}
     strategy = begun(CPG(retrain_lr=0.1), context(steps=24, **rates))
     first(strategy)
     for phase in strategy.learn("colour"):
         options, factor = phase.options, 0.1 if phase.suffix else 1.0
         assert options is not None
-        assert {rate: getattr(options, rate) for rate in rates} == {rate: factor * value for rate, value in rates.items()}
-        role_of = {id(p): role for role, ps in phase.module.parameter_roles().items() for p in ps}  # type: ignore[operator]
-        groups = [group for optimiser in build_optimisers(phase.module, options) for group in optimiser.param_groups]
-        used = {role_of[id(group["params"][0])]: group["lr"] for group in groups}
+        scaled = {rate: factor * value for rate, value in rates["optimiser"].items()}
+        assert {rate: getattr(options.optimiser, rate) for rate in scaled} == scaled
+        assert phase.groups is not None
+        groups = zip(ROLES, phase.groups(options.optimiser), strict=True)
+        used = {role: group.lr for role, group in groups if group.parameters}
         expected = {"scores": 3.5e-4, "norm": 1e-3, "head": 2e-2, "weights": 1e-2}
         if phase.suffix.startswith(".prune"):
             del expected["scores"]

@@ -28,7 +28,8 @@ def _fisher_pictures(context: Context, name: str, count: int) -> list[Example]:
     """The examples that the Fisher information of a task is estimated on."""
     task_data = context.task_data[name]
     options = task_data.options
-    augment = Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)
+    given = options.augmentation
+    augment = Augment(given.crop, zoom=given.zoom, flip=given.flip, jitter=given.jitter)
     pictures = TrainBatches(task_data.parts.train, augment, batch_size=1, seed=context.experiment.seed_of(f"{name} fisher"))
     return [task_data.task.example(pictures.batch(step)) for step in range(count)]
 

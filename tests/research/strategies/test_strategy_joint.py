@@ -10,9 +10,9 @@ import torch
 from tiny_strategies import begun, changed, context, first, learned, probe, restored, snapshot, train
 
 from img2img import InputError
+from img2img.api import run
 from img2img.research.strategies import Joint
 from img2img.research.strategies.joint import JointBatches, TaskBatch
-from img2img.training.run import run
 from img2img.training.strategy import Phase
 
 NAMES = ("classes", "colour", "more")
@@ -77,12 +77,14 @@ def test_one_training_of_the_sum_of_all_steps_serves_all_tasks(strategy: Joint) 
 
 
 def test_rates_are_the_experiments_and_what_comes_by_steps_scales_with_the_tasks() -> None:
-    plain = context(val_every=5, norm_batches=7)
-    slow = replace(plain.task_data["classes"], options=replace(plain.task_data["classes"].options, lr=1e-9, val_every=2))
+    plain = context(validation={"every": 5, "precise_bn_batches": 7})
+    options = plain.task_data["classes"].options.changed(optimiser={"lr": 1e-9}, validation={"every": 2})
+    slow = replace(plain.task_data["classes"], options=options)
     strategy = begun(Joint(), replace(plain, task_data={**plain.task_data, "classes": slow}))
-    options = _phase(strategy).options
-    assert options is not None
-    assert (options.lr, options.val_every, options.norm_batches) == (plain.experiment.train["lr"], 15, 21)
+    joint = _phase(strategy).options
+    assert joint is not None
+    assert joint.optimiser.lr == plain.experiment.train.optimiser.lr != 1e-9
+    assert (joint.validation.every, joint.validation.precise_bn_batches) == (15, 21)
 
 
 def test_the_taken_head_is_placed_with_the_rest() -> None:
@@ -139,7 +141,7 @@ def test_the_mean_skill_by_hand(strategy: Joint, monkeypatch: pytest.MonkeyPatch
         return {task.metric: values[of[id(task)]][network is None], "another": 9.0}
 
     phase = _phase(strategy)
-    monkeypatch.setattr(type(strategy.context.evaluator), "figures", figures)
+    monkeypatch.setattr(type(strategy.context.evaluator), "metrics", figures)
     assert phase.validate is not None
     assert phase.validate() == pytest.approx((0.625 + 0.6 - 0.25) / 3)
     assert phase.objective is not None

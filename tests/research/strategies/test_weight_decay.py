@@ -11,9 +11,9 @@ from killing import killed_at
 from tiny_strategies import LR, begun, changed, context, first, learned, probe, snapshot, train
 from torch import Tensor
 
+from img2img.api import run
 from img2img.research.strategies import CPG, PackNet
 from img2img.research.strategies.packnet import FREE
-from img2img.training.run import run
 from img2img.training.strategy import Phase
 
 METHODS: list[Callable[[], PackNet]] = [PackNet, lambda: CPG(prunings=2)]
@@ -28,7 +28,7 @@ each_optimiser = pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_earlier_tasks_stay_bit_equal_and_free_weights_zero_at_every_step(
     make: Callable[[], PackNet], optimiser: str, decay: float
 ) -> None:
-    strategy = begun(make(), context(steps=9, optimiser=optimiser, weight_decay=decay))
+    strategy = begun(make(), context(steps=9, optimiser={"name": optimiser, "weight_decay": decay}))
     outputs: dict[str, Tensor] = {}
     moved: set[str] = set()
 
@@ -59,13 +59,13 @@ def test_earlier_tasks_stay_bit_equal_and_free_weights_zero_at_every_step(
 @each_optimiser
 def test_the_first_step_of_a_phase_by_hand(make: Callable[[], PackNet], optimiser: str) -> None:
     decay = 0.3
-    strategy = begun(make(), context(steps=9, optimiser=optimiser, weight_decay=decay, momentum=0.9))
+    strategy = begun(make(), context(steps=9, optimiser={"name": optimiser, "weight_decay": decay, "momentum": 0.9}))
     first(strategy)
     learned(strategy, "colour")
     seen = []
     for phase in strategy.learn("more"):
         assert phase.options is not None
-        rate, count = phase.options.lr, 0
+        rate, count = phase.options.optimiser.lr, 0
         assert rate == pytest.approx(LR / 10 if phase.suffix else LR)
         trainable = {key: owner == (3 if phase.suffix else FREE) for key, owner in strategy.owner.items()}
         before = {key: weight.detach().clone() for key, weight in strategy.weights().items()}
@@ -100,9 +100,9 @@ def test_the_first_step_of_a_phase_by_hand(make: Callable[[], PackNet], optimise
 @each_method
 def test_without_decay_nothing_is_put_back(make: Callable[[], PackNet]) -> None:
     for decay in (0.0, 1e-3):
-        strategy = begun(make(), context(steps=9, weight_decay=decay))
+        strategy = begun(make(), context(steps=9, optimiser={"weight_decay": decay}))
         phases = [*first(strategy), *learned(strategy, "colour")]
-        assert [phase.after_step is None for phase in phases] == [decay == 0] * len(phases)
+        assert [not phase.callbacks for phase in phases] == [decay == 0] * len(phases)
 
 
 @each_method
@@ -110,7 +110,7 @@ def test_without_decay_nothing_is_put_back(make: Callable[[], PackNet]) -> None:
 def test_putting_back_keeps_the_memory_format_and_what_is_trained(
     make: Callable[[], PackNet], memory_format: torch.memory_format
 ) -> None:
-    strategy = begun(make(), context(steps=9, weight_decay=0.1))
+    strategy = begun(make(), context(steps=9, optimiser={"weight_decay": 0.1}))
     first(strategy)
     strategy.model.to(memory_format=memory_format)
     phase = next(strategy.learn("colour"))
@@ -118,8 +118,8 @@ def test_putting_back_keeps_the_memory_format_and_what_is_trained(
         for weight in strategy.weights().values():
             weight.add_(1.0)
     shifted = snapshot(strategy.model)
-    assert phase.after_step is not None
-    phase.after_step()
+    (holding,) = phase.callbacks
+    holding.after_step()
     assert changed(shifted, strategy.model) == {f"trunk.{key}" for key in strategy.weights()}
     for key, weight in strategy.weights().items():
         free = strategy.owner[key] == FREE
@@ -133,7 +133,7 @@ def test_putting_back_keeps_the_memory_format_and_what_is_trained(
 @pytest.mark.parametrize("mode", ["first_task", "random"])
 def test_a_run_forgets_nothing(config: Callable[..., Any], tmp_path: Path, name: str, optimiser: str, mode: str) -> None:
     plain = config()
-    options = plain["train"] | {"weight_decay": 5e-4, "optimiser": optimiser}
+    options = plain["train"] | {"optimiser": {**plain["train"]["optimiser"], "weight_decay": 5e-4, "name": optimiser}}
     results = run(config(method={"name": name}, train=options, backbone=plain["backbone"] | {"mode": mode}))
     assert results["forgetting"]["max_abs_output_change"] == 0
     shared = safetensors.torch.load_file(tmp_path / "run" / "learned" / "shared after 3.safetensors")
@@ -148,7 +148,8 @@ def test_a_run_forgets_nothing(config: Callable[..., Any], tmp_path: Path, name:
 @pytest.mark.parametrize("step", [10, 14, 18, 26])
 def test_a_killed_run_ends_bit_equal(config: Callable[..., Any], tmp_path: Path, name: str, step: int) -> None:
     # A checkpoint at every second step, so that most kills go on from the middle of a training.
-    options = config()["train"] | {"weight_decay": 5e-4, "checkpoint_every": 2}
+    plain = config()["train"]
+    options = plain | {"checkpoint_every": 2, "optimiser": {**plain["optimiser"], "weight_decay": 5e-4}}
     run(config(method={"name": name}, train=options, out=str(tmp_path / "whole")))
     with killed_at(step):
         run(config(method={"name": name}, train=options))

@@ -60,9 +60,9 @@ def test_a_stored_run_is_one_line_with_what_a_page_needs(run: Path, tmp_path: Pa
     assert stored["value_matrix"] == given["forgetting"]["value_matrix"]
     for task, kept in zip(given["tasks"], stored["tasks"], strict=True):
         assert {key: kept[key] for key in ("name", "value", "bytes", "train_seconds", "metrics")} == {
-            **{key: task[key] for key in ("name", "value", "bytes", "train_seconds")}, "metrics": task["figures"]
+            **{key: task[key] for key in ("name", "value", "bytes", "train_seconds")}, "metrics": task["metrics"]
         }  # fmt: skip
-        assert (kept["baseline"], kept["baseline_metrics"]) == (task["trivial"], task["trivial_figures"])
+        assert (kept["baseline"], kept["baseline_metrics"]) == (task["baseline"], task["baseline_metrics"])
         assert [step for step, _ in kept["curve"]] == [10, 20, 30, 40]
         assert kept["curve"][-1][1] == kept["value"]
     assert stored["masks"]["tasks"]["colour"]["densities"] == [0.9, 0.8, 0.7, 0.6]

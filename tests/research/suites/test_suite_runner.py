@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from img2img import InputError
 from img2img.cli.pipeline import plain_config
@@ -15,7 +14,8 @@ from img2img.masks import Affine, ImpressLearn, SupSup
 from img2img.research.suites.runner import Suite, _cause, backbone_jobs, describe, load_suite, method_jobs, run_jobs
 from img2img.research.suites.sheets import read_sheet
 from img2img.research.suites.store import read_store
-from img2img.training.experiment import Experiment, read_experiment
+from img2img.training.compose import compose
+from img2img.training.config import BasisOfTasks, Experiment, RandomBasis, backbone_fingerprint, read_experiment
 from img2img.validation import call_with
 
 ROOT = Path(__file__).parents[3]
@@ -32,8 +32,8 @@ def _suite(**changes: Any) -> Suite:
                 "backbone=image_transformer",
                 "backbone.width=4",
                 "backbone.blocks=1",
-                "own=null",
-                "probe=1",
+                "masks.trainable_copies=null",
+                "evaluation.check_images=1",
             ],
             "first": ["sequence=[shapes]"],
             "seeds": [0],
@@ -55,23 +55,21 @@ def test_every_run_of_a_shipped_suite_composes_and_is_accepted(file: Path, tmp_p
     more = ["data_root=somewhere"]
     jobs = backbone_jobs(suite, tmp_path, [0], more) + method_jobs(suite, tmp_path, list(suite.methods), suite.seeds, more)
     assert len({job.folder for job in jobs}) == len(jobs)
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        first = None
-        for job in jobs:
-            experiment = read_experiment(plain_config(compose(suite.pipeline, job.overrides)))
-            # Every method of a seed takes the backbone that its first job trains, but for those that want another.
-            if job.seed == 0 and (job.label == "backbone" or experiment.first_from is not None):
-                fingerprint = experiment.fingerprint(experiment.sequence[0], backbone=True)
-                first = first or fingerprint
-                assert fingerprint == first
+    first = None
+    for job in jobs:
+        experiment = read_experiment(plain_config(compose(suite.pipeline, job.overrides)))
+        # Every method of a seed takes the backbone that its first job trains, but for those that want another.
+        if job.seed == 0 and (job.label == "backbone" or experiment.backbone_from is not None):
+            fingerprint = backbone_fingerprint(experiment)
+            first = first or fingerprint
+            assert fingerprint == first
 
 
 def _experiments(name: str, *labels: str) -> dict[str, Experiment]:
     """The experiment of each method of a shipped suite, or of some, for its first seed."""
     suite = load_suite(ROOT / "configs" / "suite" / f"{name}.yaml")
     jobs = method_jobs(suite, Path("out"), list(labels or suite.methods), suite.seeds[:1], ["data_root=DATA"])
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return {job.label: read_experiment(plain_config(compose(suite.pipeline, job.overrides))) for job in jobs}
+    return {job.label: read_experiment(plain_config(compose(suite.pipeline, job.overrides))) for job in jobs}
 
 
 def test_a_suite_takes_from_its_base_what_it_has_not_itself(tmp_path: Path) -> None:
@@ -109,16 +107,16 @@ def test_piggybacks_table_5_comes_out_of_one_suite() -> None:
     assert list(found) == ["imagenet", "places365", "random"], "the table's columns"
     for label, experiment in found.items():
         assert list(experiment.sequence) == ["cubs", "cars", "flowers", "wikiart", "sketches", "imagenet", "places365"]
-        assert experiment.backbone["name"] == "resnet50"
-        for task in experiment.sequence:
-            method = experiment.method_of(task)["name"]
-            assert method == ("identity" if task == label else "piggyback"), "a network's own set is not learned again"
-            assert experiment.train_options(task).epochs == (20 if task in ("imagenet", "places365") else 30)
-            assert experiment.task(task).data["kind"] == "class_folder"
-    weights = {label: experiment.backbone["weights"] for label, experiment in found.items()}
+        assert experiment.backbone.options()["name"] == "resnet50"
+        for task in experiment.tasks:
+            method = task.method_spec.kind
+            assert method == ("identity" if task.name == label else "piggyback"), "a network's own set is not learned again"
+            assert task.train.epochs == (20 if task.name in ("imagenet", "places365") else 30)
+            assert task.data.kind == "class_folder"
+    weights = {label: experiment.backbone.options()["weights"] for label, experiment in found.items()}
     assert weights.pop("random") is None
     assert weights == {label: f"DATA/weights/resnet50_{label}.safetensors" for label in ("imagenet", "places365")}
-    assert {label: (e.mode, e.norm) for label, e in found.items()} == {
+    assert {label: (e.backbone.mode, e.masks.norm) for label, e in found.items()} == {
         "imagenet": ("pretrained", "frozen"),
         "places365": ("pretrained", "frozen"),
         "random": ("random", "own"),
@@ -134,9 +132,10 @@ def test_piggyback_as_the_special_case_of_affine_masks_is_that_of_the_method() -
         "tables 3 and 4, PB ours": (decathlon["piggyback_special"], "frozen", decathlon["affine"], "dtd"),
     }
     for row, (experiment, norm, affine, task) in rows.items():
-        assert experiment.mask_method(task) == Affine.piggyback(), row
-        assert experiment.norm == norm, row
-        assert experiment.train_options(task) == affine.train_options(task), f"{row}: the protocol is the affine paper's"
+        ours, theirs = (next(each for each in e.tasks if each.name == task) for e in (experiment, affine))
+        assert ours.method == Affine.piggyback(), row
+        assert experiment.masks.norm == norm, row
+        assert ours.train == theirs.train, f"{row}: the protocol is the affine paper's"
 
 
 NEW = [f"superclass_{number}" for number in range(16, 21)]
@@ -162,33 +161,35 @@ def test_impresslearns_bases_on_split_cifar() -> None:
     assert set(found) == set(wanted)
     for label, (basis, count, hybrid) in wanted.items():
         experiment = found[label]
-        first, new = list(experiment.sequence)[:-5], list(experiment.sequence)[-5:]
-        assert new == NEW
+        first, new = experiment.tasks[:-5], experiment.tasks[-5:]
+        assert [task.name for task in new] == NEW
         for task in new:
-            assert experiment.task(task).data["number"] == int(task.rpartition("_")[2])
-            method = experiment.mask_method(task)
+            assert task.data.options["number"] == int(task.name.rpartition("_")[2])
             if basis is None:
-                assert method == SupSup(density=0.1)
+                assert task.method == SupSup(density=0.1)
             else:
                 expected = ImpressLearn(basis=basis, penalty_weight=5e-3, hybrid=hybrid, hybrid_density=0.1)
-                assert method == expected, label
+                assert task.method == expected, label
         if basis is None or basis == "random":
             assert not first, "nothing else is trained"
-            assert basis is None or experiment.bases[basis] == {"count": count, "density": 0.1, "seed": 0}
+            assert basis is None or experiment.bases[basis] == RandomBasis(count=count, density=0.1, seed=0)
             continue
-        assert first == list(experiment.bases[basis]["tasks"]), label
-        numbers = [experiment.task(task).data["number"] for task in first]
+        made = experiment.bases[basis]
+        assert isinstance(made, BasisOfTasks)
+        assert [task.name for task in first] == list(made.tasks), label
+        numbers = [task.data.options["number"] for task in first]
         assert numbers == (list(range(1, count + 1)) if basis == "impresslearn" else [1] * count), label
-        assert len({experiment.seed_of(task) for task in first}) == count, "starts and orders differ"
-        assert all(experiment.task(task).data["grouping"] == "random" for task in first)
+        assert len({experiment.seed_of(task.name) for task in first}) == count, "starts and orders differ"
+        assert all(task.data.options["grouping"] == "random" for task in first)
 
 
 def test_one_density_reaches_every_mask_of_split_cifar() -> None:
     overrides = ["experiment=cifar100_impresslearn", "data_root=DATA", "method.density=0.3"]
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        experiment = read_experiment(plain_config(compose("cifar100", overrides)))
-    assert experiment.method["density"] == experiment.bases["random"]["density"] == 0.3
-    assert {experiment.method_of(task)["hybrid_density"] for task in NEW} == {0.3}
+    experiment = read_experiment(plain_config(compose("cifar100", overrides)))
+    random = experiment.bases["random"]
+    assert isinstance(random, RandomBasis)
+    assert experiment.method.options["density"] == random.density == 0.3
+    assert {task.method_spec.options["hybrid_density"] for task in experiment.tasks if task.name in NEW} == {0.3}
 
 
 def test_methods_of_one_seed_come_together_and_a_method_may_have_fewer_seeds(tmp_path: Path) -> None:
@@ -199,15 +200,21 @@ def test_methods_of_one_seed_come_together_and_a_method_may_have_fewer_seeds(tmp
     jobs = method_jobs(_suite(methods=methods), tmp_path, ["a", "b"], [5, 6], ["train.steps=3"])
     assert [(job.label, job.seed) for job in jobs] == [("a", 5), ("b", 5), ("a", 6)]
     assert jobs[1].overrides[-3:] == ["train.steps=3", "seed=5", f"out={tmp_path / 'b' / '5'}"]
-    assert f"first_from={tmp_path / 'backbone' / '5'}" in jobs[1].overrides
+    assert f"backbone_from={tmp_path / 'backbone' / '5'}" in jobs[1].overrides
     with pytest.raises(InputError, match="no method 'c'; it has a, b"):
         method_jobs(_suite(methods=methods), tmp_path, ["c"], [5], [])
 
 
 def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path) -> None:
     suite, pipeline, store = _suite(), ROOT / "pipelines" / "image_to_image.py", tmp_path / "store"
-    small = ["sequence=[shapes,landscape]", "decoder_only=[]", "train.steps=2", "train.val_every=2", "threads=1"]
-    small += ["train.norm_batches=2"]
+    small = [
+        "sequence=[shapes,landscape]",
+        "compare.decoder_only=[]",
+        "train.steps=2",
+        "train.validation.every=2",
+        "device.threads=1",
+    ]
+    small += ["train.validation.precise_bn_batches=2"]
     small += [f"tasks.{name}.data.count={{train: 4, val: 2, test: 2}}" for name in ("shapes", "landscape")]
     first = [s for s in small if not s.startswith("sequence")]
     assert run_jobs(pipeline, backbone_jobs(suite, tmp_path, [0], first), parallel=1, store=None) == []
@@ -267,7 +274,7 @@ def test_a_job_whose_folder_another_suite_works_in_fails_and_leaves_its_console_
     ("console", "cause"),
     [
         ("", "no output"),
-        ("step 1\nerror: the loss is NaN: lower train.lr\n", "error: the loss is NaN: lower train.lr"),
+        ("step 1\nerror: the loss is NaN: lower train.optimiser.lr\n", "error: the loss is NaN: lower train.optimiser.lr"),
         ("Traceback\n  File x\nValueError: bad\n", "ValueError: bad"),
         (
             "Could not override 'foo'.\nTo append to your config use +foo=1\nKey 'foo' is not in struct\n    object_type=dict\n\n"

@@ -1,0 +1,270 @@
+"""An experiment: a sequence of tasks on one backbone, as a config writes it and as everything after it receives it.
+
+`ExperimentConfig` is the form of a config, and holds the defaults. `read_experiment` turns it into an `Experiment`, whose tasks,
+methods and options are built and checked; nothing after that sees a mapping of the config.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, Strict
+
+from img2img.backbones import Backbone, build_backbone
+from img2img.files.paths import expanded
+from img2img.masks import MaskMethod
+from img2img.tasks import Task
+from img2img.training.config.data_spec import DataSpec
+from img2img.training.config.train_options import TrainOptions
+from img2img.training.source import Source
+from img2img.validation import Options, Spec
+
+BackboneMode = Literal["first_task", "pretrained", "random", "bundle"]
+"""Where the backbone's weights come from: trained by the first task, pre-trained elsewhere, random, or those of a bundle."""
+Names = Annotated[tuple[str, ...], Strict(False)]
+
+
+class DeviceOptions(Options):
+    """On what the run is computed."""
+
+    accelerator: str = "auto"
+    """Lightning Fabric's; "auto" takes a GPU when there is one."""
+    devices: int | Literal["auto"] = 1
+    """Of this machine that train together, a process for each; "auto": all of its GPUs. A launcher such as torchrun says so."""
+    nodes: int = 1
+    """Machines."""
+    precision: str = "32-true"
+    """Lightning Fabric's, of training alone."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads, None for all; outputs are bit-equal for one number of threads only."""
+    channels_last: bool = True
+    """Memory format of weights and images."""
+
+
+class EvaluationOptions(Options):
+    """How tasks are measured and shown."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Images that run together."""
+    check_images: int = Field(default=4, ge=1)
+    """Test images in the fixed batch whose outputs are compared bit for bit after each later task."""
+    panels: int = Field(default=6, ge=1)
+    """Test images shown for each task."""
+
+
+class BasisOfTasks(Options):
+    """What tasks with ImpressLearn combine: the masks of tasks, see `basis_of_tasks`."""
+
+    tasks: Names
+    """Finished before they are needed."""
+    kind: str = "binary"
+
+
+class RandomBasis(Options):
+    """Random masks to combine, see `Basis.random`."""
+
+    count: int = Field(ge=1)
+    density: float
+    seed: int
+    kind: str = "binary"
+
+
+class MaskOptions(Options):
+    """What is masked, and what a masked task has to itself."""
+
+    norm: Literal["own", "statistics", "frozen"] = "own"
+    """The normalisation state of masked tasks: their own, their own running statistics alone, or the backbone's."""
+    select: Names | None = None
+    """Patterns of the names of the weights that are masked, such as `["decoder.*"]`; None for all."""
+    trainable_copies: Names | None = None
+    """Patterns of the names of weights of which each masked task trains a copy in place of a mask; None for none."""
+    bases: Mapping[str, Mapping[str, Any]] = {}
+    """By name, what tasks with ImpressLearn combine: the options of `BasisOfTasks` or of `RandomBasis`."""
+
+
+class TaskTemplate(Options):
+    """One task as a config has it; with `count`, the tasks NAME_1 to NAME_count, whose data get their number as `number`."""
+
+    task: Mapping[str, Any] = {}
+    """`kind` and options, see `tasks.build_task`."""
+    data: Mapping[str, Any] = {}
+    """`kind` and options, see `data.build_data`."""
+    train: Mapping[str, Any] = {}
+    """`TrainOptions` that differ from the experiment's."""
+    method: Mapping[str, Any] | None = None
+    """The task's own mask method in place of the experiment's."""
+    start_from: str | None = None
+    """An earlier task, of the sequence or of the bundle that the backbone is from, whose masks and normalisation state this one
+    starts from; "nearest": the one whose normalisation statistics are nearest to those of this task's images.
+    """
+    count: int | None = Field(default=None, ge=1)
+    """How many tasks it stands for; None: the one of its name."""
+
+
+class Run(Options):
+    """What an experiment's config and the experiment made of it share."""
+
+    name: str
+    """What reports call it."""
+    out: str
+    """The run folder."""
+    seed: int = 0
+    """Of everything random."""
+    resume: Literal["auto", "never", "anyway"] = "auto"
+    """What is in the run folder: "auto" goes on with it; "never" refuses a folder that holds a run; "anyway" goes on though the
+    files that its tasks were learned from have changed.
+    """
+    imports: Names = ()
+    """Modules of the user's own, or .py files, that define kinds or methods: imported when the config is read."""
+    backbone_from: str | None = None
+    """The folder of another run with the same first task and seed, from which the trained backbone is taken in place of training
+    it again: so that several methods start from the very same one.
+    """
+    device: DeviceOptions = DeviceOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
+    masks: MaskOptions = MaskOptions()
+    train: TrainOptions = TrainOptions()
+    """Of every task."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return expanded(self.out)
+
+
+class ExperimentConfig(Run):
+    """The form of a config: what `configs/` compose, and what Python may give."""
+
+    backbone: Mapping[str, Any]
+    """`mode`, a backbone's `kind` and options with `weights`, see `backbones.build_backbone`. With the mode "bundle" only
+    `weights`, a bundle's folder or a run's: the backbone and what of it is masked are that bundle's.
+    """
+    method: Mapping[str, Any]
+    """`name` and options of the mask method of every task that does not train the backbone, or of a comparison method."""
+    tasks: Mapping[str, TaskTemplate]
+    """By name; names of letters, digits, - and _."""
+    sequence: Names
+    """The names of the tasks to learn, in order; any subset, in any order. A template's name stands for all of its tasks."""
+    first_train: Mapping[str, Any] = {}
+    """`TrainOptions` that differ for the first task where it trains the backbone; `tasks.NAME.train` goes before them."""
+    compare: Mapping[str, Names] = {}
+    """By comparison method, tasks that are also learned by it, on their own and under the same budget."""
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Where the backbone comes from.
+
+    Attributes:
+        mode: see `BackboneMode`.
+        spec: what builds it, its weights included; of a bundle None.
+        source: the bundle that it is taken from; None with other modes.
+    """
+
+    mode: BackboneMode
+    spec: Spec[Backbone] | None
+    source: Source | None
+
+    def options(self) -> dict[str, Any]:
+        """The kind and options."""
+        if self.spec is not None:
+            return self.spec.plain()
+        assert self.source is not None
+        return dict(self.source.spec)
+
+    def given(self) -> dict[str, Any]:
+        """As a config has it, with the files that it names."""
+        if self.source is not None:
+            return {"mode": self.mode, "weights": str(self.source.folder)}
+        return {"mode": self.mode, **self.options()}
+
+    def plain(self) -> dict[str, Any]:
+        """What a training depends on, wherever a bundle's folder is."""
+        return self.given() if self.source is None else self.source.fingerprint()
+
+    def build(self, out_channels: int) -> Backbone:
+        """A network of that kind."""
+        return build_backbone({**self.options(), "out_channels": out_channels})
+
+    @property
+    def trained_elsewhere(self) -> bool:
+        """Whether it is a trained network that no task of the sequence trains.
+
+        A bundle does not say how its backbone came about; it is taken for a trained one.
+        """
+        return self.mode in ("pretrained", "bundle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """One task of the sequence.
+
+    Attributes:
+        name: of the task.
+        task: what it is.
+        data: its images.
+        train: how it is trained: the experiment's options with its own on top.
+        method: the mask method; None where a comparison method learns all tasks.
+        method_spec: the method's name and options.
+        own_method: it is the task's own, in place of the experiment's.
+        start_from: see `TaskTemplate`.
+        compare: comparison methods by which it is also learned.
+    """
+
+    name: str
+    task: Spec[Task]
+    data: DataSpec
+    train: TrainOptions
+    method: MaskMethod | None
+    method_spec: Spec[Any]
+    own_method: bool = False
+    start_from: str | None = None
+    compare: tuple[Spec[Any], ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """What its training depends on, as plain values."""
+        train = self.train.model_dump()
+        own = self.method_spec.plain() if self.own_method else None
+        return {
+            "task": self.task.plain(), "data": self.data.plain(), "train": train, "method": own, "start_from": self.start_from,
+        }  # fmt: skip
+
+
+class Experiment(Run):
+    """A sequence of tasks on one backbone, checked and built as far as no data is needed. Made by `read_experiment`."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
+
+    backbone: BackboneConfig
+    method: Spec[Any]
+    """The method's name and options."""
+    strategy: Spec[Any]
+    """How the sequence is learned: by masks, or by a comparison method."""
+    bases: Mapping[str, BasisOfTasks | RandomBasis]
+    """What tasks with ImpressLearn combine, by name."""
+    tasks: Annotated[tuple[TaskConfig, ...], Strict(False)]
+    """In the order in which they are learned."""
+
+    @property
+    def sequence(self) -> tuple[str, ...]:
+        """The names of the tasks, in order."""
+        return tuple(task.name for task in self.tasks)
+
+    @property
+    def first_trains_backbone(self) -> bool:
+        """Whether the backbone is what the first task trains."""
+        return self.backbone.mode == "first_task"
+
+    @property
+    def selected(self) -> tuple[str, ...] | None:
+        """Patterns of the weights that are masked: `masks.select`, or those of the bundle that the backbone is from."""
+        source = self.backbone.source
+        if source is None:
+            return self.masks.select
+        return None if source.select is None else tuple(source.select)
+
+    def seed_of(self, name: str) -> int:
+        """A seed for one task: the same wherever it stands in the sequence and whatever ran before."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:4], "big")

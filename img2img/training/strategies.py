@@ -1,0 +1,57 @@
+"""The ways to learn a sequence by name: masks, and the comparison methods, whose modules are imported when asked for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from img2img.errors import InputError
+from img2img.masks import METHODS
+from img2img.registry import Registry
+from img2img.validation import Spec
+
+MASKS = "masks"
+"""The strategy of every mask method."""
+
+_RESEARCH = "img2img.research.strategies"
+STRATEGIES: Registry[type[Any]] = Registry(
+    "comparison method",
+    {
+        MASKS: "img2img.training.mask_strategy",
+        "cpg": f"{_RESEARCH}.cpg",
+        "decoder_only": f"{_RESEARCH}.separate",
+        "ewc": f"{_RESEARCH}.ewc",
+        "finetune": f"{_RESEARCH}.separate",
+        "head_only": f"{_RESEARCH}.separate",
+        "joint": f"{_RESEARCH}.joint",
+        "lwf": f"{_RESEARCH}.lwf",
+        "packnet": f"{_RESEARCH}.packnet",
+        "scratch": f"{_RESEARCH}.separate",
+        "sequential": f"{_RESEARCH}.shared",
+    },
+)
+"""The strategies by name; a subclass of `Strategy` with a name enters itself. `method.name` of a config is one of them but
+"masks", or a mask method.
+"""
+
+
+def comparison_methods() -> list[str]:
+    """The names of the comparison methods."""
+    return [name for name in STRATEGIES if name != MASKS]
+
+
+def strategy_of(method: Mapping[str, Any]) -> tuple[Spec[Any], Spec[Any]]:
+    """A config's `method`, checked, and the strategy that learns by it: the comparison method itself, or masks.
+
+    Raises:
+        InputError: the name or an option is unknown, or a value is of another type.
+    """
+    name = method.get("name")
+    if name in comparison_methods():
+        if name in METHODS:
+            raise InputError(
+                f"{name!r} is a comparison method and a mask method here: expected one of them; give yours another name"
+            )
+        spec: Spec[Any] = Spec.of(STRATEGIES, method, what="method", key="name")
+        spec.build()  # what its class refuses is refused here
+        return spec, spec
+    masks: Spec[Any] = Spec.of(STRATEGIES, {"name": MASKS}, what="method", key="name")
+    return Spec.of(METHODS, method, what="mask method", key="name"), masks
