@@ -42,6 +42,7 @@ test-slow: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # The documentation as a site in build/docs; a warning, such as a link that leads nowhere, is an error.
 .PHONY: docs
