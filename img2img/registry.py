@@ -78,8 +78,8 @@ class Registry(Mapping[str, T]):
                 given = vars(entry).get(self._attribute, name)
                 if given != name:
                     raise InputError(
-                        f"{_shown(entry)} is registered as the {self.what} {name!r} and has {self._attribute} = {given!r}: expected "
-                        "one name for one class; leave one out, or derive a second class"
+                        f"{_shown(entry)} is registered as the {self.what} {name!r} and has {self._attribute} = {given!r}: "
+                        "expected one name for one class; leave one out, or derive a second class"
                     )
                 setattr(entry, self._attribute, name)
             self._entries[name] = entry  # type: ignore[assignment]
