@@ -110,6 +110,7 @@ DATA: Registry[Callable[..., ImageDataset]] = Registry(
     },
 )
 """The kinds of data, classes or functions, by the names that configs use.
+
 The keyword options of one, with annotated types, are those of a config. One that is marked by `by_part` splits itself. Any other
 is a stored set: it is called once and then split, or called for each of a config's `parts` with the options there.
 """
