@@ -1,14 +1,21 @@
 """What a name in a config or a bundle stands for, and how modules of a user's own add names to img2img's.
 
-Kinds of task, data and backbone, mask methods and comparison methods are each found in a `Registry`, into which they are entered
-when the module that defines them is imported. `imports` of an experiment and `--import` of a command name such modules, see
-`import_modules`. A bundle comes from other people: it names kinds but no modules, and opening one imports nothing by itself.
+Kinds of task, data and backbone, mask methods and strategies are each found in a `Registry`. All enter it in one way:
+
+    @TASKS.register("sharpen")
+    class Sharpen(Task): ...
+
+    @DATA.register("stack")             BACKBONES, METHODS and STRATEGIES likewise
+    class Stack(ImageDataset): ...
+
+`imports` of an experiment and `--import` of a command name modules of the user's own that do so, see `import_modules`. A bundle
+comes from other people: it names kinds but no modules, and opening one imports nothing by itself.
 """
 
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +23,7 @@ from img2img.errors import InputError
 from img2img.files.paths import expanded
 
 T = TypeVar("T")
+Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
 class Registry(Mapping[str, T]):
@@ -23,35 +31,73 @@ class Registry(Mapping[str, T]):
 
     Args:
         what: what such a name is called in messages, "task kind".
-        own: img2img's own that are imported when they are first asked for, since some load heavy libraries: by name the module,
-            which enters itself, or `module:attribute`.
+        base: the class that all entries derive from, or `module:class` where that module imports this registry's.
+        attribute: the class attribute that `register` sets to the name, for instances that store it, such as "kind".
+        functions: functions that return an instance of `base` are entries too.
+        own: the names of img2img itself, each with the module that registers it. That module is imported when the name is first
+            asked for, since some load heavy libraries.
     """
 
-    def __init__(self, what: str, own: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        base: type[Any] | str,
+        *,
+        own: Mapping[str, str],
+        attribute: str | None = None,
+        functions: bool = False,
+    ) -> None:
         self.what = what
-        self._own = dict(own or {})
+        self._base = base
+        self._attribute = attribute
+        self._functions = functions
+        self._own = dict(own)
         self._entries: dict[str, T] = {}
 
-    def add(self, name: str, entry: T) -> None:
-        """Enter a class or a function, also the new one of a module that was reloaded or a notebook's cell that ran again.
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """A decorator that enters a class or a function under a name, and sets the class's `kind` or `name` to it.
+
+        It is the outermost decorator. A module that is reloaded, or a notebook cell that runs again, replaces its own definition.
+
+        Args:
+            name: what configs and files call it.
 
         Raises:
-            InputError: the name is taken by one that is defined elsewhere, or is none.
+            InputError: the name is no text, or is that of a definition elsewhere; the class has another name already; or what is
+                decorated is of another sort, such as a class that does not derive from `Task`.
         """
         if not isinstance(name, str) or not name:
-            raise InputError(f"{_shown(entry)} has the {self.what} {name!r}: expected text such as 'mine'; correct it")
-        other = self._entries.get(name)
-        if name in self._own and getattr(entry, "__module__", None) != self._own[name].partition(":")[0]:
-            first = "img2img itself"  # not imported to be compared: that may take seconds
-        elif other is not None and _origin(other) != _origin(entry):
-            first = _shown(other)
-        else:
-            self._entries[name] = entry
-            return
-        raise InputError(
-            f"the {self.what} {name!r} is defined twice, by {first} and by {_shown(entry)}: expected one definition of a name; "
-            "give yours another (in a notebook, restart if you meant to replace it)"
-        )
+            raise InputError(
+                f"a {self.what} was registered as {name!r}: expected a name as text; write for instance @....register('mine')"
+            )
+
+        def enter(entry: Entry) -> Entry:
+            self._check_sort(name, entry)
+            self._check_free(name, entry)
+            if self._attribute is not None:
+                given = vars(entry).get(self._attribute, name)
+                if given != name:
+                    raise InputError(
+                        f"{_shown(entry)} is registered as the {self.what} {name!r} and has {self._attribute} = {given!r}: "
+                        "expected one name for one class; leave one out, or derive a second class"
+                    )
+                setattr(entry, self._attribute, name)
+            self._entries[name] = entry  # type: ignore[assignment]
+            return entry
+
+        return enter
+
+    def check_registered(self, entry: type[Any]) -> None:
+        """Check that a class is registered itself: its name in a file would else stand for the class that it derives from.
+
+        Raises:
+            InputError: it is not.
+        """
+        if self._attribute not in vars(entry):
+            raise InputError(
+                f"{_shown(entry)} is no registered {self.what}, so a file could not name it: expected a class of its own name; "
+                "write @....register('mine') above the class"
+            )
 
     def find(self, name: Any) -> T:
         """What `name` stands for.
@@ -72,10 +118,7 @@ class Registry(Mapping[str, T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries and name in self._own:
-            module, _, attribute = self._own[name].partition(":")
-            found = importlib.import_module(module)
-            if attribute:
-                self._entries[name] = getattr(found, attribute)
+            importlib.import_module(self._own[name])
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -86,6 +129,33 @@ class Registry(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self._own.keys() | self._entries.keys())
+
+    def _check_sort(self, name: str, entry: Any) -> None:
+        if isinstance(self._base, str):
+            module, _, attribute = self._base.partition(":")
+            self._base = getattr(importlib.import_module(module), attribute)
+        base: Any = self._base
+        made = entry if isinstance(entry, type) else getattr(entry, "__annotations__", {}).get("return", base)
+        fits = not isinstance(made, type) or issubclass(made, base)  # an annotation may be text, or a union
+        if fits and (isinstance(entry, type) or (self._functions and callable(entry))):
+            return
+        wanted = f"a class that derives from {base.__module__}.{base.__qualname__}"
+        if self._functions:
+            wanted += ", or a function that returns one"
+        raise InputError(f"{_shown(entry)} is registered as the {self.what} {name!r}: expected {wanted}; correct it")
+
+    def _check_free(self, name: str, entry: Any) -> None:
+        other = self._entries.get(name)
+        if name in self._own and getattr(entry, "__module__", None) != self._own[name]:
+            first = "img2img itself"  # not imported to be compared: that may take seconds
+        elif other is not None and _origin(other) != _origin(entry):
+            first = _shown(other)
+        else:
+            return
+        raise InputError(
+            f"the {self.what} {name!r} is defined twice, by {first} and by {_shown(entry)}: expected one definition of a name; "
+            "give yours another (in a notebook, restart if you meant to replace it)"
+        )
 
 
 def _origin(entry: Any) -> tuple[str, str]:

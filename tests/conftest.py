@@ -69,17 +69,17 @@ def bundle(make_bundle: Callable[..., Path]) -> Path:
 @pytest.fixture
 def registries() -> Iterator[None]:
     """Forgets afterwards the kinds and methods that a test defines, and the modules and folders that it imports them from."""
-    from img2img import backbones, data
+    from img2img.backbones import BACKBONES
+    from img2img.data import DATA
     from img2img.masks import METHODS
-    from img2img.tasks.base import KINDS
+    from img2img.tasks import TASKS
     from img2img.training.strategies import STRATEGIES
 
-    path, modules, by_part = list(sys.path), dict(sys.modules), set(data._BY_PART)
-    known = [(registry, dict(registry._entries)) for registry in (METHODS, STRATEGIES, KINDS, data.KINDS, backbones.KINDS)]
+    path, modules = list(sys.path), dict(sys.modules)
+    known = [(registry, dict(registry._entries)) for registry in (TASKS, DATA, BACKBONES, METHODS, STRATEGIES)]
     yield
     for registry, entries in known:
         registry._entries = {n: e for n, e in registry._entries.items() if n in registry._own} | entries
-    data._BY_PART = by_part
     sys.path[:] = path
     for name in sys.modules.keys() - modules.keys():
         if name.startswith("my_"):  # as users' modules are called in tests and documents

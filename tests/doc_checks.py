@@ -15,7 +15,7 @@ from doc_pages import ROOT, Block
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from img2img.api import run
-from img2img.backbones import KINDS, build_backbone
+from img2img.backbones import BACKBONES, build_backbone
 from img2img.cli.pipeline import plain_config
 from img2img.research.impresslearn.options import read_study
 from img2img.research.suites import runner as suite
@@ -171,7 +171,7 @@ def _tiny(experiment: Experiment, config: dict[str, Any]) -> dict[str, Any]:
         if task["task"]["kind"] == "style":
             task["task"] = {**task["task"], "size": 32, "network": {"name": "efficientnet_lite0", "weights": None}}
         small["tasks"][name] = task
-    if config["backbone"]["kind"] in KINDS._own:
+    if config["backbone"]["kind"] in BACKBONES._own:
         whole = any(task_class(task["task"]["kind"]).whole_picture for task in small["tasks"].values())
         small |= {"backbone": TINY_CLASSIFIER if whole else TINY_NETWORK, "masks": {}}
         small["train"] = {**TINY_TRAIN, "augmentation": {"crop": 32}} if whole else TINY_TRAIN

@@ -281,7 +281,7 @@ def test_the_mask_method_of_the_documentation_holds_the_contract_of_all(
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_the_kinds_and_options_in_a_pages_text_are_known(page: Path) -> None:
     for where, key, given in inline_configs(page):
-        registry = {"task": tasks.KINDS, "data": data.KINDS, "backbone": backbones.KINDS}[key]
+        registry = {"task": tasks.TASKS, "data": data.DATA, "backbone": backbones.BACKBONES}[key]
         common = {"kind", "mode"}
         if key == "data":
             common = {"kind", "resize", "square", "middle", "limit", "parts", "fractions", "number"}

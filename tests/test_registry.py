@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -14,36 +13,39 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 import img2img
-from img2img import InputError, backbones, data
+from img2img import InputError, MaskedNetwork, backbones, data
 from img2img.api import run
-from img2img.data import build_data
+from img2img.backbones import BACKBONES
+from img2img.data import DATA, build_data
 from img2img.masks import METHODS
 from img2img.registry import Registry, import_modules
-from img2img.tasks import build_task, task_class
-from img2img.tasks.base import KINDS
+from img2img.tasks import TASKS, build_task, task_class
 from img2img.training.config import read_experiment, task_fingerprint
 from img2img.training.strategies import STRATEGIES, strategy_of
 
 pytestmark = pytest.mark.usefixtures("registries")
 
 TASK = """
+from img2img.tasks import TASKS
 from img2img.tasks.denoising import Denoising
 
+@TASKS.register("grain")
 class Grain(Denoising):
-    kind = "grain"
+    baseline_name = "noise"
 """
 NETWORK = """
 from dataclasses import dataclass
 from torch import nn
-from img2img.backbones import EncoderDecoder, register_backbone
+from img2img.backbones import BACKBONES, EncoderDecoder
 from img2img.backbones.encoder_decoder import HeadShape
-from img2img.data import ImageDataset, Sample, register_data
+from img2img.data import DATA, Sample
 from img2img.data.datasets.folder import ImageFolder
-from img2img.masks import Piggyback
+from img2img.masks import METHODS, Piggyback
 
-@register_backbone("plain")
+@BACKBONES.register("plain")
 class Plain(EncoderDecoder):
     def __init__(self, *, out_channels: int, width: int = 4):
         encoder, decoder = nn.Conv2d(3, width, 3, padding=1), nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
@@ -52,15 +54,15 @@ class Plain(EncoderDecoder):
             encoder, decoder, HeadShape(width, 1), out_channels=out_channels, stride=1, min_size=1, spec=spec
         )
 
-@register_data("negatives")
+@DATA.register("negatives")
 class Negatives(ImageFolder):
     def __getitem__(self, index):
         sample = super().__getitem__(index)
         return Sample(255 - sample.image, name=sample.name)
 
+@METHODS.register("bold")
 @dataclass(frozen=True, kw_only=True)
 class Bold(Piggyback):
-    name = "bold"
     init: float = 6e-3
 """
 
@@ -137,7 +139,8 @@ def test_a_worker_process_that_is_spawned_reads_data_of_ones_own(here: Path) -> 
 
 
 def test_data_may_cut_itself_into_parts(here: Path) -> None:
-    @data.register_data("thirds", by_part=True)
+    @DATA.register("thirds")
+    @data.by_part
     class Thirds(data.ImageDataset):
         def __init__(self, part: str, *, grey: int = 0) -> None:
             self.part, self.grey = part, grey
@@ -185,43 +188,90 @@ def test_two_modules_with_one_name_are_told_apart_in_one_message(here: Path) -> 
     assert task_class("grain").__name__ == "Grain", "the first stays"
 
 
-def _task() -> None:
-    from img2img.tasks.edges import EdgeColouring
-
-    type("Mine", (EdgeColouring,), {"kind": "edges"})
-
-
-def _inherited_kind() -> None:
-    from img2img.tasks.edges import EdgeColouring
-
-    type("Mine", (EdgeColouring,), {})
+REGISTRIES: list[Registry[Any]] = [TASKS, DATA, BACKBONES, METHODS, STRATEGIES]
+each_registry = pytest.mark.parametrize("registry", REGISTRIES, ids=lambda registry: registry.what)
+OWN = {"task kind": "edges", "data kind": "pairs", "backbone kind": "lenet", "mask method": "supsup", "comparison method": "lwf"}
 
 
-TAKEN: dict[str, Callable[[], object]] = {
-    "task kind 'edges'": _task,
-    "task kind 'edges' ": _inherited_kind,
-    "backbone kind 'smp'": lambda: backbones.register_backbone("smp")(lambda: None),  # type: ignore[arg-type,return-value]
-    "data kind 'coco'": lambda: data.register_data("coco")(lambda: None),  # type: ignore[arg-type,return-value]
-    "mask method 'piggyback'": lambda: type("Mine", (METHODS["supsup"],), {"name": "piggyback"}),
-    "comparison method 'ewc'": lambda: type("Mine", (STRATEGIES["lwf"],), {"name": "ewc"}),
-}
+def derived(registry: Registry[Any]) -> type[Any]:
+    """A class of a user's own that derives from one of img2img's in a registry."""
+    return type("Mine", (registry[OWN[registry.what]],), {"__module__": __name__})
 
 
-@pytest.mark.parametrize("what", TAKEN)
-def test_a_name_of_img2imgs_own_is_not_to_be_had(what: str) -> None:
-    with pytest.raises(InputError, match=f"{what.strip()} is defined twice, .*give yours another"):
-        TAKEN[what]()
+@each_registry
+def test_the_decorator_enters_a_class_and_gives_it_back(registry: Registry[Any]) -> None:
+    mine = derived(registry)
+    assert registry.register("mine")(mine) is mine is registry.find("mine")
+    assert not registry.has_own("mine")
+
+
+@pytest.mark.parametrize(("registry", "attribute"), [(TASKS, "kind"), (METHODS, "name"), (STRATEGIES, "name")])
+def test_the_decorator_sets_the_name_that_instances_have(registry: Registry[Any], attribute: str) -> None:
+    mine = derived(registry)
+    registry.register("mine")(mine)
+    assert getattr(mine, attribute) == "mine"
+    assert getattr(registry[OWN[registry.what]], attribute) == OWN[registry.what], "of the class that it derives from, too"
+    with pytest.raises(InputError, match=f"'other' and has {attribute} = 'mine'"):
+        registry.register("other")(mine)
+
+
+@each_registry
+@pytest.mark.parametrize("taken", ["own", "other"])
+def test_a_name_that_is_taken_is_refused(registry: Registry[Any], taken: str) -> None:
+    if taken == "other":
+        registry.register("other")(type("Other", (derived(registry),), {"__module__": "my_other"}))
+    name = OWN[registry.what] if taken == "own" else "other"
+    with pytest.raises(InputError, match=f"{registry.what} '{name}' is defined twice, .*give yours another"):
+        registry.register(name)(derived(registry))
+
+
+@each_registry
+@pytest.mark.parametrize("wrong", [dict, 3, {}], ids=repr)
+def test_what_is_of_another_sort_is_refused(registry: Registry[Any], wrong: Any) -> None:
+    with pytest.raises(InputError, match=f"registered as the {registry.what} 'mine': expected a class that derives from img2img"):
+        registry.register("mine")(wrong)
+    assert "mine" not in registry
+
+
+def number() -> int:
+    return 3
+
+
+def anything(part: str):  # type: ignore[no-untyped-def]
+    return 3
+
+
+@each_registry
+def test_a_function_is_entered_where_it_may_return_the_right_sort(registry: Registry[Any]) -> None:
+    with pytest.raises(InputError, match=r"number in .* is registered as"):
+        registry.register("mine")(number)
+    if registry.what in ("data kind", "backbone kind"):
+        assert registry.register("mine")(anything) is registry["mine"]
+    else:
+        with pytest.raises(InputError, match=r"anything in .* is registered as"):
+            registry.register("mine")(anything)
+
+
+@each_registry
+@pytest.mark.parametrize("name", ["", None, dict], ids=repr)
+def test_a_decorator_without_a_name_is_refused(registry: Registry[Any], name: Any) -> None:
+    with pytest.raises(InputError, match=r"expected a name as text; write .*register\('mine'\)"):
+        registry.register(name)
+
+
+def test_a_mask_method_that_is_not_registered_is_refused_before_it_is_trained() -> None:
+    method = derived(METHODS)()
+    with pytest.raises(InputError, match=r"Mine in .* is no registered mask method.*register\('mine'\)"):
+        MaskedNetwork(nn.Linear(3, 2)).add_task("a", method)
 
 
 def test_a_comparison_method_and_a_mask_method_may_not_share_a_name() -> None:
-    type("Mine", (METHODS["supsup"],), {"name": "lwf"})
+    METHODS.register("lwf")(derived(METHODS))
     with pytest.raises(InputError, match="'lwf' is a comparison method and a mask method here"):
         strategy_of({"name": "lwf"})
 
 
-@pytest.mark.parametrize(
-    "registry", [KINDS, METHODS, STRATEGIES, backbones.KINDS, data.KINDS], ids=lambda registry: registry.what
-)
+@each_registry
 def test_every_name_of_img2imgs_own_is_found_and_an_unknown_one_says_how_to_bring_it(registry: Registry[Any]) -> None:
     assert len(registry) == len(list(registry)) > 3
     assert all(callable(registry.find(name)) for name in registry)
@@ -239,13 +289,13 @@ def test_a_backbone_of_ones_own_need_not_know_weights(here: Path) -> None:
 
 
 def test_what_a_backbone_of_ones_own_must_be_is_checked() -> None:
-    @backbones.register_backbone("odd")
+    @BACKBONES.register("odd")
     def odd(*, out_channels: int) -> backbones.Backbone:
         return backbones.build_backbone({"kind": "lenet", "out_channels": out_channels})
 
     with pytest.raises(InputError, match=r"kind 'odd' built spec=.*'lenet'.*: expected a Backbone whose spec has that kind"):
         backbones.build_backbone({"kind": "odd", "out_channels": 2})
-    backbones.register_backbone("worse")(lambda: 3)  # type: ignore[arg-type,return-value]
+    BACKBONES.register("worse")(lambda: 3)
     with pytest.raises(InputError, match="kind 'worse' built a int: expected a Backbone"):
         backbones.build_backbone({"kind": "worse"})
 

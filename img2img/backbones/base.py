@@ -3,13 +3,14 @@
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
+from img2img.registry import Registry
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -97,3 +98,26 @@ class Backbone(nn.Module, ABC):
                 f"the network got pictures of {height} x {width} pixels (height x width): expected {multiples}"
                 f"at least {self.min_size}; pad or resize them to {sizes[0]} x {sizes[1]}"
             )
+
+
+BACKBONES: Registry[Callable[..., Backbone]] = Registry(
+    "backbone kind",
+    Backbone,
+    functions=True,
+    own={
+        "smp": "img2img.backbones.smp",
+        "image_transformer": "img2img.backbones.transformer",
+        "fcn32s": "img2img.backbones.fcn32s",
+        "torchvision": "img2img.backbones.torchvision_classifiers",
+        "wide_resnet": "img2img.backbones.wide_resnet",
+        "vgg_small": "img2img.backbones.vgg_small",
+        "lenet": "img2img.backbones.lenet",
+    },
+)
+"""The kinds of backbone, classes or functions, by the names that configs and bundles use.
+
+The keyword options of one, with plain JSON values and annotated types, are those of a config. `out_channels` is among them, and
+so is `weights`, None for random ones, if it can take weights from elsewhere. The `spec` of what it builds has that `kind` and all
+options but `weights`. A bundle of somebody else may name the kind with any values of the options. So none of them may name a file
+or an address that is then read, but `weights`, which a bundle cannot set.
+"""

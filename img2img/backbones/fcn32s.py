@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import vgg
 
+from img2img.backbones.base import BACKBONES
 from img2img.backbones.encoder_decoder import EncoderDecoder, HeadShape
 from img2img.backbones.pretrained import IMAGENET, encoder_tensors, load_matching, torchvision_tensors
 from img2img.errors import InputError
@@ -34,6 +35,7 @@ STRIDE = 32
 _FC = {"classifier.0": "fc6", "classifier.3": "fc7"}
 
 
+@BACKBONES.register("fcn32s")
 class FCN32s(EncoderDecoder):
     """VGG-16's convolutions (`encoder`), `fc6` and `fc7` as convolutions (`decoder`), `score` and `upscore` (`head`).
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from img2img.backbones.base import BACKBONES
 from img2img.backbones.classifier import Classifier, Output, check_widths
 from img2img.errors import InputError
 
@@ -18,6 +19,7 @@ MNIST_MEAN = 0.1307
 MNIST_STD = 0.3081
 
 
+@BACKBONES.register("lenet")
 class LeNet(Classifier):
     """Linear layers with ReLU (`fc1`, `fc2`, ... of the trunk), and the output layer.
 

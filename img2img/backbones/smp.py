@@ -17,6 +17,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from img2img.backbones.base import BACKBONES
 from img2img.backbones.efficientnet_lite0 import LITE_MEAN, LITE_STD, make_tensorflow_like
 from img2img.backbones.encoder_decoder import IMAGENET_MEAN, IMAGENET_STD, EncoderDecoder, HeadShape
 from img2img.backbones.pretrained import encoder_tensors, load_matching
@@ -53,6 +54,7 @@ _STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 
 
+@BACKBONES.register("smp")
 def smp_backbone(
     arch: str = "unet",
     encoder: str = "resnet18",

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from img2img.backbones import KINDS, Backbone, build_backbone
+from img2img.backbones import BACKBONES, Backbone, build_backbone
 from img2img.errors import InputError
 from img2img.files.tensors import Shapes, check_shapes
 from img2img.files.untrusted import check_plain
@@ -41,7 +41,7 @@ def rebuild_backbone(
     """
     check_plain(dict(spec), "the description of the backbone")
     spec = {**spec, "weights": None}
-    own = KINDS.find(spec.get("kind")).__module__.startswith("img2img.")  # an unknown one has its own message
+    own = BACKBONES.find(spec.get("kind")).__module__.startswith("img2img.")  # an unknown one has its own message
     described = f"the description of the backbone beside {path}"
     ignored = "" if with_head else HEAD
     try:

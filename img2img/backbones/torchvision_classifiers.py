@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from img2img.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+from img2img.backbones.base import BACKBONES, IMAGENET_MEAN, IMAGENET_STD
 from img2img.backbones.classifier import Classifier, Output
 from img2img.backbones.pretrained import IMAGENET, load_matching, read_tensors, torchvision_tensors
 from img2img.errors import InputError
@@ -41,6 +41,7 @@ _FAMILIES = {
 }
 
 
+@BACKBONES.register("torchvision")
 def torchvision_classifier(
     name: str,
     *,

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from img2img.backbones.base import BACKBONES
 from img2img.backbones.encoder_decoder import EncoderDecoder, HeadShape
 from img2img.backbones.pretrained import IMAGENET, load_matching, read_tensors
 from img2img.errors import InputError
@@ -17,6 +18,7 @@ from img2img.errors import InputError
 _NORMS = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}
 
 
+@BACKBONES.register("image_transformer")
 class ImageTransformer(EncoderDecoder):
     """Two strided convolutions down, residual blocks, two transposed convolutions up, a convolution as the head.
 

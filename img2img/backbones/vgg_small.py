@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from img2img.backbones.base import BACKBONES
 from img2img.backbones.classifier import CIFAR_MEAN, CIFAR_STD, Classifier, check_widths
 from img2img.errors import InputError
 
@@ -22,6 +23,7 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 """Channels of the convolutions of each stage, at a width of 1."""
 
 
+@BACKBONES.register("vgg_small")
 class VGGSmall(Classifier):
     """Convolutions (`features` of the trunk), hidden linear layers (`hidden`), and the head.
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from img2img.backbones.base import IMAGENET_MEAN, IMAGENET_STD
+from img2img.backbones.base import BACKBONES, IMAGENET_MEAN, IMAGENET_STD
 from img2img.backbones.classifier import Classifier
 from img2img.errors import InputError
 
@@ -26,6 +26,7 @@ STEM = 16
 """Channels of the first convolution, and, times the width, of the first group."""
 
 
+@BACKBONES.register("wide_resnet")
 class WideResNet(Classifier):
     """A convolution (`conv` of the trunk), three groups of blocks (`group1` to `group3`), and their average (`bn` to `flatten`).
 

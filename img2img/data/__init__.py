@@ -3,18 +3,17 @@
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from img2img.data.base import PARTS, VOID, Batch, ImageDataset, Sample
+from img2img.data.base import DATA, PARTS, VOID, Batch, ImageDataset, Sample, by_part, cuts_itself
 from img2img.data.cache import CachedDataset
 from img2img.data.images.bit_depth import check_white
 from img2img.data.images.listing import excluding
 from img2img.data.warn_once import collect_warnings
 from img2img.errors import InputError
-from img2img.registry import Registry
 from img2img.validation import call_with
 
-__all__ = ["VOID", "Batch", "ImageDataset", "Parts", "Sample", "build_data", "kind_of_data", "register_data"]
+__all__ = ["DATA", "VOID", "Batch", "ImageDataset", "Parts", "Sample", "build_data", "by_part", "kind_of_data"]
 
 
 @dataclass(frozen=True)
@@ -31,86 +30,10 @@ class Parts:
         return self.train.classes
 
 
-def _scenes(part: str, *, scenes: str, size: int, count: Mapping[str, int], seed: int = 0) -> ImageDataset:
-    from img2img.data.synthetic.scenes import Scenes
-
-    return Scenes(scenes, part, count=count[part], size=size, seed=seed)
-
-
-def _samples(part: str, *, short_side: int = 160, tile: int = 64) -> ImageDataset:
-    from img2img.data.datasets.sample_photos import SamplePhotos
-
-    return SamplePhotos(part, short_side=short_side, tile=None if part == "train" else tile)
-
-
-def _patterns(
-    part: str, *, count: Mapping[str, int], number: int = 1, classes: int = 5, size: int = 32, seed: int = 0
-) -> ImageDataset:
-    from img2img.data.synthetic.patterns import Patterns
-
-    return Patterns(part, count=count[part], number=number, classes=classes, size=size, seed=seed)
-
-
-def _split_class_folder(*, root: str, number: int, classes_per_task: int, order: str = "sorted", seed: int = 0) -> ImageDataset:
-    from img2img.data.datasets.class_folder import listed
-    from img2img.data.split import SplitClasses
-
-    return SplitClasses(listed(root), number=number, classes_per_task=classes_per_task, order=order, seed=seed)  # type: ignore[arg-type]
-
-
-KINDS: Registry[Callable[..., ImageDataset]] = Registry(
-    "data kind",
-    {
-        "scenes": "img2img.data:_scenes",
-        "samples": "img2img.data:_samples",
-        "patterns": "img2img.data:_patterns",
-        "cifar100": "img2img.data.datasets.cifar100:Cifar100",
-        "mnist": "img2img.data.datasets.mnist:Mnist",
-        "permuted_mnist": "img2img.data.datasets.mnist:permuted_task",
-        "rotated_mnist": "img2img.data.datasets.mnist:rotated_task",
-        "coco": "img2img.data.datasets.coco:CocoSegmentation",
-        "voc": "img2img.data.datasets.voc:VocSegmentation",
-        "voc_sbd": "img2img.data.datasets.voc_sbd:VocSbd",
-        "image_folder": "img2img.data.datasets.folder:ImageFolder",
-        "image_label_folder": "img2img.data.datasets.folder:ImageLabelFolder",
-        "pairs": "img2img.data.datasets.pairs:PairFolder",
-        "paired_folders": "img2img.data.datasets.pairs:PairedFolders",
-        "class_folder": "img2img.data.datasets.class_folder:ClassFolder",
-        "split_class_folder": "img2img.data:_split_class_folder",
-        "decathlon": "img2img.data.datasets.decathlon:Decathlon",
-    },
-)
-"""The kinds of data. Those of `_BY_PART` cut themselves into parts; the others are stored sets."""
-
 _COMMON = ("resize", "square", "middle", "limit", "white")
 """Options of every kind."""
 _STORED = (*_COMMON, "parts", "fractions")
 """Those of stored kinds."""
-_BY_PART = {"scenes", "samples", "patterns", "cifar100", "mnist", "permuted_mnist", "rotated_mnist"}
-
-Builder = TypeVar("Builder", bound=Callable[..., ImageDataset])
-
-
-def register_data(kind: str, *, by_part: bool = False) -> Callable[[Builder], Builder]:
-    """Make a class or a function that makes an `ImageDataset` known to configs as `kind`: a decorator.
-
-    Its keyword options, with annotated types, are those of a config.
-
-    Args:
-        kind: the name.
-        by_part: it cuts itself into parts: it is called once for each with `part`, "train", "val" or "test". Otherwise it is a
-            stored set, called once and then split, or called for each of a config's `parts` with the options there.
-
-    Raises:
-        InputError: another class or function has that name.
-    """
-
-    def enter(build: Builder) -> Builder:
-        KINDS.add(kind, build)
-        (_BY_PART.add if by_part else _BY_PART.discard)(kind)
-        return build
-
-    return enter
 
 
 def kind_of_data(kind: Any) -> tuple[Callable[..., ImageDataset], tuple[str, ...], bool]:
@@ -119,15 +42,15 @@ def kind_of_data(kind: Any) -> tuple[Callable[..., ImageDataset], tuple[str, ...
     Raises:
         InputError: the kind is unknown.
     """
-    build, by_part = KINDS.find(kind), kind in _BY_PART
-    return build, _COMMON if by_part else _STORED, by_part
+    build = DATA.find(kind)
+    return build, _COMMON if cuts_itself(build) else _STORED, cuts_itself(build)
 
 
 def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike[str]] = ()) -> Parts:
     """The parts of the dataset that a config describes, cached in memory as they are first read.
 
     Args:
-        config: `kind`, see `KINDS`, and the options of that kind. Of stored kinds, `parts` may give options of
+        config: `kind`, see `DATA`, and the options of that kind. Of stored kinds, `parts` may give options of
             their own to `train`, `val` and `test` (other folders, other lists); without it one set is split by `fractions`,
             three numbers. For a dataset whose official validation set is the one to report on, `parts` has `train` and `test`
             alone, and `fractions`, two numbers, cut `val` from `train`. Kinds that cut themselves into parts need neither.
@@ -144,7 +67,7 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
 
     options = dict(config)
     kind = options.pop("kind", None)
-    build = KINDS.find(kind)
+    build = DATA.find(kind)
     resize, square, middle = (options.pop(name, None) for name in ("resize", "square", "middle"))
     limits = options.pop("limit", None)
     what = f"data {kind!r}"
@@ -163,7 +86,7 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             "proportions or square for squares; leave the other out"
         )
     with collect_warnings() as warnings, excluding(exclude):
-        if kind in _BY_PART:
+        if cuts_itself(build):
             sets = {part: call_with(build, options | {"part": part}, what=what, others=_COMMON) for part in PARTS}
         else:
             sets = _stored_parts(build, options, what)

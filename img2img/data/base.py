@@ -1,16 +1,17 @@
 """What every dataset format gives: samples of 8-bit images, and batches of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from img2img.errors import InputError
+from img2img.registry import Registry
 
 VOID = 255
 """The label of a pixel that counts nowhere: not in the loss, not in a metric, not in the range check."""
@@ -82,6 +83,50 @@ class ImageDataset(ABC):
     def preload(self) -> None:
         """Read now what would be read at the first access, before worker processes fork; by default there is nothing."""
         return None
+
+
+DATA: Registry[Callable[..., ImageDataset]] = Registry(
+    "data kind",
+    ImageDataset,
+    functions=True,
+    own={
+        "scenes": "img2img.data.synthetic.scenes",
+        "samples": "img2img.data.datasets.sample_photos",
+        "patterns": "img2img.data.synthetic.patterns",
+        "cifar100": "img2img.data.datasets.cifar100",
+        "mnist": "img2img.data.datasets.mnist",
+        "permuted_mnist": "img2img.data.datasets.mnist",
+        "rotated_mnist": "img2img.data.datasets.mnist",
+        "coco": "img2img.data.datasets.coco",
+        "voc": "img2img.data.datasets.voc",
+        "voc_sbd": "img2img.data.datasets.voc_sbd",
+        "image_folder": "img2img.data.datasets.folder",
+        "image_label_folder": "img2img.data.datasets.folder",
+        "pairs": "img2img.data.datasets.pairs",
+        "paired_folders": "img2img.data.datasets.pairs",
+        "class_folder": "img2img.data.datasets.class_folder",
+        "split_class_folder": "img2img.data.datasets.class_folder",
+        "decathlon": "img2img.data.datasets.decathlon",
+    },
+)
+"""The kinds of data, classes or functions, by the names that configs use.
+
+The keyword options of one, with annotated types, are those of a config. One that is marked by `by_part` splits itself. Any other
+is a stored set: it is called once and then split, or called for each of a config's `parts` with the options there.
+"""
+
+Kind = TypeVar("Kind", bound=Callable[..., ImageDataset])
+
+
+def by_part(kind: Kind) -> Kind:
+    """A decorator for a kind of data that splits itself: it is called once for each of "train", "val" and "test", as `part`."""
+    kind._by_part = True  # type: ignore[attr-defined]
+    return kind
+
+
+def cuts_itself(kind: Callable[..., ImageDataset]) -> bool:
+    """Whether a kind of data, or the class that it derives from, is marked by `by_part`."""
+    return getattr(kind, "_by_part", False)
 
 
 @dataclass(frozen=True)

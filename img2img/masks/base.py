@@ -15,9 +15,6 @@ from img2img.masks.tensors import without_cast
 from img2img.registry import Registry
 from img2img.validation import call_with
 
-METHODS: Registry[type["MaskMethod"]] = Registry("mask method")
-"""The mask methods by the name that configs and task files use; a subclass of `MaskMethod` enters itself."""
-
 
 class Mask(nn.Module, ABC):
     """The map from one frozen weight `W` to one task's effective weight, of the same shape.
@@ -95,18 +92,14 @@ class Mask(nn.Module, ABC):
 class MaskMethod(ABC):
     """One way to mask: its options, and what makes and restores the masks of a task.
 
-    Subclasses are frozen dataclasses with keyword-only options of plain JSON types: the options are the task file's. Defining
-    one enters it in `METHODS` under its `name`.
+    Subclasses are frozen dataclasses with keyword-only options of plain JSON types: the options are the task file's.
+    `METHODS.register` makes one known to configs and task files.
     """
 
     name: ClassVar[str]
+    """The name of the method in configs and task files, set when the class is registered."""
     stored_names: ClassVar[Mapping[str, str]] = {}
     """The names that options have in task files, where they differ: those never change."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if hasattr(cls, "name"):  # not of a base for several; one that is inherited is another's, and refused
-            METHODS.add(cls.name, cls)
 
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values."""
@@ -145,6 +138,23 @@ class MaskMethod(ABC):
     def penalty(self, masks: Mapping[str, Mask]) -> Tensor | None:
         """What the method adds to the loss, a scalar; None for nothing."""
         return None
+
+
+METHODS: Registry[type[MaskMethod]] = Registry(
+    "mask method",
+    MaskMethod,
+    attribute="name",
+    own={
+        "affine": "img2img.masks.methods.affine",
+        "identity": "img2img.masks.methods.identity",
+        "impresslearn": "img2img.masks.methods.impresslearn",
+        "ksm": "img2img.masks.methods.ksm",
+        "mixed": "img2img.masks.methods.mixed",
+        "piggyback": "img2img.masks.methods.piggyback",
+        "supsup": "img2img.masks.methods.supsup",
+    },
+)
+"""The mask methods by the names that configs and task files use."""
 
 
 def build_method(name: str, options: Mapping[str, Any]) -> MaskMethod:

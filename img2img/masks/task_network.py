@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from img2img.errors import InputError
 from img2img.files.paths import expanded
-from img2img.masks.base import MaskMethod
+from img2img.masks.base import METHODS, MaskMethod
 from img2img.masks.basis import Basis
 from img2img.masks.checks import one_of
 from img2img.masks.frozen_backbone import FrozenBackbone
@@ -89,7 +89,11 @@ class TaskNetwork(FrozenBackbone):
                 backbone's; "statistics" the statistics alone; "frozen" runs on the backbone's, in evaluation mode.
             start_from: a task whose masks and norm state the new one starts from (`nearest_task` finds one); None for a fresh
                 start.
+
+        Raises:
+            InputError: the name is taken or none, the head is missing or too many, or the method's class is not registered.
         """
+        METHODS.check_registered(type(method))  # now, rather than when what was trained is saved
         self._check_new(task, head)
         one_of("add_task", "norm", norm, ("own", "statistics", "frozen"))
         other = None if start_from is None else self.state(start_from)

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from img2img.tasks.base import KINDS, Example, Metrics, Task
+from img2img.tasks.base import TASKS, Example, Metrics, Task
 from img2img.validation import call_with
 
-__all__ = ["Example", "Metrics", "Task", "build_task", "task_class", "task_kinds"]
+__all__ = ["TASKS", "Example", "Metrics", "Task", "build_task", "task_class", "task_kinds"]
 
 
 def task_kinds() -> list[str]:
-    """The kinds of task there are: the modules of this package, and those of the user's own that are imported."""
-    return sorted(KINDS)
+    """The names in `TASKS`: img2img's own kinds, and those of the user's own modules that are imported."""
+    return sorted(TASKS)
 
 
 def task_class(kind: Any) -> type[Task]:
@@ -20,7 +20,7 @@ def task_class(kind: Any) -> type[Task]:
     Raises:
         InputError: the kind is unknown.
     """
-    return KINDS.find(kind)
+    return TASKS.find(kind)
 
 
 def build_task(config: Mapping[str, Any]) -> Task:

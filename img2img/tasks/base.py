@@ -1,9 +1,7 @@
 """What a task is: what it feeds the network, its loss, its metrics, its trivial baseline, and how a result is shown."""
 
-import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -16,11 +14,6 @@ from img2img.errors import InputError
 from img2img.registry import Registry
 
 T = TypeVar("T")
-
-_SHARED = ("base", "canny", "lettering", "stored", "to_picture")
-_MODULES = (m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
-KINDS: Registry[type["Task"]] = Registry("task kind", {n: f"img2img.tasks.{n}" for n in _MODULES if n not in _SHARED})
-"""The kinds of task: the modules of this package but what they share, named as their kinds, and users' subclasses of `Task`."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +40,10 @@ class Metrics(Protocol):
 
 
 class Task(ABC):
-    """One image task. A new kind of task is a subclass with a `kind`, known to configs and bundles once it is defined.
+    """One image task. A new kind of task is a subclass that `TASKS.register` makes known to configs and bundles.
 
     Attributes:
-        kind: the kind's name, the config's `kind`; of img2img's own also the name of its file in `img2img/tasks/`.
+        kind: the kind's name, the config's `kind`, set when the class is registered.
         metric: the figure that decides, a key of what `metrics()` computes; doing nothing cannot win it.
         higher_is_better: its direction.
         baseline_name: what the trivial baseline is called in reports.
@@ -79,11 +72,6 @@ class Task(ABC):
     reach: int | None = 0
     forms: ClassVar[tuple[str, ...]] = ("picture",)
     out_channels: int
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if hasattr(cls, "kind"):  # not of a base for several; one that is inherited is another's, and refused
-            KINDS.add(cls.kind, cls)
 
     @abstractmethod
     def input(self, batch: Batch) -> Tensor:
@@ -168,6 +156,23 @@ class Task(ABC):
     def options(self) -> dict[str, Any]:
         """Plain JSON options that rebuild the task for inference, with `build_task`; the bundle stores them."""
         return {"kind": self.kind}
+
+
+TASKS: Registry[type[Task]] = Registry(
+    "task kind",
+    Task,
+    attribute="kind",
+    own={
+        "classification": "img2img.tasks.classification",
+        "colourisation": "img2img.tasks.colourisation",
+        "denoising": "img2img.tasks.denoising",
+        "edges": "img2img.tasks.edges",
+        "segmentation": "img2img.tasks.segmentation",
+        "style": "img2img.tasks.style",
+        "translation": "img2img.tasks.translation",
+    },
+)
+"""The kinds of task by the names that configs and task files use."""
 
 
 class _Example(Metrics):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
 from img2img.metrics.accuracy import AccuracyMetrics
-from img2img.tasks.base import Metrics, Task, combine, need, pixels, unit
+from img2img.tasks.base import TASKS, Metrics, Task, combine, need, pixels, unit
 from img2img.tasks.lettering import fit
 
 SHOWN = 128
@@ -25,6 +25,7 @@ STRIP = 18
 """Height in pixels of the strip with the name, a twentieth of large pictures; long names take more lines, up to a third."""
 
 
+@TASKS.register("classification")
 class Classification(Task):
     """Cross entropy; the share of pictures whose class is found decides.
 
@@ -33,7 +34,6 @@ class Classification(Task):
         square: pictures were made squares, whatever their proportions (the option `square` of the data, from which it comes).
     """
 
-    kind: ClassVar[str] = "classification"
     metric: ClassVar[str] = "top-1"
     higher_is_better: ClassVar[bool] = True
     baseline_name: ClassVar[str] = "most frequent class"

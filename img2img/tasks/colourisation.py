@@ -10,19 +10,19 @@ from torch.nn import functional as F
 from img2img.data.base import Batch
 from img2img.metrics.image_quality import ImageQualityMetrics
 from img2img.metrics.lab import LabMetrics
-from img2img.tasks.base import Example, Metrics, Task, unit
+from img2img.tasks.base import TASKS, Example, Metrics, Task, unit
 
 AB = 110.0
 """sRGB colours have a and b within about ±110 Lab units."""
 
 
+@TASKS.register("colourisation")
 class Colourisation(Task):
     """L in, ab out; the squared ab error decides, since a grey copy already scores 0.92 on SSIM.
 
     The loss is the mean squared error of ab, in units of `AB / 4`, about the spread of colours in photographs.
     """
 
-    kind: ClassVar[str] = "colourisation"
     metric: ClassVar[str] = "ab error"
     higher_is_better: ClassVar[bool] = False
     baseline_name: ClassVar[str] = "grey copy"

@@ -8,10 +8,11 @@ from torch.nn import functional as F
 
 from img2img.data.base import Batch
 from img2img.errors import InputError
-from img2img.tasks.base import Example, unit
+from img2img.tasks.base import TASKS, Example, unit
 from img2img.tasks.to_picture import ToPicture, mixed
 
 
+@TASKS.register("denoising")
 class Denoising(ToPicture):
     """Gaussian noise is added to each picture and the network estimates the clean one; MSE (0..255) decides.
 
@@ -19,7 +20,6 @@ class Denoising(ToPicture):
         sigma: the noise's standard deviation on the 0..255 scale.
     """
 
-    kind: ClassVar[str] = "denoising"
     baseline_name: ClassVar[str] = "noisy copy"
     in_parts: ClassVar[bool] = True
     out_channels = 4

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
-from img2img.tasks.base import Example, mean_colour, unit
+from img2img.tasks.base import TASKS, Example, mean_colour, unit
 from img2img.tasks.canny import canny_edges
 from img2img.tasks.to_picture import ToPicture
 
 Drawing = Literal["pair", "canny", "sobel"]
 
 
+@TASKS.register("edges")
 class EdgeColouring(ToPicture):
     """Dark edges on white in, RGB out.
 
@@ -23,7 +24,6 @@ class EdgeColouring(ToPicture):
             the photo itself. Canny's are thin, closed and of one strength; Sobel's keep how strong each edge is.
     """
 
-    kind: ClassVar[str] = "edges"
     baseline_name: ClassVar[str] = "mean colour"
     in_parts: ClassVar[bool] = True
     out_channels = 6

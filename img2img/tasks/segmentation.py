@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from img2img.data.base import VOID, Batch, ImageDataset
 from img2img.errors import InputError
 from img2img.metrics.segmentation import SegmentationMetrics, majority_class
-from img2img.tasks.base import Metrics, Task, combine, need, unit
+from img2img.tasks.base import TASKS, Metrics, Task, combine, need, unit
 
 
+@TASKS.register("segmentation")
 class Segmentation(Task):
     """Cross entropy over the pixels that are not void; mIoU decides.
 
@@ -22,7 +23,6 @@ class Segmentation(Task):
         classes: the class names by index.
     """
 
-    kind: ClassVar[str] = "segmentation"
     metric: ClassVar[str] = "mIoU"
     higher_is_better: ClassVar[bool] = True
     baseline_name: ClassVar[str] = "majority class"

@@ -14,13 +14,14 @@ from img2img.data.images.decode import read_image
 from img2img.errors import InputError
 from img2img.metrics.image_quality import ImageQualityMetrics
 from img2img.metrics.style import StyleMetrics, StyleWeights, gram, style_terms
-from img2img.tasks.base import Example, Metrics, Task, unit
+from img2img.tasks.base import TASKS, Example, Metrics, Task, unit
 from img2img.validation import call_with
 
 SAMPLE = "sample:"
 """`picture: sample:NAME` is a picture that scikit-image ships, see `data.datasets.sample_photos.style_image`."""
 
 
+@TASKS.register("style")
 class Style(Task):
     """Perceptual content + Gram style + total variation against one style picture; the total style loss decides.
 
@@ -37,7 +38,6 @@ class Style(Task):
         variation: weight of the total variation.
     """
 
-    kind: ClassVar[str] = "style"
     metric: ClassVar[str] = "total style loss"
     higher_is_better: ClassVar[bool] = False
     baseline_name: ClassVar[str] = "unstylised input"

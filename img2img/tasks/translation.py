@@ -5,14 +5,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from img2img.data.base import Batch
-from img2img.tasks.base import Example, need, unit
+from img2img.tasks.base import TASKS, Example, need, unit
 from img2img.tasks.to_picture import ToPicture, mixed
 
 
+@TASKS.register("translation")
 class Translation(ToPicture):
     """A pair's A in, its B out, in RGB."""
 
-    kind: ClassVar[str] = "translation"
     baseline_name: ClassVar[str] = "copy of the input"
     in_parts: ClassVar[bool] = True
     out_channels = 4

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ from img2img.training.callback import Callback
 from img2img.training.config import BasisOfTasks, Experiment, OptimiserOptions
 from img2img.training.log import TrainingLog
 from img2img.training.optimiser import Groups, ParameterGroup
-from img2img.training.strategies import MASKS
+from img2img.training.strategies import MASKS, STRATEGIES
 from img2img.training.strategy import Context, Phase, Strategy
 
 logger = logging.getLogger("img2img")
@@ -96,11 +96,10 @@ class FlipLog(Callback):
         self._meter.load_state_dict(state)
 
 
+@STRATEGIES.register(MASKS)
 @dataclass(kw_only=True)
 class MaskStrategy(Strategy):
     """A mask, a normalisation state and a head a task, by the mask method of each task, stored in the run's bundle."""
-
-    name: ClassVar[str] = MASKS
 
     def check(self, experiment: Experiment, network: MaskedNetwork) -> None:
         """Refuse patterns of copied weights that fit none."""

@@ -14,7 +14,9 @@ MASKS = "masks"
 _RESEARCH = "img2img.research.strategies"
 STRATEGIES: Registry[type[Any]] = Registry(
     "comparison method",
-    {
+    "img2img.training.strategy:Strategy",  # by name: that module imports the config, which is read with this registry
+    attribute="name",
+    own={
         MASKS: "img2img.training.mask_strategy",
         "cpg": f"{_RESEARCH}.cpg",
         "decoder_only": f"{_RESEARCH}.separate",
@@ -28,9 +30,7 @@ STRATEGIES: Registry[type[Any]] = Registry(
         "sequential": f"{_RESEARCH}.shared",
     },
 )
-"""The strategies by name; a subclass of `Strategy` with a name enters itself. `method.name` of a config is one of them but
-"masks", or a mask method.
-"""
+"""The strategies by name. `method.name` of a config is one of them but "masks", or a mask method."""
 
 
 def comparison_methods() -> list[str]:

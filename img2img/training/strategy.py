@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ from img2img.training.callback import Callback
 from img2img.training.config import Experiment, TaskConfig, TrainOptions
 from img2img.training.loop import Batches, Objective
 from img2img.training.optimiser import Groups
-from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy_files import read_learned, write_learned
 
 ExtraLoss = Callable[[Tensor, Tensor], Tensor | None]
@@ -135,24 +134,22 @@ class Phase:
 class Strategy(ABC):
     """One way to learn a sequence; subclasses are dataclasses whose fields are the options of a config.
 
+    `strategies.STRATEGIES.register` makes one known to configs.
+
     The runner calls `begin` once the backbone exists, then `adopt` for a first task that trained the backbone, and `learn`
     for every other one. Both give the trainings to be done, one after another, and go on when each is done. `store` then writes
     what was learned, and `load` reads it in a later run.
 
     Attributes:
+        name: its name in configs, set when the class is registered.
         learns_first: the first task is learned like any other, from random weights; the backbone is not used.
         learns_together: what is learned of a task depends on all tasks of the sequence, in place of those before it.
     """
 
-    name: ClassVar[str] = ""
+    name: ClassVar[str]
     learns_first: ClassVar[bool] = False
     learns_together: ClassVar[bool] = False
     context: Context = field(init=False, repr=False)
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.name:
-            STRATEGIES.add(cls.name, cls)
 
     def check(self, experiment: Experiment, network: MaskedNetwork) -> None:
         """Refuse, before any training, an experiment that does not fit the backbone.

@@ -127,8 +127,8 @@ def test_a_signature_is_the_form_of_its_options() -> None:
 
 
 def test_a_spec_is_written_as_it_was_given() -> None:
-    from img2img.tasks.base import KINDS
+    from img2img.tasks import TASKS
 
-    spec = Spec.of(KINDS, {"kind": "denoising", "sigma": 25}, what="task")
+    spec = Spec.of(TASKS, {"kind": "denoising", "sigma": 25}, what="task")
     assert spec.plain() == {"kind": "denoising", "sigma": 25}
     assert spec.build().options() == spec.plain()

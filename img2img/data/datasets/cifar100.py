@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img.data.arrays import ArrayDataset, require_part
+from img2img.data.base import DATA, by_part
 from img2img.data.images.listing import require_folder
 from img2img.errors import InputError
 from img2img.files.unpickle import read_pickled_arrays
@@ -49,6 +50,8 @@ _EXPECTED = (
 _REMEDY = 'unpack the Python version there, from the page "The CIFAR-10 and CIFAR-100 datasets" (University of Toronto)'
 
 
+@DATA.register("cifar100")
+@by_part
 class Cifar100(ArrayDataset):
     """CIFAR-100 (Krizhevsky, "Learning multiple layers of features from tiny images", 2009): 32 x 32 pixels, RGB.
 

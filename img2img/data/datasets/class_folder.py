@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.base import ImageDataset, Sample
+from img2img.data.base import DATA, ImageDataset, Sample
 from img2img.data.datasets.file_names import first_twice, nfc
 from img2img.data.datasets.label_table import unknown_name
 from img2img.data.images.decode import read_image
 from img2img.data.images.listing import EXTENSIONS, SkippedFiles, require_folder, scan, subfolders
+from img2img.data.split import SplitClasses
 from img2img.data.warn_once import warn_once
 from img2img.errors import InputError
 
 _PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
+@DATA.register("class_folder")
 class ClassFolder(ImageDataset):
     """One part of a dataset that has a folder a class: `root/CLASS/**/*.jpg`, in the order of the classes, then of the paths.
 
@@ -114,3 +116,8 @@ def listed(root: str | os.PathLike[str]) -> ClassFolder:
 @functools.lru_cache(maxsize=2)
 def _listed(folder: Path, changed: tuple[tuple[str, int], ...]) -> ClassFolder:
     return ClassFolder(root=folder)
+
+
+@DATA.register("split_class_folder")
+def _split_class_folder(*, root: str, number: int, classes_per_task: int, order: str = "sorted", seed: int = 0) -> ImageDataset:
+    return SplitClasses(listed(root), number=number, classes_per_task=classes_per_task, order=order, seed=seed)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.base import VOID, ImageDataset, Sample
+from img2img.data.base import DATA, VOID, ImageDataset, Sample
 from img2img.data.datasets.coco_file import id_order, read_coco
 from img2img.data.datasets.coco_regions import EXPECTED, draw_region
 from img2img.data.datasets.file_names import nfc, on_disk
@@ -21,6 +21,7 @@ from img2img.errors import InputError
 from img2img.files.paths import expanded
 
 
+@DATA.register("coco")
 class CocoSegmentation(ImageDataset):
     """The images of a COCO instance file with semantic labels: 0 is background, then the categories.
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.base import ImageDataset, Sample
+from img2img.data.base import DATA, ImageDataset, Sample
 from img2img.data.datasets.file_names import nfc, on_disk
 from img2img.data.datasets.label_table import unknown_name
 from img2img.data.images.decode import read_image
@@ -34,6 +34,7 @@ _SOURCE = (
 )
 
 
+@DATA.register("decathlon")
 class Decathlon(ImageDataset):
     """One dataset of the Visual Domain Decathlon (Rebuffi, Bilen and Vedaldi, NIPS 2017), in the order of its file.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.base import VOID, ImageDataset, Sample
+from img2img.data.base import DATA, VOID, ImageDataset, Sample
 from img2img.data.datasets.file_matching import Side, pair_files
 from img2img.data.datasets.label_table import LabelTable, read_classes
 from img2img.data.images.decode import read_image, read_label, read_turned
@@ -19,6 +19,7 @@ LOOKED_AT = 8
 """Labels of a folder that are looked at when it is opened, to ask what 255 means."""
 
 
+@DATA.register("image_folder")
 class ImageFolder(ImageDataset):
     """Every image of a folder and its subfolders, sorted by path, without labels.
 
@@ -108,6 +109,7 @@ class SegmentationDataset(ImageDataset):
         return read_label(path, stored=self._stored, greys=self._greys)
 
 
+@DATA.register("image_label_folder")
 class ImageLabelFolder(SegmentationDataset):
     """A folder of images and a folder of label images, paired by the path without the extension.
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img.data.arrays import ArrayDataset, require_part
+from img2img.data.base import DATA, by_part
 from img2img.data.images.listing import require_folder
 from img2img.errors import InputError
 from img2img.files.paths import expanded
@@ -23,6 +24,8 @@ MAX_BYTES = 1 << 30
 _UNSIGNED_BYTE = 8
 
 
+@DATA.register("mnist")
+@by_part
 class Mnist(ArrayDataset):
     """MNIST (LeCun et al., "Gradient-based learning applied to document recognition", 1998): 28 x 28 pixels, grey, ten digits.
 
@@ -98,11 +101,15 @@ have angles from all around.
 Part = Literal["train", "val", "test"]
 
 
+@DATA.register("permuted_mnist")
+@by_part
 def permuted_task(part: Part, *, root: str, number: int, val: int = 0) -> Mnist:
     """Task `number`, from 1: the permutation of that number."""
     return Mnist(root=root, part=part, permutation=number, val=val)
 
 
+@DATA.register("rotated_mnist")
+@by_part
 def rotated_task(part: Part, *, root: str, number: int, val: int = 0) -> Mnist:
     """Task `number`, from 1 to 359: the rotation by `ANGLES[number - 1]`.
 

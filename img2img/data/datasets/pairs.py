@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from img2img.data.base import ImageDataset, Sample
+from img2img.data.base import DATA, ImageDataset, Sample
 from img2img.data.datasets.file_matching import Side, pair_files
 from img2img.data.images.decode import read_image, read_turned
 from img2img.data.images.exif import DrawnOn, check_drawn_on, of_which_pixels, turned, warn_of_turned
@@ -15,6 +15,7 @@ from img2img.data.images.listing import list_images, require_folder
 from img2img.errors import InputError
 
 
+@DATA.register("pairs")
 class PairFolder(ImageDataset):
     """Every A|B file of a folder and its subfolders, sorted by path: `source` is A, `image` is B.
 
@@ -55,6 +56,7 @@ class PairFolder(ImageDataset):
         return ((path.relative_to(self.root).as_posix(), path),)
 
 
+@DATA.register("paired_folders")
 class PairedFolders(ImageDataset):
     """Two folders, paired by the path without the extension: `inputs/a/1.jpg` belongs to `targets/a/1.png`.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from img2img.data.base import ImageDataset, Sample, check_part
+from img2img.data.base import DATA, ImageDataset, Sample, by_part, check_part
 from img2img.errors import InputError
 
 
@@ -164,3 +164,9 @@ class SamplePhotos(ImageDataset):
 
     def __getitem__(self, index: int) -> Sample:
         return self._samples[index]
+
+
+@DATA.register("samples")
+@by_part
+def _samples(part: str, *, short_side: int = 160, tile: int = 64) -> SamplePhotos:
+    return SamplePhotos(part, short_side=short_side, tile=None if part == "train" else tile)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
+from img2img.data.base import DATA
 from img2img.data.datasets.file_matching import by_stem_of
 from img2img.data.datasets.file_names import on_disk, read_name_list
 from img2img.data.datasets.folder import SegmentationDataset
@@ -20,6 +21,7 @@ VOC_CLASSES = (
 """The 21 classes by label value; 255 is void, the outline that VOC draws around every object."""
 
 
+@DATA.register("voc")
 class VocSegmentation(SegmentationDataset):
     """One list of Pascal VOC with semantic labels (Everingham et al., "The Pascal Visual Object Classes Challenge", 2010).
 

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from img2img.data.base import DATA
 from img2img.data.datasets.file_names import read_name_list
 from img2img.data.datasets.folder import SegmentationDataset
 from img2img.data.datasets.label_table import LabelTable
@@ -24,6 +25,7 @@ from img2img.errors import InputError
 _Item = tuple[str, Path, Path]
 
 
+@DATA.register("voc_sbd")
 class VocSbd(SegmentationDataset):
     """The images to train on, or those to report on, sorted by name.
 

@@ -1,12 +1,13 @@
 """Made images to classify: striped patterns, drawn in memory in milliseconds, so that every pipeline runs without data."""
 
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from img2img.data.arrays import ArrayDataset
-from img2img.data.base import PARTS
+from img2img.data.base import DATA, PARTS, by_part
 from img2img.errors import InputError
 
 WAVES = 3
@@ -69,3 +70,11 @@ def _draw(
     image += rng.uniform(-0.1, 0.1, (count, 1, 1, 1)) + rng.normal(0, 0.08, image.shape)
     done: NDArray[np.uint8] = (image.clip(0, 1) * 255).astype(np.uint8)
     return done
+
+
+@DATA.register("patterns")
+@by_part
+def _patterns(
+    part: str, *, count: Mapping[str, int], number: int = 1, classes: int = 5, size: int = 32, seed: int = 0
+) -> Patterns:
+    return Patterns(part, count=count[part], number=number, classes=classes, size=size, seed=seed)

@@ -1,12 +1,12 @@
 """Rendered segmentation sets with exact labels, as many images as one asks for, the same on every machine."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.base import PARTS, ImageDataset, Sample, check_part
+from img2img.data.base import DATA, PARTS, ImageDataset, Sample, by_part, check_part
 from img2img.data.synthetic import landscape, shapes
 from img2img.data.synthetic.renderer import PhotoTextures
 from img2img.errors import InputError
@@ -64,3 +64,9 @@ class Scenes(ImageDataset):
             raise IndexError(f"{self.name} has scenes 0 to {self._count - 1}, not {index}")
         image, label = self._render(np.random.default_rng((*self._stream, index)), self._size, self._stock)
         return Sample(image, label, name=f"{self.name} {index}")
+
+
+@DATA.register("scenes")
+@by_part
+def _scenes(part: str, *, scenes: str, size: int, count: Mapping[str, int], seed: int = 0) -> Scenes:
+    return Scenes(scenes, part, count=count[part], size=size, seed=seed)

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.masks.base import Mask, MaskMethod, check_parts
+from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor
@@ -247,6 +247,7 @@ class AffineMask(BinaryMask):
         self._learn(mine)
 
 
+@METHODS.register("affine")
 @dataclass(frozen=True, kw_only=True)
 class Affine(MaskMethod):
     """Effective weight `k0 W + k1 1 + k2 M + k3 W∘M`, `M = 1[R >= 0]` (equation 2). The defaults are the paper's full form.
@@ -265,7 +266,6 @@ class Affine(MaskMethod):
         score_high: see `score_low`.
     """
 
-    name: ClassVar[str] = "affine"
     learned: Sequence[str] = K
     start: Sequence[float] = START
     channel_wise: bool = False

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.masks.base import Mask, MaskMethod, check_parts
+from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.layers import Layer
 from img2img.masks.methods.supsup import SupSup
@@ -79,6 +78,7 @@ class ImpressMask(Mask):
         self.frozen = False
 
 
+@METHODS.register("impresslearn")
 @dataclass(frozen=True, kw_only=True)
 class ImpressLearn(MaskMethod):
     """Effective weight `Σ_i α_i (M_i ∘ W)` with one `α` for each mask of a basis and each weight (equation 1).
@@ -96,7 +96,6 @@ class ImpressLearn(MaskMethod):
         hybrid_density: the fraction of ones of that mask, see `SupSup`; not used otherwise.
     """
 
-    name: ClassVar[str] = "impresslearn"
     basis: str
     penalty_weight: float = 0.0
     hybrid: bool = False

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.masks.base import Mask, MaskMethod, check_parts
+from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor
@@ -212,6 +212,7 @@ class SoftKSMMask(KSMMask):
         return (low + scales * (top - low)).clamp_(max=edge)
 
 
+@METHODS.register("ksm")
 @dataclass(frozen=True, kw_only=True)
 class KSM(MaskMethod):
     """Effective weight `W ∘ (M + A)`: `M = 1[R >= τ]`, and `A = (1 - M) ∘ normal(R)` scales what `M` would drop (equations 4, 5).
@@ -251,7 +252,6 @@ class KSM(MaskMethod):
         start: "ones" gives every score `init`; "uniform" draws from `U(2τ - init, init)`, about half of them ones.
     """
 
-    name: ClassVar[str] = "ksm"
     granularity: Literal["kernel", "element"] = "kernel"
     soft: bool = True
     gradient: Literal["softmax", "straight_through"] = "softmax"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.masks.base import Mask, MaskMethod, build_method, check_parts
+from img2img.masks.base import METHODS, Mask, MaskMethod, build_method, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.layers import Layer
 
@@ -68,6 +68,7 @@ class TrainableCopy(Mask):
         self.frozen = False
 
 
+@METHODS.register("mixed")
 @dataclass(frozen=True, kw_only=True)
 class Mixed(MaskMethod):
     """`method` on all weights but those that fit the patterns `trainable_copies`, of which the task has a trained copy.
@@ -81,7 +82,6 @@ class Mixed(MaskMethod):
         trainable_copies: shell patterns for whole weight names, such as `"decoder.blocks.4.*"`; each must fit a weight.
     """
 
-    name: ClassVar[str] = "mixed"
     stored_names: ClassVar[Mapping[str, str]] = {"trainable_copies": "own"}
     method: MaskMethod | Mapping[str, Any]
     trainable_copies: Sequence[str]

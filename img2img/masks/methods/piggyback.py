@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.masks.base import Mask, MaskMethod, check_parts
+from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor, pack_bits, unpack_bits
@@ -177,6 +177,7 @@ class TernaryMask(PiggybackMask):
         self.negative = None
 
 
+@METHODS.register("piggyback")
 @dataclass(frozen=True, kw_only=True)
 class Piggyback(MaskMethod):
     """Effective weight `W ∘ M`, `M = 1[R >= τ]`, straight-through gradient (Piggyback, equations 4 and 7).
@@ -200,7 +201,6 @@ class Piggyback(MaskMethod):
         ternary: masks in {-1, 0, 1}, with the cut-offs τ and -τ (the paper's variant "with two cut-off thresholds").
     """
 
-    name: ClassVar[str] = "piggyback"
     threshold: float = 5e-3
     init: float = 1e-2
     margin: float | None = None

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.masks.base import Mask, MaskMethod, check_parts
+from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor
@@ -122,6 +122,7 @@ class TopKMask(BinaryMask):
         return torch.mul(weight, as_factor(decoded[0]), out=out)
 
 
+@METHODS.register("supsup")
 @dataclass(frozen=True, kw_only=True)
 class SupSup(MaskMethod):
     """Effective weight `W ∘ M`, `M` one for the highest scores, straight-through gradient `∂L/∂R = ∂L/∂(W ∘ M) ∘ W`.
@@ -144,7 +145,6 @@ class SupSup(MaskMethod):
             layers in a row without a single one get no gradient, unless something leads around them.
     """
 
-    name: ClassVar[str] = "supsup"
     density: float = 0.1
     allocation: Allocation = "layer"
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from img2img.research.strategies.shared import SharedNetwork
 from img2img.training.config import OptimiserOptions
 from img2img.training.mask_strategy import masked_groups
 from img2img.training.optimiser import ParameterGroup
+from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, evaluated, in_range
 
 
@@ -64,6 +64,7 @@ class Picking(nn.Module):
         return masked_groups(options, scores=trained(self.masks), norm=trained(*norm), head=head, weights=weights)
 
 
+@STRATEGIES.register("cpg")
 @dataclass(kw_only=True)
 class CPG(PackNet):
     """CPG without expansion: compacting and picking, in a network that does not grow.
@@ -104,7 +105,6 @@ class CPG(PackNet):
         norm: each task its own, as published, or the backbone's for good.
     """
 
-    name: ClassVar[str] = "cpg"
     prunings: int = 4
     threshold: float = 5e-3
     init: float = 1e-2

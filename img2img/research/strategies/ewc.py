@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from img2img.research.strategies.shared import SharedLearner, within
+from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, in_range
 
 
+@STRATEGIES.register("ewc")
 @dataclass(kw_only=True)
 class EWC(SharedLearner):
     """EWC: the new task's loss plus `λ/2 Σ_tasks Σ_i F_i (θ_i - θ*_i)^2` (equation 3, one term for each earlier task).
@@ -26,7 +27,6 @@ class EWC(SharedLearner):
         samples: training pictures, augmented, for each task's Fisher information.
     """
 
-    name: ClassVar[str] = "ewc"
     strength: float = 1000.0
     samples: int = 128
 

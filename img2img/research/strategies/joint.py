@@ -15,6 +15,7 @@ from img2img.metrics.sequence import skill
 from img2img.research.strategies.shared import SharedLearner, SharedNetwork, SharedNorm, within
 from img2img.tasks import Task
 from img2img.tasks.base import Example
+from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase
 
 
@@ -77,6 +78,7 @@ class JointTask:
         return self._tasks[self._model.active].loss_count(example)
 
 
+@STRATEGIES.register("joint")
 @dataclass(kw_only=True)
 class Joint(SharedLearner):
     """One network trained on all tasks of the sequence at once, each in turn, for the sum of their steps.
@@ -89,7 +91,6 @@ class Joint(SharedLearner):
         norm: "own", since batches of one task at a time fit no common running statistics.
     """
 
-    name: ClassVar[str] = "joint"
     learns_together: ClassVar[bool] = True
     norm: SharedNorm = "own"
 

@@ -3,16 +3,17 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from img2img.masks.checks import one_of
 from img2img.research.strategies.shared import SharedLearner, SharedNetwork
+from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Phase, in_range
 
 
+@STRATEGIES.register("lwf")
 @dataclass(kw_only=True)
 class LwF(SharedLearner):
     """LwF: the loss of the new task plus λ times the distillation loss of each earlier one, on the new task's pictures.
@@ -27,7 +28,6 @@ class LwF(SharedLearner):
         warmup: the share of the steps in which the new head alone is trained first (the paper's warm-up step).
     """
 
-    name: ClassVar[str] = "lwf"
     strength: float = 1.0
     temperature: float = 2.0
     warmup: float = 0.1

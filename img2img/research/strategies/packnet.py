@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from img2img.masks.checks import one_of
 from img2img.masks.coding import encode
 from img2img.research.strategies.shared import SharedLearner, SharedNorm, within
 from img2img.training.callback import Callback
+from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, in_range
 
 FREE, FIRST = 0, 1
@@ -39,6 +39,7 @@ class Holding(Callback):
             weight.copy_(torch.where(trainable, weight, value))
 
 
+@STRATEGIES.register("packnet")
 @dataclass(kw_only=True)
 class PackNet(SharedLearner):
     """PackNet: train the free weights, prune the smallest of them by magnitude in each layer, and train what is left again.
@@ -65,7 +66,6 @@ class PackNet(SharedLearner):
         norm: the published code freezes normalisation after the first task; masks are given their own.
     """
 
-    name: ClassVar[str] = "packnet"
     norm: SharedNorm = "own"
     first: float = 0.5
     later: float = 0.75

@@ -12,6 +12,7 @@ from img2img.errors import InputError
 from img2img.inference.evaluator import Network
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.tensors import total_bytes
+from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, Strategy, evaluated
 
 
@@ -138,34 +139,33 @@ class SeparateNetworks(Strategy):
             network.model.load_state_dict(tensors, strict=False)  # what is fixed is the backbone's
 
 
+@STRATEGIES.register("finetune")
 @dataclass(kw_only=True)
 class FineTune(SeparateNetworks):
     """Individual fine-tuning: a copy of the backbone a task, all of it trained."""
 
-    name: ClassVar[str] = "finetune"
 
-
+@STRATEGIES.register("decoder_only")
 @dataclass(kw_only=True)
 class DecoderOnly(SeparateNetworks):
     """The encoder frozen, normalisation included; a decoder and a head a task (the poster's "decoder")."""
 
-    name: ClassVar[str] = "decoder_only"
     trained: ClassVar[tuple[str, ...] | None] = ("decoder", HEAD)
 
 
+@STRATEGIES.register("head_only")
 @dataclass(kw_only=True)
 class HeadOnly(SeparateNetworks):
     """All but the head frozen: what the backbone's features alone are worth."""
 
-    name: ClassVar[str] = "head_only"
     trained: ClassVar[tuple[str, ...] | None] = (HEAD,)
 
 
+@STRATEGIES.register("scratch")
 @dataclass(kw_only=True)
 class Scratch(SeparateNetworks):
     """An independent network a task, from random weights: the encoder has none of ImageNet's either."""
 
-    name: ClassVar[str] = "scratch"
     learns_first: ClassVar[bool] = True
 
     def _start(self) -> FrozenBackbone:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from img2img.inference.evaluator import Network
 from img2img.masks.checks import one_of
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.tensors import all_tensors, total_bytes
+from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, Strategy
 
 SharedNorm = Literal["shared", "own", "frozen"]
@@ -180,11 +181,10 @@ def within(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name.removeprefix(f"{prefix}."): t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
 
 
+@STRATEGIES.register("sequential")
 @dataclass(kw_only=True)
 class Sequential(SharedLearner):
     """Sequential fine-tuning: one network carried on from task to task, which shows what forgetting is."""
-
-    name: ClassVar[str] = "sequential"
 
     def learn(self, name: str) -> Iterator[Phase]:
         """Train everything that is shared, and the new head."""

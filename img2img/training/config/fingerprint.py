@@ -12,9 +12,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from img2img.backbones import KINDS as BACKBONES
-from img2img.data import KINDS as DATA
-from img2img.tasks.base import KINDS as TASKS
+from img2img.backbones import BACKBONES
+from img2img.data import DATA
+from img2img.tasks import TASKS
 from img2img.training.config.experiment import BasisOfTasks, Experiment, TaskConfig
 from img2img.training.strategies import MASKS
 

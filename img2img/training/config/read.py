@@ -4,12 +4,12 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from img2img.backbones import KINDS as BACKBONES
+from img2img.backbones import BACKBONES
 from img2img.errors import InputError
 from img2img.masks import METHODS, MaskMethod, Mixed
 from img2img.masks.task_store import check_task_name
 from img2img.registry import import_modules
-from img2img.tasks.base import KINDS as TASKS
+from img2img.tasks import TASKS
 from img2img.training.config.data_spec import DataSpec
 from img2img.training.config.experiment import (
     BackboneConfig,

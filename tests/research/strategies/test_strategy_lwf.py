@@ -18,8 +18,6 @@ from img2img.training.strategy import Phase
 class Recorded(LwF):
     """Keeps the teacher and the answers that it gave."""
 
-    name = ""  # no method of a config
-
     def distillation(self, teacher: SharedNetwork, earlier: list[str], input: Tensor) -> Tensor | None:
         """As LwF's."""
         self.teacher = teacher
