@@ -33,7 +33,7 @@ def test_everything_of_a_task_is_built_and_merged_in_the_order_of_the_sequence(c
     assert (first.train.steps, second.train.steps) == (5, 8), "what is the first task's alone"
     assert (first.train.optimiser.mask_lr, second.train.optimiser.mask_lr) == (4e-3, 3e-3)
     assert first.train.optimiser.lr == second.train.optimiser.lr == 1e-2, "a group is merged, not replaced"
-    assert second.method == Mixed(method=Piggyback(init=6e-3), own=("decoder.*",))
+    assert second.method == Mixed(method=Piggyback(init=6e-3), trainable_copies=("decoder.*",))
     assert second.task.build(classes=["a", "b"]).kind == "segmentation"
     assert second.data.options["classes"] == ["ground", "disk"]
 
