@@ -28,7 +28,7 @@ from img2img.training.sequence import SequenceRunner
 
 ONE = {"accelerator": "cpu", "threads": 1}
 Make = Callable[..., dict[str, Any]]
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+HELPERS, ROOT = Path(__file__).parents[1] / "helpers", Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 METHODS: dict[str, dict[str, Any]] = {
     "piggyback": {"name": "piggyback", "init": 6e-3},
@@ -47,7 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def started(command: list[str]) -> subprocess.CompletedProcess[str]:
     """The outcome of a command that starts processes, on CPUs."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{HERE}", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{HELPERS}", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
     try:
         printed, errors = process.communicate(timeout=240)
@@ -90,7 +90,7 @@ def test_processes_whose_folder_is_in_use_all_end_with_one_message_and_touch_not
     file.write_text(
         json.dumps([job(config(sequence=["disks"], device=ONE, evaluation={"batch_size": 4}), report=True)]), encoding="utf-8"
     )
-    command = [*TORCHRUN, str(HERE / "distributed_run.py"), str(file)]
+    command = [*TORCHRUN, str(HELPERS / "distributed_run.py"), str(file)]
     with hold(folder):
         done = started(command)
         assert [path.name for path in folder.iterdir()] == [".img2img.lock"]
@@ -129,7 +129,7 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
     jobs += [job(normalises("resumed"))]
     file = tmp_path / "jobs.json"
     file.write_text(json.dumps(jobs), encoding="utf-8")
-    done = started([*TORCHRUN, str(HERE / "distributed_run.py"), str(file)])
+    done = started([*TORCHRUN, str(HELPERS / "distributed_run.py"), str(file)])
     assert done.returncode == 0, done.stdout + done.stderr
 
     for method in METHODS:
@@ -186,7 +186,7 @@ def test_a_batch_that_the_processes_cannot_share_out_is_refused_first(
     class Two(Processes):
         def __init__(self, fabric: Any) -> None:
             super().__init__(fabric)
-            self.count = 2
+            self.world_size = 2
 
     monkeypatch.setattr(sequence, "Processes", Two)
     experiment = config()

@@ -29,7 +29,8 @@ def test_a_run_inside_its_own_pictures_reads_them_alone_each_time(config: Make, 
     run(first, bars=False)
     assert list(out.rglob("*.png"))
     for other in (first, first | {"out": str(tmp_path / "other")}):
-        parts = prepare(read_experiment(other), "colour").parts
+        experiment = read_experiment(other)
+        parts = prepare(experiment, experiment.tasks[0]).parts
         assert sum(map(len, (parts.train, parts.val, parts.test))) == 12
     run(first | {"sequence": ["colour", "again"]}, bars=False)
     log = (out / "log.txt").read_text()
