@@ -1,4 +1,4 @@
-"""A script of `pipelines/` or a command of `img2img`, run in this process: a new one takes five seconds to import its libraries."""
+"""A script of `pipelines/` or a command of `img2img` in this process: a new one takes five seconds to import its libraries."""
 
 import contextlib
 import io

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import asdict, replace
 
 import pytest
@@ -278,11 +276,3 @@ def test_figures_of_nothing_are_refused() -> None:
     for nothing in ([], [[]]):
         with pytest.raises(InputError, match="got no rows"):
             plots.flips_figure(nothing)
-
-
-def test_matplotlib_is_imported_only_to_draw_and_pyplot_never() -> None:
-    code = (
-        "import sys; from img2img.masks import analysis, plots; assert 'matplotlib' not in sys.modules; "
-        "plots.similarity_figure(['a'], [[1.0]]); assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
