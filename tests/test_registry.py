@@ -152,7 +152,7 @@ def test_data_may_cut_itself_into_parts(here: Path) -> None:
     parts = build_data({"kind": "thirds", "grey": 7})
     assert [len(parts.train), len(parts.val), len(parts.test)] == [3, 2, 1]
     assert parts.val[0].image.max() == 7
-    with pytest.raises(InputError, match="data 'thirds' has no option 'gray': did you mean 'grey'"):
+    with pytest.raises(InputError, match="'thirds'.*'gray'.*mean 'grey'"):
         build_data({"kind": "thirds", "gray": 7})
 
 
@@ -181,7 +181,7 @@ def test_one_file_under_two_module_names_is_one_module(here: Path) -> None:
 
 def test_two_modules_with_one_name_are_told_apart_in_one_message(here: Path) -> None:
     (here / "my_others.py").write_text(TASK.replace("Grain", "Other"))
-    with pytest.raises(InputError, match=r"task kind 'grain' is defined twice, by Grain in .*my_tasks.py and by Other in .*my_o"):
+    with pytest.raises(InputError, match=r"'grain'.*twice.*my_tasks.py.*my_o"):
         import_modules(["my_tasks", "my_others.py"])
     assert task_class("grain").__name__ == "Grain", "the first stays"
 
@@ -210,13 +210,13 @@ TAKEN: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("what", TAKEN)
 def test_a_name_of_img2imgs_own_is_not_to_be_had(what: str) -> None:
-    with pytest.raises(InputError, match=f"{what.strip()} is defined twice, .*give yours another"):
+    with pytest.raises(InputError, match=f"{what.strip()} twice, .*give yours another"):
         TAKEN[what]()
 
 
 def test_a_comparison_method_and_a_mask_method_may_not_share_a_name() -> None:
     type("Mine", (METHODS["supsup"],), {"name": "lwf"})
-    with pytest.raises(InputError, match="'lwf' is a comparison method and a mask method here"):
+    with pytest.raises(InputError, match="'lwf'.*comparison method.*mask method"):
         build_strategy({"name": "lwf"})
 
 
@@ -227,7 +227,7 @@ def test_every_name_of_img2imgs_own_is_found_and_an_unknown_one_says_how_to_brin
     assert len(registry) == len(list(registry)) > 3
     assert all(callable(registry.find(name)) for name in registry)
     for name in ("mine", None, ["unhashable"]):
-        with pytest.raises(InputError, match=r"is unknown; known: .*imports=\[MODULE\] in a config, --import MODULE"):
+        with pytest.raises(InputError, match=r"known: .*imports=\[MODULE\].*--import MODULE"):
             registry.find(name)
 
 
@@ -244,22 +244,22 @@ def test_what_a_backbone_of_ones_own_must_be_is_checked() -> None:
     def odd(*, out_channels: int) -> backbones.Backbone:
         return backbones.build_backbone({"kind": "lenet", "out_channels": out_channels})
 
-    with pytest.raises(InputError, match=r"kind 'odd' built spec=.*'lenet'.*: expected a Backbone whose spec has that kind"):
+    with pytest.raises(InputError, match=r"'odd'.*'lenet'.*Backbone"):
         backbones.build_backbone({"kind": "odd", "out_channels": 2})
     backbones.register_backbone("worse")(lambda: 3)  # type: ignore[arg-type,return-value]
-    with pytest.raises(InputError, match="kind 'worse' built a int: expected a Backbone"):
+    with pytest.raises(InputError, match="'worse'.* int: .*Backbone"):
         backbones.build_backbone({"kind": "worse"})
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("my_nowhere", "no module 'my_nowhere', neither installed nor in .*: install it"),
+        ("my_nowhere", "'my_nowhere'.*install it"),
         ("my_tasks.more", "no module 'my_tasks.more'"),
-        ("nowhere.py", "'nowhere.py', and there is no file .*: correct the path"),
-        ("my-tasks", "expected the name of a module, such as my_tasks, or a file that ends in .py"),
-        ("more/my-file.py", "expected a file name of letters, digits and _"),
-        ("more/json.py", "the module 'json' is another one here .*: rename the file"),
+        ("nowhere.py", "'nowhere.py'.*correct the path"),
+        ("my-tasks", "name of a module.*ends in .py"),
+        ("more/my-file.py", "file name of letters, digits"),
+        ("more/json.py", "'json'.*rename the file"),
         (3, "imports got 3"),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_module_that_is_not_there_is_one_message(here: Path, name: Any, messag
 
 
 def test_one_name_in_place_of_a_list_is_refused(here: Path) -> None:
-    with pytest.raises(InputError, match="the config got imports: 'my_tasks': expected"):
+    with pytest.raises(InputError, match="imports: 'my_tasks'"):
         read_experiment(config(imports="my_tasks"))
 
 

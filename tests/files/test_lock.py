@@ -176,7 +176,7 @@ def test_of_another_machine_the_message_says_what_to_delete(tmp_path: Path) -> N
     before = tree(tmp_path)
     for attempt in (lambda: hold(tmp_path, wait=0).__enter__(), lambda: check_free(tmp_path)):
         with pytest.raises(
-            FolderInUseError, match=r"process 77 on node12, since 2026-01-01 10:00:00\+00:00.*delete .*img2img\.lock"
+            FolderInUseError, match=r"77 on node12.*10:00.*delete .*\.lock"
         ):
             attempt()
     assert tree(tmp_path) == before
@@ -220,7 +220,7 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: py
         return opened(path, flags, *more, **options)
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(OSError, match="Make the folder writable or choose another"), hold(tmp_path / "x"):
+    with pytest.raises(OSError, match="writable or choose another"), hold(tmp_path / "x"):
         pass
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()

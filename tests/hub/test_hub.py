@@ -130,7 +130,7 @@ def test_a_shared_folder_is_replaced_and_any_other_refused(run: Path, tmp_path: 
     for name in ("notes.txt", ".git"):
         clone = shutil.copytree(folder, tmp_path / f"with {name}")
         (clone / name).write_text("mine")
-        with pytest.raises(InputError, match=rf"holds something else than a shared bundle \({name}\)"):
+        with pytest.raises(InputError, match=rf"something else.* \({name}\)"):
             hub.save_pretrained(run, clone)
         assert (clone / name).read_text() == "mine"
     (tmp_path / "readme").mkdir()
@@ -246,7 +246,7 @@ def test_without_a_connection_there_is_one_message_with_what_to_do(tmp_path: Pat
     client = importlib.import_module(huggingface_hub.errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
     assert issubclass(huggingface_hub.errors.HfHubHTTPError, client.HTTPError)
 
-    with pytest.raises(InputError, match=r"'me/tiny'.*could not be reached.*without a connection, give a folder"):
+    with pytest.raises(InputError, match=r"'me/tiny'.*reached.*give a folder"):
         hub.from_pretrained("me/tiny", cache_dir=tmp_path, local_files_only=True)
     for error in (client.ConnectError("no route"), huggingface_hub.errors.OfflineModeIsEnabled("offline"), TimeoutError("slow")):
 
@@ -288,7 +288,7 @@ def test_only_push_to_hub_sends_anything(run: Path, tmp_path: Path, monkeypatch:
     assert calls[1][1] == {"repo_id": "me/tiny", "private": True, "exist_ok": True}
     assert calls[2][1]["folder_path"] == folder
     assert calls[2][1]["allow_patterns"] == list(hub.FILES)
-    with pytest.raises(InputError, match=r"license='mit'.*has a model card.*save_pretrained"):
+    with pytest.raises(InputError, match=r"license='mit'.*save_pretrained"):
         hub.push_to_hub(folder, "me/tiny", license="mit")
     with pytest.raises(InputError, match="no bundle"):
         hub.push_to_hub(tmp_path, "me/tiny")

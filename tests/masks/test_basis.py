@@ -298,7 +298,7 @@ def test_a_multiplier_beyond_half_precision_is_cut_off_and_not_infinite() -> Non
 
 def test_tasks_that_cannot_make_a_basis_are_refused() -> None:
     net, _ = _network(masks.Piggyback(), masks.Identity())
-    with pytest.raises(InputError, match=r"'1' \(identity\) has no binary mask for 0\.weight"):
+    with pytest.raises(InputError, match=r"'1' \(identity\).*0\.weight"):
         basis_of_tasks(net, ["0", "1"])
     with pytest.raises(InputError, match=r"'1' \(identity\) has no real mask"):
         basis_of_tasks(net, ["1"], kind="real")
@@ -310,7 +310,7 @@ def test_tasks_that_cannot_make_a_basis_are_refused() -> None:
         basis_of_tasks(net, "0")
     with pytest.raises(InputError, match="no task 'x'"):
         basis_of_tasks(net, ["x"])
-    with pytest.raises(InputError, match="expected one of 'binary', 'signed', 'real'"):
+    with pytest.raises(InputError, match="'binary', 'signed', 'real'"):
         basis_of_tasks(net, ["0"], kind="ternary")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no masks for 'other'"):
         basis_of_tasks(net, ["0"]).masks("other")

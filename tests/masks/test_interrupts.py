@@ -189,7 +189,7 @@ def test_a_layer_that_writes_into_its_weights_is_found_out_when_a_call_ends_by_a
 
     net = MaskedNetwork(Writes())
     net.add_task("a", masks.Piggyback())
-    with pytest.raises(RuntimeError, match=r"the backbone is no longer what it was .*wrote into its weights"):
+    with pytest.raises(RuntimeError, match=r"wrote into its weights"):
         net(torch.ones(1, 3), task="a")
 
 

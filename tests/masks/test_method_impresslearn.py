@@ -185,7 +185,7 @@ def test_a_basis_that_is_missing_or_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="no masks for 'w'"):
         ImpressLearn(basis="b").create(other, net.bases())
     turned = {"b": Basis.random({"w": layer(torch.ones(2, 3))}, count=2, density=0.5, seed=0)}
-    with pytest.raises(InputError, match=r"masks of shape \(2, 3\) for w, which is \(3, 2\)"):
+    with pytest.raises(InputError, match=r"\(2, 3\) for w.*\(3, 2\)"):
         ImpressLearn(basis="b").create(other, turned)
 
 

@@ -398,7 +398,7 @@ def test_everything_from_the_results_is_escaped(tmp_path: Path) -> None:
         (lambda r: r.update(schema=2), "schema 2: expected 1"),
         (lambda r: r.update(tasks=[]), "has no tasks"),
         (lambda r: r["tasks"][1].pop("trivial"), r"tasks\[1\] lacks trivial"),
-        (lambda r: r["tasks"][1].update(value="0.5"), r"tasks\[1\], value: expected a number or null, got '0.5'"),
+        (lambda r: r["tasks"][1].update(value="0.5"), r"tasks\[1\], value.*number.*'0.5'"),
         (lambda r: r["tasks"][1].update(value=True), r"tasks\[1\], value"),
         (lambda r: r["tasks"][1].update(name="../x"), r"the name '../x'"),
         (lambda r: r["tasks"][1].update(figures={"SSIM": []}), r"figures, SSIM: expected a number"),
@@ -406,10 +406,10 @@ def test_everything_from_the_results_is_escaped(tmp_path: Path) -> None:
         (lambda r: r["forgetting"]["value_matrix"].pop(), "expected 6 rows of 6 numbers"),
         (lambda r: r["forgetting"]["value_matrix"][2].pop(), "expected 6 rows of 6 numbers"),
         (lambda r: r["backbone"].pop("sha256"), "backbone lacks sha256"),
-        (lambda r: r["backbone"].update(bytes=-1), "backbone, bytes: expected a number of bytes, got -1"),
-        (lambda r: r.update(shared_bytes="many"), "shared_bytes: expected a number or null, got 'many'"),
-        (lambda r: r["environment"].update(device=["a"]), "environment, device: expected a number or text or null, got"),
-        (lambda r: r["tasks"][1].update(steps=10**400), r"tasks\[1\], steps: expected a number or null, got 1000"),
+        (lambda r: r["backbone"].update(bytes=-1), "backbone, bytes.*number.*-1"),
+        (lambda r: r.update(shared_bytes="many"), "shared_bytes.*number.*'many'"),
+        (lambda r: r["environment"].update(device=["a"]), "environment, device.*text"),
+        (lambda r: r["tasks"][1].update(steps=10**400), r"tasks\[1\], steps.*number.*1000"),
         (lambda r: r["tasks"][1].update(name="x" * 300), "expected a task's name"),
         (lambda r: r["tasks"][1].update(figures={"\ud800": 1}), "is not valid JSON"),
     ],
@@ -425,9 +425,9 @@ def test_results_of_another_shape_are_refused_with_the_place(tmp_path: Path, spo
 
 
 def test_missing_and_broken_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder; give the folder of a finished run"):
+    with pytest.raises(InputError, match="no such folder.*finished run"):
         write_report(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"has no results.json; give the folder of a finished run"):
+    with pytest.raises(InputError, match=r"no results.json.*finished run"):
         write_report(tmp_path)
     (tmp_path / "results.json").write_text('{"schema": 1,', encoding="utf-8")
     with pytest.raises(InputError, match="not valid JSON"):
@@ -440,12 +440,12 @@ def test_a_broken_picture_or_log_is_named(tmp_path: Path) -> None:
     whole = picture.read_bytes()
     for broken in (b"no picture", whole[: len(whole) // 2]):
         picture.write_bytes(broken)
-        with pytest.raises(InputError, match=r"a\.png cannot be read as PNG .* delete it"):
+        with pytest.raises(InputError, match=r"a\.png .*PNG .*delete it"):
             write_report(folder)
     picture.write_bytes(whole)
     for broken in ("step,loss\n1,x\n", "a,b\n1,2\n", "step,loss\n1\n,2\n"):
         log.write_text(broken, encoding="utf-8")
-        with pytest.raises(InputError, match=r"a\.csv is not a training log .* delete it"):
+        with pytest.raises(InputError, match=r"a\.csv .*training log .*delete it"):
             write_report(folder)
     log.write_text("step,loss,rate,val mIoU\n", encoding="utf-8")
     assert "No training log was found" in Page(write_report(folder).read_text(encoding="utf-8")).text

@@ -177,11 +177,11 @@ def test_it_describes_itself(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "said"),
     [
-        ("run/birds", 404, "no task 'birds' here; there is disks, colour, edges"),
-        ("run/disks?form=odd", 422, "form='odd': disks gives colours, labels, overlay"),
-        ("run/disks?side=0", 422, "side: input should be greater than or equal to 1, got '0'"),
+        ("run/birds", 404, "no task 'birds'"),
+        ("run/disks?form=odd", 422, "disks gives colours, labels, overlay"),
+        ("run/disks?side=0", 422, "side: input should be greater than"),
         ("run/disks?side=wide", 422, "side: input should be a valid integer"),
-        ("run/disks?side=6000", 413, "with a shorter side of 6000: expected 24,000,000 at most"),
+        ("run/disks?side=6000", 413, "6000: expected 24,000,000 at most"),
         ("walk/disks", 404, "nothing at /api/v1/walk/disks"),
     ],
 )
@@ -198,7 +198,7 @@ def test_wrong_requests(http: httpx.Client, path: str, status: int, said: str) -
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", 415, "no image that can be read"),
         (b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>', 415, "no image"),
         (encoded(Image.new("F", (9, 9)), "TIFF"), 422, "float pixels"),
-        (encoded(Image.new("1", (6000, 5000))), 413, "6000 x 5000 pixels, 30,000,000: expected 24,000,000 at most"),
+        (encoded(Image.new("1", (6000, 5000))), 413, "30,000,000: expected 24,000,000 at most"),
         (encoded(Image.new("1", (60_000, 4))), 413, "it is very thin"),
         (encoded(Image.new("1", (20_000, 20_000))), 413, "too many pixels"),
     ],

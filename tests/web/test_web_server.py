@@ -30,7 +30,7 @@ def test_a_signal_stops_it_and_it_leaves_nothing(bundle: Path, tmp_path: Path, h
 def test_a_port_in_use(bundle: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(InputError, match=f"port {port} of 127.0.0.1 is in use: choose another, or 0"):
+        with pytest.raises(InputError, match=f"port {port}  .*in use.*choose another"):
             serve(bundle, port=port)
 
 
@@ -38,7 +38,7 @@ def test_a_port_in_use(bundle: Path) -> None:
     ("options", "said"),
     [
         ({"port": 70_000}, "port=70000: expected 1 to 65535"),
-        ({"host": "no such name"}, "host='no such name' is no address or name of this machine"),
+        ({"host": "no such name"}, "host='no such name'"),
         ({"host": "192.0.2.1"}, "cannot listen at 192.0.2.1:7860"),
     ],
 )
@@ -55,7 +55,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 def test_a_package_that_is_not_installed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(
-        InputError, match=r"the web service needs the package 'gradio', .*: pip install 'img2img\[images,train,serve\]'"
+        InputError, match=r"'gradio'.*img2img\[images,train,serve\]"
     ):
         serve(bundle, port=0)
 
