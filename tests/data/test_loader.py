@@ -72,7 +72,7 @@ def test_parts_of_batches_are_those_batches_shared_out(workers):
         assert all(len(piece) == 2 for piece in pieces)
         assert torch.equal(torch.cat([piece.image for piece in pieces]), whole.batch(step).image)
         assert torch.equal(torch.cat([piece.label for piece in pieces]), whole.batch(step).label)
-    with pytest.raises(InputError, match="batch_size=6 .*multiple of 4"):
+    with pytest.raises(InputError, match=r"batch_size=6 .*multiple of 4"):
         whole.part(0, 4)
 
 

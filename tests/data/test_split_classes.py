@@ -81,5 +81,5 @@ def test_options_out_of_range_are_refused(options, message) -> None:
 
 
 def test_a_set_without_categories_cannot_be_split() -> None:
-    with pytest.raises(InputError, match="'plain'.*knows the class"):
+    with pytest.raises(InputError, match=r"'plain'.*knows the class"):
         SplitClasses(Unlabelled(), number=1, classes_per_task=1)

@@ -175,9 +175,7 @@ def test_of_another_machine_the_message_says_what_to_delete(tmp_path: Path) -> N
     path = written(tmp_path, Holder(process=77, host="node12", boot="other", start=1, since="2026-01-01 10:00:00+00:00"))
     before = tree(tmp_path)
     for attempt in (lambda: hold(tmp_path, wait=0).__enter__(), lambda: check_free(tmp_path)):
-        with pytest.raises(
-            FolderInUseError, match=r"77 on node12.*10:00.*delete .*\.lock"
-        ):
+        with pytest.raises(FolderInUseError, match=r"77 on node12.*10:00.*delete .*\.lock"):
             attempt()
     assert tree(tmp_path) == before
     path.unlink()

@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from mask_zoo import WithHead, head, train
 from torch import Tensor, nn
-from zoo import WithHead, head, train
 
 from img2img import MaskedNetwork, masks
 from img2img.errors import InputError

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mask_zoo import LAYERS, layer
 from torch import Tensor, nn
-from zoo import LAYERS, layer
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks import Layer, basis_of_tasks
@@ -400,7 +400,7 @@ def test_a_changed_byte_is_noticed_wherever_it_is(place: float, tmp_path: Path) 
 def test_a_changed_header_is_noticed_even_where_it_makes_sense(tmp_path: Path) -> None:
     net, _, path = _saved(tmp_path)
     blob = path.read_bytes()
-    changed = blob.replace(rb'\"names\": [\"0\"', rb'\"names\": [\"7\"')
+    changed = blob.replace(rb"\"names\": [\"0\"", rb"\"names\": [\"7\"")
     assert changed != blob
     path.write_bytes(changed)
     with pytest.raises(InputError, match="checksum differs"):

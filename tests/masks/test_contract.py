@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from mask_zoo import LAYERS, METHODS, evaluate, network, train
 from torch import nn
-from zoo import LAYERS, METHODS, evaluate, network, train
 
 from img2img import MaskedNetwork, masks
 from img2img.masks.tensors import all_tensors, hash_tensors

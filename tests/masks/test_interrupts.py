@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.utils.checkpoint
+from mask_zoo import WithHead, evaluate, head, train
 from torch import nn
-from zoo import WithHead, evaluate, head, train
 
 from img2img import MaskedNetwork, masks
 from img2img.masks import activation_checkpointing

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.utils as old_style
+from mask_zoo import Tied, WithHead, evaluate, head, train
 from torch import nn
 from torch.nn.utils import parametrizations, prune
-from zoo import Tied, WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
 

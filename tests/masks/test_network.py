@@ -5,9 +5,9 @@ import threading
 
 import pytest
 import torch
+from mask_zoo import WithHead, evaluate, head, train
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from zoo import WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks.tensors import all_tensors, hash_tensors

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from mask_zoo import LAYERS
 from torch import Tensor, nn
-from zoo import LAYERS
 
 from img2img import InputError, MaskedNetwork
 from img2img.masks.methods.supsup import SupSup

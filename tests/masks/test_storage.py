@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from mask_zoo import WithHead, evaluate, head, train
 from torch import nn
-from zoo import WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks import build_method, coding, file_header, task_header
@@ -270,7 +270,7 @@ def test_a_task_that_combines_a_basis_needs_that_very_basis(tmp_path: Path) -> N
         network(1).load_task(path)
     assert network(0).load_task(path) == "a"
     _forge(path, lambda header, tensors: header.update(basis=None))
-    with pytest.raises(InputError, match="'shared', .* None"):
+    with pytest.raises(InputError, match=r"'shared', .* None"):
         network(1).load_task(path)
 
 

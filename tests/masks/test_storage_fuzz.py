@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mask_zoo import evaluate
 from torch import nn
-from zoo import evaluate
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks import task_header

@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from mask_zoo import METHODS, WithHead, head
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal, kl_divergence
-from zoo import METHODS, WithHead, head
 
 from img2img import MaskedNetwork, masks
 from img2img.errors import InputError

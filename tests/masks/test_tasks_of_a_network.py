@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mask_zoo import WithHead, evaluate, head, train
 from torch import nn
-from zoo import WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
 

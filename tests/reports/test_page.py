@@ -425,7 +425,7 @@ def test_results_of_another_shape_are_refused_with_the_place(tmp_path: Path, spo
 
 
 def test_missing_and_broken_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder.*finished run"):
+    with pytest.raises(InputError, match=r"no such folder.*finished run"):
         write_report(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"no results.json.*finished run"):
         write_report(tmp_path)

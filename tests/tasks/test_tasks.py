@@ -266,7 +266,7 @@ def test_without_a_picture_or_a_perceptual_network_the_error_says_what_to_give(s
 def test_an_unknown_kind_or_option_names_the_known_ones() -> None:
     with pytest.raises(InputError, match="known: classification, colourisation"):
         build_task({"kind": "colorization"})
-    with pytest.raises(InputError, match="'drawin'.*mean 'drawing'"):
+    with pytest.raises(InputError, match=r"'drawin'.*mean 'drawing'"):
         build_task({"kind": "edges", "drawin": "canny"})
     with pytest.raises(InputError, match="needs the option 'classes'"):
         build_task({"kind": "segmentation"})

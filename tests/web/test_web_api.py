@@ -3,7 +3,6 @@
 import io
 import json
 import socket
-import threading
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,29 +16,11 @@ from colour_profiles import WIDE, grey_profile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from web_bundles import encoded, photo, same
+from web_service import API, Slow, error, opened
 
 import img2img
 from img2img.web import Limits
 from img2img.web.limits import RefusedError, check_pixels
-
-API = "/api/v1"
-
-
-def opened(answer: httpx.Response) -> Image.Image:
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png"), answer.text[:300]
-    return Image.open(io.BytesIO(answer.content))
-
-
-def error(answer: httpx.Response, status: int) -> str:
-    """The one thing that a refusal has."""
-    assert answer.status_code == status, answer.text
-    content = answer.json()
-    assert list(content) == ["error"]
-    said = content["error"]
-    assert "Traceback" not in said
-    assert "/tmp" not in said
-    return str(said)
-
 
 # ---------------------------------------------------------------------- what it answers
 
@@ -251,21 +232,6 @@ def test_an_image_that_does_not_arrive(local: Callable[..., str], reference: Any
     assert answer.startswith("HTTP/1.1 408")
     assert "did not arrive within 1 s" in answer
     assert httpx.get(f"{url}{API}/health").json()["waiting"] == 0
-
-
-class Slow:
-    """A model whose images wait until they may go on."""
-
-    def __init__(self, model: Any) -> None:
-        self._model, self.go, self.running = model, threading.Event(), threading.Semaphore(0)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def run(self, *arguments: Any, **options: Any) -> Any:
-        self.running.release()
-        assert self.go.wait(60)
-        return self._model.run(*arguments, **options)
 
 
 def test_more_than_may_wait_are_told_so(local: Callable[..., str], reference: Any) -> None:

@@ -17,10 +17,9 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from conftest import ROOT, start
 from PIL import Image
-from test_web_api import API, Slow, error, opened
 from web_bundles import encoded, photo, same
+from web_service import API, ROOT, Slow, error, opened, start
 
 import img2img
 from img2img.web import Limits, log_rate_limit

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import start
 from web_bundles import encoded, photo
+from web_service import start
 
 import img2img
 from img2img import InputError
@@ -54,9 +54,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 
 def test_a_package_that_is_not_installed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(
-        InputError, match=r"'gradio'.*img2img\[images,train,serve\]"
-    ):
+    with pytest.raises(InputError, match=r"'gradio'.*img2img\[images,train,serve\]"):
         serve(bundle, port=0)
 
 

@@ -75,7 +75,7 @@ def test_a_class_that_is_not_listed_is_an_error(root: Path) -> None:
 def test_the_folder_above_the_parts_and_one_without_classes_say_the_layout(root: Path) -> None:
     with pytest.raises(InputError, match=r"'test', 'train'.*CLASS.*ROOT/train"):
         ClassFolder(root=root)
-    with pytest.raises(InputError, match="no folder.*for each class"):
+    with pytest.raises(InputError, match=r"no folder.*for each class"):
         ClassFolder(root=root / "train" / "dog")
     with pytest.raises(InputError, match="no folder at"):
         ClassFolder(root=root / "gone")

@@ -137,9 +137,9 @@ def test_a_folder_without_the_devkit_names_both_layouts(tmp_path: Path) -> None:
 def test_absent_data_says_where_it_comes_from(root: Path) -> None:
     with pytest.raises(InputError, match=r"dtd_train\.json.*decathlon-1\.0-devkit"):
         Decathlon(root=root, dataset="dtd", part="train")
-    with pytest.raises(InputError, match="'flowers'.*mean vgg-flowers"):
+    with pytest.raises(InputError, match=r"'flowers'.*mean vgg-flowers"):
         Decathlon(root=root, dataset="flowers", part="train")
-    with pytest.raises(InputError, match="part='trainval'.*train, val, test"):
+    with pytest.raises(InputError, match=r"part='trainval'.*train, val, test"):
         opened(root, "trainval")
 
 
@@ -152,7 +152,7 @@ def test_results_are_in_official_ids(root: Path, tmp_path: Path) -> None:
     results = json.loads(path.read_text())
     expected = [{"image_id": BASE + 2000 + i, "category_id": BASE + c} for i, c in enumerate((3, 1, 2))]
     assert results == expected * 10
-    with pytest.raises(InputError, match="vgg-flowers.*all ten"):
+    with pytest.raises(InputError, match=r"vgg-flowers.*all ten"):
         write_decathlon_results(tmp_path / "results.json", predictions[:-1])
     write_decathlon_results(tmp_path / "results.json", predictions[:1], partial=True)
     assert json.loads(path.read_text()) == expected

@@ -139,9 +139,7 @@ def test_options_out_of_range_are_refused(root: Path, options: dict[str, Any], m
 
 def test_absent_files_say_where_they_come_from(root: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        InputError, match=r"MNIST/raw/train-images-idx3-ubyte"
-    ):
+    with pytest.raises(InputError, match=r"MNIST/raw/train-images-idx3-ubyte"):
         Mnist(root=tmp_path / "empty", part="train")
     (root / "MNIST/raw/t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(InputError, match=r"no file .*t10k-labels-idx1-ubyte\.gz"):

@@ -145,7 +145,7 @@ def test_a_missing_file_of_the_list_is_named(sbd: Path, voc: Path, file: str) ->
 def test_a_list_that_is_missing_empty_or_covers_the_whole_val_list_is_refused(sbd: Path, voc: Path) -> None:
     list_file = sbd / "train.txt"
     list_file.write_text("".join(f"{n}\n" for n in VOC_VAL))
-    with pytest.raises(InputError, match="every image.*'VOC2011-val'"):
+    with pytest.raises(InputError, match=r"every image.*'VOC2011-val'"):
         VocSbd(sbd, voc, "test")
     list_file.write_text("\n")
     with pytest.raises(InputError, match="is empty"):
@@ -153,7 +153,7 @@ def test_a_list_that_is_missing_empty_or_covers_the_whole_val_list_is_refused(sb
     list_file.unlink()
     with pytest.raises(InputError, match=r"no list .*train\.txt: expected SBD's"):
         VocSbd(sbd, voc, "train")
-    with pytest.raises(InputError, match="'val'.*'train' or 'test'"):
+    with pytest.raises(InputError, match=r"'val'.*'train' or 'test'"):
         VocSbd(sbd, voc, "val")  # type: ignore[arg-type]
 
 

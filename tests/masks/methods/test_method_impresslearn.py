@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mask_zoo import LAYERS, evaluate, layer, train
 from torch import Tensor, nn
-from zoo import LAYERS, evaluate, layer, train
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks import basis_of_tasks

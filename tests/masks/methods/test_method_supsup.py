@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from mask_zoo import LAYERS, evaluate, layer, train
 from torch import Tensor
-from zoo import LAYERS, evaluate, layer, train
 
 from img2img import InputError, MaskedNetwork
 from img2img.masks import Layer

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from zoo import layer
+from mask_zoo import layer
 
 from img2img import InputError, masks
 from img2img.masks.methods.piggyback import PiggybackMask, TernaryMask, select
