@@ -214,7 +214,9 @@ def test_the_log_says_how_much_it_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_in_finishes_and_the_new_is_told(bundle: Path, tmp_path: Path, reference: Any) -> None:
     service = start(bundle, tmp_path / "talk.txt", concurrency=1, grace_seconds=60)
     image = photo(900, 900)
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(3) as pool, httpx.Client(base_url=service.url, trust_env=False, timeout=60) as kept:
+        (path,) = kept.post("/gradio_api/upload", files={"files": encoded(photo())}).json()
+        assert service.file(path).is_file()
         asked = [pool.submit(ask, service.url, "edges", image) for _ in range(3)]
         while httpx.get(f"{service.url}{API}/health", trust_env=False).json()["waiting"] < 2:
             time.sleep(0.02)
@@ -225,7 +227,7 @@ def test_what_is_in_finishes_and_the_new_is_told(bundle: Path, tmp_path: Path, r
         assert new.headers["retry-after"] == "2"
         assert "the service stops" in error(httpx.get(f"{service.url}{API}/health", trust_env=False), 503)
         assert all(same(opened(answer.result()), reference.run("edges", image)) for answer in asked)
-    said, _ = service.process.communicate(timeout=60)
+        said, _ = service.process.communicate(timeout=60)  # a connection that is kept does not hold it
     assert (service.process.returncode, said) == (-signal.SIGTERM, "")
     assert list(service.temporary.iterdir()) == []
 
