@@ -213,7 +213,7 @@ def test_the_log_says_how_much_it_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_is_in_finishes_and_the_new_is_told(bundle: Path, tmp_path: Path, reference: Any) -> None:
     service = start(bundle, tmp_path / "talk.txt", concurrency=1, grace_seconds=60)
-    image = photo(900, 900)
+    image = photo(600, 600)
     with ThreadPoolExecutor(3) as pool, httpx.Client(base_url=service.url, trust_env=False, timeout=60) as kept:
         (path,) = kept.post("/gradio_api/upload", files={"files": encoded(photo())}).json()
         assert service.file(path).is_file()
@@ -233,7 +233,7 @@ def test_what_is_in_finishes_and_the_new_is_told(bundle: Path, tmp_path: Path, r
 
 
 def test_what_does_not_finish_in_time_is_told_and_the_service_ends(bundle: Path, tmp_path: Path) -> None:
-    service = start(bundle, tmp_path / "talk.txt", concurrency=1, grace_seconds=4)
+    service = start(bundle, tmp_path / "talk.txt", concurrency=1, grace_seconds=2)
     image = Image.new("RGB", (2200, 2200))
     with ThreadPoolExecutor(3) as pool:
         asked = [pool.submit(ask, service.url, "edges", image) for _ in range(3)]
