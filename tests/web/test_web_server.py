@@ -30,7 +30,7 @@ def test_ctrl_c_stops_it_and_it_leaves_nothing(bundle: Path, tmp_path: Path) -> 
 def test_a_port_in_use(bundle: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(InputError, match=f"port {port}  .*in use.*choose another"):
+        with pytest.raises(InputError, match=rf"port {port} .*in use.*choose another"):
             serve(bundle, port=port)
 
 
