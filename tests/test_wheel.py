@@ -45,6 +45,9 @@ for name, arguments in json.load(sys.stdin).items():
             main()
         except SystemExit as ended:
             code = ended.code
+            if isinstance(code, str):  # as the interpreter takes it
+                print(code, file=sys.stderr)
+                code = 1
     answers[name] = {"code": code, "out": out.getvalue(), "error": error.getvalue()}
 print(json.dumps(answers))
 """
