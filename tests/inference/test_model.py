@@ -271,7 +271,7 @@ def test_a_model_goes_to_a_worker_process(bundle: Path, weights: Any) -> None:
     if weights == "merged":
         again = pickle.loads(pickle.dumps(model))
         assert np.array_equal(again.run("colour", image), expected)
-        assert not copy.deepcopy(model)._plain
+        assert not copy.deepcopy(model)._merged._by_task
         return
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found, metrics, sha256 = pool.apply(_in_another_process, (model, image))

@@ -409,7 +409,7 @@ def test_everything_from_the_results_is_escaped(tmp_path: Path) -> None:
         (lambda r: r["backbone"].update(bytes=-1), "backbone, bytes.*number.*-1"),
         (lambda r: r.update(shared_bytes="many"), "shared_bytes.*number.*'many'"),
         (lambda r: r["environment"].update(device=["a"]), "environment, device.*text"),
-        (lambda r: r["tasks"][1].update(steps=10**400), r"tasks\[1\], steps.*number.*1000"),
+        (lambda r: r["tasks"][1].update(steps=10**400), "a number of 401 digits"),
         (lambda r: r["tasks"][1].update(name="x" * 300), "expected a task's name"),
         (lambda r: r["tasks"][1].update(figures={"\ud800": 1}), "is not valid JSON"),
     ],

@@ -78,7 +78,7 @@ def test_an_empty_list_is_refused(year: Path) -> None:
 @pytest.mark.parametrize("file", ["JPEGImages/2007_000039.jpg", "SegmentationClass/2007_000039.png"])
 def test_a_missing_file_of_the_list_is_named(year: Path, file: str) -> None:
     (year / file).unlink()
-    with pytest.raises(InputError, match=rf"{file} missing.*list .*train\.txt"):
+    with pytest.raises(InputError, match=rf"{file} .*missing.*list .*train\.txt"):
         VocSegmentation(year, "train")
 
 
