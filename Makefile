@@ -34,7 +34,7 @@ demo: $(READY)
 	$(BIN)/python pipelines/image_to_image.py experiment=demo
 
 test: $(READY) lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m 'slow or not slow'

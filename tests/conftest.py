@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of tests that import onnxruntime th
 
 # The networks of the tests are tiny: threads would only wait for each other.
 torch.set_num_threads(1)
+# A busy machine is no reason to fail; tests that need more examples say so.
+hypothesis.settings.register_profile("img2img", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("img2img")
 
 
 @pytest.fixture(autouse=True)

@@ -259,7 +259,7 @@ def test_the_mask_method_of_the_documentation_holds_the_contract_of_all(
     (tmp_path / "my_signs.py").write_text(block.text, encoding="utf-8")
     import_modules([str(tmp_path / "my_signs.py")])
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "masks"))
-    contract, zoo = (importlib.import_module(name) for name in ("test_contract", "zoo"))
+    contract, zoo = (importlib.import_module(name) for name in ("test_contract", "mask_zoo"))
 
     def check(contract: type, layers: str, **given: object) -> None:
         for name, test in inspect.getmembers(contract, inspect.isfunction):

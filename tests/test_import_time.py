@@ -1,7 +1,9 @@
 """What is loaded when: the command line and `import img2img` start without the heavy libraries."""
 
+import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -54,11 +56,66 @@ def test_completion_loads_nothing_heavy() -> None:
     assert loaded == set()
 
 
-def test_importing_the_package_loads_nothing_heavy_and_using_it_loads_what_is_used() -> None:
+def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_after("import img2img\nimg2img.InputError")[0] == set()
     assert loaded_after("import img2img\nimg2img.__version__")[0] == set()
-    loaded, *_ = loaded_after("import img2img\nimg2img.MaskedNetwork")
-    assert loaded == {"torch", "numpy", "safetensors"}
+
+
+WATCHED = (*HEAVY, "kornia", "skimage", "timm", "torchmetrics", "matplotlib.pyplot")
+STEPS = {
+    "masks": "import img2img; img2img.MaskedNetwork; from img2img.masks import analysis, plots",
+    "a figure": "plots.similarity_figure(['a'], [[1.0]])",
+    "sequence metrics": "import img2img.metrics.sequence",
+    "backbones": "import img2img.backbones",
+}
+# What PyTorch's checkpointing consists of, and is replaced during a call that trains.
+PATCHED = """
+import json, sys, torch, torch.utils.checkpoint as c
+def entries(): return [vars(c.CheckpointFunction)["forward"], vars(c._checkpoint_hook)["__init__"]]
+before, during, found = entries(), [], {}
+"""
+CALLS = """
+kept = [entries() == before]
+class Watched(torch.nn.Linear):
+    def forward(self, x):
+        during.append(entries())
+        return super().forward(x)
+net = img2img.MaskedNetwork(Watched(2, 2))
+net.add_task("a", img2img.masks.Piggyback())
+net(torch.ones(1, 2), task="a")
+kept.append(entries() == before)
+with torch.no_grad(): net(torch.ones(1, 2), task="a")
+found["patches"] = [kept, [entries == before for entries in during]]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def steps() -> dict[str, Any]:
+    """What one new process, in which no test has run, finds after each of the steps."""
+    look = f"[name for name in {WATCHED!r} if name in sys.modules]"
+    code = PATCHED + "\n".join(f"{step}\nfound[{name!r}] = {look}" for name, step in STEPS.items()) + CALLS
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_core_loads_what_it_uses_and_matplotlib_only_to_draw_and_pyplot_never(steps: dict[str, Any]) -> None:
+    assert set(steps["masks"]) == {"torch", "numpy", "safetensors"}
+    assert "matplotlib" in steps["a figure"]
+    assert "matplotlib.pyplot" not in steps["a figure"]
+
+
+def test_neither_the_metrics_of_a_sequence_nor_the_backbones_load_a_heavy_library(steps: dict[str, Any]) -> None:
+    assert not {"kornia", "torchmetrics", "torchvision"} & set(steps["sequence metrics"])
+    assert not {"segmentation_models_pytorch", "timm", "torchvision", "huggingface_hub"} & set(steps["backbones"])
+
+
+def test_nothing_of_pytorch_is_replaced_by_an_import_or_after_a_call(steps: dict[str, Any]) -> None:
+    kept, as_before = steps["patches"]
+    assert kept == [True, True]
+    assert as_before == [False, True], "with gradients something is replaced during the call, without nothing"
 
 
 def test_every_public_name_is_there_and_a_misspelt_one_is_an_attribute_error() -> None:

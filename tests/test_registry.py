@@ -154,7 +154,7 @@ def test_data_may_cut_itself_into_parts(here: Path) -> None:
     parts = build_data({"kind": "thirds", "grey": 7})
     assert [len(parts.train), len(parts.val), len(parts.test)] == [3, 2, 1]
     assert parts.val[0].image.max() == 7
-    with pytest.raises(InputError, match="data 'thirds' has no option 'gray': did you mean 'grey'"):
+    with pytest.raises(InputError, match=r"'thirds'.*'gray'.*mean 'grey'"):
         build_data({"kind": "thirds", "gray": 7})
 
 
@@ -183,7 +183,7 @@ def test_one_file_under_two_module_names_is_one_module(here: Path) -> None:
 
 def test_two_modules_with_one_name_are_told_apart_in_one_message(here: Path) -> None:
     (here / "my_others.py").write_text(TASK.replace("Grain", "Other"))
-    with pytest.raises(InputError, match=r"task kind 'grain' is defined twice, by Grain in .*my_tasks.py and by Other in .*my_o"):
+    with pytest.raises(InputError, match=r"'grain'.*twice.*my_tasks.py.*my_o"):
         import_modules(["my_tasks", "my_others.py"])
     assert task_class("grain").__name__ == "Grain", "the first stays"
 
@@ -276,7 +276,7 @@ def test_every_name_of_img2imgs_own_is_found_and_an_unknown_one_says_how_to_brin
     assert len(registry) == len(list(registry)) > 3
     assert all(callable(registry.find(name)) for name in registry)
     for name in ("mine", None, ["unhashable"]):
-        with pytest.raises(InputError, match=r"is unknown; known: .*imports=\[MODULE\] in a config, --import MODULE"):
+        with pytest.raises(InputError, match=r"known: .*imports=\[MODULE\].*--import MODULE"):
             registry.find(name)
 
 
@@ -293,7 +293,7 @@ def test_what_a_backbone_of_ones_own_must_be_is_checked() -> None:
     def odd(*, out_channels: int) -> backbones.Backbone:
         return backbones.build_backbone({"kind": "lenet", "out_channels": out_channels})
 
-    with pytest.raises(InputError, match=r"kind 'odd' built spec=.*'lenet'.*: expected a Backbone whose spec has that kind"):
+    with pytest.raises(InputError, match=r"'odd'.*'lenet'.*Backbone"):
         backbones.build_backbone({"kind": "odd", "out_channels": 2})
     BACKBONES.register("worse")(lambda: 3)
     with pytest.raises(InputError, match="kind 'worse' built a int: expected a Backbone"):
@@ -303,12 +303,12 @@ def test_what_a_backbone_of_ones_own_must_be_is_checked() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("my_nowhere", "no module 'my_nowhere', neither installed nor in .*: install it"),
+        ("my_nowhere", "'my_nowhere'.*install it"),
         ("my_tasks.more", "no module 'my_tasks.more'"),
-        ("nowhere.py", "'nowhere.py', and there is no file .*: correct the path"),
-        ("my-tasks", "expected the name of a module, such as my_tasks, or a file that ends in .py"),
-        ("more/my-file.py", "expected a file name of letters, digits and _"),
-        ("more/json.py", "the module 'json' is another one here .*: rename the file"),
+        ("nowhere.py", "'nowhere.py'.*correct the path"),
+        ("my-tasks", "name of a module.*ends in .py"),
+        ("more/my-file.py", "file name of letters, digits"),
+        ("more/json.py", "'json'.*rename the file"),
         (3, "imports got 3"),
     ],
 )
@@ -320,7 +320,7 @@ def test_a_module_that_is_not_there_is_one_message(here: Path, name: Any, messag
 
 
 def test_one_name_in_place_of_a_list_is_refused(here: Path) -> None:
-    with pytest.raises(InputError, match="the config got imports: 'my_tasks': expected"):
+    with pytest.raises(InputError, match="imports: 'my_tasks'"):
         read_experiment(config(imports="my_tasks"))
 
 

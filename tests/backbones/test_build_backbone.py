@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -38,7 +36,7 @@ def test_the_spec_keeps_no_path_of_this_machine(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "unet"}, "kind 'unet' is unknown; known: .*image_transformer.*smp"),
+        ({"kind": "unet"}, "'unet'.*image_transformer.*smp"),
         ({"kind": None}, "kind None is unknown"),
         ({"encoders": "x"}, "no option 'encoders'.*'encoder'"),
         ({"out_channels": "3"}, "out_channels: '3'.*int"),
@@ -57,12 +55,3 @@ def test_a_wrong_spec_is_refused_with_what_is_known(change, message) -> None:
 def test_a_spec_without_output_channels_is_refused() -> None:
     with pytest.raises(InputError, match="needs the option 'out_channels'"):
         build_backbone({"kind": "image_transformer"})
-
-
-def test_importing_the_backbones_loads_no_heavy_library() -> None:
-    code = (
-        "import sys, img2img.backbones; "
-        "print({'segmentation_models_pytorch', 'timm', 'torchvision', 'huggingface_hub'} & sys.modules.keys())"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"

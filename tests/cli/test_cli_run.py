@@ -75,7 +75,7 @@ def test_a_form_that_every_task_has_goes_with_all(make_bundle: Any, bundle: Path
     }
     result = call("run", "all", photos / "a.png", "-o", tmp_path / "out", "-b", bundle, "--form", "labels")
     assert isinstance(result.exception, InputError)
-    assert "form='labels' with the task 'all', but colour, edges, clean cannot give it" in str(result.exception)
+    assert "form='labels'" in str(result.exception)
 
 
 def test_a_broken_file_is_named_and_the_others_are_done(bundle: Path, photos: Path, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_what_is_there_is_not_overwritten_unasked(bundle: Path, photos: Path, tm
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("run", "style", "a.png", "--out", "out"), "no task 'style' in this bundle; it has parts"),
+        (("run", "style", "a.png", "--out", "out"), "no task 'style'"),
         (("run", "colour", "a.png", "--out", "out", "--form", "labels"), "a colourisation task gives picture"),
         (("run", "all", "a.png", "--out", "out", "--form", "labels"), "with the task 'all', but colour"),
         (("run", "colour", "a.png", "more/a.png", "--out", "out"), "would both become"),
@@ -251,7 +251,7 @@ def test_a_bundle_without_tasks_says_why(
     assert result.exit_code == 1
     assert isinstance(result.exception, InputError)
     assert f"the bundle in {bare} has no tasks" in str(result.exception)
-    assert "comparison methods (packnet, finetune, lwf, ...)" in str(result.exception)
+    assert "comparison methods" in str(result.exception)
     assert list(tmp_path.iterdir()) == []
 
 

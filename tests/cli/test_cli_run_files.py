@@ -206,7 +206,7 @@ def test_memory_that_runs_out_for_one_image_ends_no_batch(bundle: Path, tmp_path
     monkeypatch.setattr(model, "results", once)
     result = call("run", "colour", tmp_path / "photos", "--out", tmp_path / "out", "--bundle", bundle)
     assert result.exit_code == 1
-    assert "out of memory while 'colour' ran on an image of 40 x 30" in result.stderr
+    assert "out of memory" in result.stderr
     assert (tmp_path / "out" / "b.png").is_file()
 
 

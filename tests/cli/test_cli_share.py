@@ -1,6 +1,7 @@
 """`img2img export` and `img2img share`, from a bundle to files that other programs read."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,27 @@ def call(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def test_a_task_becomes_an_onnx_file_that_runs(bundle: Path, tmp_path: Path) -> None:
-    result = call("export", bundle, "colour", "--out", tmp_path / "colour.onnx", "--json")
+def _onnx(path: Path, image: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(onnxruntime.InferenceSession(path).run(None, {"image": image.numpy()})[0])
+
+
+def _pt2(path: Path, image: torch.Tensor) -> torch.Tensor:
+    output: torch.Tensor = torch.export.load(path).module()(image)
+    return output
+
+
+# Tracing for ONNX takes ten times as long; tests/export and a page of the documentation do it anyway.
+@pytest.mark.parametrize(("ending", "run"), [("pt2", _pt2), pytest.param("onnx", _onnx, marks=pytest.mark.slow)])
+def test_a_task_becomes_a_file_that_runs(
+    bundle: Path, tmp_path: Path, ending: str, run: Callable[[Path, torch.Tensor], torch.Tensor]
+) -> None:
+    path = tmp_path / f"colour.{ending}"
+    result = call("export", bundle, "colour", "--out", path, "--json")
     assert result.exit_code == 0, f"{result.output} {result.exception}"
     (facts,) = json.loads(result.stdout)
-    assert (facts["format"], facts["bytes"]) == ("onnx", (tmp_path / "colour.onnx").stat().st_size)
+    assert (facts["format"], facts["bytes"]) == (ending, path.stat().st_size)
     image = torch.rand(1, 3, 32, 48)
-    (output,) = onnxruntime.InferenceSession(tmp_path / "colour.onnx").run(None, {"image": image.numpy()})
-    assert np.abs(output - img2img.load(bundle).run("colour", image).numpy()).max() < 1e-4
+    assert (run(path, image) - img2img.load(bundle).run("colour", image)).abs().max() < 1e-4
 
 
 def test_all_tasks_go_into_a_folder_and_mistakes_are_named(bundle: Path, tmp_path: Path) -> None:

@@ -8,20 +8,18 @@ from typing import Any
 
 import pytest
 import yaml
+from scripts import run_command, run_script
 
 from img2img.cli.pipeline import check_overrides, one_message
 from img2img.cli.train import PIPELINE_VARIABLE, run_pipeline
 from img2img.errors import InputError
 from img2img.training.evaluation import evaluate_run, read_run
 
-ROOT = Path(__file__).parents[2]
-
 
 def _call(pipeline: str, *overrides: str) -> tuple[int, str]:
     """The exit code and what went to stderr."""
-    command = [sys.executable, str(ROOT / "pipelines" / f"{pipeline}.py"), *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    return done.returncode, done.stderr.strip()
+    done = run_script(pipeline, *overrides)
+    return done.code, done.stderr.strip()
 
 
 def test_a_data_folder_that_was_not_given_is_one_message(tmp_path: Path) -> None:
@@ -103,10 +101,9 @@ def test_an_experiment_without_its_first_line_or_with_a_mark_before_it_is_told_s
     text = "# @package _global_\nname: mine\nsequence: [a]\ntasks: {a: {task: {kind: denoising}, data: {kind: patterns}}}\n"
     for content in (b"\xef\xbb\xbf" + text.encode(), text.partition("\n")[2].encode()):
         (tmp_path / "experiment" / "mine.yaml").write_bytes(content)
-        command = [sys.executable, "-m", "img2img", "train", "--config-dir", str(tmp_path), "experiment=mine"]
-        done = subprocess.run([*command, f"out={tmp_path / 'out'}"], capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == 1
-        assert "begin with the line `# @package _global_`" in done.stderr
+        done = run_command("train", "--config-dir", tmp_path, "experiment=mine", f"out={tmp_path / 'out'}")
+        assert done.code == 1
+        assert "# @package _global_" in done.stderr
         assert "Traceback" not in done.stderr
 
 

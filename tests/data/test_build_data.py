@@ -38,21 +38,21 @@ def test_square_brings_both_sides_of_every_part_to_so_many_pixels(folder: Path) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"resize": 10, "square": 12}, "got resize: 10 and square: 12: expected one of them"),
-        ({"square": 0}, "got square: 0: expected a whole number of pixels"),
-        ({"square": "12"}, "got square: '12': expected a whole number of pixels"),
+        ({"resize": 10, "square": 12}, "resize: 10 .*square: 12.*one"),
+        ({"square": 0}, "square: 0: .*whole number"),
+        ({"square": "12"}, "square: '12': .*whole number"),
         ({"square": True}, "got square: True: expected"),
-        ({"resize": "160"}, "got resize: '160': expected a whole number of pixels"),
+        ({"resize": "160"}, "resize: '160': .*whole number"),
         ({"resize": True}, "got resize: True: expected"),
         ({"middle": 2.5}, r"got middle: 2\.5: expected"),
         ({"limit": 5}, "got limit: 5: expected images by part"),
-        ({"limit": {"vall": 5}}, "got limit: {'vall': 5}: expected images by part"),
+        ({"limit": {"vall": 5}}, "limit: {'vall': 5}.*by part"),
         ({"limit": {"val": 0}}, "got limit: .*expected images by part"),
         ({"limit": {"val": True}}, "got limit: .*expected images by part"),
         ({"limit": [1]}, "got limit: .*expected images by part"),
-        ({"parts": [1]}, "got parts: .*each with options of its own"),
-        ({"parts": {"train": None, "val": None, "test": None}}, "got parts: .*each with options of its own"),
-        ({"parts": {True: {}}}, "parts must be train, val, test.* got True"),
+        ({"parts": [1]}, "parts: .*options of its own"),
+        ({"parts": {"train": None, "val": None, "test": None}}, "parts: .*options of its own"),
+        ({"parts": {True: {}}}, "train, val, test.* got True"),
         ({"fractions": [True, 0, 0]}, "got fractions: .*list of numbers"),
     ],
 )
@@ -84,9 +84,9 @@ def test_an_unknown_kind_or_option_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match="no option 'roots': did you mean 'root'"):
         build_data({"kind": "image_folder", "roots": str(folder)})
     common = "square, middle, limit, white, parts, fractions"
-    with pytest.raises(InputError, match=rf"no option 'resiz': did you mean 'resize'\? .*{common}"):
+    with pytest.raises(InputError, match=rf"'resiz'.*mean 'resize'.*{common}"):
         build_data({"kind": "image_folder", "root": str(folder), "resiz": 8})
-    with pytest.raises(InputError, match=r"no option 'limits': did you mean 'limit'\?"):
+    with pytest.raises(InputError, match=r"'limits'.*mean 'limit'"):
         build_data({"kind": "patterns", "count": {"train": 1, "val": 1, "test": 1}, "limits": {"train": 1}})
     with pytest.raises(InputError, match="no option 'scene'"):
         build_data({"kind": "scenes", "scene": "shapes"})
@@ -127,12 +127,12 @@ def test_a_stored_set_is_read_once_for_all_parts_that_are_cut_from_it(
 @pytest.mark.parametrize(
     ("parts", "fractions", "message"),
     [
-        (("train", "test"), None, "or train and test with `fractions` that cut val from train, got train, test without"),
+        (("train", "test"), None, "`fractions`.*val.*got train, test"),
         (("train", "val", "test"), [0.9, 0.1], "got train, val, test with fractions"),
         (("train", "val"), [0.9, 0.1], "got train, val with fractions"),
         (("train", "test"), [0.8, 0.1, 0.1], "expected two, of train and val"),
         (("train", "test"), [0.8, 0.1], "that sum to 1"),
-        (("train", "test"), 0.9, "got fractions: 0.9: expected a list of numbers"),
+        (("train", "test"), 0.9, "fractions: 0.9: .*list of numbers"),
         (("train", "test"), ["most", "few"], "expected a list of numbers"),
     ],
 )
@@ -156,5 +156,5 @@ def test_parts_with_different_classes_are_refused(folder: Path, tmp_path: Path) 
         (folder / f"{i:02}.png").rename(tmp_path / "images" / f"{i:02}.png")
     parts = {"train": own | {"classes": ["sky", "road"]}, "val": own | {"classes": ["sky", "road"]}}
     parts["test"] = own | {"classes": ["road", "sky"]}
-    with pytest.raises(InputError, match="test has the classes road, sky and train has sky, road: expected the same"):
+    with pytest.raises(InputError, match=r"test.*road, sky.*train.*sky, road"):
         build_data({"kind": "image_label_folder", "parts": parts})

@@ -72,7 +72,7 @@ def test_parts_of_batches_are_those_batches_shared_out(workers):
         assert all(len(piece) == 2 for piece in pieces)
         assert torch.equal(torch.cat([piece.image for piece in pieces]), whole.batch(step).image)
         assert torch.equal(torch.cat([piece.label for piece in pieces]), whole.batch(step).label)
-    with pytest.raises(InputError, match="batch_size=6 images cannot be shared out among 4 processes: give a multiple of 4"):
+    with pytest.raises(InputError, match=r"batch_size=6 .*multiple of 4"):
         whole.part(0, 4)
 
 
@@ -169,12 +169,12 @@ def _raise(error):
 
 def test_a_killed_worker_is_one_message():
     killed = stream(Unlucky(lambda: os.kill(os.getpid(), signal.SIGKILL)), workers=1)
-    with pytest.raises(LostBatchError, match=r"ended one, or shared memory is full \(.*/dev/shm.*train\.workers=0"):
+    with pytest.raises(LostBatchError, match=r"shared memory.*train\.workers=0"):
         take(killed, 5)
 
 
 def test_it_is_one_message_too_where_the_program_is_elsewhere():
-    with pytest.raises(LostBatchError, match=r"killed by signal: Killed\. .*train\.workers=0"), lost_batches_explained():
+    with pytest.raises(LostBatchError, match=r"Killed\. .*train\.workers=0"), lost_batches_explained():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     with pytest.raises(RuntimeError, match="another"), lost_batches_explained():
         raise RuntimeError("another")
@@ -195,8 +195,8 @@ def test_a_slow_batch_is_waited_for(monkeypatch):
 @pytest.mark.parametrize(
     ("error", "kind", "said"),
     [
-        (PermissionError(13, "Permission denied", "3.png"), OSError, r"^\[Errno 13\] Permission denied: '3.png'$"),
-        (MemoryError(), OutOfMemoryError, r"while a batch was made: lower train\.batch_size \(now 4\).*train\.workers=1"),
+        (PermissionError(13, "Permission denied", "3.png"), OSError, r"^\[Errno 13\].*'3.png'$"),
+        (MemoryError(), OutOfMemoryError, r"train\.batch_size \(now 4.*workers=1"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), OutOfMemoryError, "train.batch_size"),
         (KeyError("a mistake of the set's own"), KeyError, "Traceback"),
     ],

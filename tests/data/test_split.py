@@ -80,7 +80,7 @@ def test_the_same_set_gives_the_same_parts() -> None:
 
 def test_ten_pictures_are_enough_and_three_are_not() -> None:
     assert [len(take(Numbers(10), part)) for part in PARTS] == [8, 1, 1]
-    with pytest.raises(InputError, match=r"'numbers' has 3 images, .* into \{'train': 3, 'val': 0, .* at least one"):
+    with pytest.raises(InputError, match=r"'numbers'.* 3 .*'val': 0, .*one"):
         take(Numbers(3), "train")
 
 

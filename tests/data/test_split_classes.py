@@ -67,12 +67,12 @@ class Unlabelled(ImageDataset):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"number": 0}, r"task number 0: expected 1\.\.3, since 'made' has 7 classes and a task 2"),
+        ({"number": 0}, r"number 0: .*1\.\.3.*'made'.* 7 .* 2"),
         ({"number": 4}, r"task number 4: expected 1\.\.3"),
         ({"number": 1, "classes_per_task": 8}, r"classes_per_task=8: expected 1\.\.7"),
         ({"number": 1, "order": "shuffled"}, "order='shuffled'"),
         ({"number": 1, "order": "random", "seed": -1}, "seed=-1"),
-        ({"number": 5, "classes_per_task": 1}, r"no image of the classes of task 5, \['e'\]"),
+        ({"number": 5, "classes_per_task": 1}, r"no image .*task 5.*'e'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message) -> None:
@@ -81,5 +81,5 @@ def test_options_out_of_range_are_refused(options, message) -> None:
 
 
 def test_a_set_without_categories_cannot_be_split() -> None:
-    with pytest.raises(InputError, match="'plain' to split by class: expected a dataset that knows the class"):
+    with pytest.raises(InputError, match=r"'plain'.*knows the class"):
         SplitClasses(Unlabelled(), number=1, classes_per_task=1)

@@ -27,7 +27,7 @@ def test_a_file_that_computes_something_else_is_refused(make: Callable[..., Any]
     graph = graph_of(make, "colourisation")
     shapes = [(2, 8, 12)]
     assert check_agreement(graph, graph, shapes, what="it").difference == 0
-    with pytest.raises(InputError, match=r"it\.onnx differs from the network by 0\.001"):
+    with pytest.raises(InputError, match=r"it\.onnx.*0\.001"):
         check_agreement(lambda x: graph(x) + 1e-3, graph, shapes, what="it.onnx")
     with pytest.raises(InputError, match="differs"):
         check_agreement(lambda x: graph(x) * float("nan"), graph, shapes, what="it")
@@ -74,7 +74,7 @@ def test_a_file_that_fails_its_check_is_not_kept(
 
 def test_what_is_asked_for_must_make_sense(make: Callable[..., Any], tmp_path: Path) -> None:
     network, task = make()
-    with pytest.raises(InputError, match=r"format None for it\.tflite: expected one of onnx, pt2, safetensors"):
+    with pytest.raises(InputError, match=r"it\.tflite.*onnx, pt2, safetensors"):
         export_task(network, "it", task, tmp_path / "it.tflite")
     with pytest.raises(InputError, match="'coreml'"):
         export_task(network, "it", task, tmp_path / "it.onnx", format="coreml")

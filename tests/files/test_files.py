@@ -98,7 +98,7 @@ def test_a_full_disk_inside_a_library_that_says_so_by_another_error_is_one_messa
         for limit in (100, 1_000, 10_000, 100_000):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
             for write in (by_torch, lambda p: safetensors.torch.save_file({"x": tensor}, p)):
-                with pytest.raises(OSError, match=r"could not write .*a\.pt .*the earlier file is unchanged"):
+                with pytest.raises(OSError, match=r"a\.pt .*earlier file is unchanged"):
                     write_atomic(path, write)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

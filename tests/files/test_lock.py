@@ -175,9 +175,7 @@ def test_of_another_machine_the_message_says_what_to_delete(tmp_path: Path) -> N
     path = written(tmp_path, Holder(process=77, host="node12", boot="other", start=1, since="2026-01-01 10:00:00+00:00"))
     before = tree(tmp_path)
     for attempt in (lambda: hold(tmp_path, wait=0).__enter__(), lambda: check_free(tmp_path)):
-        with pytest.raises(
-            FolderInUseError, match=r"process 77 on node12, since 2026-01-01 10:00:00\+00:00.*delete .*img2img\.lock"
-        ):
+        with pytest.raises(FolderInUseError, match=r"77 on node12.*10:00.*delete .*\.lock"):
             attempt()
     assert tree(tmp_path) == before
     path.unlink()
@@ -220,7 +218,7 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: py
         return opened(path, flags, *more, **options)
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(OSError, match="Make the folder writable or choose another"), hold(tmp_path / "x"):
+    with pytest.raises(OSError, match="writable or choose another"), hold(tmp_path / "x"):
         pass
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()

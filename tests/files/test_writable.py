@@ -57,7 +57,7 @@ def locked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path, i
 )
 def test_the_remedy_fits_the_cause(locked: Any, tmp_path: Path, number: int, said: str) -> None:
     locked(tmp_path, number)
-    with pytest.raises(InputError, match=rf"out=.*new: nothing can be written in .*{said}") as caught:
+    with pytest.raises(InputError, match=rf"out=.*new: .*{said}") as caught:
         check_writable(tmp_path / "new", "out")
     assert ("space" in str(caught.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
 
@@ -122,5 +122,5 @@ def test_a_run_folder_that_takes_no_files(locked: Any, tmp_path: Path) -> None:
         "name": "n", "out": str(tmp_path / "run"), "backbone": {}, "method": {"name": "piggyback"}, "train": {"steps": 1},
         "tasks": {"t": {"task": {}, "data": {}}}, "sequence": ["t"],
     }  # fmt: skip
-    with pytest.raises(InputError, match=r"out=.*nothing can be written in .*bundle \(Read-only"):
+    with pytest.raises(InputError, match=r"out=.*bundle \(Read-only"):
         run(config)

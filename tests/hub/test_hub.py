@@ -130,7 +130,7 @@ def test_a_shared_folder_is_replaced_and_any_other_refused(run: Path, tmp_path: 
     for name in ("notes.txt", ".git"):
         clone = shutil.copytree(folder, tmp_path / f"with {name}")
         (clone / name).write_text("mine")
-        with pytest.raises(InputError, match=rf"holds something else than a shared bundle \({name}\)"):
+        with pytest.raises(InputError, match=rf"something else.* \({name}\)"):
             hub.save_pretrained(run, clone)
         assert (clone / name).read_text() == "mine"
     (tmp_path / "readme").mkdir()
@@ -246,7 +246,7 @@ def test_without_a_connection_there_is_one_message_with_what_to_do(tmp_path: Pat
     client = importlib.import_module(huggingface_hub.errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
     assert issubclass(huggingface_hub.errors.HfHubHTTPError, client.HTTPError)
 
-    with pytest.raises(InputError, match=r"'me/tiny'.*could not be reached.*without a connection, give a folder"):
+    with pytest.raises(InputError, match=r"'me/tiny'.*reached.*give a folder"):
         hub.from_pretrained("me/tiny", cache_dir=tmp_path, local_files_only=True)
     for error in (client.ConnectError("no route"), huggingface_hub.errors.OfflineModeIsEnabled("offline"), TimeoutError("slow")):
 
@@ -254,8 +254,9 @@ def test_without_a_connection_there_is_one_message_with_what_to_do(tmp_path: Pat
             raise error
 
         monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-        with pytest.raises(InputError, match=rf"could not be reached \({type(error).__name__}"):
+        with pytest.raises(InputError, match=rf"could not be reached \({type(error).__name__}") as refused:
             hub.from_pretrained("me/tiny")
+        assert "PROXY" not in str(refused.value), "unless one is set, see below"
     for name in ("./nowhere", "/nowhere/at/all", "a/b/c", tmp_path / "nowhere"):
         with pytest.raises(InputError, match="no folder"):
             hub.from_pretrained(name)
@@ -287,7 +288,7 @@ def test_only_push_to_hub_sends_anything(run: Path, tmp_path: Path, monkeypatch:
     assert calls[1][1] == {"repo_id": "me/tiny", "private": True, "exist_ok": True}
     assert calls[2][1]["folder_path"] == folder
     assert calls[2][1]["allow_patterns"] == list(hub.FILES)
-    with pytest.raises(InputError, match=r"license='mit'.*has a model card.*save_pretrained"):
+    with pytest.raises(InputError, match=r"license='mit'.*save_pretrained"):
         hub.push_to_hub(folder, "me/tiny", license="mit")
     with pytest.raises(InputError, match="no bundle"):
         hub.push_to_hub(tmp_path, "me/tiny")
@@ -337,8 +338,7 @@ def test_a_missing_package_is_named_with_its_command(run: Path, tmp_path: Path, 
     assert same_outputs(hub.from_pretrained(run), img2img.load(run))  # a folder needs no package
 
 
-@pytest.mark.parametrize("proxy", ["", "socks5://127.0.0.1:9"])
-def test_a_new_process_behind_a_proxy_is_told_what_is_wrong(proxy: str) -> None:
+def test_a_new_process_behind_a_proxy_is_told_what_is_wrong() -> None:
     """In a process of its own: packages that were imported before hide what is missing."""
     code = (
         "import socket, img2img\n"
@@ -348,9 +348,8 @@ def test_a_new_process_behind_a_proxy_is_told_what_is_wrong(proxy: str) -> None:
         "except img2img.InputError as error: print(error)\n"
     )
     environment = {key: value for key, value in os.environ.items() if "proxy" not in key.lower() and not key.startswith("HF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment | ({"ALL_PROXY": proxy} if proxy else {}), capture_output=True, text=True
-    )
+    environment["ALL_PROXY"] = "socks5://127.0.0.1:9"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert ("ALL_PROXY" in done.stdout) == bool(proxy)
+    assert "ALL_PROXY" in done.stdout
     assert "someone/name" in done.stdout

@@ -184,6 +184,6 @@ def test_a_view_is_bounded(model: Model, classifier: Model) -> None:
             run()
         assert "side=256" in str(caught.value)
         assert "smaller" in str(caught.value)
-    with pytest.raises(InputError, match=r"side=4898.*4898 x 4898.*smaller side=, such as 32"):
+    with pytest.raises(InputError, match=r"side=4898.*4898 x 4898.*side=.*32"):
         classifier.run("animals", np.zeros((400, 400, 3), np.uint8), side=4898)
     assert model.run("colour", strip).shape == strip.shape

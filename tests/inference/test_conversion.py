@@ -98,14 +98,14 @@ def test_scores_come_by_class_the_likeliest_first() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (RGB.astype(np.float32), r"array of \(6, 9, 3\) float32: expected \(H, W, 3\) uint8"),
+        (RGB.astype(np.float32), r"\(6, 9, 3\) float32.*\(H, W, 3\) uint8"),
         (RGB[None], "give many as a list"),
         (RGB[..., :2], "expected"),
         (RGB[:0], "expected"),
         (np.zeros((3, 6, 9), np.int64), "uint8"),
-        (torch.zeros(3, 6, 9, dtype=torch.uint8), r"tensor of \(3, 6, 9\) torch.uint8: expected \(N, 3, H, W\)"),
+        (torch.zeros(3, 6, 9, dtype=torch.uint8), r"\(3, 6, 9\) torch.uint8.*\(N, 3, H, W"),
         (torch.zeros(6, 9, 3), "expected"),
-        (torch.full((3, 6, 9), 200.0), r"values from 200 to 200: expected \[0, 1\]"),
+        (torch.full((3, 6, 9), 200.0), r"200 to 200.*\[0, 1\]"),
         (torch.full((3, 6, 9), torch.nan), "values from nan"),
         (torch.full((3, 6, 9), -1.0), "values from -1"),
         (Image.fromarray(RGB[..., 0].astype(np.float32)), "the image has float pixels"),

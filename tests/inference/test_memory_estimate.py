@@ -84,6 +84,6 @@ def test_the_bound_is_known_without_a_merged_network(make_bundle: Callable[..., 
     """Which a service asks for of every image: of many tasks not all merged networks fit into memory at once."""
     model = img2img.load(make_bundle(tasks=TASKS), device="cpu", weights="merged")
     bounds = {task: model.memory(task, (64, 64)) for task in TASKS}
-    model._plain.clear()
+    model._merged._by_task.clear()
     assert {task: model.memory(task, (64, 64)) for task in TASKS} == bounds
-    assert not model._plain
+    assert not model._merged._by_task

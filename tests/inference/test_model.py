@@ -233,8 +233,8 @@ def test_the_folder_of_a_run_and_of_its_bundle_are_the_same(bundle: Path, tmp_pa
     [
         ({"device": "cuda:77"}, "device='cuda:77' cannot be used here"),
         ({"device": "toaster"}, "device='toaster' cannot be used"),
-        ({"precision": "half"}, "precision='half': expected one of float32, bfloat16"),
-        ({"weights": "none"}, "weights='none': expected one of cached, merged"),
+        ({"precision": "half"}, "precision='half'.*float32, bfloat16"),
+        ({"weights": "none"}, "weights='none'.*cached, merged"),
     ],
 )
 def test_options_that_cannot_be(bundle: Path, options: dict[str, Any], said: str) -> None:
@@ -245,8 +245,8 @@ def test_options_that_cannot_be(bundle: Path, options: dict[str, Any], said: str
 @pytest.mark.parametrize(
     ("arguments", "options", "said"),
     [
-        (("style", _image()), {}, "no task 'style' in this bundle; it has parts, colour, edges, clean"),
-        (("colour", _image()), {"form": "labels"}, "form='labels': a colourisation task gives picture"),
+        (("style", _image()), {}, "'style'.*parts, colour, edges, clean"),
+        (("colour", _image()), {"form": "labels"}, "form='labels'.*gives picture"),
         (("parts", _image()), {"form": "mask"}, "gives colours, labels, overlay"),
         (("parts", _image()), {"side": 0}, "side=0: expected 1 pixel or more"),
         (("parts", _image()), {"tile": 100}, "tile=100: expected more than 128"),
@@ -271,7 +271,7 @@ def test_a_model_goes_to_a_worker_process(bundle: Path, weights: Any) -> None:
     if weights == "merged":
         again = pickle.loads(pickle.dumps(model))
         assert np.array_equal(again.run("colour", image), expected)
-        assert not copy.deepcopy(model)._plain
+        assert not copy.deepcopy(model)._merged._by_task
         return
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found, metrics, sha256 = pool.apply(_in_another_process, (model, image))

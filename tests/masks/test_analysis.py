@@ -2,14 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import asdict, replace
 
 import pytest
 import torch
+from mask_zoo import WithHead, head, train
 from torch import Tensor, nn
-from zoo import WithHead, head, train
 
 from img2img import MaskedNetwork, masks
 from img2img.errors import InputError
@@ -216,7 +214,7 @@ def test_flips_while_training_are_the_differences_of_the_binary_masks(method: ma
 
 
 def test_tasks_are_given_as_a_sequence() -> None:
-    with pytest.raises(InputError, match=r"expected a sequence of names, such as \['a'\]"):
+    with pytest.raises(InputError, match=r"sequence of names.*\['a'\]"):
         analysis.similarity(_network(), "a")
     with pytest.raises(InputError, match="no task 'c'"):
         analysis.density_table(_network(), ["c"])
@@ -278,11 +276,3 @@ def test_figures_of_nothing_are_refused() -> None:
     for nothing in ([], [[]]):
         with pytest.raises(InputError, match="got no rows"):
             plots.flips_figure(nothing)
-
-
-def test_matplotlib_is_imported_only_to_draw_and_pyplot_never() -> None:
-    code = (
-        "import sys; from img2img.masks import analysis, plots; assert 'matplotlib' not in sys.modules; "
-        "plots.similarity_figure(['a'], [[1.0]]); assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mask_zoo import LAYERS, layer
 from torch import Tensor, nn
-from zoo import LAYERS, layer
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks import Layer, basis_of_tasks
@@ -298,7 +298,7 @@ def test_a_multiplier_beyond_half_precision_is_cut_off_and_not_infinite() -> Non
 
 def test_tasks_that_cannot_make_a_basis_are_refused() -> None:
     net, _ = _network(masks.Piggyback(), masks.Identity())
-    with pytest.raises(InputError, match=r"'1' \(identity\) has no binary mask for 0\.weight"):
+    with pytest.raises(InputError, match=r"'1' \(identity\).*0\.weight"):
         basis_of_tasks(net, ["0", "1"])
     with pytest.raises(InputError, match=r"'1' \(identity\) has no real mask"):
         basis_of_tasks(net, ["1"], kind="real")
@@ -310,7 +310,7 @@ def test_tasks_that_cannot_make_a_basis_are_refused() -> None:
         basis_of_tasks(net, "0")
     with pytest.raises(InputError, match="no task 'x'"):
         basis_of_tasks(net, ["x"])
-    with pytest.raises(InputError, match="expected one of 'binary', 'signed', 'real'"):
+    with pytest.raises(InputError, match="'binary', 'signed', 'real'"):
         basis_of_tasks(net, ["0"], kind="ternary")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no masks for 'other'"):
         basis_of_tasks(net, ["0"]).masks("other")
@@ -400,7 +400,7 @@ def test_a_changed_byte_is_noticed_wherever_it_is(place: float, tmp_path: Path) 
 def test_a_changed_header_is_noticed_even_where_it_makes_sense(tmp_path: Path) -> None:
     net, _, path = _saved(tmp_path)
     blob = path.read_bytes()
-    changed = blob.replace(rb'\"names\": [\"0\"', rb'\"names\": [\"7\"')
+    changed = blob.replace(rb"\"names\": [\"0\"", rb"\"names\": [\"7\"")
     assert changed != blob
     path.write_bytes(changed)
     with pytest.raises(InputError, match="checksum differs"):

@@ -1,12 +1,14 @@
 """The contract of every mask method over every kind of layer: what all later work inherits."""
 
 import copy
+import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from mask_zoo import LAYERS, METHODS, evaluate, network, train
 from torch import nn
-from zoo import LAYERS, METHODS, evaluate, network, train
 
 from img2img import MaskedNetwork, masks
 from img2img.masks.tensors import all_tensors, hash_tensors
@@ -17,9 +19,36 @@ FORMATS: dict[int, tuple[torch.memory_format, ...]] = {
     5: (torch.contiguous_format, torch.channels_last_3d),
 }
 """The memory formats of an input of so many dimensions; of others there is one."""
-LAYERS_AND_FORMATS = [
-    (name, memory_format) for name in LAYERS for memory_format in FORMATS.get(LAYERS[name]()[1].ndim, (torch.contiguous_format,))
-]
+
+VARIANTS = {
+    "piggyback-uniform", "piggyback-ternary", "affine-simple", "ksm-element-hard", "ksm-through-scale", "supsup-global",
+    "supsup-erdos-renyi", "impresslearn-hybrid",
+}  # fmt: skip
+"""Methods that read a weight's shape as another one of their class does."""
+EXAMPLES = {"transposed2d", "attention", "tied"}
+"""Layers of which each has something that no other has: its axes, one of PyTorch's own calls, a weight that is used twice."""
+
+
+def usual(
+    method: str, layers: str, memory_format: torch.memory_format = torch.contiguous_format, precision: str = "float32"
+) -> bool:
+    """Whether `make test` runs the combination; all the others are of `make test-slow`.
+
+    Every method runs on some layers, every method that has a way of its own to read shapes on all layers, and both in every
+    memory format; of the precisions all run on the examples.
+    """
+    if precision != "float32" and (layers not in EXAMPLES or memory_format is not torch.contiguous_format):
+        return False
+    return method not in VARIANTS or layers in EXAMPLES
+
+
+def combined(*more: tuple[Any, ...]) -> list[Any]:
+    """Parameters: every method with every layer and what else there is, the unusual ones as slow."""
+    return [
+        pytest.param(*given, id="-".join(map(str, given)).replace("torch.", ""), marks=() if usual(*given) else pytest.mark.slow)
+        for given in itertools.product(METHODS, LAYERS, *more)
+        if len(given) == 2 or given[2] in FORMATS.get(LAYERS[given[1]]()[1].ndim, (torch.contiguous_format,))
+    ]
 
 
 class Contract:
@@ -41,8 +70,7 @@ class Contract:
         return backbone_and_input[1]
 
 
-@pytest.mark.parametrize("layers", LAYERS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "layers"), combined())
 class TestContract(Contract):
     def test_gradients_reach_every_score_and_no_backbone_tensor(self, net: MaskedNetwork, x: torch.Tensor, method: str) -> None:
         net.train()
@@ -137,10 +165,11 @@ class TestContract(Contract):
         assert hash_tensors(all_tensors(deployed.module).items()) == net.backbone_sha256
 
 
-@pytest.mark.parametrize(("layers", "memory_format"), LAYERS_AND_FORMATS)
-@pytest.mark.parametrize("method", METHODS)
+ALL_FORMATS = (torch.contiguous_format, torch.channels_last, torch.channels_last_3d)
+
+
 class TestContractInEveryFormat(Contract):
-    @pytest.mark.parametrize("precision", PRECISIONS)
+    @pytest.mark.parametrize(("method", "layers", "memory_format", "precision"), combined(ALL_FORMATS, tuple(PRECISIONS)))
     def test_training_one_task_changes_neither_the_backbone_nor_the_other_task(
         self, net: MaskedNetwork, x: torch.Tensor, memory_format: torch.memory_format, precision: str
     ) -> None:
@@ -162,6 +191,7 @@ class TestContractInEveryFormat(Contract):
         for _, mask in net.state("second").named_masks():
             assert all(p.dtype == torch.float32 for p in mask.parameters())
 
+    @pytest.mark.parametrize(("method", "layers", "memory_format"), combined(ALL_FORMATS))
     def test_decoded_masks_write_exactly_the_effective_weights(
         self, net: MaskedNetwork, memory_format: torch.memory_format
     ) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from mask_zoo import METHODS, evaluate, train
 from torch import nn
-from zoo import METHODS, evaluate, train
 
 from img2img import MaskedNetwork, masks
 from img2img.masks.methods.piggyback import below

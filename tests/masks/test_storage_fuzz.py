@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mask_zoo import evaluate
 from torch import nn
-from zoo import evaluate
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks import task_header
@@ -100,6 +100,10 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     case.check_whole()
 
 
+TRIALS = 200
+"""Of edits by a generator with a seed, which are the same each time."""
+
+
 def _damage(content: bytes, generator: np.random.Generator) -> bytes:
     data = bytearray(content)
     header = 8 + struct.unpack("<Q", content[:8])[0]
@@ -124,11 +128,11 @@ def _damage(content: bytes, generator: np.random.Generator) -> bytes:
 def test_random_damage_is_refused_or_changes_nothing(case: Case) -> None:
     generator = np.random.default_rng(0)
     refused = 0
-    for _ in range(500):
+    for _ in range(TRIALS):
         outputs = case.load(_damage(case.intact, generator))
         refused += outputs is None
         assert outputs is None or torch.equal(outputs, case.expected)
-    assert refused > 475
+    assert refused > 0.95 * TRIALS
     case.check_whole()
 
 
@@ -184,11 +188,11 @@ def test_forged_headers_are_refused_or_load(case: Case, tmp_path: Path) -> None:
     case.path.write_bytes(case.intact)
     header, tensors = read_task_file(case.path)
     refused = 0
-    for _ in range(500):
+    for _ in range(TRIALS):
         edited = copy.deepcopy(header)
         _edit_header(edited, generator)
         refused += case.load(_forged(edited, tensors)) is None
-    assert refused > 250
+    assert refused > TRIALS / 2
     case.check_whole()
 
 
@@ -222,12 +226,12 @@ def test_forged_tensors_are_refused_or_load(case: Case) -> None:
     case.path.write_bytes(case.intact)
     header, tensors = read_task_file(case.path)
     refused = 0
-    for _ in range(500):
+    for _ in range(TRIALS):
         edited = dict(tensors)
         _edit_tensors(edited, generator)
         content = _forged(dict(header), {name: t.clone() for name, t in edited.items()})
         refused += case.load(content) is None
-    assert 250 < refused < 500, "changed numbers of norm state and head load"
+    assert TRIALS / 2 < refused < TRIALS, "changed numbers of norm state and head load"
     case.check_whole()
 
 

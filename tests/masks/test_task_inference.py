@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from mask_zoo import METHODS, WithHead, head
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal, kl_divergence
-from zoo import METHODS, WithHead, head
 
 from img2img import MaskedNetwork, masks
 from img2img.errors import InputError
@@ -227,7 +227,7 @@ def test_a_network_or_a_task_without_statistics_of_its_own_is_refused() -> None:
     plain.add_task("t", masks.Piggyback())
     with pytest.raises(InputError, match="keeps no running statistics"):
         by_norm_statistics(plain, _pictures())
-    with pytest.raises(InputError, match=r"task 't0' has no running statistics of its own \(norm='frozen'\)"):
+    with pytest.raises(InputError, match=r"'t0'.*statistics.*norm='frozen'"):
         by_norm_statistics(_network(norm="frozen"), _pictures())
 
 
@@ -286,7 +286,7 @@ def test_tasks_are_checked(infer: str) -> None:
 
 @pytest.mark.parametrize("infer", ["entropy", "gradient"])
 def test_outputs_without_classes_are_refused(infer: str) -> None:
-    with pytest.raises(InputError, match=r"gives \(4, 1, 8, 8\): entropy needs logits over two classes"):
+    with pytest.raises(InputError, match=r"\(4, 1, 8, 8\).*two classes"):
         INFER[infer](_network(classes=1), _pictures())
 
 

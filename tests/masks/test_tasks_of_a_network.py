@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mask_zoo import WithHead, evaluate, head, train
 from torch import nn
-from zoo import WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
 
@@ -153,7 +153,7 @@ def test_a_mixed_batch_of_several_inputs_and_outputs_goes_sample_by_sample() -> 
 
 
 def test_a_mixed_batch_needs_a_name_for_each_sample(net: MaskedNetwork, x: torch.Tensor) -> None:
-    with pytest.raises(InputError, match=r"2 task names for an input of shape \(6, 3, 8, 8\)"):
+    with pytest.raises(InputError, match=r"2 task names.*\(6, 3, 8, 8\)"):
         net(x, task=["a", "b"])
 
 
@@ -291,7 +291,7 @@ def test_patterns_types_and_functions_choose_what_is_masked(select: object, expe
 
 
 def test_a_selection_that_is_none_of_these_is_refused() -> None:
-    with pytest.raises(InputError, match="expected name patterns, layer types, or one function"):
+    with pytest.raises(InputError, match="patterns, layer types, or one function"):
         MaskedNetwork(WithHead(), select=["body.*", 3])  # type: ignore[list-item]
 
 

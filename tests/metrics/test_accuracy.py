@@ -80,7 +80,7 @@ def test_reset_forgets_what_was_counted() -> None:
 
 def test_class_indices_out_of_range_are_refused_by_value() -> None:
     metric = AccuracyMetrics("abc")
-    with pytest.raises(InputError, match=r"target has 3 images of the classes \[-1, 7\]: expected 0\.\.2"):
+    with pytest.raises(InputError, match=r"target.*\[-1, 7\].*0\.\.2"):
         metric.update(torch.zeros(4, 3), torch.tensor([7, 0, -1, 7]))
     with pytest.raises(InputError, match="before any image"):
         metric.compute()  # nothing of the refused batch was counted

@@ -64,5 +64,5 @@ def test_a_metric_with_a_value_a_class_is_refused() -> None:
     figures = with_extra_metrics(task.metrics(), F1=MulticlassF1Score(3, average=None))
     example = task.example(Batch(image=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), label=torch.zeros(1, 4, 4, dtype=torch.int64)))
     figures.update(example.target, example)
-    with pytest.raises(InputError, match=r"'F1' computed a tensor \(3,\).*average=.*ClasswiseWrapper"):
+    with pytest.raises(InputError, match=r"'F1'.*\(3,\).*average=.*ClasswiseWrapper"):
         figures.compute()

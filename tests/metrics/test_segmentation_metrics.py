@@ -115,9 +115,9 @@ def test_reset_forgets_what_was_counted() -> None:
 
 def test_labels_out_of_range_are_refused_by_value_and_void_is_not() -> None:
     metric = SegmentationMetrics("abc")
-    with pytest.raises(InputError, match=r"target has 3 pixels with the labels -1, 7: expected 0\.\.2"):
+    with pytest.raises(InputError, match=r"target.* 3 pixels.*-1, 7: .*0\.\.2"):
         metric.update(torch.zeros(1, 2, 2, dtype=torch.long), torch.tensor([[[7, VOID], [-1, 7]]]))
-    with pytest.raises(InputError, match="prediction has 1 pixels with the labels 3"):
+    with pytest.raises(InputError, match=r"prediction.* 1 pixels.*labels 3"):
         metric.update(torch.tensor([[[3, 1]]]), torch.tensor([[[0, 0]]]))
     with pytest.raises(InputError, match="before any pixel"):
         metric.compute()  # nothing of the refused batches was counted

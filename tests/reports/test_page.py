@@ -423,9 +423,9 @@ def test_results_of_another_shape_are_refused_with_the_place(tmp_path: Path, spo
 
 
 def test_missing_and_broken_files_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder; give the folder of a finished run"):
+    with pytest.raises(InputError, match=r"no such folder.*finished run"):
         write_report(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"has no results.json; give the folder of a finished run"):
+    with pytest.raises(InputError, match=r"no results.json.*finished run"):
         write_report(tmp_path)
     (tmp_path / "results.json").write_text('{"version": 2,', encoding="utf-8")
     with pytest.raises(InputError, match="not valid JSON"):
@@ -438,12 +438,12 @@ def test_a_broken_picture_or_log_is_named(tmp_path: Path) -> None:
     whole = picture.read_bytes()
     for broken in (b"no picture", whole[: len(whole) // 2]):
         picture.write_bytes(broken)
-        with pytest.raises(InputError, match=r"a\.png cannot be read as PNG .* delete it"):
+        with pytest.raises(InputError, match=r"a\.png .*PNG .*delete it"):
             write_report(folder)
     picture.write_bytes(whole)
     for broken in ("step,loss\n1,x\n", "a,b\n1,2\n", "step,loss\n1\n,2\n"):
         log.write_text(broken, encoding="utf-8")
-        with pytest.raises(InputError, match=r"a\.csv is not a training log .* delete it"):
+        with pytest.raises(InputError, match=r"a\.csv .*training log .*delete it"):
             write_report(folder)
     log.write_text("step,loss,rate,val mIoU\n", encoding="utf-8")
     assert "No training log was found" in Page(write_report(folder).read_text(encoding="utf-8")).text

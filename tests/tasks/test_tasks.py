@@ -159,7 +159,7 @@ def test_translation_copies_where_the_network_says_so_and_paints_elsewhere() -> 
     prediction = task.prediction(raw, input)
     assert torch.equal(prediction[..., :3], input[..., :3])
     assert torch.equal(prediction[..., 3:], torch.full((1, 3, 4, 3), 0.5))
-    with pytest.raises(InputError, match="a translation task needs a picture to start from with every picture"):
+    with pytest.raises(InputError, match="a translation task needs"):
         task.target(Batch(image=torch.zeros(1, 3, 4, 4, dtype=torch.uint8)))
 
 
@@ -185,7 +185,7 @@ def test_a_label_out_of_range_names_the_value_the_picture_and_the_range() -> Non
     label = torch.zeros(2, 8, 8, dtype=torch.int64)
     label[1, 0, 0] = 7
     batch = Batch(image=torch.zeros(2, 3, 8, 8, dtype=torch.uint8), label=label, names=("good.png", "bad.png"))
-    with pytest.raises(InputError, match=r"labels \[7\] in \['bad.png'\]: expected 0..1"):
+    with pytest.raises(InputError, match=r"\[7\].*bad.png.*0..1"):
         task.target(batch)
 
 
@@ -264,9 +264,9 @@ def test_without_a_picture_or_a_perceptual_network_the_error_says_what_to_give(s
 
 
 def test_an_unknown_kind_or_option_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match="known: classification, colourisation, denoising, edges, segmentation, style"):
+    with pytest.raises(InputError, match="known: classification, colourisation"):
         build_task({"kind": "colorization"})
-    with pytest.raises(InputError, match="no option 'drawin': did you mean 'drawing'"):
+    with pytest.raises(InputError, match=r"'drawin'.*mean 'drawing'"):
         build_task({"kind": "edges", "drawin": "canny"})
     with pytest.raises(InputError, match="needs the option 'classes'"):
         build_task({"kind": "segmentation"})

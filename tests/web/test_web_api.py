@@ -3,7 +3,6 @@
 import io
 import json
 import socket
-import threading
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,29 +16,11 @@ from colour_profiles import WIDE, grey_profile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from web_bundles import encoded, photo, same
+from web_service import API, Slow, error, opened
 
 import img2img
 from img2img.web import Limits
 from img2img.web.limits import RefusedError, check_pixels
-
-API = "/api/v1"
-
-
-def opened(answer: httpx.Response) -> Image.Image:
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png"), answer.text[:300]
-    return Image.open(io.BytesIO(answer.content))
-
-
-def error(answer: httpx.Response, status: int) -> str:
-    """The one thing that a refusal has."""
-    assert answer.status_code == status, answer.text
-    content = answer.json()
-    assert list(content) == ["error"]
-    said = content["error"]
-    assert "Traceback" not in said
-    assert "/tmp" not in said
-    return str(said)
-
 
 # ---------------------------------------------------------------------- what it answers
 
@@ -177,11 +158,11 @@ def test_it_describes_itself(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "said"),
     [
-        ("run/birds", 404, "no task 'birds' here; there is disks, colour, edges"),
-        ("run/disks?form=odd", 422, "form='odd': disks gives colours, labels, overlay"),
-        ("run/disks?side=0", 422, "side: input should be greater than or equal to 1, got '0'"),
+        ("run/birds", 404, "no task 'birds'"),
+        ("run/disks?form=odd", 422, "disks gives colours, labels, overlay"),
+        ("run/disks?side=0", 422, "side: input should be greater than"),
         ("run/disks?side=wide", 422, "side: input should be a valid integer"),
-        ("run/disks?side=6000", 413, "with a shorter side of 6000: expected 24,000,000 at most"),
+        ("run/disks?side=6000", 413, "6000: expected 24,000,000 at most"),
         ("walk/disks", 404, "nothing at /api/v1/walk/disks"),
     ],
 )
@@ -198,7 +179,7 @@ def test_wrong_requests(http: httpx.Client, path: str, status: int, said: str) -
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", 415, "no image that can be read"),
         (b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>', 415, "no image"),
         (encoded(Image.new("F", (9, 9)), "TIFF"), 422, "float pixels"),
-        (encoded(Image.new("1", (6000, 5000))), 413, "6000 x 5000 pixels, 30,000,000: expected 24,000,000 at most"),
+        (encoded(Image.new("1", (6000, 5000))), 413, "30,000,000: expected 24,000,000 at most"),
         (encoded(Image.new("1", (60_000, 4))), 413, "it is very thin"),
         (encoded(Image.new("1", (20_000, 20_000))), 413, "too many pixels"),
     ],
@@ -251,21 +232,6 @@ def test_an_image_that_does_not_arrive(local: Callable[..., str], reference: Any
     assert answer.startswith("HTTP/1.1 408")
     assert "did not arrive within 1 s" in answer
     assert httpx.get(f"{url}{API}/health").json()["waiting"] == 0
-
-
-class Slow:
-    """A model whose images wait until they may go on."""
-
-    def __init__(self, model: Any) -> None:
-        self._model, self.go, self.running = model, threading.Event(), threading.Semaphore(0)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def run(self, *arguments: Any, **options: Any) -> Any:
-        self.running.release()
-        assert self.go.wait(60)
-        return self._model.run(*arguments, **options)
 
 
 def test_more_than_may_wait_are_told_so(local: Callable[..., str], reference: Any) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Service
 from PIL import Image
 from web_bundles import encoded, photo, same
+from web_service import ROOT, Service
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import Service
 from PIL import Image
 from web_bundles import encoded, make_bundle, photo, same
+from web_service import Service
 
 import img2img
 

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from conftest import Service
 from web_bundles import encoded, photo
+from web_service import Service
 
 from img2img.web import temporary_images
 from img2img.web.limits import RefusedError

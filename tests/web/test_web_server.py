@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import start
 from web_bundles import encoded, photo
+from web_service import start
 
 import img2img
 from img2img import InputError
@@ -17,20 +17,20 @@ from img2img.web import build_app, serve
 from img2img.web.server import listen
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_signal_stops_it_and_it_leaves_nothing(bundle: Path, tmp_path: Path, how: signal.Signals, code: int) -> None:
+def test_ctrl_c_stops_it_and_it_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
+    """What SIGTERM does is in test_web_load.py."""
     service = start(bundle, tmp_path / "talk.txt")
     with httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http:
         (path,) = http.post("/gradio_api/upload", files={"files": encoded(photo())}).json()
         assert service.file(path).is_file()
-        assert service.stop(how) == (code, "")  # a connection that is kept does not hold it
+        assert service.stop(signal.SIGINT) == (0, "")  # a connection that is kept does not hold it
     assert list(service.temporary.iterdir()) == []
 
 
 def test_a_port_in_use(bundle: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(InputError, match=f"port {port} of 127.0.0.1 is in use: choose another, or 0"):
+        with pytest.raises(InputError, match=rf"port {port} .*in use.*choose another"):
             serve(bundle, port=port)
 
 
@@ -38,7 +38,7 @@ def test_a_port_in_use(bundle: Path) -> None:
     ("options", "said"),
     [
         ({"port": 70_000}, "port=70000: expected 1 to 65535"),
-        ({"host": "no such name"}, "host='no such name' is no address or name of this machine"),
+        ({"host": "no such name"}, "host='no such name'"),
         ({"host": "192.0.2.1"}, "cannot listen at 192.0.2.1:7860"),
     ],
 )
@@ -54,9 +54,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 
 def test_a_package_that_is_not_installed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(
-        InputError, match=r"the web service needs the package 'gradio', .*: pip install 'img2img\[images,train,serve\]'"
-    ):
+    with pytest.raises(InputError, match=r"'gradio'.*img2img\[images,train,serve\]"):
         serve(bundle, port=0)
 
 

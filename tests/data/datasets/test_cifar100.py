@@ -138,15 +138,15 @@ def test_validation_is_balanced_and_the_same_in_every_task(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"part": "all"}, "part='all': expected one of train, val, test"),
-        ({"part": "val"}, "part='val' with val_per_class=0: expected 1 or more"),
+        ({"part": "all"}, "part='all'.*train, val, test"),
+        ({"part": "val"}, "part='val'.*val_per_class=0.*1"),
         ({"val_per_class": -1}, "val_per_class=-1"),
         ({"val_per_class": 2}, "val_per_class=2: expected less than 2"),
-        ({"number": 0}, r"task number 0 of CIFAR-100: expected 1\.\.20"),
-        ({"number": 5, "grouping": "random", "groups": 4}, r"task number 5 of CIFAR-100: expected 1\.\.4"),
+        ({"number": 0}, r"number 0 .*1\.\.20"),
+        ({"number": 5, "grouping": "random", "groups": 4}, r"number 5 .*1\.\.4"),
         ({"grouping": "coarse"}, "grouping='coarse'"),
         ({"grouping": "random", "groups": 30}, "groups=30"),
-        ({"groups": 10}, "groups=10, seed=0 for grouping='superclass'"),
+        ({"groups": 10}, "groups=10.*grouping='superclass'"),
     ],
 )
 def test_options_out_of_range_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -156,7 +156,7 @@ def test_options_out_of_range_are_refused(tmp_path: Path, options: dict[str, Any
 
 
 def test_absent_data_says_where_it_comes_from(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no CIFAR-100 in .*cifar-100-python/train.*University of Toronto"):
+    with pytest.raises(InputError, match=r"cifar-100-python/train.*Toronto"):
         Cifar100(root=tmp_path, part="train")
 
 

@@ -66,16 +66,16 @@ def test_given_classes_set_the_order_and_may_lack_a_folder(root: Path) -> None:
 
 
 def test_a_class_that_is_not_listed_is_an_error(root: Path) -> None:
-    with pytest.raises(InputError, match=r"no class for .*Zebra 2; among `classes` there is none .*did you mean zebra"):
+    with pytest.raises(InputError, match=r"Zebra 2.*`classes`.*mean zebra"):
         ClassFolder(root=root / "train", classes=["cat", "dog", "zebra"])
     with pytest.raises(InputError, match=r"\['cat'\] are listed twice"):
         ClassFolder(root=root / "test", classes=["cat", "dog", "cat"])
 
 
 def test_the_folder_above_the_parts_and_one_without_classes_say_the_layout(root: Path) -> None:
-    with pytest.raises(InputError, match=r"holds the folders \['test', 'train'\]: expected .*CLASS.*such as ROOT/train"):
+    with pytest.raises(InputError, match=r"'test', 'train'.*CLASS.*ROOT/train"):
         ClassFolder(root=root)
-    with pytest.raises(InputError, match="holds no folder: expected one folder of images for each class"):
+    with pytest.raises(InputError, match=r"no folder.*for each class"):
         ClassFolder(root=root / "train" / "dog")
     with pytest.raises(InputError, match="no folder at"):
         ClassFolder(root=root / "gone")
@@ -84,7 +84,7 @@ def test_the_folder_above_the_parts_and_one_without_classes_say_the_layout(root:
 def test_a_class_without_a_picture_is_named(root: Path) -> None:
     (root / "train/owl").mkdir()
     (root / "train/owl/readme.md").write_text("none yet")
-    with pytest.raises(InputError, match=r"no image in .*owl \(1 other file \(\.md: 1\)\)"):
+    with pytest.raises(InputError, match=r"no image in .*owl.*\.md: 1"):
         ClassFolder(root=root / "train")
 
 

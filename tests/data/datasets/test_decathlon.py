@@ -89,7 +89,7 @@ def test_pictures_may_lie_elsewhere_and_root_may_be_the_folder_above(root: Path,
     (root / "data").rename(tmp_path / "pictures")
     pictures = Decathlon(root=tmp_path, dataset="aircraft", part="val", data=tmp_path / "pictures")
     assert pictures[0].image.shape == (72, 90, 3)
-    with pytest.raises(InputError, match=r"no image at .*data.aircraft.val.000\.jpg.*decathlon-1\.0-data.*or set `data`"):
+    with pytest.raises(InputError, match=r"aircraft.val.000\.jpg.*1\.0-data.*`data`"):
         opened(root, "val")
 
 
@@ -108,7 +108,7 @@ def test_names_that_occur_twice_are_told_apart(root: Path) -> None:
             {"annotations": [{"image_id": BASE + 1000, "category_id": BASE + c} for c in (1, 2)]},
             "image 10001000 two categories",
         ),
-        ("val", {"images": [{"id": "1", "file_name": "x"}]}, r"images\[0\] .*expected an object with id, file_name"),
+        ("val", {"images": [{"id": "1", "file_name": "x"}]}, r"images\[0\].*id, file_name"),
         ("val", {"images": [{"id": 1, "file_name": "x"}] * 2}, "images of one id"),
         ("val", {"annotations": []}, "no list 'annotations'"),
         ("train", {"categories": None}, "no list 'categories'"),
@@ -130,16 +130,16 @@ def test_one_id_in_both_files_of_the_union_is_refused(root: Path) -> None:
 
 
 def test_a_folder_without_the_devkit_names_both_layouts(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no folder annotations in .*, and no decathlon-1\.0 there that has one: .*devkit"):
+    with pytest.raises(InputError, match=r"annotations.*decathlon-1\.0.*devkit"):
         Decathlon(root=tmp_path, dataset="dtd", part="train")
 
 
 def test_absent_data_says_where_it_comes_from(root: Path) -> None:
-    with pytest.raises(InputError, match=r"no file at .*dtd_train\.json.*decathlon-1\.0-devkit.*Visual Domain Decathlon"):
+    with pytest.raises(InputError, match=r"dtd_train\.json.*decathlon-1\.0-devkit"):
         Decathlon(root=root, dataset="dtd", part="train")
-    with pytest.raises(InputError, match="no dataset of the Decathlon named 'flowers': did you mean vgg-flowers"):
+    with pytest.raises(InputError, match=r"'flowers'.*mean vgg-flowers"):
         Decathlon(root=root, dataset="flowers", part="train")
-    with pytest.raises(InputError, match="part='trainval': expected one of train, val, test, train"):
+    with pytest.raises(InputError, match=r"part='trainval'.*train, val, test"):
         opened(root, "trainval")
 
 
@@ -152,7 +152,7 @@ def test_results_are_in_official_ids(root: Path, tmp_path: Path) -> None:
     results = json.loads(path.read_text())
     expected = [{"image_id": BASE + 2000 + i, "category_id": BASE + c} for i, c in enumerate((3, 1, 2))]
     assert results == expected * 10
-    with pytest.raises(InputError, match="no predictions for vgg-flowers: expected all ten"):
+    with pytest.raises(InputError, match=r"vgg-flowers.*all ten"):
         write_decathlon_results(tmp_path / "results.json", predictions[:-1])
     write_decathlon_results(tmp_path / "results.json", predictions[:1], partial=True)
     assert json.loads(path.read_text()) == expected
@@ -162,8 +162,8 @@ def test_results_are_in_official_ids(root: Path, tmp_path: Path) -> None:
     ("predicted", "message"),
     [
         ({BASE + 2000: 0, BASE + 2002: 1}, "lack 1 images, such as 10002001"),
-        ({BASE + 2000 + i: 0 for i in range(4)}, "have the unknown 1 images, such as 10002003"),
-        ({BASE + 2000 + i: i + 1 for i in range(3)}, r"image 10002002 of aircraft-test is 3: expected a class index in 0\.\.2"),
+        ({BASE + 2000 + i: 0 for i in range(4)}, "unknown 1 .*10002003"),
+        ({BASE + 2000 + i: i + 1 for i in range(3)}, r"10002002 .* 3: .*0\.\.2"),
         ({BASE + 2000 + i: BASE + 1 for i in range(3)}, "not the official id"),
         ({BASE + 2000 + i: 1.0 for i in range(3)}, r"is 1\.0"),
     ],

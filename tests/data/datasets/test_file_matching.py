@@ -36,16 +36,16 @@ def test_a_public_set_is_paired_by_patterns_and_a_refusal_says_which(tmp_path: P
 def test_the_suggestion_is_a_suffix_where_that_is_enough(tmp_path: Path) -> None:
     images = lay(tmp_path / "images", ["a/1.jpg", "a/2.jpg", "b/12.jpg"])
     labels = lay(tmp_path / "labels", ["a/1_gt.png", "a/2_gt.png", "b/12_gt.png"])
-    with pytest.raises(InputError, match="set `suffix` to '_gt', which pairs all of them"):
+    with pytest.raises(InputError, match="`suffix` to '_gt'"):
         paired(images, labels)
     assert paired(images, labels, suffix="_gt")[2] == ("b/12.jpg", "b/12_gt.png")
-    with pytest.raises(InputError, match="leave out `suffix` and `match`: the names are the same"):
+    with pytest.raises(InputError, match="leave out `suffix` and `match`"):
         paired(images, lay(tmp_path / "same", ["a/1.png", "a/2.png", "b/12.png"]), suffix="_gt")
 
 
 def test_without_a_pattern_the_nearest_name_is_told(tmp_path: Path) -> None:
     images, labels = lay(tmp_path / "images", ["IMG_1.JPG", "x.png"]), lay(tmp_path / "labels", ["img_1.png", "x.png", "y.png"])
-    with pytest.raises(InputError, match=r"no label for .*IMG_1\.JPG: expected .*labels/IMG_1\.png; .*there is img_1"):
+    with pytest.raises(InputError, match=r"IMG_1\.JPG.*labels/IMG_1\.png.*is img_1"):
         paired(images, labels)
 
 
@@ -66,7 +66,7 @@ def test_pictures_and_masks_side_by_side(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no label in .* is called '\{id\}_gt'"):
         paired(root, root, suffix="_gt")
     lay(root, ["z_mask.png"])
-    with pytest.raises(InputError, match=r"the label .*z_mask\.png is without its image"):
+    with pytest.raises(InputError, match=r"label .*z_mask\.png .*without"):
         paired(root, root, suffix="_mask")
 
 
@@ -89,7 +89,7 @@ def test_order_takes_numbers_by_their_value_and_needs_as_many_of_both(tmp_path: 
 @pytest.mark.parametrize("match", ["stem", [], ["{id}"], ["{id}", "mask"], ["{id}{id}", "{id}"], ["{id}", 3]])
 def test_other_matches_are_refused(tmp_path: Path, match: Any) -> None:
     root = lay(tmp_path, ["a.png"])
-    with pytest.raises(InputError, match=r"expected 'name', 'order', or two patterns with \{id\}"):
+    with pytest.raises(InputError, match=r"'name', 'order'.*\{id\}"):
         paired(root, root, match=match)
 
 
@@ -132,7 +132,7 @@ def test_names_that_are_of_neither_form_are_found_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a  1\nb -1\n", "flags beside its names .*'a  1'.*names alone"),
+        ("a  1\nb -1\n", "'a  1'.*names alone"),
         ("a\nb\na\n", "lists a twice"),
         ("\n", "is empty"),
     ],

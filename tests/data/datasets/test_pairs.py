@@ -40,7 +40,7 @@ def test_an_odd_width_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (7, 4)).save(tmp_path / "odd.png")
     pairs = PairFolder(tmp_path)
     assert len(pairs) == 1
-    with pytest.raises(InputError, match=r"odd\.png is 7 pixels wide: expected an even width"):
+    with pytest.raises(InputError, match=r"odd\.png.* 7 .*even width"):
         pairs[0]
 
 
@@ -80,10 +80,10 @@ def test_two_folders_are_paired_by_their_paths_without_the_extension(tmp_path: P
     parts = build_data({"kind": "paired_folders", "parts": dict.fromkeys(("train", "val", "test"), folders)})
     assert len(parts.train) == len(parts.test) == 2
     (tmp_path / "out" / "1.png").unlink()
-    with pytest.raises(InputError, match=r"no target for .*1.bmp: expected .*out/1.png; .*suffix"):
+    with pytest.raises(InputError, match=r"1.bmp.*out/1.png.*suffix"):
         PairedFolders(tmp_path / "in", tmp_path / "out")
     Image.new("RGB", (6, 4)).save(tmp_path / "out" / "1.png")
-    with pytest.raises(InputError, match=r"1.bmp is 5 x 4 and its target .*1.png is 6 x 4: expected the same size"):
+    with pytest.raises(InputError, match=r"1.bmp.*5 x 4.*1.png.*6 x 4.*same size"):
         PairedFolders(tmp_path / "in", tmp_path / "out")[0]
 
 

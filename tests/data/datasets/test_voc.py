@@ -60,12 +60,12 @@ def test_the_root_may_be_a_folder_above_the_year(tmp_path: Path, year: Path) -> 
 
 def test_two_years_below_the_root_are_refused(year: Path) -> None:
     write_voc(year.parent / "VOC2007", {"train": ["1"]})
-    with pytest.raises(InputError, match=r"holds \['VOC2007', 'VOC2012'\]: expected one year"):
+    with pytest.raises(InputError, match=r"'VOC2007', 'VOC2012'.*one year"):
         VocSegmentation(year.parent, "train")
 
 
 def test_a_missing_list_names_those_there_are(year: Path) -> None:
-    with pytest.raises(InputError, match=r"no list .*test\.txt: expected one of \['train', 'val'\]"):
+    with pytest.raises(InputError, match=r"test\.txt.*'train', 'val'"):
         VocSegmentation(year, "test")
 
 
@@ -78,13 +78,13 @@ def test_an_empty_list_is_refused(year: Path) -> None:
 @pytest.mark.parametrize("file", ["JPEGImages/2007_000039.jpg", "SegmentationClass/2007_000039.png"])
 def test_a_missing_file_of_the_list_is_named(year: Path, file: str) -> None:
     (year / file).unlink()
-    with pytest.raises(InputError, match=rf"{file} is missing: expected every image and label of the list .*train\.txt"):
+    with pytest.raises(InputError, match=rf"{file} .*missing.*list .*train\.txt"):
         VocSegmentation(year, "train")
 
 
 def test_a_label_value_beyond_voc_is_refused(year: Path) -> None:
     Image.fromarray(np.full((6, 8), 21, dtype=np.uint8)).save(year / "SegmentationClass" / "2007_000033.png")
-    with pytest.raises(InputError, match=r"2007_000033\.png has the values 21: expected 0\.\.20, 255"):
+    with pytest.raises(InputError, match=r"000033\.png.* 21: .*0\.\.20, 255"):
         VocSegmentation(year, "val")[0]
 
 
@@ -112,7 +112,7 @@ def test_lists_with_a_byte_order_mark_and_pictures_of_other_extensions_are_read(
 
 def test_a_list_with_flags_says_what_they_are(year: Path) -> None:
     (year / "ImageSets" / "Segmentation" / "train.txt").write_text("2007_000032  1\n2007_000039 -1\n")
-    with pytest.raises(InputError, match=r"train\.txt has flags beside its names.*names alone"):
+    with pytest.raises(InputError, match=r"train\.txt.*names alone"):
         VocSegmentation(year, "train")
 
 

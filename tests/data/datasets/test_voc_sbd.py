@@ -130,14 +130,14 @@ def test_a_tenth_of_the_training_list_is_held_out_to_choose_by(tmp_path: Path, v
 def test_the_folder_may_be_one_above(sbd: Path, voc: Path) -> None:
     for root in (sbd, sbd.parent, sbd.parent.parent):
         assert len(VocSbd(root, voc.parent, "train")) == 4
-    with pytest.raises(InputError, match=r"is not a folder of SBD: expected img, cls and train\.txt"):
+    with pytest.raises(InputError, match=r"img, cls and train\.txt"):
         VocSbd(voc, voc, "train")
 
 
 @pytest.mark.parametrize("file", ["img/2008_000008.jpg", "cls/2008_000008.mat"])
 def test_a_missing_file_of_the_list_is_named(sbd: Path, voc: Path, file: str) -> None:
     (sbd / file).unlink()
-    with pytest.raises(InputError, match=rf"{file} is missing: expected every image and label of the list .*train\.txt"):
+    with pytest.raises(InputError, match=rf"{file} .*missing.*list .*train\.txt"):
         VocSbd(sbd, voc, "train")
     assert len(VocSbd(sbd, voc, "test")) == 2
 
@@ -145,7 +145,7 @@ def test_a_missing_file_of_the_list_is_named(sbd: Path, voc: Path, file: str) ->
 def test_a_list_that_is_missing_empty_or_covers_the_whole_val_list_is_refused(sbd: Path, voc: Path) -> None:
     list_file = sbd / "train.txt"
     list_file.write_text("".join(f"{n}\n" for n in VOC_VAL))
-    with pytest.raises(InputError, match="every image of the list of 'VOC2011-val' is in"):
+    with pytest.raises(InputError, match=r"every image.*'VOC2011-val'"):
         VocSbd(sbd, voc, "test")
     list_file.write_text("\n")
     with pytest.raises(InputError, match="is empty"):
@@ -153,7 +153,7 @@ def test_a_list_that_is_missing_empty_or_covers_the_whole_val_list_is_refused(sb
     list_file.unlink()
     with pytest.raises(InputError, match=r"no list .*train\.txt: expected SBD's"):
         VocSbd(sbd, voc, "train")
-    with pytest.raises(InputError, match="got the split 'val': expected 'train' or 'test'"):
+    with pytest.raises(InputError, match=r"'val'.*'train' or 'test'"):
         VocSbd(sbd, voc, "val")  # type: ignore[arg-type]
 
 
@@ -200,7 +200,7 @@ def test_a_file_of_the_other_byte_order_is_read(tmp_path: Path) -> None:
 )
 def test_a_file_with_another_content_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
     savemat(tmp_path / "odd.mat", content)
-    with pytest.raises(InputError, match=r"odd\.mat has no uint8 matrix GTcls\.Segmentation"):
+    with pytest.raises(InputError, match=r"odd\.mat.*uint8.*Segmentation"):
         read(tmp_path / "odd.mat")
 
 
@@ -245,9 +245,9 @@ def test_a_label_of_another_size_or_with_an_unknown_value_is_refused(sbd: Path, 
     write_label(sbd / "cls" / f"{TRAIN[1]}.mat", np.full((6, 8), 21, np.uint8))
     write_label(sbd / "cls" / f"{TRAIN[2]}.mat", np.zeros((1, 8), np.uint8))
     pictures = VocSbd(sbd, voc, "train")
-    with pytest.raises(InputError, match=r"is 8 x 6 and its label .*\.mat is 6 x 8: expected the same size"):
+    with pytest.raises(InputError, match=r"8 x 6.*\.mat.*6 x 8.*same size"):
         pictures[0]
-    with pytest.raises(InputError, match=r"\.mat has the values 21: expected 0\.\.20, 255"):
+    with pytest.raises(InputError, match=r"\.mat.* 21: .*0\.\.20, 255"):
         pictures[1]
     with pytest.raises(InputError, match="is 8 x 1"):
         pictures[2]

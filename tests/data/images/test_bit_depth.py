@@ -124,9 +124,9 @@ def test_a_command_says_once_what_range_it_found(tmp_path: Path, caplog: pytest.
 @pytest.mark.parametrize(
     ("values", "white", "said"),
     [
-        (TWELVE, None, "up to 4,095 of 65,535.*12 bits, give white=4095"),
-        (colours(TWELVE), None, "up to 4,095 of 65,535.*12 bits, give white=4095"),
-        (TWELVE * 4, None, "up to 16,380 of 65,535.*14 bits, give white=16383"),
+        (TWELVE, None, "4,095.*12 bits.*white=4095"),
+        (colours(TWELVE), None, "4,095.*12 bits.*white=4095"),
+        (TWELVE * 4, None, "16,380.*14 bits.*white=16383"),
         (TWELVE * 16, 4095, "up to 65,520, beyond white=4095"),
         (colours(TWELVE * 16), 4095, "up to 65,520, beyond white=4095"),
         (TWELVE, 4095, None),

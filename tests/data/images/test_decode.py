@@ -188,7 +188,7 @@ def test_a_picture_that_claims_too_many_pixels_is_refused_undecoded(tmp_path: Pa
     data[16:24] = struct.pack(">II", side, side)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
     (tmp_path / "bomb.png").write_bytes(data)
-    with pytest.raises(InputError, match=r"bomb\.png claims too many pixels .*: expected at most"):
+    with pytest.raises(InputError, match=r"bomb\.png.*pixels.*at most"):
         read_image(tmp_path / "bomb.png")
 
 
@@ -247,14 +247,14 @@ def test_one_bit_labels_are_zero_and_one(tmp_path: Path) -> None:
 
 def test_deep_labels_above_255_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 300]], dtype=np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a\.png has values from 0 to 300: expected .* 0\.\.255"):
+    with pytest.raises(InputError, match=r"a\.png.*0 to 300.*0\.\.255"):
         read_label(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_coloured_labels_are_refused(tmp_path: Path, mode: str) -> None:
     Image.new(mode, (3, 3)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=rf"a\.png is an image of mode {mode}: expected one channel"):
+    with pytest.raises(InputError, match=rf"a\.png.*mode {mode}: expected one channel"):
         read_label(tmp_path / "a.png")
 
 

@@ -55,7 +55,7 @@ def test_a_wide_red_is_the_red_that_a_viewer_shows(tmp_path: Path, space: str, e
 def test_results_carry_no_profile(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), in_space(RED, "adobe")).save(tmp_path / "a.png", icc_profile=WIDE["adobe"])
     opened = open_input(tmp_path / "a.png")
-    result = opened.picture(opened.values / 255)
+    result = opened.image(opened.values / 255)
     assert "icc_profile" not in result.info
     assert near(np.asarray(result), RED)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mask_zoo import LAYERS, evaluate, layer, train
 from torch import Tensor, nn
-from zoo import LAYERS, evaluate, layer, train
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks import basis_of_tasks
@@ -185,7 +185,7 @@ def test_a_basis_that_is_missing_or_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="no masks for 'w'"):
         ImpressLearn(basis="b").create(other, net.bases())
     turned = {"b": Basis.random({"w": layer(torch.ones(2, 3))}, count=2, density=0.5, seed=0)}
-    with pytest.raises(InputError, match=r"masks of shape \(2, 3\) for w, which is \(3, 2\)"):
+    with pytest.raises(InputError, match=r"\(2, 3\) for w.*\(3, 2\)"):
         ImpressLearn(basis="b").create(other, turned)
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from mask_zoo import layer
 from torch import Tensor, nn
-from zoo import layer
 
 from img2img import InputError, MaskedNetwork
 from img2img.masks.layers import Layer, describe_layers, is_normalisation

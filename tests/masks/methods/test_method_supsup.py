@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from mask_zoo import LAYERS, evaluate, layer, train
 from torch import Tensor
-from zoo import LAYERS, evaluate, layer, train
 
 from img2img import InputError, MaskedNetwork
 from img2img.masks import Layer
@@ -296,7 +296,7 @@ def test_a_warm_start_from_another_density_keeps_the_others_ones_as_the_highest(
         ({"density": 0.0}, "above 0 and up to 1"),
         ({"density": 1.5}, "above 0 and up to 1"),
         ({"density": float("nan")}, "above 0 and up to 1"),
-        ({"allocation": "network"}, "expected one of 'layer', 'global', 'erdos_renyi'"),
+        ({"allocation": "network"}, "'layer', 'global', 'erdos_renyi'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from mask_zoo import layer
 from torch import Tensor, nn
-from zoo import layer
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks.layers import Layer
@@ -406,12 +406,12 @@ def test_a_kernel_starts_as_the_majority_of_its_weights() -> None:
     ("options", "message"),
     [
         ({"granularity": "channel"}, "expected one of 'kernel', 'element'"),
-        ({"gradient": "gumbel"}, "expected one of 'softmax', 'straight_through'"),
+        ({"gradient": "gumbel"}, "'softmax', 'straight_through'"),
         ({"normal": "mean"}, "expected one of 'max', 'minmax'"),
         ({"start": "half"}, "expected one of 'ones', 'uniform'"),
-        ({"steepness": 0.0}, "steepness=0.0: expected a finite number above 0"),
-        ({"threshold": 0.0}, "threshold=0.0: expected a finite number above 0"),
-        ({"init": math.inf}, "init=inf: expected a finite number above 0"),
+        ({"steepness": 0.0}, "steepness=0.0: .*above 0"),
+        ({"threshold": 0.0}, "threshold=0.0: .*above 0"),
+        ({"init": math.inf}, "init=inf: .*above 0"),
         ({"init": 5e-3}, "not above threshold"),
         ({"through_scale": True, "soft": False}, "there is no scale"),
         ({"through_scale": True}, "choose start='uniform'"),

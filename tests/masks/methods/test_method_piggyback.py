@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from zoo import layer
+from mask_zoo import layer
 
 from img2img import InputError, masks
 from img2img.masks.methods.piggyback import PiggybackMask, TernaryMask, select
@@ -170,8 +170,8 @@ def test_a_warm_start_begins_with_the_other_mask_as_far_from_flipping_as_a_fresh
     [
         ({"init": 1e-3}, "not above threshold"),
         ({"margin": -1.0}, "not above threshold"),
-        ({"start": "half"}, "expected one of 'ones', 'uniform', 'proportional'"),
-        ({"gradient_scaling": "mean"}, "expected one of 'none', 'average', 'individual'"),
+        ({"start": "half"}, "'ones', 'uniform', 'proportional'"),
+        ({"gradient_scaling": "mean"}, "'none', 'average', 'individual'"),
         ({"granularity": "channel"}, "expected one of 'element', 'kernel'"),
         ({"threshold": 0.0, "ternary": True}, "must be above 0"),
     ],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from zoo import WithHead, evaluate, head, train
+from mask_zoo import WithHead, evaluate, head, train
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks.storage import storage_table
