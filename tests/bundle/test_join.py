@@ -203,8 +203,8 @@ def test_jobs_of_a_multirun_join_into_what_the_sequence_learns(tmp_path: Path, j
     assert files(tmp_path / "joined") == files(tmp_path / "whole" / "bundle")
     options = ["experiment=demo", "backbone=bundle", f"backbone.weights={tmp_path / 'joined'}", "sequence=[tissue]"]
     more = read_experiment(plain_config(compose("image_to_image", options)))
-    assert more.source is not None
-    assert more.source.tasks == ("shapes", "landscape", "edges")
+    assert more.backbone.source is not None
+    assert more.backbone.source.tasks == ("shapes", "landscape", "edges")
     assert {name: task.kind for name, task in img2img.load(str(tmp_path / "joined")).tasks.items()} == {
         "shapes": "segmentation", "landscape": "segmentation", "edges": "edges",
     }  # fmt: skip
