@@ -1,6 +1,7 @@
 """A bundle that was written before the code was rebuilt still loads, with the same weights, outputs and files."""
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,12 +13,22 @@ from torch import Tensor
 import img2img
 
 FOLDER = Path(__file__).parent / "old_bundle"
-TASKS = sorted(path.stem for path in (FOLDER / "tasks").iterdir())
+with zipfile.ZipFile(FOLDER / "bundle.zip") as archive:
+    TASKS = sorted(Path(name).stem for name in archive.namelist() if name.startswith("tasks/"))
 
 
 @pytest.fixture(scope="module")
-def network() -> img2img.MaskedNetwork:
-    loaded: img2img.MaskedNetwork = img2img.load(str(FOLDER), device="cpu").network
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle's folder, unpacked."""
+    folder = tmp_path_factory.mktemp("old_bundle")
+    with zipfile.ZipFile(FOLDER / "bundle.zip") as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(bundle: Path) -> img2img.MaskedNetwork:
+    loaded: img2img.MaskedNetwork = img2img.load(str(bundle), device="cpu").network
     return loaded
 
 
@@ -66,14 +77,14 @@ def test_the_outputs_are_the_same(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_saved_again_gives_the_same_bytes(network: img2img.MaskedNetwork, tmp_path: Path, task: str) -> None:
+def test_a_task_saved_again_gives_the_same_bytes(network: img2img.MaskedNetwork, bundle: Path, tmp_path: Path, task: str) -> None:
     relative_to = "piggyback" if task == "relative" else None
     path = network.save_task(task, tmp_path / "task.safetensors", relative_to=relative_to)
-    assert path.read_bytes() == (FOLDER / "tasks" / f"{task}.safetensors").read_bytes()
+    assert path.read_bytes() == (bundle / "tasks" / f"{task}.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["random", "tasks"])
-def test_a_basis_saved_again_gives_the_same_bytes(network: img2img.MaskedNetwork, tmp_path: Path, name: str) -> None:
+def test_a_basis_saved_again_gives_the_same_bytes(network: img2img.MaskedNetwork, bundle: Path, tmp_path: Path, name: str) -> None:
     basis = network.bases()[name]
     path = basis.save(tmp_path / "basis.safetensors")
-    assert path.read_bytes() == (FOLDER / "bases" / f"{basis.sha256}.safetensors").read_bytes()
+    assert path.read_bytes() == (bundle / "bases" / f"{basis.sha256}.safetensors").read_bytes()
