@@ -84,7 +84,9 @@ def test_a_task_saved_again_gives_the_same_bytes(network: img2img.MaskedNetwork,
 
 
 @pytest.mark.parametrize("name", ["random", "tasks"])
-def test_a_basis_saved_again_gives_the_same_bytes(network: img2img.MaskedNetwork, bundle: Path, tmp_path: Path, name: str) -> None:
+def test_a_basis_saved_again_gives_the_same_bytes(
+    network: img2img.MaskedNetwork, bundle: Path, tmp_path: Path, name: str
+) -> None:
     basis = network.bases()[name]
     path = basis.save(tmp_path / "basis.safetensors")
     assert path.read_bytes() == (bundle / "bases" / f"{basis.sha256}.safetensors").read_bytes()
