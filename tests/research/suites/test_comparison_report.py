@@ -219,8 +219,8 @@ def test_a_damaged_image_is_named(made: tuple[Path, Path], tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("spoil", "found"),
     [
-        (lambda r: r["tasks"][1].update(trivial=210.0), "the baseline of colour is 210.0, but 200.0"),
-        (lambda r: r["tasks"][1].update(metric="SSIM"), "primary_metric of colour is 'SSIM', but 'ab error'"),
+        (lambda r: r["tasks"][1].update(baseline=210.0), "the baseline of colour is 210.0, but 200.0"),
+        (lambda r: r["tasks"][1].update(primary_metric="SSIM"), "primary_metric of colour is 'SSIM', but 'ab error'"),
         (lambda r: r["tasks"][1].update(higher_is_better=True), "higher_is_better of colour is True, but False"),
     ],
 )
