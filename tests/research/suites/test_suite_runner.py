@@ -178,7 +178,7 @@ def test_impresslearns_bases_on_split_cifar() -> None:
         assert isinstance(made, BasisOfTasks)
         assert [task.name for task in first] == list(made.tasks), label
         numbers = [task.data.options["number"] for task in first]
-        assert numbers == (list(range(1, count + 1)) if basis == "impresslearn" else [1] * count), label
+        assert numbers == (list(range(1, count + 1)) if basis == "impressions" else [1] * count), label
         assert len({experiment.seed_of(task.name) for task in first}) == count, "starts and orders differ"
         assert all(task.data.options["grouping"] == "random" for task in first)
 
