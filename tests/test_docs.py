@@ -346,6 +346,16 @@ def test_the_reference_has_every_command() -> None:
     )
 
 
+def test_the_tests_and_configs_that_the_coverage_names_are_there() -> None:
+    text = (DOCS / "coverage.md").read_text(encoding="utf-8")
+    tests = set(re.findall(r"`(tests/[\w/]+\.py)", text))
+    configs = set(re.findall(r"`((?:suite|experiment|protocol|backbone|data|study)/\w+)`", text))
+    assert len(tests) > 30
+    assert len(configs) > 20
+    assert not [path for path in tests if not (ROOT / path).is_file()]
+    assert not [name for name in configs if not (ROOT / "configs" / f"{name}.yaml").is_file()]
+
+
 # ---------------------------------------------------------------------- the site
 
 

@@ -33,13 +33,13 @@ def add_task(
 ) -> Path:
     """Train a task on the backbone of a bundle and add it there; the tasks that it has are left as they are, bit for bit.
 
-    The training is an experiment like any other: its folder has a report, and the same call goes on after an interruption.
+    The training is an experiment like any other, in a run folder; the same call goes on after an interruption.
 
     Args:
         bundle: the folder of a bundle or of a run.
         name: of the new task.
         task: its kind and options, see `tasks.build_task`.
-        data: its pictures, see `data.build_data`.
+        data: its images, see `data.build_data`.
         method: a config of `configs/method`, or a mask method's name and options.
         train: what differs from the defaults of `TrainOptions`, by groups, such as `{"optimiser": {"lr": 1e-3}}`.
         out: the run folder; `runs/NAME` by default.

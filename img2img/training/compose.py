@@ -52,7 +52,7 @@ def register_defaults() -> None:
 
 
 def method_names() -> list[str]:
-    """The names of img2img's own mask methods and comparison methods that a config may choose."""
+    """The names of the mask methods and comparison methods that a config may choose, those of imported modules among them."""
     masks = [name for name in METHODS if name != "mixed"]  # which is made of another and masks.trainable_copies
     return [*masks, *comparison_methods()]
 
