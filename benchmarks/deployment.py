@@ -1,6 +1,6 @@
 """Running trained tasks: merged inference, hot swap, cached and mixed batches, each against its plain peer.
 
-    python benchmarks/deployment.py --rounds 21
+python benchmarks/deployment.py --rounds 21
 """
 
 import argparse

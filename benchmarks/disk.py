@@ -1,6 +1,6 @@
 """Task files: stored bits against the entropy, time to save and load 25 M weights, memory with a thousand tasks registered.
 
-    python benchmarks/disk.py
+python benchmarks/disk.py
 """
 
 import argparse

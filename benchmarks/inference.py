@@ -2,8 +2,8 @@
 
     python benchmarks/inference.py runs/demo --task colour --rounds 9
 
-A round runs eight pictures of 256 x 192, or one of 1600 x 1200. The peer is the merged network alone: pad, run, cut, and the
-task's own prediction and picture.
+A round runs eight images of 256 x 192, or one of 1600 x 1200. The peer is the merged network alone: pad, run, cut, and the
+task's own prediction and image.
 """
 
 import argparse
@@ -35,22 +35,22 @@ def main() -> None:
     network, task = cached.network.merge(options.task), cached.task(options.task)
 
     @torch.no_grad()
-    def by_hand(picture: np.ndarray) -> np.ndarray:
-        input = task.served_input(Batch(image=torch.from_numpy(picture).permute(2, 0, 1)[None]))
-        height, width = picture.shape[:2]
+    def by_hand(image: np.ndarray) -> np.ndarray:
+        input = task.served_input(Batch(image=torch.from_numpy(image).permute(2, 0, 1)[None]))
+        height, width = image.shape[:2]
         raw = network(F.pad(input, (0, -width % 32, 0, -height % 32), mode="replicate"))[..., :height, :width]
-        return pixels(task.picture(task.prediction(raw, input), input)[0])
+        return pixels(task.to_image(task.prediction(raw, input), input)[0])
 
     name = options.task
     runs: dict[str, Callable[[], object]] = {
-        "by hand": lambda: [by_hand(picture) for picture in small],
-        "cached, one by one": lambda: [cached.run(name, picture) for picture in small],
-        "merged, one by one": lambda: [merged.run(name, picture) for picture in small],
+        "by hand": lambda: [by_hand(image) for image in small],
+        "cached, one by one": lambda: [cached.run(name, image) for image in small],
+        "merged, one by one": lambda: [merged.run(name, image) for image in small],
         "merged, in batches of 8": lambda: merged.run(name, small, batch_size=8),
-        "merged, one by one, bfloat16": lambda: [half.run(name, picture) for picture in small],
+        "merged, one by one, bfloat16": lambda: [half.run(name, image) for image in small],
         "merged, in batches of 8, bfloat16": lambda: half.run(name, small, batch_size=8),
     }
-    report("eight pictures of 256 x 192", alternate(runs, rounds=options.rounds), peers=["by hand"])
+    report("eight images of 256 x 192", alternate(runs, rounds=options.rounds), peers=["by hand"])
     runs = {
         "by hand": lambda: by_hand(large),
         "whole": lambda: merged.run(name, large, tile=None),
@@ -59,7 +59,7 @@ def main() -> None:
         "seen at 256": lambda: merged.run(name, large, side=256),
         "whole, bfloat16": lambda: half.run(name, large, tile=None),
     }
-    report("one picture of 1600 x 1200", alternate(runs, rounds=max(3, options.rounds // 3)), peers=["by hand"])
+    report("one image of 1600 x 1200", alternate(runs, rounds=max(3, options.rounds // 3)), peers=["by hand"])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Batches of small pictures with CIFAR's augmentation: whole batches at once against one picture at a time.
+"""Batches of small images with CIFAR's augmentation: whole batches at once against one image at a time.
 
     python benchmarks/small_images.py --rounds 15
 
-A round is ten batches of 128 pictures of 32 px with a border of 4, cut and mirrored. The peer is torchvision's RandomCrop and
-RandomHorizontalFlip on each picture, collated by torch's default.
+A round is ten batches of 128 images of 32 px with a border of 4, cut and mirrored. The peer is torchvision's RandomCrop and
+RandomHorizontalFlip on each image, collated by torch's default.
 """
 
 import argparse
@@ -29,9 +29,9 @@ def main() -> None:
     print(environment())
     rng = np.random.default_rng(0)
     images, categories = rng.integers(0, 256, (2500, 32, 32, 3), dtype=np.uint8), rng.integers(0, 5, 2500)
-    pictures = ArrayDataset(images, categories, classes=list("abcde"), name="random")
-    whole = TrainBatches(pictures, PadCrop(32, pad=4), batch_size=SIZE, seed=0)
-    singly = TrainBatches(_Samples(pictures), PadCrop(32, pad=4), batch_size=SIZE, seed=0)
+    source = ArrayDataset(images, categories, classes=list("abcde"), name="random")
+    whole = TrainBatches(source, PadCrop(32, pad=4), batch_size=SIZE, seed=0)
+    singly = TrainBatches(_Samples(source), PadCrop(32, pad=4), batch_size=SIZE, seed=0)
     transform = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])
     tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
 
@@ -41,19 +41,19 @@ def main() -> None:
             default_collate([(transform(tensors[row]), int(categories[row])) for row in rows])
 
     runs: dict[str, Callable[[], object]] = {
-        "torchvision, one picture at a time": peer,
-        "Shift, one picture at a time": lambda: [singly.batch(step) for step in range(BATCHES)],
+        "torchvision, one image at a time": peer,
+        "Shift, one image at a time": lambda: [singly.batch(step) for step in range(BATCHES)],
         "Shift, whole batches": lambda: [whole.batch(step) for step in range(BATCHES)],
     }
     report(f"{BATCHES} batches of {SIZE}", alternate(runs, rounds=options.rounds), peers=[next(iter(runs))])
 
 
 class _Samples(ArrayDataset):
-    """The same pictures, as a set whose pictures are not in memory."""
+    """The same images, as a set whose images are not in memory."""
 
-    def __init__(self, pictures: ArrayDataset) -> None:
-        images, categories = pictures.arrays()
-        super().__init__(images, categories, classes=pictures.classes, name="singly")
+    def __init__(self, source: ArrayDataset) -> None:
+        images, categories = source.arrays()
+        super().__init__(images, categories, classes=source.classes, name="singly")
 
     def arrays(self) -> None:  # type: ignore[override]
         return None

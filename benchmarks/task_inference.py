@@ -3,7 +3,7 @@
     make demo
     python benchmarks/task_inference.py experiment=demo out=runs/demo
 
-For every task, inputs of its test set in batches of 1, 4 and 8 pictures; the tasks compared are those with running statistics of
+For every task, inputs of its test set in batches of 1, 4 and 8 images; the tasks compared are those with running statistics of
 their own. Also: the similarity matrix of the masks, zeroed weights by layer, and the bytes of each task's file.
 """
 
@@ -40,7 +40,7 @@ def main(overrides: list[str]) -> None:
             batches[name] = [runner.evaluator.placed(x) for x in inputs.split(size) if len(x) == size]
         found = accuracy(partial(by_norm_statistics, network, tasks=names), batches)
         count = sum(map(len, batches.values()))
-        table = Table(title=f"task found from {size} picture(s): {found.accuracy:.3f} of {count} batches")
+        table = Table(title=f"task found from {size} image(s): {found.accuracy:.3f} of {count} batches")
         for column in ("true \\ found", *names):
             table.add_column(column, justify="right")
         for name in names:

@@ -44,7 +44,7 @@ def backbone() -> nn.Module:
 
 
 def trained_module(name: str, size: int) -> nn.Module:
-    """What is trained: a module from pictures to pictures whose parameters that require grad are its own."""
+    """What is trained: a module from images to images whose parameters that require grad are its own."""
     plain = backbone()
     head = copy.deepcopy(plain.segmentation_head)
     if name == FINE_TUNE:

@@ -15,7 +15,7 @@ LONGEST_QUOTED = 300
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: a file, a folder, a picture, a label, an option.
+    """Something the user gave cannot be used: a file, a folder, an image, a label, an option.
 
     The message always has three parts: what was got, what was expected, and what to do about it. One of more than `LONGEST`
     characters is cut in its middle, since it begins with what was got and ends with what to do.

@@ -1,4 +1,4 @@
-"""Tasks of CIFAR-100, or made pictures by default: `python pipelines/cifar100.py experiment=cifar100_twenty data_root=DATA`."""
+"""Tasks of CIFAR-100, or made images by default: `python pipelines/cifar100.py experiment=cifar100_twenty data_root=DATA`."""
 
 import hydra
 from omegaconf import DictConfig

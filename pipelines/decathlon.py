@@ -1,4 +1,4 @@
-"""The Visual Decathlon: `python pipelines/decathlon.py experiment=decathlon data_root=DATA`; made pictures by default."""
+"""The Visual Decathlon: `python pipelines/decathlon.py experiment=decathlon data_root=DATA`; made images by default."""
 
 import hydra
 from omegaconf import DictConfig

@@ -95,7 +95,7 @@ Config = dict[str, Any]
 
 @pytest.fixture(scope="session")
 def disk_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of a disk on a background, with its label; the disk's colour depends on where it is."""
+    """Images of a disk on a background, with its label; the disk's colour depends on where it is."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:32, :32]

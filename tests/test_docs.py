@@ -60,7 +60,7 @@ from img2img.validation import Options
 # ---------------------------------------------------------------------- what the pages speak of
 
 
-def _pictures(folder: Path, count: int, *, width: int = 40, height: int = 32, suffix: str = ".png") -> None:
+def _images(folder: Path, count: int, *, width: int = 40, height: int = 32, suffix: str = ".png") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(len(folder.as_posix()))
     for i in range(count):
@@ -95,18 +95,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _make(place: Path) -> None:
-    _pictures(place / "my" / "photos", 10)
+    _images(place / "my" / "photos", 10)
     _labels(place / "my" / "labels", 10)
     (place / "my" / "classes.txt").write_text("ground\nwall\nroof\n")
-    _pictures(place / "my" / "pairs", 10, width=80)
+    _images(place / "my" / "pairs", 10, width=80)
     for part in ("train", "val", "test"):
-        _pictures(place / "my" / part / "photos", 3)
+        _images(place / "my" / part / "photos", 3)
         _labels(place / "my" / part / "labels", 3)
     for part in ("train", "test"):
         for name in ("cat", "dog"):
-            _pictures(place / "my" / "animals" / part / name, 4)
+            _images(place / "my" / "animals" / part / name, 4)
     for name in ("cat", "dog"):
-        _pictures(place / "my" / "drawings" / name, 8)
+        _images(place / "my" / "drawings" / name, 8)
     shutil.copytree(place / "my" / "photos", place / "my" / "coco" / "images")
     box = {"iscrowd": 0, "segmentation": [[4, 4, 20, 4, 20, 20, 4, 20]], "area": 256}
     coco = {
@@ -116,7 +116,7 @@ def _make(place: Path) -> None:
     }
     (place / "my" / "coco" / "instances.json").write_text(json.dumps(coco))
     drive = place / "DRIVE" / "training"
-    _pictures(drive / "images", 10)
+    _images(drive / "images", 10)
     _labels(drive / "1st_manual", 10, classes=2)
     for i in range(10):
         (drive / "images" / f"{i:02}.png").rename(drive / "images" / f"{i + 21}_training.png")
@@ -124,7 +124,7 @@ def _make(place: Path) -> None:
         Image.fromarray(255 * np.asarray(Image.open(label))).save(label.with_name(f"{i + 21}_manual1.png"))
         label.unlink()
     voc = place / "my" / "VOC2012"
-    _pictures(voc / "JPEGImages", 6, suffix=".jpg")
+    _images(voc / "JPEGImages", 6, suffix=".jpg")
     _labels(voc / "SegmentationClass", 6)
     (voc / "ImageSets" / "Segmentation").mkdir(parents=True)
     for name, numbers in (("train", range(4)), ("val", range(4, 6))):
@@ -132,7 +132,7 @@ def _make(place: Path) -> None:
     for name in ("photo.jpg", "my/painting.jpg"):
         shutil.copy(place / "my" / "VOC2012" / "JPEGImages" / "00.jpg", place / name)
     for name in ("photos", "day", "night"):
-        _pictures(place / name, 10)
+        _images(place / name, 10)
     with contextlib.chdir(place):
         run(_demo())
 

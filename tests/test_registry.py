@@ -69,7 +69,7 @@ class Bold(Piggyback):
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with a module of a task, and one of the rest in a folder, and pictures."""
+    """The working directory, with a module of a task, and one of the rest in a folder, and images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # of a script, which has not where it is started
     (tmp_path / "my_tasks.py").write_text(TASK)

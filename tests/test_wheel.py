@@ -27,7 +27,7 @@ tasks: {colour: {task: {kind: colourisation}, data: {kind: samples}}}
 COMMANDS = {
     "train": ["train", *OVERRIDES],
     "list": ["tasks", "list", "made", "--json"],
-    "run": ["run", "colour", "made/pictures", "--bundle", "made", "--out", "out", "--json"],
+    "run": ["run", "colour", "made/images", "--bundle", "made", "--out", "out", "--json"],
     "mine": ["train", "--config-dir", "mine", "experiment=mine", "--cfg", "job"],
     "wrong": ["train", "--config-dir", "mine", "experiment=mine", "train.stepz=1"],
 }
@@ -106,7 +106,7 @@ def test_a_task_is_trained_and_run_away_from_the_checkout(place: Path, answers: 
     assert [task["name"] for task in json.loads(answers["list"]["out"])] == ["shapes", "colour"]
     assert not answers["run"]["code"], answers["run"]
     results = json.loads(answers["run"]["out"])["results"]
-    assert {Path(result["output"]).name for result in results} == {p.name for p in (place / "made" / "pictures").glob("*.png")}
+    assert {Path(result["output"]).name for result in results} == {p.name for p in (place / "made" / "images").glob("*.png")}
     assert all((place / result["output"]).is_file() for result in results)
 
 

@@ -48,5 +48,5 @@ def build_backbone(spec: Mapping[str, Any]) -> Backbone:
             f"the backbone kind {kind!r} built {got}: expected a Backbone whose spec has that kind, so that a bundle can rebuild "
             "it; correct the class"
         )
-    # Pictures are float32 whatever torch.set_default_dtype says.
+    # Images are float32 whatever torch.set_default_dtype says.
     return backbone if torch.get_default_dtype() == torch.float32 else backbone.float()

@@ -1,4 +1,4 @@
-"""What every backbone is: a network that normalises its pictures, ends in a head and can be built again from plain JSON."""
+"""What every backbone is: a network that normalises its images, ends in a head and can be built again from plain JSON."""
 
 import json
 import math
@@ -17,13 +17,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module, ABC):
-    """A network for pictures whose child `head` is the last operation, so that tasks can replace it.
+    """A network for images whose child `head` is the last operation, so that tasks can replace it.
 
     Args:
-        stride: height and width of a picture must be multiples of it.
+        stride: height and width of an image must be multiples of it.
         min_size: height and width must be at least this.
         spec: see the attribute.
-        mean: of the pictures that the weights expect, one value for red, green and blue, on [0, 1].
+        mean: of the images that the weights expect, one value for red, green and blue, on [0, 1].
         std: their standard deviation likewise, above 0.
 
     Raises:
@@ -84,18 +84,18 @@ class Backbone(nn.Module, ABC):
         return (x - self.mean) / self.std
 
     def check(self, x: Tensor) -> None:
-        """Raise `InputError` if `x` is no batch of pictures that the network takes."""
+        """Raise `InputError` if `x` is no batch of images that the network takes."""
         if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.is_floating_point():
             raise InputError(
                 f"the network got {tuple(x.shape)} {x.dtype}: expected (N, 3, H, W) or (N, 1, H, W) float in [0, 1]; "
-                "convert the pictures first"
+                "convert the images first"
             )
         height, width = x.shape[-2:]
         sizes = [max(self.min_size, math.ceil(n / self.stride) * self.stride) for n in (height, width)]
         if sizes != [height, width]:
             multiples = f"multiples of {self.stride}, " if self.stride > 1 else ""
             raise InputError(
-                f"the network got pictures of {height} x {width} pixels (height x width): expected {multiples}"
+                f"the network got images of {height} x {width} pixels (height x width): expected {multiples}"
                 f"at least {self.min_size}; pad or resize them to {sizes[0]} x {sizes[1]}"
             )
 

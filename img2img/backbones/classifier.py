@@ -1,4 +1,4 @@
-"""The shape of backbones for classification: normalised picture -> trunk -> head, one row of logits a picture."""
+"""The shape of backbones for classification: normalised image -> trunk -> head, one row of logits an image."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from img2img.backbones.pretrained import IMAGENET, load_matching, read_tensors
 from img2img.errors import InputError
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-"""Of CIFAR-10's training pictures; CIFAR-100's differs by less than 0.02."""
+"""Of CIFAR-10's training images; CIFAR-100's differs by less than 0.02."""
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
 
 Output = Literal["head", "backbone"]
@@ -19,7 +19,7 @@ Output = Literal["head", "backbone"]
 
 
 class Classifier(Backbone):
-    """A network from pictures to logits: `head(trunk((x - mean) / std))`.
+    """A network from images to logits: `head(trunk((x - mean) / std))`.
 
     Its children are `trunk`, `head` and, with output="backbone", `output` between them: then the last linear layer is the
     backbone's own, shared and masked, and `head` is an `nn.Identity`, of which a task stores nothing. SupSup and ImpressLearn
@@ -29,7 +29,7 @@ class Classifier(Backbone):
     Linear layers of the head and `output` start as `torch.nn.Linear` does, Kaiming-uniform.
 
     Args:
-        trunk: (N, 3, H, W) normalised pictures to (N, features).
+        trunk: (N, 3, H, W) normalised images to (N, features).
         features: columns of the trunk's output.
         out_channels: classes, one column of logits each.
         min_size: see `Backbone`.

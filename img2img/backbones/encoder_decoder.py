@@ -1,4 +1,4 @@
-"""The shape of backbones for image to image: normalised picture -> encoder -> decoder -> head."""
+"""The shape of backbones for image to image: normalised image -> encoder -> decoder -> head."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class HeadShape:
 
     Attributes:
         in_channels: channels of the decoder's output.
-        kernel_size: of the convolution, in pixels; odd. The picture keeps its size.
+        kernel_size: of the convolution, in pixels; odd. The image keeps its size.
         upsampling: bilinear factor after the convolution (align_corners, as segmentation-models-pytorch has it).
         padding_mode: of the convolution, "zeros" or "reflect".
     """
@@ -43,7 +43,7 @@ class HeadShape:
 
 
 class EncoderDecoder(Backbone):
-    """A network from pictures to maps of the same height and width: `head(decoder(encoder((x - mean) / std)))`.
+    """A network from images to maps of the same height and width: `head(decoder(encoder((x - mean) / std)))`.
 
     Its children are `encoder`, `decoder` and `head`.
 

@@ -1,12 +1,12 @@
-"""FCN-32s: VGG-16 as a fully convolutional network, and one transposed convolution back to the picture's size.
+"""FCN-32s: VGG-16 as a fully convolutional network, and one transposed convolution back to the image's size.
 
 Sources: Long, Shelhamer and Darrell, "Fully convolutional networks for semantic segmentation" (CVPR 2015), section 4.1, and
 Mallya et al., "Piggyback" (ECCV 2018), section 6 and figure 4, which masks the whole of VGG-16 and trains the new layers
 (`score` and `upscore`) from scratch.
 
-Difference from the published network: it pads the picture by 100 pixels, gives `fc6` no padding and crops the result by an
-offset that depends on the picture's size. Here `fc6` pads its 7x7 kernel by 3 cells of 32 pixels, which is as much context, and
-`upscore` ends exactly at the picture's edge. So a training crop of 96 pixels is not run as one of 296, which takes nine
+Difference from the published network: it pads the image by 100 pixels, gives `fc6` no padding and crops the result by an
+offset that depends on the image's size. Here `fc6` pads its 7x7 kernel by 3 cells of 32 pixels, which is as much context, and
+`upscore` ends exactly at the image's edge. So a training crop of 96 pixels is not run as one of 296, which takes nine
 times as long, and no crop follows the head, so that a task can replace it.
 """
 

@@ -12,7 +12,7 @@ from img2img.masks.meta import Cost, cost_of, meta_device
 MEMORY = 32
 """The largest tensor inside a head has at most so many times the elements of its input and output together."""
 OPERATIONS = 2_000_000
-"""Multiplications and additions for each pixel (of whole pictures' heads: for each value) of a head's output, at most. Whole
+"""Multiplications and additions for each pixel (of whole images' heads: for each value) of a head's output, at most. Whole
 networks have some hundred thousand."""
 SLACK = 4
 """A head may cost so many times what the backbone's own kind of head does, whatever the other bounds say."""
@@ -56,7 +56,7 @@ def _compare(shape: tuple[int, ...], got: Cost, expected: Cost) -> None:
     if got.shape != expected.shape:
         raise InputError(
             f"the head gives {got.shape} for the backbone's features {shape}: expected {expected.shape}, as many channels as the "
-            "task has and the picture's size; the file is of another network or forged, get it again from whoever made it"
+            "task has and the image's size; the file is of another network or forged, get it again from whoever made it"
         )
     values = torch.Size(got.shape).numel()
     pixels = values // got.shape[1] if len(got.shape) > 2 else values

@@ -1,4 +1,4 @@
-"""LeNet-300-100: two hidden linear layers on the pixels of a small grey picture.
+"""LeNet-300-100: two hidden linear layers on the pixels of a small grey image.
 
 Source: LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition" (1998), section III.C, with
 ReLU for the sigmoids, as SupSup and ImpressLearn (table 2: 266 thousand weights) have it.
@@ -28,7 +28,7 @@ class LeNet(Classifier):
 
     Args:
         out_channels: classes.
-        in_pixels: of a square picture: 784 is 28 x 28. Pictures of any other size are refused.
+        in_pixels: of a square image: 784 is 28 x 28. Images of any other size are refused.
         hidden: widths of the hidden layers; an empty list leaves a linear classifier.
         output: where the output layer stands, see `Classifier`.
         weights: a file with the tensors of an earlier network of this shape, or None for random weights.
@@ -53,7 +53,7 @@ class LeNet(Classifier):
         side = math.isqrt(max(in_pixels, 0))
         if in_pixels < 1 or side * side != in_pixels:
             raise InputError(
-                f"lenet got in_pixels {in_pixels}: expected a square number, the pixels of a square picture, such as 784 of "
+                f"lenet got in_pixels {in_pixels}: expected a square number, the pixels of a square image, such as 784 of "
                 "28 x 28; correct the backbone's config"
             )
         check_widths("lenet", hidden)
@@ -87,13 +87,13 @@ class LeNet(Classifier):
         super().check(x)
         if list(x.shape[-2:]) != [self.min_size] * 2:
             raise InputError(
-                f"the network got pictures of {x.shape[-2]} x {x.shape[-1]} pixels (height x width): expected exactly "
+                f"the network got images of {x.shape[-2]} x {x.shape[-1]} pixels (height x width): expected exactly "
                 f"{self.min_size} x {self.min_size}, one input for each pixel; resize them or set in_pixels"
             )
 
 
 class Grey(nn.Module):
-    """(N, 3, H, W) to (N, 1, H, W): the mean of the channels, which of grey pictures is the value of each of them."""
+    """(N, 3, H, W) to (N, 1, H, W): the mean of the channels, which of grey images is the value of each of them."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The mean over the channels."""

@@ -1,4 +1,4 @@
-"""Frozen networks whose feature maps measure how pictures look: for content and style losses.
+"""Frozen networks whose feature maps measure how images look: for content and style losses.
 
 Sources: Gatys, Ecker and Bethge, "Image style transfer using convolutional neural networks" (CVPR 2016), and Johnson,
 Alahi and Fei-Fei (ECCV 2016). Which layers stand for style and which for content is in `NETWORKS`.
@@ -31,7 +31,7 @@ from img2img.errors import InputError
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a network wants its pictures: `(x - mean) / std` of [0, 1] RGB, then the channels reversed for BGR."""
+    """How a network wants its images: `(x - mean) / std` of [0, 1] RGB, then the channels reversed for BGR."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -100,7 +100,7 @@ class PerceptualNetwork(nn.Module):
     Args:
         parts: name of a layer and the modules that lead to it from the layer before, shallowest first.
         layers: the names to return.
-        preprocessing: what is done to pictures first.
+        preprocessing: what is done to images first.
 
     Attributes:
         layers: names of the feature maps that it returns, shallowest first.
@@ -124,7 +124,7 @@ class PerceptualNetwork(nn.Module):
         return super().train(False)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Feature maps of pictures.
+        """Feature maps of images.
 
         Args:
             x: (N, 3, H, W) float in [0, 1], RGB.

@@ -41,7 +41,7 @@ _TIMM_OPTIONS = frozenset({
     "patch_drop_rate", "pos_drop_rate", "proj_drop_rate", "strict_img_size", "window_ratio", "window_size",
 })  # fmt: skip
 MAX_SIDE = 1024
-"""Pixels of the largest `img_size`: the network runs once on a picture of it while it is built."""
+"""Pixels of the largest `img_size`: the network runs once on an image of it while it is built."""
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # Encoders of SMP's own whose weights were not trained on ImageNet's mean and deviation, by how their names begin.
 _STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -108,7 +108,7 @@ def smp_backbone(
 
 
 def input_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the pictures, on [0, 1], that the encoder's published weights expect."""
+    """Mean and standard deviation of the images, on [0, 1], that the encoder's published weights expect."""
     for start, statistics in _STATISTICS.items():
         if encoder.startswith(start):
             return statistics
@@ -202,14 +202,14 @@ def _split_head(model: Any) -> tuple[nn.Module, HeadShape]:
 def _probe(
     model: Any, decoder: nn.Module, upsampling: int, arch: str, encoder: str, options: Mapping[str, Any]
 ) -> tuple[int, int]:
-    """Run the network, to find what pictures it takes and the parameters that it never uses.
+    """Run the network, to find what images it takes and the parameters that it never uses.
 
     Returns:
         The number that height and width must be multiples of (the encoder's own says too little for some decoders), and the
         smallest height and width. Unused layers have been dropped from `model.encoder` and `decoder`.
 
     Raises:
-        InputError: no size works, or the output has another size than the picture.
+        InputError: no size works, or the output has another size than the image.
     """
     stride = model.encoder.output_stride
     fixed = getattr(getattr(model.encoder, "model", None), "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-1]
@@ -226,12 +226,12 @@ def _probe(
             failure = error
     else:
         raise InputError(
-            f"{arch} on {encoder} runs on no picture of {sizes} pixels ({failure}): expected one to work; set img_size or "
+            f"{arch} on {encoder} runs on no image of {sizes} pixels ({failure}): expected one to work; set img_size or "
             "dynamic_img_size in the backbone's options, or choose another encoder"
         ) from failure
     if y.shape[-1] * upsampling != size:
         raise InputError(
-            f"{arch} on {encoder} makes {y.shape[-1] * upsampling} pixels of {size}: expected as many as the picture has; set "
+            f"{arch} on {encoder} makes {y.shape[-1] * upsampling} pixels of {size}: expected as many as the image has; set "
             "`upsampling` in the backbone's options, or leave its depth and strides alone"
         )
     y.sum().backward()

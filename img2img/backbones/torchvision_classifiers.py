@@ -31,7 +31,7 @@ class _Family:
 
 
 _RESNET = _Family("fc")
-# VGG halves a picture five times, DenseNet five times too, of which the first two round up.
+# VGG halves an image five times, DenseNet five times too, of which the first two round up.
 _FAMILIES = {
     "vgg": _Family("classifier.6", min_size=32),
     "resnet": _RESNET,
@@ -60,7 +60,7 @@ def torchvision_classifier(
         out_channels: classes.
         weights: of the trunk: a file with torchvision's names, of which the last layer is left out; "imagenet" (torchvision's,
             cached or online); or None for random weights.
-        stem: of a ResNet. "cifar" for pictures of 32 pixels: a 3x3 convolution of stride 1 without the pooling that follows
+        stem: of a ResNet. "cifar" for images of 32 pixels: a 3x3 convolution of stride 1 without the pooling that follows
             (He et al. 2016, section 4.2), instead of 7x7 and stride 2.
         norm_affine: whether batch normalisation has a scale and a shift. Without them masks are all that a task learns on
             a random backbone (Wortsman et al., "Supermasks in superposition", 2020).
@@ -75,7 +75,7 @@ def torchvision_classifier(
     if stem not in ("imagenet", "cifar") or (stem == "cifar" and family is not _RESNET):
         raise InputError(
             f"torchvision's {name} got stem {stem!r}: expected 'imagenet', or 'cifar' of a ResNet; choose another network for "
-            "small pictures, such as vgg_small"
+            "small images, such as vgg_small"
         )
     if weights is not None and not norm_affine:
         raise InputError(

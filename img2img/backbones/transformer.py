@@ -60,7 +60,7 @@ class ImageTransformer(EncoderDecoder):
         decoder = nn.Sequential(_transposed(4 * width, 2 * width, norm), _transposed(2 * width, width, norm))
         spec: dict[str, Any] = {"kind": "image_transformer", "out_channels": out_channels, "width": width}
         spec |= {"blocks": blocks, "norm": norm, "head_kernel": head_kernel}
-        # Reflection needs a picture larger than the padding: 4 pixels of the 9x9 convolution, 1 at a quarter.
+        # Reflection needs an image larger than the padding: 4 pixels of the 9x9 convolution, 1 at a quarter.
         super().__init__(
             encoder,
             decoder,

@@ -1,4 +1,4 @@
-"""VGG16-BN for pictures of 32 pixels, which PackNet, Piggyback, CPG and KSM learn the twenty tasks of CIFAR-100 with.
+"""VGG16-BN for images of 32 pixels, which PackNet, Piggyback, CPG and KSM learn the twenty tasks of CIFAR-100 with.
 
 Source: Hung et al., "Compacting, picking and growing for unforgetting continual learning" (NeurIPS 2019), whose repository
 calls the network `custom_vgg_cifar100`: the thirteen convolutions of Simonyan and Zisserman's network D without biases, each with
@@ -6,7 +6,7 @@ batch normalisation, pooled five times to one pixel, then two hidden layers of 4
 dropout for 224 x 224"). The initialisation is its too: Kaiming-normal over the fan out, linear layers N(0, 0.01²).
 
 Difference: an average over the remaining pixels stands before the linear layers. Of 32 pixels one is left, and nothing
-changes; larger pictures are taken as well.
+changes; larger images are taken as well.
 """
 
 import os

@@ -9,7 +9,7 @@ Two networks answer to this. Rebuffi et al. publish one that they call ResNet-26
 convolution, and shortcuts that pool by 2 x 2 and fill up with zeros; 25 convolutions. Here is the other, which the words above
 describe: normalisation and ReLU *before* each convolution, a stem of 16 channels, and a 1x1 convolution as the shortcut where a
 group starts; 28 convolutions. In size they are as good as equal (5.81 and 5.85 million). What is taken from Rebuffi et al. is
-the stride of 2 in the first group too, since their pictures have 64 pixels instead of 32.
+the stride of 2 in the first group too, since their images have 64 pixels instead of 32.
 """
 
 import os

@@ -54,7 +54,7 @@ def _page_of_run(run: Path, out: Path) -> tuple[Path, Path]:
             raise InputError(f"--out {out} is the folder of another run, whose results would be lost: choose another")
         out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / "results.json", out / "results.json")
-        for folder in ("pictures", "metrics"):
+        for folder in ("images", "metrics"):
             if (run / folder).is_dir():
                 shutil.copytree(run / folder, out / folder, dirs_exist_ok=True)
     return write_report(out), out / "results.json"

@@ -25,7 +25,7 @@ def run(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.", show_default=False)],
     bundle: BundleOption = DEFAULT_BUNDLE,
     form: Annotated[
-        str | None, typer.Option(help="What to write: of segmentation colours, labels or overlay; of classes picture or scores.")
+        str | None, typer.Option(help="What to write: of segmentation colours, labels or overlay; of classes image or scores.")
     ] = None,
     side: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="The shorter side at which the network sees an image.")

@@ -21,7 +21,7 @@ def demo(
 ) -> None:
     """Train six tasks on images that come with the libraries, in about 12 minutes on two CPU cores.
 
-    Writes runs/demo: bundle/, report.html, pictures/ and the rest of a run's folder. The same command goes on after an
+    Writes runs/demo: bundle/, report.html, images/ and the rest of a run's folder. The same command goes on after an
     interruption.
 
     Example: img2img demo out=runs/mine

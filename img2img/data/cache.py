@@ -161,13 +161,13 @@ def square_sample(sample: Sample, side: int) -> Sample:
 def _resized(sample: Sample, height: int, width: int) -> Sample:
     h, w = sample.image.shape[:2]
     if height > h or width > w:
-        what = f"{sample.name or 'a picture'}, of {w} x {h}"
+        what = f"{sample.name or 'an image'}, of {w} x {h}"
         check_enlarged(height, width, what, "remove the image, or give a smaller `resize` or `square`")
 
-    def resized(picture: NDArray[np.uint8], method: Image.Resampling) -> NDArray[np.uint8]:
-        if picture.shape[:2] == (height, width):
-            return picture
-        return np.array(Image.fromarray(picture).resize((width, height), method))
+    def resized(image: NDArray[np.uint8], method: Image.Resampling) -> NDArray[np.uint8]:
+        if image.shape[:2] == (height, width):
+            return image
+        return np.array(Image.fromarray(image).resize((width, height), method))
 
     return replace(
         sample,
@@ -183,13 +183,13 @@ def center_crop(sample: Sample, side: int) -> Sample:
     lack = [(max(side - n, 0) // 2, (max(side - n, 0) + 1) // 2) for n in (height, width)]
     top, left = (max(n - side, 0) // 2 for n in (height, width))
     if side > min(height, width):
-        what = f"{sample.name or 'a picture'}, of {width} x {height}"
+        what = f"{sample.name or 'an image'}, of {width} x {height}"
         check_enlarged(side, side, what, "give a smaller `middle`")
 
-    def cut(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def cut(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if any(map(any, lack)):
-            picture = np.pad(picture, [*lack, (0, 0)][: picture.ndim], mode="edge")
-        return np.array(picture[top : top + side, left : left + side])
+            image = np.pad(image, [*lack, (0, 0)][: image.ndim], mode="edge")
+        return np.array(image[top : top + side, left : left + side])
 
     return replace(
         sample,

@@ -56,7 +56,7 @@ def predicted_rows(image: Tensor, setting: RunSettings) -> Iterator[tuple[Any, T
         for all parts); and the input there.
     """
     size = (image.shape[-2], image.shape[-1])
-    if setting.task.whole_picture:
+    if setting.task.image_level:
         yield from _whole_image(image, size, setting)
         return
     # Parts are strips along the shorter side, so that no strip is large.

@@ -17,20 +17,20 @@ from img2img.tasks import Task
 
 Network = Callable[[Tensor], Tensor]
 """(N, 3, H, W) float in [0, 1], of a size that the backbone takes, to the head's raw output: of the same height and width, or
-(N, C) for whole pictures.
+(N, C) for whole images.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """How networks of one backbone are run over pictures.
+    """How networks of one backbone are run over images.
 
     Attributes:
         stride: height and width are padded to multiples of it.
         min_size: the smallest height and width that the backbone takes.
         device: where the networks are.
-        batch_size: pictures of one size that run together.
-        channels_last: the memory format of pictures.
+        batch_size: images of one size that run together.
+        channels_last: the memory format of images.
     """
 
     stride: int
@@ -40,9 +40,9 @@ class Evaluator:
     channels_last: bool = False
 
     def memory_explained(self) -> AbstractContextManager[None]:
-        """Say what to lower where the block, which runs networks over whole pictures, does not fit into memory."""
+        """Say what to lower where the block, which runs networks over whole images, does not fit into memory."""
         return memory_explained(
-            f"while whole pictures were measured, up to evaluation.batch_size={self.batch_size} at once",
+            f"while whole images were measured, up to evaluation.batch_size={self.batch_size} at once",
             f"try evaluation.batch_size={max(1, self.batch_size // 2)}, or make the task's images smaller with data.resize. "
             "Finished tasks and the last checkpoint are kept; run the same command again",
         )
@@ -58,44 +58,44 @@ class Evaluator:
         return input.contiguous(memory_format=torch.channels_last) if self.channels_last else input
 
     def raw(self, network: Network, input: Tensor) -> Tensor:
-        """The raw output for pictures of any size: padded by replication to a size that the backbone takes, and cut back."""
+        """The raw output for images of any size: padded by replication to a size that the backbone takes, and cut back."""
         height, width = input.shape[-2:]
         padded = [max(self.min_size, math.ceil(n / self.stride) * self.stride) - n for n in (height, width)]
         raw = self.run(network, F.pad(input, (0, padded[1], 0, padded[0]), mode="replicate") if any(padded) else input)
         return raw[..., :height, :width] if raw.ndim == 4 else raw
 
     def predict(self, network: Network, task: Task, input: Tensor) -> Tensor:
-        """The prediction for pictures of any size."""
+        """The prediction for images of any size."""
         return task.prediction(self.raw(network, input), input)
 
-    def metrics(self, network: Network | None, task: Task, pictures: ImageDataset) -> dict[str, float]:
+    def metrics(self, network: Network | None, task: Task, images: ImageDataset) -> dict[str, float]:
         """All metrics of `task` over a set of whole images, read once, in order.
 
         Args:
             network: the trained network, in evaluation mode; None measures the task's baseline.
             task: what is measured.
-            pictures: the set.
+            images: the set.
 
         Raises:
             OutOfMemoryError: with what to lower.
         """
         metrics = task.metrics()
         with self.memory_explained():
-            for batch in eval_batches(pictures, batch_size=self.batch_size):
+            for batch in eval_batches(images, batch_size=self.batch_size):
                 example = task.example(batch.to(self.device))
-                metrics.update(task.trivial(example) if network is None else self.predict(network, task, example.input), example)
+                metrics.update(task.baseline(example) if network is None else self.predict(network, task, example.input), example)
             return metrics.compute()
 
-    def primary_metric(self, network: Network | None, task: Task, pictures: ImageDataset) -> float:
+    def primary_metric(self, network: Network | None, task: Task, images: ImageDataset) -> float:
         """The one that chooses the state and decides comparisons."""
-        return self.metrics(network, task, pictures)[task.metric]
+        return self.metrics(network, task, images)[task.metric]
 
-    def check_input(self, task: Task, pictures: ImageDataset, count: int) -> Tensor:
+    def check_input(self, task: Task, images: ImageDataset, count: int) -> Tensor:
         """The task's input of the first `count` images, cut from their top left corners to one size that the backbone takes.
 
         Outputs are bit-equal only for the same batch size, memory format and thread count, so the batch is fixed.
         """
-        samples = [pictures[i] for i in range(min(count, len(pictures)))]
+        samples = [images[i] for i in range(min(count, len(images)))]
         height, width = (max(min(s.image.shape[i] for s in samples) // self.stride * self.stride, self.min_size) for i in (0, 1))
         pieces = []
         for sample in samples:

@@ -41,7 +41,7 @@ def memory_needed(size: Size, setting: RunSettings, network_bytes: float) -> int
     most = [math.ceil(max(n, setting.evaluator.min_size) / stride) * stride for n in setting.view]
     seen = most
     band = 0
-    if setting.tile is not None and not task.whole_picture:
+    if setting.tile is not None and not task.image_level:
         tile = math.ceil(max(setting.tile, setting.evaluator.min_size) / stride) * stride
         seen = [min(n, tile) for n in most]
         band = 8 * channels * min(max(most), tile) * min(most)

@@ -115,7 +115,7 @@ class Model:
             task: one of `tasks`.
             images: an image (see `ImageLike`), a list of them, or a folder, which is searched with its subfolders.
             form: one of the task's forms, the first by default. Segmentation: "colours", "labels" (class indices) or "overlay";
-                classification: "picture" (with the class's name) or "scores" (a dict of probabilities by class, the likeliest
+                classification: "image" (with the class's name) or "scores" (a dict of probabilities by class, the likeliest
                 first; of a tensor a tensor, in the order of the classes).
             side: the shorter side in pixels at which the network sees the image; what it finds is brought back to the full
                 size. None: the image's own; for classification the side that the task was measured on. A task whose

@@ -57,13 +57,13 @@ def view_of(task: Task, size: Size, *, side: int | None, measured_side: int | No
     Raises:
         InputError: that is too large.
     """
-    if side is None and task.whole_picture:
+    if side is None and task.image_level:
         side = measured_side
     view = size if side is None else (side, side) if task.square else _with_shorter_side(size, side)
     what, remedy = f"the image of {size[1]} x {size[0]} with side={side}", "give a smaller side="
     if view[0] * view[1] > max(MAX_PIXELS, size[0] * size[1]):
         check_enlarged(*view, what, remedy)
-    if task.whole_picture and tile is not None and view[0] * view[1] > WHOLE_PIXELS:
+    if task.image_level and tile is not None and view[0] * view[1] > WHOLE_PIXELS:
         raise InputError(
             f"{what}: the network would see {view[1]} x {view[0]}, {view[0] * view[1]:,} pixels, at once, since a "
             f"{task.kind} task is about the whole image: expected at most {WHOLE_PIXELS:,}; give a smaller side=, "
@@ -92,7 +92,7 @@ def prediction(values: Tensor, setting: RunSettings) -> Tensor:
     predicted: Tensor | None = None
     for number in range(len(values)):
         for place, part, _ in predicted_rows(values[number : number + 1], setting):
-            whole_image = setting.task.whole_picture
+            whole_image = setting.task.image_level
             if predicted is None:
                 shape = part.shape[1:] if whole_image else (*part.shape[1:-2], *size)
                 predicted = part.new_empty(len(values), *shape)
@@ -119,7 +119,7 @@ def _shown(one: OpenedImages, setting: RunSettings, form: str) -> Tensor:
                 whole = shown.new_empty(len(one.values), shown.shape[1]) if whole is None else whole
                 whole[number] = shown[0]
                 break
-            first = place[1].start if setting.task.whole_picture else 0
+            first = place[1].start if setting.task.image_level else 0
             shown = setting.task.show_rows(predicted, input, form, first=first, height=one.size[0])
             factor = shown.shape[-1] // input.shape[-1]
             if whole is None:
@@ -139,7 +139,7 @@ def _whole(values: Tensor, setting: RunSettings) -> tuple[Tensor, Tensor]:
     if view != size:
         resized = F.interpolate(values.float(), view, mode="bilinear", antialias=True, align_corners=False)
         seen = task.served_input(Batch(image=resized.clamp(0, 255)))
-    tile = None if task.whole_picture else setting.tile
+    tile = None if task.image_level else setting.tile
     raw = run_any_size(setting.network, seen, setting.evaluator, tile=tile, overlap=setting.overlap)
     if raw.ndim == 4 and view != size:
         raw = F.interpolate(raw.float(), size, mode="bilinear", align_corners=False)

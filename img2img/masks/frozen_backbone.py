@@ -38,9 +38,7 @@ class FrozenBackbone(nn.Module):
     _layers: dict[str, Layer] | None
     _functional: FunctionalModule | None
 
-    def __init__(
-        self, backbone: nn.Module, head: str | None, select: Selection, is_norm: IsNorm, *, strict: bool = True
-    ) -> None:
+    def __init__(self, backbone: nn.Module, head: str | None, select: Selection, is_norm: IsNorm, *, strict: bool = True) -> None:
         super().__init__()
         if head is not None and head not in dict(backbone.named_modules()):
             children = [name for name, _ in backbone.named_children()]

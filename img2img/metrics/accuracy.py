@@ -85,8 +85,7 @@ class AccuracyMetrics(Metric):
         images, total = self.images.tolist(), int(self.images.sum())
         if total == 0:
             raise InputError(
-                f"{type(self).__name__} was asked for a result before any image: expected one update at least; "
-                "is the set empty?"
+                f"{type(self).__name__} was asked for a result before any image: expected one update at least; is the set empty?"
             )
         counted = zip(self.classes, self.hits[0].tolist(), images, strict=True)
         return {
@@ -99,7 +98,7 @@ def ranks(scores: Tensor, target: Tensor) -> Tensor:
     """How many classes come before the target's: 0 for the highest score.
 
     Of equal scores the lower class index comes first, on every device: `topk` promises no order, and frequencies, the scores of
-    a trivial baseline, are often equal.
+    a baseline, are often equal.
 
     Args:
         scores: (N, C) float, no NaN.

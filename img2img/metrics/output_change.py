@@ -12,7 +12,7 @@ def max_abs_difference(before: Tensor, after: Tensor) -> float:
     """The largest absolute difference of two outputs of one task, in the output's own units; 0.0 only if `torch.equal`.
 
     Args:
-        before: the outputs on the probe batch, any shape, on any device.
+        before: the outputs on the same inputs, any shape, on any device.
         after: the same later.
 
     Returns:
@@ -26,7 +26,7 @@ def max_abs_difference(before: Tensor, after: Tensor) -> float:
     if before.shape != after.shape or before.dtype != after.dtype or before.numel() == 0:
         raise InputError(
             f"got outputs of {tuple(before.shape)} {before.dtype} before and {tuple(after.shape)} {after.dtype} after: "
-            "expected one shape and type, with values; run the same probe batch at the same precision"
+            "expected one shape and type, with values; run the same inputs at the same precision"
         )
     if bool(before.isnan().any()) or bool(after.isnan().any()):
         return math.inf

@@ -47,8 +47,7 @@ class PerImageMean(Metric):
         count = int(self.images)
         if count == 0:
             raise InputError(
-                f"{type(self).__name__} was asked for a result before any image: expected one update at least; "
-                "is the set empty?"
+                f"{type(self).__name__} was asked for a result before any image: expected one update at least; is the set empty?"
             )
         return {name: value / count for name, value in zip(self.names, self.sums.tolist(), strict=True)}
 

@@ -21,7 +21,7 @@ class SegmentationMetrics(Metric):
     """mIoU, pixel accuracy and the IoU of each class, as fractions in [0, 1]; higher is better.
 
     IoU of a class = true positives / (true positives + false positives + false negatives), all pixels of the set counted in
-    ONE confusion matrix (a mean of per-picture IoUs is another figure). Pixels whose target is `VOID` (255) count nowhere.
+    ONE confusion matrix (a mean of per-image IoUs is another figure). Pixels whose target is `VOID` (255) count nowhere.
 
     Args:
         classes: the names of the classes 0..C-1, C >= 2, each once.
@@ -116,7 +116,7 @@ class SegmentationMetrics(Metric):
 
 
 def majority_class(counts: Sequence[int] | Tensor) -> int:
-    """The class with the most pixels, the lowest such index: what the trivial baseline predicts everywhere.
+    """The class with the most pixels, the lowest such index: what the baseline predicts everywhere.
 
     Args:
         counts: C pixel counts by class index, void left out, of the training split.

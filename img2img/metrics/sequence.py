@@ -1,9 +1,9 @@
 """What a sequence of tasks gained and lost, from the metrics measured after each task.
 
 The input is a matrix of which row t, column i is task i's deciding metric measured after training task t, in the order of
-training. Each task has its own metric and unit, so all means are taken over *skills*: 0 is what the task's trivial baseline
+training. Each task has its own metric and unit, so all means are taken over *skills*: 0 is what the task's baseline
 gets, 1 is perfect, below 0 is worse than doing nothing. A value that was not measured is None or NaN, or the row ends before
-it; pairs with one missing are left out of a mean, and a mean over nothing is None. Where the trivial baseline is perfect, as on
+it; pairs with one missing are left out of a mean, and a mean over nothing is None. Where the baseline is perfect, as on
 test images of one class, no skill can be told, and it counts as not measured.
 """
 
@@ -18,15 +18,15 @@ _SLACK = 1e-6
 """For a float32 score of a perfect image."""
 
 
-def skill(value: float | None, trivial: float | None, *, higher_is_better: bool) -> float | None:
-    """Where `value` lies between the trivial baseline (0) and perfection (1).
+def skill(value: float | None, baseline: float | None, *, higher_is_better: bool) -> float | None:
+    """Where `value` lies between the baseline (0) and perfection (1).
 
-    For a score, whose ceiling is 1: (value - trivial) / (1 - trivial).
-    For an error, whose floor is 0: (trivial - value) / trivial.
+    For a score, whose ceiling is 1: (value - baseline) / (1 - baseline).
+    For an error, whose floor is 0: (baseline - value) / baseline.
 
     Args:
         value: a score of at most 1 (mIoU, SSIM, accuracy, as fractions) or an error of at least 0; None or NaN: not measured.
-        trivial: the trivial baseline's value, in the same unit; None or NaN: not measured.
+        baseline: the baseline's value, in the same unit; None or NaN: not measured.
         higher_is_better: whether it is a score.
 
     Returns:
@@ -35,47 +35,47 @@ def skill(value: float | None, trivial: float | None, *, higher_is_better: bool)
     Raises:
         InputError: a value is beyond the ceiling (a percentage, a PSNR) or the floor.
     """
-    known = [number for number in (value, trivial) if number is not None and not math.isnan(number)]
+    known = [number for number in (value, baseline) if number is not None and not math.isnan(number)]
     if higher_is_better and any(number > 1 + _SLACK for number in known):
         raise InputError(
-            f"got a score of {value} and {trivial} for doing nothing: expected at most 1, the ceiling; give fractions rather "
+            f"got a score of {value} and {baseline} as baseline: expected at most 1, the ceiling; give fractions rather "
             "than per cent, and no metric without a ceiling, such as PSNR"
         )
     if not higher_is_better and any(not 0 <= number < math.inf for number in known):
         raise InputError(
-            f"got an error of {value} and {trivial} for doing nothing: expected numbers of at least 0; is higher_is_better right?"
+            f"got an error of {value} and {baseline} as baseline: expected numbers of at least 0; is higher_is_better right?"
         )
     if len(known) < 2:
         return None
-    value, trivial = known
+    value, baseline = known
     if higher_is_better:
-        return None if trivial >= 1 - _SLACK else (min(value, 1.0) - trivial) / (1 - trivial)
-    return None if trivial == 0 else (trivial - value) / trivial
+        return None if baseline >= 1 - _SLACK else (min(value, 1.0) - baseline) / (1 - baseline)
+    return None if baseline == 0 else (baseline - value) / baseline
 
 
-def skill_matrix(values: Sequence[Row], trivial: Row, higher_is_better: Sequence[bool]) -> list[list[float | None]]:
-    """The matrix of skills from the matrix of values; `trivial` and `higher_is_better` have one entry a column (task).
+def skill_matrix(values: Sequence[Row], baseline: Row, higher_is_better: Sequence[bool]) -> list[list[float | None]]:
+    """The matrix of skills from the matrix of values; `baseline` and `higher_is_better` have one entry a column (task).
 
     A figure that no skill can be told from, such as a score without a ceiling, counts as not measured.
 
     Raises:
         InputError: a row with more entries than there are tasks.
     """
-    if len(trivial) != len(higher_is_better) or any(len(row) > len(trivial) for row in values):
+    if len(baseline) != len(higher_is_better) or any(len(row) > len(baseline) for row in values):
         raise InputError(
-            f"got rows of {[len(row) for row in values]} values, {len(trivial)} baselines and {len(higher_is_better)} "
+            f"got rows of {[len(row) for row in values]} values, {len(baseline)} baselines and {len(higher_is_better)} "
             "directions: expected one baseline and one direction a task, and no row longer; give one of each for every task"
         )
-    columns = list(zip(trivial, higher_is_better, strict=True))
+    columns = list(zip(baseline, higher_is_better, strict=True))
     return [
         [_skill_or_none(value, base, higher_is_better=higher) for value, (base, higher) in zip(row, columns, strict=False)]
         for row in values
     ]
 
 
-def _skill_or_none(value: float | None, trivial: float | None, *, higher_is_better: bool) -> float | None:
+def _skill_or_none(value: float | None, baseline: float | None, *, higher_is_better: bool) -> float | None:
     try:
-        return skill(value, trivial, higher_is_better=higher_is_better)
+        return skill(value, baseline, higher_is_better=higher_is_better)
     except InputError:
         return None
 
@@ -119,7 +119,7 @@ def forward_transfer(skills: Sequence[Row]) -> float | None:
     """What earlier tasks gave a task before its own training: mean over i > 1 of R[i-1, i] - b_i.
 
     Lopez-Paz & Ranzato 2017, eq. 4, on skills.
-    The reference b_i, a random network's accuracy in the paper, is here the trivial baseline, whose skill is 0 by definition.
+    The reference b_i, a random network's accuracy in the paper, is here the baseline, whose skill is 0 by definition.
 
     Args:
         skills: T rows of at most T skills; row i-1, column i is task i measured just before its training.
@@ -137,7 +137,7 @@ def forward_transfer(skills: Sequence[Row]) -> float | None:
 def forgetting(skills: Sequence[Row]) -> float | None:
     """Mean over the tasks but the last of the best earlier skill minus the last (Chaudhry et al. 2018, Riemannian Walk, eq. 3).
 
-    0 where nothing moves; 1 is a perfect task thrown back to its trivial baseline; negative where the last task helped.
+    0 where nothing moves; 1 is a perfect task thrown back to its baseline; negative where the last task helped.
 
     Args:
         skills: T rows of at most T skills.

@@ -135,7 +135,7 @@ class StyleMetrics(PerImageMean):
     """The losses of `style_terms` as means over images; lower is better, and "total style loss" decides.
 
     The values depend on the network, the style image, the resolution and the weights: compare only within one configuration.
-    The trivial baseline is the unstylised input, whose content loss is 0.
+    The baseline is the unstylised input, whose content loss is 0.
 
     Args:
         network: the perceptual network, in evaluation mode. It is called without gradient.

@@ -1,1 +1,1 @@
-"""From results to pictures and one page: what a run leaves for people to read."""
+"""From results to images and one page: what a run leaves for people to read."""

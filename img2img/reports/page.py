@@ -1,4 +1,4 @@
-"""The page of a run: `report.html`, one file that needs nothing else, from `results.json`, the pictures and the logs.
+"""The page of a run: `report.html`, one file that needs nothing else, from `results.json`, the images and the logs.
 
 `python -m img2img.reports.page FOLDER` writes it again.
 """
@@ -25,9 +25,9 @@ _CLASS = "IoU "
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into a run folder, from the `results.json`, `pictures/` and `metrics/` that lie there.
+    """Write `report.html` into a run folder, from the `results.json`, `images/` and `metrics/` that lie there.
 
-    The page loads nothing from elsewhere and runs no script; the same files give the same page, byte for byte. Pictures and
+    The page loads nothing from elsewhere and runs no script; the same files give the same page, byte for byte. Images and
     logs that are missing are left out.
 
     Args:
@@ -37,7 +37,7 @@ def write_report(folder: Path) -> Path:
         The page's path.
 
     Raises:
-        InputError: `results.json`, a picture or a log is missing where it must be or cannot be read.
+        InputError: `results.json`, an image or a log is missing where it must be or cannot be read.
         OSError: the page cannot be written.
     """
     folder = expanded(folder)
@@ -107,7 +107,7 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
             {"name": key.removeprefix(_CLASS), "colour": colour, "value": pairs[key][0], "baseline": pairs[key][1]}
             for key, colour in zip(classes, colours, strict=False)
         ],
-        "picture": read_image(folder, name),
+        "image": read_image(folder, name),
         "columns": text.COLUMNS.get(task.kind, text.ANY_COLUMNS),
         "curve": curve and learning_curve(curve, other, metric=primary, best_step=best_step, key=f"curve-{index + 1}"),
         "curve_of_decoder": other is not None,

@@ -1,4 +1,4 @@
-"""What a report reads in a run folder besides `results.json`: the training logs and the pictures."""
+"""What a report reads in a run folder besides `results.json`: the training logs and the images."""
 
 import base64
 import csv
@@ -53,7 +53,7 @@ def read_curve(folder: Path, training: str, metric: str) -> Curve | None:
 
 
 @dataclass(frozen=True)
-class Picture:
+class EmbeddedImage:
     """A PNG for a page: its data URI and its size in pixels."""
 
     uri: str
@@ -61,13 +61,13 @@ class Picture:
     height: int
 
 
-def read_image(folder: Path, task: str) -> Picture | None:
-    """The picture of a task, `pictures/<task>.png`; None if there is none.
+def read_image(folder: Path, task: str) -> EmbeddedImage | None:
+    """The image of a task, `images/<task>.png`; None if there is none.
 
     Raises:
         InputError: it is not a PNG that can be decoded.
     """
-    path = folder / "pictures" / f"{task}.png"
+    path = folder / "images" / f"{task}.png"
     if not path.is_file():
         return None
     try:
@@ -76,4 +76,4 @@ def read_image(folder: Path, task: str) -> Picture | None:
             width, height = image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as PNG ({error}): delete it to leave it out, or {_AGAIN}") from error
-    return Picture("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii"), width, height)
+    return EmbeddedImage("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii"), width, height)

@@ -19,13 +19,13 @@ FIGURES = {
     "SSIM": (
         "↑",
         "structural similarity: compares local brightness, contrast and structure with the target's; for a style, with the "
-        "photo's. 1 is the same picture",
+        "photo's. 1 is the same image",
     ),
     "MSE": ("↓", "mean squared error of the pixel values on the scale 0 to 255"),
     "PSNR": ("↑", "peak signal-to-noise ratio in decibels: the mean squared error on a logarithmic scale"),
     "total style loss": (
         "↓",
-        "how far a picture is from having the style picture's textures and colours while keeping the photo's content, as a "
+        "how far an image is from having the style image's textures and colours while keeping the photo's content, as a "
         "perceptual network sees both",
     ),
     "style loss": ("↓", "the part of the total style loss for textures and colours"),
@@ -35,13 +35,13 @@ FIGURES = {
 """By figure: the direction that is better, and what it measures."""
 
 COLUMNS = {
-    "segmentation": ("the picture", "the class the network gives each pixel, in colours", "the true classes"),
+    "segmentation": ("the image", "the class the network gives each pixel, in colours", "the true classes"),
     "colourisation": ("the lightness of a photo", "the photo as the network colours it", "the photo itself"),
-    "style": ("a photo", "the photo as the network paints it", "the style picture it was to be painted like"),
-    "edges": ("the edges of a photo", "the picture the network makes of them", "the photo itself"),
+    "style": ("a photo", "the photo as the network paints it", "the style image it was to be painted like"),
+    "edges": ("the edges of a photo", "the image the network makes of them", "the photo itself"),
     "denoising": ("a photo with noise added", "the photo as the network cleans it", "the photo itself"),
 }
-"""By kind of task: what its picture's columns show."""
+"""By kind of task: what its image's columns show."""
 
 ANY_COLUMNS = ("what the network is fed", "its output", "the target")
 
@@ -61,7 +61,7 @@ COMPARISONS = {
     "decoder_only": "The encoder is shared and frozen; each task trained a decoder and a last layer of its own.",
     "head_only": "Everything but the last layer is shared and frozen; each task trained its last layer.",
     "sequential": "One network was carried on from task to task, so later tasks change what earlier ones do.",
-    "lwf": "One network was carried on from task to task; its earlier answers to the new pictures were to stay (LwF).",
+    "lwf": "One network was carried on from task to task; its earlier answers to the new images were to stay (LwF).",
     "ewc": "One network was carried on from task to task; weights that earlier tasks need were held back (EWC).",
     "packnet": "Each task kept a part of one network's weights; the rest was pruned and left to later tasks (PackNet).",
     "cpg": "As PackNet, and each task picked among the weights of earlier ones by a mask (CPG, without expansion).",

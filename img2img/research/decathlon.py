@@ -18,7 +18,7 @@ from img2img.training.strategies import MASKS
 
 MADE = "of other data than the Decathlon's: it says that the pipeline runs, and nothing else"
 OFFICIAL = "of the official validation sets, by references that were measured on the test sets: not a published score"
-SEEN = "of pictures that were trained on, so no score: only the server's file counts"
+SEEN = "of images that were trained on, so no score: only the server's file counts"
 """What a score is worth."""
 GIVEN = "imagenet12's accuracy was given with the backbone and not measured"
 
@@ -59,7 +59,7 @@ def check_given(accuracy: Any, experiment: Experiment) -> float:
 
 
 def finish(runner: SequenceRunner, results: Mapping[str, Any], *, imagenet12_accuracy: float | None = None) -> None:
-    """Write `decathlon.json` into the run folder and, where the test pictures are there, the server's `submission/results.json`.
+    """Write `decathlon.json` into the run folder and, where the test images are there, the server's `submission/results.json`.
 
     The score wants all ten tasks, of which ImageNet's accuracy may be given, see `check_given`; the server's file has the
     datasets that were learned.
@@ -124,15 +124,15 @@ def note_of(data: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _trains_on_its_test(options: Mapping[str, Any]) -> bool:
-    """Whether pictures that the figures are of are trained on, as in the final training on train + val."""
+    """Whether images that the figures are of are trained on, as in the final training on train + val."""
     train, test = (options.get("parts", {}).get(part, {}).get("part", "") for part in ("train", "test"))
     return bool(set(train.split("+")) & set(test.split("+")) - {""})
 
 
 def submit(runner: SequenceRunner) -> None:
-    """Predict the challenge's test pictures of the datasets that were learned and write the file that its server takes.
+    """Predict the challenge's test images of the datasets that were learned and write the file that its server takes.
 
-    Nothing where there are no pictures.
+    Nothing where there are no images.
     """
     predictions, refused = [], {}
     for name in (name for name in DECATHLON if name in runner.experiment.sequence):
@@ -140,19 +140,19 @@ def submit(runner: SequenceRunner) -> None:
         if options.get("kind") != "decathlon":
             continue
         try:
-            pictures = Decathlon(root=options["root"], dataset=options["dataset"], part="test", data=options.get("data"))
+            images = Decathlon(root=options["root"], dataset=options["dataset"], part="test", data=options.get("data"))
         except InputError as error:
             refused[name] = error
             continue
         sizes = {key: options.get(key) for key in ("resize", "square", "middle")}
-        predictions.append((pictures, predict(runner, name, pictures, **sizes)))
+        predictions.append((images, predict(runner, name, images, **sizes)))
     if refused:  # the first stands for all: they are likely to say the same
-        logger.info("no test pictures of %s: %s", ", ".join(refused), next(iter(refused.values())))
+        logger.info("no test images of %s: %s", ", ".join(refused), next(iter(refused.values())))
     if not predictions:
         return
     path = write_decathlon_results(runner.folder / "submission" / "results.json", predictions, partial=True)
     logger.info("for the challenge's server: %s", path)
-    predicted = {pictures.dataset for pictures, _ in predictions}
+    predicted = {images.dataset for images, _ in predictions}
     if missing := [name for name in DECATHLON if name not in predicted]:
         logger.info("%s of the ten datasets are not in it and count as wrong there: %s", len(missing), ", ".join(missing))
 
@@ -160,17 +160,17 @@ def submit(runner: SequenceRunner) -> None:
 def predict(
     runner: SequenceRunner,
     name: str,
-    pictures: Decathlon,
+    images: Decathlon,
     *,
     resize: int | None = None,
     square: int | None = None,
     middle: int | None = None,
 ) -> dict[int, int]:
-    """The class index of every picture of a test part by the picture's id, as task `name` of a run sees it.
+    """The class index of every image of a test part by the image's id, as task `name` of a run sees it.
 
     `resize`, `square` and `middle` are those of the task's data, see `build_data`.
     """
-    shown = CachedDataset(pictures, short_side=resize, square=square, middle=middle, max_bytes=0)
+    shown = CachedDataset(images, short_side=resize, square=square, middle=middle, max_bytes=0)
     network, task = runner.run_of(name), runner.task_data[name].task
     found: dict[int, int] = {}
     whole = square is None and middle is None  # such images have sizes of their own
@@ -179,5 +179,5 @@ def predict(
         rows = range(start, min(start + size, len(shown)))
         input = task.input(Batch.stack([shown[row] for row in rows]).to(runner.evaluator.device))
         classes = runner.evaluator.predict(network, task, input).argmax(1)
-        found |= {pictures.image_ids[row]: int(c) for row, c in zip(rows, classes, strict=True)}
+        found |= {images.image_ids[row]: int(c) for row, c in zip(rows, classes, strict=True)}
     return found

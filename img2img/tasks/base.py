@@ -1,4 +1,4 @@
-"""What a task is: what it feeds the network, its loss, its metrics, its trivial baseline, and how a result is shown."""
+"""What a task is: what it feeds the network, its loss, its metrics, its baseline, and how a result is shown."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -46,17 +46,17 @@ class Task(ABC):
         kind: the kind's name, the config's `kind`, set when the class is registered.
         metric: the figure that decides, a key of what `metrics()` computes; doing nothing cannot win it.
         higher_is_better: its direction.
-        baseline_name: what the trivial baseline is called in reports.
+        baseline_name: what the baseline is called in reports.
         has_classes: its constructor takes the data's `classes`.
-        whole_picture: one answer for a whole picture, in place of one for each pixel.
-        has_square: its constructor takes `square`, whether the data's pictures were made squares.
-        square: it learned from pictures that were made squares, whatever their proportions, and is shown such when it is used.
+        image_level: one answer for a whole image, in place of one for each pixel.
+        has_square: its constructor takes `square`, whether the data's images were made squares.
+        square: it learned from images that were made squares, whatever their proportions, and is shown such when it is used.
         in_parts: each pixel of a prediction, and of what is shown of it, depends on that pixel of the raw output and of the input
-            alone, and the input of a picture on pixels no further than `reach` away: large pictures are then made part by part,
+            alone, and the input of an image on pixels no further than `reach` away: large images are then made part by part,
             in little memory. False, where nothing is known of a task: they are made as a whole.
-        reach: see `in_parts`; None for an input that depends on the whole picture.
+        reach: see `in_parts`; None for an input that depends on the whole image.
         forms: what `show` can make of a prediction, the usual one first: "labels" are class indices (N, H, W), "scores"
-            probabilities (N, classes), all others pictures (N, 3, H, W) in [0, 1].
+            probabilities (N, classes), all others images (N, 3, H, W) in [0, 1].
         out_channels: channels of the head.
     """
 
@@ -65,12 +65,12 @@ class Task(ABC):
     higher_is_better: ClassVar[bool]
     baseline_name: ClassVar[str]
     has_classes: ClassVar[bool] = False
-    whole_picture: ClassVar[bool] = False
+    image_level: ClassVar[bool] = False
     has_square: ClassVar[bool] = False
     square: bool = False
     in_parts: ClassVar[bool] = False
     reach: int | None = 0
-    forms: ClassVar[tuple[str, ...]] = ("picture",)
+    forms: ClassVar[tuple[str, ...]] = ("image",)
     out_channels: int
 
     @abstractmethod
@@ -78,7 +78,7 @@ class Task(ABC):
         """What the network is fed: (N, 3, H, W) float in [0, 1]."""
 
     def served_input(self, batch: Batch) -> Tensor:
-        """What the network is fed when the task is put to use: by default the same; another where training spoils pictures."""
+        """What the network is fed when the task is put to use: by default the same; another where training spoils images."""
         return self.input(batch)
 
     @abstractmethod
@@ -97,7 +97,7 @@ class Task(ABC):
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
         """The prediction, in the target's form, from the head's raw output (N, out_channels, H, W) and its input.
 
-        Of whole pictures' tasks, such as classification, the raw output is (N, out_channels).
+        Of whole images' tasks, such as classification, the raw output is (N, out_channels).
         """
 
     @abstractmethod
@@ -105,16 +105,16 @@ class Task(ABC):
         """The scalar training loss of the head's raw output, a mean over as many terms as `loss_count` says."""
 
     def loss_count(self, example: Example) -> Tensor | int:
-        """How many terms the loss is a mean over, for processes that share a batch out: the pictures, unless overridden.
+        """How many terms the loss is a mean over, for processes that share a batch out: the images, unless overridden.
 
-        What is the same for every picture, such as the pixels of a crop, need not be counted.
+        What is the same for every image, such as the pixels of a crop, need not be counted.
         """
         return len(example.input)
 
     def distillation(self, raw: Tensor, target: Tensor, *, temperature: float) -> Tensor:
         """How far the head's raw output is from an earlier network's, both (N, out_channels, H, W): a scalar, for LwF.
 
-        For outputs that are pictures the mean squared error, which knows no `temperature`.
+        For outputs that are images the mean squared error, which knows no `temperature`.
         """
         return torch.nn.functional.mse_loss(raw, target)
 
@@ -123,35 +123,35 @@ class Task(ABC):
         """Fresh figures to be updated over a set, by one process even of several: `torchmetrics` want `sync_on_compute=False`."""
 
     @abstractmethod
-    def trivial(self, example: Example) -> Tensor:
+    def baseline(self, example: Example) -> Tensor:
         """The prediction of doing nothing; `fit` has been called on the training set."""
 
     @abstractmethod
-    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
-        """A prediction or a target as pictures (N, 3, H, W) float in [0, 1]."""
+    def to_image(self, prediction: Tensor, input: Tensor) -> Tensor:
+        """A prediction or a target as images (N, 3, H, W) float in [0, 1]."""
 
     def show(self, prediction: Tensor, input: Tensor, form: str) -> Tensor:
         """A prediction in one of the task's `forms`."""
-        return self.picture(prediction, input)
+        return self.to_image(prediction, input)
 
     def show_rows(self, prediction: Tensor, input: Tensor, form: str, *, first: int, height: int) -> Tensor:
-        """The rows of `show` that belong to the rows of a picture from `first` on, of a task whose results come `in_parts`.
+        """The rows of `show` that belong to the rows of an image from `first` on, of a task whose results come `in_parts`.
 
         Args:
-            prediction: of those rows; of a task of whole pictures the one prediction that there is.
+            prediction: of those rows; of a task of whole images the one prediction that there is.
             input: of those rows.
             form: one of `forms`.
-            first: their first in the picture.
-            height: of the picture.
+            first: their first in the image.
+            height: of the image.
         """
         return self.show(prediction, input, form)
 
     def reference(self, example: Example) -> Tensor:
         """What stands beside an output in reports, (N, 3, H, W) in [0, 1]: the target, by default."""
-        return self.picture(example.target, example.input)
+        return self.to_image(example.target, example.input)
 
-    def fit(self, pictures: ImageDataset) -> None:
-        """Gather what the trivial baseline or the loss needs from the training set. By default nothing."""
+    def fit(self, images: ImageDataset) -> None:
+        """Gather what the baseline or the loss needs from the training set. By default nothing."""
 
     def options(self) -> dict[str, Any]:
         """Plain JSON options that rebuild the task for inference, with `build_task`; the bundle stores them."""
@@ -195,28 +195,28 @@ def combine(**parts: Any) -> Metrics:
     return _Example(**parts)
 
 
-def unit(pictures: Tensor) -> Tensor:
-    """Pictures in [0, 255], usually 8-bit, as float32 in [0, 1]; a new tensor, made in one pass."""
-    if pictures.is_floating_point():
-        return torch.div(pictures, 255)
+def unit(images: Tensor) -> Tensor:
+    """Images in [0, 255], usually 8-bit, as float32 in [0, 1]; a new tensor, made in one pass."""
+    if images.is_floating_point():
+        return torch.div(images, 255)
     # Of whole numbers the quotient would be of PyTorch's default type.
-    return torch.div(pictures, 255, out=torch.empty_like(pictures, dtype=torch.float32))
+    return torch.div(images, 255, out=torch.empty_like(images, dtype=torch.float32))
 
 
-def pixels(picture: Tensor) -> NDArray[np.uint8]:
-    """A picture (3, H, W) in [0, 1] as (H, W, 3) uint8; the way back of `unit`."""
-    return picture.mul(255).round_().byte().permute(1, 2, 0).cpu().numpy()
+def pixels(image: Tensor) -> NDArray[np.uint8]:
+    """A image (3, H, W) in [0, 1] as (H, W, 3) uint8; the way back of `unit`."""
+    return image.mul(255).round_().byte().permute(1, 2, 0).cpu().numpy()
 
 
-def mean_colour(pictures: ImageDataset, *, most: int = 200) -> Tensor:
-    """The mean RGB colour, (3,) in [0, 1], of the pictures of a set (of `most` of them, evenly spread, each counting once)."""
-    count = min(len(pictures), most)
-    means = [torch.from_numpy(pictures[i * len(pictures) // count].image.mean((0, 1))) for i in range(count)]
+def mean_colour(images: ImageDataset, *, most: int = 200) -> Tensor:
+    """The mean RGB colour, (3,) in [0, 1], of the images of a set (of `most` of them, evenly spread, each counting once)."""
+    count = min(len(images), most)
+    means = [torch.from_numpy(images[i * len(images) // count].image.mean((0, 1))) for i in range(count)]
     return torch.stack(means).mean(0).float() / 255
 
 
 def need(value: T | None, what: str, kind: str) -> T:
     """`value`, or an `InputError` that says which data the task needs."""
     if value is None:
-        raise InputError(f"a {kind} task needs {what} with every picture, and the data has none: choose another data config")
+        raise InputError(f"a {kind} task needs {what} with every image, and the data has none: choose another data config")
     return value

@@ -1,4 +1,4 @@
-"""Classification: a picture in, one class for the whole of it out."""
+"""Classification: an image in, one class for the whole of it out."""
 
 import math
 from collections.abc import Sequence
@@ -18,35 +18,35 @@ from img2img.tasks.base import TASKS, Metrics, Task, combine, need, pixels, unit
 from img2img.tasks.lettering import fit
 
 SHOWN = 128
-"""Pictures with a shorter side than this are enlarged, by whole factors, before a class name is written on them."""
+"""Images with a shorter side than this are enlarged, by whole factors, before a class name is written on them."""
 MOST_SHOWN = 1 << 24
-"""Pixels to which a picture is enlarged at most, for the same reason."""
+"""Pixels to which an image is enlarged at most, for the same reason."""
 STRIP = 18
-"""Height in pixels of the strip with the name, a twentieth of large pictures; long names take more lines, up to a third."""
+"""Height in pixels of the strip with the name, a twentieth of large images; long names take more lines, up to a third."""
 
 
 @TASKS.register("classification")
 class Classification(Task):
-    """Cross entropy; the share of pictures whose class is found decides.
+    """Cross entropy; the share of images whose class is found decides.
 
     Args:
         classes: the class names by index.
-        square: pictures were made squares, whatever their proportions (the option `square` of the data, from which it comes).
+        square: images were made squares, whatever their proportions (the option `square` of the data, from which it comes).
     """
 
     metric: ClassVar[str] = "top-1"
     higher_is_better: ClassVar[bool] = True
     baseline_name: ClassVar[str] = "most frequent class"
     has_classes: ClassVar[bool] = True
-    whole_picture: ClassVar[bool] = True
+    image_level: ClassVar[bool] = True
     in_parts: ClassVar[bool] = True
     has_square: ClassVar[bool] = True
-    forms: ClassVar[tuple[str, ...]] = ("picture", "scores")
+    forms: ClassVar[tuple[str, ...]] = ("image", "scores")
 
     def __init__(self, *, classes: Sequence[str], square: bool = False) -> None:
         if len(classes) < 2:
             raise InputError(
-                f"classification needs two classes or more, got {list(classes)}: add a folder of pictures for each further "
+                f"classification needs two classes or more, got {list(classes)}: add a folder of images for each further "
                 "class, or name them in the data config"
             )
         self.classes = tuple(classes)
@@ -54,14 +54,14 @@ class Classification(Task):
         self.out_channels = len(self.classes)
         self.frequency = torch.full((self.out_channels,), 1 / self.out_channels, dtype=torch.float32)
 
-    def fit(self, pictures: ImageDataset) -> None:
+    def fit(self, images: ImageDataset) -> None:
         """Find how frequent each class is in the training set."""
-        categories = need(pictures.categories, "a category", self.kind)
+        categories = need(images.categories, "a category", self.kind)
         counts = np.bincount(categories[categories >= 0], minlength=self.out_channels)[: self.out_channels]
         self.frequency = torch.from_numpy(counts / max(1, counts.sum())).float()
 
     def input(self, batch: Batch) -> Tensor:
-        """The picture."""
+        """The image."""
         return unit(batch.image)
 
     def target(self, batch: Batch) -> Tensor:
@@ -96,26 +96,26 @@ class Classification(Task):
         """Top-1, top-5 where there are more than five classes, and the accuracy of each class."""
         return combine(classification=AccuracyMetrics(self.classes))
 
-    def trivial(self, example: Any) -> Tensor:
-        """The classes' frequencies in the training set, for every picture."""
+    def baseline(self, example: Any) -> Tensor:
+        """The classes' frequencies in the training set, for every image."""
         return self.frequency.to(example.input.device).expand(len(example.input), -1)
 
-    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
-        """The picture, of `SHOWN` pixels at least, with the class's name under it."""
+    def to_image(self, prediction: Tensor, input: Tensor) -> Tensor:
+        """The image, of `SHOWN` pixels at least, with the class's name under it."""
         return self.show_rows(prediction, input, self.forms[0], first=0, height=input.shape[-2])
 
     def show(self, prediction: Tensor, input: Tensor, form: str) -> Tensor:
-        """The picture with the name of its class, or the probability of each class, (N, classes)."""
-        return prediction.softmax(1) if form == "scores" else self.picture(prediction, input)
+        """The image with the name of its class, or the probability of each class, (N, classes)."""
+        return prediction.softmax(1) if form == "scores" else self.to_image(prediction, input)
 
     def show_rows(self, prediction: Tensor, input: Tensor, form: str, *, first: int, height: int) -> Tensor:
-        """Rows of the picture with the name of its class under it, enlarged as it is."""
+        """Rows of the image with the name of its class under it, enlarged as it is."""
         index = prediction if prediction.ndim == 1 else prediction.argmax(1)
         rows, width = input.shape[-2:]
         factor = _factor(height, width)
         shown = torch.empty(len(input), 3, factor * rows, factor * width, dtype=torch.float32, device=input.device)
-        for i, (picture, number) in enumerate(zip(input, index.tolist(), strict=True)):
-            array = pixels(picture.float().expand(3, -1, -1)).repeat(factor, axis=0).repeat(factor, axis=1)
+        for i, (image, number) in enumerate(zip(input, index.tolist(), strict=True)):
+            array = pixels(image.float().expand(3, -1, -1)).repeat(factor, axis=0).repeat(factor, axis=1)
             _write_name(array, self.classes[number], first=factor * first, height=factor * height)
             shown[i] = torch.from_numpy(array).permute(2, 0, 1)
         return shown.div_(255)
@@ -126,12 +126,12 @@ class Classification(Task):
 
 
 def _factor(height: int, width: int) -> int:
-    """By how much a picture is enlarged for a name to be read: not to more than `MOST_SHOWN` pixels."""
+    """By how much an image is enlarged for a name to be read: not to more than `MOST_SHOWN` pixels."""
     return max(1, min(round(SHOWN / min(height, width)), math.isqrt(MOST_SHOWN // (height * width))))
 
 
 def _write_name(rows: NDArray[np.uint8], name: str, *, first: int, height: int) -> None:
-    """Write `name` on the white strip at the foot of a picture, of which `rows` (N, W, 3) from `first` on are here."""
+    """Write `name` on the white strip at the foot of an image, of which `rows` (N, W, 3) from `first` on are here."""
     width = rows.shape[1]
     strip = max(STRIP, height // 20)
     fitted = fit(name, strip * 2 // 3, width - 6, height // 3)

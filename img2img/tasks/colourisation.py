@@ -52,26 +52,26 @@ class Colourisation(Task):
         return F.mse_loss(self.prediction(raw, example.input) / scale, example.target / scale)
 
     def metrics(self) -> Metrics:
-        """ab error and delta E; SSIM, MSE and PSNR of the RGB pictures."""
+        """ab error and delta E; SSIM, MSE and PSNR of the RGB images."""
         return _ColourMetrics(self)
 
-    def trivial(self, example: Example) -> Tensor:
+    def baseline(self, example: Example) -> Tensor:
         """No colour at all."""
         return torch.zeros_like(example.target)
 
-    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
+    def to_image(self, prediction: Tensor, input: Tensor) -> Tensor:
         """The input's lightness with the predicted colours, clipped to sRGB."""
         return lab_to_rgb(torch.cat([input[:, :1] * 100, prediction], 1)).clamp(0, 1)
 
 
 class _ColourMetrics(Metrics):
     def __init__(self, task: Colourisation) -> None:
-        self._task, self._lab, self._pictures = task, LabMetrics(), ImageQualityMetrics()
+        self._task, self._lab, self._images = task, LabMetrics(), ImageQualityMetrics()
 
     def update(self, prediction: Tensor, example: Example) -> None:
         self._lab.update(prediction, example.target)
-        rgb = [self._task.picture(ab, example.input) for ab in (prediction, example.target)]
-        self._pictures.update(*rgb)
+        rgb = [self._task.to_image(ab, example.input) for ab in (prediction, example.target)]
+        self._images.update(*rgb)
 
     def compute(self) -> dict[str, Any]:
-        return self._lab.compute() | self._pictures.compute()
+        return self._lab.compute() | self._images.compute()

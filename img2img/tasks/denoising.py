@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from img2img.data.base import Batch
 from img2img.errors import InputError
 from img2img.tasks.base import TASKS, Example, unit
-from img2img.tasks.to_picture import ToPicture, mixed
+from img2img.tasks.image_output import ImageOutput, mixed
 
 
 @TASKS.register("denoising")
-class Denoising(ToPicture):
-    """Gaussian noise is added to each picture and the network estimates the clean one; MSE (0..255) decides.
+class Denoising(ImageOutput):
+    """Gaussian noise is added to each image and the network estimates the clean one; MSE (0..255) decides.
 
     Args:
         sigma: the noise's standard deviation on the 0..255 scale.
@@ -30,20 +30,20 @@ class Denoising(ToPicture):
         self.sigma = sigma
 
     def input(self, batch: Batch) -> Tensor:
-        """The picture plus noise, clipped to [0, 1]. A picture's noise depends on its pixels alone, so figures repeat."""
+        """The image plus noise, clipped to [0, 1]. An image's noise depends on its pixels alone, so figures repeat."""
         clean = unit(batch.image)
         noise = torch.empty_like(clean, device="cpu")
-        for i, picture in enumerate(batch.image):
-            seed = int(picture.sum(dtype=torch.int64)) + 7919 * int(picture[0, 0].sum(dtype=torch.int64))
+        for i, image in enumerate(batch.image):
+            seed = int(image.sum(dtype=torch.int64)) + 7919 * int(image[0, 0].sum(dtype=torch.int64))
             noise[i].normal_(generator=torch.Generator().manual_seed(seed))
         return (clean + noise.to(clean.device) * (self.sigma / 255)).clamp(0, 1)
 
     def served_input(self, batch: Batch) -> Tensor:
-        """The picture as it is: a user's own has its noise already."""
+        """The image as it is: a user's own has its noise already."""
         return unit(batch.image)
 
     def target(self, batch: Batch) -> Tensor:
-        """The clean picture, (N, 3, H, W) in [0, 1]."""
+        """The clean image, (N, 3, H, W) in [0, 1]."""
         return unit(batch.image)
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class Denoising(ToPicture):
         """Mean squared error in units of the noise's variance."""
         return F.mse_loss(self.prediction(raw, example.input), example.target) * (255 / self.sigma) ** 2
 
-    def trivial(self, example: Example) -> Tensor:
+    def baseline(self, example: Example) -> Tensor:
         """The noisy input."""
         return example.input
 

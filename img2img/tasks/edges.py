@@ -10,13 +10,13 @@ from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
 from img2img.tasks.base import TASKS, Example, mean_colour, unit
 from img2img.tasks.canny import canny_edges
-from img2img.tasks.to_picture import ToPicture
+from img2img.tasks.image_output import ImageOutput
 
 Drawing = Literal["pair", "canny", "sobel"]
 
 
 @TASKS.register("edges")
-class EdgeColouring(ToPicture):
+class EdgeColouring(ImageOutput):
     """Dark edges on white in, RGB out.
 
     Args:
@@ -35,9 +35,9 @@ class EdgeColouring(ToPicture):
         self.reach = {"pair": 0, "sobel": 1, "canny": None}[drawing]
         self.mean = torch.full((3,), 0.5, dtype=torch.float32)
 
-    def fit(self, pictures: ImageDataset) -> None:
+    def fit(self, images: ImageDataset) -> None:
         """Find the mean colour of the training set."""
-        self.mean = mean_colour(pictures)
+        self.mean = mean_colour(images)
 
     def input(self, batch: Batch) -> Tensor:
         """Edges, black on white, in three channels. A pair's side A where there is one; a drawing is taken as it is.
@@ -61,13 +61,13 @@ class EdgeColouring(ToPicture):
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
         """RGB in [0, 1]: `sigmoid(colour + gain * ink)`, three channels of the raw output each; ink is 1 - input.
 
-        Most decoders draw at half resolution; the gain brings the drawing's own fine lines into the picture, darker or
+        Most decoders draw at half resolution; the gain brings the drawing's own fine lines into the image, darker or
         lighter as the network chooses.
         """
         colour, gain = raw.float().chunk(2, 1)
         return torch.sigmoid(colour + gain * (1 - input))
 
-    def trivial(self, example: Example) -> Tensor:
+    def baseline(self, example: Example) -> Tensor:
         """The training set's mean colour everywhere."""
         return self.mean.to(example.input.device).view(1, 3, 1, 1).expand_as(example.target).contiguous()
 

@@ -1,4 +1,4 @@
-"""Names written on pictures: in a font that has their letters, and small enough to fit."""
+"""Names written on images: in a font that has their letters, and small enough to fit."""
 
 import logging
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ def _font_file(text: str) -> tuple[Path | None, str]:
         if error.name != "matplotlib":
             raise
         return None, _with_codes(text, frozenset(map(chr, range(32, 127))))
-    # matplotlib brings it along, so that a picture looks the same everywhere.
+    # matplotlib brings it along, so that an image looks the same everywhere.
     usual = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     needed = set(text)
     if needed <= _letters(usual):

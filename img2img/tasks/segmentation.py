@@ -1,4 +1,4 @@
-"""Semantic segmentation: a picture in, a class for each pixel out."""
+"""Semantic segmentation: an image in, a class for each pixel out."""
 
 import colorsys
 from collections.abc import Sequence
@@ -37,16 +37,16 @@ class Segmentation(Task):
         self.out_channels = len(self.classes)
         self.majority = 0
 
-    def fit(self, pictures: ImageDataset) -> None:
-        """Find the majority class of the training set, from a thousand of its pictures at most, evenly spread."""
-        counts, read = np.zeros(VOID + 1, np.int64), min(len(pictures), 1000)
+    def fit(self, images: ImageDataset) -> None:
+        """Find the majority class of the training set, from a thousand of its images at most, evenly spread."""
+        counts, read = np.zeros(VOID + 1, np.int64), min(len(images), 1000)
         for i in range(read):
-            label = need(pictures[i * len(pictures) // read].label, "a label", self.kind)
+            label = need(images[i * len(images) // read].label, "a label", self.kind)
             counts += np.bincount(label.ravel(), minlength=VOID + 1)
         self.majority = majority_class(torch.from_numpy(counts[:VOID]))
 
     def input(self, batch: Batch) -> Tensor:
-        """The picture."""
+        """The image."""
         return unit(batch.image)
 
     def target(self, batch: Batch) -> Tensor:
@@ -91,19 +91,19 @@ class Segmentation(Task):
         """mIoU, pixel accuracy and IoU of each class."""
         return combine(segmentation=SegmentationMetrics(self.classes))
 
-    def trivial(self, example: Any) -> Tensor:
+    def baseline(self, example: Any) -> Tensor:
         """The training set's most frequent class everywhere."""
         return torch.full(example.input[:, 0].shape, self.majority, device=example.input.device)
 
-    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
+    def to_image(self, prediction: Tensor, input: Tensor) -> Tensor:
         """A colour a class; void is black."""
         return palette(self.out_channels).to(prediction.device)[prediction].permute(0, 3, 1, 2)
 
     def show(self, prediction: Tensor, input: Tensor, form: str) -> Tensor:
-        """The classes' colours, the labels themselves, or the colours half transparent over the picture."""
+        """The classes' colours, the labels themselves, or the colours half transparent over the image."""
         if form == "labels":
             return prediction
-        colours = self.picture(prediction, input)
+        colours = self.to_image(prediction, input)
         return colours if form == "colours" else torch.lerp(input.expand_as(colours), colours, 0.5)
 
     def options(self) -> dict[str, Any]:

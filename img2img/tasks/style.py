@@ -1,4 +1,4 @@
-"""Style transfer: a photo in, the same scene painted like one style picture out (Johnson et al., ECCV 2016)."""
+"""Style transfer: a photo in, the same scene painted like one style image out (Johnson et al., ECCV 2016)."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -18,20 +18,20 @@ from img2img.tasks.base import TASKS, Example, Metrics, Task, unit
 from img2img.validation import call_with
 
 SAMPLE = "sample:"
-"""`picture: sample:NAME` is a picture that scikit-image ships, see `data.datasets.sample_photos.style_image`."""
+"""`picture: sample:NAME` is an image that scikit-image ships, see `data.datasets.sample_photos.style_image`."""
 
 
 @TASKS.register("style")
 class Style(Task):
-    """Perceptual content + Gram style + total variation against one style picture; the total style loss decides.
+    """Perceptual content + Gram style + total variation against one style image; the total style loss decides.
 
-    The perceptual network is read when the first loss or metric is asked for, so inference needs neither it nor the picture.
-    Each layer counts relative to the style picture itself: a style layer by its squared Gram norm, a content layer by its mean
+    The perceptual network is read when the first loss or metric is asked for, so inference needs neither it nor the image.
+    Each layer counts relative to the style image itself: a style layer by its squared Gram norm, a content layer by its mean
     squared feature. So the weights mean the same for every perceptual network.
 
     Args:
-        picture: the style picture's file; None only for inference.
-        size: the style picture's shorter side in pixels after resizing, which sets the scale of its strokes.
+        image: the style image's file; None only for inference.
+        size: the style image's shorter side in pixels after resizing, which sets the scale of its strokes.
         network: `name`, `weights`, and optionally `preprocessing`, of `backbones.perceptual.perceptual_network`.
         style: weight of the style loss, a mean over layers.
         content: weight of the content loss, a mean over layers.
@@ -54,16 +54,16 @@ class Style(Task):
         content: float = 3.5,
         variation: float = 0.1,
     ) -> None:
-        self._picture_path, self._size, self._network_options = picture, size, network
+        self._image_path, self._size, self._network_options = picture, size, network
         self._weights = {"style": style, "content": content, "variation": variation}
 
     @cached_property
     def style_image(self) -> Tensor:
-        """The style picture, (1, 3, H, W) in [0, 1], its shorter side resized to `size`."""
-        if self._picture_path is None:
-            raise InputError("a style task needs a style picture to train on: give picture=PATH in the task's config")
-        name = self._picture_path.removeprefix(SAMPLE)
-        path = style_image(name) if self._picture_path.startswith(SAMPLE) else self._picture_path
+        """The style image, (1, 3, H, W) in [0, 1], its shorter side resized to `size`."""
+        if self._image_path is None:
+            raise InputError("a style task needs a style image to train on: give picture=PATH in the task's config")
+        name = self._image_path.removeprefix(SAMPLE)
+        path = style_image(name) if self._image_path.startswith(SAMPLE) else self._image_path
         picture = unit(torch.from_numpy(read_image(path)).permute(2, 0, 1)[None])
         scale = self._size / min(picture.shape[-2:])
         return torch.nn.functional.interpolate(picture, scale_factor=scale, mode="bilinear", antialias=True).clamp(0, 1)
@@ -96,8 +96,8 @@ class Style(Task):
         grams, weights = self._targets
         return self._perceptual.to(device), {k: g.to(device) for k, g in grams.items()}, weights
 
-    def fit(self, pictures: ImageDataset) -> None:
-        """See the style picture and the network's weights now, so that a missing one is found before any training."""
+    def fit(self, images: ImageDataset) -> None:
+        """See the style image and the network's weights now, so that a missing one is found before any training."""
         _ = self._targets
 
     def input(self, batch: Batch) -> Tensor:
@@ -124,16 +124,16 @@ class Style(Task):
         """Style, content and total style loss; SSIM to the photo beside them."""
         return _StyleFigures(self)
 
-    def trivial(self, example: Example) -> Tensor:
+    def baseline(self, example: Example) -> Tensor:
         """The photo as it is."""
         return example.target
 
-    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
+    def to_image(self, prediction: Tensor, input: Tensor) -> Tensor:
         """The prediction itself."""
         return prediction
 
     def reference(self, example: Example) -> Tensor:
-        """The style picture, cut to the shape of the pictures from its middle and resized."""
+        """The style image, cut to the shape of the images from its middle and resized."""
         height, width = example.input.shape[-2:]
         style = self.style_image.to(example.input.device)
         scale = min(style.shape[2] / height, style.shape[3] / width)
@@ -148,16 +148,16 @@ class _StyleFigures(Metrics):
     def __init__(self, task: Style) -> None:
         self._task = task
         self._style: StyleMetrics | None = None
-        self._pictures = ImageQualityMetrics()
+        self._images = ImageQualityMetrics()
 
     def update(self, prediction: Tensor, example: Example) -> None:
         network, grams, weights = self._task._on(prediction.device)
         if self._style is None:
             self._style = StyleMetrics(network, grams, weights)
         self._style.update(prediction, example.target)
-        self._pictures.update(prediction, example.target)
+        self._images.update(prediction, example.target)
 
     def compute(self) -> dict[str, float]:
         if self._style is None:
-            raise InputError("no picture was measured: the set is empty")
-        return self._style.compute() | {"SSIM": self._pictures.compute()["SSIM"]}
+            raise InputError("no image was measured: the set is empty")
+        return self._style.compute() | {"SSIM": self._images.compute()["SSIM"]}

@@ -1,4 +1,4 @@
-"""Translation: one picture in, another of the same scene out, learned from pairs: sharpening, retouching, maps, day to night."""
+"""Translation: one image in, another of the same scene out, learned from pairs: sharpening, retouching, maps, day to night."""
 
 from typing import ClassVar
 
@@ -6,11 +6,11 @@ from torch import Tensor
 
 from img2img.data.base import Batch
 from img2img.tasks.base import TASKS, Example, need, unit
-from img2img.tasks.to_picture import ToPicture, mixed
+from img2img.tasks.image_output import ImageOutput, mixed
 
 
 @TASKS.register("translation")
-class Translation(ToPicture):
+class Translation(ImageOutput):
     """A pair's A in, its B out, in RGB."""
 
     baseline_name: ClassVar[str] = "copy of the input"
@@ -18,7 +18,7 @@ class Translation(ToPicture):
     out_channels = 4
 
     def input(self, batch: Batch) -> Tensor:
-        """A; a user's own picture, which comes without a B, is one."""
+        """A; a user's own image, which comes without a B, is one."""
         return unit(batch.image if batch.source is None else batch.source)
 
     def target(self, batch: Batch) -> Tensor:
@@ -27,13 +27,13 @@ class Translation(ToPicture):
         Raises:
             InputError: the data has no pairs.
         """
-        need(batch.source, "a picture to start from", self.kind)
+        need(batch.source, "a image to start from", self.kind)
         return unit(batch.image)
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
         """RGB in [0, 1], see `mixed`."""
         return mixed(raw, input)
 
-    def trivial(self, example: Example) -> Tensor:
+    def baseline(self, example: Example) -> Tensor:
         """The input as it is."""
         return example.input

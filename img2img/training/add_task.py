@@ -86,7 +86,7 @@ def _is_of(run: Path, bundle: Path, name: str) -> bool:
 
 
 def _check_out(out: Path, bundle: Path, data: Mapping[str, Any]) -> None:
-    """Refuse a run folder that is the bundle, the run of the bundle, or a folder of the pictures to learn from."""
+    """Refuse a run folder that is the bundle, the run of the bundle, or a folder of the images to learn from."""
     taken = [bundle, *([bundle.parent] if bundle.name == "bundle" else []), *(path for _, path in paths_in(data))]
     for path in taken:
         if out.resolve() == path.resolve() or bundle.resolve() in out.resolve().parents:

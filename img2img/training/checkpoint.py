@@ -10,7 +10,7 @@ from img2img.training.checked_files import read_checked, write_checked
 
 
 def random_states() -> dict[str, Any]:
-    """torch's random states, on the CPU and every GPU. Pictures are drawn from (seed, step), so no other generator counts."""
+    """torch's random states, on the CPU and every GPU. Images are drawn from (seed, step), so no other generator counts."""
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
 

@@ -129,7 +129,7 @@ class Processes:
         Args:
             loss: the mean over this process's part of the batch.
             count: what it is a mean over.
-            more: what a method adds to it, which counts as a mean over pictures: the parts have as many of them.
+            more: what a method adds to it, which counts as a mean over images: the parts have as many of them.
 
         Returns:
             Both scalars, the second without history and the same in every process.

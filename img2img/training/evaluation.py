@@ -41,7 +41,7 @@ def evaluate_run(
         list of them; and of the test set `reported`, what `results.json` says.
 
     Raises:
-        OutOfMemoryError: a picture or a batch does not fit into memory; names what to lower.
+        OutOfMemoryError: an image or a batch does not fit into memory; names what to lower.
         InputError: the folder is no run of mask methods, a task is not in its bundle, or its data is gone.
     """
     folder = expanded(run)
@@ -70,12 +70,12 @@ def evaluate_run(
                 f"measure it in the run that learned it, or name others of {', '.join(configs)} (--tasks)"
             )
         task_data = prepare(experiment, configs[name])
-        pictures: ImageDataset = getattr(task_data.parts, part)
-        metrics = evaluator.metrics(lambda x, name=name: model.network(x, task=name), task_data.task, pictures)  # type: ignore[misc]
-        entry = {"primary_metric": task_data.task.metric, "metrics": finite(metrics), "images": len(pictures)}
+        images: ImageDataset = getattr(task_data.parts, part)
+        metrics = evaluator.metrics(lambda x, name=name: model.network(x, task=name), task_data.task, images)  # type: ignore[misc]
+        entry = {"primary_metric": task_data.task.metric, "metrics": finite(metrics), "images": len(images)}
         changed = records.difference(task_data, [part])
         entry["changed"] = str(changed) if changed else None
-        entry["baseline"] = finite(evaluator.metrics(None, task_data.task, pictures))
+        entry["baseline"] = finite(evaluator.metrics(None, task_data.task, images))
         measured[name] = entry | ({"reported": reported.get(name)} if part == "test" else {})
     return measured
 

@@ -50,7 +50,7 @@ class Objective(Protocol):
 
 
 class Batches(Protocol):
-    """The training pictures."""
+    """The training images."""
 
     def iterate(self, start_step: int = 0) -> Iterator[Any]:
         """The batches from a step on, without end."""
@@ -111,7 +111,7 @@ def fit(
     Args:
         module: from inputs (N, 3, H, W) to raw outputs; what requires grad is trained.
         task: gives the loss.
-        batches: the training pictures by step.
+        batches: the training images by step.
         validate: measures the primary metric on the validation set, with `module` in evaluation mode.
         options: steps, rates and so on.
         fabric: device, precision and processes.
@@ -123,7 +123,7 @@ def fit(
         groups: what is trained by which optimiser at which rate; None: all that requires grad, alike.
         callbacks: told of steps and validations; their state is part of the checkpoint.
         progress: told about each logged step.
-        channels_last: run pictures in this memory format; the module's weights should be in it.
+        channels_last: run images in this memory format; the module's weights should be in it.
 
     Raises:
         TrainingDivergedError: the loss or the validation is NaN or infinite; nothing is saved of it.

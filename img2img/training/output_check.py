@@ -18,29 +18,29 @@ logger = logging.getLogger("img2img")
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """The probes of a run.
+    """The stored outputs of finished tasks.
 
     Attributes:
         folder: a file a task goes there.
-        pictures: test pictures in a probe.
+        images: test images of each task.
     """
 
     folder: Path
-    pictures: int
+    images: int
 
     def save(self, task_data: TaskData, network: Network, evaluator: Evaluator) -> None:
         """Keep the inputs of a task that has just been learned, and what its network makes of them."""
-        input = evaluator.check_input(task_data.task, task_data.parts.test, self.pictures)
+        input = evaluator.check_input(task_data.task, task_data.parts.test, self.images)
         write_checked_tensors(self._path(task_data.name), {"input": input, "output": evaluator.run(network, input)})
 
     def change(self, name: str, network: Network, evaluator: Evaluator) -> float:
         """The largest change of an output of the task's network since then; 0 only where all are equal bit for bit.
 
         Raises:
-            InputError: the probe is missing or damaged.
+            InputError: the stored output is missing or damaged.
         """
-        probe = self._read(name)
-        return max_abs_difference(probe["output"], evaluator.run(network, probe["input"]))
+        stored = self._read(name)
+        return max_abs_difference(stored["output"], evaluator.run(network, stored["input"]))
 
     def check(
         self,
@@ -51,7 +51,7 @@ class OutputCheck:
         *,
         writes: bool,
     ) -> None:
-        """Read the probes of finished tasks before another one is trained; one that is missing is made anew.
+        """Read the stored outputs of finished tasks before another one is trained; one that is missing is made anew.
 
         Args:
             names: the finished tasks.
@@ -61,24 +61,24 @@ class OutputCheck:
             writes: whether this process writes files.
 
         Raises:
-            InputError: a probe is damaged.
+            InputError: a stored output is damaged.
         """
         for name in names:
             if self._path(name).is_file():
                 self._read(name)
             elif writes:
                 logger.warning(
-                    "%s: its probe is missing: from here on its outputs are compared with those that it gives now", name
+                    "%s: its stored output is missing: from here on its outputs are compared with those that it gives now", name
                 )
                 self.save(task_data[name], run_of(name), evaluator)
 
     def _read(self, name: str) -> dict[str, Tensor]:
         path = self._path(name)
         remedy = f"delete it, and the outputs of {name!r} are compared with those that it gives now; all tasks are kept"
-        probe = read_checked_tensors(path, remedy=remedy)
-        if probe.keys() != {"input", "output"}:
-            raise InputError(f"{path} holds {', '.join(probe) or 'nothing'}: expected input and output; {remedy}")
-        return probe
+        stored = read_checked_tensors(path, remedy=remedy)
+        if stored.keys() != {"input", "output"}:
+            raise InputError(f"{path} holds {', '.join(stored) or 'nothing'}: expected input and output; {remedy}")
+        return stored
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

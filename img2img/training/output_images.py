@@ -42,7 +42,7 @@ def save_outputs(runner: Any, folder: Path, count: int = 3) -> list[Path]:
         for i in range(len(shown)):
             example = task_data.task.example(Batch.stack([shown[i]]).to(runner.evaluator.device))
             prediction = runner.evaluator.predict(runner.run_of(name), task_data.task, example.input)
-            made = (example.input, task_data.task.picture(prediction, example.input), task_data.task.reference(example))
+            made = (example.input, task_data.task.to_image(prediction, example.input), task_data.task.reference(example))
             for kind, image in zip(KINDS, made, strict=True):
                 strips[kind].append(_image(image))
         size = _tile_size(strips["inputs"])

@@ -1,4 +1,4 @@
-"""Pictures of what each task does: a row a test picture, with input, output and target."""
+"""Images of what each task does: a row a test image, with input, output and target."""
 
 from pathlib import Path
 
@@ -17,15 +17,15 @@ from img2img.tasks.lettering import fit
 from img2img.training.sequence import SequenceRunner
 
 GAP = 4
-"""White pixels between pictures."""
+"""White pixels between images."""
 OVERVIEW = 3
 """Rows of each task in the overview of a run."""
 SIDE = 128
-"""Pictures with a smaller shorter side are enlarged, by whole factors and without smoothing."""
+"""Images with a smaller shorter side are enlarged, by whole factors and without smoothing."""
 
 
 def save_panels(runner: SequenceRunner) -> list[Path]:
-    """Write `pictures/<task>.png` for every task of a run, rows of input, output, target of evenly spread test pictures, and
+    """Write `images/<task>.png` for every task of a run, rows of input, output, target of evenly spread test images, and
     `overview.png`, the first rows of all tasks side by side.
     """
     paths, grids = [], {}
@@ -35,11 +35,11 @@ def save_panels(runner: SequenceRunner) -> list[Path]:
         for i in range(len(shown)):
             example = task_data.task.example(Batch.stack([shown[i]]).to(runner.evaluator.device))
             prediction = runner.evaluator.predict(runner.run_of(name), task_data.task, example.input)
-            output = task_data.task.picture(prediction, example.input)
+            output = task_data.task.to_image(prediction, example.input)
             rows.append([example.input, output, task_data.task.reference(example)])
-        paths.append(save_picture(runner.folder / "pictures" / f"{name}.png", grid(rows)))
+        paths.append(save_image(runner.folder / "images" / f"{name}.png", grid(rows)))
         grids[name] = grid(rows[:OVERVIEW])
-    return [*paths, save_picture(runner.folder / "overview.png", overview(grids))]
+    return [*paths, save_image(runner.folder / "overview.png", overview(grids))]
 
 
 def overview(grids: dict[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -57,7 +57,7 @@ def overview(grids: dict[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def grid(rows: list[list[Tensor]]) -> NDArray[np.uint8]:
-    """Rows of pictures, each (1, 3, H, W) in [0, 1], on white: (H', W', 3) uint8."""
+    """Rows of images, each (1, 3, H, W) in [0, 1], on white: (H', W', 3) uint8."""
     lines = []
     for row in rows:
         factors = [max(1, round(SIDE / min(p.shape[-2:]))) for p in row]
@@ -68,6 +68,6 @@ def grid(rows: list[list[Tensor]]) -> NDArray[np.uint8]:
     return pixels(page[0])
 
 
-def save_picture(path: Path, picture: NDArray[np.uint8]) -> Path:
+def save_image(path: Path, image: NDArray[np.uint8]) -> Path:
     """Write (H, W, 3) uint8 as PNG, atomically."""
-    return write_atomic(path, lambda p: Image.fromarray(picture).save(p, format="PNG"))
+    return write_atomic(path, lambda p: Image.fromarray(image).save(p, format="PNG"))

@@ -11,7 +11,7 @@ from img2img.training.results import VERSION, Progress, TaskRecord
 
 _REMEDY = (
     "restore it from a copy, or choose another folder (out=...). It alone says what is finished; what was learned is in "
-    "bundle/ and learned/ as before"
+    "bundle/ and strategy/ as before"
 )
 
 

@@ -41,17 +41,17 @@ def read_now(
         known: as of `file_checksums`.
     """
     found: dict[str, Path] = {}
-    for part, pictures in parts.items():
-        for name, path in pictures.common_files():
+    for part, images in parts.items():
+        for name, path in images.common_files():
             found[_key(part, name)] = path
         # Arrays and made sets have hundreds of tasks of many samples, none of which has a file.
-        for index in range(len(pictures)) if len(pictures) and pictures.files(0) else ():
-            for name, path in pictures.files(index):
+        for index in range(len(images)) if len(images) and images.files(0) else ():
+            for name, path in images.files(index):
                 found[_key(part, name)] = path
     # Unlike `Path.is_file` this takes any text.
     found |= {f"{OPTIONS}/{name}": path for name, path in paths_in(options or {}) if os.path.isfile(path)}
     made = file_checksums(found.items(), known)
-    classes = next((pictures.classes for pictures in parts.values()), ())
+    classes = next((images.classes for images in parts.values()), ())
     if made and classes:
         made[CLASSES] = FileChecksum(len(classes), 0, hashlib.sha256(json.dumps(classes).encode()).hexdigest())
     return made
@@ -176,7 +176,7 @@ class Records:
         return [name for name in new if self.now(task_data[name])]
 
     def digest(self, name: str) -> str | None:
-        """A hash of the files of a task, after `keep`, the same wherever they lie; None where its pictures are made."""
+        """A hash of the files of a task, after `keep`, the same wherever they lie; None where its images are made."""
         return self._digests[name]
 
     def _bound(self, finished: Mapping[str, Any]) -> list[str]:

@@ -31,7 +31,7 @@ Report = Callable[[Path], Path]
 """`report(run folder)`: writes the page of a finished run and returns its path."""
 
 
-FOLDERS = ("bundle", "bundle/tasks", "learned", "checkpoints", "data", "metrics", "probes", "pictures", "outputs", "config")
+FOLDERS = ("bundle", "bundle/tasks", "strategy", "checkpoints", "data", "metrics", "output_check", "images", "outputs", "config")
 """Of a run's folder: those that are written to."""
 
 
@@ -43,7 +43,7 @@ def run(
     report: Report | None = None,
     bars: bool = True,
 ) -> dict[str, Any]:
-    """Run an experiment into its folder and write `results.json`, `masks.json`, `pictures/` and `outputs/` there.
+    """Run an experiment into its folder and write `results.json`, `masks.json`, `images/` and `outputs/` there.
 
     Nothing is written before the config, what the folder holds and all data have been checked: a run that is refused leaves
     the folder as it was. Of several processes that train together the first writes all of it, and the others nothing.
@@ -59,7 +59,7 @@ def run(
         The results, as in `results.json`.
 
     Raises:
-        InputError: a key, a value, a file or a picture that cannot be used, or another process works in the folder.
+        InputError: a key, a value, a file or an image that cannot be used, or another process works in the folder.
         TrainingDivergedError: a loss is not a number.
         OutOfMemoryError: with what to lower.
     """

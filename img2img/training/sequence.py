@@ -52,9 +52,9 @@ class Outcome:
 class SequenceRunner:
     """Runs an experiment into its folder; a second run of the same experiment goes on where the first ended.
 
-    The folder holds `bundle/` (the backbone and, for masks, the tasks), `learned/` (what a comparison method learned),
+    The folder holds `bundle/` (the backbone and, for masks, the tasks), `strategy/` (the state of a comparison method),
     `progress.json` (what is finished, with its metrics), `data/` (which files the tasks read), `metrics/` and `tensorboard/`
-    (training logs), `probes/` (inputs and outputs that are compared) and, in the middle of a task, `checkpoints/`.
+    (training logs), `output_check/` (inputs and outputs that are compared) and, in the middle of a task, `checkpoints/`.
 
     Of several processes each has a runner; they train together, and the first alone measures and writes. All must see the folder.
 
@@ -68,7 +68,7 @@ class SequenceRunner:
         progress: what is finished, as in `progress.json`.
         strategy: the method: how tasks are learned and run.
         network: the frozen backbone, with the finished tasks of mask methods; it exists once the backbone does.
-        evaluator: runs networks of this backbone over pictures.
+        evaluator: runs networks of this backbone over images.
 
     Raises:
         InputError: a method's options, or the folder's earlier run, do not fit.
@@ -98,7 +98,7 @@ class SequenceRunner:
         self._environment = environment(processes=self.processes.world_size)
         self.task_data: dict[str, TaskData] = {}
         self.records = Records(experiment)
-        self._probes = OutputCheck(self.folder / "probes", experiment.evaluation.check_images)
+        self._output_check = OutputCheck(self.folder / "output_check", experiment.evaluation.check_images)
 
     # ------------------------------------------------------------------ the sequence
 
@@ -146,7 +146,7 @@ class SequenceRunner:
                 if name not in self.progress.comparisons.get(method.kind, {}):
                     self._compare(name, method)
             for part in (self.task_data[name].parts.train, self.task_data[name].parts.val):
-                part.forget()  # forty tasks of ImageNet take a hundred gigabytes; test pictures are measured again and again
+                part.forget()  # forty tasks of ImageNet take a hundred gigabytes; test images are measured again and again
         return self.network
 
     @property
@@ -187,7 +187,7 @@ class SequenceRunner:
         if names:
             self.strategy.load(names)
         if len(names) < len(self.experiment.sequence):
-            self._probes.check(names, self.task_data, self.run_of, self.evaluator, writes=self.processes.is_rank_zero)
+            self._output_check.check(names, self.task_data, self.run_of, self.evaluator, writes=self.processes.is_rank_zero)
 
     def _set_up(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -348,14 +348,14 @@ class SequenceRunner:
         self.progress = self.processes.on_rank_zero(lambda: self.progress)
 
     def _finish(self, names: list[str], outcome: Outcome) -> None:
-        """Measure the newest task and every earlier one on its test set, compare the probes bit for bit, and store all."""
+        """Measure the newest task and every earlier one on its test set, compare the stored outputs bit for bit, save all."""
         name, strategy = names[-1], self.strategy
         task_data, metric = self.task_data[name], self.task_data[name].task.metric
         known = self.task_data
         measured = {n: self.evaluator.metrics(self.run_of(n), known[n].task, known[n].parts.test) for n in names}
-        changes = {n: self._probes.change(n, self.run_of(n), self.evaluator) for n in names[:-1]}
+        changes = {n: self._output_check.change(n, self.run_of(n), self.evaluator) for n in names[:-1]}
         baseline = self.evaluator.metrics(None, task_data.task, task_data.parts.test)
-        self._probes.save(task_data, self.run_of(name), self.evaluator)
+        self._output_check.save(task_data, self.run_of(name), self.evaluator)
         metrics, progress = finite(measured[name]), self.progress
         strategy.store(names, metrics)
         progress.tasks[name] = TaskRecord(

@@ -51,13 +51,13 @@ class TaskData:
         return self.config.name
 
     def batches(self, seed: int, *, batch_size: int | None = None) -> TrainBatches:
-        """The training pictures, augmented, in the order of `seed`; `batch_size` in place of the task's."""
+        """The training images, augmented, in the order of `seed`; `batch_size` in place of the task's."""
         options, augment = self.options, self._augment()
         size = options.batch_size if batch_size is None else batch_size
         return TrainBatches(self.parts.train, augment, batch_size=size, seed=seed, workers=options.workers)
 
     def _augment(self) -> Augment | PadCrop:
-        """Of pictures with a category that keep their scale and colours, by whole batches; else one by one."""
+        """Of images with a category that keep their scale and colours, by whole batches; else one by one."""
         options = self.options.augmentation
         plain = options.zoom == (1, 1) and not options.jitter and self.parts.train.categories is not None
         if options.pad or plain:
@@ -74,7 +74,7 @@ class Context:
         network: the frozen backbone that every method of one seed starts from; mask methods add their tasks to it.
         backbone: the same as a plain module, of which `spec` and `make_head` are used.
         task_data: the tasks by name.
-        evaluator: runs networks of this backbone over pictures.
+        evaluator: runs networks of this backbone over images.
         place: moves a module to the device, in the memory format of the experiment.
         folder: the run folder.
     """
@@ -111,8 +111,8 @@ class Phase:
         suffix: tells the trainings of one task apart, in the names of logs and checkpoints.
         options: steps, rates and so on, in place of the task's; methods with several phases share its steps out.
         objective: what is trained for, `batches` and `validate` with it, where that is not the task alone.
-        batches: its training pictures.
-        validate: its primary metric on the validation pictures.
+        batches: its training images.
+        validate: its primary metric on the validation images.
         groups: what is trained by which optimiser at which rate; None: all of `module` that requires grad, as `train.optimiser`
             says.
         callbacks: told of each step and validation, in this order.

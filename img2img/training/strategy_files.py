@@ -1,4 +1,4 @@
-"""`learned/` in a run folder: what a comparison method learned, a file a task and one for what its tasks share.
+"""`strategy/` in a run folder: what a comparison method learned, a file a task and one for what its tasks share.
 
 Mask methods keep theirs in the bundle.
 """
@@ -21,7 +21,7 @@ def write_learned(folder: Path, names: Sequence[str], own: Mapping[str, Tensor],
     What is shared gets a file of its own after each task, so that a kill before `progress.json` is written leaves the one
     before; `remove_older` removes that.
     """
-    write_checked_tensors(folder / "learned" / f"{names[-1]}.safetensors", own)
+    write_checked_tensors(folder / "strategy" / f"{names[-1]}.safetensors", own)
     write_checked_tensors(_shared(folder, len(names)), shared)
 
 
@@ -37,9 +37,9 @@ def read_learned(folder: Path, names: Sequence[str]) -> tuple[dict[str, Tensors]
     Raises:
         InputError: a file is missing or damaged.
     """
-    own = {name: read_checked_tensors(folder / "learned" / f"{name}.safetensors", remedy=_REMEDY) for name in names}
+    own = {name: read_checked_tensors(folder / "strategy" / f"{name}.safetensors", remedy=_REMEDY) for name in names}
     return own, read_checked_tensors(_shared(folder, len(names)), remedy=_REMEDY)
 
 
 def _shared(folder: Path, count: int) -> Path:
-    return folder / "learned" / f"shared after {count}.safetensors"  # no task's name has a space
+    return folder / "strategy" / f"shared after {count}.safetensors"  # no task's name has a space

@@ -19,7 +19,7 @@ from img2img.training.strategy import TaskData
 _NAMED = 5
 """Classes that a remark names; of more it says how many."""
 _READ = 1000
-"""Pictures whose labels are looked at for classes that do not occur."""
+"""Images whose labels are looked at for classes that do not occur."""
 
 
 def prepare(experiment: Experiment, config: TaskConfig) -> TaskData:
@@ -31,7 +31,7 @@ def prepare(experiment: Experiment, config: TaskConfig) -> TaskData:
     """
     name = config.name
     remedy = f"make them smaller with tasks.{name}.data.resize, or take fewer with tasks.{name}.data.limit"
-    with memory_explained(f"while the pictures of {name!r} were read", remedy):
+    with memory_explained(f"while the images of {name!r} were read", remedy):
         parts = config.data.build(exclude=[experiment.folder])
         kind = config.task.builder
         more: dict[str, object] = {}
@@ -78,7 +78,7 @@ def check_own_bundle(folder: Path, names: Collection[str]) -> None:
 
 
 def check_folders(experiment: Experiment) -> None:
-    """Refuse data that lies in the run folder itself: the run's own pictures would be among it at the next start.
+    """Refuse data that lies in the run folder itself: the run's own images would be among it at the next start.
 
     A run folder within the data, or data in a folder of its own within the run folder, is fine.
 
@@ -97,9 +97,9 @@ def check_folders(experiment: Experiment) -> None:
 
 @torch.no_grad()
 def check_output(task_data: TaskData, backbone: Backbone) -> None:
-    """Refuse a task that wants one answer for a picture on a backbone with one for each pixel, or the other way round.
+    """Refuse a task that wants one answer for an image on a backbone with one for each pixel, or the other way round.
 
-    The backbone is asked, on an empty picture: one of a user's own need not say what it is.
+    The backbone is asked, on an empty image: one of a user's own need not say what it is.
 
     Raises:
         InputError: they do not go together.
@@ -108,9 +108,9 @@ def check_output(task_data: TaskData, backbone: Backbone) -> None:
     training = backbone.training
     raw = backbone.eval()(torch.zeros(1, 3, side, side, dtype=backbone.mean.dtype, device=backbone.mean.device))
     backbone.train(training)
-    wanted, given = task_data.task.whole_picture, raw.ndim == 2
+    wanted, given = task_data.task.image_level, raw.ndim == 2
     if wanted != given:
-        answers = {False: "one answer for each pixel", True: "one answer for a whole picture"}
+        answers = {False: "one answer for each pixel", True: "one answer for a whole image"}
         remedies = {False: "an encoder-decoder, such as backbone=lite0_unet", True: "a classifier, such as backbone=resnet18"}
         raise InputError(
             f"tasks.{task_data.name} is of the kind {task_data.task.kind!r}, with {answers[wanted]}, and the backbone "
@@ -123,17 +123,17 @@ def remarks(task_data: TaskData) -> Iterator[str]:
     yield from task_data.parts.train.warnings()
     if not task_data.task.has_classes:
         return
-    what = "picture" if task_data.task.whole_picture else "pixel"
+    what = "image" if task_data.task.image_level else "pixel"
     names = getattr(task_data.task, "classes", task_data.parts.classes)
-    for part, pictures, follows in (
+    for part, images, follows in (
         ("training", task_data.parts.train, "such classes cannot be learned"),
         ("test", task_data.parts.test, "how well they were learned is not measured"),
     ):
-        seen, void = _seen(pictures, len(names), whole=task_data.task.whole_picture)
+        seen, void = _seen(images, len(names), whole=task_data.task.image_level)
         unseen = [name for index, name in enumerate(names) if index not in seen]
         if seen and unseen:
             more = f" and {len(unseen) - _NAMED} more" if len(unseen) > _NAMED else ""
-            among = "" if task_data.task.whole_picture or len(pictures) <= _READ else f" in {_READ} pictures, evenly spread"
+            among = "" if task_data.task.image_level or len(images) <= _READ else f" in {_READ} images, evenly spread"
             yield f"no {part} {what} of {', '.join(unseen[:_NAMED])}{more}{among}: {follows}"
         if len(seen) == 1 and part == "test":
             yield "with one class alone in the test part doing nothing is perfect there: the task has no skill"
@@ -141,20 +141,20 @@ def remarks(task_data: TaskData) -> Iterator[str]:
             yield f"the labels of the {part} part hold {names[next(iter(seen))]} and {VOID} alone, which is void: is it a class?"
 
 
-def _seen(pictures: ImageDataset, classes: int, *, whole: bool) -> tuple[set[int], bool]:
+def _seen(images: ImageDataset, classes: int, *, whole: bool) -> tuple[set[int], bool]:
     """Which of so many classes occur in a set, and whether void does too, where not all do.
 
-    Of labels those of `_READ` pictures at most are read, the same ones as `Segmentation.fit` reads, until all were seen.
+    Of labels those of `_READ` images at most are read, the same ones as `Segmentation.fit` reads, until all were seen.
     """
     if whole:
-        categories = pictures.categories
+        categories = images.categories
         return (set() if categories is None else set(categories[categories >= 0].tolist())), False
     found = np.zeros(VOID + 1, dtype=bool)
-    read = min(len(pictures), _READ)
+    read = min(len(images), _READ)
     for i in range(read):
         if found[:classes].all():
             break
-        label = pictures[i * len(pictures) // read].label
+        label = images[i * len(images) // read].label
         if label is not None:
             found[np.bincount(label.ravel(), minlength=VOID + 1).astype(bool)] = True
     return set(np.flatnonzero(found[:VOID]).tolist()), bool(found[VOID])

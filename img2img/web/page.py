@@ -157,7 +157,7 @@ def _html(content: str, **options: Any) -> gr.Markdown:
 
 def _forms(service: Service, task: str) -> list[str]:
     """The forms a user may choose among; scores are always shown as such."""
-    forms = list(service.tasks[task].forms) if task != ALL else ["picture"]
+    forms = list(service.tasks[task].forms) if task != ALL else ["image"]
     return ["scores"] if "scores" in forms else forms
 
 

@@ -226,7 +226,7 @@ class Service:
         image = open_upload(upload, self.limits)
         for task in tasks:
             # Tasks of whole images see them at a size of their own.
-            task_side = self.tasks[task].side if self.model.task(task).whole_picture else None
+            task_side = self.tasks[task].side if self.model.task(task).image_level else None
             check_pixels(image.size, side or task_side, self.limits)
         self._check_memory(tasks, image.size, side)
         decode(image)

@@ -29,7 +29,7 @@ def tiny(**options: Any) -> Classifier:
 
 
 @pytest.mark.parametrize("output", ["head", "backbone"])
-def test_logits_are_the_last_layer_on_the_trunk_of_the_normalised_picture(output: str) -> None:
+def test_logits_are_the_last_layer_on_the_trunk_of_the_normalised_image(output: str) -> None:
     net = tiny(output=output)
     x = torch.rand(2, 3, 4, 6)
     before = x.clone()
@@ -37,7 +37,7 @@ def test_logits_are_the_last_layer_on_the_trunk_of_the_normalised_picture(output
     last = net.head if output == "head" else net.output
     assert isinstance(last, nn.Linear)
     torch.testing.assert_close(net(x), normal.relu().mean((2, 3)) @ last.weight.T + last.bias)
-    assert torch.equal(x, before), "the caller's picture stays"
+    assert torch.equal(x, before), "the caller's image stays"
     grey = torch.rand(2, 1, 4, 4)
     assert torch.equal(net(grey), net(grey.repeat(1, 3, 1, 1)))
 

@@ -47,11 +47,11 @@ def weights() -> dict[str, Tensor]:
 
 def photograph(name: str) -> Tensor:
     """The middle square of a photograph of scikit-image, (1, 3, 224, 224) float in [0, 1]."""
-    picture = getattr(skimage.data, name)()
-    h, w = picture.shape[:2]
+    image = getattr(skimage.data, name)()
+    h, w = image.shape[:2]
     n = min(h, w)
-    picture = picture[(h - n) // 2 : (h + n) // 2, (w - n) // 2 : (w + n) // 2]
-    small = resize(picture, (224, 224), anti_aliasing=True).astype(np.float32)
+    image = image[(h - n) // 2 : (h + n) // 2, (w - n) // 2 : (w + n) // 2]
+    small = resize(image, (224, 224), anti_aliasing=True).astype(np.float32)
     return torch.from_numpy(small).permute(2, 0, 1)[None]
 
 
@@ -60,7 +60,7 @@ def plain_lite0(x: Tensor, w: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
 
     def conv(x: Tensor, name: str, stride: int = 1, groups: int = 1) -> Tensor:
         kernel = w[f"{name}.weight"]
-        # TensorFlow's SAME: as many pixels as ceil(size / stride) outputs need, the odd one after the picture.
+        # TensorFlow's SAME: as many pixels as ceil(size / stride) outputs need, the odd one after the image.
         pads: list[int] = []
         for size, k in zip((x.shape[3], x.shape[2]), (kernel.shape[3], kernel.shape[2]), strict=True):
             total = max((-(-size // stride) - 1) * stride + k - size, 0)

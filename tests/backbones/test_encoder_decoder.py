@@ -19,7 +19,7 @@ def network(shape: HeadShape | None = None, **options) -> EncoderDecoder:
     return EncoderDecoder(InPlaceEncoder(), nn.Conv2d(3, 4, 1), shape or HeadShape(4, 3), **(defaults | options))
 
 
-def test_the_forward_pass_is_head_of_decoder_of_encoder_of_the_normalised_picture() -> None:
+def test_the_forward_pass_is_head_of_decoder_of_encoder_of_the_normalised_image() -> None:
     net = network()
     x = torch.rand(2, 3, 16, 24)
     normal = torch.stack([(x[:, i] - m) / s for i, (m, s) in enumerate([(0.1, 0.5), (0.2, 0.25), (0.3, 2.0)])], 1)
@@ -28,14 +28,14 @@ def test_the_forward_pass_is_head_of_decoder_of_encoder_of_the_normalised_pictur
     assert torch.equal(net(x), net.decoder(normal.relu()))
 
 
-def test_an_encoder_that_works_in_place_leaves_the_callers_picture_alone() -> None:
+def test_an_encoder_that_works_in_place_leaves_the_callers_image_alone() -> None:
     x = torch.rand(1, 3, 16, 16)
     before = x.clone()
     network(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))(x)
     assert torch.equal(x, before)
 
 
-def test_a_grey_picture_counts_as_three_equal_channels() -> None:
+def test_a_grey_image_counts_as_three_equal_channels() -> None:
     net, grey = network(), torch.rand(2, 1, 16, 16)
     assert torch.equal(net(grey), net(grey.repeat(1, 3, 1, 1)))
 
@@ -43,7 +43,7 @@ def test_a_grey_picture_counts_as_three_equal_channels() -> None:
 @pytest.mark.parametrize(
     ("size", "advice"), [((17, 32), "24 x 32"), ((16, 31), "16 x 32"), ((33, 9), "40 x 16"), ((8, 16), "16 x 16")]
 )
-def test_a_picture_of_a_wrong_size_is_refused_with_the_size_to_pad_to(size, advice) -> None:
+def test_a_image_of_a_wrong_size_is_refused_with_the_size_to_pad_to(size, advice) -> None:
     with pytest.raises(InputError, match=f"{size[0]} x {size[1]}.*multiples of 8, at least 16.*to {advice}"):
         network()(torch.rand(1, 3, *size))
 

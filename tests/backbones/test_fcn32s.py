@@ -120,7 +120,7 @@ def test_a_fresh_head_scores_zero_and_upsamples_bilinearly_up_to_the_edge() -> N
 
 
 @pytest.mark.parametrize("fc", ["backbone", "head"])
-def test_the_output_has_the_pictures_size(fc: str) -> None:
+def test_the_output_has_the_images_size(fc: str) -> None:
     net = build_backbone({"kind": "fcn32s", "out_channels": 5, "width": 4, "fc": fc}).eval()
     for size in [(32, 32), (64, 96)]:
         assert net(torch.rand(2, 3, *size)).shape == (2, 5, *size)

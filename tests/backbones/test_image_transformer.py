@@ -45,7 +45,7 @@ def test_its_size_is_the_papers_and_the_posters(options, millions) -> None:
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
 
 
-def test_it_goes_up_by_transposed_convolutions_and_keeps_the_pictures_size() -> None:
+def test_it_goes_up_by_transposed_convolutions_and_keeps_the_images_size() -> None:
     net = ImageTransformer(out_channels=5, width=4, blocks=1)
     assert [type(m) for m in net.decoder.modules() if hasattr(m, "stride")] == [nn.ConvTranspose2d] * 2
     assert net(torch.rand(1, 3, 8, 12)).shape == (1, 5, 8, 12)
@@ -53,7 +53,7 @@ def test_it_goes_up_by_transposed_convolutions_and_keeps_the_pictures_size() -> 
     assert net.make_head(2)(torch.rand(1, 4, 8, 8)).shape == (1, 2, 8, 8)
 
 
-def test_instance_normalisation_looks_at_one_picture_alone() -> None:
+def test_instance_normalisation_looks_at_one_image_alone() -> None:
     x = torch.rand(2, 3, 8, 8)
     net = ImageTransformer(out_channels=1, width=4, blocks=1, norm="instance")
     torch.testing.assert_close(net(x)[:1], net(x[:1]))

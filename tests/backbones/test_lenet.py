@@ -35,6 +35,6 @@ def test_without_hidden_layers_it_is_a_linear_classifier() -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (28, 29)])
-def test_a_picture_of_another_size_is_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match=f"got pictures of {size[0]} x {size[1]}.*exactly 28 x 28"):
+def test_a_image_of_another_size_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=f"got images of {size[0]} x {size[1]}.*exactly 28 x 28"):
         LeNet(out_channels=10)(torch.rand(1, 1, *size))

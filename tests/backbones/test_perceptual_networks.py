@@ -109,7 +109,7 @@ def test_by_default_it_has_the_layers_of_style_and_content(name) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_is_frozen_and_stays_in_eval_mode_while_gradients_reach_the_picture(name) -> None:
+def test_it_is_frozen_and_stays_in_eval_mode_while_gradients_reach_the_image(name) -> None:
     net = nn.Sequential(perceptual_network(name, weights=None)).train()[0]
     assert not any(m.training for m in net.modules())
     before = {k: v.clone() for k, v in net.state_dict().items()}

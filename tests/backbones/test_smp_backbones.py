@@ -78,7 +78,7 @@ def test_each_decoder_computes_exactly_what_smps_model_computes(built) -> None:
     arch, net = built
     scramble(net)
     reference = reference_of(net, arch)
-    size = max(64, net.min_size)  # PAN pools its deepest map, a 16th of the picture, by 8
+    size = max(64, net.min_size)  # PAN pools its deepest map, a 16th of the image, by 8
     x = torch.rand(2, 3, size, size)
     normal = (x - net.mean) / net.std
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_each_decoder_computes_exactly_what_smps_model_computes(built) -> None:
     assert y.std() > 0
 
 
-def test_each_network_maps_the_smallest_and_an_uneven_picture_to_its_own_size_and_trains_whole(built) -> None:
+def test_each_network_maps_the_smallest_and_an_uneven_image_to_its_own_size_and_trains_whole(built) -> None:
     _, net = built
     net.eval()(torch.rand(1, 3, net.min_size, net.min_size))
     size = (net.min_size, net.min_size + net.stride)
@@ -162,7 +162,7 @@ def test_options_reach_smp_and_timm() -> None:
     assert net.spec["decoder_channels"] == [32, 16, 16]
 
 
-def test_each_encoder_gets_pictures_normalised_as_its_published_weights_expect() -> None:
+def test_each_encoder_gets_images_normalised_as_its_published_weights_expect() -> None:
     lite = smp_backbone("unet", "tu-tf_efficientnet_lite0", out_channels=1, decoder_channels=(8, 8, 8, 8, 8))
     assert (lite.mean * 255).flatten().tolist() == pytest.approx([127] * 3)
     assert (lite.std * 255).flatten().tolist() == pytest.approx([128] * 3)

@@ -68,7 +68,7 @@ def test_it_computes_what_torchvision_computes(theirs: tuple[str, nn.Module], mo
 
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet18", "densenet121"])
-def test_the_smallest_picture_is_the_one_that_it_says(name: str) -> None:
+def test_the_smallest_image_is_the_one_that_it_says(name: str) -> None:
     with torch.device("meta"):
         net = torchvision_classifier(name, out_channels=2).eval()
         size = net.min_size
@@ -99,7 +99,7 @@ def test_weights_of_a_file_fill_the_trunk_and_leave_the_last_layer_out(tmp_path:
 
 
 @torch.no_grad()
-def test_the_small_stem_keeps_a_picture_of_32_pixels_at_its_size() -> None:
+def test_the_small_stem_keeps_a_image_of_32_pixels_at_its_size() -> None:
     net = torchvision_classifier("resnet18", out_channels=2, stem="cifar").eval()
     trunk = net.trunk
     x = torch.randn(1, 3, 32, 32)

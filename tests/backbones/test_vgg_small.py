@@ -44,7 +44,7 @@ def test_width_multiplies_channels_and_hidden_layers() -> None:
 
 
 @torch.no_grad()
-def test_larger_pictures_are_averaged_and_smaller_ones_refused() -> None:
+def test_larger_images_are_averaged_and_smaller_ones_refused() -> None:
     net = VGGSmall(out_channels=5, width=0.125, hidden=[]).eval()
     x = torch.randn(1, 3, 64, 96)
     assert torch.allclose(net.trunk(x), net.trunk.features(x).mean((2, 3)))

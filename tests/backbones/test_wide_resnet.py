@@ -52,7 +52,7 @@ def test_wrn_28_4_has_the_sources_size() -> None:
 
 
 @torch.no_grad()
-def test_maps_of_a_picture_of_64_pixels_halve_in_every_group() -> None:
+def test_maps_of_a_image_of_64_pixels_halve_in_every_group() -> None:
     net = WideResNet(out_channels=2, depth=10, width=1).eval()
     x, sizes = torch.rand(1, 3, 64, 64), []
     for layer in list(net.trunk)[:4]:

@@ -160,7 +160,7 @@ def test_what_is_there_is_not_overwritten_unasked(bundle: Path, photos: Path, tm
     ("arguments", "said"),
     [
         (("run", "style", "a.png", "--out", "out"), "no task 'style'"),
-        (("run", "colour", "a.png", "--out", "out", "--form", "labels"), "a colourisation task gives picture"),
+        (("run", "colour", "a.png", "--out", "out", "--form", "labels"), "a colourisation task gives image"),
         (("run", "all", "a.png", "--out", "out", "--form", "labels"), "with the task 'all', but colour"),
         (("run", "colour", "a.png", "more/a.png", "--out", "out"), "would both become"),
         (("tasks", "show", ".", "x"), "no bundle in"),

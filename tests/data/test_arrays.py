@@ -11,13 +11,13 @@ def dark(images: np.ndarray) -> np.ndarray:
     return images // 2
 
 
-def test_grey_pictures_get_three_channels_one_at_a_time() -> None:
-    pictures = ArrayDataset(GREY, np.array([1, 0]), rows=np.array([3, 1]), classes=["a", "b"], name="made", change=dark)
-    images, categories = pictures.arrays()
+def test_grey_images_get_three_channels_one_at_a_time() -> None:
+    dataset = ArrayDataset(GREY, np.array([1, 0]), rows=np.array([3, 1]), classes=["a", "b"], name="made", change=dark)
+    images, categories = dataset.arrays()
     np.testing.assert_array_equal(images, GREY[[3, 1]] // 2)
     assert categories.tolist() == [1, 0]
-    assert len(pictures) == 2
-    for sample, image, category, name in zip(pictures, images, (1, 0), ("made/00003", "made/00001"), strict=True):
+    assert len(dataset) == 2
+    for sample, image, category, name in zip(dataset, images, (1, 0), ("made/00003", "made/00001"), strict=True):
         assert sample.image.shape == (2, 3, 3)
         for channel in range(3):
             np.testing.assert_array_equal(sample.image[..., channel], image)
@@ -26,13 +26,13 @@ def test_grey_pictures_get_three_channels_one_at_a_time() -> None:
 
 def test_colours_stay_and_the_arrays_are_the_callers_own() -> None:
     colour = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
-    pictures = ArrayDataset(colour, np.array([0, 1]), classes=["a", "b"], name="made")
-    np.testing.assert_array_equal(pictures[1].image, colour[1])
-    images, categories = pictures.arrays()
+    dataset = ArrayDataset(colour, np.array([0, 1]), classes=["a", "b"], name="made")
+    np.testing.assert_array_equal(dataset[1].image, colour[1])
+    images, categories = dataset.arrays()
     images[:] = 0
     categories[:] = 0
     assert colour.max() == 23
-    assert pictures[1].category == 1
+    assert dataset[1].category == 1
 
 
 @pytest.mark.parametrize(

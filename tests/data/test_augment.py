@@ -97,7 +97,7 @@ def test_zoom_sets_the_scale_of_things():
     assert slope(2) == pytest.approx(1, rel=0.05)
 
 
-def test_the_square_never_needs_more_than_the_picture():
+def test_the_square_never_needs_more_than_the_image():
     # a zoom of 0.25 would need 128 pixels
     out = Augment(32, zoom=(0.25, 0.25))(pattern(40, 200), 5)
     assert out.image.shape == (32, 32, 3)
@@ -107,7 +107,7 @@ def test_the_square_never_needs_more_than_the_picture():
 
 
 @pytest.mark.parametrize("shape", [(20, 26), (20, 90), (90, 20), (1, 1)])
-def test_a_picture_smaller_than_the_crop_is_mirrored_and_its_label_void_there(shape):
+def test_a_image_smaller_than_the_crop_is_mirrored_and_its_label_void_there(shape):
     sample = pattern(*shape)
     out = Augment(32, zoom=(1, 1), flip=False)(sample, 4)
     assert out.image.shape == (32, 32, 3)
@@ -140,7 +140,7 @@ def test_the_sample_is_left_alone_and_missing_fields_stay_missing():
     assert bare.name == "x"
 
 
-def test_pictures_of_different_sizes_are_refused_by_name():
+def test_images_of_different_sizes_are_refused_by_name():
     with pytest.raises(InputError, match=r"photo\.jpg.*\(20, 20\).*\(20, 21\)"):
         Augment(8)(Sample(np.zeros((20, 20, 3), np.uint8), np.zeros((20, 21), np.uint8), name="photo.jpg"), 0)
 

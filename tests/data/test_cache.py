@@ -30,29 +30,29 @@ class Counting(ImageDataset):
         return Sample(image, image[:, :, 0] % 2, image[::-1].copy() if self.source else None, name=str(index))
 
 
-def test_each_picture_is_decoded_once_and_unchanged():
-    pictures = Counting()
-    cached = CachedDataset(pictures)
+def test_each_image_is_decoded_once_and_unchanged():
+    images = Counting()
+    cached = CachedDataset(images)
     for _ in range(3):
         for i in range(4):
             np.testing.assert_array_equal(cached[i].image, Counting()[i].image)
             np.testing.assert_array_equal(cached[i].label, Counting()[i].label)
-    assert pictures.reads == [1, 1, 1, 1]
+    assert images.reads == [1, 1, 1, 1]
     assert (len(cached), cached.classes, cached.name) == (4, ("a", "b"), "counting")
     assert cached.bytes_kept == 4 * 20 * 30 * 4
 
 
-def test_pictures_beyond_the_memory_are_decoded_each_time():
-    pictures = Counting()
-    cached = CachedDataset(pictures, max_bytes=2 * 20 * 30 * 4 + 100)
+def test_images_beyond_the_memory_are_decoded_each_time():
+    images = Counting()
+    cached = CachedDataset(images, max_bytes=2 * 20 * 30 * 4 + 100)
     for _ in range(3):
         for i in range(4):
             np.testing.assert_array_equal(cached[i].image, Counting()[i].image)
-    assert pictures.reads == [1, 1, 3, 3]
+    assert images.reads == [1, 1, 3, 3]
 
 
 @pytest.mark.parametrize(("short_side", "size"), [(10, (15, 10)), (40, (60, 40))], ids=["smaller", "larger"])
-def test_pictures_are_resized_as_pillow_resizes_them(short_side, size):
+def test_images_are_resized_as_pillow_resizes_them(short_side, size):
     sample = CachedDataset(Counting(source=True), short_side=short_side)[1]
     original = Counting(source=True)[1]
 
@@ -66,7 +66,7 @@ def test_pictures_are_resized_as_pillow_resizes_them(short_side, size):
 
 
 @pytest.mark.parametrize("side", [10, 40], ids=["smaller", "larger"])
-def test_a_square_has_the_whole_picture_whatever_its_proportions(side):
+def test_a_square_has_the_whole_image_whatever_its_proportions(side):
     sample, original = CachedDataset(Counting(source=True), square=side)[1], Counting(source=True)[1]
 
     def pillow(array, method):
@@ -91,12 +91,12 @@ def test_labels_stay_labels_when_they_are_resized():
 
 def test_preload_reports_progress_and_stops_when_the_memory_is_used_up():
     told = []
-    pictures = Counting()
-    CachedDataset(pictures).preload(lambda done, total: told.append((done, total)))
+    images = Counting()
+    CachedDataset(images).preload(lambda done, total: told.append((done, total)))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    pictures = Counting()
-    CachedDataset(pictures, max_bytes=20 * 30 * 4).preload()
-    assert pictures.reads == [1, 1, 0, 0]
+    images = Counting()
+    CachedDataset(images, max_bytes=20 * 30 * 4).preload()
+    assert images.reads == [1, 1, 0, 0]
 
 
 def test_threads_share_one_cache_and_its_byte_count_stays_right():
@@ -109,7 +109,7 @@ def test_threads_share_one_cache_and_its_byte_count_stays_right():
     assert cached.bytes_kept == 50 * 20 * 30 * 4
 
 
-def test_pickling_leaves_the_pictures_behind():
+def test_pickling_leaves_the_images_behind():
     cached = CachedDataset(Counting(), short_side=10)
     cached.preload()
     copy = pickle.loads(pickle.dumps(cached))

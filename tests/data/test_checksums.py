@@ -89,11 +89,11 @@ def test_each_part_names_the_files_of_its_own_samples(tmp_path: Path) -> None:
     for config, names in cases:
         parts = build_data({**config, "limit": {"train": 3}})
         seen = []
-        for pictures in (parts.train, parts.val, parts.test):
-            for index in range(len(pictures)):
-                files = pictures.files(index)
+        for images in (parts.train, parts.val, parts.test):
+            for index in range(len(images)):
+                files = images.files(index)
                 assert all(path.is_file() for _, path in files)
-                number = pictures[index].image[0, 0, 0]
+                number = images[index].image[0, 0, 0]
                 if names is not None:
                     assert [name for name, _ in files] == [name.format(number) for name in names]
                 seen += files

@@ -39,9 +39,9 @@ class Numbered(ImageDataset):
         return Sample(image, image[:, :, 1].copy() if self.label else None, name=str(index))
 
 
-def stream(pictures=None, *, batch_size=4, seed=5, workers=0):
-    pictures = pictures or Numbered([(20, 24)] * 10)
-    return TrainBatches(pictures, Augment(12), batch_size=batch_size, seed=seed, workers=workers)
+def stream(images=None, *, batch_size=4, seed=5, workers=0):
+    images = images or Numbered([(20, 24)] * 10)
+    return TrainBatches(images, Augment(12), batch_size=batch_size, seed=seed, workers=workers)
 
 
 def content(batch):
@@ -84,7 +84,7 @@ def test_a_pickled_stream_as_spawned_workers_get_it_gives_the_same_batches():
     assert content(pickle.loads(pickle.dumps(stream())).batch(2)) == content(stream().batch(2))
 
 
-def test_every_epoch_draws_each_picture_once_in_a_new_order():
+def test_every_epoch_draws_each_image_once_in_a_new_order():
     order = drawn(stream(batch_size=4), 15)  # 60 draws, 6 epochs of 10: batches reach over the ends
     epochs = [order[i : i + 10] for i in range(0, 60, 10)]
     assert all(sorted(e) == list(range(10)) for e in epochs)
@@ -96,7 +96,7 @@ def test_a_set_smaller_than_the_batch_wraps_around():
     assert all(sorted(order[i : i + 3]) == [0, 1, 2] for i in range(0, 21, 3))
 
 
-def test_one_picture_drawn_twice_in_a_batch_is_augmented_twice():
+def test_one_image_drawn_twice_in_a_batch_is_augmented_twice():
     batch = stream(Numbered([(20, 24)]), batch_size=2).batch(0)
     assert not torch.equal(batch.image[0], batch.image[1])
 
@@ -122,7 +122,7 @@ def test_the_global_random_states_are_left_alone():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_reported_in_one_clear_message(workers):
+def test_a_broken_image_is_reported_in_one_clear_message(workers):
     with pytest.raises(InputError) as error:
         take(stream(Numbered([(20, 20)] * 4, broken=3), workers=workers), 4)
     assert str(error.value) == "3.png is not an image: expected PNG; remove it"
@@ -141,13 +141,13 @@ def test_options_out_of_range_are_refused(options):
         TrainBatches(Numbered([(8, 8)]), Augment(8), **{"batch_size": 2, "seed": 0, **options})
 
 
-def test_evaluation_gives_whole_pictures_in_order_and_stacks_neighbours_of_one_size():
-    pictures = Numbered([(8, 9)] * 5 + [(9, 8)] + [(8, 9)])
-    batches = list(eval_batches(pictures, batch_size=2))
+def test_evaluation_gives_whole_images_in_order_and_stacks_neighbours_of_one_size():
+    images = Numbered([(8, 9)] * 5 + [(9, 8)] + [(8, 9)])
+    batches = list(eval_batches(images, batch_size=2))
     assert [b.names for b in batches] == [("0", "1"), ("2", "3"), ("4",), ("5",), ("6",)]
     assert [tuple(b.image.shape) for b in batches] == [(2, 3, 8, 9), (2, 3, 8, 9), (1, 3, 8, 9), (1, 3, 9, 8), (1, 3, 8, 9)]
-    np.testing.assert_array_equal(batches[1].image[1].permute(1, 2, 0).numpy(), pictures[3].image)
-    np.testing.assert_array_equal(batches[1].label[1].numpy(), pictures[3].label)
+    np.testing.assert_array_equal(batches[1].image[1].permute(1, 2, 0).numpy(), images[3].image)
+    np.testing.assert_array_equal(batches[1].label[1].numpy(), images[3].label)
 
 
 class Unlucky(Numbered):

@@ -24,8 +24,8 @@ def test_each_cut_is_one_that_torchvision_makes() -> None:
     assert done.shape == (40, 3, 6, 6)
     seen = set()
     for before, after in zip(images, done, strict=True):
-        picture = pad(torch.from_numpy(before).permute(2, 0, 1), [2])
-        cuts = {(t, x): crop(picture, t, x, 6, 6) for t in range(5) for x in range(5)}
+        source = pad(torch.from_numpy(before).permute(2, 0, 1), [2])
+        cuts = {(t, x): crop(source, t, x, 6, 6) for t in range(5) for x in range(5)}
         found = [
             (t, x, m)
             for (t, x), c in cuts.items()
@@ -45,7 +45,7 @@ def test_a_seed_gives_the_same_cuts_and_another_gives_others() -> None:
     assert not np.array_equal(first, shift.batch(images, 2))
 
 
-def test_without_border_and_mirror_a_picture_stays_as_it_is() -> None:
+def test_without_border_and_mirror_a_image_stays_as_it_is() -> None:
     images = _images(channels=1)
     assert np.array_equal(PadCrop(6, flip=False).batch(images, 0)[:, 0], images[..., 0])
     assert np.array_equal(PadCrop(6, flip=False).batch(images[..., 0], 0)[:, 0], images[..., 0]), (
@@ -70,17 +70,17 @@ def test_what_cannot_be_cut_is_refused() -> None:
 
 
 def test_batches_of_a_set_in_memory_are_those_of_its_samples() -> None:
-    pictures = CachedDataset(limit(Patterns("train", count=20, size=8), 17))
-    batches = TrainBatches(pictures, PadCrop(8, flip=False), batch_size=5, seed=3)
+    dataset = CachedDataset(limit(Patterns("train", count=20, size=8), 17))
+    batches = TrainBatches(dataset, PadCrop(8, flip=False), batch_size=5, seed=3)
     loader = iter(batches.iterate(2))
     for step in (2, 3, 4):
         batch = batches.batch(step)
         assert torch.equal(next(loader).image, batch.image)
         assert batch.category is not None
         for image, category in zip(batch.image, batch.category, strict=True):
-            same = [i for i in range(17) if np.array_equal(pictures[i].image, image.permute(1, 2, 0).numpy())]
+            same = [i for i in range(17) if np.array_equal(dataset[i].image, image.permute(1, 2, 0).numpy())]
             assert len(same) == 1
-            assert pictures[same[0]].category == int(category)
+            assert dataset[same[0]].category == int(category)
 
 
 def test_parts_of_batches_of_a_set_in_memory_are_those_batches_shared_out() -> None:
@@ -91,9 +91,9 @@ def test_parts_of_batches_of_a_set_in_memory_are_those_batches_shared_out() -> N
     assert [c for part in parts if part.category is not None for c in part.category] == list(whole.category)
 
 
-def test_an_epoch_of_a_set_in_memory_has_every_picture_once() -> None:
-    pictures = Patterns("train", count=15, size=8)
-    batches = TrainBatches(pictures, PadCrop(8, flip=False), batch_size=5, seed=0)
+def test_an_epoch_of_a_set_in_memory_has_every_image_once() -> None:
+    dataset = Patterns("train", count=15, size=8)
+    batches = TrainBatches(dataset, PadCrop(8, flip=False), batch_size=5, seed=0)
     seen = torch.cat([batches.batch(step).image.flatten(1) for step in range(3)])
-    whole = torch.from_numpy(pictures.arrays()[0]).permute(0, 3, 1, 2).flatten(1)
+    whole = torch.from_numpy(dataset.arrays()[0]).permute(0, 3, 1, 2).flatten(1)
     assert {tuple(row.tolist()) for row in seen} == {tuple(row.tolist()) for row in whole}

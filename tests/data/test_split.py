@@ -24,8 +24,8 @@ class Numbers(ImageDataset):
         return Sample(image=np.zeros((1, 1, 3), dtype=np.uint8), name=str(range(self.size)[index]))
 
 
-def positions(pictures: ImageDataset) -> list[int]:
-    return [int(pictures[i].name) for i in range(len(pictures))]
+def positions(images: ImageDataset) -> list[int]:
+    return [int(images[i].name) for i in range(len(images))]
 
 
 def test_a_subset_shows_the_chosen_items_in_their_order() -> None:
@@ -78,7 +78,7 @@ def test_the_same_set_gives_the_same_parts() -> None:
     assert take(Numbers(57), "val").classes == ("a", "b")
 
 
-def test_ten_pictures_are_enough_and_three_are_not() -> None:
+def test_ten_images_are_enough_and_three_are_not() -> None:
     assert [len(take(Numbers(10), part)) for part in PARTS] == [8, 1, 1]
     with pytest.raises(InputError, match=r"'numbers'.* 3 .*'val': 0, .*one"):
         take(Numbers(3), "train")

@@ -20,24 +20,24 @@ class Closed(ArrayDataset):
         raise AssertionError("an image was read")
 
 
-def test_a_task_has_its_classes_relabelled_and_its_pictures_in_order() -> None:
-    pictures = SplitClasses(whole(), number=2, classes_per_task=2)
-    assert pictures.classes == ("c", "d")
-    assert [(int(s.image[0, 0, 0]), s.category, s.name) for s in pictures] == [
+def test_a_task_has_its_classes_relabelled_and_its_images_in_order() -> None:
+    dataset = SplitClasses(whole(), number=2, classes_per_task=2)
+    assert dataset.classes == ("c", "d")
+    assert [(int(s.image[0, 0, 0]), s.category, s.name) for s in dataset] == [
         (2, 1, "made/00002"),
         (3, 1, "made/00003"),
         (6, 0, "made/00006"),
     ]
-    assert pictures.categories.tolist() == [1, 1, 0]
-    images, categories = pictures.arrays()
+    assert dataset.categories.tolist() == [1, 1, 0]
+    images, categories = dataset.arrays()
     assert images[:, 0, 0].tolist() == [2, 3, 6]
     assert categories.tolist() == [1, 1, 0]
 
 
 def test_random_tasks_are_disjoint_and_the_same_for_every_part() -> None:
-    def tasks(seed: int, pictures: ArrayDataset) -> list[tuple[str, ...]]:
+    def tasks(seed: int, dataset: ArrayDataset) -> list[tuple[str, ...]]:
         options = {"classes_per_task": 2, "order": "random", "seed": seed}
-        return [SplitClasses(pictures, number=n, **options).classes for n in (1, 2, 3)]
+        return [SplitClasses(dataset, number=n, **options).classes for n in (1, 2, 3)]
 
     first = tasks(0, whole(range(7)))
     assert len({name for classes in first for name in classes}) == 6, "three tasks of two, and one class is left over"
@@ -47,7 +47,7 @@ def test_random_tasks_are_disjoint_and_the_same_for_every_part() -> None:
     assert first[1] == tuple("abcdefg"[c] for c in sorted(order[2:4]))
 
 
-def test_no_picture_is_read_to_split_and_subsets_can_be_split() -> None:
+def test_no_image_is_read_to_split_and_subsets_can_be_split() -> None:
     closed = Closed(np.zeros((3, 2, 2), np.uint8), np.array([0, 1, 1]), classes=["a", "b"], name="closed")
     assert len(SplitClasses(closed, number=2, classes_per_task=1)) == 2
     half = SplitClasses(Subset(whole(), [2, 4, 6]), number=2, classes_per_task=2)

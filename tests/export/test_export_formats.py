@@ -49,7 +49,7 @@ def library(network: Any, task: Any, images: torch.Tensor) -> torch.Tensor:
     prediction = evaluator.predict(lambda x: network(x, task="it"), task, input)
     if task.kind == "classification":
         return torch.softmax(prediction, 1)
-    return prediction if task.kind == "segmentation" else task.picture(prediction, input)
+    return prediction if task.kind == "segmentation" else task.to_image(prediction, input)
 
 
 def run_onnx(path: Path, images: torch.Tensor) -> NDArray[Any]:

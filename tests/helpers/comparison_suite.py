@@ -45,12 +45,12 @@ def results(label: str, seed: int) -> dict[str, Any]:
     tasks = [
         {
             "name": name, "kind": kind, "primary_metric": metric, "higher_is_better": higher, "value": new[i],
-            "baseline": trivial, "baseline_name": "doing nothing", "before": None,
+            "baseline": baseline, "baseline_name": "doing nothing", "before": None,
             "bytes": BYTES[label][1] + 1000 * seed, "density": 0.8, "train_seconds": 60.0 + 10 * seed + i, "steps": 40,
             "best_step": 40, "test_images": 9, "metrics": {metric: new[i], "SSIM": 0.5 + 0.1 * seed},
-            "baseline_metrics": {metric: trivial, "SSIM": 0.25},
+            "baseline_metrics": {metric: baseline, "SSIM": 0.25},
         }
-        for i, (name, kind, metric, higher, trivial) in enumerate(TASKS)
+        for i, (name, kind, metric, higher, baseline) in enumerate(TASKS)
     ]  # fmt: skip
     return {
         "version": 2,
@@ -96,9 +96,9 @@ def write_run(folder: Path, label: str, seed: int) -> None:
     (folder / "config.yaml").write_text("seed: 0\n", encoding="utf-8")
     (folder / "metrics").mkdir()
     rng = np.random.default_rng(seed)
-    for i, (name, _, metric, _, trivial) in enumerate(TASKS):
+    for i, (name, _, metric, _, baseline) in enumerate(TASKS):
         end = VALUES[label][seed][0][i]
-        rows = [f"{step},1.0,{trivial + (end - trivial) * step / 40}" for step in (10, 20, 30, 40)]
+        rows = [f"{step},1.0,{baseline + (end - baseline) * step / 40}" for step in (10, 20, 30, 40)]
         (folder / "metrics" / f"{name}.csv").write_text("\n".join([f"step,loss,val {metric}", *rows]) + "\n", encoding="utf-8")
         for kind in ("inputs", "outputs", "targets"):
             tiles = [Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)) for _ in range(3)]

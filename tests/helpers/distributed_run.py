@@ -1,6 +1,6 @@
 """Runs experiments in each of several processes, as torchrun starts them: `torchrun --nproc_per_node 2 distributed_run.py JOBS`.
 
-JOBS is a JSON file of `{"config": ..., "kill_at": step or null, "report": whether pictures and a page are made}`.
+JOBS is a JSON file of `{"config": ..., "kill_at": step or null, "report": whether images and a page are made}`.
 """
 
 import json

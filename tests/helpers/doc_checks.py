@@ -172,7 +172,7 @@ def _tiny(experiment: Experiment, config: dict[str, Any]) -> dict[str, Any]:
             task["task"] = {**task["task"], "size": 32, "network": {"name": "efficientnet_lite0", "weights": None}}
         small["tasks"][name] = task
     if config["backbone"]["kind"] in BACKBONES._own:
-        whole = any(task_class(task["task"]["kind"]).whole_picture for task in small["tasks"].values())
+        whole = any(task_class(task["task"]["kind"]).image_level for task in small["tasks"].values())
         small |= {"backbone": TINY_CLASSIFIER if whole else TINY_NETWORK, "masks": {}}
         small["train"] = {**TINY_TRAIN, "augmentation": {"crop": 32}} if whole else TINY_TRAIN
     return {**config, **small}

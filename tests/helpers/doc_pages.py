@@ -110,7 +110,7 @@ def inline_configs(page: Path) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def links(page: Path) -> Iterator[tuple[int, str]]:
-    """`(line, target)` of the links and pictures of a page that lead into the repository."""
+    """`(line, target)` of the links and images of a page that lead into the repository."""
     for number, line in enumerate(_without_fences(page), start=1):
         text = re.sub(r"(\[)?`[^`]*`", lambda code: code[0] if code[1] else "", line)  # a link's own text may be code
         for target in re.findall(r"\]\(([^)\s]+)\)", text):

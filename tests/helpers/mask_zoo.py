@@ -67,18 +67,18 @@ class TwoInputs(nn.Module):
         return self.bilinear(x, x)
 
 
-def _pictures(channels: int = 3, size: int = 8) -> Tensor:
+def _images(channels: int = 3, size: int = 8) -> Tensor:
     return torch.randn(4, channels, size, size)
 
 
 def conv2d() -> tuple[nn.Module, Tensor]:
     layers = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, dilation=2)
-    return nn.Sequential(*layers), _pictures()
+    return nn.Sequential(*layers), _images()
 
 
 def grouped() -> tuple[nn.Module, Tensor]:
     layers = nn.Conv2d(4, 8, 3, groups=2), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8, padding=1)
-    return nn.Sequential(*layers), _pictures(4)
+    return nn.Sequential(*layers), _images(4)
 
 
 def transposed2d() -> tuple[nn.Module, Tensor]:
@@ -89,7 +89,7 @@ def transposed2d() -> tuple[nn.Module, Tensor]:
         nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1, output_padding=1),
         nn.ConvTranspose2d(6, 6, 3, groups=2, bias=False),
     )
-    return nn.Sequential(*layers), _pictures()
+    return nn.Sequential(*layers), _images()
 
 
 def one_dimension() -> tuple[nn.Module, Tensor]:

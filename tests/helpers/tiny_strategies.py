@@ -1,4 +1,4 @@
-"""A network of a few hundred weights, pictures made in memory and a plain training loop, to test the comparison methods with."""
+"""A network of a few hundred weights, images made in memory and a plain training loop, to test the comparison methods with."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,8 +31,8 @@ TASKS: dict[str, dict[str, Any]] = {
 L = TypeVar("L", bound=Strategy)
 
 
-class Pictures(ImageDataset):
-    """Random pictures; the labels follow from the pictures' brightness."""
+class Images(ImageDataset):
+    """Random images; the labels follow from the images' brightness."""
 
     def __init__(self, seed: int, count: int, classes: int) -> None:
         rng = np.random.default_rng(seed)
@@ -98,7 +98,7 @@ def tiny_experiment(names: Sequence[str], mode: str, steps: int, train: dict[str
 def context(
     backbone: nn.Module | None = None, *, names: Sequence[str] = tuple(TASKS), mode: str = "random", steps: int = 6, **train: Any
 ) -> Context:
-    """What a strategy works with, without a run folder: a backbone, and tasks of 7 training and 3 validation pictures."""
+    """What a strategy works with, without a run folder: a backbone, and tasks of 7 training and 3 validation images."""
     backbone = small_backbone() if backbone is None else backbone
     experiment = tiny_experiment(names, mode, steps, train)
     task_data = {}
@@ -106,7 +106,7 @@ def context(
         name = config.name
         task: Task = config.task.build()
         classes = task.out_channels
-        parts = Parts(*(CachedDataset(Pictures(10 * i + k, count, classes)) for k, count in enumerate((7, 3, 3))))
+        parts = Parts(*(CachedDataset(Images(10 * i + k, count, classes)) for k, count in enumerate((7, 3, 3))))
         task.fit(parts.train)
         task_data[name] = TaskData(config, task, parts, config.train)
     evaluator = Evaluator(stride=4, min_size=8, device=torch.device("cpu"))

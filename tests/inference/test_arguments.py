@@ -26,7 +26,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     *(({"side": value}, "side=.*1 pixel or more") for value in (0, -3, np.int64(-1))),
     *(({"tile": value}, "tile=") for value in (True, False, "1024", 512.0, {}, 128)),
     *(({"batch_size": value}, "batch_size=") for value in (2.5, "2", 0, True, float("inf"), [2])),
-    *(({"form": value}, "form=") for value in (3, ["picture"], "", b"picture", np.array(["picture"]))),
+    *(({"form": value}, "form=") for value in (3, ["image"], "", b"image", np.array(["image"]))),
     *(({"errors": value}, "errors=.*raise, return") for value in ("ignore", None, True, ["raise"])),
 ]
 

@@ -42,7 +42,7 @@ def _by_hand(model: Model, name: str, image: ImageLike) -> torch.Tensor:
     padded = F.pad(input, (0, -width % stride, 0, -height % stride), mode="replicate")
     with torch.no_grad():
         raw = model.network(padded, task=name)[..., :height, :width]
-    return task.picture(task.prediction(raw, input), input)[0]
+    return task.to_image(task.prediction(raw, input), input)[0]
 
 
 def test_tasks_say_what_they_are(model: Model) -> None:
@@ -246,7 +246,7 @@ def test_options_that_cannot_be(bundle: Path, options: dict[str, Any], said: str
     ("arguments", "options", "said"),
     [
         (("style", _image()), {}, "'style'.*parts, colour, edges, clean"),
-        (("colour", _image()), {"form": "labels"}, "form='labels'.*gives picture"),
+        (("colour", _image()), {"form": "labels"}, "form='labels'.*gives image"),
         (("parts", _image()), {"form": "mask"}, "gives colours, labels, overlay"),
         (("parts", _image()), {"side": 0}, "side=0: expected 1 pixel or more"),
         (("parts", _image()), {"tile": 100}, "tile=100: expected more than 128"),

@@ -248,11 +248,11 @@ def test_what_inference_mode_cached_serves_a_frozen_task_with_grad(net: MaskedNe
     net.eval()
     with torch.inference_mode():
         y = net(x, task="a")
-    picture = x.clone().requires_grad_()
-    out = net(picture, task="a")
+    image = x.clone().requires_grad_()
+    out = net(image, task="a")
     out.sum().backward()
     assert torch.equal(out, y)
-    assert picture.grad is not None
+    assert image.grad is not None
 
 
 def test_a_deepcopy_is_independent(net: MaskedNetwork, x: torch.Tensor) -> None:
@@ -279,13 +279,13 @@ def test_a_merged_module_requires_no_grad_and_takes_the_networks_kernels(x: torc
     net = MaskedNetwork(smp.Segformer("mit_b0", encoder_weights=None), head="segmentation_head")
     net.add_task("a", masks.Piggyback(start="uniform"), head=nn.Conv2d(256, 3, 1))
     net.freeze_task("a")
-    pictures = torch.rand(2, 3, 64, 64)
-    expected, plain = evaluate(net, "a", pictures), net.merge("a")
+    images = torch.rand(2, 3, 64, 64)
+    expected, plain = evaluate(net, "a", images), net.merge("a")
     assert not any(p.requires_grad for p in plain.parameters())
-    assert torch.equal(plain(pictures), expected)
+    assert torch.equal(plain(images), expected)
     deployed = net.deploy()
     deployed.activate("a")
-    assert torch.equal(deployed(pictures), expected)
+    assert torch.equal(deployed(images), expected)
     assert all(p.requires_grad for p in net.merge("a", requires_grad=True).parameters())
 
 

@@ -144,8 +144,8 @@ CLASSES, PIXELS = 10, 64
 def _patterns(generator: torch.Generator, pixels: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:
     """Noisy 8 x 8 patterns with their pixels shuffled: the same classes in every task, seen through another shuffle."""
     labels = torch.randint(CLASSES, (512,), generator=generator)
-    pictures = prototypes[labels] + 0.5 * torch.randn(512, PIXELS, generator=generator)
-    return pictures[:, pixels], labels
+    images = prototypes[labels] + 0.5 * torch.randn(512, PIXELS, generator=generator)
+    return images[:, pixels], labels
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,9 +158,9 @@ def test_masks_alone_learn_tasks_in_a_random_network_and_the_wrong_mask_knows_no
     shuffles = {task: torch.randperm(PIXELS, generator=generator) for task in ("first", "second")}
 
     def accuracy(task: str, data: str) -> float:
-        pictures, labels = _patterns(generator, shuffles[data], prototypes)
+        images, labels = _patterns(generator, shuffles[data], prototypes)
         with torch.no_grad():
-            return (net.eval()(pictures, task=task).argmax(1) == labels).float().mean().item()
+            return (net.eval()(images, task=task).argmax(1) == labels).float().mean().item()
 
     untrained = {}
     for task, pixels in shuffles.items():
@@ -169,9 +169,9 @@ def test_masks_alone_learn_tasks_in_a_random_network_and_the_wrong_mask_knows_no
         module = net.task_module(task).train()
         optimiser = torch.optim.Adam(module.parameters(), 1e-2)
         for _ in range(60):
-            pictures, labels = _patterns(generator, pixels, prototypes)
+            images, labels = _patterns(generator, pixels, prototypes)
             optimiser.zero_grad()
-            nn.functional.cross_entropy(module(pictures), labels).backward()
+            nn.functional.cross_entropy(module(images), labels).backward()
             optimiser.step()
         net.freeze_task(task)
     chance = 1 / CLASSES

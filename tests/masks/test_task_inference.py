@@ -41,7 +41,7 @@ def _network(count: int = 4, *, classes: int = 3, norm: NormMode = "own") -> Mas
     return net
 
 
-def _pictures(n: int = 4) -> Tensor:
+def _images(n: int = 4) -> Tensor:
     return torch.randn(n, 3, 8, 8)
 
 
@@ -62,7 +62,7 @@ def test_entropy_is_between_zero_and_one_whatever_the_number_of_classes() -> Non
 
 
 def test_the_task_with_the_lowest_entropy_comes_first() -> None:
-    net, x = _network(), _pictures()
+    net, x = _network(), _images()
     net.eval()
     expected = {}
     with torch.no_grad():
@@ -99,7 +99,7 @@ def _explicit(net: MaskedNetwork, x: Tensor, alpha: Tensor) -> Tensor:
 
 
 def test_the_gradient_by_each_coefficient_is_that_of_explicitly_superposed_networks() -> None:
-    net, x = _network().double(), _pictures().double()
+    net, x = _network().double(), _images().double()
     alpha = torch.full((4,), 0.25, dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(_explicit(net, x, alpha), alpha)
     found = by_gradient(net, x)
@@ -109,7 +109,7 @@ def test_the_gradient_by_each_coefficient_is_that_of_explicitly_superposed_netwo
 
 
 def test_halving_keeps_the_better_half_until_one_is_left() -> None:
-    net, x = _network(5), _pictures()
+    net, x = _network(5), _images()
     first = by_gradient(net, x).scores
     second = by_gradient(net, x, tasks=list(first)[:3]).scores
     last = by_gradient(net, x, tasks=list(second)[:2]).scores
@@ -124,7 +124,7 @@ def test_halving_keeps_the_better_half_until_one_is_left() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_gradient_of_every_method_is_the_finite_difference(method: str) -> None:
-    net, x = MaskedNetwork(WithHead(), head="head").double(), _pictures().double()
+    net, x = MaskedNetwork(WithHead(), head="head").double(), _images().double()
     net.add_basis("random", masks.Basis.random(net.layers(), count=3, density=0.4, seed=0))
     for task in "ab":
         net.add_task(task, METHODS[method](), head=head(3).double())
@@ -155,7 +155,7 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_normalisation_that_is_differentiable_by_its_statistics_gives_the_same(norm: str) -> None:
-    module, x = NORMS[norm](), _pictures()
+    module, x = NORMS[norm](), _images()
     for _ in range(3):
         module(torch.randn(4, 3, 8, 8) * 2 + 1)
     module.eval()
@@ -173,7 +173,7 @@ def test_running_statistics_are_superposed_and_not_the_last_tasks() -> None:
     for task in "ab":
         net.add_task(task, masks.Identity())
     net.state("b").norm_tensors()["1.running_mean"].add_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
-    x = _pictures()
+    x = _images()
     scores = by_gradient(net, x).scores
     assert scores["a"] != scores["b"], "they differ in nothing else"
     assert by_gradient(net, x, tasks=["b", "a"]).scores == pytest.approx(scores, abs=1e-6)
@@ -185,10 +185,10 @@ def test_running_statistics_are_superposed_and_not_the_last_tasks() -> None:
 def test_statistics_are_compared_by_the_divergence_of_normal_distributions_in_the_first_half_of_the_layers() -> None:
     convolutions = [nn.Conv2d(3, 5, 3), nn.Conv2d(5, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)]
     layers = [x for conv in convolutions for x in (conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU())]
-    net, pictures = MaskedNetwork(nn.Sequential(*layers)), _pictures()
+    net, images = MaskedNetwork(nn.Sequential(*layers)), _images()
     net.add_task("t0", masks.Piggyback(start="uniform"))
-    net.train()(pictures * 2 + 1, task="t0")
-    own, weights, x = net.state("t0").norm_tensors(), net.masked_weights(), pictures
+    net.train()(images * 2 + 1, task="t0")
+    own, weights, x = net.state("t0").norm_tensors(), net.masked_weights(), images
     ones, divergences = net.state("t0").binaries(), []
     for conv in (0, 3):  # of 0, 3, 6, 9
         x = F.conv2d(x, weights[f"{conv}.weight"] * ones[f"{conv}.weight"], net.backbone[conv].bias)
@@ -198,11 +198,11 @@ def test_statistics_are_compared_by_the_divergence_of_normal_distributions_in_th
         divergences.append(kl_divergence(batch, task).mean().item())
         x = torch.relu(F.batch_norm(x, task_mean, task_var, gamma, beta))
     expected = (divergences[0] * divergences[1]) ** 0.5
-    assert by_norm_statistics(net, pictures).scores["t0"] == pytest.approx(expected, rel=1e-4)
+    assert by_norm_statistics(net, images).scores["t0"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_instance_normalisation_is_compared_with_the_average_over_samples() -> None:
-    norm, x = nn.InstanceNorm2d(3, track_running_stats=True, momentum=1.0), _pictures()
+    norm, x = nn.InstanceNorm2d(3, track_running_stats=True, momentum=1.0), _images()
     norm(x)
     assert task_inference._divergence(norm, x).item() == pytest.approx(0, abs=1e-6)
     norm(torch.randn(4, 3, 8, 8) * 3)
@@ -226,9 +226,9 @@ def test_a_network_or_a_task_without_statistics_of_its_own_is_refused() -> None:
     plain = MaskedNetwork(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)))
     plain.add_task("t", masks.Piggyback())
     with pytest.raises(InputError, match="keeps no running statistics"):
-        by_norm_statistics(plain, _pictures())
+        by_norm_statistics(plain, _images())
     with pytest.raises(InputError, match=r"'t0'.*statistics.*norm='frozen'"):
-        by_norm_statistics(_network(norm="frozen"), _pictures())
+        by_norm_statistics(_network(norm="frozen"), _images())
 
 
 # ---------------------------------------------------------------------- what all have in common
@@ -238,7 +238,7 @@ def test_a_network_or_a_task_without_statistics_of_its_own_is_refused() -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("inference_mode", [True, False])
 def test_the_network_is_as_it_was(infer: str, training: bool, inference_mode: bool) -> None:
-    net, x = _network(), _pictures()
+    net, x = _network(), _images()
     net.train(training)
     net.backbone.body[1].eval()
     flags = [m.training for m in net.modules()]
@@ -273,7 +273,7 @@ def test_the_network_is_as_it_was_after_an_error_too(infer: str) -> None:
 
 @pytest.mark.parametrize("infer", INFER)
 def test_tasks_are_checked(infer: str) -> None:
-    net, x = _network(), _pictures()
+    net, x = _network(), _images()
     with pytest.raises(InputError, match="no task 'x'"):
         INFER[infer](net, x, tasks=["t0", "x"])
     with pytest.raises(InputError, match="expected a sequence of names"):
@@ -287,7 +287,7 @@ def test_tasks_are_checked(infer: str) -> None:
 @pytest.mark.parametrize("infer", ["entropy", "gradient"])
 def test_outputs_without_classes_are_refused(infer: str) -> None:
     with pytest.raises(InputError, match=r"\(4, 1, 8, 8\).*two classes"):
-        INFER[infer](_network(classes=1), _pictures())
+        INFER[infer](_network(classes=1), _images())
 
 
 @pytest.mark.parametrize(
@@ -297,13 +297,13 @@ def test_heads_that_differ_cannot_be_superposed(other: nn.Module) -> None:
     net = _network(2)
     net.add_task("other", masks.Piggyback(), head=other)
     with pytest.raises(InputError, match="the heads of 't0' and 'other' differ"):
-        by_gradient(net, _pictures())
-    assert by_gradient(net, _pictures(), tasks=["t0", "t1"]).task in ("t0", "t1")
-    assert by_norm_statistics(net, _pictures()).task in net.tasks()
+        by_gradient(net, _images())
+    assert by_gradient(net, _images(), tasks=["t0", "t1"]).task in ("t0", "t1")
+    assert by_norm_statistics(net, _images()).task in net.tasks()
 
 
 def test_a_compiled_network_is_looked_into_all_the_same() -> None:
-    net, x = _network(), _pictures()
+    net, x = _network(), _images()
     expected = by_norm_statistics(net, x), by_gradient(net, x)
     net._inner = lambda *_: pytest.fail("a compiled graph may not run the hooks")
     assert (by_norm_statistics(net, x), by_gradient(net, x)) == expected
@@ -345,7 +345,7 @@ def _settle(
 
 
 def test_image_tasks_are_found_by_their_normalisation_statistics() -> None:
-    """Smooth pictures, the same with noise, and grey ones; each task flips the channels. Chance is a third."""
+    """Smooth images, the same with noise, and grey ones; each task flips the channels. Chance is a third."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(kind: str, n: int = 8) -> Tensor:

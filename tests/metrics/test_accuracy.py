@@ -59,7 +59,7 @@ def test_top_5_is_given_where_there_are_more_than_five_classes(count: int, figur
 def test_of_equal_scores_the_lower_class_counts_as_the_higher() -> None:
     scores = torch.tensor([[1.0, 2.0, 2.0, 0.0, 2.0]]).expand(5, -1)
     assert ranks(scores, torch.arange(5)).tolist() == [3, 0, 1, 4, 2]
-    metric = AccuracyMetrics("abcdefg")  # as a trivial baseline that knows no frequencies
+    metric = AccuracyMetrics("abcdefg")  # as a baseline that knows no frequencies
     metric.update(torch.full((7, 7), 1 / 7), torch.arange(7))
     result = metric.compute()
     assert (result["top-1"], result["top-5"], result["accuracy of a"]) == (1 / 7, 5 / 7, 1.0)

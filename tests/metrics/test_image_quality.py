@@ -22,8 +22,8 @@ def pair(height: int, width: int, *, noise: float, seed: int = 0) -> tuple[Tenso
     return prediction, target
 
 
-def as_array(picture: Tensor) -> np.ndarray:
-    return picture.double().permute(1, 2, 0).numpy()
+def as_array(image: Tensor) -> np.ndarray:
+    return image.double().permute(1, 2, 0).numpy()
 
 
 def skimage_ssim(prediction: Tensor, target: Tensor) -> float:
@@ -61,7 +61,7 @@ def test_ssim_keeps_its_precision_under_autocast() -> None:
         assert ssim(prediction, target).item() == pytest.approx(skimage_ssim(prediction[0], target[0]), abs=1e-5)
 
 
-def test_mse_is_on_the_scale_of_8_bit_pictures() -> None:
+def test_mse_is_on_the_scale_of_8_bit_images() -> None:
     black, grey = torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 10 / 255)
     assert mse(black, grey).item() == pytest.approx(100.0)
     prediction, target = pair(20, 30, noise=0.1)
@@ -75,7 +75,7 @@ def test_psnr_is_that_of_scikit_image() -> None:
     assert psnr(prediction, target).item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_identical_pictures_have_a_psnr_of_100_and_an_ssim_of_1() -> None:
+def test_identical_images_have_a_psnr_of_100_and_an_ssim_of_1() -> None:
     _, target = pair(20, 30, noise=0.1)
     metric = ImageQualityMetrics()
     metric.update(target, target.clone())
@@ -92,19 +92,19 @@ def test_one_grey_level_in_one_value_is_below_the_ceiling_of_psnr() -> None:
     assert 90 < psnr(prediction, target).item() < 100
 
 
-def test_the_set_is_a_mean_over_pictures_of_mixed_sizes() -> None:
+def test_the_set_is_a_mean_over_images_of_mixed_sizes() -> None:
     small, large = pair(16, 12, noise=0.3, seed=1), pair(40, 50, noise=0.05, seed=2)
     twin = pair(16, 12, noise=0.1, seed=3)
     metric = ImageQualityMetrics()
     metric.update(*large)
     metric.update(torch.cat([small[0], twin[0]]), torch.cat([small[1], twin[1]]))
     result = metric.compute()
-    pictures = (small, large, twin)
-    expected = np.mean([skimage_ssim(p[0], t[0]) for p, t in pictures])
+    images = (small, large, twin)
+    expected = np.mean([skimage_ssim(p[0], t[0]) for p, t in images])
     assert result["SSIM"] == pytest.approx(expected, abs=1e-5)
-    decibels = [peak_signal_noise_ratio(as_array(t[0]), as_array(p[0]), data_range=1) for p, t in pictures]
+    decibels = [peak_signal_noise_ratio(as_array(t[0]), as_array(p[0]), data_range=1) for p, t in images]
     assert result["PSNR"] == pytest.approx(np.mean(decibels), abs=1e-4)
-    errors = [mean_squared_error(255 * as_array(p[0]), 255 * as_array(t[0])) for p, t in pictures]
+    errors = [mean_squared_error(255 * as_array(p[0]), 255 * as_array(t[0])) for p, t in images]
     assert result["MSE"] == pytest.approx(np.mean(errors), rel=1e-5)
     assert all(type(value) is float for value in result.values())
 
@@ -126,7 +126,7 @@ def test_half_precision_predictions_are_measured_in_float32() -> None:
     assert metric.compute()["SSIM"] == pytest.approx(exact, abs=1e-5)
 
 
-def test_pictures_smaller_than_the_window_are_refused() -> None:
+def test_images_smaller_than_the_window_are_refused() -> None:
     with pytest.raises(InputError, match="10 x 64 pixels: SSIM expects 11 x 11"):
         ImageQualityMetrics().update(torch.zeros(1, 3, 10, 64), torch.zeros(1, 3, 10, 64))
 
@@ -145,7 +145,7 @@ def test_pictures_smaller_than_the_window_are_refused() -> None:
         (torch.zeros(1, 3, 12, 12), torch.full((1, 3, 12, 12), math.inf), "target holds NaN or infinite"),
     ],
 )
-def test_what_are_no_pictures_is_refused(prediction: Tensor, target: Tensor, message: str) -> None:
+def test_what_are_no_images_is_refused(prediction: Tensor, target: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         ImageQualityMetrics().update(prediction, target)
 

@@ -13,21 +13,21 @@ def colours(seed: int, n: int = 2) -> Tensor:
     return torch.rand(n, 3, 8, 9, generator=torch.Generator().manual_seed(seed))
 
 
-def skimage_lab(pictures: Tensor) -> np.ndarray:
-    return rgb2lab(pictures.double().permute(0, 2, 3, 1).numpy())
+def skimage_lab(images: Tensor) -> np.ndarray:
+    return rgb2lab(images.double().permute(0, 2, 3, 1).numpy())
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-4), (torch.float64, 1e-10)])
 def test_kornia_and_scikit_image_agree_on_lab(dtype: torch.dtype, tolerance: float) -> None:
     corners = torch.cartesian_prod(*[torch.tensor([0.0, 0.003, 0.5, 1.0])] * 3).T.reshape(1, 3, 8, 8)
-    for pictures in (colours(0), corners):
-        ours = rgb_to_lab(pictures.to(dtype)).permute(0, 2, 3, 1).numpy()
-        np.testing.assert_allclose(ours, skimage_lab(pictures), atol=tolerance, rtol=0)
+    for images in (colours(0), corners):
+        ours = rgb_to_lab(images.to(dtype)).permute(0, 2, 3, 1).numpy()
+        np.testing.assert_allclose(ours, skimage_lab(images), atol=tolerance, rtol=0)
 
 
 def test_kornia_and_scikit_image_agree_on_the_way_back() -> None:
-    pictures = colours(1)
-    lab = rgb_to_lab(pictures.double())
+    images = colours(1)
+    lab = rgb_to_lab(images.double())
     theirs = lab2rgb(lab.permute(0, 2, 3, 1).numpy())
     np.testing.assert_allclose(lab_to_rgb(lab).permute(0, 2, 3, 1).numpy(), theirs, atol=1e-6)
 
@@ -44,7 +44,7 @@ def test_ab_error_is_half_the_squared_distance_in_the_ab_plane() -> None:
     assert delta_e(prediction, target).item() == pytest.approx(10.0)
 
 
-def test_rgb_pictures_are_measured_as_scikit_image_does() -> None:
+def test_rgb_images_are_measured_as_scikit_image_does() -> None:
     prediction, target = colours(2, 3), colours(3, 3)
     metric = LabMetrics()
     metric.update(prediction[:1], target[:1])
@@ -75,7 +75,7 @@ def test_ab_and_rgb_of_the_same_lightness_agree() -> None:
     assert from_ab.compute() == pytest.approx(from_rgb.compute(), rel=1e-3)
 
 
-def test_the_set_is_a_mean_over_pictures() -> None:
+def test_the_set_is_a_mean_over_images() -> None:
     metric = LabMetrics()
     metric.update(torch.full((1, 2, 4, 4), 3.0), torch.zeros(1, 2, 4, 4))
     metric.update(torch.full((1, 2, 2, 2), 1.0), torch.zeros(1, 2, 2, 2))

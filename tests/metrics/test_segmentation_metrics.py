@@ -29,7 +29,7 @@ def test_hand_computed_case() -> None:
     assert all(type(value) is float for value in result.values())
 
 
-def test_agrees_with_plain_counting_over_the_whole_set_and_not_with_a_mean_over_pictures() -> None:
+def test_agrees_with_plain_counting_over_the_whole_set_and_not_with_a_mean_over_images() -> None:
     rng = np.random.default_rng(0)
     classes = ("a", "b", "c", "d", "never")
     target = rng.integers(0, 4, (6, 9, 7))
@@ -47,8 +47,8 @@ def test_agrees_with_plain_counting_over_the_whole_set_and_not_with_a_mean_over_
     assert result["mIoU"] == pytest.approx(np.nanmean(expected))
     accuracy = (prediction == target)[target != VOID].mean()
     assert result["pixel accuracy"] == pytest.approx(accuracy)
-    per_picture = np.nanmean([[plain_iou(p, t, c) for c in range(4)] for p, t in zip(prediction, target, strict=True)])
-    assert result["mIoU"] != pytest.approx(per_picture, abs=1e-3)
+    per_image = np.nanmean([[plain_iou(p, t, c) for c in range(4)] for p, t in zip(prediction, target, strict=True)])
+    assert result["mIoU"] != pytest.approx(per_image, abs=1e-3)
 
 
 @pytest.mark.parametrize("void", [0.0, 0.2, 0.95])

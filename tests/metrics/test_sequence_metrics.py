@@ -44,11 +44,11 @@ def test_skill_of_what_was_not_measured_is_none(missing: float | None, higher: b
     assert skill(0.5, missing, higher_is_better=higher) is None
 
 
-@pytest.mark.parametrize(("trivial", "higher"), [(1.0, True), (0.99999999, True), (0.0, False)])
+@pytest.mark.parametrize(("baseline", "higher"), [(1.0, True), (0.99999999, True), (0.0, False)])
 @pytest.mark.parametrize("value", [0.5, 1.0, 0.0, None])
-def test_where_doing_nothing_is_perfect_there_is_no_skill(value: float | None, trivial: float, higher: bool) -> None:
-    assert skill(value, trivial, higher_is_better=higher) is None
-    skills = skill_matrix([[value], [value, 0.6]], [trivial, 0.2], [higher, True])
+def test_where_doing_nothing_is_perfect_there_is_no_skill(value: float | None, baseline: float, higher: bool) -> None:
+    assert skill(value, baseline, higher_is_better=higher) is None
+    skills = skill_matrix([[value], [value, 0.6]], [baseline, 0.2], [higher, True])
     assert skills == [[None], [None, pytest.approx(0.5)]]
     assert average_skill(skills) == pytest.approx(0.5)
     assert backward_transfer(skills) is forgetting(skills) is None
@@ -59,7 +59,7 @@ def test_a_score_without_a_ceiling_has_no_skill_in_the_matrix() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "trivial", "higher", "message"),
+    ("value", "baseline", "higher", "message"),
     [
         (61.45, 0.2, True, "per cent"),
         (0.5, 20.0, True, "20.0 .*at most 1"),
@@ -67,14 +67,14 @@ def test_a_score_without_a_ceiling_has_no_skill_in_the_matrix() -> None:
         (-0.1, 3.0, False, "at least 0"),
     ],
 )
-def test_skill_refuses_values_beyond_ceiling_and_floor(value: float, trivial: float, higher: bool, message: str) -> None:
+def test_skill_refuses_values_beyond_ceiling_and_floor(value: float, baseline: float, higher: bool, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        skill(value, trivial, higher_is_better=higher)
+        skill(value, baseline, higher_is_better=higher)
 
 
 def test_skill_matrix_takes_each_task_in_its_own_unit() -> None:
     values: list[list[float | None]] = [[0.6], [0.2, 180.0], [None, 225.0, 0.5]]
-    skills = skill_matrix(values, trivial=[0.2, 225.0, 0.5], higher_is_better=[True, False, True])
+    skills = skill_matrix(values, baseline=[0.2, 225.0, 0.5], higher_is_better=[True, False, True])
     assert skills == [[pytest.approx(0.5)], [0.0, pytest.approx(0.2)], [None, 0.0, 0.0]]
 
 

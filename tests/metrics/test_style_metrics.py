@@ -59,15 +59,15 @@ def plain_content_loss(features: dict[str, Tensor], content: dict[str, Tensor], 
     return 0.5 * sum(d * d for d in difference) / len(difference)
 
 
-def plain_variation(picture: Tensor) -> float:
-    c, h, w = picture.shape
-    p = picture.tolist()
+def plain_variation(image: Tensor) -> float:
+    c, h, w = image.shape
+    p = image.tolist()
     down = [abs(p[k][y + 1][x] - p[k][y][x]) for k in range(c) for y in range(h - 1) for x in range(w)]
     right = [abs(p[k][y][x + 1] - p[k][y][x]) for k in range(c) for y in range(h) for x in range(w - 1)]
     return sum(down) / len(down) + sum(right) / len(right)
 
 
-def pictures(seed: int, n: int = 2) -> Tensor:
+def images(seed: int, n: int = 2) -> Tensor:
     return torch.rand(n, 3, 6, 8, generator=torch.Generator().manual_seed(seed))
 
 
@@ -77,7 +77,7 @@ def test_gram_of_a_hand_computed_case() -> None:
     torch.testing.assert_close(gram(features), expected)
 
 
-def test_gram_of_each_picture_is_that_of_a_plain_loop() -> None:
+def test_gram_of_each_image_is_that_of_a_plain_loop() -> None:
     features = torch.randn(3, 4, 3, 5)
     expected = torch.stack([plain_gram(f) for f in features])
     torch.testing.assert_close(gram(features), expected)
@@ -92,11 +92,11 @@ def test_gram_does_not_overflow_in_half_precision_nor_round_under_autocast() -> 
     assert torch.equal(inside, gram(noise))
 
 
-def test_losses_of_each_picture_are_those_of_plain_loops(network: TwoLayers) -> None:
+def test_losses_of_each_image_are_those_of_plain_loops(network: TwoLayers) -> None:
     with torch.no_grad():
-        stylised, original = pictures(1), pictures(2)
+        stylised, original = images(1), images(2)
         features, content = network(stylised), network(original)
-        grams = style_grams(network, pictures(3, 1), WEIGHTS.style)
+        grams = style_grams(network, images(3, 1), WEIGHTS.style)
         terms = style_terms(stylised, features, content, grams, WEIGHTS)
     for n in range(2):
         style = plain_style_loss(features, grams, n)
@@ -108,18 +108,18 @@ def test_losses_of_each_picture_are_those_of_plain_loops(network: TwoLayers) -> 
         assert terms["total style loss"][n].item() == pytest.approx(style + kept + 0.1 * variation, rel=1e-4)
 
 
-def test_style_of_the_style_picture_and_content_of_the_content_picture_cost_nothing(network: TwoLayers) -> None:
+def test_style_of_the_style_image_and_content_of_the_content_image_cost_nothing(network: TwoLayers) -> None:
     with torch.no_grad():
-        picture = pictures(4, 1)
-        features = network(picture)
-        grams = style_grams(network, picture, WEIGHTS.style)
+        image = images(4, 1)
+        features = network(image)
+        grams = style_grams(network, image, WEIGHTS.style)
         assert style_loss(features, grams, WEIGHTS.style).item() == 0.0
         assert content_loss(features, features, WEIGHTS.content).item() == 0.0
 
 
-def test_a_style_a_picture_is_compared_picture_by_picture(network: TwoLayers) -> None:
+def test_a_style_a_image_is_compared_image_by_image(network: TwoLayers) -> None:
     with torch.no_grad():
-        styles = pictures(5, 2)
+        styles = images(5, 2)
         grams = style_grams(network, styles, ["first"])
         same = style_loss(network(styles), grams, {"first": 1.0})
         swapped = style_loss(network(styles.flip(0)), grams, {"first": 1.0})
@@ -136,11 +136,11 @@ def test_total_variation_of_hand_computed_cases() -> None:
     assert total_variation(torch.cat([stripes, 0.5 * stripes])).tolist() == pytest.approx([1.0, 0.5])
 
 
-def test_gradients_reach_the_picture_through_every_term(network: TwoLayers) -> None:
-    grams = style_grams(network, pictures(6, 1), WEIGHTS.style)
-    content = {layer: f.detach() for layer, f in network(pictures(7)).items()}
+def test_gradients_reach_the_image_through_every_term(network: TwoLayers) -> None:
+    grams = style_grams(network, images(6, 1), WEIGHTS.style)
+    content = {layer: f.detach() for layer, f in network(images(7)).items()}
     for term in ("style loss", "content loss", "total variation", "total style loss"):
-        x = pictures(8).requires_grad_()
+        x = images(8).requires_grad_()
         style_terms(x, network(x), content, grams, WEIGHTS)[term].mean().backward()
         assert x.grad is not None
         assert x.grad.abs().sum() > 0, term
@@ -148,14 +148,14 @@ def test_gradients_reach_the_picture_through_every_term(network: TwoLayers) -> N
 
 def test_the_gradient_of_the_style_loss_is_the_numerical_one(network: TwoLayers) -> None:
     net = network.double()
-    grams = style_grams(net, pictures(6, 1).double(), WEIGHTS.style)
-    x = pictures(9, 1).double()[..., :4, :4].requires_grad_()
+    grams = style_grams(net, images(6, 1).double(), WEIGHTS.style)
+    x = images(9, 1).double()[..., :4, :4].requires_grad_()
     assert torch.autograd.gradcheck(lambda p: style_loss(net(p), grams, {"first": 1.0}), (x,))
 
 
-def test_the_metric_is_the_mean_over_pictures_of_the_training_loss(network: TwoLayers) -> None:
-    stylised, original = pictures(1, 3), pictures(2, 3)
-    grams = style_grams(network, pictures(3, 1), WEIGHTS.style)
+def test_the_metric_is_the_mean_over_images_of_the_training_loss(network: TwoLayers) -> None:
+    stylised, original = images(1, 3), images(2, 3)
+    grams = style_grams(network, images(3, 1), WEIGHTS.style)
     metric = StyleMetrics(network, grams, WEIGHTS)
     metric.update(stylised[:1], original[:1])
     metric.update(stylised[1:], original[1:])
@@ -172,16 +172,16 @@ def test_the_metric_is_the_mean_over_pictures_of_the_training_loss(network: TwoL
 
 
 def test_the_unstylised_input_pays_for_style_and_not_for_content(network: TwoLayers) -> None:
-    metric = StyleMetrics(network, style_grams(network, pictures(3, 1), WEIGHTS.style), WEIGHTS)
-    metric.update(pictures(2), pictures(2))
+    metric = StyleMetrics(network, style_grams(network, images(3, 1), WEIGHTS.style), WEIGHTS)
+    metric.update(images(2), images(2))
     result = metric.compute()
     assert result["content loss"] == 0.0
     assert result["style loss"] > 0
 
 
 def test_the_metric_leaves_the_perceptual_network_alone(network: TwoLayers) -> None:
-    metric = StyleMetrics(network, style_grams(network, pictures(3, 1), WEIGHTS.style), WEIGHTS)
-    metric.update(pictures(1), pictures(2))
+    metric = StyleMetrics(network, style_grams(network, images(3, 1), WEIGHTS.style), WEIGHTS)
+    metric.update(images(1), images(2))
     metric.train()
     assert not network.training
     assert not list(metric.parameters())
@@ -190,10 +190,10 @@ def test_the_metric_leaves_the_perceptual_network_alone(network: TwoLayers) -> N
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_what_does_not_fit_is_refused(network: TwoLayers) -> None:
-    grams = style_grams(network, pictures(3, 1), WEIGHTS.style)
-    features = network(pictures(1))
+    grams = style_grams(network, images(3, 1), WEIGHTS.style)
+    features = network(images(1))
     with pytest.raises(InputError, match="'conv9': expected one of first, second"):
-        style_grams(network, pictures(3, 1), ["conv9"])
+        style_grams(network, images(3, 1), ["conv9"])
     with pytest.raises(InputError, match="'conv9'"):
         style_loss(features, grams, {"conv9": 1.0})
     with pytest.raises(InputError, match="'conv9'"):
@@ -202,6 +202,6 @@ def test_what_does_not_fit_is_refused(network: TwoLayers) -> None:
         content_loss(features, features, {})
     metric = StyleMetrics(network, grams, WEIGHTS)
     with pytest.raises(InputError, match=r"expected \[0, 1\]"):
-        metric.update(255 * pictures(1), pictures(2))
+        metric.update(255 * images(1), images(2))
     with pytest.raises(InputError, match="before any image"):
         metric.compute()

@@ -19,7 +19,7 @@ from img2img.reports.page import improvement, main, write_report
 from img2img.tasks.segmentation import Segmentation
 
 NAMES = ("shapes", "landscape", "colour", "style-tissue", "style-hubble", "edges")
-TRIVIAL = {
+BASELINE = {
     "segmentation": ("mIoU", True, "majority class"),
     "colourisation": ("ab error", False, "grey copy"),
     "style": ("total style loss", False, "unstylised input"),
@@ -30,18 +30,18 @@ TRIVIAL = {
 Pairs = dict[str, tuple[float | None, float | None]]
 
 
-def entry(name: str, kind: str, value: float, trivial: float, figures: Pairs) -> dict[str, Any]:
-    metric, higher, baseline_name = TRIVIAL[kind]
+def entry(name: str, kind: str, value: float, baseline: float, figures: Pairs) -> dict[str, Any]:
+    metric, higher, baseline_name = BASELINE[kind]
     return {
         "name": name,
         "kind": kind,
         "primary_metric": metric,
         "higher_is_better": higher,
         "value": value,
-        "baseline": trivial,
+        "baseline": baseline,
         "baseline_name": baseline_name,
         "comparisons": {},
-        "before": trivial * (0.4 if higher else 1.7),
+        "before": baseline * (0.4 if higher else 1.7),
         "bytes": 912_344,
         "density": 0.8412,
         "train_seconds": 101.7,
@@ -49,7 +49,7 @@ def entry(name: str, kind: str, value: float, trivial: float, figures: Pairs) ->
         "best_step": 400,
         "test_images": 96,
         "metrics": {metric: value} | {key: pair[0] for key, pair in figures.items()},
-        "baseline_metrics": {metric: trivial} | {key: pair[1] for key, pair in figures.items()},
+        "baseline_metrics": {metric: baseline} | {key: pair[1] for key, pair in figures.items()},
     }
 
 
@@ -58,12 +58,12 @@ def six_tasks() -> dict[str, Any]:
     shapes = {"pixel accuracy": (0.9134, 0.6811), "IoU background": (0.9172, 0.6811)}
     shapes |= {f"IoU {name}": (0.55 + 0.05 * i, 0.0) for i, name in enumerate(("disk", "triangle", "square", "star", "ring"))}
     land = {"pixel accuracy": (0.9021, 0.4012), "IoU sky": (0.953, 0.4012), "IoU water": (0.71, 0.0), "IoU snow": (None, None)}
-    pictures = {"SSIM": (0.9312, 0.9208), "PSNR": (25.9, 24.1)}
+    images_of = {"SSIM": (0.9312, 0.9208), "PSNR": (25.9, 24.1)}
     style = {"style loss": (0.412, 3.62), "content loss": (0.66, 0.0), "total variation": (0.081, 0.058), "SSIM": (0.512, 1.0)}
     tasks = [
         entry("shapes", "segmentation", 0.7253657027154667, 0.11351055569118923, shapes),
         entry("landscape", "segmentation", 0.6342, 0.0802, land),
-        entry("colour", "colourisation", 168.23, 241.87, {"delta E": (14.2, 18.9), "MSE": (302.1, 402.7), **pictures}),
+        entry("colour", "colourisation", 168.23, 241.87, {"delta E": (14.2, 18.9), "MSE": (302.1, 402.7), **images_of}),
         entry("style-tissue", "style", 1.0801, 3.6258, style),
         entry("style-hubble", "style", 0.8812, 5.1058, style),
         entry("edges", "edges", 1874.2, 4630.8, {"SSIM": (0.4921, 0.2213), "PSNR": (15.9, 11.8)}),
@@ -110,14 +110,14 @@ def one_task(name: str = "shapes_2-b") -> dict[str, Any]:
 
 
 def write_run(folder: Path, results: dict[str, Any]) -> Path:
-    """A run folder with a picture and a log for each task, a second log where the decoder alone was trained."""
-    (folder / "pictures").mkdir(parents=True)
+    """A run folder with an image and a log for each task, a second log where the decoder alone was trained."""
+    (folder / "images").mkdir(parents=True)
     (folder / "metrics").mkdir()
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     rng = np.random.default_rng(0)
     for task in results["tasks"]:
         pixels = rng.integers(0, 256, (24, 36, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "pictures" / f"{task['name']}.png")
+        Image.fromarray(pixels).save(folder / "images" / f"{task['name']}.png")
         for what, floor in ((task["name"], 1.0), (f"{task['name']}.decoder_only", 1.15)):
             if what != task["name"] and "decoder_only" not in task["comparisons"]:
                 continue
@@ -219,7 +219,7 @@ def test_the_page_loads_nothing_and_runs_nothing(demo: tuple[Path, Page]) -> Non
     assert str(folder) not in source
 
 
-def test_every_task_shows_its_own_picture_whole(demo: tuple[Path, Page]) -> None:
+def test_every_task_shows_its_own_image_whole(demo: tuple[Path, Page]) -> None:
     folder, page = demo
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     assert len(images) == 6
@@ -231,7 +231,7 @@ def test_every_task_shows_its_own_picture_whole(demo: tuple[Path, Page]) -> None
         blob = base64.b64decode(data, validate=True)
         assert head == "data:image/png;base64"
         assert name in alt
-        assert blob == (folder / "pictures" / f"{name}.png").read_bytes()
+        assert blob == (folder / "images" / f"{name}.png").read_bytes()
         with Image.open(io.BytesIO(blob)) as image:
             image.load()
             assert (str(image.width), str(image.height)) == (attrs["width"], attrs["height"])
@@ -257,11 +257,11 @@ def test_the_other_metrics_stand_beside_the_baselines(demo: tuple[Path, Page]) -
     assert ["triangle", "0.6000", "0"] in page.cells
 
 
-def test_classes_have_the_colours_of_the_pictures(demo: tuple[Path, Page]) -> None:
+def test_classes_have_the_colours_of_the_images(demo: tuple[Path, Page]) -> None:
     folder, _ = demo
     source = (folder / "report.html").read_text(encoding="utf-8")
     task = Segmentation(classes=("background", "disk", "triangle", "square", "star", "ring"))
-    pixels = task.picture(torch.arange(6).view(1, 2, 3), torch.zeros(1, 3, 2, 3)).mul(255).round().int()[0].flatten(1).T.tolist()
+    pixels = task.to_image(torch.arange(6).view(1, 2, 3), torch.zeros(1, 3, 2, 3)).mul(255).round().int()[0].flatten(1).T.tolist()
     for name, rgb in zip(task.classes, pixels, strict=True):
         assert f'<span class="swatch" style="background: #{bytes(rgb).hex()}"></span>{name}<' in source
 
@@ -357,7 +357,7 @@ def test_the_schemas_own_keys_are_enough(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(bare), encoding="utf-8")
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert page.row("landscape segmentation")[7] == "912 kB"
-    assert page.text.count("No picture was saved") == page.text.count("No training log was found") == 6
+    assert page.text.count("No image was saved") == page.text.count("No training log was found") == 6
     assert not [tag for tag, _ in page.tags if tag in ("img", "svg")]
 
 
@@ -386,7 +386,7 @@ def test_everything_from_the_results_is_escaped(tmp_path: Path) -> None:
     assert not {"b", "script", "i", "u", "s", "kind"} & {tag for tag, _ in page.tags}
     for part in ("<b>&\"x'", "<script>alert(1)", "<u>", "<s>", "a<b$_$, validation"):
         assert part in page.text
-    assert any(alt.startswith("Test pictures of <b>&\"x'") for alt in page.attributes("alt"))
+    assert any(alt.startswith("Test images of <b>&\"x'") for alt in page.attributes("alt"))
 
 
 @pytest.mark.parametrize(
@@ -432,15 +432,15 @@ def test_missing_and_broken_files_are_refused_with_what_to_do(tmp_path: Path) ->
         write_report(tmp_path)
 
 
-def test_a_broken_picture_or_log_is_named(tmp_path: Path) -> None:
+def test_a_broken_image_or_log_is_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", one_task("a"))
-    picture, log = folder / "pictures" / "a.png", folder / "metrics" / "a.csv"
-    whole = picture.read_bytes()
-    for broken in (b"no picture", whole[: len(whole) // 2]):
-        picture.write_bytes(broken)
+    image_of, log = folder / "images" / "a.png", folder / "metrics" / "a.csv"
+    whole = image_of.read_bytes()
+    for broken in (b"no image", whole[: len(whole) // 2]):
+        image_of.write_bytes(broken)
         with pytest.raises(InputError, match=r"a\.png .*PNG .*delete it"):
             write_report(folder)
-    picture.write_bytes(whole)
+    image_of.write_bytes(whole)
     for broken in ("step,loss\n1,x\n", "a,b\n1,2\n", "step,loss\n1\n,2\n"):
         log.write_text(broken, encoding="utf-8")
         with pytest.raises(InputError, match=r"a\.csv .*training log .*delete it"):
@@ -450,12 +450,12 @@ def test_a_broken_picture_or_log_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "trivial", "higher", "expected"),
+    ("value", "baseline", "higher", "expected"),
     [(0.6, 0.4, True, 0.5), (60.0, 100.0, False, 0.4), (120.0, 100.0, False, -0.2), (-0.1, -0.2, True, 0.5),
      (0.5, 0.0, True, None), (None, 1.0, True, None), (1.0, None, False, None)],
 )  # fmt: skip
-def test_improvement_is_relative_to_the_baseline(value: Any, trivial: Any, higher: bool, expected: float | None) -> None:
-    found = improvement(value, trivial, higher_is_better=higher)
+def test_improvement_is_relative_to_the_baseline(value: Any, baseline: Any, higher: bool, expected: float | None) -> None:
+    found = improvement(value, baseline, higher_is_better=higher)
     assert found == (None if expected is None else pytest.approx(expected))
 
 

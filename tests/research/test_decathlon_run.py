@@ -143,7 +143,7 @@ def test_the_accuracy_of_a_given_network_completes_the_score(on_a_given_network:
     assert written["relative_parameters"] == results["relative_parameters"], "the backbone is counted once either way"
     submission = json.loads((tmp_path / "run" / "submission" / "results.json").read_text())
     assert len(submission) == 9 * COUNTS["test"]
-    assert 1 not in {entry["image_id"] // 1000 for entry in submission}, "ImageNet's pictures have no answer"
+    assert 1 not in {entry["image_id"] // 1000 for entry in submission}, "ImageNet's images have no answer"
     log = " ".join((tmp_path / "run" / "log.txt").read_text().split())
     assert "1 of the ten datasets are not in it and count as wrong there: imagenet12" in log
 
@@ -162,12 +162,12 @@ def test_fewer_tasks_have_no_score_but_a_file_for_the_server(official: Path, tmp
     assert "8 of the ten datasets are not in it and count as wrong there: imagenet12, aircraft, cifar100" in log
 
 
-def test_a_dataset_without_test_pictures_leaves_the_others_in_the_servers_file(official: Path, tmp_path: Path) -> None:
+def test_a_dataset_without_test_images_leaves_the_others_in_the_servers_file(official: Path, tmp_path: Path) -> None:
     (official / "decathlon-1.0" / "annotations" / "svhn_test_stripped.json").unlink()
     run(_config(official, tmp_path, ["dtd", "svhn"]), then=finish)
     submission = json.loads((tmp_path / "run" / "submission" / "results.json").read_text())
     assert {entry["image_id"] // 1000 for entry in submission} == {DECATHLON.index("dtd") + 1}
-    assert "no test pictures of svhn: no file at" in (tmp_path / "run" / "log.txt").read_text()
+    assert "no test images of svhn: no file at" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def _results(names: list[str], parameters: float) -> dict[str, Any]:
@@ -258,9 +258,9 @@ def test_a_score_says_what_it_is_worth() -> None:
     assert noted("experiment=decathlon", one) == SEEN, "one task is enough"
 
 
-def test_the_servers_pictures_are_made_squares_as_the_tasks_own(official: Path) -> None:
-    pictures = Decathlon(root=official, dataset="dtd", part="test")  # of 24 x 20 pixels
-    whole = CachedDataset(pictures, square=18)
+def test_the_servers_images_are_made_squares_as_the_tasks_own(official: Path) -> None:
+    dataset = Decathlon(root=official, dataset="dtd", part="test")  # of 24 x 20 pixels
+    whole = CachedDataset(dataset, square=18)
     seen: list[torch.Tensor] = []
 
     def answer(network: object, task: Task, input: torch.Tensor) -> torch.Tensor:
@@ -274,10 +274,10 @@ def test_the_servers_pictures_are_made_squares_as_the_tasks_own(official: Path) 
         evaluator=SimpleNamespace(device="cpu", predict=answer),
         experiment=SimpleNamespace(evaluation=SimpleNamespace(batch_size=3)),
     )
-    assert predict(runner, "dtd", pictures, square=18) == dict.fromkeys(pictures.image_ids, 0)
+    assert predict(runner, "dtd", dataset, square=18) == dict.fromkeys(dataset.image_ids, 0)
     assert [len(batch) for batch in seen] == [3, 2], "squares are of one size"
     expected = task.input(Batch.stack([whole[row] for row in range(COUNTS["test"])]))
     assert torch.equal(torch.cat(seen), expected)
     seen.clear()
-    predict(runner, "dtd", pictures, square=18, middle=16)
+    predict(runner, "dtd", dataset, square=18, middle=16)
     assert torch.equal(torch.cat(seen), expected[..., 1:17, 1:17])

@@ -1,4 +1,4 @@
-"""The ImpressLearn study on made pictures, its table of bytes against the paper's, and its tasks."""
+"""The ImpressLearn study on made images, its table of bytes against the paper's, and its tasks."""
 
 import functools
 import json
@@ -200,10 +200,10 @@ def test_coded_masks_take_about_their_entropy(finished: tuple[Path, dict[str, An
     assert [entry["count"] for entry in row["combined"]] == [1, 6]
 
 
-# ---------------------------------------------------------------------- pictures and options
+# ---------------------------------------------------------------------- images and options
 
 
-def test_batches_are_the_permuted_pictures_in_each_tasks_own_order() -> None:
+def test_batches_are_the_permuted_images_in_each_tasks_own_order() -> None:
     family = synthetic_tasks(size=4, train=30, test=10)
     (x, y), *rest = family.batches([1, 2], [5, 6], epochs=2, batch_size=10)
     assert len(rest) == 5

@@ -1,4 +1,4 @@
-"""Classification as a task: targets, loss, distillation, trivial baseline, pictures."""
+"""Classification as a task: targets, loss, distillation, baseline, images."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from img2img.tasks.base import Example
 
 
 def _batch(count: int = 6, size: int = 16) -> Batch:
-    pictures = Patterns("train", count=count, classes=3, size=size)
-    return Batch.stack([pictures[i] for i in range(count)])
+    images = Patterns("train", count=count, classes=3, size=size)
+    return Batch.stack([images[i] for i in range(count)])
 
 
 def test_target_and_loss_are_the_categories_and_their_cross_entropy() -> None:
@@ -29,14 +29,14 @@ def test_target_and_loss_are_the_categories_and_their_cross_entropy() -> None:
 
 def test_figures_of_a_perfect_and_of_the_trivial_prediction() -> None:
     task = build_task({"kind": "classification", "classes": ["cat", "dog", "bird"]})
-    pictures = Subset(Patterns("train", count=9, classes=3, size=8), [0, 1, 4, 7, 5])  # of dog three, of the others one
-    task.fit(pictures)
-    example = task.example(Batch.stack([pictures[i] for i in range(5)]))
+    images = Subset(Patterns("train", count=9, classes=3, size=8), [0, 1, 4, 7, 5])  # of dog three, of the others one
+    task.fit(images)
+    example = task.example(Batch.stack([images[i] for i in range(5)]))
     figures = task.metrics()
     figures.update(task.prediction(F.one_hot(example.target, 3).float(), example.input), example)
     assert figures.compute()["top-1"] == 1
     figures = task.metrics()
-    figures.update(task.trivial(example), example)
+    figures.update(task.baseline(example), example)
     assert figures.compute()["top-1"] == pytest.approx(3 / 5)
 
 
@@ -58,13 +58,13 @@ def test_wrong_categories_are_refused() -> None:
         build_task({"kind": "classification", "classes": ["cat"]})
 
 
-def test_a_result_is_the_picture_over_the_name_of_its_class() -> None:
+def test_a_result_is_the_image_over_the_name_of_its_class() -> None:
     task, example = build_task({"kind": "classification", "classes": ["cat", "dog", "bird"]}), None
     example = task.example(_batch())
     assert isinstance(example, Example)
     raw = F.one_hot(example.target, 3).float()
-    shown = task.picture(raw, example.input)
-    assert shown.shape == (6, 3, 128, 128), "small pictures are enlarged, so that a name can be read"
+    shown = task.to_image(raw, example.input)
+    assert shown.shape == (6, 3, 128, 128), "small images are enlarged, so that a name can be read"
     assert torch.equal(shown, task.reference(example)), "scores and categories are shown alike"
     enlarged = F.interpolate(example.input, scale_factor=8, mode="nearest")
     torch.testing.assert_close(shown[:, :, :100], enlarged[:, :, :100])

@@ -1,4 +1,4 @@
-"""Names on pictures: every letter is drawn or said, and none is left out without a mark."""
+"""Names on images: every letter is drawn or said, and none is left out without a mark."""
 
 import logging
 
@@ -42,7 +42,7 @@ def test_what_does_not_fit_at_all_is_marked() -> None:
     assert len(fitted.lines) * fitted.step <= 30
 
 
-def test_the_strip_with_the_name_leaves_two_thirds_of_the_picture() -> None:
+def test_the_strip_with_the_name_leaves_two_thirds_of_the_image() -> None:
     for name in ("dog", "a very long class name " * 20, "中" * 50):
         whole = np.full((128, 160, 3), 100, np.uint8)
         _write_name(whole, name, first=0, height=128)

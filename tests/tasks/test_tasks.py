@@ -15,8 +15,8 @@ from img2img.tasks import Task, build_task, task_kinds
 from img2img.tasks.base import mean_colour
 
 
-class Pictures(ImageDataset):
-    """Four random pictures with labels."""
+class Images(ImageDataset):
+    """Four random images with labels."""
 
     name = "four"
     classes = ("a", "b", "c")
@@ -29,7 +29,7 @@ class Pictures(ImageDataset):
             image = rng.integers(0, 256, (size // 8, size // 8, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
             label = rng.choice(3, (size, size), p=[0.2, 0.5, 0.3]).astype(np.uint8)
             label[:2] = VOID
-            self._samples.append(Sample(image, label, source=255 - image, category=int(self.categories[i]), name=f"picture {i}"))
+            self._samples.append(Sample(image, label, source=255 - image, category=int(self.categories[i]), name=f"image {i}"))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -58,7 +58,7 @@ def _config(kind: str, style_file: Path) -> dict[str, Any]:
 
 
 def _raw(task: Task) -> torch.Size:
-    """The shape of a raw output for the four pictures."""
+    """The shape of a raw output for the four images."""
     return torch.Size([4, task.out_channels] if task.kind == "classification" else [4, task.out_channels, 32, 32])
 
 
@@ -67,13 +67,13 @@ class TestContract:
     @pytest.fixture
     def task(self, kind: str, style_file: Path) -> Task:
         task = build_task(_config(kind, style_file))
-        task.fit(Pictures())
+        task.fit(Images())
         return task
 
     @pytest.fixture
     def batch(self) -> Batch:
-        pictures = Pictures()
-        return Batch.stack([pictures[i] for i in range(4)])
+        images = Images()
+        return Batch.stack([images[i] for i in range(4)])
 
     def test_the_network_is_fed_three_channels_in_the_unit_range(self, task: Task, batch: Batch) -> None:
         input = task.example(batch).input
@@ -87,10 +87,10 @@ class TestContract:
     def test_the_same_batch_gives_the_same_example(self, task: Task, batch: Batch) -> None:
         assert torch.equal(task.example(batch).input, task.example(batch).input)
 
-    def test_inference_needs_the_picture_alone_and_the_stored_options(self, task: Task, batch: Batch) -> None:
+    def test_inference_needs_the_image_alone_and_the_stored_options(self, task: Task, batch: Batch) -> None:
         again = build_task(task.options())
         assert batch.source is not None
-        alone = Batch(image=batch.source if task.kind == "translation" else batch.image)  # there the picture given is a pair's A
+        alone = Batch(image=batch.source if task.kind == "translation" else batch.image)  # there the image given is a pair's A
         assert torch.equal(again.input(alone), task.input(batch))
         raw = torch.randn(_raw(task))
         input = task.input(alone)
@@ -118,21 +118,21 @@ class TestContract:
             task.loss(raw, example).backward()
             optimiser.step()
         values = []
-        for prediction in (task.prediction(raw.detach(), example.input), task.trivial(example)):
+        for prediction in (task.prediction(raw.detach(), example.input), task.baseline(example)):
             figures = task.metrics()
             figures.update(prediction, example)
             values.append(figures.compute()[task.metric])
-        trained, trivial = values
-        assert trained > 1.1 * trivial if task.higher_is_better else trained < 0.9 * trivial
+        trained, baseline = values
+        assert trained > 1.1 * baseline if task.higher_is_better else trained < 0.9 * baseline
 
-    def test_predictions_and_targets_are_shown_as_pictures(self, task: Task, batch: Batch) -> None:
+    def test_predictions_and_targets_are_shown_as_images(self, task: Task, batch: Batch) -> None:
         example = task.example(batch)
         prediction = task.prediction(torch.randn(_raw(task)), example.input)
-        for picture in (task.picture(prediction, example.input), task.reference(example)):
-            assert picture.shape[:2] == (4, 3)
-            assert picture.shape[2:] == ((128, 128) if task.kind == "classification" else (32, 32))  # room for a name
-            assert picture.min() >= 0
-            assert picture.max() <= 1
+        for to_image in (task.to_image(prediction, example.input), task.reference(example)):
+            assert to_image.shape[:2] == (4, 3)
+            assert to_image.shape[2:] == ((128, 128) if task.kind == "classification" else (32, 32))  # room for a name
+            assert to_image.min() >= 0
+            assert to_image.max() <= 1
 
     def test_every_form_of_a_result_is_what_it_is_called(self, task: Task, batch: Batch) -> None:
         input = task.served_input(batch)
@@ -149,7 +149,7 @@ class TestContract:
                 assert shown.shape[:2] == (4, 3)
                 assert shown.min() >= 0
                 assert shown.max() <= 1
-        assert torch.equal(task.show(prediction, input, task.forms[0]), task.picture(prediction, input))
+        assert torch.equal(task.show(prediction, input, task.forms[0]), task.to_image(prediction, input))
 
 
 def test_translation_copies_where_the_network_says_so_and_paints_elsewhere() -> None:
@@ -165,8 +165,8 @@ def test_translation_copies_where_the_network_says_so_and_paints_elsewhere() -> 
 
 def test_a_perfect_segmentation_scores_one_and_void_counts_nowhere() -> None:
     task = build_task({"kind": "segmentation", "classes": ["a", "b", "c"]})
-    pictures = Pictures()
-    example = task.example(Batch.stack([pictures[i] for i in range(4)]))
+    images = Images()
+    example = task.example(Batch.stack([images[i] for i in range(4)]))
     raw = torch.nn.functional.one_hot(example.target.clamp(max=2), 3).permute(0, 3, 1, 2).float() * 20
     assert task.loss(raw, example).item() < 1e-6, "void pixels, which are wrong here, add no loss"
     figures = task.metrics()
@@ -180,7 +180,7 @@ def test_a_batch_of_void_alone_has_no_loss_and_no_nan() -> None:
     assert task.loss(torch.randn(1, 2, 8, 8), task.example(batch)).item() == 0
 
 
-def test_a_label_out_of_range_names_the_value_the_picture_and_the_range() -> None:
+def test_a_label_out_of_range_names_the_value_the_image_and_the_range() -> None:
     task = build_task({"kind": "segmentation", "classes": ["a", "b"]})
     label = torch.zeros(2, 8, 8, dtype=torch.int64)
     label[1, 0, 0] = 7
@@ -191,22 +191,22 @@ def test_a_label_out_of_range_names_the_value_the_picture_and_the_range() -> Non
 
 def test_the_majority_class_is_the_most_frequent_one_and_not_void() -> None:
     task = build_task({"kind": "segmentation", "classes": ["a", "b", "c"]})
-    pictures = Pictures()
-    task.fit(pictures)
-    example = task.example(Batch.stack([pictures[0]]))
-    assert (task.trivial(example) == 1).all()
+    images = Images()
+    task.fit(images)
+    example = task.example(Batch.stack([images[0]]))
+    assert (task.baseline(example) == 1).all()
 
 
 def test_colourisation_feeds_the_lightness_and_keeps_it() -> None:
     task = build_task({"kind": "colourisation"})
-    pictures = Pictures()
-    example = task.example(Batch.stack([pictures[0]]))
-    lab = rgb2lab(pictures[0].image)
+    images = Images()
+    example = task.example(Batch.stack([images[0]]))
+    lab = rgb2lab(images[0].image)
     np.testing.assert_allclose(example.input[0, 0].numpy() * 100, lab[..., 0], atol=2e-3)
     np.testing.assert_allclose(example.target[0].permute(1, 2, 0).numpy(), lab[..., 1:], atol=2e-2)
-    back = task.picture(example.target, example.input)[0].permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(back * 255, pictures[0].image, atol=1.0)
-    grey = task.picture(task.trivial(example), example.input)
+    back = task.to_image(example.target, example.input)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(back * 255, images[0].image, atol=1.0)
+    grey = task.to_image(task.baseline(example), example.input)
     assert (grey.amax(1) - grey.amin(1)).max() < 2e-3
 
 
@@ -224,7 +224,7 @@ def test_edges_are_black_on_white_and_of_a_pair_side_a() -> None:
         pair.target(Batch(image=batch.image))
 
 
-def test_the_mean_colour_counts_each_picture_once() -> None:
+def test_the_mean_colour_counts_each_image_once() -> None:
     class Two(ImageDataset):
         def __len__(self) -> int:
             return 2
@@ -235,7 +235,7 @@ def test_the_mean_colour_counts_each_picture_once() -> None:
     assert mean_colour(Two()).tolist() == pytest.approx([0.5] * 3)
 
 
-def test_the_noise_has_the_deviation_asked_for_and_differs_between_pictures() -> None:
+def test_the_noise_has_the_deviation_asked_for_and_differs_between_images() -> None:
     task = build_task({"kind": "denoising", "sigma": 20})
     image = torch.full((2, 3, 64, 64), 128, dtype=torch.uint8)
     image[1] = 127
@@ -244,7 +244,7 @@ def test_the_noise_has_the_deviation_asked_for_and_differs_between_pictures() ->
     assert not torch.allclose(noise[0], noise[1], atol=1)
 
 
-def test_style_weights_make_the_style_picture_itself_a_perfect_style(style_file: Path) -> None:
+def test_style_weights_make_the_style_image_itself_a_perfect_style(style_file: Path) -> None:
     config = _config("style", style_file) | {"content": 0.0, "variation": 0.0, "style": 3.0}
     task = build_task(config)
     example = task.example(Batch(image=(task.style_image * 255).round().byte()))
@@ -253,7 +253,7 @@ def test_style_weights_make_the_style_picture_itself_a_perfect_style(style_file:
     assert task.loss(black, example).item() > 0.3
 
 
-def test_without_a_picture_or_a_perceptual_network_the_error_says_what_to_give(style_file: Path) -> None:
+def test_without_a_image_or_a_perceptual_network_the_error_says_what_to_give(style_file: Path) -> None:
     example = None
     task = build_task({"kind": "style"})
     with pytest.raises(InputError, match="give network"):

@@ -39,23 +39,23 @@ def folder(bundle: Path, tmp_path: Path) -> Path:
 def pairs(tmp_path: Path) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     for i in range(10):
-        picture = rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)
-        for name, values in (("a", picture), ("b", 255 - picture)):
+        image = rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        for name, values in (("a", image), ("b", 255 - image)):
             (tmp_path / name).mkdir(exist_ok=True)
             Image.fromarray(values).save(tmp_path / name / f"{i}.png")
     return {"kind": "paired_folders", "inputs": str(tmp_path / "a"), "targets": str(tmp_path / "b")}
 
 
 @pytest.fixture
-def picture() -> NDArray[np.uint8]:
+def image() -> NDArray[np.uint8]:
     return np.random.default_rng(5).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 
 def test_a_new_task_runs_and_is_kept_and_the_others_stay(
-    folder: Path, pairs: dict[str, Any], picture: NDArray[np.uint8], tmp_path: Path
+    folder: Path, pairs: dict[str, Any], image: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     model = img2img.load(folder)
-    before = model.run_all(picture)
+    before = model.run_all(image)
     run = img2img.add_task(folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
     assert run == tmp_path / "run"
     again = img2img.load(folder)
@@ -66,13 +66,13 @@ def test_a_new_task_runs_and_is_kept_and_the_others_stay(
     assert evaluate_run(tmp_path / "run")["negative"]["metrics"] == pytest.approx(made.metrics, rel=1e-4)
     assert list(again.tasks) == [*before, "negative"]
     merged = img2img.load(folder, weights="merged")
-    assert np.array_equal(again.run("negative", picture), merged.run("negative", picture))
+    assert np.array_equal(again.run("negative", image), merged.run("negative", image))
     for name, result in before.items():
-        assert np.array_equal(model.run(name, picture), result)
-        assert np.array_equal(again.run(name, picture), result)
+        assert np.array_equal(model.run(name, image), result)
+        assert np.array_equal(again.run(name, image), result)
 
 
-def test_pictures_that_changed_after_the_training_are_not_taken_for_the_same(
+def test_images_that_changed_after_the_training_are_not_taken_for_the_same(
     folder: Path, pairs: dict[str, Any], tmp_path: Path
 ) -> None:
     call = partial(train_new_task, folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
@@ -102,7 +102,7 @@ def test_what_cannot_be_leaves_all_as_it_was(
         ({"name": "a/b"}, "a/b"),
         ({"task": {"kind": "magic"}}, "task kind 'magic' is unknown"),
         ({"data": {**pairs, "inputs": "nowhere"}}, "no folder at nowhere"),
-        ({"data": {"kind": "image_folder", "root": str(tmp_path / "a")}}, "needs a picture to start from"),
+        ({"data": {"kind": "image_folder", "root": str(tmp_path / "a")}}, "needs an image to start from"),
         ({"method": "magic"}, "method='magic': expected one of affine"),
         ({"method": "finetune"}, "'finetune' masks nothing"),
         ({"train": {"stepz": 3}}, "stepz"),

@@ -119,36 +119,36 @@ def test_an_empty_folder_names_the_folder(config: Make, tmp_path: Path) -> None:
         run(whole)
 
 
-def _folder(tmp_path: Path, pictures: list[Image.Image]) -> dict[str, Any]:
-    root = tmp_path / "pictures"
+def _folder(tmp_path: Path, images: list[Image.Image]) -> dict[str, Any]:
+    root = tmp_path / "images"
     root.mkdir()
-    for i, picture in enumerate(pictures):
-        picture.save(root / f"{i}.png")
+    for i, image in enumerate(images):
+        image.save(root / f"{i}.png")
     return {"kind": "image_folder", "parts": {p: {"root": str(root)} for p in ("train", "val", "test")}}
 
 
-def test_a_corrupt_picture_is_named_and_the_finished_tasks_are_kept(config: Make, tmp_path: Path) -> None:
+def test_a_corrupt_image_is_named_and_the_finished_tasks_are_kept(config: Make, tmp_path: Path) -> None:
     data = _folder(tmp_path, [Image.new("RGB", (40, 40), "red")] * 3)
     whole = config(sequence=["disks", "colour"])
     whole["tasks"]["colour"]["data"] = data
-    (tmp_path / "pictures" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    (tmp_path / "images" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     with pytest.raises(InputError, match=r"1\.png"):
         run(whole)
-    (tmp_path / "pictures" / "1.png").unlink()
+    (tmp_path / "images" / "1.png").unlink()
     results = run(whole)
     assert [t["name"] for t in results["tasks"]] == ["disks", "colour"]
 
 
-def test_grey_rgba_16_bit_and_small_pictures_train(config: Make, tmp_path: Path) -> None:
+def test_grey_rgba_16_bit_and_small_images_train(config: Make, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = [
+    images = [
         Image.fromarray(rng.integers(0, 256, (40, 40)).astype(np.uint8)),
         Image.fromarray(rng.integers(0, 256, (40, 40, 4)).astype(np.uint8)),
         Image.fromarray(rng.integers(0, 65536, (40, 40)).astype(np.uint16)),
         Image.fromarray(rng.integers(0, 256, (13, 17, 3)).astype(np.uint8)),  # smaller than the crop
     ]
     whole = config(sequence=["edges"])
-    whole["tasks"]["edges"]["data"] = _folder(tmp_path, pictures)
+    whole["tasks"]["edges"]["data"] = _folder(tmp_path, images)
     results = run(whole)
     assert results["tasks"][0]["test_images"] == 4
 
@@ -275,7 +275,7 @@ def test_segmentation_without_labels_says_what_it_needs(config: Make) -> None:
         "task": {"kind": "segmentation", "classes": ["a", "b"]},
         "data": whole["tasks"]["colour"]["data"],
     }
-    with pytest.raises(InputError, match="a segmentation task needs a label with every picture"):
+    with pytest.raises(InputError, match="a segmentation task needs a label with every image"):
         run(whole)
 
 
@@ -318,7 +318,7 @@ def test_running_out_of_memory_names_what_to_try(error: Exception) -> None:
         ("img2img.training.config.data_spec.build_data", r"'disks' were read: .*tasks\.disks\.data\.resize"),
         ("img2img.training.loop.precise_bn", r"train\.batch_size=2 at train\.augmentation\.crop=32: try train\.batch_size=1"),
         (
-            "img2img.tasks.segmentation.Segmentation.trivial",
+            "img2img.tasks.segmentation.Segmentation.baseline",
             r"up to evaluation.batch_size=8 at once: try evaluation.batch_size=4, .*data\.resize",
         ),
         ("img2img.tasks.segmentation.Segmentation.prediction", "try evaluation.batch_size=4"),
@@ -445,7 +445,7 @@ def test_a_task_and_a_backbone_of_different_answers_are_refused_first(config: Ma
     patterns = {"kind": "patterns", "classes": 3, "count": {"train": 6, "val": 3, "test": 3}}
     whole = config()
     whole["tasks"]["edges"] = {"task": {"kind": "classification"}, "data": patterns}
-    message = r"tasks\.edges is of the kind 'classification', with one answer for a whole picture, and the backbone "
+    message = r"tasks\.edges is of the kind 'classification', with one answer for a whole image, and the backbone "
     with pytest.raises(InputError, match=message + "'image_transformer' gives one answer for each pixel: choose a classifier"):
         run(whole)
     message = r"tasks\.disks .*'segmentation', with one answer for each pixel.*choose an encoder-decoder, such as backbone="

@@ -1,4 +1,4 @@
-"""Classification through the runner, masks and comparison methods that image tasks go through: made pictures, a tiny network."""
+"""Classification through the runner, masks and comparison methods that image tasks go through: made images, a tiny network."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ KEEPING = set(comparison_methods()) - {"sequential", "lwf", "ewc"}
 
 @pytest.fixture
 def config(tmp_path: Path) -> Make:
-    """`config(**changes)`: three tasks of three classes, pictures of 32 px."""
+    """`config(**changes)`: three tasks of three classes, images of 32 px."""
 
     def make(**changes: Any) -> dict[str, Any]:
         family = {
@@ -74,12 +74,12 @@ def test_every_method_learns_a_sequence_of_classifications(config: Make, tmp_pat
     for task in results["tasks"]:
         assert (task["kind"], task["primary_metric"], task["baseline"]) == ("classification", "top-1", pytest.approx(1 / 3))
         assert set(task["metrics"]) == {"top-1", *(f"accuracy of pattern {i}" for i in (1, 2, 3))}
-        assert task["value"] * 12 == pytest.approx(round(task["value"] * 12)), "a share of the twelve test pictures"
+        assert task["value"] * 12 == pytest.approx(round(task["value"] * 12)), "a share of the twelve test images"
     change = results["forgetting"]["max_abs_output_change"]
     assert change == 0 if name in KEEPING or name in METHODS else change > 0
     per_task = 1.0 if name in ("finetune", "scratch") else 0.05
     assert 1 <= results["relative_parameters"] <= 1 + 3 * per_task * 1.2
-    shown = Image.open(tmp_path / "run" / "pictures" / "t_2.png")
+    shown = Image.open(tmp_path / "run" / "images" / "t_2.png")
     assert shown.width > 3 * 128, "input, output and target side by side"
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
@@ -105,13 +105,13 @@ def test_masks_learn_what_a_frozen_backbone_cannot(config: Make) -> None:
     assert all(task["value"] > 0.8 for task in results["tasks"]), "chance is a third"
 
 
-def test_a_bundle_of_classifiers_names_the_class_of_a_picture(config: Make, tmp_path: Path) -> None:
+def test_a_bundle_of_classifiers_names_the_class_of_a_image(config: Make, tmp_path: Path) -> None:
     run(config())
     model = img2img.load(tmp_path / "run")
     assert {name: task.kind for name, task in model.tasks.items()} == dict.fromkeys(("t_1", "t_2", "t_3"), "classification")
-    picture = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8).numpy()
-    assert model.predict("t_3", picture).shape == (3,)
-    assert model.run("t_3", picture).shape == (128, 128, 3)
+    image = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8).numpy()
+    assert model.predict("t_3", image).shape == (3,)
+    assert model.run("t_3", image).shape == (128, 128, 3)
 
 
 def test_keeping_the_last_step_keeps_it_whatever_validates_best(config: Make) -> None:
@@ -165,7 +165,7 @@ def test_no_threads_are_refused(config: Make) -> None:
         run(config(device={"threads": 0}))
 
 
-def test_a_finished_task_keeps_its_test_pictures_alone_in_memory(config: Make, tmp_path: Path) -> None:
+def test_a_finished_task_keeps_its_test_images_alone_in_memory(config: Make, tmp_path: Path) -> None:
     for i in range(60):
         (tmp_path / f"data/{i % 2}").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40), (4 * i, 0, 90 * (i % 2))).save(tmp_path / f"data/{i % 2}/{i}.png")
@@ -183,11 +183,11 @@ def test_a_task_that_needs_categories_says_so_for_data_without(config: Make, tmp
         Image.new("RGB", (40, 40)).save(tmp_path / part / "a.png")
     data = {"kind": "image_folder", "parts": {p: {"root": str(tmp_path / p)} for p in ("train", "val", "test")}}
     tasks = {"t": {"task": {"kind": "classification", "classes": ["a", "b"]}, "data": data}}
-    with pytest.raises(InputError, match="needs a category with every picture"):
+    with pytest.raises(InputError, match="needs a category with every image"):
         run(config(tasks=tasks))
 
 
-def test_a_class_without_a_training_picture_is_said(config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_class_without_a_training_image_is_said(config: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     few = config(tasks={"t": {"task": {"kind": "classification"}, "data": {"kind": "class_folder", "root": str(tmp_path / "a")}}})
     few["tasks"]["t"]["data"] |= {"classes": ["cat", "cow", "dog"], "fractions": [0.5, 0.25, 0.25]}
     for name in ("cat", "dog"):
@@ -196,7 +196,7 @@ def test_a_class_without_a_training_picture_is_said(config: Make, tmp_path: Path
             Image.new("RGB", (32, 32), (10 * i, 0, 200)).save(tmp_path / "a" / name / f"{i}.png")
     run(few)
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert log.count("t: no training picture of cow: such classes cannot be learned") == 1
+    assert log.count("t: no training image of cow: such classes cannot be learned") == 1
     run(few)
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert log.count("no training picture") == 1, "not of a finished task"
+    assert log.count("no training image") == 1, "not of a finished task"

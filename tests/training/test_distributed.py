@@ -108,7 +108,7 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
     """All in one start of the processes, which takes longer than the trainings."""
 
     def learns(method: str, folder: str) -> dict[str, Any]:
-        # Instance normalisation: it does not matter which pictures a process has.
+        # Instance normalisation: it does not matter which images a process has.
         backbone = {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3, "norm": "instance"}
         made = config(out=str(tmp_path / folder / method), method=METHODS[method], sequence=["disks", "colour"], device=ONE)
         made |= {"backbone": {"mode": "first_task", **backbone}, "evaluation": {"panels": 1, "check_images": 1}}
@@ -121,7 +121,7 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
         )
 
     def normalises(folder: str) -> dict[str, Any]:
-        # Batch normalisation, which each process does for its own pictures, in the backbone and in the task's own state.
+        # Batch normalisation, which each process does for its own images, in the backbone and in the task's own state.
         return config(out=str(tmp_path / folder), sequence=["disks", "colour"], compare={"decoder_only": ["colour"]}, device=ONE)
 
     jobs = [job(learns(method, "two"), report=method == "piggyback") for method in METHODS]

@@ -81,9 +81,7 @@ def test_every_task_alike(config: Make, masks: dict[str, Any], method: str) -> N
 def test_a_new_task_is_added(bundle: Path, masks: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(bundle, tmp_path / "bundle")
     few = {"steps": 2, "batch_size": 2, "augmentation": {"crop": 32}, "validation": {"every": 2, "precise_bn_batches": 0}}
-    img2img.add_task(
-        tmp_path / "bundle", "object", task={"kind": "segmentation"}, data=masks, train=few, out=tmp_path / "new"
-    )
+    img2img.add_task(tmp_path / "bundle", "object", task={"kind": "segmentation"}, data=masks, train=few, out=tmp_path / "new")
     assert "object" in img2img.load(tmp_path / "bundle").tasks
     results = json.loads((tmp_path / "new" / "results.json").read_text())
     assert results["transfer"]["average_skill"] is None
@@ -102,7 +100,7 @@ def test_a_test_part_of_one_class(tmp_path: Path) -> None:
     config = SimpleNamespace(name="t")  # remarks ask for no more
     said = list(remarks(TaskData(config, task, data, TrainOptions(steps=1))))  # type: ignore[arg-type]
     assert said == [
-        "no test picture of dog: how well they were learned is not measured",
+        "no test image of dog: how well they were learned is not measured",
         "with one class alone in the test part doing nothing is perfect there: the task has no skill",
     ]
 

@@ -59,9 +59,9 @@ def _scene(rng: np.random.Generator, width: int, height: int) -> tuple[Image.Ima
     colours = [tuple(c) for c in rng.integers(0, 256, (2, 3)).tolist()]
     x, y = int(rng.integers(0, width // 2)), int(rng.integers(0, height // 2))
     box = (x, y, x + width // 3, y + height // 3)
-    picture = Image.new("RGB", (width, height), colours[0])
-    ImageDraw.Draw(picture).rectangle(box, fill=colours[1])
-    return picture, box
+    save_image = Image.new("RGB", (width, height), colours[0])
+    ImageDraw.Draw(save_image).rectangle(box, fill=colours[1])
+    return save_image, box
 
 
 def _polygon(box: tuple[int, int, int, int]) -> list[float]:
@@ -70,21 +70,21 @@ def _polygon(box: tuple[int, int, int, int]) -> list[float]:
 
 
 def _write_coco(root: Path, part: str, count: int, rng: np.random.Generator) -> None:
-    """`count` pictures and their instance file: polygons of one or two parts or without an area, a crowd, an empty one."""
+    """`count` images and their instance file: polygons of one or two parts or without an area, a crowd, an empty one."""
     (root / f"{part}2017").mkdir(parents=True)
     images, annotations = [], []
     for i in range(count):
         identity, (width, height) = 139 + 7 * i, [(640, 480), (427, 640), (500, 375)][i % 3]
-        picture, box = _scene(rng, width, height)
+        save_image, box = _scene(rng, width, height)
         if i == 1:
-            picture = picture.convert("L")  # some of COCO's photographs are grey files
-        picture.save(root / f"{part}2017" / f"{identity:012}.jpg")
+            save_image = save_image.convert("L")  # some of COCO's photographs are grey files
+        save_image.save(root / f"{part}2017" / f"{identity:012}.jpg")
         images.append(
             {"license": 3, "file_name": f"{identity:012}.jpg", "coco_url": "", "height": height, "width": width}
             | {"date_captured": "2013-11-21 01:34:01", "flickr_url": "", "id": identity}
         )
         if i == 2:
-            continue  # a thousand pictures of train2017 have no annotation
+            continue  # a thousand images of train2017 have no annotation
         category = list(COCO_IDS.values())[(13 * i) % 80]
         far = (0, height - 20, 30, height - 5)
         regions: list[tuple[Any, int, int]] = [([_polygon(box), _polygon(far)], category, 0), ([_polygon(box)], 90, 0)]
@@ -119,8 +119,8 @@ def _write_voc(year: Path, lists: dict[str, int], rng: np.random.Generator) -> N
         names = [f"2007_{rng.integers(0, 1_000_000):06}" for _ in range(count)]
         (year / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
         for i, name in enumerate(names):
-            picture, (left, top, right, bottom) = _scene(rng, 500, 375)
-            picture.save(year / "JPEGImages" / f"{name}.jpg")
+            save_image, (left, top, right, bottom) = _scene(rng, 500, 375)
+            save_image.save(year / "JPEGImages" / f"{name}.jpg")
             label = np.zeros((375, 500), np.uint8)
             label[max(top - 3, 0) : bottom + 4, max(left - 3, 0) : right + 4] = VOID
             label[top : bottom + 1, left : right + 1] = 1 + (i * 7) % 20
@@ -146,7 +146,7 @@ def _write_handbags(root: Path, counts: dict[str, int], rng: np.random.Generator
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the official downloads unpack to, with a few made pictures each, and two paintings."""
+    """What the official downloads unpack to, with a few made images each, and two paintings."""
     root, rng = tmp_path_factory.mktemp("DATA"), np.random.default_rng(0)
     _write_coco(root / "coco", "train", 8, rng)
     _write_coco(root / "coco", "val", 4, rng)
@@ -177,7 +177,7 @@ class Learned:
 
 
 def _outputs(folder: Path) -> dict[str, torch.Tensor]:
-    """The first two tasks' predictions for a made picture, by the network on disk."""
+    """The first two tasks' predictions for a made image, by the network on disk."""
     model, pixels = img2img.load(str(folder)), np.random.default_rng(1).integers(0, 256, (48, 40, 3)).astype(np.uint8)
     return {name: model.predict(name, pixels) for name in ("coco", "voc")}
 
@@ -269,7 +269,7 @@ def test_the_parts_are_the_official_ones_with_val_cut_from_train(data: Path) -> 
     labels = [coco.test[i].label for i in range(4)]
     assert {int(v) for label in labels if label is not None for v in np.unique(label)} >= {0, 80, VOID}, "toothbrushes, a crowd"
     assert labels[2] is not None
-    assert not labels[2].any(), "a picture without an object is part of the test"
+    assert not labels[2].any(), "a image without an object is part of the test"
     voc = build_data(tasks["voc"]["data"])
     assert voc.classes == VOC_CLASSES
     label = voc.train[0].label

@@ -30,8 +30,8 @@ def _task(experiment: Experiment, name: str) -> TaskConfig:
     return next(task for task in experiment.tasks if task.name == name)
 
 
-def _options(*overrides: str, task: str = "cubs", pictures: int = 3200) -> TrainOptions:
-    return _task(_experiment("experiment=imagenet_to_sketch", DATA, *overrides), task).train.in_steps(pictures)
+def _options(*overrides: str, task: str = "cubs", images: int = 3200) -> TrainOptions:
+    return _task(_experiment("experiment=imagenet_to_sketch", DATA, *overrides), task).train.in_steps(images)
 
 
 def _module(method: masks.MaskMethod | None = None, norm: str = "own") -> TaskModule:
@@ -52,9 +52,9 @@ def _roles(module: nn.Module) -> dict[str, list[nn.Parameter]]:
     return dict(zip(names, groups, strict=True))
 
 
-def _rates(module: nn.Module, options: TrainOptions, epoch: float, pictures: int = 3200) -> dict[str, tuple[str, float]]:
+def _rates(module: nn.Module, options: TrainOptions, epoch: float, images: int = 3200) -> dict[str, tuple[str, float]]:
     """The optimiser and its rate by role, at the beginning of an epoch counted from 1."""
-    step = int((epoch - 1) * pictures / options.batch_size)
+    step = int((epoch - 1) * images / options.batch_size)
     roles = {id(p): role for role, parameters in _roles(module).items() for p in parameters}
     found = {}
     for optimiser in build_optimisers(_groups(module)(options.optimiser), options.optimiser):
@@ -205,7 +205,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 
 def test_epochs_become_steps_that_cover_them() -> None:
     options = TrainOptions(steps=0, epochs=1.5, batch_size=4, validation=ValidationOptions(epochs=0.5))
-    assert options.in_steps(10).steps == 4  # 15 pictures in batches of 4
+    assert options.in_steps(10).steps == 4  # 15 images in batches of 4
     assert options.in_steps(10).validation.every == 1
     assert TrainOptions(steps=7).in_steps(10) == TrainOptions(steps=7)
 

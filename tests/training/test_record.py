@@ -25,7 +25,7 @@ Make = Callable[..., dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without pictures and the page, which take longest."""
+    """Without images and the page, which take longest."""
     monkeypatch.setattr("img2img.training.run.save_panels", lambda runner: None)
     monkeypatch.setattr("img2img.training.run.save_outputs", lambda runner, folder: None)
     monkeypatch.setattr("img2img.api.write_report", lambda folder: folder)
@@ -38,7 +38,7 @@ def data(disk_data: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def made(config: Make, data: Path) -> Make:
-    """The tiny experiment on a copy of the pictures, split by fractions, so that one more picture changes the split."""
+    """The tiny experiment on a copy of the images, split by fractions, so that one more image changes the split."""
 
     def make(root: Path = data, **changes: Any) -> dict[str, Any]:
         whole = config(**{"sequence": ["disks", "colour"]} | changes)
@@ -184,7 +184,7 @@ def test_any_text_among_the_options_is_read(tmp_path: Path) -> None:
     assert list(read_now({}, options | {"deep": {"file": str(tmp_path / "list")}})) == ["options/deep.file"]
 
 
-def test_made_pictures_have_no_files(config: Make, tmp_path: Path) -> None:
+def test_made_images_have_no_files(config: Make, tmp_path: Path) -> None:
     made = config(sequence=["shapes"])
     data = {"kind": "scenes", "scenes": "shapes", "size": 32, "count": {"train": 4, "val": 2, "test": 2}}
     made["tasks"]["shapes"] = {"task": {"kind": "segmentation"}, "data": data}

@@ -147,7 +147,7 @@ def test_what_a_kill_after_the_bookkeeping_leaves_is_cleared_at_the_next_start(
     assert len(json.loads((folder / "progress.json").read_text())["tasks"]) == 2
     assert (folder / "checkpoints" / "colour.pt").is_file()
     if method == "sequential":
-        assert (folder / "learned" / "shared after 1.safetensors").is_file()
+        assert (folder / "strategy" / "shared after 1.safetensors").is_file()
     process = FORK.Process(target=int)
     process.start()
     process.join()
@@ -161,8 +161,8 @@ def test_what_a_kill_after_the_bookkeeping_leaves_is_cleared_at_the_next_start(
     assert all(path.exists() for path in users)
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["later.pt"]
     if method == "sequential":
-        assert sorted(p.name for p in (folder / "learned").iterdir())[-1] == "shared after 2.safetensors"
-        assert len(list((folder / "learned").glob("shared*"))) == 1
+        assert sorted(p.name for p in (folder / "strategy").iterdir())[-1] == "shared after 2.safetensors"
+        assert len(list((folder / "strategy").glob("shared*"))) == 1
 
 
 def _me() -> int:
@@ -240,7 +240,7 @@ def test_a_flipped_bit_of_what_tasks_learned_is_noticed_and_what_earlier_version
     own, shared = read_learned(tmp_path, ["disks"])
     assert torch.equal(own["disks"]["v"], torch.ones(3))
     assert torch.equal(shared["w"], tensors["w"])
-    path = tmp_path / "learned" / "shared after 1.safetensors"
+    path = tmp_path / "strategy" / "shared after 1.safetensors"
     content, noticed = path.read_bytes(), 0
     for changed in flipped(content, 300):
         path.write_bytes(changed)
@@ -261,11 +261,11 @@ def test_a_flipped_bit_of_what_tasks_learned_is_noticed_and_what_earlier_version
         read_learned(tmp_path, ["disks"])
 
 
-def test_a_damaged_probe_is_found_before_training_and_the_remedy_works(
+def test_a_damaged_stored_output_is_found_before_training_and_the_remedy_works(
     config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     train(config(sequence=["disks"]))
-    path = tmp_path / "run" / "probes" / "disks.safetensors"
+    path = tmp_path / "run" / "output_check" / "disks.safetensors"
     content = path.read_bytes()
     output = safetensors.torch.load(content)["output"]
     with pytest.MonkeyPatch.context() as patch:
@@ -283,7 +283,7 @@ def test_a_damaged_probe_is_found_before_training_and_the_remedy_works(
     path.unlink()
     with caplog.at_level("WARNING", logger="img2img"):
         train(config(sequence=["disks", "colour"]))
-    assert "disks: its probe is missing" in caplog.text
+    assert "disks: its stored output is missing" in caplog.text
     assert torch.equal(safetensors.torch.load_file(path)["output"], output), "masks forget nothing: it is what it was"
     assert json.loads((tmp_path / "run" / "progress.json").read_text())["changes"] == [{}, {"disks": 0.0}]
 
@@ -350,7 +350,7 @@ def test_a_run_folder_of_an_earlier_version_goes_on(config: Make, tmp_path: Path
         progress = json.loads((folder / "progress.json").read_text())
         del progress["checksum"]
         (folder / "progress.json").write_text(json.dumps(progress))
-        for path in (*(folder / "probes").iterdir(), *folder.glob("learned/*")):
+        for path in (*(folder / "output_check").iterdir(), *folder.glob("strategy/*")):
             path.write_bytes(safetensors.torch.save(safetensors.torch.load(path.read_bytes())))
         train(config(out=str(folder), sequence=["disks", "colour"], method={"name": method}))
         assert len(json.loads((folder / "progress.json").read_text())["tasks"]) == 2

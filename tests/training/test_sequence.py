@@ -42,7 +42,7 @@ def _untimed(results: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def test_a_run_leaves_a_bundle_results_pictures_logs_and_a_page(config: Make, tmp_path: Path) -> None:
+def test_a_run_leaves_a_bundle_results_images_logs_and_a_page(config: Make, tmp_path: Path) -> None:
     results = run(config(compare={"decoder_only": ["colour"]}))
     folder = tmp_path / "run"
     assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
@@ -68,7 +68,7 @@ def test_a_run_leaves_a_bundle_results_pictures_logs_and_a_page(config: Make, tm
         assert (folder / "bundle" / "tasks" / f"{name}.safetensors").stat().st_size == next(
             t["bytes"] for t in results["tasks"] if t["name"] == name
         )
-        assert (folder / "pictures" / f"{name}.png").stat().st_size > 0
+        assert (folder / "images" / f"{name}.png").stat().st_size > 0
         rows = list(csv.DictReader((folder / "metrics" / f"{name}.csv").open()))
         assert [int(r["step"]) for r in rows] == [2, 3, 4, 6, 8]
         assert any((folder / "tensorboard" / name).iterdir())
@@ -91,7 +91,7 @@ def test_a_bundle_gives_the_outputs_that_were_reported(config: Make, tmp_path: P
     expected = runner.evaluator.predict(runner.run_of("edges"), task_data.task, example.input)[0]
     assert torch.allclose(model.predict("edges", sample.image), expected, atol=1e-6)
     odd = sample.image[:29, :31]
-    assert model.run("colour", odd).shape == (29, 31, 3), "pictures of any size"
+    assert model.run("colour", odd).shape == (29, 31, 3), "images of any size"
     with pytest.raises(InputError, match="no task 'style' in this bundle; it has disks, colour, edges"):
         model.run("style", odd)
     with pytest.raises(InputError, match=r"expected \(H, W, 3\) uint8"):
@@ -192,9 +192,9 @@ def test_the_state_of_the_best_validation_is_kept(config: Make, tmp_path: Path, 
         real = runner.evaluator.metrics
         calls = iter([0.2, 0.7, 0.4])
 
-        def figures(network: Any, task: Any, pictures: Any) -> dict[str, float]:
+        def figures(network: Any, task: Any, images: Any) -> dict[str, float]:
             seen.append({k: v.clone() for k, v in module.state_dict().items()})
-            return real(network, task, pictures) | {"mIoU": next(calls)}
+            return real(network, task, images) | {"mIoU": next(calls)}
 
         monkeypatch.setattr(type(runner.evaluator), "metrics", lambda self, *a: figures(*a))
         result = original(name, phase, what, **more)

@@ -62,9 +62,9 @@ class ClassFolder(ImageDataset):
         # Texts, not paths: ImageNet has 1.3 million of them, and a path takes five times the memory.
         of_class: dict[str, list[str]] = {}
         for name, folder in named.items():
-            pictures, others = scan(self.root / folder, results_alone=True)
-            if pictures:  # else it holds runs
-                of_class[name] = [p.relative_to(self.root).as_posix() for p in pictures]
+            images, others = scan(self.root / folder, results_alone=True)
+            if images:  # else it holds runs
+                of_class[name] = [p.relative_to(self.root).as_posix() for p in images]
             left_out += others
         self.classes = tuple(sorted(of_class) if classes is None else map(nfc, classes))
         if len(set(self.classes)) < len(self.classes):
@@ -76,9 +76,7 @@ class ClassFolder(ImageDataset):
                 raise unknown_name(name, self.classes, what)
         files = (p for p in self.root.iterdir() if p.is_file() and not p.name.startswith("."))
         if beside := [p.name for p in files if p.suffix.lower() in EXTENSIONS]:
-            warn_once(
-                f"{len(beside)} images in {self.root} lie in no folder of a class and are left out, such as {min(beside)}"
-            )
+            warn_once(f"{len(beside)} images in {self.root} lie in no folder of a class and are left out, such as {min(beside)}")
         self._files = [file for name in self.classes for file in of_class.get(name, ())]
         categories = [category for category, name in enumerate(self.classes) for _ in of_class.get(name, ())]
         left_out.warn(self.root, len(self._files))

@@ -147,25 +147,25 @@ def write_decathlon_results(
     """
     results: list[dict[str, int]] = []
     given: list[str] = []
-    for pictures, classes in predictions:
-        given.append(pictures.dataset)
+    for dataset, classes in predictions:
+        given.append(dataset.dataset)
         for ids, what, wanted in (
-            (set(pictures.image_ids) - set(classes), "lack", "a class index for each image"),
-            (set(classes) - set(pictures.image_ids), "have the unknown", "ids of its images alone"),
+            (set(dataset.image_ids) - set(classes), "lack", "a class index for each image"),
+            (set(classes) - set(dataset.image_ids), "have the unknown", "ids of its images alone"),
         ):
             if ids:
                 raise InputError(
-                    f"the predictions for {pictures.name} {what} {len(ids)} images, such as {min(ids)}: expected {wanted} "
-                    f"({len(pictures)}); predict the whole set"
+                    f"the predictions for {dataset.name} {what} {len(ids)} images, such as {min(ids)}: expected {wanted} "
+                    f"({len(dataset)}); predict the whole set"
                 )
-        for image in pictures.image_ids:
+        for image in dataset.image_ids:
             index = classes[image]
-            if not isinstance(index, Integral) or not 0 <= index < len(pictures.classes):
+            if not isinstance(index, Integral) or not 0 <= index < len(dataset.classes):
                 raise InputError(
-                    f"the prediction for image {image} of {pictures.name} is {index!r}: expected a class index in "
-                    f"0..{len(pictures.classes) - 1}; give the index, not the official id"
+                    f"the prediction for image {image} of {dataset.name} is {index!r}: expected a class index in "
+                    f"0..{len(dataset.classes) - 1}; give the index, not the official id"
                 )
-            results.append({"image_id": image, "category_id": pictures.category_ids[index]})
+            results.append({"image_id": image, "category_id": dataset.category_ids[index]})
     if twice := [name for name, n in Counter(given).items() if n > 1]:
         raise InputError(f"got predictions for {', '.join(twice)} twice: expected each dataset once; remove one of each")
     if not partial and (missing := [d for d in DECATHLON if d not in given]):

@@ -83,8 +83,8 @@ class SegmentationDataset(ImageDataset):
         return len(self._items)
 
     def __getitem__(self, index: int) -> Sample:
-        name, picture, labels = self._items[index]
-        image, orientation = read_turned(picture)
+        name, file, labels = self._items[index]
+        image, orientation = read_turned(file)
         label = self._label(labels)
         if self._stored:
             label = turned(label, orientation)
@@ -93,7 +93,7 @@ class SegmentationDataset(ImageDataset):
             if self._stored and orientation >= 5:
                 height, width, h, w = width, height, w, h
             raise InputError(
-                f"{picture} is {width} x {height} and its label {labels} is {w} x {h}: expected the same size "
+                f"{file} is {width} x {height} and its label {labels} is {w} x {h}: expected the same size "
                 f"({of_which_pixels(self._stored, orientation)}); export the label again at the image's size, without "
                 "interpolation"
             )
@@ -101,8 +101,8 @@ class SegmentationDataset(ImageDataset):
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
         """The image and its label."""
-        name, picture, labels = self._items[index]
-        return (name, picture), (f"{name} (label)", labels)
+        name, file, labels = self._items[index]
+        return (name, file), (f"{name} (label)", labels)
 
     def _label(self, path: Path) -> NDArray[np.uint8]:
         """The values in a label file, (H, W); formats that keep them elsewhere than in an image read them here."""
@@ -152,7 +152,7 @@ class ImageLabelFolder(SegmentationDataset):
         sides = Side(require_folder(images), "images", "image"), Side(require_folder(labels), "labels", "label")
         pairs = pair_files(*sides, match=match, suffix=suffix)
         root = sides[0].root
-        items = [(picture.relative_to(root).as_posix(), picture, label) for picture, label in pairs]
+        items = [(file.relative_to(root).as_posix(), file, label) for file, label in pairs]
         super().__init__(items, table, name=root.name, drawn_on=drawn_on, greys=values is not None)
         if void is None and values is None and len(names) > 1:
             self._refuse_masks_of_255(names)

@@ -44,8 +44,8 @@ class VocSegmentation(SegmentationDataset):
             known = sorted(p.stem for p in lists.glob("*.txt"))
             raise InputError(f"no list {file}: expected {f'one of {known}' if known else 'VOC segmentation lists there'}")
         names = read_name_list(file)
-        pictures, labels = Folder(year / "JPEGImages", ".jpg"), Folder(year / "SegmentationClass", ".png")
-        items = [(n, pictures.file(n), labels.file(n)) for n in names]
+        images, labels = Folder(year / "JPEGImages", ".jpg"), Folder(year / "SegmentationClass", ".png")
+        items = [(n, images.file(n), labels.file(n)) for n in names]
         check_items(items, file)
         super().__init__(items, LabelTable.build(VOC_CLASSES), name=f"{year.name}-{split}", drawn_on=drawn_on)
 
@@ -79,7 +79,7 @@ def check_items(items: Iterable[tuple[str, Path, Path]], file: Path) -> None:
     Raises:
         InputError: some are.
     """
-    missing = [path for _, picture, label in items for path in (picture, label) if not path.is_file()]
+    missing = [path for _, image, label in items for path in (image, label) if not path.is_file()]
     if missing:
         raise InputError(
             f"{missing[0]} is missing{f', and {len(missing) - 1} more files' if len(missing) > 1 else ''}: expected every "

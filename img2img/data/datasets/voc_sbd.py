@@ -76,8 +76,8 @@ class VocSbd(SegmentationDataset):
         return read_uint8_field(path, "GTcls", "Segmentation") if path.suffix == ".mat" else super()._label(path)
 
 
-def _by_name(pictures: VocSegmentation) -> dict[str, _Item]:
-    return {item[0]: item for item in pictures._items}
+def _by_name(images: VocSegmentation) -> dict[str, _Item]:
+    return {item[0]: item for item in images._items}
 
 
 def _sbd_items(folder: Path) -> dict[str, _Item]:
@@ -85,8 +85,8 @@ def _sbd_items(folder: Path) -> dict[str, _Item]:
     file = folder / "train.txt"
     if not file.is_file():
         raise InputError(f"no list {file}: expected SBD's train.txt beside img and cls; unpack the data again")
-    pictures = Folder(folder / "img", ".jpg")
-    return {n: (n, pictures.file(n), folder / "cls" / f"{n}.mat") for n in read_name_list(file)}
+    images = Folder(folder / "img", ".jpg")
+    return {n: (n, images.file(n), folder / "cls" / f"{n}.mat") for n in read_name_list(file)}
 
 
 def _dataset(root: Path) -> Path:

@@ -96,9 +96,9 @@ def list_images(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.Pa
     Raises:
         InputError: no such folder, or no image in it.
     """
-    pictures, left_out = scan(folder, exclude=exclude)
-    left_out.warn(expanded(folder), len(pictures))
-    return pictures
+    images, left_out = scan(folder, exclude=exclude)
+    left_out.warn(expanded(folder), len(images))
+    return images
 
 
 def scan(

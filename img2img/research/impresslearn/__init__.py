@@ -1,6 +1,6 @@
 """ImpressLearn's study: how well masks of other tasks, of one task, or random ones combine into networks for new tasks.
 
-    python pipelines/impresslearn.py study=tiny                              # made pictures, under a minute
+    python pipelines/impresslearn.py study=tiny                              # made images, under a minute
     python pipelines/impresslearn.py study=permuted_mnist data_root=DATA
 
 Source: "ImpressLearn: Continual learning via combined task impressions" (2022), figures 2, 3 and 6 to 8, table 2, section 5.
@@ -25,7 +25,7 @@ from img2img.research.impresslearn.numbered_tasks import NumberedTasks, build_nu
 from img2img.research.impresslearn.options import CLASSES, Study, read_study
 from img2img.research.impresslearn.report import write_report
 from img2img.research.impresslearn.results import stored_bytes, summarise, table_rows
-from img2img.research.impresslearn.resume_check import check_earlier, check_pictures, record_path
+from img2img.research.impresslearn.resume_check import check_earlier, check_images, record_path
 from img2img.research.impresslearn.study_network import StudyNetwork
 from img2img.training.environment import environment
 from img2img.training.record import write_record
@@ -66,7 +66,7 @@ def run(config: Mapping[str, Any], *, composed: SavedConfig | None = None) -> di
             torch.set_num_threads(study.threads)
         family = build_numbered_tasks(study.data)
         _check_enough(study, family)
-        files = check_pictures(folder, family)
+        files = check_images(folder, family)
         keep_config(folder, composed or SavedConfig.plain(config))
         write_record(record_path(folder), files)
         with logged_to(folder / "log.txt", Console()), memory_explained("in the study", LOWER):
@@ -135,7 +135,7 @@ def _check_enough(study: Study, family: NumberedTasks) -> None:
 
 
 def _majority(family: NumberedTasks, study: Study) -> float:
-    """The accuracy of always saying the class that is most frequent in training, on the test pictures."""
+    """The accuracy of always saying the class that is most frequent in training, on the test images."""
     first = study.new_numbers()[0]
     likely = family.pixels(first, "train")[1].bincount(minlength=CLASSES).argmax()
     return (family.pixels(first, "test")[1] == likely).double().mean().item()

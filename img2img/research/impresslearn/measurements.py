@@ -241,7 +241,7 @@ def _row(bench: StudyNetwork, job: Job, folder: str) -> Row:
 
 
 def _test_batches(bench: StudyNetwork, number: int) -> Sequence[torch.Tensor]:
-    """The first test pictures of a task, in batches."""
+    """The first test images of a task, in batches."""
     options = bench.study.inference
     return bench.family.test(number)[0][: options.batches * options.batch_size].split(options.batch_size)
 

@@ -1,4 +1,4 @@
-"""Families of numbered tasks on small grey pictures, held in memory as bytes: permuted or rotated MNIST, or made ones."""
+"""Families of numbered tasks on small grey images, held in memory as bytes: permuted or rotated MNIST, or made ones."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,18 +20,18 @@ from img2img.validation import call_with
 
 Part = Literal["train", "test"]
 Source = Callable[[int, Part], ArrayDataset]
-"""`source(task number, part) -> its pictures`, numbers from 1 on."""
+"""`source(task number, part) -> its images`, numbers from 1 on."""
 
 _KEPT = {"train": 12, "test": 64}
-"""Tasks whose pictures stay in memory: MNIST's training part has 47 MB for each, its test part 8 MB."""
+"""Tasks whose images stay in memory: MNIST's training part has 47 MB for each, its test part 8 MB."""
 
 
 class NumberedTasks:
-    """Tasks by number, each with training and test pictures of ten classes.
+    """Tasks by number, each with training and test images of ten classes.
 
     Args:
         name: what a task is called before its number, such as "permutation".
-        source: gives a task's pictures.
+        source: gives a task's images.
         number_of_tasks: how many there are; None for no bound.
         label: what distinguishes a task, for results, such as its angle.
     """
@@ -51,7 +51,7 @@ class NumberedTasks:
         self._kept: dict[str, OrderedDict[int, Batch]] = {part: OrderedDict() for part in _KEPT}
 
     def pixels(self, number: int, part: Part) -> Batch:
-        """The pictures of a task, (N, 1, H, W) uint8, and their classes, (N,) int64; those used last are kept."""
+        """The images of a task, (N, 1, H, W) uint8, and their classes, (N,) int64; those used last are kept."""
         kept = self._kept[part]
         if number not in kept:
             while len(kept) >= _KEPT[part]:
@@ -66,19 +66,19 @@ class NumberedTasks:
         return {part: self._source(1, part) for part in ("train", "test")}
 
     def test(self, number: int) -> Batch:
-        """The test pictures of a task, (N, 1, H, W) float, standardised, and their classes."""
+        """The test images of a task, (N, 1, H, W) float, standardised, and their classes."""
         pixels, classes = self.pixels(number, "test")
         return standardised(pixels), classes
 
     def steps(self, batch_size: int) -> int:
-        """Batches in a pass over the training pictures; those left over at its end are not used.
+        """Batches in a pass over the training images; those left over at its end are not used.
 
         Raises:
-            InputError: there are fewer pictures than one batch has.
+            InputError: there are fewer images than one batch has.
         """
         count = len(self.pixels(1, "train")[1])
         if count < batch_size:
-            raise InputError(f"train.batch_size={batch_size}: there are {count} training pictures; lower it")
+            raise InputError(f"train.batch_size={batch_size}: there are {count} training images; lower it")
         return count // batch_size
 
     def batches(self, numbers: Sequence[int], seeds: Sequence[int], *, epochs: int, batch_size: int) -> Iterator[Batch]:
@@ -87,8 +87,8 @@ class NumberedTasks:
         Args:
             numbers: the tasks'.
             seeds: of each task's order.
-            epochs: passes over the training pictures.
-            batch_size: pictures of each task.
+            epochs: passes over the training images.
+            batch_size: images of each task.
         """
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         parts = [self.pixels(number, "train") for number in numbers]
@@ -142,20 +142,20 @@ def rotated_mnist(*, root: str) -> NumberedTasks:
 
 
 def synthetic_tasks(*, size: int = 8, train: int = 2000, test: int = 500, noise: float = 0.3, seed: int = 0) -> NumberedTasks:
-    """Pictures that need no files: one of ten fixed random pictures with noise, its pixels permuted as the task says.
+    """Images that need no files: one of ten fixed random images with noise, its pixels permuted as the task says.
 
     A pixel is black three times in four and of any value else, about as dark as MNIST's on average.
 
     Args:
         size: side in pixels.
-        train: training pictures, the same for each task but for the permutation.
-        test: test pictures.
-        noise: the fraction of pixels, 0 to 1, that are drawn anew in each picture.
-        seed: of the ten pictures and the noise.
+        train: training images, the same for each task but for the permutation.
+        test: test images.
+        noise: the fraction of pixels, 0 to 1, that are drawn anew in each image.
+        seed: of the ten images and the noise.
     """
     if min(size, train, test) < 1 or not 0 <= noise <= 1:
         raise InputError(
-            f"made pictures of size={size}, train={train}, test={test}, noise={noise}: expected 1 or more of each, and a "
+            f"made images of size={size}, train={train}, test={test}, noise={noise}: expected 1 or more of each, and a "
             "share of noise from 0 to 1"
         )
     prototypes = _speckled(np.random.default_rng(seed), CLASSES, size)

@@ -21,9 +21,9 @@ class TrainOptions:
     The paper names no optimiser for the masks of a basis apart from that table, so they get the same.
 
     Attributes:
-        mask_epochs: passes over the training pictures for each mask.
+        mask_epochs: passes over the training images for each mask.
         alpha_epochs: likewise for the coefficients of each new task.
-        batch_size: pictures of each task in a step.
+        batch_size: images of each task in a step.
         lr: the learning rate.
         penalty_weight: λ of equation 2; 0 for MNIST.
         together: how many tasks are trained at once, see `train_stacked`; it changes results by rounding alone.
@@ -50,9 +50,9 @@ class InferenceOptions:
         tasks: how many new tasks are learned and told apart; 0 leaves this out.
         density: of the heterogeneous masks that they combine.
         count: how many masks they combine.
-        epochs: passes over the training pictures for the coefficients; each number is a measurement of its own.
-        batches: batches of each task's test pictures whose task is sought, here and for the masks of basis tasks.
-        batch_size: pictures in such a batch.
+        epochs: passes over the training images for the coefficients; each number is a measurement of its own.
+        batches: batches of each task's test images whose task is sought, here and for the masks of basis tasks.
+        batch_size: images in such a batch.
     """
 
     tasks: int = 250
@@ -98,7 +98,7 @@ class Study:
     Attributes:
         name: what reports call it.
         out: the run folder.
-        data: `kind` ("permuted_mnist", "rotated_mnist" or "made") and options, see `pictures.build_numbered_tasks`.
+        data: `kind` ("permuted_mnist", "rotated_mnist" or "made") and options, see `images.build_numbered_tasks`.
         hidden: widths of LeNet's hidden layers.
         outputs: of the network. Those beyond the ten classes are never a target: SupSup's superfluous neurons (Wortsman et al.
             2020). With a hundred, and larger batches, the task of a batch is found more often (docs/findings/task_inference.md).
@@ -106,7 +106,7 @@ class Study:
         scaled: divide the backbone's deviation by the root of the density, see `masks.randomise`, which the paper does not do.
             On permuted MNIST masks of density 0.1 reach 0.944 in an epoch so, and 0.891 without; but with ten masks or more the
             one-shot inference of `by_gradient` fails, which without always finds the right one (docs/findings/impresslearn.md).
-        seeds: each gives a backbone, start scores and an order of the pictures of its own.
+        seeds: each gives a backbone, start scores and an order of the images of its own.
         densities: the fractions of ones in the masks.
         counts: numbers of impressions.
         kinds: of bases.

@@ -28,7 +28,7 @@ def write_report(folder: Path, results: Mapping[str, Any]) -> Path:
         "",
         f"{len({row['task'] for row in results['own']})} new tasks, {seeds} seed(s), commit {environment['commit']}, "
         f"{environment['device']}, torch {environment['torch']}. Accuracies are means over tasks and seeds, in per cent of the "
-        f"test pictures; always the most frequent class: {_percent(results['majority'])}.",
+        f"test images; always the most frequent class: {_percent(results['majority'])}.",
     ]
     parts = [head, _accuracy(results, densities)]
     if results.get("basis"):

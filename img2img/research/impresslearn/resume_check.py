@@ -43,8 +43,8 @@ def check_earlier(folder: Path, study: Study) -> None:
             )
 
 
-def check_pictures(folder: Path, family: NumberedTasks) -> dict[str, FileChecksum]:
-    """Refuse pictures that are not those from which the study in the folder was made; gives what is to be kept of them.
+def check_images(folder: Path, family: NumberedTasks) -> dict[str, FileChecksum]:
+    """Refuse images that are not those from which the study in the folder was made; gives what is to be kept of them.
 
     Raises:
         InputError: they have changed.
@@ -63,7 +63,7 @@ def check_pictures(folder: Path, family: NumberedTasks) -> dict[str, FileChecksu
 
 def record_path(folder: Path) -> Path:
     """The file that says which files a study reads."""
-    return folder / "data" / "pictures.json"
+    return folder / "data" / "images.json"
 
 
 def _read(path: Path, study: Study) -> Study:

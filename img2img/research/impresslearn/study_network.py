@@ -28,7 +28,7 @@ logger = logging.getLogger("img2img")
 
 
 class Job(NamedTuple):
-    """A task to learn: its name in the network, the number of its pictures' task, and which of several trainings on them."""
+    """A task to learn: its name in the network, the number of its images' task, and which of several trainings on them."""
 
     task: str
     number: int
@@ -43,7 +43,7 @@ class StudyNetwork:
 
     Args:
         study: the options.
-        family: where pictures come from.
+        family: where images come from.
         seed: one of the study's.
         density: one of the study's.
     """
@@ -64,7 +64,7 @@ class StudyNetwork:
         Args:
             jobs: the tasks.
             method: how they mask.
-            epochs: passes over their training pictures.
+            epochs: passes over their training images.
             folder: where their files are, in the workbench's.
             lr: the learning rate, the study's by default.
         """
@@ -88,7 +88,7 @@ class StudyNetwork:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed_of("scores", job))
                 self.network.add_task(job.task, method)
-        # Coefficients have no random start, so that a repeated training differs in the order of its pictures alone.
+        # Coefficients have no random start, so that a repeated training differs in the order of its images alone.
         seeds = [self.seed_of("order", job) for job in jobs]
         batches = self.family.batches([job.number for job in jobs], seeds, epochs=epochs, batch_size=options.batch_size)
         losses = train_stacked(
@@ -151,7 +151,7 @@ class StudyNetwork:
         return out
 
     def accuracy(self, task: str, number: int) -> float:
-        """The fraction of the test pictures of task `number` that the network of `task` gets right."""
+        """The fraction of the test images of task `number` that the network of `task` gets right."""
         x, y = self.family.test(number)
         return (self.outputs(task, x).argmax(1) == y).double().mean().item()
 

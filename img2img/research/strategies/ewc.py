@@ -16,15 +16,15 @@ from img2img.training.strategy import Context, Phase, in_range
 class EWC(SharedLearner):
     """EWC: the new task's loss plus `λ/2 Σ_tasks Σ_i F_i (θ_i - θ*_i)^2` (equation 3, one term for each earlier task).
 
-    `F` is the diagonal of the Fisher information at the end of a task: the mean over its pictures of the squared gradient of
+    `F` is the diagonal of the Fisher information at the end of a task: the mean over its images of the squared gradient of
     its loss (the empirical Fisher: with the true targets). The quadratic terms of several tasks add up to one with `F = Σ F_t`
     around `θ* = Σ F_t θ*_t / Σ F_t`, up to a constant without a gradient, so that no more than one is kept.
 
-    A loss here is a mean over pixels where the equation has the log-likelihood of a picture: λ takes up the factor.
+    A loss here is a mean over pixels where the equation has the log-likelihood of an image: λ takes up the factor.
 
     Attributes:
         strength: λ.
-        samples: training pictures, augmented, for each task's Fisher information.
+        samples: training images, augmented, for each task's Fisher information.
     """
 
     strength: float = 1000.0
@@ -75,16 +75,16 @@ class EWC(SharedLearner):
             self.importance[key] = total
 
     def fisher(self, name: str) -> dict[str, Tensor]:
-        """The diagonal of a task's Fisher information, by parameter: mean squared gradients over `samples` pictures."""
+        """The diagonal of a task's Fisher information, by parameter: mean squared gradients over `samples` images."""
         task_data, model = self.context.task_data[name], self.model
-        pictures = task_data.batches(self.context.experiment.seed_of(f"{name} fisher"), batch_size=1)
+        images = task_data.batches(self.context.experiment.seed_of(f"{name} fisher"), batch_size=1)
         model.train_only(name)
         model.eval()
         model.active = name
         parameters = self.protected()
         total = {key: torch.zeros_like(p) for key, p in parameters.items()}
         for step in range(self.samples):
-            example = task_data.task.example(pictures.batch(step).to(self.context.evaluator.device))
+            example = task_data.task.example(images.batch(step).to(self.context.evaluator.device))
             with torch.enable_grad():
                 loss = task_data.task.loss(model(self.context.evaluator.placed(example.input)), example)
                 # Zero for a parameter that the output does not depend on, such as those of an encoder's unused last layer.

@@ -135,7 +135,7 @@ class Joint(SharedLearner):
         self._trained = True
 
     def _mean_skill(self) -> float:
-        """The mean over the tasks of the skill on the validation pictures, see `metrics.sequence.skill`.
+        """The mean over the tasks of the skill on the validation images, see `metrics.sequence.skill`.
 
         Tasks that doing nothing solves there are left out. NaN where a task's figure is no number: the loop ends the training
         then, as it does when a task is trained alone.
@@ -145,18 +145,18 @@ class Joint(SharedLearner):
         """
         skills, evaluator = [], self.context.evaluator
         for name in self._names:
-            task, pictures = self.context.task_data[name].task, self.context.task_data[name].parts.val
+            task, images = self.context.task_data[name].task, self.context.task_data[name].parts.val
             if name not in self._trivial:  # measured once, since it never changes
-                self._trivial[name] = evaluator.primary_metric(None, task, pictures)
-            value = evaluator.primary_metric(self.network(name), task, pictures)
+                self._trivial[name] = evaluator.primary_metric(None, task, images)
+            value = evaluator.primary_metric(self.network(name), task, images)
             if not math.isfinite(value):
                 return math.nan
             skills.append(skill(value, self._trivial[name], higher_is_better=task.higher_is_better))
         known = [s for s in skills if s is not None]
         if not known:
             raise InputError(
-                f"none of {', '.join(self._names)} has a skill on its validation pictures, since doing nothing is perfect there: "
-                "expected one at least that chooses the state; add validation pictures of other classes"
+                f"none of {', '.join(self._names)} has a skill on its validation images, since doing nothing is perfect there: "
+                "expected one at least that chooses the state; add validation images of other classes"
             )
         return sum(known) / len(known)
 

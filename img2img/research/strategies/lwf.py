@@ -1,4 +1,4 @@
-"""Learning without Forgetting (Li and Hoiem, ECCV 2016): earlier tasks' answers to the new pictures are to stay as they were."""
+"""Learning without Forgetting (Li and Hoiem, ECCV 2016): earlier tasks' answers to the new images are to stay as they were."""
 
 import copy
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from img2img.training.strategy import Phase, in_range
 @STRATEGIES.register("lwf")
 @dataclass(kw_only=True)
 class LwF(SharedLearner):
-    """LwF: the loss of the new task plus λ times the distillation loss of each earlier one, on the new task's pictures.
+    """LwF: the loss of the new task plus λ times the distillation loss of each earlier one, on the new task's images.
 
     The targets `y_o` are what the network gave before the new task. The paper records them once; augmented crops differ at
     every step, so a frozen copy gives the same answers when they are needed. How outputs are compared is the task's own
-    (`Task.distillation`): softened class probabilities as in the paper's equations 2 to 4, a squared error for pictures.
+    (`Task.distillation`): softened class probabilities as in the paper's equations 2 to 4, a squared error for images.
 
     Attributes:
         strength: λ_o, 1 in the paper.

@@ -43,9 +43,7 @@ def zeroed_by_layer(masks: Masks) -> Figure | None:
 def k_by_layer(masks: Masks) -> Figure | None:
     """Affine's k0 to k3, a panel each, over the layers, a line a task; None for other methods."""
     panels = {
-        f"{k}: {meaning}": lines
-        for k, meaning in zip(K, _K_MEANING, strict=True)
-        if (lines := _lines(masks, partial(_value, k)))
+        f"{k}: {meaning}": lines for k, meaning in zip(K, _K_MEANING, strict=True) if (lines := _lines(masks, partial(_value, k)))
     }
     return _panels(panels, masks, symmetric=True) if panels else None
 
@@ -53,10 +51,7 @@ def k_by_layer(masks: Masks) -> Figure | None:
 def kernels_by_layer(masks: Masks) -> Figure | None:
     """KSM's ratios of ones, scaled and zero kernels and the mean scale, a panel each; None for other methods."""
     keys = {"ones [%]": "ones", "scaled [%]": "scaled", "zero [%]": "zero"}
-    panels = {
-        label: _lines(masks, partial(_ratio, key), factor=100)
-        for label, key in keys.items()
-    }
+    panels = {label: _lines(masks, partial(_ratio, key), factor=100) for label, key in keys.items()}
     if not any(panels.values()):
         return None
     scales = _lines(masks, lambda entry: entry.values.get("scale") if entry.kernels is not None else None)

@@ -88,20 +88,20 @@ def test_the_whole_set_is_what_torchvision_reads(tmp_path: Path, monkeypatch: py
 
 def test_both_formats_give_the_same(root: Path) -> None:
     images, labels = made(4, 0)
-    pictures = Cifar100(root=root, part="train")
-    np.testing.assert_array_equal(pictures.arrays()[0], images)
-    np.testing.assert_array_equal(pictures.categories, labels)
-    assert pictures.classes == CLASSES
+    dataset = Cifar100(root=root, part="train")
+    np.testing.assert_array_equal(dataset.arrays()[0], images)
+    np.testing.assert_array_equal(dataset.categories, labels)
+    assert dataset.classes == CLASSES
 
 
 def test_a_task_is_a_superclass_in_the_official_order(root: Path) -> None:
     images, labels = made(1, 1)
-    pictures = Cifar100(root=root, part="test", number=20)
-    assert pictures.classes == ("lawn_mower", "rocket", "streetcar", "tank", "tractor")
+    dataset = Cifar100(root=root, part="test", number=20)
+    assert dataset.classes == ("lawn_mower", "rocket", "streetcar", "tank", "tractor")
     rows = [row for row, c in enumerate(labels) if COARSE[c] == 19]
-    np.testing.assert_array_equal(pictures.arrays()[0], images[rows])
-    assert [pictures.classes[s.category or 0] for s in pictures] == [CLASSES[labels[row]] for row in rows]
-    assert pictures[0].name == f"cifar100-superclass20-test/{rows[0]:05}"
+    np.testing.assert_array_equal(dataset.arrays()[0], images[rows])
+    assert [dataset.classes[s.category or 0] for s in dataset] == [CLASSES[labels[row]] for row in rows]
+    assert dataset[0].name == f"cifar100-superclass20-test/{rows[0]:05}"
 
 
 def test_random_tasks_are_a_partition_that_the_seed_decides(tmp_path: Path) -> None:

@@ -34,26 +34,26 @@ def test_folders_are_classes_as_in_torchvision(root: Path) -> None:
     for hidden in ("train/.cache/x.jpg", "train/dog/.x.jpg", "train/notes.txt"):
         (root / hidden).parent.mkdir(exist_ok=True)
         (root / hidden).write_bytes(b"")
-    pictures = ClassFolder(root=root / "train")
+    images = ClassFolder(root=root / "train")
     (root / "train/dog/.x.jpg").unlink()  # torchvision would take it for an image
     (root / "train/.cache/x.jpg").unlink()
     (root / "train/.cache").rmdir()
     theirs = ImageFolder(str(root / "train"))
-    assert pictures.classes == ("Zebra 2", "cat", "dog") == tuple(theirs.classes)
-    assert len(pictures) == 4
-    assert [str(root / "train" / s.name) for s in pictures] == [path for path, _ in theirs.samples]
-    assert [s.category for s in pictures] == theirs.targets == pictures.categories.tolist() == [0, 1, 2, 2]
-    assert pictures[2].image.shape == (10, 21, 3)
-    assert pictures.categories.dtype == np.int64
-    assert pictures.name == f"{root.name}-train"
+    assert images.classes == ("Zebra 2", "cat", "dog") == tuple(theirs.classes)
+    assert len(images) == 4
+    assert [str(root / "train" / s.name) for s in images] == [path for path, _ in theirs.samples]
+    assert [s.category for s in images] == theirs.targets == images.categories.tolist() == [0, 1, 2, 2]
+    assert images[2].image.shape == (10, 21, 3)
+    assert images.categories.dtype == np.int64
+    assert images.name == f"{root.name}-train"
 
 
-def test_pictures_are_not_decoded_before_they_are_asked_for(root: Path) -> None:
+def test_images_are_not_decoded_before_they_are_asked_for(root: Path) -> None:
     (root / "train/cat/deep/er/1.JPEG").write_bytes(b"\xff\xd8\xff")
-    pictures = ClassFolder(root=root / "train")
-    assert pictures[0].category == 0
+    images = ClassFolder(root=root / "train")
+    assert images[0].category == 0
     with pytest.raises(InputError, match=r"1\.JPEG"):
-        pictures[1]
+        images[1]
 
 
 def test_given_classes_set_the_order_and_may_lack_a_folder(root: Path) -> None:
@@ -81,7 +81,7 @@ def test_the_folder_above_the_parts_and_one_without_classes_say_the_layout(root:
         ClassFolder(root=root / "gone")
 
 
-def test_a_class_without_a_picture_is_named(root: Path) -> None:
+def test_a_class_without_a_image_is_named(root: Path) -> None:
     (root / "train/owl").mkdir()
     (root / "train/owl/readme.md").write_text("none yet")
     with pytest.raises(InputError, match=r"no image in .*owl.*\.md: 1"):
@@ -106,9 +106,9 @@ def test_a_class_is_found_in_whichever_unicode_form_its_folder_has(tmp_path: Pat
     for folder, red in (("hiver", 1), (unicodedata.normalize(form, "été"), 2)):
         (tmp_path / folder).mkdir()
         Image.new("RGB", (2, 2), (red, 0, 0)).save(tmp_path / folder / f"{red}.png")
-    pictures = ClassFolder(root=tmp_path)
-    assert pictures.classes == ("hiver", "été")
-    assert [(s.category, int(s.image[0, 0, 0])) for s in pictures] == [(0, 1), (1, 2)]
+    images = ClassFolder(root=tmp_path)
+    assert images.classes == ("hiver", "été")
+    assert [(s.category, int(s.image[0, 0, 0])) for s in images] == [(0, 1), (1, 2)]
     named = ClassFolder(root=tmp_path, classes=[unicodedata.normalize("NFD", "été"), "hiver"])
     assert named.classes == ("été", "hiver")
     assert [(s.category, int(s.image[0, 0, 0])) for s in named] == [(0, 2), (1, 1)]
@@ -121,7 +121,7 @@ def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
         ClassFolder(root=tmp_path)
 
 
-def test_pictures_beside_the_folders_are_counted_aloud(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_beside_the_folders_are_counted_aloud(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     Image.new("RGB", (2, 2)).save(root / "train" / "stray.png")
     assert len(ClassFolder(root=root / "train")) == 4
     assert "1 images in" in caplog.text

@@ -46,7 +46,7 @@ def annotation(category: int, segmentation: Any, *, image: int = 1, crowd: int =
 
 def write(root: Path, annotations: list[dict[str, Any]], *, images: int = 1, **changes: Any) -> tuple[Path, Path]:
     """Grey images 1.png ... and an annotation file below `root`."""
-    folder, file = root / "pictures", root / "instances.json"
+    folder, file = root / "images", root / "instances.json"
     folder.mkdir(exist_ok=True)
     for i in range(1, images + 1):
         Image.new("L", (WIDTH, HEIGHT), i).save(folder / f"{i}.png")
@@ -97,16 +97,16 @@ def test_regions_are_those_of_pycocotools(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_classes_are_background_and_the_categories_by_id(tmp_path: Path) -> None:
-    pictures = CocoSegmentation(*write(tmp_path, [annotation(90, square(0, 0, 5))]))
-    assert pictures.classes == ("background", "cup", "table", "person")
-    np.testing.assert_array_equal(pictures[0].label, 3 * pixels(0, 0, 5))
+    dataset = CocoSegmentation(*write(tmp_path, [annotation(90, square(0, 0, 5))]))
+    assert dataset.classes == ("background", "cup", "table", "person")
+    np.testing.assert_array_equal(dataset[0].label, 3 * pixels(0, 0, 5))
 
 
 def test_named_categories_are_classes_in_the_given_order_and_the_others_background(tmp_path: Path) -> None:
     annotations = [annotation(90, square(0, 0, 5)), annotation(3, square(10, 10, 5)), annotation(7, square(20, 0, 5))]
-    pictures = CocoSegmentation(*write(tmp_path, annotations), categories=["person", "cup"])
-    assert pictures.classes == ("background", "person", "cup")
-    np.testing.assert_array_equal(pictures[0].label, pixels(0, 0, 5) + 2 * pixels(10, 10, 5))
+    dataset = CocoSegmentation(*write(tmp_path, annotations), categories=["person", "cup"])
+    assert dataset.classes == ("background", "person", "cup")
+    np.testing.assert_array_equal(dataset[0].label, pixels(0, 0, 5) + 2 * pixels(10, 10, 5))
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -129,11 +129,11 @@ def test_a_crowd_is_void_where_no_object_covers_it(tmp_path: Path, order: int) -
 
 def test_a_crowd_of_a_category_that_is_not_chosen_is_background(tmp_path: Path) -> None:
     crowd = annotation(90, runs(pixels(10, 10, 6), compressed=True), crowd=1)
-    pictures = CocoSegmentation(*write(tmp_path, [crowd, annotation(3, square(0, 0, 4))]), categories=["cup"])
-    np.testing.assert_array_equal(pictures[0].label, pixels(0, 0, 4))
+    dataset = CocoSegmentation(*write(tmp_path, [crowd, annotation(3, square(0, 0, 4))]), categories=["cup"])
+    np.testing.assert_array_equal(dataset[0].label, pixels(0, 0, 4))
 
 
-def test_pictures_without_a_chosen_category_are_dropped_or_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_without_a_chosen_category_are_dropped_or_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     annotations = [annotation(3, square(0, 0, 5), image=3), annotation(90, square(0, 0, 5), image=2)]
     files = write(tmp_path, annotations, images=3)
     assert [s.name for s in CocoSegmentation(*files)] == ["2.png", "3.png"]
@@ -155,8 +155,8 @@ def test_a_category_named_background_is_class_zero(tmp_path: Path) -> None:
 
 
 def test_a_stray_piece_beside_a_polygon_draws_nothing(tmp_path: Path) -> None:
-    pictures = CocoSegmentation(*write(tmp_path, [annotation(3, [[1, 1], *square(4, 5, 9), [2, 2, 9, 9]])]))
-    np.testing.assert_array_equal(pictures[0].label, pixels(4, 5, 9))
+    dataset = CocoSegmentation(*write(tmp_path, [annotation(3, [[1, 1], *square(4, 5, 9), [2, 2, 9, 9]])]))
+    np.testing.assert_array_equal(dataset[0].label, pixels(4, 5, 9))
 
 
 @pytest.mark.parametrize(
@@ -182,15 +182,15 @@ def test_a_stray_piece_beside_a_polygon_draws_nothing(tmp_path: Path) -> None:
 )
 def test_what_would_become_background_without_a_word_is_refused(tmp_path: Path, segmentation: Any, message: str) -> None:
     sound = annotation(7, square(0, 0, 5))
-    pictures = CocoSegmentation(*write(tmp_path, [sound, annotation(3, segmentation)]))
+    dataset = CocoSegmentation(*write(tmp_path, [sound, annotation(3, segmentation)]))
     with pytest.raises(InputError, match=rf"101 .*instances\.json .*1\.png.*{message}"):
-        pictures[0]
+        dataset[0]
 
 
 @pytest.mark.parametrize("flat", [[2, 2, 9, 2, 9, 2, 2, 2], [3.2, 3.2, 3.3, 3.2, 3.3, 3.3]])
 def test_an_object_thinner_than_a_pixel_draws_nothing_and_is_no_mistake(tmp_path: Path, flat: list[float]) -> None:
-    pictures = CocoSegmentation(*write(tmp_path, [annotation(7, [flat]), annotation(3, square(4, 5, 9))]))
-    label = pictures[0].label
+    dataset = CocoSegmentation(*write(tmp_path, [annotation(7, [flat]), annotation(3, square(4, 5, 9))]))
+    label = dataset[0].label
     assert label is not None
     np.testing.assert_array_equal(label == 1, pixels(4, 5, 9) == 1)
     assert (label == 2).sum() <= 8
@@ -205,8 +205,8 @@ def test_an_object_that_reaches_over_the_edge_is_cut_there(tmp_path: Path) -> No
 
 def test_an_empty_crowd_is_nowhere_and_one_without_an_outline_is_refused(tmp_path: Path) -> None:
     crowd = annotation(90, runs(pixels(0, 0, 0), compressed=False), crowd=1)
-    pictures = CocoSegmentation(*write(tmp_path, [crowd, annotation(3, square(4, 5, 9))]))
-    np.testing.assert_array_equal(pictures[0].label, pixels(4, 5, 9))
+    dataset = CocoSegmentation(*write(tmp_path, [crowd, annotation(3, square(4, 5, 9))]))
+    np.testing.assert_array_equal(dataset[0].label, pixels(4, 5, 9))
     with pytest.raises(InputError, match=r"annotation 100 .* has no outline"):
         CocoSegmentation(*write(tmp_path, [crowd | {"segmentation": []}]))
 
@@ -220,12 +220,12 @@ def test_whole_numbers_may_be_written_in_any_form(tmp_path: Path, whole: Any) ->
     categories = [{"id": 3.0, "name": "cup"}, {"id": "7", "name": "table"}, {"id": 90, "name": "person"}]
     numbers = {"image_id": 1, "category_id": 7, "iscrowd": whole(0)}  # 1 means the image of the id 1.0 or "1"
     annotations = [annotation(3, drawn) | number, annotation(7, square(20, 0, 5)) | numbers]
-    pictures = CocoSegmentation(*write(tmp_path, annotations, images=1, categories=categories))
+    dataset = CocoSegmentation(*write(tmp_path, annotations, images=1, categories=categories))
     files = write(tmp_path, annotations, categories=categories)
     data = json.loads(files[1].read_text())
     files[1].write_text(json.dumps(data | {"images": [image]}))
-    np.testing.assert_array_equal(pictures[0].label, pixels(4, 5, 9) + 2 * pixels(20, 0, 5))
-    np.testing.assert_array_equal(CocoSegmentation(*files)[0].label, pictures[0].label)
+    np.testing.assert_array_equal(dataset[0].label, pixels(4, 5, 9) + 2 * pixels(20, 0, 5))
+    np.testing.assert_array_equal(CocoSegmentation(*files)[0].label, dataset[0].label)
 
 
 def test_ids_may_be_text(tmp_path: Path) -> None:
@@ -233,17 +233,17 @@ def test_ids_may_be_text(tmp_path: Path) -> None:
     annotations = [annotation(3, square(0, 0, n)) | {"image_id": name} for n, name in ((2, "b"), (3, "a"), (4, "5"))]
     folder, file = write(tmp_path, annotations, images=3)
     file.write_text(json.dumps(json.loads(file.read_text()) | {"images": images}))
-    pictures = CocoSegmentation(folder, file)
-    assert [s.name for s in pictures] == ["3.png", "2.png", "1.png"]
-    assert [int(np.count_nonzero(s.label)) for s in pictures if s.label is not None] == [16, 9, 4]
+    dataset = CocoSegmentation(folder, file)
+    assert [s.name for s in dataset] == ["3.png", "2.png", "1.png"]
+    assert [int(np.count_nonzero(s.label)) for s in dataset if s.label is not None] == [16, 9, 4]
 
 
 @pytest.mark.parametrize(
     ("value", "void"), [(True, True), (False, False), (None, False), ("1", True), ("0", False), (0.0, False)]
 )
 def test_iscrowd_is_read_by_its_meaning(tmp_path: Path, value: Any, void: bool) -> None:
-    pictures = CocoSegmentation(*write(tmp_path, [annotation(3, square(4, 5, 9)) | {"iscrowd": value}]))
-    np.testing.assert_array_equal(pictures[0].label, (VOID if void else 1) * pixels(4, 5, 9))
+    dataset = CocoSegmentation(*write(tmp_path, [annotation(3, square(4, 5, 9)) | {"iscrowd": value}]))
+    np.testing.assert_array_equal(dataset[0].label, (VOID if void else 1) * pixels(4, 5, 9))
 
 
 _NO_ID = [None, True, [], {}, "", 1.5, float("nan")]
@@ -273,7 +273,7 @@ def test_every_field_of_a_wrong_type_is_one_message(tmp_path: Path, part: str, k
         CocoSegmentation(folder, file)
 
 
-def test_a_picture_under_two_ids_is_refused(tmp_path: Path) -> None:
+def test_a_image_under_two_ids_is_refused(tmp_path: Path) -> None:
     folder, file = write(tmp_path, [annotation(3, square(4, 5, 9))], images=2)
     file.write_text(file.read_text().replace("2.png", "1.png"))
     with pytest.raises(InputError, match=r"2 and 1 .*instances\.json.*1\.png"):
@@ -286,10 +286,10 @@ def test_names_are_compared_in_one_unicode_form_and_a_byte_order_mark_is_read_ov
     (folder / "1.png").rename(folder / f"{decomposed}.png")
     text = file.read_text().replace("1.png", f"{composed}.png")
     file.write_bytes(b"\xef\xbb\xbf" + text.encode())
-    pictures = CocoSegmentation(folder, file, categories=[composed])
-    assert pictures.classes == ("background", composed)
-    assert pictures[0].name == f"{composed}.png"
-    np.testing.assert_array_equal(pictures[0].label, pixels(4, 5, 9))
+    dataset = CocoSegmentation(folder, file, categories=[composed])
+    assert dataset.classes == ("background", composed)
+    assert dataset[0].name == f"{composed}.png"
+    np.testing.assert_array_equal(dataset[0].label, pixels(4, 5, 9))
 
 
 def test_an_unknown_category_is_answered_with_close_names(tmp_path: Path) -> None:
@@ -381,12 +381,12 @@ def test_ids_that_occur_twice_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_region_that_cannot_be_drawn_names_its_annotation(tmp_path: Path, segmentation: Any) -> None:
-    pictures = CocoSegmentation(*write(tmp_path, [annotation(3, segmentation)]))
+    dataset = CocoSegmentation(*write(tmp_path, [annotation(3, segmentation)]))
     with pytest.raises(InputError, match=r"100 .*instances\.json .*drawn"):
-        pictures[0]
+        dataset[0]
 
 
-def test_a_picture_of_another_size_names_both_sizes(tmp_path: Path) -> None:
+def test_a_image_of_another_size_names_both_sizes(tmp_path: Path) -> None:
     folder, file = write(tmp_path, [annotation(3, square(0, 0, 5))])
     Image.new("RGB", (HEIGHT, WIDTH)).save(folder / "1.png")
     with pytest.raises(InputError, match=r"1\.png.*20 x 30.*instances\.json.*30 x 20"):
@@ -394,5 +394,5 @@ def test_a_picture_of_another_size_names_both_sizes(tmp_path: Path) -> None:
 
 
 def test_sets_reach_worker_processes(tmp_path: Path) -> None:
-    pictures = pickle.loads(pickle.dumps(CocoSegmentation(*write(tmp_path, [annotation(3, square(4, 5, 9))]))))
-    np.testing.assert_array_equal(pictures[0].label, pixels(4, 5, 9))
+    dataset = pickle.loads(pickle.dumps(CocoSegmentation(*write(tmp_path, [annotation(3, square(4, 5, 9))]))))
+    np.testing.assert_array_equal(dataset[0].label, pixels(4, 5, 9))

@@ -15,12 +15,12 @@ from img2img.errors import InputError
 # image of val has.
 BASE = 10_000_000
 CATEGORIES = [{"id": BASE + 3, "name": "wing"}, {"id": BASE + 1, "name": "jet"}, {"id": BASE + 2, "name": "kite"}]
-PICTURES = {"train": [3, 1, 2, 1], "val": [3, 2], "test": [None, None, None]}
+IMAGES = {"train": [3, 1, 2, 1], "val": [3, 2], "test": [None, None, None]}
 
 
 def content(dataset: str, part: str) -> dict[str, Any]:
-    labels = PICTURES[part]
-    first = BASE + 1000 * list(PICTURES).index(part)
+    labels = IMAGES[part]
+    first = BASE + 1000 * list(IMAGES).index(part)
     images = [
         {"id": first + i, "file_name": f"data/{dataset}/{part}/{i:03}.jpg", "width": 90, "height": 72} for i in range(len(labels))
     ]
@@ -33,7 +33,7 @@ def content(dataset: str, part: str) -> dict[str, Any]:
 
 def write(root: Path, dataset: str = "aircraft") -> Path:
     """The devkit's folder."""
-    for part in PICTURES:
+    for part in IMAGES:
         listed = content(dataset, part)
         path = root / "annotations" / f"{dataset}_{'test_stripped' if part == 'test' else part}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,10 +85,10 @@ def test_train_and_val_together(root: Path) -> None:
     assert [s.name.split("/")[2] for s in both] == ["train"] * 4 + ["val"] * 2
 
 
-def test_pictures_may_lie_elsewhere_and_root_may_be_the_folder_above(root: Path, tmp_path: Path) -> None:
-    (root / "data").rename(tmp_path / "pictures")
-    pictures = Decathlon(root=tmp_path, dataset="aircraft", part="val", data=tmp_path / "pictures")
-    assert pictures[0].image.shape == (72, 90, 3)
+def test_images_may_lie_elsewhere_and_root_may_be_the_folder_above(root: Path, tmp_path: Path) -> None:
+    (root / "data").rename(tmp_path / "images")
+    dataset = Decathlon(root=tmp_path, dataset="aircraft", part="val", data=tmp_path / "images")
+    assert dataset[0].image.shape == (72, 90, 3)
     with pytest.raises(InputError, match=r"aircraft.val.000\.jpg.*1\.0-data.*`data`"):
         opened(root, "val")
 

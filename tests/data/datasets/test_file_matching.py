@@ -56,7 +56,7 @@ def test_patterns_may_name_folders_and_extensions(tmp_path: Path) -> None:
     assert paired(root, root, match=["{id}.jpg", "{id}.png"]) == [("a.jpg", "a.png"), ("b.jpg", "b.png")]
 
 
-def test_pictures_and_masks_side_by_side(tmp_path: Path) -> None:
+def test_images_and_masks_side_by_side(tmp_path: Path) -> None:
     root = lay(tmp_path / "all", ["x.png", "x_mask.png", "y.jpg", "y_mask.png"])
     for options in ({"suffix": "_mask"}, {"match": ["{id}", "{id}_mask"]}):
         assert paired(root, root, **options) == [("x.png", "x_mask.png"), ("y.jpg", "y_mask.png")]
@@ -70,7 +70,7 @@ def test_pictures_and_masks_side_by_side(tmp_path: Path) -> None:
         paired(root, root, suffix="_mask")
 
 
-def test_a_folder_of_labels_inside_that_of_pictures_is_none_of_it(tmp_path: Path) -> None:
+def test_a_folder_of_labels_inside_that_of_images_is_none_of_it(tmp_path: Path) -> None:
     root = lay(tmp_path / "set", ["a.jpg", "b.jpg", "masks/a.png", "masks/b.png"])
     assert paired(root, root / "masks") == [("a.jpg", "a.png"), ("b.jpg", "b.png")]
     assert paired(root / "masks", root) == [("a.png", "a.jpg"), ("b.png", "b.jpg")]
@@ -98,13 +98,13 @@ def test_suffix_and_match_are_not_both_given(tmp_path: Path) -> None:
         paired(tmp_path, tmp_path, match="order", suffix="_mask")
 
 
-def test_a_picture_that_the_pattern_does_not_fit_is_named_and_not_left_out(tmp_path: Path) -> None:
+def test_a_image_that_the_pattern_does_not_fit_is_named_and_not_left_out(tmp_path: Path) -> None:
     images, labels = lay(tmp_path / "i", ["1_a.png", "2_a.png", "3.png"]), lay(tmp_path / "l", ["1_b.png", "2_b.png"])
     with pytest.raises(InputError, match=r"the image .*3\.png is not called '{id}_a'"):
         paired(images, labels, match=["{id}_a", "{id}_b"])
 
 
-def test_labels_that_belong_to_no_picture_are_counted_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_labels_that_belong_to_no_image_are_counted_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     paired(lay(tmp_path / "i", ["1.png"]), lay(tmp_path / "l", ["1.png", "2.png", "3.png"]))
     assert "2 of the 3 labels" in caplog.text
     assert "2.png" in caplog.text

@@ -32,13 +32,13 @@ def test_an_image_folder_is_read_in_the_order_of_its_paths(tmp_path: Path) -> No
     for i, name in enumerate(("b/1.png", "a/2.png", "c.png")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (2, 3), (i, i, i)).save(tmp_path / name)
-    pictures = ImageFolder(tmp_path)
-    assert [(s.name, int(s.image[0, 0, 0])) for s in pictures] == [("a/2.png", 1), ("b/1.png", 0), ("c.png", 2)]
-    assert pictures[0].image.shape == (3, 2, 3)
-    assert pictures[0].label is None
-    assert pictures.classes == ()
-    assert pictures.name == tmp_path.name
-    assert len(pictures) == 3
+    images = ImageFolder(tmp_path)
+    assert [(s.name, int(s.image[0, 0, 0])) for s in images] == [("a/2.png", 1), ("b/1.png", 0), ("c.png", 2)]
+    assert images[0].image.shape == (3, 2, 3)
+    assert images[0].label is None
+    assert images.classes == ()
+    assert images.name == tmp_path.name
+    assert len(images) == 3
 
 
 def test_image_folders_refuse_missing_and_empty_folders(tmp_path: Path) -> None:
@@ -51,17 +51,17 @@ def test_image_folders_refuse_missing_and_empty_folders(tmp_path: Path) -> None:
 def test_labels_are_paired_by_path_and_void_is_mapped(tmp_path: Path) -> None:
     write(tmp_path, "sub/b")
     write(tmp_path, "a.v2", np.zeros((4, 5), dtype=np.uint8))
-    pictures = open_set(tmp_path)
-    assert [s.name for s in pictures] == ["a.v2.jpg", "sub/b.jpg"]
-    assert pictures.classes == ("sky", "road", "car")
-    label = pictures[1].label
+    images = open_set(tmp_path)
+    assert [s.name for s in images] == ["a.v2.jpg", "sub/b.jpg"]
+    assert images.classes == ("sky", "road", "car")
+    label = images[1].label
     assert label is not None
     assert label.dtype == np.uint8
     np.testing.assert_array_equal(label, [[0, 1, 2], [2, 2, VOID]])
-    assert pictures[1].image.shape == (2, 3, 3)
+    assert images[1].image.shape == (2, 3, 3)
 
 
-def test_labels_may_have_a_suffix_and_pictures_a_missing_partner_is_named(tmp_path: Path) -> None:
+def test_labels_may_have_a_suffix_and_images_a_missing_partner_is_named(tmp_path: Path) -> None:
     write(tmp_path, "a", suffix="_L")
     np.testing.assert_array_equal(open_set(tmp_path, suffix="_L")[0].label, [[0, 1, 2], [2, 2, VOID]])
     with pytest.raises(InputError, match=r"a\.jpg.*labels.a\.png.*suffix"):
@@ -95,23 +95,23 @@ def test_a_label_of_another_size_names_both_sizes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
-def test_pictures_of_other_kinds_still_fit_their_labels(tmp_path: Path, mode: str) -> None:
+def test_images_of_other_kinds_still_fit_their_labels(tmp_path: Path, mode: str) -> None:
     write(tmp_path, "a")
     (tmp_path / "images" / "a.jpg").unlink()
     Image.new(mode, (3, 2)).save(tmp_path / "images" / "a.png")
     assert open_set(tmp_path)[0].image.shape == (2, 3, 3)
 
 
-def test_damaged_pictures_and_labels_are_named(tmp_path: Path) -> None:
+def test_damaged_images_and_labels_are_named(tmp_path: Path) -> None:
     for name in "ab":
         write(tmp_path, name)
     (tmp_path / "images" / "a.jpg").write_bytes(b"\xff\xd8\xff")
     (tmp_path / "labels" / "b.png").write_bytes(b"\x89PNG")
-    pictures = open_set(tmp_path)
+    images = open_set(tmp_path)
     with pytest.raises(InputError, match=r"images.a\.jpg"):
-        pictures[0]
+        images[0]
     with pytest.raises(InputError, match=r"labels.b\.png"):
-        pictures[1]
+        images[1]
 
 
 def test_two_files_of_one_stem_are_refused(tmp_path: Path) -> None:
@@ -123,17 +123,17 @@ def test_two_files_of_one_stem_are_refused(tmp_path: Path) -> None:
 
 def test_a_void_value_with_a_name_leaves_the_classes(tmp_path: Path) -> None:
     write(tmp_path, "a", np.array([[0, 1, 2, 255]], dtype=np.uint8))
-    pictures = open_set(tmp_path, ("sky", "unlabelled", "car"), void=(1, 255))
-    assert pictures.classes == ("sky", "car")
-    np.testing.assert_array_equal(pictures[0].label, [[0, VOID, 1, VOID]])
+    images = open_set(tmp_path, ("sky", "unlabelled", "car"), void=(1, 255))
+    assert images.classes == ("sky", "car")
+    np.testing.assert_array_equal(images[0].label, [[0, VOID, 1, VOID]])
 
 
 def test_groups_merge_classes_and_the_rest_is_background(tmp_path: Path) -> None:
     write(tmp_path, "a", np.array([[0, 1, 2, 3, 4, 255]], dtype=np.uint8))
     names = ("null", "shirt", "coat", "hair", "skin")
-    pictures = open_set(tmp_path, names, void=(255,), groups={"upper": ["coat", "shirt"], "body": ["skin"]})
-    assert pictures.classes == ("background", "upper", "body")
-    np.testing.assert_array_equal(pictures[0].label, [[0, 1, 1, 0, 2, VOID]])
+    images = open_set(tmp_path, names, void=(255,), groups={"upper": ["coat", "shirt"], "body": ["skin"]})
+    assert images.classes == ("background", "upper", "body")
+    np.testing.assert_array_equal(images[0].label, [[0, 1, 1, 0, 2, VOID]])
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ def test_sets_reach_worker_processes(tmp_path: Path) -> None:
 
 def test_grey_values_stand_for_classes_when_told_which(tmp_path: Path) -> None:
     write(tmp_path, "a", np.array([[0, 255, 255], [0, 0, 255]], dtype=np.uint8))
-    pictures = ImageLabelFolder(tmp_path / "images", tmp_path / "labels", ["ground", "roof"], values=[0, 255])
-    np.testing.assert_array_equal(pictures[0].label, [[0, 1, 1], [0, 0, 1]])
+    images = ImageLabelFolder(tmp_path / "images", tmp_path / "labels", ["ground", "roof"], values=[0, 255])
+    np.testing.assert_array_equal(images[0].label, [[0, 1, 1], [0, 0, 1]])
     swapped = ImageLabelFolder(tmp_path / "images", tmp_path / "labels", ["roof", "ground"], values={0: "ground", 255: "roof"})
     assert swapped.classes == ("roof", "ground")
     np.testing.assert_array_equal(swapped[0].label, [[1, 0, 0], [1, 1, 0]])
@@ -293,8 +293,8 @@ def test_a_file_that_counts_from_0_among_values_is_told_apart(tmp_path: Path) ->
 def test_names_of_classes_are_compared_in_one_unicode_form(tmp_path: Path) -> None:
     write(tmp_path, "a", np.array([[0, 1, 1]], dtype=np.uint8))
     decomposed = [unicodedata.normalize("NFD", name) for name in ("hiver", "été")]
-    pictures = open_set(tmp_path, decomposed, groups={"saison": ["été"]})
-    np.testing.assert_array_equal(pictures[0].label, [[0, 1, 1]])
+    images = open_set(tmp_path, decomposed, groups={"saison": ["été"]})
+    np.testing.assert_array_equal(images[0].label, [[0, 1, 1]])
     (tmp_path / "classes.txt").write_text("\n".join(decomposed), encoding="utf-8")
     assert open_set(tmp_path, str(tmp_path / "classes.txt")).classes == ("hiver", "été")
     with pytest.raises(InputError, match=r"\['été'\] occur twice"):

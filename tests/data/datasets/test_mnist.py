@@ -82,9 +82,9 @@ def test_a_permutation_moves_the_same_pixels_in_every_part(root: Path) -> None:
         np.testing.assert_array_equal(moved.reshape(-1, 784), images.reshape(-1, 784)[:, order])
     assert not np.array_equal(moved, images_of(root, permutation=4))
     np.testing.assert_array_equal(images_of(root, permutation=0), TEST[0])
-    pictures = Mnist(root=root, part="test", permutation=3)
-    np.testing.assert_array_equal(pictures[5].image[..., 0], moved[5])
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(pictures))[5].image[..., 0], moved[5])
+    dataset = Mnist(root=root, part="test", permutation=3)
+    np.testing.assert_array_equal(dataset[5].image[..., 0], moved[5])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(dataset))[5].image[..., 0], moved[5])
 
 
 def test_a_quarter_turn_is_counter_clockwise(root: Path) -> None:
@@ -108,13 +108,13 @@ def test_validation_is_cut_from_the_training_files_alike_in_every_task(root: Pat
     assert sorted(train + val) == list(range(40))
     assert val == rows("val", permutation=2) == rows("val", rotation=10)
     assert val != list(range(25, 40)), "shuffled: the files may be sorted"
-    pictures = Mnist(root=root, part="val", val=15)
-    assert pictures.categories.tolist() == TRAIN[1][val].tolist()
-    np.testing.assert_array_equal(pictures.arrays()[0], TRAIN[0][val])
+    dataset = Mnist(root=root, part="val", val=15)
+    assert dataset.categories.tolist() == TRAIN[1][val].tolist()
+    np.testing.assert_array_equal(dataset.arrays()[0], TRAIN[0][val])
     assert rows("test") == list(range(10))
 
 
-def test_tasks_share_the_pictures_in_memory(root: Path) -> None:
+def test_tasks_share_the_images_in_memory(root: Path) -> None:
     first, second = (Mnist(root=root, part="train", permutation=n) for n in (1, 2))
     assert first._images is second._images
     with pytest.raises(ValueError, match="read-only"):
@@ -146,7 +146,7 @@ def test_absent_files_say_where_they_come_from(root: Path, tmp_path: Path) -> No
         Mnist(root=root, part="test")
 
 
-def test_labels_that_do_not_fit_the_pictures_are_refused(root: Path) -> None:
+def test_labels_that_do_not_fit_the_images_are_refused(root: Path) -> None:
     file = root / "MNIST/raw/t10k-labels-idx1-ubyte"
     file.write_bytes(idx(TEST[1][:9]))
     with pytest.raises(InputError, match="10 t10k images and 9 labels"):

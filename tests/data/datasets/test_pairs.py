@@ -62,20 +62,20 @@ def test_missing_empty_and_damaged_are_refused(tmp_path: Path) -> None:
 
 def test_two_folders_are_paired_by_their_paths_without_the_extension(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = {name: rng.integers(0, 256, (4, 5, 3), dtype=np.uint8) for name in ("a", "b", "A", "B")}
+    images = {name: rng.integers(0, 256, (4, 5, 3), dtype=np.uint8) for name in ("a", "b", "A", "B")}
     for folder in ("in/x", "out/x"):
         (tmp_path / folder).mkdir(parents=True)
-    Image.fromarray(pictures["a"]).save(tmp_path / "in" / "1.bmp")
-    Image.fromarray(pictures["b"]).save(tmp_path / "in" / "x" / "1.png")
-    Image.fromarray(pictures["A"]).save(tmp_path / "out" / "1.png")
-    Image.fromarray(pictures["B"]).save(tmp_path / "out" / "x" / "1.png")
-    Image.fromarray(pictures["B"]).save(tmp_path / "out" / "unused.png")
+    Image.fromarray(images["a"]).save(tmp_path / "in" / "1.bmp")
+    Image.fromarray(images["b"]).save(tmp_path / "in" / "x" / "1.png")
+    Image.fromarray(images["A"]).save(tmp_path / "out" / "1.png")
+    Image.fromarray(images["B"]).save(tmp_path / "out" / "x" / "1.png")
+    Image.fromarray(images["B"]).save(tmp_path / "out" / "unused.png")
     pairs = PairedFolders(tmp_path / "in", tmp_path / "out")
     assert [sample.name for sample in pairs] == ["1.bmp", "x/1.png"]
     for sample, (source, image) in zip(pairs, (("a", "A"), ("b", "B")), strict=True):
         assert sample.source is not None
-        np.testing.assert_array_equal(sample.source, pictures[source])
-        np.testing.assert_array_equal(sample.image, pictures[image])
+        np.testing.assert_array_equal(sample.source, images[source])
+        np.testing.assert_array_equal(sample.image, images[image])
     folders = {"inputs": str(tmp_path / "in"), "targets": str(tmp_path / "out")}
     parts = build_data({"kind": "paired_folders", "parts": dict.fromkeys(("train", "val", "test"), folders)})
     assert len(parts.train) == len(parts.test) == 2

@@ -29,7 +29,7 @@ def test_a_held_out_photo_is_only_in_the_test_part():
     assert any(s.name.startswith(HELD_OUT[0]) for s in SamplePhotos("test", short_side=64))
 
 
-def test_the_stereo_twin_and_the_style_pictures_are_in_no_part():
+def test_the_stereo_twin_and_the_style_images_are_in_no_part():
     shown = {s.name.split("[")[0] for part in PARTS for s in SamplePhotos(part, short_side=64)}
     assert shown == set(COLOUR_PHOTOS)
     assert shown.isdisjoint({"motorcycle_right", *sample_photos.STYLE_IMAGES})
@@ -99,14 +99,14 @@ def test_a_tile_larger_than_a_region_is_refused_with_the_sizes_that_would_do():
     assert len(SamplePhotos("test", short_side=240, tile=96)) > 0
 
 
-def test_an_unknown_part_or_picture_is_refused_with_those_that_exist():
+def test_an_unknown_part_or_image_is_refused_with_those_that_exist():
     with pytest.raises(InputError, match=r"'training'.*train, val, test"):
         SamplePhotos("training")
     with pytest.raises(InputError, match=r"'starry_night'.*ihc"):
         style_image("starry_night")
 
 
-def test_style_pictures_are_files():
+def test_style_images_are_files():
     for name in sample_photos.STYLE_IMAGES:
-        with Image.open(style_image(name)) as picture:
-            assert min(picture.size) >= 256
+        with Image.open(style_image(name)) as image:
+            assert min(image.size) >= 256

@@ -15,9 +15,9 @@ def write_voc(year: Path, names: dict[str, list[str]]) -> Path:
     """A VOC year with the lists `names`; labels are palette PNGs with an aeroplane, a tvmonitor and a void outline."""
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (year / folder).mkdir(parents=True)
-    for split, pictures in names.items():
-        (year / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(f"{n}\n" for n in pictures))
-        for name in pictures:
+    for split, images in names.items():
+        (year / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(f"{n}\n" for n in images))
+        for name in images:
             Image.new("RGB", (8, 6), (0, 120, 0)).save(year / "JPEGImages" / f"{name}.jpg")
             label = np.zeros((6, 8), dtype=np.uint8)
             label[1:4, 1:4] = 1
@@ -34,7 +34,7 @@ def year(tmp_path: Path) -> Path:
     return write_voc(tmp_path / "VOCdevkit" / "VOC2012", {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033"]})
 
 
-def test_pictures_and_labels_are_those_that_torchvision_reads(tmp_path: Path, year: Path) -> None:
+def test_images_and_labels_are_those_that_torchvision_reads(tmp_path: Path, year: Path) -> None:
     ours, theirs = VocSegmentation(year, "train"), TorchvisionVOC(str(tmp_path), year="2012", image_set="train")
     assert len(ours) == len(theirs) == 2
     for sample, (image, label) in zip(ours, theirs, strict=False):
@@ -53,9 +53,9 @@ def test_the_classes_are_the_21_of_voc(year: Path) -> None:
 
 def test_the_root_may_be_a_folder_above_the_year(tmp_path: Path, year: Path) -> None:
     for root in (year, year.parent, tmp_path):
-        pictures = VocSegmentation(root, "val")
-        assert [s.name for s in pictures] == ["2007_000033"]
-        assert pictures.name == "VOC2012-val"
+        images = VocSegmentation(root, "val")
+        assert [s.name for s in images] == ["2007_000033"]
+        assert images.name == "VOC2012-val"
 
 
 def test_two_years_below_the_root_are_refused(year: Path) -> None:
@@ -95,7 +95,7 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
         VocSegmentation(tmp_path / "gone", "train")
 
 
-def test_lists_with_a_byte_order_mark_and_pictures_of_other_extensions_are_read(year: Path) -> None:
+def test_lists_with_a_byte_order_mark_and_images_of_other_extensions_are_read(year: Path) -> None:
     name = "2007_000032"
     file = year / "ImageSets" / "Segmentation" / "train.txt"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())

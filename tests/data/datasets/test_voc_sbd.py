@@ -74,8 +74,8 @@ def voc(tmp_path: Path) -> Path:
     return year
 
 
-def names(pictures: VocSbd) -> list[str]:
-    return [pictures[i].name for i in range(len(pictures))]
+def names(images: VocSbd) -> list[str]:
+    return [images[i].name for i in range(len(images))]
 
 
 def test_the_test_set_is_vocs_val_list_without_what_sbd_trains_on(sbd: Path, voc: Path) -> None:
@@ -85,7 +85,7 @@ def test_the_test_set_is_vocs_val_list_without_what_sbd_trains_on(sbd: Path, voc
     assert train.classes == test.classes == VOC_CLASSES
 
 
-def test_vocs_own_list_can_be_added_but_never_a_picture_of_the_test_set(sbd: Path, voc: Path) -> None:
+def test_vocs_own_list_can_be_added_but_never_a_image_of_the_test_set(sbd: Path, voc: Path) -> None:
     file = voc / "ImageSets" / "Segmentation" / "train.txt"
     file.write_text(file.read_text() + "2010_000001\n2009_000010\n")  # both in the val list, the second in SBD's too
     train = VocSbd(sbd, voc, "train", voc_train=True)
@@ -96,7 +96,7 @@ def test_vocs_own_list_can_be_added_but_never_a_picture_of_the_test_set(sbd: Pat
     np.testing.assert_array_equal(labels["2008_000008"], sbd_label("2008_000008"), "SBD's, where both have one")
 
 
-def test_pictures_and_labels_are_those_that_torchvision_reads(sbd: Path, voc: Path) -> None:
+def test_images_and_labels_are_those_that_torchvision_reads(sbd: Path, voc: Path) -> None:
     ours, theirs = VocSbd(sbd, voc, "train"), SBDataset(str(sbd), image_set="train", mode="segmentation")
     expected = {Path(file).stem: theirs[i] for i, file in enumerate(theirs.images)}
     assert len(ours) == len(expected) == 4
@@ -244,10 +244,10 @@ def test_a_label_of_another_size_or_with_an_unknown_value_is_refused(sbd: Path, 
     write_label(sbd / "cls" / f"{TRAIN[0]}.mat", np.zeros((8, 6), np.uint8))
     write_label(sbd / "cls" / f"{TRAIN[1]}.mat", np.full((6, 8), 21, np.uint8))
     write_label(sbd / "cls" / f"{TRAIN[2]}.mat", np.zeros((1, 8), np.uint8))
-    pictures = VocSbd(sbd, voc, "train")
+    images = VocSbd(sbd, voc, "train")
     with pytest.raises(InputError, match=r"8 x 6.*\.mat.*6 x 8.*same size"):
-        pictures[0]
+        images[0]
     with pytest.raises(InputError, match=r"\.mat.* 21: .*0\.\.20, 255"):
-        pictures[1]
+        images[1]
     with pytest.raises(InputError, match="is 8 x 1"):
-        pictures[2]
+        images[2]

@@ -141,8 +141,8 @@ def test_a_set_says_what_range_it_found(
 
     for i in range(20):
         write(tmp_path / f"{i}.png", values if i % 3 else np.zeros_like(values))
-    pictures = CachedDataset(ImageFolder(tmp_path), white=white)
-    remarks = pictures.warnings()
+    images = CachedDataset(ImageFolder(tmp_path), white=white)
+    remarks = images.warnings()
     assert len(remarks) == (said is not None)
     assert said is None or re.search(said, remarks[0])
     assert not caplog.records, "only where it is asked for"
@@ -159,8 +159,8 @@ def test_white_is_an_option_of_every_kind_of_data(tmp_path: Path) -> None:
             build_data({"kind": "image_folder", "root": str(tmp_path), "white": white})
 
 
-def test_pictures_of_8_bits_know_no_white(tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "a.png")
+def test_images_of_8_bits_know_no_white(tmp_path: Path) -> None:
+    image_file = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    Image.fromarray(image_file).save(tmp_path / "a.png")
     with reading_16_bits(1000):
-        assert np.array_equal(read_image(tmp_path / "a.png"), picture)
+        assert np.array_equal(read_image(tmp_path / "a.png"), image_file)

@@ -136,7 +136,7 @@ def test_a_broken_tag_beside_the_orientation_does_not_undo_it(tmp_path: Path, rg
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgb[::-1, ::-1])
 
 
-def test_a_broken_exif_block_does_not_cost_the_picture(tmp_path: Path, rgb: np.ndarray) -> None:
+def test_a_broken_exif_block_does_not_cost_the_image(tmp_path: Path, rgb: np.ndarray) -> None:
     Image.fromarray(rgb).save(tmp_path / "a.png", exif=b"Exif\0\0not a TIFF header at all")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgb)
 
@@ -159,7 +159,7 @@ def test_a_cut_off_file_is_named(tmp_path: Path, extension: str, kept: float) ->
         read_image(path)
 
 
-def test_a_text_file_with_a_picture_name_is_refused(tmp_path: Path) -> None:
+def test_a_text_file_with_a_image_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
     with pytest.raises(InputError, match=r"a\.png \(8 bytes\) is not an image"):
         read_image(tmp_path / "a.png")
@@ -183,7 +183,7 @@ def test_a_failing_disk_is_not_called_a_damaged_file(tmp_path: Path, rgb: np.nda
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [10_000, 100_000])
-def test_a_picture_that_claims_too_many_pixels_is_refused_undecoded(tmp_path: Path, side: int) -> None:
+def test_a_image_that_claims_too_many_pixels_is_refused_undecoded(tmp_path: Path, side: int) -> None:
     data = bytearray(png(8, 2, [b"\0\0\0"], 1))
     data[16:24] = struct.pack(">II", side, side)
     data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))

@@ -96,9 +96,9 @@ Open = Callable[..., ImageDataset]
 FORMATS: list[Open] = [folders, paired, voc, sbd, coco]
 
 
-def fits(pictures: ImageDataset) -> bool:
+def fits(images: ImageDataset) -> bool:
     """Whether the label, or the target, lies where the thing is in the image that is shown."""
-    sample = pictures[0]
+    sample = images[0]
     if sample.source is not None:
         return np.array_equal(sample.source, sample.image)
     assert sample.label is not None
@@ -114,9 +114,9 @@ def test_the_label_lies_on_the_thing_however_it_was_drawn(
     label = thing(*size)
     shown = turned(label, orientation)
     for name, on in (("stored", label), ("shown", shown)):
-        pictures = format(tmp_path / name, orientation, label, on, drawn_on=name)
-        assert fits(pictures), name
-        image = pictures[0].image[..., 0] > 127
+        images = format(tmp_path / name, orientation, label, on, drawn_on=name)
+        assert fits(images), name
+        image = images[0].image[..., 0] > 127
         assert np.array_equal(image, shown == 1), "the image is what a viewer shows, in both cases"
 
 
@@ -126,8 +126,8 @@ def test_nobody_asked_is_told_once_how_many_are_turned(tmp_path: Path, format: O
     taken, other = ("stored", "shown") if format is coco else ("shown", "stored")
     on = label if taken == "stored" else turned(label, 3)
     with collect_warnings() as remarks:
-        pictures = format(tmp_path, 3, label, on)
-    assert fits(pictures)
+        images = format(tmp_path, 3, label, on)
+    assert fits(images)
     (said,) = remarks
     assert "EXIF turns 1 of 1 labelled photos" in said
     assert f"(drawn_on: {taken})" in said
@@ -164,8 +164,8 @@ def test_a_label_that_is_turned_by_its_own_exif_is_in_no_doubt(tmp_path: Path) -
         photo(tmp_path / "images" / "a.png", 6, label)
         drawn(tmp_path / "labels" / "a.png", label, exif=exif)
         with collect_warnings() as remarks:
-            pictures = ImageLabelFolder(tmp_path / "images", tmp_path / "labels", ["ground", "thing"], drawn_on=option)
-        assert fits(pictures), option
+            images = ImageLabelFolder(tmp_path / "images", tmp_path / "labels", ["ground", "thing"], drawn_on=option)
+        assert fits(images), option
         assert remarks == []
 
 

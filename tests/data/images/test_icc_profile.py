@@ -34,8 +34,8 @@ def in_space(srgb: tuple[int, int, int], space: str) -> tuple[int, ...]:
     return tuple((255 * values).round().astype(int).tolist())
 
 
-def near(picture: NDArray[np.uint8], expected: object, by: int = 3) -> bool:
-    return bool(np.abs(picture.astype(int) - expected).max() <= by)
+def near(image_file: NDArray[np.uint8], expected: object, by: int = 3) -> bool:
+    return bool(np.abs(image_file.astype(int) - expected).max() <= by)
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "tif", "webp"])
@@ -126,23 +126,23 @@ def test_cmyk_is_converted_by_its_profile(tmp_path: Path, monkeypatch: pytest.Mo
     ids=["junk", "no tags", "cut off", "of grey", "a device link", "empty"],
 )
 def test_a_profile_that_cannot_be_used_is_left_aside(tmp_path: Path, profile: bytes) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "a.png", icc_profile=profile)
-    assert np.array_equal(read_image(tmp_path / "a.png"), picture)
+    image_file = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(image_file).save(tmp_path / "a.png", icc_profile=profile)
+    assert np.array_equal(read_image(tmp_path / "a.png"), image_file)
 
 
 def test_srgb_itself_changes_nothing_and_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    image_file = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    Image.fromarray(picture).save(tmp_path / "a.png", icc_profile=profile)
+    Image.fromarray(image_file).save(tmp_path / "a.png", icc_profile=profile)
     icc_profile._conversion.cache_clear()
-    assert np.array_equal(read_image(tmp_path / "a.png"), picture)
+    assert np.array_equal(read_image(tmp_path / "a.png"), image_file)
     monkeypatch.setattr(ImageCms.ImageCmsTransform, "apply", lambda *_: pytest.fail("it was converted"))
     monkeypatch.setattr(ImageCms, "buildTransform", lambda *_: pytest.fail("the profile was read again"))
-    assert np.array_equal(read_image(tmp_path / "a.png"), picture)
+    assert np.array_equal(read_image(tmp_path / "a.png"), image_file)
 
 
-def test_a_picture_converted_by_its_owner_is_not_converted_again() -> None:
+def test_a_image_converted_by_its_owner_is_not_converted_again() -> None:
     wide = Image.new("RGB", (4, 4), in_space(RED, "adobe"))
     source = ImageCms.ImageCmsProfile(io.BytesIO(WIDE["adobe"]))
     converted = ImageCms.profileToProfile(wide, source, ImageCms.createProfile("sRGB"))

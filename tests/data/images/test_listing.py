@@ -21,7 +21,7 @@ def touch(root: Path, *names: str) -> None:
         (root / name).touch()
 
 
-def picture(root: Path, *names: str) -> None:
+def image(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(root / name)
@@ -31,9 +31,9 @@ def listed(root: Path, **options: object) -> list[str]:
     return [p.relative_to(root).as_posix() for p in list_images(root, **options)]  # type: ignore[arg-type]
 
 
-def test_pictures_are_listed_by_extension_and_sorted_by_path(tmp_path: Path) -> None:
-    pictures = ("b.JPG", "a/z.jpeg", "a/c/x.webp", "a.TIFF", "c.tif", "d.bmp", "e.Png")
-    for name in (*pictures, "f.txt", ".hidden.png", ".git/g.png", "no"):
+def test_images_are_listed_by_extension_and_sorted_by_path(tmp_path: Path) -> None:
+    images = ("b.JPG", "a/z.jpeg", "a/c/x.webp", "a.TIFF", "c.tif", "d.bmp", "e.Png")
+    for name in (*images, "f.txt", ".hidden.png", ".git/g.png", "no"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path)]
@@ -120,14 +120,14 @@ def test_folders_that_systems_make_are_not_read(tmp_path: Path, folder: str) -> 
 
 
 def test_folders_that_systems_make_are_no_classes(tmp_path: Path) -> None:
-    picture(tmp_path, "cat/1.png", "dog/1.png", "cat/@eaDir/1.png", *(f"{folder}/1.png" for folder in SYSTEM))
-    pictures = ClassFolder(root=tmp_path)
-    assert pictures.classes == ("cat", "dog")
-    assert len(pictures) == 2
+    image(tmp_path, "cat/1.png", "dog/1.png", "cat/@eaDir/1.png", *(f"{folder}/1.png" for folder in SYSTEM))
+    images = ClassFolder(root=tmp_path)
+    assert images.classes == ("cat", "dog")
+    assert len(images) == 2
 
 
 def test_a_class_folder_counts_what_it_leaves_out_once_for_all_classes(tmp_path: Path) -> None:
-    picture(tmp_path, "cat/1.jfif", "cat/2.png", "dog/1.gif")
+    image(tmp_path, "cat/1.jfif", "cat/2.png", "dog/1.gif")
     touch(tmp_path, "cat/3.heic", "dog/2.heic", "dog/list.txt")
     with collect_warnings() as remarks:
         assert len(ClassFolder(root=tmp_path)) == 3
@@ -138,17 +138,17 @@ def test_a_class_folder_counts_what_it_leaves_out_once_for_all_classes(tmp_path:
 @pytest.mark.parametrize(
     "marks", ["progress.json", "bundle.json", "runs.jsonl", "results.json report.html", "summary.json index.html"]
 )
-def test_results_below_the_pictures_are_not_read(tmp_path: Path, marks: str) -> None:
-    touch(tmp_path, *(f"runs/x/{mark}" for mark in marks.split()), "runs/x/pictures/a.png")
+def test_results_below_the_images_are_not_read(tmp_path: Path, marks: str) -> None:
+    touch(tmp_path, *(f"runs/x/{mark}" for mark in marks.split()), "runs/x/images/a.png")
     touch(tmp_path, "a.jpg", "notes/results.json", "notes/b.png")
     with collect_warnings() as remarks:
         assert listed(tmp_path) == ["a.jpg", "notes/b.png"]
     assert f"{tmp_path / 'runs' / 'x'}, where results are" in remarks[0]
-    assert listed(tmp_path / "runs" / "x") == ["pictures/a.png"], "what is asked for is read"
+    assert listed(tmp_path / "runs" / "x") == ["images/a.png"], "what is asked for is read"
 
 
 def test_a_folder_of_nothing_but_results_says_so(tmp_path: Path) -> None:
-    touch(tmp_path, "x/progress.json", "x/pictures/a.png")
+    touch(tmp_path, "x/progress.json", "x/images/a.png")
     with pytest.raises(InputError, match=r"no image in .*x, where results are\)"):
         list_images(tmp_path)
 
@@ -164,10 +164,10 @@ def test_what_is_excluded_is_not_read_however_it_is_written(tmp_path: Path, monk
 
 
 def test_data_leave_out_the_folder_that_results_go_to(tmp_path: Path) -> None:
-    picture(tmp_path, *(f"{i}.png" for i in range(10)), "out/pictures/a.png", "out/pictures/b.png")
+    image(tmp_path, *(f"{i}.png" for i in range(10)), "out/images/a.png", "out/images/b.png")
     parts = build_data({"kind": "image_folder", "root": str(tmp_path)}, exclude=[tmp_path / "out"])
     assert sum(map(len, (parts.train, parts.val, parts.test))) == 10
     assert any("left out" in remark for remark in parts.train.warnings())
     labelled = {"kind": "class_folder", "root": str(tmp_path)}
-    picture(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
+    image(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
     assert build_data(labelled | {"fractions": [0.5, 0.25, 0.25]}, exclude=[tmp_path / "out"]).classes == ("cat", "dog")

@@ -10,7 +10,7 @@ from img2img.data.cache import CachedDataset, center_crop
 from img2img.data.synthetic.patterns import Patterns
 
 
-def test_pictures_follow_from_the_options_and_parts_share_none() -> None:
+def test_images_follow_from_the_options_and_parts_share_none() -> None:
     first = Patterns("train", count=10, size=16).arrays()[0]
     assert np.array_equal(first, Patterns("train", count=10, size=16).arrays()[0])
     others = [Patterns("test", count=10, size=16), Patterns("train", count=10, size=16, number=2)]
@@ -26,11 +26,9 @@ def test_classes_cannot_be_told_by_their_mean_colour_but_by_their_waves() -> Non
         found = np.square(features[1][:, None] - means).sum(2).argmin(1)
         return float((found == test.categories).mean())
 
-    pictures = [p.arrays()[0].astype(float) / 255 for p in (train, test)]
-    assert nearest([p.mean((1, 2)) for p in pictures]) < 0.45, "chance is 0.2"
-    spectra = [
-        np.abs(np.fft.fft2(p - p.mean((1, 2), keepdims=True), axes=(1, 2)))[:, :8, :, :].reshape(200, -1) for p in pictures
-    ]
+    images = [p.arrays()[0].astype(float) / 255 for p in (train, test)]
+    assert nearest([p.mean((1, 2)) for p in images]) < 0.45, "chance is 0.2"
+    spectra = [np.abs(np.fft.fft2(p - p.mean((1, 2), keepdims=True), axes=(1, 2)))[:, :8, :, :].reshape(200, -1) for p in images]
     assert nearest(spectra) > 0.95
 
 
@@ -49,7 +47,7 @@ def test_middle_cuts_val_and_test_alone() -> None:
     assert np.array_equal(parts.test[1].image, Patterns("test", count=4, size=16)[1].image[3:13, 3:13])
 
 
-def test_the_middle_of_a_small_picture_is_extended_by_its_edge() -> None:
+def test_the_middle_of_a_small_image_is_extended_by_its_edge() -> None:
     image = np.arange(4 * 7 * 3, dtype=np.uint8).reshape(4, 7, 3)
     cut = center_crop(Sample(image, label=image[..., 0]), 6)
     assert cut.image.shape == (6, 6, 3)

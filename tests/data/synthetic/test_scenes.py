@@ -28,12 +28,12 @@ def test_a_scene_depends_on_its_number_alone(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_scenes_differ_between_numbers_seeds_parts_and_kinds(kind):
     sets = [Scenes(kind, part, count=3, size=64, seed=seed) for part in ("train", "val", "test") for seed in (0, 1)]
-    seen = [picture for s in sets for picture in fingerprints(s, range(3))]
+    seen = [image for s in sets for image in fingerprints(s, range(3))]
     assert len(set(seen)) == len(seen)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scenes_have_uint8_pictures_and_labels_of_known_classes_only(kind):
+def test_scenes_have_uint8_images_and_labels_of_known_classes_only(kind):
     scenes = Scenes(kind, "test", count=10, size=80)
     assert len(scenes) == 10
     for sample in scenes:

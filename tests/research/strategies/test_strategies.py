@@ -55,7 +55,7 @@ def test_every_comparison_method_learns_a_sequence_and_forgets_or_does_not(confi
         assert results["shared_bytes"] == (0 if name in ("scratch", "finetune") else shared)
     assert all(task["bytes"] > 0 for task in results["tasks"])
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
-    assert len(list((tmp_path / "run" / "learned").glob("shared*"))) == 1
+    assert len(list((tmp_path / "run" / "strategy").glob("shared*"))) == 1
 
 
 @pytest.mark.parametrize("name", [*sorted(comparison_methods()), "piggyback"])
@@ -77,7 +77,7 @@ def test_a_killed_comparison_goes_on_and_ends_bit_equal(config: Make, tmp_path: 
         run(config(method=_method(name)))
     torch.manual_seed(777)  # another process has other random states
     assert _untimed(run(config(method=_method(name)))) == _untimed(whole)
-    assert _files(tmp_path / "run" / "learned") == _files(tmp_path / "whole" / "learned")
+    assert _files(tmp_path / "run" / "strategy") == _files(tmp_path / "whole" / "strategy")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequence, "environment", lambda **_: {"commit": "another"})
         assert _untimed(run(config(method=_method(name)))) == _untimed(whole), "a finished run is only read"
@@ -102,7 +102,7 @@ def test_a_part_of_a_training_scales_every_rate_that_is_set() -> None:
 
 def test_what_a_comparison_method_learned_and_is_gone_is_named(config: Make, tmp_path: Path) -> None:
     run(config(method={"name": "packnet"}, sequence=["disks", "colour"]))
-    shutil.rmtree(tmp_path / "run" / "learned")
+    shutil.rmtree(tmp_path / "run" / "strategy")
     with pytest.raises(InputError, match=r"disks\.safetensors is missing.*restore it"):
         run(config(method={"name": "packnet"}))
 

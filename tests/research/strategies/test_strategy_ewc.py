@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_strategies import SIZE, Pictures, begun, changed, context, first, learned, probe, restored, small_backbone, snapshot
+from tiny_strategies import SIZE, Images, begun, changed, context, first, learned, probe, restored, small_backbone, snapshot
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -24,14 +24,14 @@ from img2img.tasks.base import Example
 from img2img.training.strategy import Context, TaskData
 
 
-def _fisher_pictures(context: Context, name: str, count: int) -> list[Example]:
+def _fisher_images(context: Context, name: str, count: int) -> list[Example]:
     """The examples that the Fisher information of a task is estimated on."""
     task_data = context.task_data[name]
     options = task_data.options
     given = options.augmentation
     augment = Augment(given.crop, zoom=given.zoom, flip=given.flip, jitter=given.jitter)
-    pictures = TrainBatches(task_data.parts.train, augment, batch_size=1, seed=context.experiment.seed_of(f"{name} fisher"))
-    return [task_data.task.example(pictures.batch(step)) for step in range(count)]
+    images = TrainBatches(task_data.parts.train, augment, batch_size=1, seed=context.experiment.seed_of(f"{name} fisher"))
+    return [task_data.task.example(images.batch(step)) for step in range(count)]
 
 
 def _in_turn(strategy: EWC, monkeypatch: pytest.MonkeyPatch, fishers: dict[str, Tensor]) -> None:
@@ -55,8 +55,8 @@ def _move(strategy: EWC, seed: int) -> None:
 # ---------------------------------------------------------------------- the Fisher information
 
 
-class _Flat(Pictures):
-    """Pictures of one colour each; the label says on which side of the model's answer the truth lies."""
+class _Flat(Images):
+    """Images of one colour each; the label says on which side of the model's answer the truth lies."""
 
     def __init__(self) -> None:
         rng = np.random.default_rng(1)
@@ -99,13 +99,13 @@ def test_the_fisher_information_of_a_linear_gaussian_model_is_the_closed_form() 
     backbone, sigma = _linear(), 0.3
     weight = backbone.encoder[0].weight.detach().flatten()  # type: ignore[index]
     plain = context(backbone, names=["classes"])
-    pictures = _Flat()
+    images = _Flat()
     options = plain.task_data["classes"].options
-    task_data = TaskData("classes", _Gaussian(weight, sigma), Parts(*[CachedDataset(pictures)] * 3), options)  # type: ignore[arg-type]
+    task_data = TaskData("classes", _Gaussian(weight, sigma), Parts(*[CachedDataset(images)] * 3), options)  # type: ignore[arg-type]
     strategy = begun(EWC(samples=12), replace(plain, task_data={"classes": task_data}))
     strategy.add("classes", nn.Identity())
     fisher = strategy.fisher("classes")["encoder.0.weight"].flatten()
-    x = torch.from_numpy(pictures.colours).float() / 255
+    x = torch.from_numpy(images.colours).float() / 255
     torch.testing.assert_close(fisher, x.square().mean(0) / sigma**2, rtol=1e-3, atol=0)
 
 
@@ -115,7 +115,7 @@ def test_the_fisher_information_equals_gradients_of_each_sample_by_vmap(norm: An
     strategy = begun(EWC(samples=5, norm=norm))
     strategy.add(name, strategy.context.head(name))
     model, task = strategy.model.eval(), strategy.context.task_data[name].task
-    examples = _fisher_pictures(strategy.context, name, 5)
+    examples = _fisher_images(strategy.context, name, 5)
     tensors = {f"trunk.{key}": p.detach() for key, p in strategy.protected().items()}
 
     def loss(tensors: dict[str, Tensor], input: Tensor, target: Tensor) -> Tensor:
@@ -315,7 +315,7 @@ def test_information_and_penalty_of_two_tasks_equal_avalanches() -> None:
         _move(strategy, i)
         strategy._consolidate(name)
         task = strategy.context.task_data[name].task
-        data = [(e.input[0], e.target[0], 0) for e in _fisher_pictures(strategy.context, name, 4)]
+        data = [(e.input[0], e.target[0], 0) for e in _fisher_images(strategy.context, name, 4)]
 
         def criterion(raw: Tensor, target: Tensor, task: Any = task) -> Any:
             return task.loss(raw, Example(raw, target))

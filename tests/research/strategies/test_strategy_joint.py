@@ -136,8 +136,8 @@ def test_the_mean_skill_by_hand(strategy: Joint, monkeypatch: pytest.MonkeyPatch
     task_data = strategy.context.task_data
     of = {id(task_data[name].task): name for name in NAMES}
 
-    def figures(self: Any, network: Any, task: Any, pictures: Any) -> dict[str, float]:
-        assert pictures is task_data[of[id(task)]].parts.val
+    def figures(self: Any, network: Any, task: Any, images: Any) -> dict[str, float]:
+        assert images is task_data[of[id(task)]].parts.val
         return {task.metric: values[of[id(task)]][network is None], "another": 9.0}
 
     phase = _phase(strategy)

@@ -77,7 +77,7 @@ def test_softened_probabilities_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["colourisation", "denoising"])
-def test_picture_tasks_compare_raw_outputs_by_squared_error(kind: str) -> None:
+def test_image_tasks_compare_raw_outputs_by_squared_error(kind: str) -> None:
     task = build_task({"kind": kind})
     raw, target = torch.randn(2, task.out_channels, 4, 4), torch.randn(2, task.out_channels, 4, 4)
     for temperature in (1.0, 5.0):

@@ -220,7 +220,7 @@ def test_a_run_on_a_backbone_of_another_run(config: Callable[..., Any], tmp_path
     whole = run(options | {"out": str(tmp_path / "whole")})
     assert whole["forgetting"]["max_abs_output_change"] == 0
     trained = safetensors.torch.load_file(folder / "backbone.safetensors")
-    shared = safetensors.torch.load_file(tmp_path / "whole" / "learned" / "shared after 2.safetensors")
+    shared = safetensors.torch.load_file(tmp_path / "whole" / "strategy" / "shared after 2.safetensors")
     for key, owner in {k.removeprefix("owner."): o for k, o in shared.items() if k.startswith("owner.")}.items():
         kept = owner == FIRST
         assert int(kept.sum()) == kept.numel() - round(kept.numel() / 2)
@@ -234,7 +234,7 @@ def test_a_run_on_a_backbone_of_another_run(config: Callable[..., Any], tmp_path
             run(options)
         torch.manual_seed(777)
         run(options)
-        ends = [{p.name: p.read_bytes() for p in (tmp_path / out / "learned").iterdir()} for out in ("whole", "run")]
+        ends = [{p.name: p.read_bytes() for p in (tmp_path / out / "strategy").iterdir()} for out in ("whole", "run")]
         assert ends[0] == ends[1]
         shutil.rmtree(tmp_path / "run")
 
@@ -504,7 +504,7 @@ def test_both_orders_of_tasks_through_a_config(config: Callable[..., Any], tmp_p
     assert results["forgetting"]["max_abs_output_change"] == 0
     densities = [task["density"] for task in results["tasks"]]
     assert densities == pytest.approx([0.5, 0.625, 0.71875], abs=2e-3)  # 1/2, 1/4 of a half, 1/4 of three eighths
-    shared = safetensors.torch.load_file(tmp_path / "run" / "learned" / "shared after 3.safetensors")
+    shared = safetensors.torch.load_file(tmp_path / "run" / "strategy" / "shared after 3.safetensors")
     owners = {name.removeprefix("owner."): owner for name, owner in shared.items() if name.startswith("owner.")}
     assert owners
     assert all((shared[f"model.trunk.{name}"][owner == FREE] == 0).all() for name, owner in owners.items())

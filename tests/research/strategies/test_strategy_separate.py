@@ -22,7 +22,7 @@ STATISTICS = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
 # Parameters of 4 bytes: a block's are convolution weights, its bias, and normalisation weight and bias.
 ENCODER_BYTES = (108 + 4 + 4 + 4) * 4 + (4 + 4) * 4 + 8  # with running mean and variance and a 64-bit counter
 DECODER_BYTES = (72 + 2 + 2 + 2) * 4 + (2 + 2) * 4 + 8
-CONSTANTS = 2 * 3 * 4  # the pictures' mean and deviation
+CONSTANTS = 2 * 3 * 4  # the images' mean and deviation
 
 
 def _network(strategy: SeparateNetworks, name: str) -> PartlyTrained:

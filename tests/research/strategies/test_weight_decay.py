@@ -136,7 +136,7 @@ def test_a_run_forgets_nothing(config: Callable[..., Any], tmp_path: Path, name:
     options = plain["train"] | {"optimiser": {**plain["train"]["optimiser"], "weight_decay": 5e-4, "name": optimiser}}
     results = run(config(method={"name": name}, train=options, backbone=plain["backbone"] | {"mode": mode}))
     assert results["forgetting"]["max_abs_output_change"] == 0
-    shared = safetensors.torch.load_file(tmp_path / "run" / "learned" / "shared after 3.safetensors")
+    shared = safetensors.torch.load_file(tmp_path / "run" / "strategy" / "shared after 3.safetensors")
     owners = {key.removeprefix("owner."): owner for key, owner in shared.items() if key.startswith("owner.")}
     assert owners
     for key, owner in owners.items():
@@ -155,5 +155,5 @@ def test_a_killed_run_ends_bit_equal(config: Callable[..., Any], tmp_path: Path,
         run(config(method={"name": name}, train=options))
     torch.manual_seed(777)
     run(config(method={"name": name}, train=options))
-    learned = [{path.name: path.read_bytes() for path in (tmp_path / out / "learned").iterdir()} for out in ("whole", "run")]
+    learned = [{path.name: path.read_bytes() for path in (tmp_path / out / "strategy").iterdir()} for out in ("whole", "run")]
     assert learned[0] == learned[1]

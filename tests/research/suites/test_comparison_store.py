@@ -310,7 +310,7 @@ def test_a_network_without_tasks_has_its_layers_alone() -> None:
 
 
 class Greys(ImageDataset):
-    """Picture i is grey of the value 20 i."""
+    """Image i is grey of the value 20 i."""
 
     def __len__(self) -> int:
         return 10
@@ -326,14 +326,14 @@ class Negative:
     def example(self, batch: Any) -> Example:
         return Example(batch.image.float() / 255, torch.ones_like(batch.image.float()))
 
-    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
+    def save_image(self, prediction: Tensor, input: Tensor) -> Tensor:
         return 1 - prediction
 
     def reference(self, example: Example) -> Tensor:
         return example.target
 
 
-def test_outputs_are_rows_of_evenly_spread_test_pictures(tmp_path: Path) -> None:
+def test_outputs_are_rows_of_evenly_spread_test_images(tmp_path: Path) -> None:
     task_data = SimpleNamespace(task=Negative(), parts=SimpleNamespace(test=Greys()))
     evaluator = SimpleNamespace(device=torch.device("cpu"), predict=lambda network, task, input: network(input))
     runner = SimpleNamespace(task_data={"greys": task_data}, evaluator=evaluator, run_of=lambda name: lambda x: x)
@@ -343,14 +343,14 @@ def test_outputs_are_rows_of_evenly_spread_test_pictures(tmp_path: Path) -> None
     for path in paths:
         strip = read_strip(path)
         assert strip is not None
-        # 80 x 60 and 80 x 40 pictures, twice as large, in tiles that hold the larger.
+        # 80 x 60 and 80 x 40 images, twice as large, in tiles that hold the larger.
         assert [tile.size for tile in strip.tiles] == [(160, 120)] * 3
         values[path.parent.name] = [round(sum(tile.getpixel((80, 60))) / 3) for tile in strip.tiles]  # type: ignore[arg-type]
-    assert values["inputs"] == pytest.approx([0, 60, 120], abs=3)  # pictures 0, 3 and 6
+    assert values["inputs"] == pytest.approx([0, 60, 120], abs=3)  # images 0, 3 and 6
     assert values["outputs"] == pytest.approx([255, 195, 135], abs=3)
     assert values["targets"] == [255, 255, 255]
     with Image.open(paths[0]) as image:
-        assert image.convert("L").getpixel((160 + 80, 5)) > 250  # beyond a smaller picture it is white
+        assert image.convert("L").getpixel((160 + 80, 5)) > 250  # beyond a smaller image it is white
 
 
 def test_mask_methods_that_are_not_described_are_known_by_their_name(tmp_path: Path) -> None:

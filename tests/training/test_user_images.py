@@ -1,4 +1,4 @@
-"""Pictures of a user's own through a whole run: what is read, what the log says of it, and what the task keeps."""
+"""Images of a user's own through a whole run: what is read, what the log says of it, and what the task keeps."""
 
 import shutil
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from img2img.training.task_data import prepare
 Make = Callable[..., dict[str, Any]]
 
 
-def test_a_run_inside_its_own_pictures_reads_them_alone_each_time(config: Make, disk_data: Path, tmp_path: Path) -> None:
+def test_a_run_inside_its_own_images_reads_them_alone_each_time(config: Make, disk_data: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(disk_data / "train" / "images", photos)
     (photos / "notes.heic").touch()
@@ -38,7 +38,7 @@ def test_a_run_inside_its_own_pictures_reads_them_alone_each_time(config: Make, 
     assert f"again: {photos}: 12 images; left out 1 other file (.heic: 1) and {out}, where results are" in log
 
 
-def test_pictures_of_12_bits_are_said_and_a_task_remembers_their_white(config: Make, tmp_path: Path) -> None:
+def test_images_of_12_bits_are_said_and_a_task_remembers_their_white(config: Make, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "deep").mkdir()
     for i in range(10):
@@ -55,19 +55,19 @@ def test_pictures_of_12_bits_are_said_and_a_task_remembers_their_white(config: M
     assert "give white=4095" in said
     model = img2img.load(out)
     assert {name: info.white for name, info in model.tasks.items()} == {"dark": None, "bright": 4095}
-    picture = tmp_path / "deep" / "0.png"
-    values = np.asarray(Image.open(picture))
+    image = tmp_path / "deep" / "0.png"
+    values = np.asarray(Image.open(image))
     bright, dark = (np.repeat(np.round(values * (255 / white)).astype(np.uint8)[..., None], 3, 2) for white in (4095, 65535))
-    for given in (picture, values, Image.open(picture)):
+    for given in (image, values, Image.open(image)):
         assert np.array_equal(np.asarray(model.run("bright", given)), np.asarray(model.run("bright", bright)))
         assert np.array_equal(np.asarray(model.run("dark", given)), np.asarray(model.run("dark", dark)))
         assert np.array_equal(np.asarray(model.run("dark", given, white=4095)), np.asarray(model.run("dark", bright)))
-    both = model.run_all(picture)
+    both = model.run_all(image)
     assert np.array_equal(np.asarray(both["bright"]), np.asarray(model.run("bright", bright)))
     assert np.array_equal(np.asarray(both["dark"]), np.asarray(model.run("dark", dark)))
 
 
-def test_pictures_in_the_run_folder_itself_are_refused_and_left_alone(config: Make, disk_data: Path, tmp_path: Path) -> None:
+def test_images_in_the_run_folder_itself_are_refused_and_left_alone(config: Make, disk_data: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(disk_data / "train" / "images", photos)
     before = sorted(photos.rglob("*"))

@@ -1,4 +1,4 @@
-"""What tasks have in common whose prediction is a picture."""
+"""What tasks have in common whose prediction is an image."""
 
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ from img2img.metrics.image_quality import ImageQualityMetrics
 from img2img.tasks.base import Example, Metrics, Task, combine
 
 
-class ToPicture(Task):
+class ImageOutput(Task):
     """RGB out; MSE (0..255) decides."""
 
     metric: ClassVar[str] = "MSE"
@@ -23,21 +23,21 @@ class ToPicture(Task):
 
     def metrics(self) -> Metrics:
         """SSIM, MSE and PSNR."""
-        return combine(pictures=ImageQualityMetrics())
+        return combine(images=ImageQualityMetrics())
 
-    def picture(self, prediction: Tensor, input: Tensor) -> Tensor:
+    def to_image(self, prediction: Tensor, input: Tensor) -> Tensor:
         """The prediction itself."""
         return prediction
 
 
 def mixed(raw: Tensor, input: Tensor) -> Tensor:
-    """RGB in [0, 1]: a mix of the input and of a picture that the network paints, by a share that it chooses for each pixel.
+    """RGB in [0, 1]: a mix of the input and of an image that the network paints, by a share that it chooses for each pixel.
 
     Most decoders draw at half resolution: what stays as it is keeps its full detail so, and where the input is to be smoothed
     the network need not paint what has to go.
 
     Args:
-        raw: (N, 4, H, W), the painted picture and the share.
+        raw: (N, 4, H, W), the painted image and the share.
         input: (N, 3, H, W) in [0, 1].
     """
     painted, share = torch.sigmoid(raw.float()).split([3, 1], 1)
