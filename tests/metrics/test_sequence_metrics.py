@@ -63,7 +63,7 @@ def test_a_score_without_a_ceiling_has_no_skill_in_the_matrix() -> None:
     [
         (61.45, 0.2, True, "per cent"),
         (0.5, 20.0, True, "20.0 .*at most 1"),
-        (3.0, math.inf, False, "inf for doing nothing"),
+        (3.0, math.inf, False, "inf as baseline"),
         (-0.1, 3.0, False, "at least 0"),
     ],
 )
