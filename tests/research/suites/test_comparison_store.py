@@ -326,7 +326,7 @@ class Negative:
     def example(self, batch: Any) -> Example:
         return Example(batch.image.float() / 255, torch.ones_like(batch.image.float()))
 
-    def save_image(self, prediction: Tensor, input: Tensor) -> Tensor:
+    def to_image(self, prediction: Tensor, input: Tensor) -> Tensor:
         return 1 - prediction
 
     def reference(self, example: Example) -> Tensor:
