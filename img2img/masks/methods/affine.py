@@ -217,7 +217,7 @@ class AffineMask(BinaryMask):
         if self.score is not None:
             k = torch.stack(list(self.values().values()))
             # float16, not bfloat16: an error of k1 or k2 shifts all the weights of a channel alike, and the sum over the inputs
-            # adds it up (outputs moved by 0.1 % of their deviation, and 0.7 %, in a net of five convolutions). The range is enough:
+            # adds it up (outputs moved by 0.1 % of their deviation, and 0.7 %, in a small net). The range is enough:
             # below 6e-5 the error stays at 3e-8, and weights are larger than that.
             self.k = k.half() if self.channel_wise else k
             for name in K:
