@@ -204,7 +204,7 @@ def unit(images: Tensor) -> Tensor:
 
 
 def pixels(image: Tensor) -> NDArray[np.uint8]:
-    """A image (3, H, W) in [0, 1] as (H, W, 3) uint8; the way back of `unit`."""
+    """An image (3, H, W) in [0, 1] as (H, W, 3) uint8; the way back of `unit`."""
     return image.mul(255).round_().byte().permute(1, 2, 0).cpu().numpy()
 
 

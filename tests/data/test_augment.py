@@ -14,7 +14,7 @@ from img2img.errors import InputError
 
 
 def pattern(height, width, *, source=True):
-    """A image whose every pixel is unique; its label is its first channel and its source the image."""
+    """An image whose every pixel is unique; its label is its first channel and its source the image."""
     ys, xs = np.mgrid[:height, :width]
     image = np.stack([(ys * 7 + xs * 3) % 251, ys % 256, xs % 256], -1).astype(np.uint8)
     return Sample(image, image[:, :, 0].copy(), image.copy() if source else None, name="pattern")

@@ -269,7 +269,7 @@ def test_the_parts_are_the_official_ones_with_val_cut_from_train(data: Path) -> 
     labels = [coco.test[i].label for i in range(4)]
     assert {int(v) for label in labels if label is not None for v in np.unique(label)} >= {0, 80, VOID}, "toothbrushes, a crowd"
     assert labels[2] is not None
-    assert not labels[2].any(), "a image without an object is part of the test"
+    assert not labels[2].any(), "an image without an object is part of the test"
     voc = build_data(tasks["voc"]["data"])
     assert voc.classes == VOC_CLASSES
     label = voc.train[0].label

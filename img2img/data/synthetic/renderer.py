@@ -1,4 +1,4 @@
-"""A image and its label map that are painted together, and the textures and colours to paint with.
+"""An image and its label map that are painted together, and the textures and colours to paint with.
 
 Painting is done with integers, with + - * / on floats and with Pillow and OpenCV operations on 8-bit masks that are exact, so
 that the same random numbers give the same image on every machine.

@@ -1,4 +1,4 @@
-"""A image's own colour space becomes sRGB; the expected values are computed here from the spaces' definitions."""
+"""An image's own colour space becomes sRGB; the expected values are computed here from the spaces' definitions."""
 
 import io
 from pathlib import Path
