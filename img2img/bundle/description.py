@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from img2img.errors import InputError
 from img2img.files.json_files import read_json
 from img2img.files.untrusted import check_plain
-from img2img.files.validated import validated
+from img2img.validation import Stored, as_model
 
 FORMAT = "img2img-bundle"
 VERSION = 2
@@ -22,7 +22,7 @@ MAX_PATTERN = 1000
 _Text = Annotated[str, StringConstraints(max_length=MAX_PATTERN)]
 
 
-class BundleDescription(BaseModel):
+class BundleDescription(Stored):
     """The fields of `bundle.json`; a newer version's further ones are kept and not looked at.
 
     Attributes:
@@ -35,13 +35,13 @@ class BundleDescription(BaseModel):
         bases: the SHA-256 of each basis by its name.
     """
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     format: Literal["img2img-bundle"]
     version: int
     sha256: str
     spec: dict[str, Any]
-    select: Annotated[list[_Text], Field(max_length=MAX_PATTERNS)] = ["*"]
+    select: Annotated[list[_Text], Field(max_length=MAX_PATTERNS)] = Field(default=["*"])
     tasks: Annotated[list[_Text], Field(max_length=MAX_TASKS)]
     bases: Annotated[dict[_Text, _Text], Field(max_length=MAX_TASKS)]
 
@@ -57,6 +57,6 @@ def read_description(path: Path) -> dict[str, Any]:
     if isinstance(version, int) and version != VERSION:
         remedy = "upgrade it" if version > VERSION else "use the img2img that wrote it, or run the experiment again"
         raise InputError(f"{path} has version {version}, this img2img reads {VERSION}: {remedy}")
-    found = validated(BundleDescription, values, f"{path} is no description of a bundle", remedy="restore it from a copy")
+    found = as_model(BundleDescription, values, str(path), remedy="restore it from a copy")
     check_plain(found.spec, f"spec in {path}")
     return found.model_dump()

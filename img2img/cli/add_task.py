@@ -147,10 +147,14 @@ def _of_files(kind: str, *, values: str | None, suffix: str | None, match: str |
 
 
 def _from_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    content = read_yaml(path, "the config of a task")
-    if content.keys() != {"task", "data"} or not all(isinstance(value, dict) for value in content.values()):
-        raise InputError(f"{path}: expected the keys task and data, each a mapping with a kind, as of a task in an experiment")
-    return content["task"], content["data"]
+    from img2img.validation import Options, checked
+
+    class TaskFile(Options):
+        task: Mapping[str, Any]
+        data: Mapping[str, Any]
+
+    given = checked(TaskFile, read_yaml(path, "the config of a task"), what=str(path))
+    return dict(given.task), dict(given.data)
 
 
 def _perceptual(name: str) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from pydantic import Field
 
 from img2img.bundle import read_bundle, task_path
 from img2img.errors import InputError
-from img2img.files.typed import NumberOrNull, Stored, as_model
 from img2img.files.untrusted import mapping, naming
 from img2img.files.yaml import read_yaml
 from img2img.masks.storage import read_header
 from img2img.tasks.stored import check_info, stored_task
 from img2img.training.saved_config import config_path
+from img2img.validation import Number, Stored, as_model
 
 _PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
 """The Hub's name for what a kind of task does; of the others it is "image-to-image"."""
@@ -76,12 +76,12 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
 
 class _ShownTask(Stored):
     name: str = ""
-    baseline: NumberOrNull = None
-    test_images: NumberOrNull = None
+    baseline: Number | None = None
+    test_images: Number | None = None
 
 
 class _ShownForgetting(Stored):
-    max_abs_output_change: NumberOrNull = None
+    max_abs_output_change: Number | None = None
 
 
 class _Shown(Stored):

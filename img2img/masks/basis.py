@@ -14,9 +14,9 @@ from img2img.files.paths import expanded
 from img2img.files.untrusted import naming
 from img2img.masks.basis_file import MAX_MEMBERS, PARTS, Kind, read_basis_file, write_basis_file
 from img2img.masks.bits import pack_bits, unpack_bits
-from img2img.masks.checks import one_of
 from img2img.masks.layers import Layer
 from img2img.masks.tensors import without_cast
+from img2img.validation import one_of
 
 MAX_DRAWN = 1 << 32
 """Values of all masks that are drawn at random, at most: a few bytes of a file say how many, and so many take minutes."""
@@ -73,7 +73,7 @@ class Basis(nn.Module):
         Raises:
             InputError: an option is not allowed.
         """
-        one_of("random basis", "kind", kind, ("binary", "signed"))
+        one_of("random basis kind", kind, ("binary", "signed"))
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_MEMBERS:
             raise InputError(f"random basis count={count!r}: expected a whole number of masks, 1 to {MAX_MEMBERS}, such as 10")
         values = count * sum(layer.weight.numel() for layer in layers.values())

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.masks.checks import one_of
 from img2img.masks.layers import assign_roles, describe_layers, is_normalisation, is_weight
+from img2img.validation import one_of
 
 Kind = Literal["signed_constant", "kaiming_normal", "kaiming_uniform"]
 Module = TypeVar("Module", bound=nn.Module)
@@ -44,7 +44,7 @@ def randomise(module: Module, *, kind: Kind = "signed_constant", seed: int, dens
     Raises:
         InputError: an option is not allowed, or `module` has no such weight.
     """
-    one_of("randomise", "kind", kind, ("signed_constant", "kaiming_normal", "kaiming_uniform"))
+    one_of("randomise kind", kind, ("signed_constant", "kaiming_normal", "kaiming_uniform"))
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise InputError(f"randomise seed={seed!r}: expected a whole number; the network's values follow from it")
     if density is not None and not 0 < density <= 1:

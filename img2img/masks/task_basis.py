@@ -8,9 +8,9 @@ from torch import Tensor
 from img2img.errors import InputError
 from img2img.masks.basis import Basis, pack, stack
 from img2img.masks.basis_file import MAX_MEMBERS, PARTS, Kind
-from img2img.masks.checks import one_of
 from img2img.masks.task_network import TaskNetwork
 from img2img.masks.task_state import TaskState
+from img2img.validation import one_of
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def basis_of_tasks(network: TaskNetwork, tasks: Sequence[str], *, kind: Kind = "
     Raises:
         InputError: no tasks, one twice, or one without such a mask for some weight.
     """
-    one_of("basis of tasks", "kind", kind, tuple(PARTS))
+    one_of("basis of tasks kind", kind, tuple(PARTS))
     if isinstance(tasks, str) or not 1 <= len(tasks) <= MAX_MEMBERS or len(set(tasks)) < len(tasks):
         raise InputError(f"basis of the tasks {tasks!r}: expected one or more names, {MAX_MEMBERS} at most, each once")
     weights = network.masked_weights()

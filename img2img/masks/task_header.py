@@ -1,15 +1,16 @@
 """The header of a task file: JSON whose every field is of a known type before anything relies on it."""
 
 import reprlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import torch
+from pydantic import ConfigDict, Field
 
 from img2img.errors import InputError
 from img2img.files.json_files import parse_json
 from img2img.masks.file_header import MAX_HEADER, refusing
+from img2img.validation import Number, Size, Stored, as_model
 
 FORMAT = "img2img-task"
 VERSION = 2
@@ -17,53 +18,57 @@ CODED = {"bool": torch.bool, "uint8": torch.uint8}
 """The types of tensors that are coded, by the names that the header uses."""
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+_REMEDY = "copy it again from where it came from"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+class _Part(Stored):
+    """An object of the header: it has these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+class _Method(_Part):
+    name: str
+    options: dict[str, Any]
 
 
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
+class _Storage(_Part):
+    weights: Size
+    coded_bytes: Size
+    entropy_bits: Annotated[Number, Field(ge=0)]
+    layers: dict[str, Size]
 
 
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 8 and all(map(_is_int, value))
+class _RelativeTo(_Part):
+    task: str
+    sha256: str
 
 
-def _has(**fields: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, dict) and v.keys() == fields.keys() and all(fits(v[key]) for key, fits in fields.items())
+class _BasisName(_Part):
+    name: str
+    sha256: str
 
 
-def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, dict) and all(map(fits, v.values()))
+class _Coded(_Part):
+    dtype: Literal["bool", "uint8"]
+    shape: Annotated[list[Size], Field(max_length=8)]
+    entropy_bits: Annotated[Number, Field(ge=0)]
 
 
-def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda v: v is None or fits(v)
-
-
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "version": _is_int,
-    "task": _is_text,
-    "method": _has(name=_is_text, options=_is_dict),
-    "norm": lambda v: v in ("own", "statistics", "frozen"),
-    "head": _or_none(_is_dict),
-    "backbone_sha256": _is_text,
-    "densities": _all(lambda v: _is_number(v) and v <= 1),
-    "info": _is_dict,
-    "storage": _has(weights=_is_int, coded_bytes=_is_int, entropy_bits=_is_number, layers=_all(_is_int)),
-    "relative_to": _or_none(_has(task=_is_text, sha256=_is_text)),
-    "basis": _or_none(_has(name=_is_text, sha256=_is_text)),
-    "coded": _all(_has(dtype=lambda v: v in tuple(CODED), shape=_is_shape, entropy_bits=_is_number)),
-    "checksum": _is_text,
-}
+class _Header(_Part):
+    version: int
+    task: str
+    method: _Method
+    norm: Literal["own", "statistics", "frozen"]
+    head: dict[str, Any] | None
+    backbone_sha256: str
+    densities: dict[str, Annotated[Number, Field(ge=0, le=1)]]
+    info: dict[str, Any]
+    storage: _Storage
+    relative_to: _RelativeTo | None
+    basis: _BasisName | None
+    coded: dict[str, _Coded]
+    checksum: str
 
 
 def parse_header(path: Path, file: BinaryIO, size: int) -> dict[str, Any]:
@@ -83,11 +88,7 @@ def parse_header(path: Path, file: BinaryIO, size: int) -> dict[str, Any]:
         header: dict[str, Any] = parse_json(metadata["header"])
         version = header["version"]
         if version != VERSION:
-            todo = "upgrade it" if _is_int(version) and version > VERSION else "load it with the img2img that wrote it"
+            todo = "upgrade it" if isinstance(version, int) and version > VERSION else "load it with the img2img that wrote it"
             raise InputError(f"{path} has format version {reprlib.repr(version)}, this img2img reads {VERSION}: {todo}")
-        if header.keys() != _FIELDS.keys():
-            raise ValueError(f"header fields {reprlib.repr(sorted(header.keys() ^ _FIELDS.keys()))} missing or unexpected")
-        for field, fits in _FIELDS.items():
-            if not fits(header[field]):
-                raise ValueError(f"header field {field!r} is {reprlib.repr(header[field])}")
+        as_model(_Header, header, f"{path}, its header", remedy=_REMEDY)
     return header

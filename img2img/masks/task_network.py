@@ -14,7 +14,6 @@ from img2img.errors import InputError
 from img2img.files.paths import expanded
 from img2img.masks.base import METHODS, MaskMethod
 from img2img.masks.basis import Basis
-from img2img.masks.checks import one_of
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.layers import IsNorm, Selection, is_normalisation, is_weight
 from img2img.masks.storage import check_backbone, read_header
@@ -23,6 +22,7 @@ from img2img.masks.task_saving import save_task_file
 from img2img.masks.task_state import NormMode, TaskState
 from img2img.masks.task_store import TaskFile, TaskStore
 from img2img.masks.weight_cache import WeightCache
+from img2img.validation import one_of
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -95,7 +95,7 @@ class TaskNetwork(FrozenBackbone):
         """
         METHODS.check_registered(type(method))  # now, rather than when what was trained is saved
         self._check_new(task, head)
-        one_of("add_task", "norm", norm, ("own", "statistics", "frozen"))
+        one_of("add_task norm", norm, ("own", "statistics", "frozen"))
         other = None if start_from is None else self.state(start_from)
         state = TaskState(method, method.create(self.layers(), self.bases()), *self.norm_tensors(norm), head, norm)
         if other is not None:

@@ -4,19 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from img2img.data.images.bit_depth import FULL
 from img2img.errors import InputError
 from img2img.files.untrusted import MAX_NAME, check_plain
-from img2img.files.validated import validated
 from img2img.tasks import build_task
 from img2img.tasks.base import Task
+from img2img.validation import Stored, as_model
 
 _SIDE = 1 << 16
 
 
-class TaskFileInfo(BaseModel):
+class TaskFileInfo(Stored):
     """The fields of a bundle's tasks in the `info` of a task's file; others are kept and not looked at.
 
     Attributes:
@@ -26,12 +26,16 @@ class TaskFileInfo(BaseModel):
         white: the value that was white in the 16-bit images that it learned from.
     """
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
-    task: dict[str, Any] = {}
-    figures: dict[Annotated[str, StringConstraints(max_length=MAX_NAME)], float | None] = {}
+    task: dict[str, Any] = Field(default={})
+    figures: dict[Annotated[str, StringConstraints(max_length=MAX_NAME)], float | None] = Field(default={})
     side: Annotated[int, Field(ge=1, le=_SIDE)] | None = None
     white: Annotated[int, Field(ge=1, le=FULL)] | None = None
+
+
+class _Info(Stored):
+    info: TaskFileInfo
 
 
 def check_info(path: Path, info: Mapping[str, Any]) -> None:
@@ -41,7 +45,7 @@ def check_info(path: Path, info: Mapping[str, Any]) -> None:
         InputError: names the field, what was expected and what was got.
     """
     remedy = "the file is damaged or forged, get it again from whoever made it"
-    validated(TaskFileInfo, dict(info), str(path), root="info", remedy=remedy)
+    as_model(_Info, {"info": dict(info)}, str(path), remedy=remedy)
 
 
 def stored_task(info: Mapping[str, Any]) -> Task:

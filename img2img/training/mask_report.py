@@ -6,25 +6,25 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, model_validator
 
-from img2img.errors import InputError
 from img2img.files.json_files import read_json
 from img2img.masks import MaskedNetwork
 from img2img.masks.analysis import density_table, density_totals, similarity, value_table
 from img2img.masks.methods.ksm import KSMMask, SoftKSMMask
 from img2img.masks.task_state import TaskState
+from img2img.validation import Number, Stored, as_model
 
 VERSION: Final = 1
 ZERO = 0.01
 """A KSM scale of at most this size counts as zero: eight-bit codes seldom meet 0 itself."""
 
-Values = list[float | int | None]
+Values = list[Number | None]
 """One value for each layer; None where a layer has none."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+class _Strict(Stored):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Layer(_Strict):
@@ -60,8 +60,8 @@ class TaskMasks(_Strict):
     """
 
     method: str
-    density: float | int | None
-    zeroed: float | int | None
+    density: Number | None
+    zeroed: Number | None
     densities: Values
     values: dict[str, Values]
     kernels: Kernels | None = None
@@ -172,13 +172,4 @@ def read_masks(path: Path) -> Masks:
     Raises:
         InputError: it is not what `describe_masks` gives; names the place at fault.
     """
-    content = read_json(path)
-    try:
-        return Masks.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{path} is damaged ({place}: {first['msg']}): expected what describe_masks gives; write it again, or delete it to "
-            "leave the masks out"
-        ) from error
+    return as_model(Masks, read_json(path), str(path), remedy="write it again, or delete it to leave the masks out")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from img2img.errors import InputError
 from img2img.files.atomic import check_folder
-from img2img.files.typed import as_model
 from img2img.training.checked_files import read_checked_json, write_checked_json
 from img2img.training.config import Experiment, backbone_fingerprint, task_fingerprint
 from img2img.training.results import VERSION, Progress, TaskRecord
+from img2img.validation import as_model
 
 _REMEDY = (
     "restore it from a copy, or choose another folder (out=...). It alone says what is finished; what was learned is in "

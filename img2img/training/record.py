@@ -11,7 +11,9 @@ import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Strict
 
 from img2img.data.base import PARTS, ImageDataset
 from img2img.data.checksums import FileChanges, FileChecksum, combined_digest, file_changes, file_checksums
@@ -21,6 +23,7 @@ from img2img.files.json_files import read_json
 from img2img.files.paths import expanded, paths_in
 from img2img.training.config import Experiment
 from img2img.training.strategy import TaskData
+from img2img.validation import Stored, as_model
 
 logger = logging.getLogger("img2img")
 
@@ -61,6 +64,12 @@ def _key(part: str, name: str) -> str:
     return f"{part}/{unicodedata.normalize('NFC', name)}"  # a copy on another system may spell accents otherwise
 
 
+class _RecordFile(Stored):
+    """`RUN/data/TASK.json`: of each file its bytes, the time of its last change and its digest."""
+
+    files: dict[str, Annotated[tuple[int, int, str], Strict(False)]]
+
+
 def read_record(path: Path) -> dict[str, FileChecksum] | None:
     """The stamps in a record; None where there is none.
 
@@ -69,16 +78,9 @@ def read_record(path: Path) -> dict[str, FileChecksum] | None:
     """
     if not path.is_file():
         return None
-    content = read_json(path)
-    try:
-        return {
-            str(name): FileChecksum(int(size), int(time), str(digest)) for name, (size, time, digest) in content["files"].items()
-        }
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path} is damaged ({error!r}): expected the files that the task was learned from; restore it, or delete it to take "
-            "the data as it is now for that"
-        ) from error
+    remedy = "restore it, or delete it to take the data as it is now for that which the task was learned from"
+    files = as_model(_RecordFile, read_json(path), str(path), remedy=remedy).files
+    return {name: FileChecksum(*stamp) for name, stamp in files.items()}
 
 
 def write_record(path: Path, found: Mapping[str, FileChecksum]) -> None:

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from img2img.errors import InputError
 from img2img.files.json_files import read_json
-from img2img.files.typed import Number, NumberOrNull, Scalar, SizeOrNull, Stored, TextOrNull, as_model, finite
+from img2img.validation import Number, Size, Stored, as_model, finite
 
 VERSION: Literal[2] = 2
 """Of the schema."""
@@ -15,7 +15,7 @@ LONGEST_NAME = 200
 """Letters of a task's name, which files are named by."""
 _AGAIN = "run the experiment again, which writes it anew"
 
-Metrics = dict[str, NumberOrNull]
+Metrics = dict[str, Number | None]
 """By name; null where nothing was measured."""
 
 
@@ -28,9 +28,9 @@ def _task_name(name: str) -> str:
 class ComparisonResult(Stored):
     """A task that was also learned by another method, on its own."""
 
-    value: NumberOrNull
+    value: Number | None
     """The primary metric on the test set."""
-    bytes: SizeOrNull = None
+    bytes: Size | None = None
     """What is stored for the task alone."""
 
 
@@ -43,30 +43,30 @@ class TaskResult(Stored):
     """The metric that chooses the state and decides comparisons."""
     higher_is_better: bool
     """Its direction."""
-    value: NumberOrNull
+    value: Number | None
     """The primary metric on the test set."""
-    baseline: NumberOrNull
+    baseline: Number | None
     """That of the task's baseline."""
-    baseline_name: TextOrNull = None
+    baseline_name: str | None = None
     comparisons: dict[str, ComparisonResult] = Field(default_factory=dict)
     """By method."""
-    method: TextOrNull = None
+    method: str | None = None
     """The task's own mask method; null: the run's."""
-    before: NumberOrNull = None
+    before: Number | None = None
     """The primary metric on the test set before the task was trained."""
-    bytes: SizeOrNull
+    bytes: Size | None
     """What is stored for the task alone."""
-    density: NumberOrNull
+    density: Number | None
     """The fraction of ones in its masks; null where it has none."""
-    train_seconds: NumberOrNull
-    steps: NumberOrNull = None
-    best_step: NumberOrNull = None
+    train_seconds: Number | None
+    steps: Number | None = None
+    best_step: Number | None = None
     """The step whose state was kept."""
-    test_images: NumberOrNull
+    test_images: Number | None
     metrics: Metrics = Field(default_factory=dict)
     """All of the task's metrics on the test set."""
     baseline_metrics: Metrics = Field(default_factory=dict)
-    data_sha256: TextOrNull = None
+    data_sha256: str | None = None
     """Of the files that it was learned from; null where its images are made."""
 
 
@@ -74,51 +74,51 @@ class BackboneResult(Stored):
     """The network that all tasks share."""
 
     name: str
-    mode: TextOrNull = None
-    parameters: NumberOrNull
-    masked_parameters: NumberOrNull = None
-    copied_parameters: NumberOrNull = None
+    mode: str | None = None
+    parameters: Number | None
+    masked_parameters: Number | None = None
+    copied_parameters: Number | None = None
     """Of which each masked task trains a copy."""
-    bytes: SizeOrNull = None
+    bytes: Size | None = None
     sha256: str
 
 
 class ForgettingResult(Stored):
     """What became of earlier tasks."""
 
-    value_matrix: list[list[NumberOrNull]]
+    value_matrix: list[list[Number | None]]
     """`[t][i]`: the primary metric of task i on its test set after task t was learned, null above the diagonal."""
-    max_abs_output_change: NumberOrNull
+    max_abs_output_change: Number | None
     """Over the outputs of all earlier tasks after every task."""
 
 
 class TransferResult(Stored):
     """Means over the tasks, see `metrics.sequence`."""
 
-    average_skill: NumberOrNull = None
-    backward: NumberOrNull = None
-    forward: NumberOrNull = None
-    forgetting: NumberOrNull = None
+    average_skill: Number | None = None
+    backward: Number | None = None
+    forward: Number | None = None
+    forgetting: Number | None = None
 
 
 class Results(Stored):
     """The outcome of a sequence."""
 
     version: Literal[2]
-    experiment: TextOrNull = None
+    experiment: str | None = None
     backbone: BackboneResult
     method: str
     method_options: dict[str, Any] = Field(default_factory=dict)
-    norm: TextOrNull = None
-    seed: NumberOrNull = None
-    shared_bytes: SizeOrNull = None
+    norm: str | None = None
+    seed: Number | None = None
+    shared_bytes: Size | None = None
     """What is stored once for all tasks."""
-    relative_parameters: NumberOrNull = None
+    relative_parameters: Number | None = None
     """All tasks without their heads, in units of one network's parameters."""
     tasks: list[TaskResult]
     forgetting: ForgettingResult
     transfer: TransferResult = TransferResult()
-    environment: dict[str, Scalar] = Field(default_factory=dict)
+    environment: dict[str, str | Number | None] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _has_a_row_a_task(self) -> Self:
@@ -154,27 +154,27 @@ def results_of(value: Any, where: str) -> Results:
 class TaskRecord(Stored):
     """What `progress.json` keeps of a finished task; the keys mean what they do in `TaskResult`."""
 
-    before: NumberOrNull
-    val: NumberOrNull
+    before: Number | None
+    val: Number | None
     """The primary metric on the validation set, of the state that was kept."""
-    best_step: NumberOrNull
+    best_step: Number | None
     train_seconds: Number
     steps: Number
     test_images: Number
-    value: NumberOrNull
+    value: Number | None
     metrics: Metrics
     baseline: Metrics
-    density: NumberOrNull
-    bytes: Number
+    density: Number | None
+    bytes: Size
 
 
 class ComparisonRecord(Stored):
     """What `progress.json` keeps of a comparison."""
 
-    value: NumberOrNull
+    value: Number | None
     metrics: Metrics
     train_seconds: Number
-    bytes: Number
+    bytes: Size
 
 
 class Progress(Stored):
@@ -183,13 +183,13 @@ class Progress(Stored):
     version: Literal[2] = 2
     fingerprints: dict[str, str] = Field(default_factory=dict)
     """Of the finished tasks' configurations."""
-    backbone: TextOrNull = None
+    backbone: str | None = None
     """The fingerprint of its training."""
     tasks: dict[str, TaskRecord] = Field(default_factory=dict)
     comparisons: dict[str, dict[str, ComparisonRecord]] = Field(default_factory=dict)
     """By method and task."""
-    shared_bytes: Number = 0
-    rows: list[list[NumberOrNull]] = Field(default_factory=list)
+    shared_bytes: Size = 0
+    rows: list[list[Number | None]] = Field(default_factory=list)
     """After each task the primary metric of each task until then."""
     changes: list[dict[str, Number]] = Field(default_factory=list)
     """After each task the largest change of an output of each earlier task."""

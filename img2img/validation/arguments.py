@@ -36,12 +36,17 @@ def whole_number(name: str, value: Any, *, least: int = 1, of: str = "") -> int 
 def one_of(name: str, value: Any, known: Collection[str]) -> str:
     """`value`, if it is one of the known names.
 
+    Args:
+        name: the argument's, or the option's with what has it before, such as "piggyback start".
+        value: what was given.
+        known: the names.
+
     Raises:
         InputError: it is another, or no text.
     """
     if isinstance(value, str) and value in known:
         return value
-    raise InputError(f"{name}={shown(value)}: expected one of {', '.join(known)}")
+    raise InputError(f"{name}={shown(value)}: expected one of {', '.join(map(repr, known))}")
 
 
 def flag(name: str, value: Any) -> bool:
@@ -92,5 +97,8 @@ def path(name: str, value: Any) -> Path:
 
 def shown(value: Any) -> str:
     """What was given, short: a large array must not fill the message."""
-    found = " ".join(repr(value).split())
+    try:
+        found = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, lists in lists in lists
+        return f"a {type(value).__name__}"
     return found if len(found) <= 80 else f"{found[:60]}... ({type(value).__name__})"

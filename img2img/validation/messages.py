@@ -54,7 +54,7 @@ def input_error(
         where = place if not key else key if place == WHOLE else f"{place}.{key}"
         return InputError(f"{where}: {raised}")
     strays = [e["input"] for e in found if e["type"] == "string_type" and isinstance(e["input"], _YAML_TAKES)]
-    return InputError(f"{place} got {key}: {shown(value)}: expected {_wanted(first) or title}; {_remedy(_distinct(strays))}")
+    return InputError(f"{place} got {key}: {shown(value)}: expected {bound_of(first) or title}; {_remedy(_distinct(strays))}")
 
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:
@@ -80,13 +80,17 @@ WHOLE = "the config"
 _YAML_TAKES = (type(None), bool, int, float, datetime.date)
 
 
-def _wanted(error: Any) -> str:
-    """What pydantic expected beyond a type; nothing where it was a type."""
-    context = error.get("ctx", {})
-    bounds = {"greater_than": "more than {gt:g}", "greater_than_equal": "{ge:g} or more", "less_than": "less than {lt:g}"}
-    bounds |= {"less_than_equal": "{le:g} or less", "literal_error": "{expected}", "too_short": "{min_length} or more entries"}
-    known = bounds.get(error["type"])
-    return "" if known is None else known.format(**context)
+_BOUNDS = {
+    "greater_than": "more than {gt:g}", "greater_than_equal": "{ge:g} or more", "less_than": "less than {lt:g}",
+    "less_than_equal": "{le:g} or less", "literal_error": "{expected}", "too_short": "{min_length} or more entries",
+    "too_long": "{max_length} entries or fewer", "string_too_long": "{max_length} letters or fewer",
+}  # fmt: skip
+
+
+def bound_of(error: Any) -> str:
+    """What pydantic expected beyond a type, in words; nothing where it was a type."""
+    known = _BOUNDS.get(error["type"])
+    return "" if known is None else known.format(**error.get("ctx", {}))
 
 
 def paths_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

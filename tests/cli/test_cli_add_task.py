@@ -140,7 +140,7 @@ def test_what_the_options_of_files_stand_for(given: dict[str, str], found: dict[
         (["--inputs", "photos"], "got --inputs: expected"),
         (["--images", "photos", "--labels", "labels"], "got --images, --labels: expected"),
         (["--images", "photos", "--style", "s.png", "--perceptual", "magic"], "expected one of lite0"),
-        (["--config", "other.yaml"], "expected the keys task and data"),
+        (["--config", "other.yaml"], "other.yaml needs the option 'data'"),
         (["--images", "photos", "--kind", "magic"], "task kind 'magic' is unknown"),
         (["--images", "nowhere"], "no folder at nowhere"),
     ],

@@ -27,7 +27,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     *(({"tile": value}, "tile=") for value in (True, False, "1024", 512.0, {}, 128)),
     *(({"batch_size": value}, "batch_size=") for value in (2.5, "2", 0, True, float("inf"), [2])),
     *(({"form": value}, "form=") for value in (3, ["image"], "", b"image", np.array(["image"]))),
-    *(({"errors": value}, "errors=.*raise, return") for value in ("ignore", None, True, ["raise"])),
+    *(({"errors": value}, "errors=.*'raise', 'return'") for value in ("ignore", None, True, ["raise"])),
 ]
 
 
@@ -59,8 +59,8 @@ def test_names_of_tasks(model: Model, task: Any) -> None:
     ("options", "said"),
     [
         *(({"device": value}, "device=") for value in (None, 3, ["cpu"], "meta", "", "cuda:x", torch.float32)),
-        *(({"precision": value}, "precision=.*float32, bfloat16") for value in (None, 16, torch.bfloat16, ["float32"])),
-        *(({"weights": value}, "weights=.*cached, merged") for value in (None, 1, ("merged",))),
+        *(({"precision": value}, "precision=.*'float32', 'bfloat16'") for value in (None, 16, torch.bfloat16, ["float32"])),
+        *(({"weights": value}, "weights=.*'cached', 'merged'") for value in (None, 1, ("merged",))),
     ],
     ids=str,
 )

@@ -229,9 +229,9 @@ def test_a_run_folder_of_another_configuration_is_left_alone(config: Make, tmp_p
 @pytest.mark.parametrize(
     ("file", "edit", "message"),
     [
-        ("bundle.json", lambda t: t.replace('"tasks"', '"taks"'), "no description of a bundle"),
-        ("bundle.json", lambda t: t.replace('"*"', "5"), "no description of a bundle"),
-        ("bundle.json", lambda t: t.replace('"select": [', '"select": 5, "other": ['), "no description of a bundle"),
+        ("bundle.json", lambda t: t.replace('"tasks"', '"taks"'), r"bundle\.json lacks tasks"),
+        ("bundle.json", lambda t: t.replace('"*"', "5"), r"select\[0\]: expected text, got 5"),
+        ("bundle.json", lambda t: t.replace('"select": [', '"select": 5, "other": ['), "select: expected a list, got 5"),
         ("bundle.json", lambda t: t[: len(t) // 2], "not valid JSON"),
         ("bundle.json", lambda t: t.replace('"version": 2', '"version": 9'), "upgrade"),
         ("bundle.json", lambda t: t.replace('"width": 4', '"width": 8'), "does not fit the network"),

@@ -197,5 +197,5 @@ def test_made_images_have_no_files(config: Make, tmp_path: Path) -> None:
 def test_a_damaged_record_is_one_message(made: Make, tmp_path: Path) -> None:
     run(made())
     (tmp_path / "run" / "data" / "disks.json").write_text('{"files": {"a": 3}}')
-    with pytest.raises(InputError, match=r"disks\.json is damaged"):
+    with pytest.raises(InputError, match=r"disks\.json: files\.a: expected a list, got 3; restore it, or delete"):
         run(made())

@@ -13,9 +13,9 @@ from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor
-from img2img.masks.checks import one_of
 from img2img.masks.layers import Layer
 from img2img.masks.methods.piggyback import below, select
+from img2img.validation import one_of
 
 Surrogate = Literal["identity", "sigmoid"]
 K = ("k0", "k1", "k2", "k3")
@@ -275,7 +275,7 @@ class Affine(MaskMethod):
         object.__setattr__(self, "learned", tuple(self.learned))  # a config gives lists, which have no hash
         object.__setattr__(self, "start", tuple(self.start))
         for name in self.learned:
-            one_of(self.name, "learned", name, K)
+            one_of(f"{self.name} learned", name, K)
         if len(set(self.learned)) < len(self.learned):
             raise InputError(f"affine learned={list(self.learned)}: name each coefficient once")
         numbers = [x for x in self.start if isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)]
@@ -286,7 +286,7 @@ class Affine(MaskMethod):
                 f"affine learned={list(self.learned)}, start={list(self.start)}: k2 and k3 stay 0, so the mask has no effect; "
                 "learn one of them, or start it elsewhere"
             )
-        one_of(self.name, "surrogate", self.surrogate, ("identity", "sigmoid"))
+        one_of(f"{self.name} surrogate", self.surrogate, ("identity", "sigmoid"))
         if not 0 < self.score_low <= self.score_high < math.inf:
             raise InputError(
                 f"affine score_low={self.score_low}, score_high={self.score_high}: expected 0 < score_low <= score_high; scores "

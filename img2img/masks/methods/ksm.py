@@ -13,9 +13,9 @@ from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor
-from img2img.masks.checks import one_of
 from img2img.masks.layers import Layer, kernel_sum
 from img2img.masks.methods.piggyback import below, select
+from img2img.validation import one_of
 
 Normal = Literal["max", "minmax"]
 _CODES = 255  # the highest code of a byte
@@ -263,10 +263,10 @@ class KSM(MaskMethod):
     start: Literal["ones", "uniform"] = "ones"
 
     def __post_init__(self) -> None:
-        one_of(self.name, "granularity", self.granularity, ("kernel", "element"))
-        one_of(self.name, "gradient", self.gradient, ("softmax", "straight_through"))
-        one_of(self.name, "normal", self.normal, ("max", "minmax"))
-        one_of(self.name, "start", self.start, ("ones", "uniform"))
+        one_of(f"{self.name} granularity", self.granularity, ("kernel", "element"))
+        one_of(f"{self.name} gradient", self.gradient, ("softmax", "straight_through"))
+        one_of(f"{self.name} normal", self.normal, ("max", "minmax"))
+        one_of(f"{self.name} start", self.start, ("ones", "uniform"))
         for option, value in (("steepness", self.steepness), ("threshold", self.threshold), ("init", self.init)):
             if not 0 < value < math.inf:
                 raise InputError(f"ksm {option}={value}: expected a finite number above 0")

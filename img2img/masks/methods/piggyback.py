@@ -13,8 +13,8 @@ from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor, pack_bits, unpack_bits
-from img2img.masks.checks import one_of
 from img2img.masks.layers import Layer, kernel_sum
+from img2img.validation import one_of
 
 Scaling = Literal["none", "average", "individual"]
 
@@ -211,9 +211,9 @@ class Piggyback(MaskMethod):
     ternary: bool = False
 
     def __post_init__(self) -> None:
-        one_of(self.name, "start", self.start, ("ones", "uniform", "proportional"))
-        one_of(self.name, "gradient_scaling", self.gradient_scaling, ("none", "average", "individual"))
-        one_of(self.name, "granularity", self.granularity, ("element", "kernel"))
+        one_of(f"{self.name} start", self.start, ("ones", "uniform", "proportional"))
+        one_of(f"{self.name} gradient_scaling", self.gradient_scaling, ("none", "average", "individual"))
+        one_of(f"{self.name} granularity", self.granularity, ("element", "kernel"))
         if self.ternary and not self.threshold > 0:
             raise InputError(f"piggyback threshold={self.threshold}: ternary masks cut at τ and -τ, so it must be above 0")
         if not self.start_score > self.threshold:

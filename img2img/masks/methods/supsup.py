@@ -14,8 +14,8 @@ from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor
-from img2img.masks.checks import one_of
 from img2img.masks.layers import Layer
+from img2img.validation import one_of
 
 Allocation = Literal["layer", "global", "erdos_renyi"]
 
@@ -149,7 +149,7 @@ class SupSup(MaskMethod):
     allocation: Allocation = "layer"
 
     def __post_init__(self) -> None:
-        one_of(self.name, "allocation", self.allocation, ("layer", "global", "erdos_renyi"))
+        one_of(f"{self.name} allocation", self.allocation, ("layer", "global", "erdos_renyi"))
         if not 0 < self.density <= 1:
             raise InputError(f"supsup density={self.density}: expected a fraction of ones above 0 and up to 1, such as 0.1")
 

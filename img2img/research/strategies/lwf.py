@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from img2img.masks.checks import one_of
 from img2img.research.strategies.shared import SharedLearner, SharedNetwork
 from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Phase, in_range
+from img2img.validation import one_of
 
 
 @STRATEGIES.register("lwf")
@@ -34,7 +34,7 @@ class LwF(SharedLearner):
 
     def __post_init__(self) -> None:
         # With a normalisation a task there would be no common features that all heads answer from.
-        one_of(self.name, "norm", self.norm, ("shared", "frozen"))
+        one_of(f"{self.name} norm", self.norm, ("shared", "frozen"))
         in_range(self.name, "strength", self.strength, 0, float("inf"))
         in_range(self.name, "temperature", self.temperature, 1e-3, float("inf"))
         in_range(self.name, "warmup", self.warmup, 0, 0.9)

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
-from img2img.masks.checks import one_of
 from img2img.masks.coding import encode
 from img2img.research.strategies.shared import SharedLearner, SharedNorm, within
 from img2img.training.callback import Callback
 from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, in_range
+from img2img.validation import one_of
 
 FREE, FIRST = 0, 1
 """The owner of weights that nobody has kept, which are 0, and the first of those who keep some: a task, or the backbone."""
@@ -73,7 +73,7 @@ class PackNet(SharedLearner):
     retrain_lr: float = 0.1
 
     def __post_init__(self) -> None:
-        one_of(self.name, "norm", self.norm, ("own", "frozen"))  # shared, it would move under the earlier tasks
+        one_of(f"{self.name} norm", self.norm, ("own", "frozen"))  # shared, it would move under the earlier tasks
         for option in ("first", "later", "retrain"):
             in_range(self.name, option, getattr(self, option), 0, 0.999)
         in_range(self.name, "retrain_lr", self.retrain_lr, 1e-6, 1)

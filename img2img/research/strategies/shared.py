@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from img2img.inference.evaluator import Network
-from img2img.masks.checks import one_of
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.tensors import all_tensors, total_bytes
 from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, Strategy
+from img2img.validation import one_of
 
 SharedNorm = Literal["shared", "own", "frozen"]
 """Whose the normalisation parameters and statistics are: all tasks' together, each task's own, or the backbone's for good."""
@@ -123,7 +123,7 @@ class SharedLearner(Strategy):
     norm: SharedNorm = "shared"
 
     def __post_init__(self) -> None:
-        one_of(self.name, "norm", self.norm, ("shared", "own", "frozen"))
+        one_of(f"{self.name} norm", self.norm, ("shared", "own", "frozen"))
 
     def begin(self, context: Context) -> None:
         """The trunk is a copy of the backbone."""

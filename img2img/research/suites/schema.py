@@ -8,31 +8,32 @@ Values that a run did not measure are null, or left out.
 """
 
 import json
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from img2img.errors import InputError
+from img2img.files.json_files import parse_json
 from img2img.training.mask_report import Masks
+from img2img.validation import Number, Size, Stored, as_model
+from img2img.validation.stored import Model
 
 VERSION: Final = 1
 """Of both files. Raise it with every change that a reader of today could not follow."""
 RUNS = "runs.jsonl"
 SUMMARY = "summary.json"
 
-Number = int | float
 
+class Entry(Stored):
+    """An object of these files: nothing unknown is accepted."""
 
-class Strict(BaseModel):
-    """Nothing is converted, nothing unknown is accepted, and every number is finite."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 # ------------------------------------------------------------------ runs.jsonl
 
 
-class MethodInfo(Strict):
+class MethodInfo(Entry):
     """How reports present a method.
 
     Attributes:
@@ -46,7 +47,7 @@ class MethodInfo(Strict):
     note: str = ""
 
 
-class About(Strict):
+class About(Entry):
     """The first line of `runs.jsonl`.
 
     Attributes:
@@ -59,10 +60,10 @@ class About(Strict):
     version: Literal[1] = VERSION
     suite: str
     title: str
-    methods: dict[str, MethodInfo] = {}
+    methods: dict[str, MethodInfo] = Field(default={})
 
 
-class Backbone(Strict):
+class Backbone(Entry):
     """The network that the methods share; see `training.results`."""
 
     name: str
@@ -70,11 +71,11 @@ class Backbone(Strict):
     parameters: int | None
     masked_parameters: int | None = None
     copied_parameters: int | None = None
-    bytes: int | None = Field(default=None, ge=0)
+    bytes: Size | None = None
     sha256: str
 
 
-class TaskRecord(Strict):
+class TaskRecord(Entry):
     """A task of a run.
 
     Attributes:
@@ -111,20 +112,20 @@ class TaskRecord(Strict):
     before: Number | None = None
     method: str | None = None
     decoder_only: Number | None = None
-    decoder_only_bytes: int | None = Field(default=None, ge=0)
-    bytes: int | None = Field(ge=0)
+    decoder_only_bytes: Size | None = None
+    bytes: Size | None
     density: Number | None = None
     train_seconds: Number | None
     steps: int | None = None
     best_step: int | None = None
     test_images: int | None = None
     data_sha256: str | None = None
-    metrics: dict[str, Number | None] = {}
-    baseline_metrics: dict[str, Number | None] = {}
-    curve: list[tuple[int, Number]] = []
+    metrics: dict[str, Number | None] = Field(default={})
+    baseline_metrics: dict[str, Number | None] = Field(default={})
+    curve: list[Annotated[tuple[int, Number], Strict(False)]] = Field(default=[])
 
 
-class RunRecord(Strict):
+class RunRecord(Entry):
     """One run.
 
     Attributes:
@@ -147,16 +148,16 @@ class RunRecord(Strict):
     """
 
     label: str
-    seed: int = Field(ge=0)
+    seed: Size
     experiment: str | None = None
     method: str
-    method_options: dict[str, Any] = {}
+    method_options: dict[str, Any] = Field(default={})
     norm: str | None = None
     backbone: Backbone
-    shared_bytes: int | None = Field(default=None, ge=0)
+    shared_bytes: Size | None = None
     relative_parameters: Number | None = None
-    environment: dict[str, str | Number | None] = {}
-    transfer: dict[str, Number | None] = {}
+    environment: dict[str, str | Number | None] = Field(default={})
+    transfer: dict[str, Number | None] = Field(default={})
     max_abs_output_change: Number | None
     value_matrix: list[list[Number | None]]
     tasks: list[TaskRecord] = Field(min_length=1)
@@ -174,7 +175,7 @@ class RunRecord(Strict):
 # ------------------------------------------------------------------ summary.json
 
 
-class SummaryTask(Strict):
+class SummaryTask(Entry):
     """A task of a suite."""
 
     name: str
@@ -183,7 +184,7 @@ class SummaryTask(Strict):
     baseline: Number | None
 
 
-class SummaryCell(Strict):
+class SummaryCell(Entry):
     """The primary metric of a method on a task, after the whole sequence.
 
     Attributes:
@@ -199,7 +200,7 @@ class SummaryCell(Strict):
     bytes: int | None
 
 
-class Summary(Strict):
+class Summary(Entry):
     """The metrics of a suite in one small object. Tasks that a method lacks have no entry."""
 
     version: Literal[1] = VERSION
@@ -213,9 +214,6 @@ class Summary(Strict):
 # ------------------------------------------------------------------ text and back
 
 
-Model = TypeVar("Model", bound=BaseModel)
-
-
 def parse(model: type[Model], text: str, where: str, remedy: str) -> Model:
     """An object from JSON, or one message that names the place.
 
@@ -223,27 +221,13 @@ def parse(model: type[Model], text: str, where: str, remedy: str) -> Model:
         InputError: no JSON, another version, or a value that the schema does not allow; begins with `where`, ends with `remedy`.
     """
     try:
-        content = json.loads(text)
-        version = content.get("version") if isinstance(content, dict) else VERSION
-        if "version" in model.model_fields and version != VERSION:
-            raise InputError(f"{where} has the version {version!r:.40}: this program reads version {VERSION}; {remedy}")
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        raise InputError(f"{where} is damaged: {reason(error)}; {remedy}") from error
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise InputError(f"{where} is not valid JSON ({error}); {remedy}") from error
-
-
-def reason(error: ValidationError) -> str:
-    """The first thing that is wrong with an object: its place, what was expected and what was got."""
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    got = "" if first["type"] == "missing" else f", got {_short(first['input'])}"
-    return f"{place}: {first['msg']}{got}" if place else f"{first['msg']}"
-
-
-def _short(value: Any) -> str:
-    return f"{value!r:.60}" if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
+    version = content.get("version") if isinstance(content, dict) else VERSION
+    if "version" in model.model_fields and version != VERSION:
+        raise InputError(f"{where} has the version {version!r:.40}: this program reads version {VERSION}; {remedy}")
+    return as_model(model, content, where, remedy=remedy)
 
 
 def line(model: BaseModel) -> str:

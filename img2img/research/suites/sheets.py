@@ -10,13 +10,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from PIL import Image, ImageDraw
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, Strict
 
 from img2img.errors import InputError
 from img2img.files.atomic import write_atomic
-from img2img.research.suites.schema import parse
+from img2img.research.suites.schema import Entry, parse
 from img2img.research.suites.suite import Method, Suite, TaskInfo
 from img2img.tasks.lettering import fit
 from img2img.training.output_images import Strip, read_strip
@@ -36,14 +37,13 @@ _GIVEN = ("inputs", "targets")
 _REMEDY = "delete it, and run pipelines/suite.py again to make it from the run folders"
 
 
-class _Layout(BaseModel):
+class _Layout(Entry):
     """The description of a sheet."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     given: list[str]
     methods: list[str]
     rows: int = Field(ge=1)
-    tile: tuple[int, int]
+    tile: Annotated[tuple[int, int], Strict(False)]
 
 
 @dataclass(frozen=True)

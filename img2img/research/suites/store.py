@@ -10,18 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from pydantic import ValidationError
-
 from img2img.errors import InputError
 from img2img.files.atomic import clear_leftovers, write_bytes
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
 from img2img.reports.read import read_curve
-from img2img.research.suites.schema import RUNS, About, Backbone, RunRecord, TaskRecord, line, parse, reason
+from img2img.research.suites.schema import RUNS, About, Backbone, RunRecord, TaskRecord, line, parse
 from img2img.training.mask_report import read_masks
 from img2img.training.results import read_results
 from img2img.training.saved_config import config_path
+from img2img.validation import as_model
 
 DATA = "DATA"
 """Stands for `data_root` in stored configs."""
@@ -129,34 +128,32 @@ def record_of(run: Path, *, label: str, seed: int) -> RunRecord:
         raise InputError(f"got the seed {seed!r}: expected a whole number from 0 on; give the run's own")
     results = read_results(run).model_dump()
     config = next((path for path in (config_path(run), run / "config.yaml") if path.is_file()), None)
-    try:
-        return RunRecord(
-            label=label,
-            seed=seed,
-            backbone=Backbone(**_known(Backbone, results["backbone"])),
-            tasks=[_task(run, task) for task in results["tasks"]],
-            config=None if config is None else plain_config(config),
-            masks=read_masks(run / "masks.json") if (run / "masks.json").is_file() else None,
-            **_known(RunRecord, results["forgetting"]),
-            **_known(RunRecord, results, but=("seed", "backbone", "tasks")),
-        )
-    except ValidationError as error:
-        raise InputError(f"{run / 'results.json'} cannot be stored: {reason(error)}; run the experiment again") from error
+    values = {
+        **_known(RunRecord, results),
+        **_known(RunRecord, results["forgetting"]),
+        "label": label,
+        "seed": seed,
+        "backbone": _known(Backbone, results["backbone"]),
+        "tasks": [_task(run, task) for task in results["tasks"]],
+        "config": None if config is None else plain_config(config),
+        "masks": read_masks(run / "masks.json") if (run / "masks.json").is_file() else None,
+    }
+    return as_model(RunRecord, values, str(run / "results.json"), remedy="run the experiment again")
 
 
-def _task(run: Path, task: Mapping[str, Any]) -> TaskRecord:
+def _task(run: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     decoder_only = task["comparisons"].get("decoder_only", {})
-    return TaskRecord(
-        curve=training_curve(run, task["name"], task["primary_metric"]),
-        decoder_only=decoder_only.get("value"),
-        decoder_only_bytes=decoder_only.get("bytes"),
+    return {
         **_known(TaskRecord, task),
-    )
+        "curve": training_curve(run, task["name"], task["primary_metric"]),
+        "decoder_only": decoder_only.get("value"),
+        "decoder_only_bytes": decoder_only.get("bytes"),
+    }
 
 
-def _known(model: type[Any], values: Mapping[str, Any], but: tuple[str, ...] = ()) -> dict[str, Any]:
+def _known(model: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that a model has a field for."""
-    return {key: value for key, value in values.items() if key in model.model_fields and key not in but}
+    return {key: value for key, value in values.items() if key in model.model_fields}
 
 
 def training_curve(run: Path, task: str, metric: str) -> list[tuple[int, float]]:

@@ -181,7 +181,7 @@ def test_labels_and_titles_are_escaped_and_name_no_odd_file(tmp_path: Path) -> N
         (3, '"seed":1', '"seed":"1"', ("line 3", "seed", "'1'")),
         (3, '"seed":1', '"seed":1,"odd":2', ("line 3", "odd")),
         (3, '"seed":1', '"seed":0', ("line 3", "line 2", "finetune, seed 0")),
-        (4, '"value":0.5,', "", ("line 4", "tasks.0.value")),
+        (4, '"value":0.5,', "", ("line 4", "tasks[0] lacks value")),
         (4, '"value":0.5,', '"value":NaN,', ("line 4",)),
         (4, '"transfer":', '"shared_bytes":-1,"transfer":', ("line 4", "shared_bytes", "-1")),
         (4, '"value_matrix":[[', '"value_matrix":[[0.1,', ("line 4", "3 rows of 3")),

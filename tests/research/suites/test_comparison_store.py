@@ -159,7 +159,7 @@ def test_a_run_that_is_not_finished_or_damaged_is_refused(run: Path, tmp_path: P
         store_run(run, tmp_path / "suite", label="a", seed=0)
     (run / "config" / "config.yaml").write_text("a: 1", encoding="utf-8")
     (run / "masks.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match=r"masks\.json is damaged \(layers"):
+    with pytest.raises(InputError, match=r"masks\.json lacks layers"):
         store_run(run, tmp_path / "suite", label="a", seed=0)
     (run / "masks.json").unlink()
     (run / "metrics" / "colour.csv").write_text("a,b\n1,2\n", encoding="utf-8")
