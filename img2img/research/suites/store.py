@@ -21,7 +21,7 @@ from img2img.reports.read import read_curve
 from img2img.research.suites.schema import RUNS, About, Backbone, RunRecord, TaskRecord, line, parse, reason
 from img2img.training.mask_report import read_masks
 from img2img.training.results import read_results
-from img2img.training.saved_config import config_path
+from img2img.training.run_folder import config_path
 
 DATA = "DATA"
 """Stands for `data_root` in stored configs."""
