@@ -9,7 +9,7 @@ from img2img.reports.page import write_report
 from img2img.training import add_task as adding
 from img2img.training import run as running
 from img2img.training.run import Then
-from img2img.training.saved_config import SavedConfig
+from img2img.training.run_folder import SavedConfig
 
 
 def run(

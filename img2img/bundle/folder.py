@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from img2img.backbones.stored import rebuild_backbone
 from img2img.bundle.description import FORMAT, VERSION, read_description
 from img2img.errors import InputError, first_line
 from img2img.files.atomic import write_bytes
-from img2img.files.json_files import write_json
+from img2img.files.json_files import read_json, write_json
 from img2img.files.lock import check_free, hold
 from img2img.files.paths import expanded
 from img2img.files.tensors import tensor_shapes
@@ -103,6 +103,37 @@ def _refuse_another_basis(folder: Path, basis: str, tasks: Sequence[str]) -> Non
             raise InputError(f"the task {name!r} in {folder} combines another basis {basis!r}: give the new one another name")
 
 
+def _run_of(folder: Path) -> Path | None:
+    """The folder of the run that a bundle is, or may be, that of; None for one by another name than `bundle`."""
+    folder = folder.absolute()
+    return folder.parent if folder.name == "bundle" else None
+
+
+def check_not_planned(folder: Path, names: Iterable[str]) -> None:
+    """Refuse names of tasks that the run of a bundle still has to learn: it will write files of those names there.
+
+    Args:
+        folder: the bundle's. One of no run takes every name.
+        names: of tasks that are to come into the bundle.
+
+    Raises:
+        InputError: one is planned, or the run's `progress.json` is damaged.
+    """
+    run = _run_of(folder)
+    if run is None or not (run / "progress.json").is_file():
+        return
+    progress = read_json(run / "progress.json")
+    planned, finished = (progress.get(key) for key in ("planned", "tasks")) if isinstance(progress, dict) else (None, None)
+    if not isinstance(planned, list) or not isinstance(finished, dict):
+        return  # by an earlier version, or of something else: then the run itself refuses to replace the task
+    for name in names:
+        if name in planned and name not in finished:
+            raise InputError(
+                f"the run in {run} still has to learn a task {name!r} of its own, whose file will go into {folder}: give the new "
+                "one another name, join them into another folder, or let that run go on without the task in its sequence"
+            )
+
+
 def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
     """Take `task` out of `bundle.json`, then remove its file, and that of a basis which no other task combines.
 
@@ -112,8 +143,8 @@ def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
     """
     folder = expanded(folder)
     read_bundle(folder)  # before anything is written
-    if folder.name == "bundle":
-        check_free(folder.parent)  # a run that goes on needs all of its tasks
+    if (run := _run_of(folder)) is not None:
+        check_free(run)  # a run that goes on needs all of its tasks
     with hold(folder, wait=PATIENCE):
         description = read_bundle(folder)
         if task not in description["tasks"]:

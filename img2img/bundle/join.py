@@ -15,6 +15,7 @@ from img2img.bundle import (
     basis_path,
     bundle_folder,
     check_has_tasks,
+    check_not_planned,
     load_backbone,
     load_tasks,
     read_bundle,
@@ -47,8 +48,9 @@ def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLi
         The names of all tasks in the bundle, in order.
 
     Raises:
-        InputError: a bundle is missing or damaged, the backbones differ, or two tasks or bases of one name do, or another process
-            has been changing the bundle at `into` for ten minutes.
+        InputError: a bundle is missing or damaged, the backbones differ, or two tasks or bases of one name do, the run whose
+            bundle is at `into` still has to learn a task of such a name, or another process has been changing the bundle for ten
+            minutes.
     """
     if not sources:
         raise InputError("no bundles to join: name the folders of one or more runs or bundles")
@@ -61,6 +63,7 @@ def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLi
         joint = _Joint()
         for folder in folders:
             joint.add(folder, may_be_empty=present and folder is folders[0])
+        check_not_planned(target, (name for name, folder in joint.tasks.items() if folder != target))
         for name, folder in joint.tasks.items():
             _copy(task_path(folder, name), task_path(target, name))
         for sha256, folder in joint.files_of_bases.items():

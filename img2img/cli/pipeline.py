@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from img2img.errors import INTERRUPTED, InputError, TrainingDivergedError
 from img2img.training.compose import ENDING, check_overrides, plain_config, register_defaults
-from img2img.training.saved_config import SavedConfig
+from img2img.training.run_folder import SavedConfig
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from img2img.files.untrusted import mapping, naming
 from img2img.files.yaml import read_yaml
 from img2img.masks.storage import read_header
 from img2img.tasks.stored import check_info, stored_task
-from img2img.training.saved_config import config_path
+from img2img.training.run_folder import config_path
 from img2img.validation import Number, Stored, as_model
 
 _PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}

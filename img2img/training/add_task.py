@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from img2img import validation
-from img2img.bundle import bundle_folder, check_bundle, read_bundle, task_path
+from img2img.bundle import bundle_folder, check_bundle, check_not_planned, read_bundle, task_path
 from img2img.bundle.join import join_bundles
 from img2img.errors import InputError
 from img2img.files.paths import paths_in
@@ -50,8 +50,8 @@ def add_task(
         The run folder.
 
     Raises:
-        InputError: the name is taken, an argument is of a wrong type, `out` is an input, the bundle cannot be written to, or
-            whatever the experiment finds wrong. The bundle is as it was.
+        InputError: the name is taken or planned, an argument is of a wrong type, `out` is an input, the bundle cannot be written
+            to, or whatever the experiment finds wrong. The bundle is as it was.
     """
     check_task_name(validation.text("name", name, "night"))
     task = validation.mapping("task", task, {"kind": "translation"})
@@ -65,6 +65,7 @@ def add_task(
     _check_out(out, folder, data)
     if name in description["tasks"] and not _is_of(out, folder, name):
         raise InputError(f"the bundle in {folder} has a task {name!r} already: choose another name, or delete that one first")
+    check_not_planned(folder, [name])
     check_writable(folder, "bundle", "tasks", "bases")
     config = _config(name, folder, method, overrides)
     import_modules(config.get("imports", ()))

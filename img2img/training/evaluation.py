@@ -16,7 +16,7 @@ from img2img.training.compose import without_script_keys
 from img2img.training.config import Experiment, read_experiment
 from img2img.training.record import Records
 from img2img.training.results import read_results
-from img2img.training.saved_config import config_path
+from img2img.training.run_folder import config_path
 from img2img.training.strategies import MASKS
 from img2img.training.task_data import prepare
 

@@ -108,8 +108,14 @@ class MaskStrategy(Strategy):
     def begin(self, context: Context) -> None:
         """With the bases of the bundle that the backbone is from, if it is from one."""
         super().begin(context)
-        if source := context.experiment.backbone.source:
+        experiment = context.experiment
+        if source := experiment.backbone.source:
             load_bases(source.folder, source.bases, context.network)
+            used = {task.method.basis_name() for task in experiment.tasks if task.method is not None}
+            for name, options in experiment.bases.items():
+                # One of tasks is compared when it is needed: the tasks are not there yet.
+                if name in used and name in source.bases and not isinstance(options, BasisOfTasks):
+                    self._make_basis(name)
 
     def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
         """The first task runs on the backbone without a mask."""

@@ -1,7 +1,7 @@
 """OutputCheck: a fixed batch of each task with the outputs it once gave, which show whether anything changed since."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,35 +42,40 @@ class OutputCheck:
         stored = self._read(name)
         return max_abs_difference(stored["output"], evaluator.run(network, stored["input"]))
 
-    def check(
+    def stored(self, names: Iterable[str]) -> list[str]:
+        """Those of the tasks `names` whose outputs are there."""
+        return [name for name in names if self._path(name).is_file()]
+
+    def check(self, names: Iterable[str]) -> None:
+        """Read the stored outputs of finished tasks, where they are there, before another one is trained.
+
+        Raises:
+            InputError: one is damaged.
+        """
+        for name in self.stored(names):
+            self._read(name)
+
+    def complete(
         self,
-        names: Sequence[str],
+        names: Iterable[str],
         task_data: Mapping[str, TaskData],
         run_of: Callable[[str], Network],
         evaluator: Evaluator,
-        *,
-        writes: bool,
     ) -> None:
-        """Read the stored outputs of finished tasks before another one is trained; one that is missing is made anew.
+        """Store the outputs of finished tasks, as they are now, where they are missing.
 
         Args:
             names: the finished tasks.
             task_data: the tasks by name.
             run_of: gives the network of a task, as it is now.
             evaluator: runs it.
-            writes: whether this process writes files.
-
-        Raises:
-            InputError: a stored output is damaged.
         """
-        for name in names:
-            if self._path(name).is_file():
-                self._read(name)
-            elif writes:
-                logger.warning(
-                    "%s: its stored output is missing: from here on its outputs are compared with those that it gives now", name
-                )
-                self.save(task_data[name], run_of(name), evaluator)
+        names = list(names)
+        for name in (name for name in names if name not in self.stored(names)):
+            logger.warning(
+                "%s: its stored output is missing: from here on its outputs are compared with those that it gives now", name
+            )
+            self.save(task_data[name], run_of(name), evaluator)
 
     def _read(self, name: str) -> dict[str, Tensor]:
         path = self._path(name)

@@ -6,7 +6,7 @@ from img2img.errors import InputError
 from img2img.files.atomic import check_folder
 from img2img.training.checked_files import read_checked_json, write_checked_json
 from img2img.training.config import Experiment, backbone_fingerprint, task_fingerprint
-from img2img.training.results import VERSION, Progress, TaskRecord
+from img2img.training.results import VERSION, Progress
 from img2img.validation import as_model
 
 _REMEDY = (
@@ -30,7 +30,7 @@ def read_progress(experiment: Experiment) -> Progress:
         return Progress()
     if experiment.resume == "never":
         raise InputError(f"{experiment.folder} holds a run already: choose another folder (out=...) or go on with resume=auto")
-    progress = _read(path)
+    progress = progress_of(path)
     finished, wanted = list(progress.tasks), list(experiment.sequence)
     if finished != wanted[: len(finished)]:
         raise InputError(
@@ -54,8 +54,8 @@ def write_progress(experiment: Experiment, progress: Progress) -> None:
     write_checked_json(experiment.folder / "progress.json", written.model_dump())
 
 
-def _read(path: Path) -> Progress:
-    """The contents of `progress.json`.
+def progress_of(path: Path) -> Progress:
+    """The contents of a `progress.json`.
 
     Raises:
         InputError: it is damaged, or an edit or another version made something else of it.
@@ -64,21 +64,3 @@ def _read(path: Path) -> Progress:
     if value.get("version") != VERSION:
         raise InputError(f"{path} was not written by this version of img2img: choose another folder (out=...)")
     return as_model(Progress, value, str(path), remedy=_REMEDY)
-
-
-def source_of_backbone(source: Path, first: str, fingerprint: str) -> TaskRecord:
-    """The entry of the first task of another run, whose backbone is to be used here.
-
-    Raises:
-        InputError: there is no such run, or its first task was learned under another configuration.
-    """
-    path = source / "progress.json"
-    if not path.is_file():
-        raise InputError(f"backbone_from={source} holds no run: expected progress.json there; give that of one with {first!r}")
-    progress = _read(path)
-    if progress.backbone != fingerprint or first not in progress.tasks:
-        raise InputError(
-            f"backbone_from={source}: its first task was learned under another configuration than {first!r} here; give one with "
-            "the same first task, backbone, steps and seed, or leave backbone_from out"
-        )
-    return progress.tasks[first]

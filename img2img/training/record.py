@@ -154,12 +154,15 @@ class Records:
             return
         self._now[task_data.name] = self._read(task_data, theirs)
         changed = file_changes(theirs, self._now[task_data.name])
-        if changed and self._experiment.resume != "anyway":
+        if not changed:
+            return
+        what = f"backbone_from={source}: its first task {task_data.name!r} was learned from other files than are here: {changed}"
+        if self._experiment.resume != "anyway":
             raise InputError(
-                f"backbone_from={source}: its first task {task_data.name!r} was learned from other files than are here: "
-                f"{changed}; give a run of the same files, train that one anew, leave backbone_from out, or take it nevertheless "
+                f"{what}; give a run of the same files, train that one anew, leave backbone_from out, or take it nevertheless "
                 "with resume=anyway"
             )
+        self._remarks.append(what)
 
     def keep(self, task_data: Mapping[str, TaskData]) -> None:
         """Write the records of all tasks, where they are not there already as they are, and log what `check` let pass."""
@@ -171,11 +174,6 @@ class Records:
                 write_record(self.path(name), found)
             self._digests[name] = combined_digest(found)
             del self._now[name]  # a million files take much memory
-
-    def unbegun(self, task_data: Mapping[str, TaskData], finished: Mapping[str, Any]) -> list[str]:
-        """The tasks that this run has never set out to learn: they read files, and it has no record of them."""
-        new = (name for name in task_data if name not in finished and not self.path(name).is_file())
-        return [name for name in new if self.now(task_data[name])]
 
     def digest(self, name: str) -> str | None:
         """A hash of the files of a task, after `keep`, the same wherever they lie; None where its images are made."""

@@ -1,5 +1,6 @@
 """`results.json`, the outcome of a sequence: one schema for what writes it and what reads it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -151,6 +152,18 @@ def results_of(value: Any, where: str) -> Results:
     return as_model(Results, value, where, remedy=_AGAIN)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What is kept of a task's trainings, see `TaskRecord`."""
+
+    before: float | None
+    val: float | None
+    best_step: float | None
+    train_seconds: float
+    steps: float
+    test_images: float
+
+
 class TaskRecord(Stored):
     """What `progress.json` keeps of a finished task; the keys mean what they do in `TaskResult`."""
 
@@ -183,6 +196,8 @@ class Progress(Stored):
     version: Literal[2] = 2
     fingerprints: dict[str, str] = Field(default_factory=dict)
     """Of the finished tasks' configurations."""
+    planned: list[str] = Field(default_factory=list)
+    """The sequence that the run was last started with: no other task may take such a name in its bundle."""
     backbone: str | None = None
     """The fingerprint of its training."""
     tasks: dict[str, TaskRecord] = Field(default_factory=dict)

@@ -20,8 +20,7 @@ from img2img.training.config import read_experiment
 from img2img.training.mask_report import describe_masks
 from img2img.training.output_images import save_outputs
 from img2img.training.panels import save_panels
-from img2img.training.run_folder import alone
-from img2img.training.saved_config import SavedConfig, keep_config
+from img2img.training.run_folder import SavedConfig, alone, clear, keep_config
 from img2img.training.sequence import SequenceRunner
 from img2img.training.strategies import MASKS
 
@@ -87,6 +86,7 @@ def _run(
     if not runner.processes.is_rank_zero:
         with _quiet():
             return _results(runner, runner.run())
+    clear(experiment.folder, runner.progress, experiment)
     keep_config(experiment.folder, composed)
     console = Console()
     with logged_to(experiment.folder / "log.txt", console), _bars(console) as shown:

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,21 +11,22 @@ import torch
 from torch import nn
 
 from img2img.backbones import Backbone
-from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone, task_path
+from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone
 from img2img.data.loader import check_shares, lost_batches_explained
 from img2img.files.paths import expanded
 from img2img.inference.evaluator import Evaluator, Network, finite
-from img2img.masks import MaskedNetwork, randomise
+from img2img.masks import MaskedNetwork
 from img2img.masks.layers import is_weight
+from img2img.training.backbone import backbone_of_run, starting_backbone
 from img2img.training.config import Experiment, backbone_fingerprint, task_fingerprint
 from img2img.training.distributed import Processes, start_fabric
 from img2img.training.environment import environment
 from img2img.training.log import TrainingLog
 from img2img.training.loop import Fitted, Progress, fit
 from img2img.training.output_check import OutputCheck
-from img2img.training.progress import read_progress, source_of_backbone, write_progress
+from img2img.training.progress import read_progress, write_progress
 from img2img.training.record import Records
-from img2img.training.results import ComparisonRecord, TaskRecord
+from img2img.training.results import ComparisonRecord, Outcome, TaskRecord
 from img2img.training.strategy import Context, Phase, Strategy, TaskData
 from img2img.training.strategy_files import remove_older
 from img2img.training.task_data import check_folders, check_names, check_output, check_own_bundle, prepare, remarks
@@ -35,18 +36,6 @@ logger = logging.getLogger("img2img")
 
 ProgressFor = Callable[[str, int], Progress]
 """`progress_for(what, steps)`: a progress bar for one training."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What is kept of a task's trainings, see `TaskRecord`."""
-
-    before: float | None
-    val: float | None
-    best_step: float | None
-    train_seconds: float
-    steps: float
-    test_images: float
 
 
 class SequenceRunner:
@@ -103,7 +92,9 @@ class SequenceRunner:
     # ------------------------------------------------------------------ the sequence
 
     def prepare(self) -> None:
-        """Open the data of every task and set up the network, once: what can be refused is refused here, and nothing is written.
+        """Open the data of every task and all that an earlier run left, once: what can be refused is refused here.
+
+        Nothing is written.
 
         Raises:
             InputError: bad input.
@@ -112,10 +103,10 @@ class SequenceRunner:
             check_folders(self.experiment)
             self.task_data = {task.name: prepare(self.experiment, task) for task in self.experiment.tasks}
             self.records.check(self.task_data, self.progress.tasks)
-            check_own_bundle(self.folder, self.records.unbegun(self.task_data, self.progress.tasks))
             self._open()
             for task_data in self.task_data.values():
                 check_output(task_data, self._backbone)
+            self._take_up()
 
     def run(self, *, progress_for: ProgressFor | None = None) -> MaskedNetwork:
         """Learn every task of the sequence that is not finished yet; returns the network with all of them.
@@ -131,7 +122,7 @@ class SequenceRunner:
         self._progress_for = progress_for
         names = list(self.experiment.sequence)
         self.prepare()  # every task and dataset is opened before the first step, since hours may pass until the last
-        self._begin()
+        self._keep()
         for name in names:
             for remark in remarks(self.task_data[name]) if name not in self.progress.tasks else ():
                 logger.info("%s: %s", name, remark)
@@ -162,32 +153,47 @@ class SequenceRunner:
             for name, basis in stored.bases().items():
                 self.network.add_basis(name, basis)
             return
-        config = self.experiment.backbone
-        if config.source is not None:
-            source = config.source
-            _, backbone = load_backbone(source.folder, read_bundle(source.folder))
-        else:
-            torch.manual_seed(self.experiment.seed_of("backbone"))
-            first = self.task_data[self.experiment.sequence[0]]
-            backbone = config.build(first.task.out_channels)
-            if config.mode == "random":  # a network's own start is made for training: it has biases, and other scales
-                randomise(backbone, kind="kaiming_normal", seed=self.experiment.seed_of("backbone"))
-        self._set_up(backbone)
+        first = self.task_data[self.experiment.sequence[0]]
+        self._set_up(starting_backbone(self.experiment, first.task.out_channels))
 
-    def _begin(self) -> None:
-        """Hand the network to the method, with what it learned in an earlier run."""
+    def _take_up(self) -> None:
+        """Hand the network to the method, with what it learned in an earlier run, and read what is read later on."""
+        names, first = list(self.progress.tasks), self.experiment.sequence[0]
+        backbone: str | None = self.network.backbone_sha256
+        if names:
+            self.strategy.begin(self._context())
+            self.strategy.load(names)
+            if len(names) < len(self.experiment.sequence):
+                self._output_check.check(names)
+            backbone = None
+        elif not self._first_trains_backbone:
+            self.strategy.begin(self._context())
+        elif self.experiment.backbone_from is not None:
+            with torch.random.fork_rng(devices=[]):  # the tasks start from the same random state as without this
+                backbone = self._backbone_of_another_run(first)[1].backbone_sha256
+        elif self._checkpoint(first).is_file():
+            backbone = None  # that of the bundle may be what this training ends with
+        self._check_bundle(backbone)
+
+    def _keep(self) -> None:
+        """Write what binds the folder to this run, once it is accepted."""
         if self.processes.is_rank_zero:
             self.records.keep(self.task_data)
-        names = list(self.progress.tasks)
-        if not names and self._first_trains_backbone:
-            return  # the method gets it when it is trained
-        if not names:
+            if self.progress.planned != list(self.experiment.sequence):
+                self.progress.planned = list(self.experiment.sequence)
+                write_progress(self.experiment, self.progress)
+            names = list(self.progress.tasks)
+            if 0 < len(names) < len(self.experiment.sequence):
+                self._output_check.complete(names, self.task_data, self.run_of, self.evaluator)
+        if not self.progress.tasks and not self._first_trains_backbone:
             self._save_backbone()
-        self.strategy.begin(self._context())
-        if names:
-            self.strategy.load(names)
-        if len(names) < len(self.experiment.sequence):
-            self._output_check.check(names, self.task_data, self.run_of, self.evaluator, writes=self.processes.is_rank_zero)
+
+    def _check_bundle(self, backbone: str | None) -> None:
+        """Refuse to replace tasks in the run's bundle that it has not learned; see `check_own_bundle`."""
+        names = self.experiment.sequence
+        # Outputs are stored before the task: a kill before `progress.json` leaves both.
+        learned = {*self.progress.tasks, *self._output_check.stored(names)}
+        check_own_bundle(self.folder, names, learned=learned, backbone=backbone)
 
     def _set_up(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -207,6 +213,7 @@ class SequenceRunner:
 
     def _save_backbone(self) -> None:
         if self.processes.is_rank_zero:
+            self._check_bundle(self.network.backbone_sha256)
             save_backbone(self.folder / "bundle", self.network, self._backbone.spec, self.experiment.selected)
 
     def _context(self) -> Context:
@@ -244,16 +251,17 @@ class SequenceRunner:
         """The backbone of another run with the same first task, if the experiment names one."""
         if self.experiment.backbone_from is None:
             return None
-        source = expanded(self.experiment.backbone_from)
-        record = source_of_backbone(source, name, backbone_fingerprint(self.experiment))
-        logger.info("%s: the backbone is that of %s", name, source)
-        network, backbone = load_backbone(source / "bundle", read_bundle(source / "bundle"))
-        network.load_task(task_path(source / "bundle", name), name=name)
+        logger.info("%s: the backbone is that of %s", name, expanded(self.experiment.backbone_from))
+        record, network, backbone = self._backbone_of_another_run(name)
         head = network.state(name).head
         assert head is not None
         backbone.set_submodule(HEAD, head)
         self._set_up(backbone)
         return Outcome(**{field.name: getattr(record, field.name) for field in fields(Outcome)})
+
+    def _backbone_of_another_run(self, name: str) -> tuple[TaskRecord, MaskedNetwork, Backbone]:
+        assert self.experiment.backbone_from is not None
+        return backbone_of_run(expanded(self.experiment.backbone_from), name, backbone_fingerprint(self.experiment))
 
     def _learn(self, name: str) -> Outcome:
         """Learn one task by the experiment's method."""

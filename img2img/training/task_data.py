@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,24 +56,33 @@ def check_names(experiment: Experiment, finished: Collection[str]) -> None:
         raise InputError(f"{source.folder} has a task {taken[0]!r} already: give the new one another name")
 
 
-def check_own_bundle(folder: Path, names: Collection[str]) -> None:
-    """Refuse to learn a task over one of that name that something else has put into the run's own bundle.
+def check_own_bundle(folder: Path, sequence: Sequence[str], *, learned: Collection[str], backbone: str | None) -> None:
+    """Refuse to replace what something else has put into the run's own bundle.
 
     Args:
         folder: the run folder.
-        names: of the tasks to be learned that the run has not begun yet.
+        sequence: the tasks of the run.
+        learned: those that it has learned, whether or not `progress.json` says so yet.
+        backbone: the SHA-256 of the backbone that the run is to write there; None where it keeps the one that is there, or does
+            not know it yet.
 
     Raises:
-        InputError: the bundle has one.
+        InputError: the bundle is damaged, has a task of the same name, or tasks on another backbone.
     """
-    try:
-        there = read_bundle(folder / "bundle")["tasks"]
-    except InputError:  # there is none yet, or none that anything could be read from
+    bundle = folder / "bundle"
+    if not (bundle / "bundle.json").is_file():
         return
-    if taken := [name for name in names if name in there]:
+    description = read_bundle(bundle)
+    others = [name for name in description["tasks"] if name not in learned]
+    if taken := [name for name in sequence if name in others]:
         raise InputError(
-            f"{folder / 'bundle'} has a task {taken[0]!r} already that this run has not learned, but add-task or join put "
-            "there: give the new one another name, or delete that one first (img2img tasks delete)"
+            f"{bundle} has a task {taken[0]!r} already that this run has not learned, but add-task or join put there: give the "
+            "new one another name, or delete that one first (img2img tasks delete)"
+        )
+    if others and backbone not in (None, description["sha256"]):
+        raise InputError(
+            f"{bundle} has the tasks {', '.join(others)}, which this run has not learned, on another backbone than the run's: "
+            "they would be lost; choose another folder (out=...)"
         )
 
 

@@ -144,5 +144,32 @@ def test_a_run_that_goes_on_keeps_what_was_added_to_its_bundle(config: Make, dis
         run(two, bars=False)
     assert task_path(out / "bundle", "edges").read_bytes() == learned
     delete_task_from_bundle(out / "bundle", "edges")
+    for step in (1, 6):  # before and after the first checkpoint
+        with killed_at(step):
+            run(two, bars=False)
+        with pytest.raises(InputError, match=r"run still has to learn a task 'edges' .*another name"):
+            train_new_task(out, "edges", task={"kind": "denoising"}, data=data, train=FEW, out=tmp_path / "third")
+        assert not (tmp_path / "third").exists()
+        with pytest.raises(InputError, match=r"run still has to learn a task 'edges' .*another name"):
+            join_bundles(out, [tmp_path / "other"])
+        assert read_bundle(out / "bundle")["tasks"] == ["colour"]
     run(two, bars=False)
     assert {name: info.kind for name, info in img2img.load(out).tasks.items()} == {"colour": "colourisation", "edges": "edges"}
+
+
+def test_a_run_never_replaces_a_bundle_of_other_tasks(config: Make, tmp_path: Path) -> None:
+    """Copied there by hand, under a name of the run's that it has begun, or on another backbone."""
+    backbone = {"mode": "random", "kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}
+    run(config(out=str(tmp_path / "other"), backbone=backbone, sequence=["edges"]), bars=False)
+    mine = config(backbone=backbone, sequence=["colour", "edges"])
+    with killed_at(7):
+        run(mine, bars=False)
+    shutil.rmtree(tmp_path / "run" / "bundle")
+    shutil.copytree(tmp_path / "other" / "bundle", tmp_path / "run" / "bundle")
+    before = _files(tmp_path / "run")
+    with pytest.raises(InputError, match=r"run/bundle has a task 'edges' already"):
+        run(mine, bars=False)
+    for changes in ({"seed": 1, "backbone": backbone}, {}):  # another one, or one that the first task is to train
+        with pytest.raises(InputError, match=r"has the tasks edges, .*on another backbone .*out="):
+            run(config(out=str(tmp_path / "run"), sequence=["disks"], **changes), bars=False)
+    assert _files(tmp_path / "run") == before

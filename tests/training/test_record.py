@@ -1,6 +1,7 @@
 """A run knows the files that it was learned from: changed data is never taken for the same."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +149,9 @@ def test_a_backbone_of_other_files_is_not_taken(made: Make, data: Path, tmp_path
     with pytest.raises(InputError, match=r"backbone_from=.*'disks' was learned from other files .*1 changed"):
         run(made(backbone_from=str(tmp_path / "first")))
     assert not (tmp_path / "run").exists()
+    run(made(backbone_from=str(tmp_path / "first"), resume="anyway"))
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert len(re.findall(r"backbone_from=.*'disks' was learned from other files .*1 changed", log)) == 1
 
 
 def test_evaluate_says_that_the_files_have_changed(made: Make, data: Path, tmp_path: Path) -> None:

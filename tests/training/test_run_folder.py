@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -286,6 +287,40 @@ def test_a_damaged_stored_output_is_found_before_training_and_the_remedy_works(
     assert "disks: its stored output is missing" in caplog.text
     assert torch.equal(safetensors.torch.load_file(path)["output"], output), "masks forget nothing: it is what it was"
     assert json.loads((tmp_path / "run" / "progress.json").read_text())["changes"] == [{}, {"disks": 0.0}]
+
+
+def _damaged(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("method", "damage", "changes", "message"),
+    [
+        ("piggyback", "output_check/disks.safetensors", {}, "is damaged"),
+        ("piggyback", "bundle/tasks/disks.safetensors", {}, "disks.safetensors"),
+        ("sequential", "strategy/disks.safetensors", {}, "is damaged"),
+        ("sequential", "strategy/shared after 2.safetensors", {}, "is damaged"),
+        ("piggyback", None, {"backbone_from": "nowhere"}, "nowhere holds no run"),
+    ],
+    ids=["output", "task", "own state", "shared state", "backbone"],
+)
+def test_a_run_that_is_refused_leaves_the_folder_as_it_was(
+    config: Make, tmp_path: Path, method: str, damage: str | None, changes: dict[str, Any], message: str
+) -> None:
+    """With all that a run writes at its start, and what only an accepted run may clear away."""
+    options = {"method": {"name": method}, "sequence": ["disks", "colour"], "compare": {"decoder_only": ["colour"]}}
+    with killed_at(4 if damage is None else 20):
+        run(config(**options), bars=False)
+    folder = tmp_path / "run"
+    if damage is not None:
+        _damaged(folder / damage)
+        shutil.rmtree(folder / "data")
+    before = tree(folder)
+    assert "config/config.yaml" in before
+    with pytest.raises(InputError, match=message):
+        run(config(**options | changes | {"sequence": ["disks", "colour", "edges"], "compare": {}}), bars=False)
+    assert tree(folder) == before
 
 
 def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -30,7 +30,7 @@ from img2img.research.impresslearn.study_network import StudyNetwork
 from img2img.training.environment import environment
 from img2img.training.record import write_record
 from img2img.training.run import logged_to
-from img2img.training.saved_config import SavedConfig, keep_config
+from img2img.training.run_folder import SavedConfig, keep_config
 
 __all__ = ["run"]
 

@@ -19,7 +19,7 @@ from img2img.reports.read import read_curve
 from img2img.research.suites.schema import RUNS, About, Backbone, RunRecord, TaskRecord, line, parse
 from img2img.training.mask_report import read_masks
 from img2img.training.results import read_results
-from img2img.training.saved_config import config_path
+from img2img.training.run_folder import config_path
 from img2img.validation import as_model
 
 DATA = "DATA"
