@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("suite", help="a file of configs/suite, without .yaml")
     parser.add_argument("overrides", nargs="*", help="of every run, such as data_root=DATA train.steps=100")
     parser.add_argument("--methods", nargs="+", help="labels; all by default")
-    parser.add_argument("--seeds", nargs="+", type=int, help="the suite's by default")
+    parser.add_argument("--seeds", nargs="*", type=int, help="the suite's by default; without any, only renew the store's titles")
     parser.add_argument("--out", type=expanded, help="where the runs go; runs/SUITE by default")
     parser.add_argument("--store", type=expanded, help="a folder for metrics, configs and a few images of the runs, for a report")
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time, each with threads=1 then")

@@ -50,11 +50,14 @@ from torch import nn
 
 from img2img import backbones, data
 from img2img.api import run
-from img2img.masks import build_method
+from img2img.bundle.description import BundleDescription
+from img2img.masks import build_method, task_header
 from img2img.registry import import_modules
 from img2img.tasks import base as tasks
+from img2img.training import results
 from img2img.training.config import ExperimentConfig, TrainOptions
 from img2img.training.config.experiment import TaskTemplate
+from img2img.training.run import FOLDERS
 from img2img.validation import Options
 
 # ---------------------------------------------------------------------- what the pages speak of
@@ -429,3 +432,50 @@ BROKEN: dict[str, Callable[[], None]] = {
 def test_a_stale_command_would_be_found(message: str) -> None:
     with pytest.raises((Exception, SystemExit), match=message):
         BROKEN[message]()
+
+
+# ---------------------------------------------------------------------- the page of file formats
+
+
+def _keys(heading: str, column: str) -> set[str]:
+    """The names in the first column of a table of docs/reference/files.md: that under `heading` which begins with `column`."""
+    page = (DOCS / "reference" / "files.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^#+ {re.escape(heading)}\n(.*?)(?=^## |^### |\Z)", page, re.M | re.S)
+    (table,) = re.findall(rf"^\| {re.escape(column)} \|.*\n\| --- .*\n((?:\|.*\n)+)", section, re.M)
+    return {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+@pytest.mark.parametrize(
+    ("heading", "column", "model", "more"),
+    [
+        ("`results.json`", "key", results.Results, set()),
+        ("`backbone`", "key", results.BackboneResult, set()),
+        ("`tasks`", "key", results.TaskResult, set()),
+        ("`forgetting`", "key", results.ForgettingResult, set()),
+        ("`transfer`", "key", results.TransferResult, set()),
+        ("`progress.json`", "key", results.Progress, {"checksum"}),
+        ("`progress.json`", "key of a task", results.TaskRecord, set()),
+        ("`progress.json`", "key of a comparison", results.ComparisonRecord, set()),
+        ("A bundle", "key of `bundle.json`", BundleDescription, set()),
+    ],
+)
+def test_the_page_of_files_has_the_keys_of_the_code_and_no_others(
+    heading: str, column: str, model: type[BaseModel], more: set[str]
+) -> None:
+    assert _keys(heading, column) == set(model.model_fields) | more
+
+
+def test_the_page_of_files_has_the_fields_of_a_tasks_header() -> None:
+    assert _keys("A task's file", "header field") == set(task_header._FIELDS)
+
+
+def test_the_page_of_files_names_every_folder_that_a_run_writes_to() -> None:
+    page = (DOCS / "reference" / "files.md").read_text(encoding="utf-8")
+    named = {path for row in re.findall(r"^\| (`.*?) \|", page, re.M) for path in re.findall(r"`([\w/.]+)`", row)}
+    for folder in FOLDERS:
+        assert any(path.startswith(f"{folder.partition('/')[0]}/") for path in named), folder
+
+
+def test_every_image_of_the_documentation_is_shown_on_a_page() -> None:
+    shown = {Path(link).name for page in PAGES for _, link in links(page) if "images/" in link}
+    assert {path.name for path in (DOCS / "images").iterdir()} == shown

@@ -1,4 +1,4 @@
-"""`img2img report`: the page of a run, or of many side by side."""
+"""`img2img report`: the page of a run, of many side by side, or of an ImpressLearn study."""
 
 import json
 import shutil
@@ -8,39 +8,50 @@ from typing import Annotated
 import typer
 
 from img2img.errors import InputError
+from img2img.files.json_files import read_json
 from img2img.files.paths import expanded
 
 
 def report(
-    suite: Annotated[
+    folder: Annotated[
         Path,
-        typer.Argument(metavar="SUITE", help="A suite's store (runs.jsonl), or one run's folder."),
+        typer.Argument(metavar="FOLDER", help="A suite's store (runs.jsonl), a run's folder or a study's (results.json)."),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Where the page goes; needed for a suite, a run's own folder by default."),
+        typer.Option("--out", metavar="DIR", help="Where the page goes; needed for a suite, else FOLDER by default."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the paths of page and summary as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the paths of the page and of its results as JSON.")] = False,
 ) -> None:
-    """Make the page of a suite of runs, methods side by side, or that of one run.
+    """Make the page of a suite of runs, methods side by side, of one run, or of an ImpressLearn study.
 
     Of a suite DIR gets index.html, which needs nothing else, figures/ as PNG, tables/ as CSV and JSON, and summary.json. Of one
-    run it gets report.html and a copy of what that is made from.
+    run it gets report.html and a copy of what that is made from. Of a study it gets report.md and figures/ as PNG.
 
     Example: img2img report docs/results/image_to_image --out report
     """
-    suite, out = expanded(suite), None if out is None else expanded(out)
-    if not suite.is_dir():
-        raise InputError(f"no folder at {suite}: expected a run's, or a suite's with runs.jsonl; check the path")
-    if (suite / "results.json").is_file():
-        page, summary = _page_of_run(suite, suite if out is None else out)
+    folder, out = expanded(folder), None if out is None else expanded(out)
+    if not folder.is_dir():
+        raise InputError(f"no folder at {folder}: expected a run's, a study's, or a suite's with runs.jsonl; check the path")
+    if (folder / "results.json").is_file():
+        page, summary = _page_of_results(folder, folder if out is None else out)
     elif out is None:
         raise typer.BadParameter("a suite's page needs a folder to go to, such as --out report", param_hint="--out")
     else:
         from img2img.research.suites.comparison_page import write_comparison
 
-        page, summary = write_comparison(suite, out), out / "summary.json"
+        page, summary = write_comparison(folder, out), out / "summary.json"
     typer.echo(json.dumps({"page": str(page), "summary": str(summary)}) if as_json else str(page))
+
+
+def _page_of_results(folder: Path, out: Path) -> tuple[Path, Path]:
+    """The page of a folder with `results.json`, and the results that it was made from."""
+    results = read_json(folder / "results.json")
+    if not isinstance(results, dict) or "study" not in results:
+        return _page_of_run(folder, out)
+    from img2img.research.impresslearn.report import rebuild_report
+
+    return rebuild_report(folder, out), folder / "results.json"
 
 
 def _page_of_run(run: Path, out: Path) -> tuple[Path, Path]:

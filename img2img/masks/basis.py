@@ -29,7 +29,7 @@ _ELEMENTS_ELSEWHERE = 1 << 20
 
 
 class Basis(nn.Module):
-    """K masks ("impresslearn") of every masked weight of a network, packed; never trained.
+    """K masks of every masked weight of a network, packed; never trained.
 
     Attributes:
         kind: what the masks consist of.

@@ -1,5 +1,6 @@
 """Images of what each task does: a row a test image, with input, output and target."""
 
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,15 @@ GAP = 4
 """White pixels between images."""
 OVERVIEW = 3
 """Rows of each task in the overview of a run."""
+_ACROSS = 3
+"""Tasks side by side there; further ones are below."""
 SIDE = 128
 """Images with a smaller shorter side are enlarged, by whole factors and without smoothing."""
 
 
 def save_panels(runner: SequenceRunner) -> list[Path]:
     """Write `images/<task>.png` for every task of a run, rows of input, output, target of evenly spread test images, and
-    `overview.png`, the first rows of all tasks side by side.
+    `overview.png`, the first rows of all tasks.
     """
     paths, grids = [], {}
     for name, task_data in runner.task_data.items():
@@ -43,16 +46,21 @@ def save_panels(runner: SequenceRunner) -> list[Path]:
 
 
 def overview(grids: dict[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Grids side by side under their tasks' names, on white: (H, W, 3) uint8."""
+    """Grids under their tasks' names, three side by side, on white: (H, W, 3) uint8."""
     title, gap = 28, 6 * GAP
-    width = sum(g.shape[1] + gap for g in grids.values()) - gap
-    page = Image.new("RGB", (width, title + max(g.shape[0] for g in grids.values())), "white")
-    draw, left = ImageDraw.Draw(page), 0
-    for name, panel in grids.items():
-        fitted = fit(name, 18, panel.shape[1], title)
-        draw.text((left, 4), fitted.lines[0], fill="black", font=fitted.font)
-        page.paste(Image.fromarray(panel), (left, title))
-        left += panel.shape[1] + gap
+    bands = [list(grids.items())[i : i + _ACROSS] for i in range(0, len(grids), _ACROSS)]
+    widths = [max(panel.shape[1] for _, panel in column) for column in zip_longest(*bands, fillvalue=("", np.empty((0, 0))))]
+    heights = [title + max(panel.shape[0] for _, panel in band) for band in bands]
+    page = Image.new("RGB", (sum(widths) + gap * (len(widths) - 1), sum(heights) + gap * (len(bands) - 1)), "white")
+    draw, top = ImageDraw.Draw(page), 0
+    for band, height in zip(bands, heights, strict=True):
+        left = 0
+        for (name, panel), width in zip(band, widths, strict=False):
+            fitted = fit(name, 18, panel.shape[1], title)
+            draw.text((left, top + 4), fitted.lines[0], fill="black", font=fitted.font)
+            page.paste(Image.fromarray(panel), (left, top + title))
+            left += width + gap
+        top += height + gap
     return np.asarray(page)
 
 

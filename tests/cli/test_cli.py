@@ -115,7 +115,7 @@ def test_help_teaches(shell: Fixtures) -> None:
     assert "report" in said
     assert "methods side by side" in " ".join(said.split())
     _, said, _ = call(*shell, "report", "--help")
-    for part in ("SUITE", "--out", "--json", "Example: img2img report docs/results/image_to_image --out report"):
+    for part in ("FOLDER", "--out", "--json", "Example: img2img report docs/results/image_to_image --out report"):
         assert part in " ".join(said.split())
 
 

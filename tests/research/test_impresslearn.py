@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,13 @@ from omegaconf import OmegaConf
 
 from img2img import InputError
 from img2img.cli.pipeline import plain_config
+from img2img.cli.report import report as report_command
 from img2img.files.lock import FolderInUseError, hold
 from img2img.masks import SupSup
 from img2img.research.impresslearn import measurements, run
 from img2img.research.impresslearn.numbered_tasks import NumberedTasks, build_numbered_tasks, standardised, synthetic_tasks
 from img2img.research.impresslearn.options import Study, TrainOptions, read_study
+from img2img.research.impresslearn.report import rebuild_report
 from img2img.research.impresslearn.resume_check import check_earlier
 from img2img.research.impresslearn.study_network import Job, StudyNetwork
 from img2img.research.impresslearn.table2 import TABLE_2, Row
@@ -90,6 +93,38 @@ def test_the_files_of_a_study_say_what_its_results_say(finished: tuple[Path, dic
         assert f"(figures/{name}.png)" in report
         assert (folder / "figures" / f"{name}.png").stat().st_size > 1000
     assert str(folder) not in report + json.dumps(results)
+
+
+def test_img2img_report_writes_the_report_of_a_study_anew(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, results = finished
+    out, damaged = tmp_path / "out", tmp_path / "damaged"
+    report_command(folder, out)
+    names = ["report.md", *(f"figures/{name}.png" for name in ("accuracy", "basis_tasks", "overlap", "variants"))]
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == sorted(names)
+    for name in names:
+        assert (out / name).read_bytes() == (folder / name).read_bytes()
+    damaged.mkdir()
+    no_alpha = [{key: value for key, value in row.items() if key != "alpha"} for row in results["basis"]]
+    for change, message in (
+        ({"version": 2}, "version: expected 1"),
+        ({"basis": no_alpha}, r"basis\[0\] lacks alpha"),
+        ({"own": []}, "own"),
+        ({"wrong": []}, "a cell without rows"),
+    ):
+        (damaged / "results.json").write_text(json.dumps(results | change), encoding="utf-8")
+        with pytest.raises(InputError, match=rf"damaged/results.json.*{message}.*run the study again"):
+            report_command(damaged, tmp_path / "new")
+        assert not (tmp_path / "new" / "report.md").exists()
+
+
+@pytest.mark.parametrize("name", ["permuted_mnist", "permuted_scaled", "rotated_mnist"])
+def test_the_published_studies_have_what_a_report_needs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("img2img.research.impresslearn.report.draw", lambda folder, results: [])  # the figures take longest
+    text = rebuild_report(ROOT / "docs" / "results" / name, tmp_path).read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "findings" / "impresslearn.md").read_text(encoding="utf-8")
+    (own,) = re.findall(r"\| own mask \(SupSup\) \| 0.1 \| ([\d.]+) \|", text)
+    start = {"permuted_mnist": "permuted", "permuted_scaled": "permuted, scaled weights", "rotated_mnist": "rotated"}[name]
+    assert f"| {start} | {own} |" in page
 
 
 def test_a_killed_study_goes_on_where_it_was(
@@ -263,7 +298,7 @@ def test_more_tasks_than_there_are_is_refused(tmp_path: Path, monkeypatch: pytes
 def test_a_config_names_every_option_and_its_default(name: str) -> None:
     overrides = [f"study={name}", *(["data_root=somewhere"] if name != "tiny" else [])]
     study = read_study(plain_config(compose("impresslearn", overrides)))
-    assert study.name == (f"impressions_{name}" if name == "tiny" else name)
+    assert study.name == name
     if name == "tiny":
         return
     plain = Study(name=study.name, out=study.out, data=study.data)

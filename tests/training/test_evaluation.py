@@ -1,10 +1,11 @@
-"""A finished run measured again."""
+"""A finished run measured again, and the overview of its images."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from img2img import InputError
 from img2img.api import run
 from img2img.cli import app
 from img2img.training.evaluation import evaluate_run
+from img2img.training.panels import overview
 
 Make = Callable[..., dict[str, Any]]
 
@@ -54,3 +56,16 @@ def test_what_cannot_be_measured(config: Make, tmp_path: Path) -> None:
     folder = _run(config(sequence=["disks"], out=str(tmp_path / "masks")))
     with pytest.raises(InputError, match="no task 'colour' in this bundle"):
         evaluate_run(folder, tasks=["colour"])
+
+
+def test_the_overview_has_three_tasks_side_by_side_and_the_others_below() -> None:
+    sizes = {"a": (40, 60), "b": (20, 90), "c": (30, 60), "d": (50, 70)}
+    grids = {name: np.full((*size, 3), 50 * i, np.uint8) for i, (name, size) in enumerate(sizes.items())}
+    page = overview(grids)
+    assert page.shape == (28 + 40 + 24 + 28 + 50, 70 + 24 + 90 + 24 + 60, 3)
+    corners = {"a": (28, 0), "b": (28, 94), "c": (28, 208), "d": (120, 0)}
+    for name, (top, left) in corners.items():
+        height, width = sizes[name]
+        assert (page[top : top + height, left : left + width] == grids[name]).all(), name
+    assert (page[28 + 20 : 92, 94:184] == 255).all(), "white below a lower grid"
+    assert overview({"a": grids["a"]}).shape == (68, 60, 3)

@@ -24,7 +24,7 @@ from img2img.research.impresslearn import measurements
 from img2img.research.impresslearn.numbered_tasks import NumberedTasks, build_numbered_tasks
 from img2img.research.impresslearn.options import CLASSES, Study, read_study
 from img2img.research.impresslearn.report import write_report
-from img2img.research.impresslearn.results import stored_bytes, summarise, table_rows
+from img2img.research.impresslearn.results import VERSION, stored_bytes, summarise, table_rows
 from img2img.research.impresslearn.resume_check import check_earlier, check_images, record_path
 from img2img.research.impresslearn.study_network import StudyNetwork
 from img2img.training.environment import environment
@@ -34,7 +34,6 @@ from img2img.training.run_folder import SavedConfig, keep_config
 
 __all__ = ["run"]
 
-SCHEMA = 1
 logger = logging.getLogger("img2img")
 
 
@@ -42,7 +41,7 @@ def run(config: Mapping[str, Any], *, composed: SavedConfig | None = None) -> di
     """Run a study into its folder and write `results.json`, `summary.json`, `report.md` and `figures/` there.
 
     Finished tasks and measurements are found in the folder again, so that the same command goes on after an interruption, and
-    more seeds, densities or numbers of impressions can be added to a finished run.
+    more seeds, densities or numbers of basis masks can be added to a finished run.
 
     Args:
         config: plain values, as of `configs/impresslearn.yaml` resolved; see `Study`.
@@ -86,7 +85,7 @@ def _run(study: Study, family: NumberedTasks, config: Mapping[str, Any]) -> dict
             for name, found in _measure(StudyNetwork(study, family, seed=seed, density=density)).items():
                 rows.setdefault(name, []).extend({"seed": seed, "density": density} | row for row in found)
     results = {
-        "schema": SCHEMA,
+        "version": VERSION,
         "study": {key: value for key, value in config.items() if key not in ("out", "data")},
         "data": {key: value for key, value in study.data.items() if key != "root"},
         "environment": environment(),

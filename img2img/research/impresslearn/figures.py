@@ -28,7 +28,7 @@ def draw(folder: Path, results: Mapping[str, Any]) -> list[Path]:
 
 
 def by_count(rows: Sequence[Row], key: str) -> dict[int, list[float]]:
-    """By number of impressions, the mean over tasks for each seed."""
+    """By number of basis masks, the mean over tasks for each seed."""
     grouped: dict[int, dict[int, list[float]]] = {}
     for row in rows:
         grouped.setdefault(row["count"], {}).setdefault(row["seed"], []).append(float(row[key]))
@@ -57,7 +57,7 @@ def _over_counts(axes: Axes, counts: Sequence[int], title: str) -> None:
     axes.set_xscale("log")
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("impresslearn")
+    axes.set_xlabel("basis masks")
     axes.set_title(title, loc="left", fontsize=10)
     tidy(axes)
 

@@ -75,7 +75,7 @@ class VariantOptions:
 
     Attributes:
         density: of the masks; also of the hybrid's own mask in the last layer.
-        counts: numbers of impressions; an empty list leaves the variants out.
+        counts: numbers of basis masks; an empty list leaves the variants out.
         lr: the learning rate of signed and real-valued masks, whose scores begin nearer to their thresholds than SupSup's: with
             3e-4 they learn permuted MNIST better than with 2e-3 or 1e-4 (training loss after 200 steps).
     """
@@ -88,7 +88,7 @@ class VariantOptions:
         if not self.lr > 0:
             raise InputError(f"variants.lr={self.lr}: expected more than 0, such as 3e-4")
         if wrong := [count for count in self.counts if count < 1]:
-            raise InputError(f"variants.counts has {wrong[0]}: expected numbers of impressions, 1 or more")
+            raise InputError(f"variants.counts has {wrong[0]}: expected numbers of basis masks, 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class Study:
             one-shot inference of `by_gradient` fails, which without always finds the right one (docs/findings/impresslearn.md).
         seeds: each gives a backbone, start scores and an order of the images of its own.
         densities: the fractions of ones in the masks.
-        counts: numbers of impressions.
+        counts: numbers of basis masks.
         kinds: of bases.
         new_tasks: how many tasks are learned by combining masks; none of them is in a basis.
         basis_tasks: of how many basis tasks at most, the first ones, the label is left out (basis-GN); 0 for none. The
@@ -154,7 +154,7 @@ class Study:
         if wrong_densities := [density for density in self.densities if not 0 < density < 1]:
             raise InputError(f"densities has {wrong_densities[0]}: expected fractions between 0 and 1, such as 0.1")
         if wrong_counts := [count for count in self.counts if count < 1]:
-            raise InputError(f"counts has {wrong_counts[0]}: expected numbers of impressions, 1 or more")
+            raise InputError(f"counts has {wrong_counts[0]}: expected numbers of basis masks, 1 or more")
         for name, part in (("inference", self.inference), ("variants", self.variants)):
             used = self.inference.tasks if name == "inference" else len(self.variants.counts)
             if used and part.density not in self.densities:

@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from img2img.errors import InputError
 from img2img.files.atomic import write_bytes
+from img2img.files.writable import check_writable
 from img2img.research.impresslearn.figures import at, by_count, draw, mean_of
 from img2img.research.impresslearn.options import KINDS
+from img2img.research.impresslearn.results import read_study_results
 
 _CAPTIONS = {
-    "accuracy": "Accuracy on new tasks by number and kind of impressions; bands from the lowest to the highest seed.",
+    "accuracy": "Accuracy on new tasks by number and kind of basis masks; bands from the lowest to the highest seed.",
     "basis_tasks": "Basis tasks without their label, after figure 6 of the paper.",
     "overlap": "How often two masks keep the same weight; equal ones: 1 / density.",
     "variants": "The variants of section 5 and appendix A.5.",
@@ -45,6 +48,23 @@ def write_report(folder: Path, results: Mapping[str, Any]) -> Path:
     return write_bytes(folder / "report.md", text.encode())
 
 
+def rebuild_report(folder: Path, out: Path) -> Path:
+    """Write the report of a study anew, from the `results.json` in its folder: `out/report.md` and `out/figures`.
+
+    Raises:
+        InputError: `results.json` is missing or damaged, or rows are missing in it.
+    """
+    results = read_study_results(folder)
+    check_writable(out, "--out", "figures")
+    try:
+        return write_report(out, results)
+    except statistics.StatisticsError as error:
+        raise InputError(
+            f"{folder / 'results.json'}: a table of its report has a cell without rows ({error}): restore the file from a copy, "
+            "or run the study again"
+        ) from error
+
+
 def _accuracy(results: Mapping[str, Any], densities: Sequence[float]) -> list[str]:
     counts = sorted({row["count"] for row in results["combined"]})
     rows = []
@@ -57,7 +77,7 @@ def _accuracy(results: Mapping[str, Any], densities: Sequence[float]) -> list[st
             found = at(results["combined"], density=density, kind=kind)
             if found:
                 rows.append([kind, f"{density:g}", *(_cell(by_count(found, "accuracy").get(count)) for count in counts)])
-    return ["## New tasks", "", *_table(["impresslearn", "density", *map(str, counts)], rows)]
+    return ["## New tasks", "", *_table(["basis masks", "density", *map(str, counts)], rows)]
 
 
 def _basis(results: Mapping[str, Any], densities: Sequence[float]) -> list[str]:

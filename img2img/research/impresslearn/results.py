@@ -1,10 +1,15 @@
-"""From the rows of a study to its summary, its bytes and table 2."""
+"""`results.json` of a study: its schema, and from its rows the summary, the bytes and table 2."""
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from img2img.files.json_files import read_json
 from img2img.files.paths import expanded
+from img2img.files.typed import Number, Scalar, Stored, as_model
 from img2img.masks.storage import read_header
 from img2img.research.impresslearn.numbered_tasks import NumberedTasks
 from img2img.research.impresslearn.options import Study
@@ -12,12 +17,132 @@ from img2img.research.impresslearn.table2 import TABLE_2
 from img2img.research.suites.schema import Summary, SummaryCell, SummaryTask
 
 Row = Mapping[str, Any]
+VERSION: Literal[1] = 1
+"""Of `results.json`."""
+
+
+# ------------------------------------------------------------------ the schema
+
+
+class _Row(Stored):
+    seed: int
+    density: Number
+
+
+class _Accuracy(_Row):
+    task: int
+    accuracy: Number
+
+
+class _Combination(_Accuracy):
+    kind: str
+    count: int
+
+
+class _Variant(_Accuracy):
+    variant: str
+    count: int
+
+
+class _Overlap(_Row):
+    kind: str
+    layer: str
+    overlap: Number
+
+
+class _BasisTask(_Row):
+    count: int
+    own: Number
+    alpha: Number
+    alpha_finds: bool
+    one_shot: Number
+    one_shot_finds: Number
+    every_mask: Number
+    every_mask_finds: Number
+
+
+class _Inference(_Row):
+    tasks: int
+    count: int
+    epochs: int
+    batches: int
+    one_shot: Number
+    halving: Number
+    every_task: Number
+    accuracy: Number
+
+
+class _CombinationBytes(Stored):
+    count: int
+    file_bytes: Number
+
+
+class _Bytes(Stored):
+    density: Number
+    as_the_paper_counts: Number
+    coded_bytes: Number
+    entropy_bytes: Number
+    file_bytes: Number
+    combined: list[_CombinationBytes]
+
+
+class _PaperRow(Stored):
+    data: str
+    network: str
+    mask_kib: Number
+    alphas: int
+    task_kib: Number
+    savings: Number
+    printed: list[Number]
+
+
+class _Name(Stored):
+    name: str
+
+
+class _Environment(Stored):
+    commit: Scalar
+    device: Scalar
+    torch: Scalar
+
+
+class _StudyResults(Stored):
+    """What the report needs of `results.json`."""
+
+    version: Literal[1]
+    study: _Name
+    environment: _Environment
+    majority: Number
+    own: Annotated[list[_Accuracy], Field(min_length=1)]
+    wrong: list[_Accuracy]
+    overlaps: list[_Overlap]
+    combined: list[_Combination]
+    basis: list[_BasisTask] = Field(default_factory=list)
+    inference: list[_Inference] = Field(default_factory=list)
+    variants: list[_Variant] = Field(default_factory=list)
+    storage: list[_Bytes]
+    table_2: list[_PaperRow]
+
+
+def read_study_results(folder: Path) -> Row:
+    """`results.json` of a study's folder, checked.
+
+    Raises:
+        InputError: there is none, or it is not what a study writes; names the place at fault.
+    """
+    results = read_json(folder / "results.json")
+    as_model(_StudyResults, results, str(folder / "results.json"), remedy="run the study again, which writes it anew")
+    found: Row = results
+    return found
+
+
+# ------------------------------------------------------------------ from rows
 
 
 def summarise(study: Study, family: NumberedTasks, results: Mapping[str, Any]) -> dict[str, Any]:
     """The accuracies of the new tasks in the form of every suite's `summary.json`.
 
-    A method is a number of impressions of one kind, or SupSup's own masks, at one density: `heterogeneous_100_d0.1`,
+    A method is a number of basis masks of one kind, or SupSup's own masks, at one density: `heterogeneous_100_d0.1`,
     `supsup_d0.1`. `bytes` is the task's file, without the basis, which is shared, and the same for all its tasks.
     """
     grouped: dict[str, dict[int, list[Row]]] = {}

@@ -29,7 +29,7 @@ from img2img.research.suites.aggregate import (
 )
 from img2img.research.suites.paired_differences import compared, pairs_figure, pairs_markdown
 from img2img.research.suites.plot_style import Gallery, Shown, styled
-from img2img.research.suites.sheets import task_grid
+from img2img.research.suites.sheets import overview, task_grid
 from img2img.research.suites.suite import Method, Suite, TaskInfo, read_suite
 from img2img.research.suites.summary import environment_of, headline, write_summary
 from img2img.research.suites.tables import all_tables, write_table
@@ -55,11 +55,14 @@ def write_comparison(suite: Path, out: Path) -> Path:
     check_writable(out, "--out", "figures", "tables")
     read, out = read_suite(expanded(suite)), expanded(out)
     curves = {task.name: {m.label: points for m in read.methods if (points := mean_curve(m, task))} for task in read.tasks}
+    everything = overview(read)
     grids = {task.name: grid for task in read.tasks if (grid := task_grid(read, task)) is not None}
     tables = all_tables(read, curves)
     # All that can be damaged has been read: from here on files are written.
     with styled():
-        view = _view(read, Gallery(out / "figures"), curves, grids)
+        gallery = Gallery(out / "figures")
+        view = _view(read, gallery, curves, grids)
+        view["overview"] = None if everything is None else gallery.add_image(everything, "overview")
     for table in tables:
         write_table(table, out / "tables")
     view["tables"] = [table.name for table in tables]

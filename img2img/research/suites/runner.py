@@ -225,11 +225,16 @@ def _cause(console: str) -> str:
     return (reasons or lines or ["no output"])[-1]
 
 
-def describe(suite: Suite, store: Path, out: Path) -> None:
-    """Write into a store how its methods are presented, its `summary.json`, and images of the run folders in `out`."""
+def about(suite: Suite) -> About:
+    """The first line of the suite's store: its title, and how its methods are presented."""
     methods: dict[str, MethodInfo] = {}
     for label in suite.methods:
         variant = suite.variant(label)
         methods[label] = MethodInfo(title=variant.title, group=variant.group, note=variant.note)
-    describe_store(store, About(suite=suite.name, title=suite.title, methods=methods))
+    return About(suite=suite.name, title=suite.title, methods=methods)
+
+
+def describe(suite: Suite, store: Path, out: Path) -> None:
+    """Write into a store how its methods are presented, its `summary.json`, and images of the run folders in `out`."""
+    describe_store(store, about(suite))
     finish(store, out)

@@ -1,24 +1,27 @@
 """Test images of all methods side by side: a store keeps one sheet a task, and a page shows it.
 
-A sheet is `STORE/images/TASK.webp`: a row a test image, with a column for the input, the target and each method's output. Its
-EXIF description is JSON that names the columns. WebP takes about half the bytes of a JPEG here. Tiles begin at multiples of its
-blocks, so that they stay apart when columns are added and the file is written again.
+A sheet is `STORE/images/TASK.webp`: a row a test image, with a column for the input, the target and each method's output. Tasks
+whose answer is one label for an image have none: accuracies say as much. Its EXIF description is JSON that names the columns.
+WebP takes about half the bytes of a JPEG here. Tiles begin at multiples of its blocks, so that they stay apart when columns are
+added and the file is written again.
 """
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from pydantic import Field, Strict
 
 from img2img.errors import InputError
 from img2img.files.atomic import write_atomic
 from img2img.research.suites.schema import Entry, parse
 from img2img.research.suites.suite import Method, Suite, TaskInfo
+from img2img.tasks.base import TASKS
 from img2img.tasks.lettering import fit
 from img2img.training.output_images import Strip, read_strip
 
@@ -28,6 +31,8 @@ IMAGES = "images"
 QUALITY = 80
 WIDTH = 1180
 """Pixels of a page's grid: columns that do not fit go below, with their own titles."""
+_OVERVIEW = 96
+"""Pixels of the longer side of an image in the overview."""
 _BLOCK = 16
 _GAP = 6
 _TITLE = 24
@@ -119,6 +124,8 @@ def update_sheets(suite: Suite, runs: Path) -> list[Path]:
     """
     paths = []
     for task in suite.tasks:
+        if task.kind in TASKS and TASKS[task.kind].image_level:
+            continue
         path = sheet_path(suite, task)
         strip_name = f"{task.name}.jpg"
         before = read_sheet(path) or Sheet({}, {})
@@ -169,13 +176,43 @@ def task_grid(suite: Suite, task: TaskInfo) -> tuple[Image.Image, tuple[Method, 
     return (_compose(columns), methods) if columns else None
 
 
+def overview(suite: Suite) -> Image.Image | None:
+    """One test image of each task, the middle one, through every method; None where fewer than two tasks have images.
+
+    Raises:
+        InputError: a sheet cannot be read.
+    """
+    sheets = [sheet for task in suite.tasks if (sheet := read_sheet(sheet_path(suite, task))) is not None]
+    if len(sheets) < 2:
+        return None
+    columns = {kind.removesuffix("s"): [sheet.given.get(kind) for sheet in sheets] for kind in _GIVEN}
+    columns |= {method.title: [sheet.methods.get(method.label) for sheet in sheets] for method in suite.methods}
+    sizes = [ImageOps.contain(next(iter(sheet.methods.values())).tiles[0], (_OVERVIEW, _OVERVIEW)).size for sheet in sheets]
+    width = max(width for width, _ in sizes)
+    strips = {
+        title: Strip(tuple(_fitted(strip, size, width) for strip, size in zip(found, sizes, strict=True)))
+        for title, found in columns.items()
+        if any(found)
+    }
+    return _compose(list(strips.items()))
+
+
+def _fitted(strip: Strip | None, size: tuple[int, int], width: int) -> Image.Image:
+    """The middle image of a column within `size`, in the middle of a white tile; white where there is no column."""
+    tile = Image.new("RGB", (width, size[1]), "white")
+    if strip is not None:
+        image = ImageOps.contain(strip.tiles[len(strip.tiles) // 2], size)
+        tile.paste(image, ((width - image.width) // 2, 0))
+    return tile
+
+
 def _compose(columns: Sequence[tuple[str, Strip]]) -> Image.Image:
-    width, height = columns[0][1].tiles[0].size
-    rows = len(columns[0][1].tiles)
+    width = columns[0][1].tiles[0].width
+    tops = [0, *accumulate(tile.height + _GAP for tile in columns[0][1].tiles)]
     step = width + _GAP
     across = max(2, (WIDTH + _GAP) // step)
     bands = [columns[i : i + across] for i in range(0, len(columns), across)]
-    band_height = _TITLE + rows * (height + _GAP) - _GAP
+    band_height = _TITLE + tops[-1] - _GAP
     size = step * max(map(len, bands)) - _GAP, (band_height + _BAND) * len(bands) - _BAND
     page = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(page)
@@ -184,6 +221,6 @@ def _compose(columns: Sequence[tuple[str, Strip]]) -> Image.Image:
         for c, (title, strip) in enumerate(band):
             fitted = fit(title, 13, width, _TITLE)
             draw.text((c * step, top + 3), fitted.lines[0], fill="#1b1f24", font=fitted.font)
-            for r, tile in enumerate(strip.tiles):
-                page.paste(tile, (c * step, top + _TITLE + r * (height + _GAP)))
+            for below, tile in zip(tops, strip.tiles, strict=False):
+                page.paste(tile, (c * step, top + _TITLE + below))
     return page

@@ -9,7 +9,7 @@ from PIL import Image
 
 from img2img.errors import InputError
 from img2img.research.suites.plot_style import look, with_palette
-from img2img.research.suites.sheets import read_sheet, task_grid
+from img2img.research.suites.sheets import overview, read_sheet, task_grid
 from img2img.research.suites.summary import finish
 from img2img.training.output_images import read_strip, save_strip
 
@@ -28,8 +28,13 @@ def test_a_strip_comes_back_in_tiles(tmp_path: Path) -> None:
         read_strip(tmp_path / "b.jpg")
 
 
-def strip(folder: Path, kind: str, colour: tuple[int, int, int], count: int = 2) -> None:
-    save_strip(folder / kind / "streets.jpg", [Image.new("RGB", (60, 60), colour)] * count, (60, 60))
+Colour = tuple[int, int, int]
+
+
+def strip(
+    folder: Path, kind: str, colour: Colour, count: int = 2, task: str = "streets", size: tuple[int, int] = (60, 60)
+) -> None:
+    save_strip(folder / kind / f"{task}.jpg", [Image.new("RGB", size, colour)] * count, size)
 
 
 def test_a_grid_has_input_target_and_methods_from_left_to_right(tmp_path: Path) -> None:
@@ -64,6 +69,34 @@ def test_a_sheet_keeps_the_columns_of_runs_that_are_gone_and_takes_the_lowest_se
     found = [s.tiles[1].getpixel((30, 30)) for s in sheet.methods.values()]
     assert np.abs(np.array(found) - np.array([(250, 10, 10), (10, 250, 10)])).max() <= 12
     assert [tile.size for s in sheet.methods.values() for tile in s.tiles] == [(60, 60)] * 4
+
+
+def test_the_overview_has_a_row_a_task_and_a_column_a_method(tmp_path: Path) -> None:
+    suite = bare_suite(tmp_path / "suite", "a", "b")
+    strip(tmp_path / "runs" / "a" / "0", "outputs", (250, 10, 10))
+    assert overview(finish(suite, tmp_path / "runs")) is None, "one task is its own grid"
+    colours = {("a", "inputs"): (10, 250, 10), ("a", "outputs"): (10, 10, 250), ("b", "outputs"): (10, 10, 10)}
+    for (label, kind), colour in colours.items():
+        strip(tmp_path / "runs" / label / "0", kind, colour, 3, "colour", (96, 192))
+    image = overview(finish(suite, tmp_path / "runs"))
+    assert image is not None
+    assert image.size == (3 * (96 + 6) - 6, 24 + 96 + 6 + 96), "input, a and b; streets is enlarged, colour made smaller"
+    white = (255, 255, 255)
+    for row, wanted in ((0, (white, (250, 10, 10), white)), (1, tuple(colours.values()))):
+        centres = [image.getpixel((102 * i + 48, 24 + 102 * row + 48)) for i in range(3)]
+        assert np.abs(np.array(centres) - np.array(wanted)).max() <= 12
+    assert image.getpixel((102 + 10, 24 + 102 + 48)) == white, "a high image is in the middle of its tile"
+
+
+def test_tasks_whose_answer_is_a_label_have_no_sheet(tmp_path: Path) -> None:
+    changed = results("piggyback", 0)
+    changed["tasks"][0] |= {"kind": "classification", "primary_metric": "top-1"}
+    suite = tmp_path / "suite"
+    add_run(suite, "a", changed)
+    for task in ("streets", "colour"):
+        strip(tmp_path / "runs" / "a" / "0", "outputs", (250, 10, 10), task=task)
+    finish(suite, tmp_path / "runs")
+    assert [path.name for path in (suite / "images").iterdir()] == ["colour.webp"]
 
 
 def test_images_that_do_not_fit_side_by_side_are_refused(tmp_path: Path) -> None:

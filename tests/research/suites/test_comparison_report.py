@@ -25,6 +25,7 @@ from img2img.research.suites.suite import read_suite
 from img2img.research.suites.summary import finish
 
 FIGURES = (
+    "overview",
     "skill", "pairs", "bytes", "quality_against_bytes", "time", "zeroed_by_task", "similarity_piggyback", "kappa_piggyback",
     "zeroed_by_layer_piggyback", "k_by_layer_piggyback", "kernels_by_layer_piggyback",
     *(f"forgetting_{label}" for label in ("piggyback", "finetune", "sequential")),
@@ -62,7 +63,7 @@ def test_every_figure_is_on_the_page(made: tuple[Path, Path]) -> None:
         shown += blob in files
         with Image.open(io.BytesIO(blob)) as image:
             image.load()
-    assert shown == len(FIGURES) - 3  # the three grids are JPEG on the page
+    assert shown == len(FIGURES) - 4  # the three grids and the overview are JPEG on the page
 
 
 def test_the_page_needs_nothing_else_and_links_only_into_itself(made: tuple[Path, Path]) -> None:

@@ -11,7 +11,7 @@ from img2img import InputError
 from img2img.cli.pipeline import plain_config
 from img2img.files.lock import hold
 from img2img.masks import Affine, ImpressLearn, SupSup
-from img2img.research.suites.runner import Suite, _cause, backbone_jobs, describe, load_suite, method_jobs, run_jobs
+from img2img.research.suites.runner import Suite, _cause, about, backbone_jobs, describe, load_suite, method_jobs, run_jobs
 from img2img.research.suites.sheets import read_sheet
 from img2img.research.suites.store import read_store
 from img2img.training.compose import compose
@@ -240,6 +240,16 @@ def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path) 
     broken = method_jobs(suite, tmp_path / "other", ["tuned"], [0], [*small, "train.stepz=1"])
     assert run_jobs(pipeline, broken, parallel=1, store=store) == broken
     assert "stepz" in (broken[0].folder / "console.txt").read_text()
+
+
+@pytest.mark.parametrize("store", sorted((ROOT / "docs" / "results").glob("*/runs.jsonl")), ids=lambda path: path.parent.name)
+def test_a_published_store_has_todays_titles(store: Path) -> None:
+    """Else: `python pipelines/suite.py NAME --store docs/results/NAME --seeds`."""
+    config = ROOT / "configs" / "suite" / f"{store.parent.name}.yaml"
+    stored, _ = read_store(store.parent)
+    if config.exists():
+        assert stored == about(load_suite(config))
+    assert not any(word in store.read_text().split("\n")[0] for word in ("own ends", 'its own"', 'alone"', "pictures"))
 
 
 def test_a_damaged_store_is_refused_before_any_run(tmp_path: Path) -> None:
