@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,14 @@ hypothesis.settings.load_profile("img2img")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _unsynced() -> Iterator[None]:
+    """Files are not waited for until they are on the disk: no test cuts the power, and a run asks for it a hundred times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses a closed file, too
+        yield
 
 
 IMAGE_TASKS: Mapping[str, Mapping[str, Any]] = {
@@ -112,9 +121,9 @@ def disk_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def config(disk_data: Path, tmp_path: Path) -> Callable[..., Config]:
-    """`config(**changes)`: a whole experiment."""
+@pytest.fixture(scope="session")
+def config_in(disk_data: Path) -> Callable[..., Config]:
+    """`config_in(folder, **changes)`: a whole experiment, for fixtures whose runs several tests read."""
     labelled = {
         "kind": "image_label_folder",
         "classes": ["ground", "disk"],
@@ -125,10 +134,10 @@ def config(disk_data: Path, tmp_path: Path) -> Callable[..., Config]:
     }
     plain = {"kind": "image_folder", "parts": {p: {"root": str(disk_data / p / "images")} for p in ("train", "val", "test")}}
 
-    def make(**changes: Any) -> Config:
+    def make(folder: Path, /, **changes: Any) -> Config:
         return {
             "name": "tiny",
-            "out": str(tmp_path / "run"),
+            "out": str(folder),
             "backbone": {"mode": "first_task", "kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3},
             "method": {"name": "piggyback", "init": 6e-3},
             "train": {
@@ -152,3 +161,9 @@ def config(disk_data: Path, tmp_path: Path) -> Callable[..., Config]:
         } | changes
 
     return make
+
+
+@pytest.fixture
+def config(config_in: Callable[..., Config], tmp_path: Path) -> Callable[..., Config]:
+    """`config(**changes)`: a whole experiment, in the test's own folder."""
+    return functools.partial(config_in, tmp_path / "run")

@@ -13,13 +13,13 @@ import pytest
 
 import img2img
 from img2img import InputError
-from img2img.api import run
 from img2img.bundle.join import join_bundles
 from img2img.export import export_bundle
 from img2img.files.writable import check_writable
 from img2img.hub import save_pretrained
 from img2img.research.impresslearn import run as run_study
 from img2img.research.suites.runner import Job, run_jobs
+from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 
 

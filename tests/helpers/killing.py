@@ -1,11 +1,13 @@
 """Runs that are killed in the middle, to test that they go on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
+
+T = TypeVar("T")
 
 
 class Killed(BaseException):
@@ -28,3 +30,16 @@ def killed_at(step: int, optimiser: type[torch.optim.Optimizer] = torch.optim.Ad
         patch.setattr(optimiser, "step", counted)
         with pytest.raises(Killed):
             yield
+
+
+def killed_again_and_again(run: Callable[[], T], *steps: int) -> T:
+    """What `run()` gives in the end: it is killed at each of these steps, counted anew at each start, and started again.
+
+    Each start has other random states, as another process has. What one restart loses or repeats shows at the end, so one
+    training tells as much as one for each step; a step after which there is no checkpoint yet sends the run back.
+    """
+    for step in steps:
+        with killed_at(step):
+            run()
+        torch.manual_seed(777 + step)
+    return run()

@@ -12,10 +12,10 @@ from killing import killed_at
 import img2img
 from img2img import InputError
 from img2img.api import add_task as train_new_task
-from img2img.api import run
 from img2img.bundle import delete_task_from_bundle, load_bundle, read_bundle, task_path
 from img2img.bundle.join import join_bundles
 from img2img.training.config import read_experiment
+from img2img.training.run import run
 
 Make = Callable[..., dict[str, Any]]
 FEW = {

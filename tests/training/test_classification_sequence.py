@@ -7,21 +7,24 @@ from typing import Any
 
 import pytest
 import torch
-from killing import killed_at
+from killing import killed_again_and_again
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 import img2img
 from img2img import InputError
-from img2img.api import run
 from img2img.masks import METHODS
+from img2img.reports.page import write_report
 from img2img.training.config import read_experiment
+from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 from img2img.training.strategies import comparison_methods
 
 Make = Callable[..., dict[str, Any]]
 MASKS = ("piggyback", "affine", "ksm", "supsup", "identity")
+PAGES = {"piggyback", "ksm", "joint", "packnet"}
+"""Of each kind of method: bits, values, a network of its own, a shared one."""
 KEEPING = set(comparison_methods()) - {"sequential", "lwf", "ewc"}
 
 
@@ -69,7 +72,7 @@ def _untimed(results: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", [*MASKS, *sorted(comparison_methods())])
 def test_every_method_learns_a_sequence_of_classifications(config: Make, tmp_path: Path, name: str) -> None:
     method = {"name": name, **({"samples": 3} if name == "ewc" else {})}
-    results = run(config(method=method))
+    results = run(config(method=method), report=write_report if name in PAGES else None)
     assert [task["name"] for task in results["tasks"]] == ["t_1", "t_2", "t_3"]
     for task in results["tasks"]:
         assert (task["kind"], task["primary_metric"], task["baseline"]) == ("classification", "top-1", pytest.approx(1 / 3))
@@ -81,16 +84,13 @@ def test_every_method_learns_a_sequence_of_classifications(config: Make, tmp_pat
     assert 1 <= results["relative_parameters"] <= 1 + 3 * per_task * 1.2
     shown = Image.open(tmp_path / "run" / "images" / "t_2.png")
     assert shown.width > 3 * 128, "input, output and target side by side"
-    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    if name in PAGES:
+        assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("step", [3, 11, 16])
-def test_a_killed_run_with_two_optimisers_goes_on_bit_equal(config: Make, tmp_path: Path, step: int) -> None:
+def test_a_killed_run_with_two_optimisers_goes_on_bit_equal(config: Make, tmp_path: Path) -> None:
     whole = run(config(out=str(tmp_path / "whole")))
-    with killed_at(step):
-        run(config())
-    torch.manual_seed(777)
-    assert _untimed(run(config())) == _untimed(whole)
+    assert _untimed(killed_again_and_again(lambda: run(config()), 3, 9, 7)) == _untimed(whole)  # steps 3, 11 and 16 of all
     for task in ("t_1", "t_2", "t_3"):
         first, second = (load_file(tmp_path / run / "bundle" / "tasks" / f"{task}.safetensors") for run in ("run", "whole"))
         assert first.keys() == second.keys()
@@ -99,8 +99,10 @@ def test_a_killed_run_with_two_optimisers_goes_on_bit_equal(config: Make, tmp_pa
 
 def test_masks_learn_what_a_frozen_backbone_cannot(config: Make) -> None:
     common = config()["train"] | {"epochs": 12, "batch_size": 8, "optimiser": {**config()["train"]["optimiser"], "lr": 3e-3}}
+    common |= {"checkpoint_every": 1000, "validation": {**common["validation"], "epochs": 4}}
     family = config()["tasks"]["t"]
-    tasks = {"t": family | {"data": family["data"] | {"count": {"train": 120, "val": 30, "test": 120}}}}
+    tasks = {"t": family | {"data": family["data"] | {"count": {"train": 120, "val": 12, "test": 60}}}}
+    tasks["t"]["count"] = 2
     results = run(config(train=common, tasks=tasks, method={"name": "piggyback"}))
     assert all(task["value"] > 0.8 for task in results["tasks"]), "chance is a third"
 

@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from img2img import InputError
-from img2img.api import run
 from img2img.cli import app
 from img2img.training.evaluation import evaluate_run
 from img2img.training.panels import overview
+from img2img.training.run import run
 
 Make = Callable[..., dict[str, Any]]
 

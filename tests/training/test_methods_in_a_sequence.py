@@ -11,12 +11,13 @@ import torch
 
 import img2img
 from img2img import InputError, MaskedNetwork, masks
-from img2img.api import run
 from img2img.backbones import build_backbone
 from img2img.bundle import HEAD, load_backbone, load_bundle, read_bundle, save_backbone
+from img2img.reports.page import write_report
 from img2img.training.config import OptimiserOptions, read_experiment
 from img2img.training.mask_strategy import groups_of
 from img2img.training.optimiser import all_of
+from img2img.training.run import run
 
 Make = Callable[..., dict[str, Any]]
 SUPSUP = {"name": "supsup", "density": 0.4}
@@ -85,7 +86,7 @@ def test_a_comparison_method_does_not_ask_which_weights_would_be_masked_tasks_ow
 
 
 def test_a_run_that_masks_nothing_has_a_report_like_any_other(config: Make, tmp_path: Path) -> None:
-    results = run(config(masks={"select": []}, sequence=["disks", "colour"]))
+    results = run(config(masks={"select": []}, sequence=["disks", "colour"]), report=write_report)
     assert results["backbone"]["masked_parameters"] == 0
     assert [task["density"] for task in results["tasks"]] == [None, None]
     assert (tmp_path / "run" / "report.html").is_file()

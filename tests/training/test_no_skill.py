@@ -13,15 +13,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import img2img
-from img2img.api import run
 from img2img.cli import app
 from img2img.hub.card import model_card
+from img2img.reports.page import write_report
 from img2img.research.decathlon import score_of
 from img2img.research.suites.comparison_page import write_comparison
 from img2img.research.suites.store import store_run
 from img2img.research.suites.summary import finish
 from img2img.tasks import build_task
 from img2img.training.config import TrainOptions
+from img2img.training.run import run
 from img2img.training.strategy import TaskData
 from img2img.training.task_data import remarks
 
@@ -41,7 +42,7 @@ def masks(disk_data: Path, tmp_path: Path) -> dict[str, Any]:
 def test_a_run_ends_with_results_a_report_tables_and_a_card(config: Make, masks: dict[str, Any], tmp_path: Path) -> None:
     made = config(sequence=["colour", "disks"])
     made["tasks"]["disks"]["data"] = masks
-    results = run(made)
+    results = run(made, report=write_report)
     folder = tmp_path / "run"
     assert json.loads((folder / "results.json").read_text()) == results
     assert [task["baseline"] for task in results["tasks"]] == [pytest.approx(results["tasks"][0]["baseline"]), 1.0]

@@ -13,13 +13,14 @@ from killing import Killed, killed_at
 
 import img2img
 from img2img import InputError
-from img2img.api import run
 from img2img.bundle import load_bundle
 from img2img.masks.task_state import TaskState
+from img2img.reports.page import write_report
 from img2img.training import sequence as sequence_module
 from img2img.training.collect import collect_results
 from img2img.training.config import read_experiment
 from img2img.training.loop import fit
+from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 
 Make = Callable[..., dict[str, Any]]
@@ -43,7 +44,7 @@ def _untimed(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_run_leaves_a_bundle_results_images_logs_and_a_page(config: Make, tmp_path: Path) -> None:
-    results = run(config(compare={"decoder_only": ["colour"]}))
+    results = run(config(compare={"decoder_only": ["colour"]}), report=write_report)
     folder = tmp_path / "run"
     assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
     assert results["version"] == 2

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import img2img
-from img2img.api import run
 from img2img.errors import InputError
 from img2img.training.config import read_experiment
+from img2img.training.run import run
 from img2img.training.task_data import prepare
 
 Make = Callable[..., dict[str, Any]]

@@ -10,9 +10,9 @@ import torch
 from tiny_strategies import begun, changed, context, first, learned, probe, restored, snapshot, train
 
 from img2img import InputError
-from img2img.api import run
 from img2img.research.strategies import Joint
 from img2img.research.strategies.joint import JointBatches, TaskBatch
+from img2img.training.run import run
 from img2img.training.strategy import Phase
 
 NAMES = ("classes", "colour", "more")

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from img2img import InputError
-from img2img.api import run
 from img2img.masks.coding import decode, encode
 from img2img.research.strategies import PackNet
 from img2img.research.strategies.packnet import FIRST, FREE
+from img2img.training.run import run
 from img2img.training.strategy import Phase, Strategy
 
 CONV1, CONV2 = "encoder.0.weight", "decoder.0.weight"  # 108 and 72 weights

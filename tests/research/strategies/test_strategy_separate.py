@@ -9,10 +9,10 @@ import torch
 from tiny_strategies import begun, changed, context, first, learned, probe, restored, snapshot, train, transformer
 
 from img2img import InputError
-from img2img.api import run
 from img2img.masks import MaskedNetwork
 from img2img.research.strategies import DecoderOnly, FineTune, HeadOnly, PartlyTrained, Scratch
 from img2img.research.strategies.separate import SeparateNetworks
+from img2img.training.run import run
 from img2img.training.strategy import Strategy
 
 ENCODER = {"encoder.0.weight", "encoder.0.bias", "encoder.1.weight", "encoder.1.bias"}
