@@ -63,9 +63,32 @@ def _page_of_run(run: Path, out: Path) -> tuple[Path, Path]:
     if out.resolve() != run.resolve():
         if (out / "progress.json").is_file():
             raise InputError(f"--out {out} is the folder of another run, whose results would be lost: choose another")
+        _remove_earlier(out, run)
         out.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / "results.json", out / "results.json")
         for folder in ("images", "metrics"):
             if (run / folder).is_dir():
                 shutil.copytree(run / folder, out / folder, dirs_exist_ok=True)
     return write_report(out), out / "results.json"
+
+
+def _remove_earlier(out: Path, run: Path) -> None:
+    """Remove the images and logs of an earlier report in `out` that `run` has none of: its page would show them as its own.
+
+    Raises:
+        InputError: the results that lie there are not those of a run.
+    """
+    from img2img.training.results import read_results
+
+    names = {task.name for task in read_results(run).tasks}
+    if (out / "results.json").is_file():
+        try:
+            names |= {task.name for task in read_results(out).tasks}
+        except InputError as error:
+            raise InputError(
+                f"--out {out} has a results.json that is not of a run and would be lost: choose another folder ({error})"
+            ) from error
+    for folder, ending in (("images", "png"), ("metrics", "csv")):
+        for path in (out / folder).glob(f"*.{ending}"):
+            if path.name.split(".")[0] in names and not (run / folder / path.name).is_file():  # no task's name has a dot
+                path.unlink()

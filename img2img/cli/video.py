@@ -62,15 +62,28 @@ def make_video(model: "Model", task: str, source: Path, target: Path, **options:
 
 
 def make_frames(model: "Model", task: str, source: Path, target: Path, write: Any, **options: Any) -> None:
-    """Run a task on a video into a folder with a file a frame, each written by `write(path, result)`; raises as `make_video`."""
+    """Run a task on a video into a folder with a file a frame, each written by `write(path, result)`; raises as `make_video`.
+
+    Frames that an earlier and longer result has left there are removed at the end, and nothing else.
+    """
     with _opened(source) as capture:
-        frames = _Frames(capture)
+        frames, ending = _Frames(capture), "png"
         for number, result in enumerate(model.stream(task, frames, **options), start=1):
             if isinstance(result, dict):
-                write(target / f"{number:06}.json", result)
+                ending = "json"
+                write(_frame(target, number, ending), result)
             else:
-                write(target / f"{number:06}.png", Image.fromarray(result))
+                write(_frame(target, number, ending), Image.fromarray(result))
         frames.check(source, target)
+        last = frames.count
+        while _frame(target, last + 1, ending).is_file():
+            last += 1
+        for number in range(last, frames.count, -1):  # from the end, so that a kill leaves no gap that would hide the others
+            _frame(target, number, ending).unlink()
+
+
+def _frame(folder: Path, number: int, ending: str) -> Path:
+    return folder / f"{number:06}.{ending}"
 
 
 @contextmanager

@@ -20,13 +20,15 @@ from img2img.training.run_folder import config_path
 from img2img.training.strategies import MASKS
 from img2img.training.task_data import prepare
 
+logger = logging.getLogger("img2img")
+
 Part = Literal["val", "test"]
 
 
 def evaluate_run(
     run: str | os.PathLike[str], *, tasks: Sequence[str] | None = None, part: Part = "test", device: str = "auto"
 ) -> dict[str, dict[str, Any]]:
-    """Measure tasks of a run's bundle on the data of its config.
+    """Measure tasks of a run's bundle on the data of its config; what is to be said about the data is logged as warnings.
 
     Args:
         run: the run's folder, with `config/config.yaml` and `bundle/`.
@@ -36,9 +38,8 @@ def evaluate_run(
 
     Returns:
         By task: `primary_metric`, its name; `metrics`; `baseline`, those of the baseline; `images`, how many; `changed`, what of
-        the files of that part,
-        or of those that the task's options name, is another than when it was learned, None where nothing is or the run kept no
-        list of them; and of the test set `reported`, what `results.json` says.
+        the files of that part, or of those that the task's options name, is another than when it was learned, None where
+        nothing is or the run kept no list of them; and of the test set `reported`, what `results.json` says.
 
     Raises:
         OutOfMemoryError: an image or a batch does not fit into memory; names what to lower.
@@ -71,6 +72,8 @@ def evaluate_run(
             )
         task_data = prepare(experiment, configs[name])
         images: ImageDataset = getattr(task_data.parts, part)
+        for warning in images.warnings():
+            logger.warning("%s: %s", name, warning)
         metrics = evaluator.metrics(lambda x, name=name: model.network(x, task=name), task_data.task, images)  # type: ignore[misc]
         entry = {"primary_metric": task_data.task.metric, "metrics": finite(metrics), "images": len(images)}
         changed = records.difference(task_data, [part])
@@ -95,7 +98,7 @@ def read_run(folder: Path) -> Experiment:
     config = without_script_keys(read_yaml(path, "the config of a run"))
     imports = config.pop("imports", None)
     if imports:
-        logging.getLogger("img2img").info(
+        logger.info(
             "the config of %s names the modules %s: nothing that a run folder names is imported. If its kinds are of your own, "
             "name them: img2img --import MODULE evaluate, or `import MODULE` in Python", folder, str(imports)[:200],
         )  # fmt: skip

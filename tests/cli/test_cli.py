@@ -81,6 +81,17 @@ def test_one_run_becomes_its_own_page(suite: Path, tmp_path: Path, shell: Fixtur
     assert (code, said) == (0, f"{out / 'report.html'}\n")
     assert "<svg" in (out / "report.html").read_text(encoding="utf-8")  # the learning curve came along
     assert (run / "report.html").is_file() is not elsewhere
+    if elsewhere:
+        logs, notes = sorted((run / "metrics").iterdir()), out / "metrics" / "notes.csv"
+        logs[0].unlink()
+        notes.touch()
+        assert call(*shell, "report", str(run), "--out", str(out))[0] == 0
+        assert sorted(path.name for path in (out / "metrics").iterdir()) == sorted([notes.name, *(p.name for p in logs[1:])])
+        (out / "results.json").write_text("{}")
+        code, _, said = call(*shell, "report", str(run), "--out", str(out))
+        assert code == 1
+        assert "results.json that is not of a run" in said
+        assert (out / "results.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(

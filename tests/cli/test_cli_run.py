@@ -141,6 +141,13 @@ def test_a_video_becomes_a_video_or_its_frames(bundle: Path, tmp_path: Path) -> 
     assert len(frames) == 5
     for file, frame in zip(frames, expected, strict=True):
         assert np.abs(np.asarray(Image.open(file)).astype(int) - frame).max() <= 1
+    users = [frames[0].with_name(name) for name in ("000009.png", "6.png", "000004.json", "notes.txt")]
+    for path in users:
+        path.touch()
+    _video(tmp_path / "clip.avi", 3)
+    shorter = ("run", "colour", tmp_path / "clip.avi", "--out", tmp_path / "out", "--bundle", bundle, "--frames", "--overwrite")
+    assert call(*shorter).exit_code == 0
+    assert sorted((tmp_path / "out" / "clip").iterdir()) == sorted([*frames[:3], *users])
     (tmp_path / "no.mp4").write_bytes(b"no video")
     result = call("run", "colour", tmp_path / "no.mp4", "--out", tmp_path / "out", "--bundle", bundle)
     assert result.exit_code == 1

@@ -1,6 +1,9 @@
 """A finished run measured again, and the overview of its images."""
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,23 @@ def test_the_figures_are_those_that_were_reported(config: Make) -> None:
     assert list(json.loads(shown.stdout)) == ["edges"]
     table = CliRunner().invoke(app, ["evaluate", str(folder), "--task", "disks"]).stdout
     assert f"{measured['disks']['metrics']['mIoU']:.4g}" in table
+
+
+def test_warnings_about_the_data_are_shown(config: Make, disk_data: Path, tmp_path: Path) -> None:
+    """On stderr of the command, where no program has set up another place; the JSON stays clean."""
+    shutil.copytree(disk_data, tmp_path / "data")
+    made = config(sequence=["colour"])
+    images = tmp_path / "data" / "train" / "images"
+    made["tasks"]["colour"]["data"] = {"kind": "image_folder", "root": str(images)}
+    folder = _run(made)
+    (images / "notes.tiff.part").write_text("no image")
+    command = "import sys; from img2img.cli import app; app(sys.argv[1:])"
+    shown = subprocess.run(
+        [sys.executable, "-c", command, "evaluate", str(folder), "--json"], capture_output=True, text=True, check=True
+    )
+    assert list(json.loads(shown.stdout)) == ["colour"]
+    assert "colour: " in shown.stderr
+    assert "left out" in shown.stderr
 
 
 def test_what_cannot_be_measured(config: Make, tmp_path: Path) -> None:
