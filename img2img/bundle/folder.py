@@ -171,6 +171,17 @@ def bundle_folder(folder: str | os.PathLike[str]) -> Path:
     return inner if (inner / "bundle.json").is_file() else folder
 
 
+def check_outside(bundle: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Refuse to write to a path within a bundle, whose own files have such names.
+
+    Raises:
+        InputError: it is the folder of the bundle, or in it.
+    """
+    inside, path = bundle_folder(bundle).resolve(), expanded(path)
+    if inside in (path.resolve(), *path.resolve().parents):
+        raise InputError(f"{path} lies within the bundle in {inside}: its own files could be lost; choose another")
+
+
 def task_path(folder: Path, task: str) -> Path:
     """The file of a task that a bundle lists.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import Bundle, Json
+from img2img.cli.options import Bundle, Json, Overwrite, check_new
 from img2img.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def export(
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="The head's raw output in place of the task's result.")] = False,
     size: Annotated[str | None, typer.Option(metavar="HxW", help="The only size it takes, such as 256x320; else any.")] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Write a task as ONNX, torch.export (.pt2) or a plain state dict (.safetensors), and check it against the network.
@@ -39,21 +40,25 @@ def export(
 
         img2img export runs/demo all --format onnx_shared --out exported
     """
-    from img2img.bundle import bundle_folder, read_bundle
-    from img2img.export import check_outside, export_bundle, export_task, load_tasks
+    from img2img.bundle import bundle_folder, check_outside, read_bundle
+    from img2img.export import FORMATS, SHARED, export_bundle, export_task, load_tasks
 
     fixed = None if size is None else _size(size)
+    check_outside(bundle, out)
+    names = read_bundle(bundle_folder(bundle))["tasks"] if task == "all" else [task]
+    into_folder = task == "all" or format == SHARED
+    ending = FORMATS.get(format or "onnx", ".onnx")
+    check_new((out / f"{name}{ending}" for name in names) if into_folder else [out], overwrite=overwrite)
     if task == "all":
-        if task in read_bundle(bundle_folder(bundle))["tasks"]:
+        if task in names:
             raise InputError(
                 f"{bundle} has a task {task!r}, and that name stands for every task: name another task, or export this one in "
                 "Python, see `img2img.export.export_bundle`"
             )
         made = export_bundle(bundle, out, format=format or "onnx", raw=raw, size=fixed)
-    elif format == "onnx_shared":
+    elif format == SHARED:
         made = export_bundle(bundle, out, format=format, tasks=[task], raw=raw, size=fixed)
     else:
-        check_outside(bundle, out)
         network, tasks = load_tasks(bundle)
         if task not in tasks:
             raise InputError(f"no task {task!r} in {bundle}: expected one of {', '.join(tasks)}")

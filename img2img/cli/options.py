@@ -1,9 +1,14 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options that several commands have, and the rule for files that are there already."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from img2img.errors import InputError
+from img2img.files.paths import expanded
 
 Bundle = Annotated[
     Path,
@@ -16,5 +21,17 @@ BundleOption = Annotated[
     ),
 ]
 DEFAULT_BUNDLE = Path("runs/demo")
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
+
+
+def check_new(targets: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse files that are there already, unless they are to be replaced.
+
+    Raises:
+        InputError: the first such file.
+    """
+    for target in () if overwrite else targets:
+        if os.path.lexists(expanded(target)):
+            raise InputError(f"{target} is there already: give another --out, or --overwrite to replace what is there")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import DEFAULT_BUNDLE, BundleOption, Device, Json
+from img2img.cli.options import DEFAULT_BUNDLE, BundleOption, Device, Json, Overwrite
 from img2img.files.paths import expanded
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run(
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is faster where the processor has it.")
     ] = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Run a task on images and write what it makes of them, each as DIR/NAME.png.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from img2img.cli.options import check_new
 from img2img.cli.video import VIDEOS, make_frames, make_video, video_ending
 from img2img.data.images.listing import list_images
 from img2img.errors import InputError
@@ -93,13 +94,7 @@ def check_targets(jobs: Sequence[Job], *, overwrite: bool) -> None:
                 f"{job.target} would be written over {source}, which is one of the inputs: give another --out "
                 "(--overwrite replaces results, never an input)"
             )
-    for job in jobs:
-        if not overwrite and os.path.lexists(job.target):
-            raise _there(job.target)
-
-
-def _there(target: Path) -> InputError:
-    return InputError(f"{target} is there already: give another --out, or --overwrite to replace what is there")
+    check_new((job.target for job in jobs), overwrite=overwrite)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -149,8 +144,7 @@ def write_result(path: Path, result: Any, *, overwrite: bool) -> Failure | None:
     """
     try:
         # Looked at again, since names that differ by case alone may be one file.
-        if not overwrite and os.path.lexists(path):
-            raise _there(path)
+        check_new([path], overwrite=overwrite)
         if isinstance(result, dict):
             write_json(path, result)
         else:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from img2img.cli.options import Bundle, Json
+from img2img.cli.options import Bundle, Json, Overwrite, check_new
 from img2img.cli.table import print_facts, print_table
 
 app = typer.Typer(help="List, show, delete and compare the tasks of a bundle.", no_args_is_help=True)
@@ -79,17 +79,22 @@ def similarity(
     bundle: Bundle,
     out: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="Draw the matrix into this file too.")] = None,
     corrected: Annotated[bool, typer.Option("--corrected", help="Cohen's κ, which is 0 for masks that agree by chance.")] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Compare the masks of every two tasks: the share of weights that both keep or both leave out.
 
     Example: img2img tasks similarity runs/demo --out similarity.png
     """
+    from img2img.bundle import check_outside
     from img2img.files.atomic import write_atomic
     from img2img.inference import load
     from img2img.masks.analysis import similarity as similarities
     from img2img.masks.plots import similarity_figure
 
+    if out is not None:
+        check_outside(bundle, out)
+        check_new([out], overwrite=overwrite)
     network = load(bundle, device="cpu").network
     found = similarities(network, chance_corrected=corrected)
     if out is not None:

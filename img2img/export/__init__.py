@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from img2img import validation
+from img2img.bundle import bundle_folder, check_outside, load_bundle
 from img2img.errors import InputError
 from img2img.export.check import Agreement
 from img2img.export.graph import interface, task_graph
 from img2img.export.state_dict_file import load_exported
-from img2img.files.paths import expanded
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
 from img2img.tasks import Task
@@ -149,15 +149,6 @@ def export_bundle(
     ]
 
 
-def check_outside(bundle: Path, path: Path) -> None:
-    """Refuse a file or folder within a bundle, whose own files have such names."""
-    from img2img.bundle import bundle_folder
-
-    inside, path = bundle_folder(bundle).resolve(), expanded(path)
-    if inside in (path.resolve(), *path.resolve().parents):
-        raise InputError(f"{path} lies within the bundle that is exported, {inside}: its own files could be lost; choose another")
-
-
 def _checked_size(size: object) -> tuple[int, int] | None:
     if size is None:
         return None
@@ -176,7 +167,6 @@ def load_tasks(bundle: str | os.PathLike[str]) -> tuple[MaskedNetwork, dict[str,
     Raises:
         InputError: the bundle cannot be read.
     """
-    from img2img.bundle import bundle_folder, load_bundle
     from img2img.tasks.stored import stored_task
 
     network, _ = load_bundle(bundle_folder(bundle))

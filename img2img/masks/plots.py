@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from img2img.errors import InputError
+from img2img.fonts import complete_fonts
 from img2img.masks.analysis import DensityRow, ValueRow
 from img2img.masks.flips import FlipRow
 
@@ -45,6 +46,7 @@ def density_figure(rows: Sequence[DensityRow]) -> "Figure":
     axes.set_ylabel("zeroed weights [%]")
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set_title("Zeroed weights by layer", loc="left", fontsize=10)
+    complete_fonts(figure)
     return figure
 
 
@@ -85,6 +87,7 @@ def similarity_figure(
     measure = "Cohen's κ (0: as by chance)" if chance_corrected else "ratio of equal mask values"
     figure.colorbar(image, ax=axes, label=measure, shrink=0.8)
     axes.set_title("Similarity of masks", loc="left", fontsize=10)
+    complete_fonts(figure)
     return figure
 
 
@@ -124,6 +127,7 @@ def flips_figure(history: Sequence[Sequence[FlipRow]]) -> "Figure":
     else:
         lower.set_ylabel("layer, by depth")
         lower.yaxis.set_major_locator(MaxNLocator(integer=True))
+    complete_fonts(figure)
     return figure
 
 
@@ -153,6 +157,7 @@ def value_figure(rows: Sequence[ValueRow]) -> "Figure":
         axes.plot(depth, mean, **line)
         axes.set_ylabel(name)
     panels[0].set_title("Values by layer: mean, standard deviation, range", loc="left", fontsize=10)
+    complete_fonts(figure)
     return figure
 
 

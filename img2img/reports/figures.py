@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from img2img.fonts import complete_fonts
 from img2img.reports.read import Curve
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -50,6 +51,7 @@ def learning_curve(curve: Curve, other: Curve | None, *, metric: str, best_step:
         lower.plot(*_xy(kept), "o", markersize=10, fillstyle="none", color=_COLOURS["first"], markeredgewidth=1.4)
         lower.set_xlabel("step", color=_COLOURS["ink"])
         lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+        complete_fonts(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True)
     return _inline(buffer.getvalue(), key, label=f"Learning curve: training loss and {metric} on the validation set, by step")

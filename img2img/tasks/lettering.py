@@ -1,12 +1,13 @@
 """Names written on images: in a font that has their letters, and small enough to fit."""
 
-import logging
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import ImageFont
+
+from img2img.fonts import font_for
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -40,7 +41,7 @@ def fit(text: str, size: int, width: int, height: int) -> Fitted:
         width: of the box, in pixels.
         height: the same.
     """
-    path, text = _font_file(" ".join(text.split()))
+    path, text = font_for(" ".join(text.split()))
     for smaller in range(max(size, SMALLEST), SMALLEST - 1, -1):
         font = _font(path, smaller)
         lines = _lines(text, font, width)
@@ -83,49 +84,6 @@ def _cut(line: str, font: Font, width: int) -> str:
     return line + "…"
 
 
-# ---------------------------------------------------------------------- fonts
-
-
 @cache
 def _font(path: Path | None, size: int) -> Font:
     return ImageFont.load_default(size) if path is None else ImageFont.truetype(str(path), size)
-
-
-@lru_cache(1024)
-def _font_file(text: str) -> tuple[Path | None, str]:
-    """The first font that has all letters of `text`, None for Pillow's own; and `text` as it can be written in it."""
-    try:
-        import matplotlib
-        from matplotlib import font_manager
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        return None, _with_codes(text, frozenset(map(chr, range(32, 127))))
-    # matplotlib brings it along, so that an image looks the same everywhere.
-    usual = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    needed = set(text)
-    if needed <= _letters(usual):
-        return usual, text
-    for path in sorted(map(Path, font_manager.findSystemFonts())):
-        if needed <= _letters(path):
-            return path, text
-    logging.getLogger("img2img").warning(
-        "no installed font has all letters of %r, which is drawn with codes: install one that has them, such as Noto Sans", text
-    )
-    return usual, _with_codes(text, _letters(usual))
-
-
-@cache
-def _letters(path: Path) -> frozenset[str]:
-    """The letters that a font file has; none where it cannot be read."""
-    from fontTools.ttLib import TTFont
-
-    try:
-        with TTFont(path, fontNumber=0, lazy=True) as font:
-            return frozenset(map(chr, font.getBestCmap() or {}))
-    except Exception:  # fontTools raises many kinds on fonts that are damaged or of other forms
-        return frozenset()
-
-
-def _with_codes(text: str, letters: frozenset[str]) -> str:
-    return "".join(letter if letter in letters else f"U+{ord(letter):04X}" for letter in text)

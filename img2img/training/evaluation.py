@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from img2img.data.base import ImageDataset
+from img2img.data.cache import CachedDataset
 from img2img.errors import InputError, memory_explained
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
@@ -71,7 +71,7 @@ def evaluate_run(
                 f"measure it in the run that learned it, or name others of {', '.join(configs)} (--tasks)"
             )
         task_data = prepare(experiment, configs[name])
-        images: ImageDataset = getattr(task_data.parts, part)
+        images: CachedDataset = getattr(task_data.parts, part)
         for warning in images.warnings():
             logger.warning("%s: %s", name, warning)
         metrics = evaluator.metrics(lambda x, name=name: model.network(x, task=name), task_data.task, images)  # type: ignore[misc]

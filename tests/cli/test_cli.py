@@ -63,6 +63,11 @@ def test_a_suite_becomes_a_page(suite: Path, tmp_path: Path, shell: Fixtures) ->
     assert (out / "summary.json").is_file()
     assert (out / "tables" / "final.csv").is_file()
     assert "piggyback" in (out / "index.html").read_text(encoding="utf-8")
+    assert call(*shell, "report", str(suite), "--out", str(out))[0] == 0
+    (out / "index.html").write_text("<title>Home</title>")
+    code, _, said = call(*shell, "report", str(suite), "--out", str(out))
+    assert (code, "index.html of something else" in said) == (1, True)
+    assert (out / "index.html").read_text() == "<title>Home</title>"
 
 
 def test_json_names_page_and_summary(suite: Path, tmp_path: Path, shell: Fixtures) -> None:

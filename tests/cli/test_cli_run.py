@@ -1,6 +1,7 @@
 """`img2img run`, `tasks`, `info`: what they print and write, file by file, and how they fail."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,18 @@ def test_tasks_are_listed_shown_compared_and_deleted(bundle: Path, tmp_path: Pat
     assert similar["tasks"] == ["parts", "colour", "edges", "clean"]
     assert np.allclose(np.diag(similar["matrix"]), 1)
     assert Image.open(tmp_path / "s.png").format == "PNG"
+    task = folder / "tasks" / "colour.safetensors"
+    for out, options, said in (
+        (tmp_path / "s.png", (), "there already: .*--overwrite"),
+        (task, (), "within the bundle"),
+        (task, ("--overwrite",), "within the bundle"),
+    ):
+        content = out.read_bytes()
+        refused = call("tasks", "similarity", folder, "--out", out, *options).exception
+        assert isinstance(refused, InputError)
+        assert re.search(said, str(refused))
+        assert out.read_bytes() == content
+    assert call("tasks", "similarity", folder, "--out", tmp_path / "s.png", "--overwrite").exit_code == 0
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     before = img2img.load(folder).run("edges", image)
     asked = CliRunner().invoke(app, ["tasks", "delete", str(folder), "colour"], input="n\n")

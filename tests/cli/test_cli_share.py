@@ -48,6 +48,13 @@ def test_all_tasks_go_into_a_folder_and_mistakes_are_named(bundle: Path, tmp_pat
     result = call("export", bundle, "all", "--format", "safetensors", "--out", tmp_path / "out")
     assert result.exit_code == 0, f"{result.output} {result.exception}"
     assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == ["clean", "colour", "edges", "parts"]
+    there = tmp_path / "out" / "edges.safetensors"
+    for arguments in (("all", "--format", "safetensors", "--out", there.parent), ("edges", "--out", there)):
+        assert "--overwrite" in str(call("export", bundle, *arguments).exception)
+        size = there.stat().st_size
+        there.write_bytes(b"")
+        assert call("export", bundle, *arguments, "--overwrite").exit_code == 0
+        assert there.stat().st_size == size
     for arguments, said in (
         (("style", "--out", "a.onnx"), "no task 'style'"),
         (("colour", "--out", "a.jpg"), "expected one of onnx, pt2, safetensors"),
