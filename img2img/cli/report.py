@@ -40,14 +40,10 @@ def report(
     else:
         from img2img.research.suites.comparison_page import write_comparison
 
-<<<<<<< HEAD
-        page, summary = write_comparison(folder, out), out / "summary.json"
-=======
         page = out / "index.html"
         if page.is_file() and b"<title>img2img" not in page.read_bytes():
             raise InputError(f"--out {out} has an index.html of something else, which would be lost: choose another folder")
-        page, summary = write_comparison(suite, out), out / "summary.json"
->>>>>>> leftovers
+        page, summary = write_comparison(folder, out), out / "summary.json"
     typer.echo(json.dumps({"page": str(page), "summary": str(summary)}) if as_json else str(page))
 
 
