@@ -1,5 +1,6 @@
 """Images of what each task does: a row a test image, with input, output and target."""
 
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,8 @@ def overview(grids: dict[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """Grids under their tasks' names, three side by side, on white: (H, W, 3) uint8."""
     title, gap = 28, 6 * GAP
     bands = [list(grids.items())[i : i + _ACROSS] for i in range(0, len(grids), _ACROSS)]
-    widths = [max(band[i][1].shape[1] for band in bands if i < len(band)) for i in range(len(bands[0]))]
+    sizes = [[panel.shape[1] for _, panel in band] for band in bands]
+    widths = [max(column) for column in zip_longest(*sizes, fillvalue=0)]
     heights = [title + max(panel.shape[0] for _, panel in band) for band in bands]
     page = Image.new("RGB", (sum(widths) + gap * (len(widths) - 1), sum(heights) + gap * (len(bands) - 1)), "white")
     draw, top = ImageDraw.Draw(page), 0
