@@ -437,7 +437,7 @@ def test_a_stale_command_would_be_found(message: str) -> None:
 # ---------------------------------------------------------------------- the page of file formats
 
 
-def _keys(heading: str, column: str) -> set[str]:
+def _keys_of_files(heading: str, column: str) -> set[str]:
     """The names in the first column of a table of docs/reference/files.md: that under `heading` which begins with `column`."""
     page = (DOCS / "reference" / "files.md").read_text(encoding="utf-8")
     (section,) = re.findall(rf"^#+ {re.escape(heading)}\n(.*?)(?=^## |^### |\Z)", page, re.M | re.S)
@@ -462,11 +462,11 @@ def _keys(heading: str, column: str) -> set[str]:
 def test_the_page_of_files_has_the_keys_of_the_code_and_no_others(
     heading: str, column: str, model: type[BaseModel], more: set[str]
 ) -> None:
-    assert _keys(heading, column) == set(model.model_fields) | more
+    assert _keys_of_files(heading, column) == set(model.model_fields) | more
 
 
 def test_the_page_of_files_has_the_fields_of_a_tasks_header() -> None:
-    assert _keys("A task's file", "header field") == set(task_header._FIELDS)
+    assert _keys_of_files("A task's file", "header field") == set(task_header._FIELDS)
 
 
 def test_the_page_of_files_names_every_folder_that_a_run_writes_to() -> None:

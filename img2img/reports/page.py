@@ -56,7 +56,7 @@ def _view(folder: Path, results: Results) -> dict[str, Any]:
     return {
         "experiment": results.experiment,
         "tasks": tasks,
-        "glossary": [(name, *text.FIGURES[name]) for name in occurring if name in text.FIGURES],
+        "glossary": [(name, *text.METRICS[name]) for name in occurring if name in text.METRICS],
         "compared": any(task["decoder_only"] is not None for task in tasks),
         "better": sum(gain is not None and gain > 0 for gain in gains),
         "matrix": rows,
@@ -95,7 +95,7 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
         "metrics": [
             {
                 "name": key,
-                "arrow": _arrow(higher) if key == primary else text.FIGURES.get(key, ("",))[0],
+                "arrow": _arrow(higher) if key == primary else text.METRICS.get(key, ("",))[0],
                 "value": value,
                 "baseline": base,
                 "is_primary": key == primary,

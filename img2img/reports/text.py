@@ -3,11 +3,11 @@
 from img2img.formatting import DASH, count, duration, gain, number, percent, signed, size, spelled
 
 __all__ = [
-    "ANY_COLUMNS", "COLUMNS", "COMPARISONS", "DASH", "FIGURES", "METHODS", "count", "duration", "gain", "number", "percent",
+    "ANY_COLUMNS", "COLUMNS", "COMPARISONS", "DASH", "METHODS", "METRICS", "count", "duration", "gain", "number", "percent",
     "signed", "size", "spelled",
 ]  # fmt: skip
 
-FIGURES = {
+METRICS = {
     "mIoU": (
         "↑",
         "how well the areas of the classes are found: for each class, the pixels that prediction and truth share, divided by "
@@ -29,21 +29,21 @@ FIGURES = {
         "perceptual network sees both",
     ),
     "style loss": ("↓", "the part of the total style loss for textures and colours"),
-    "content loss": ("↓", "its part for the photo's content; a photo that is left alone has none"),
+    "content loss": ("↓", "its part for the photo's content; an unchanged photo has none"),
     "total variation": ("↓", "the mean difference between neighbouring pixels, before its weight in the total style loss"),
 }
-"""By figure: the direction that is better, and what it measures."""
+"""By metric: the direction that is better, and what it measures."""
 
 COLUMNS = {
     "segmentation": ("the image", "the class the network gives each pixel, in colours", "the true classes"),
     "colourisation": ("the lightness of a photo", "the photo as the network colours it", "the photo itself"),
-    "style": ("a photo", "the photo as the network paints it", "the style image it was to be painted like"),
+    "style": ("a photo", "the photo as the network paints it", "the style image"),
     "edges": ("the edges of a photo", "the image the network makes of them", "the photo itself"),
     "denoising": ("a photo with noise added", "the photo as the network cleans it", "the photo itself"),
 }
 """By kind of task: what its image's columns show."""
 
-ANY_COLUMNS = ("what the network is fed", "its output", "the target")
+ANY_COLUMNS = ("the input of the network", "its output", "the target")
 
 METHODS = {
     "piggyback": "one bit for each weight (or kernel), which keeps it or sets it to zero",
@@ -56,13 +56,13 @@ METHODS = {
 """By mask method: what a mask is."""
 
 COMPARISONS = {
-    "scratch": "Each task trained a network of its own, from random weights.",
+    "scratch": "Each task trained an independent network, from random weights.",
     "finetune": "Each task trained a copy of the backbone, all of it.",
-    "decoder_only": "The encoder is shared and frozen; each task trained a decoder and a last layer of its own.",
+    "decoder_only": "The encoder is shared and frozen; each task trained its own decoder and last layer.",
     "head_only": "Everything but the last layer is shared and frozen; each task trained its last layer.",
-    "sequential": "One network was carried on from task to task, so later tasks change what earlier ones do.",
-    "lwf": "One network was carried on from task to task; its earlier answers to the new images were to stay (LwF).",
-    "ewc": "One network was carried on from task to task; weights that earlier tasks need were held back (EWC).",
+    "sequential": "One network was fine-tuned from task to task, so later tasks change the outputs of earlier ones.",
+    "lwf": "One network was fine-tuned from task to task; a penalty kept its earlier outputs on the new images (LwF).",
+    "ewc": "One network was fine-tuned from task to task; a penalty kept the weights that earlier tasks need (EWC).",
     "packnet": "Each task kept a part of one network's weights; the rest was pruned and left to later tasks (PackNet).",
     "cpg": "As PackNet, and each task picked among the weights of earlier ones by a mask (CPG, without expansion).",
     "joint": "One network was trained on all tasks at once, each in turn.",

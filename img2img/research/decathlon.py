@@ -124,7 +124,7 @@ def note_of(data: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _trains_on_its_test(options: Mapping[str, Any]) -> bool:
-    """Whether images that the figures are of are trained on, as in the final training on train + val."""
+    """Whether the training set has images of the test set, as in the final training on train + val."""
     train, test = (options.get("parts", {}).get(part, {}).get("part", "") for part in ("train", "test"))
     return bool(set(train.split("+")) & set(test.split("+")) - {""})
 

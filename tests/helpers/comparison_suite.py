@@ -30,7 +30,7 @@ ABOUT = About(
     suite="made",
     title="A made suite",
     methods={
-        "sequential": MethodInfo(title="Fine-tuned on", group="comparison", note="One network, carried on."),
+        "sequential": MethodInfo(title="Fine-tuned on", group="comparison", note="One network, fine-tuned from task to task."),
         "piggyback": MethodInfo(title="Piggyback", group="mask", note="One bit a weight."),
         "finetune": MethodInfo(title="Fine-tuned networks", group="comparison", note="A network a task."),
     },
@@ -45,7 +45,7 @@ def results(label: str, seed: int) -> dict[str, Any]:
     tasks = [
         {
             "name": name, "kind": kind, "primary_metric": metric, "higher_is_better": higher, "value": new[i],
-            "baseline": baseline, "baseline_name": "doing nothing", "before": None,
+            "baseline": baseline, "baseline_name": "majority class", "before": None,
             "bytes": BYTES[label][1] + 1000 * seed, "density": 0.8, "train_seconds": 60.0 + 10 * seed + i, "steps": 40,
             "best_step": 40, "test_images": 9, "metrics": {metric: new[i], "SSIM": 0.5 + 0.1 * seed},
             "baseline_metrics": {metric: baseline, "SSIM": 0.25},

@@ -47,7 +47,7 @@ class InferenceOptions:
     """How often the task of a batch is found among many learned ones (GN, section 4).
 
     Attributes:
-        tasks: how many new tasks are learned and told apart; 0 leaves this out.
+        tasks: how many new tasks are learned, among which the task of a batch is found; 0 leaves this out.
         density: of the heterogeneous masks that they combine.
         count: how many masks they combine.
         epochs: passes over the training images for the coefficients; each number is a measurement of its own.

@@ -1,4 +1,4 @@
-"""Elastic Weight Consolidation (Kirkpatrick et al., PNAS 2017): weights that earlier tasks need are held back."""
+"""Elastic Weight Consolidation (Kirkpatrick et al., PNAS 2017): a penalty keeps the weights that earlier tasks need."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from img2img.research.strategies.shared import SharedLearner, within
+from img2img.research.strategies.shared import SharedStrategy, within
 from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, in_range
 
 
 @STRATEGIES.register("ewc")
 @dataclass(kw_only=True)
-class EWC(SharedLearner):
+class EWC(SharedStrategy):
     """EWC: the new task's loss plus `λ/2 Σ_tasks Σ_i F_i (θ_i - θ*_i)^2` (equation 3, one term for each earlier task).
 
     `F` is the diagonal of the Fisher information at the end of a task: the mean over its images of the squared gradient of
@@ -36,7 +36,7 @@ class EWC(SharedLearner):
         in_range(self.name, "samples", self.samples, 1, float("inf"))
 
     def begin(self, context: Context) -> None:
-        """No weight is held back yet."""
+        """No weight is penalised yet."""
         super().begin(context)
         self.importance = {name: torch.zeros_like(p) for name, p in self.protected().items()}
         self.centre = {name: p.detach().clone() for name, p in self.protected().items()}
@@ -47,13 +47,13 @@ class EWC(SharedLearner):
         return {name: p for name, p in self.model.trunk.named_parameters() if name not in own}
 
     def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
-        """Hold back what the first task needs."""
+        """Measure which weights the first task needs."""
         self.add(name, head)
         self._consolidate(name)
         return iter(())
 
     def learn(self, name: str) -> Iterator[Phase]:
-        """Train under the penalty, then hold back what this task needs, too."""
+        """Train under the penalty, then measure which weights this task needs too."""
         self.add(name, self.context.head(name))
         self.model.train_only(name)
         yield Phase(module=self.model, head=self.model.heads[name], extra=lambda input, output: self.penalty())
@@ -99,7 +99,7 @@ class EWC(SharedLearner):
         return super().shared_tensors() | importance | {f"centre.{name}": t for name, t in self.centre.items()}
 
     def restore(self, own: Mapping[str, Mapping[str, Tensor]], shared: Mapping[str, Tensor]) -> None:
-        """The network and what is held back."""
+        """The network and the penalty."""
         super().restore(own, shared)
         for kept, prefix in ((self.importance, "importance"), (self.centre, "centre")):
             for name, tensor in within(prefix, shared).items():

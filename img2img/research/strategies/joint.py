@@ -12,7 +12,7 @@ from img2img.data.base import Batch
 from img2img.data.loader import TrainBatches
 from img2img.errors import InputError
 from img2img.metrics.sequence import skill
-from img2img.research.strategies.shared import SharedLearner, SharedNetwork, SharedNorm, within
+from img2img.research.strategies.shared import SharedNetwork, SharedNorm, SharedStrategy, within
 from img2img.tasks import Task
 from img2img.tasks.base import Example
 from img2img.training.strategies import STRATEGIES
@@ -53,7 +53,7 @@ class JointTask:
 
     Args:
         tasks: by name.
-        model: is told which task a batch is of, since it is called with the input alone.
+        model: its active task is set to that of each batch, since it is called with the input only.
     """
 
     kind = "joint"
@@ -80,12 +80,12 @@ class JointTask:
 
 @STRATEGIES.register("joint")
 @dataclass(kw_only=True)
-class Joint(SharedLearner):
+class Joint(SharedStrategy):
     """One network trained on all tasks of the sequence at once, each in turn, for the sum of their steps.
 
     That happens when the first of them is due; it starts where the other methods start. Tasks cannot be added afterwards. Rates
     and so on are those of the whole experiment, not of a task; validations come as often in a task's own steps as when it is
-    trained alone, and as many batches of each task settle the statistics.
+    trained alone, and as many batches of each task serve precise batch normalisation.
 
     Attributes:
         norm: "own", since batches of one task at a time fit no common running statistics.
@@ -101,7 +101,7 @@ class Joint(SharedLearner):
         for name in self._names:
             self.add(name, context.head(name))
         self._trained = False
-        self._trivial: dict[str, float] = {}
+        self._baselines: dict[str, float] = {}
 
     def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
         """Train all tasks, the first again."""
@@ -137,8 +137,8 @@ class Joint(SharedLearner):
     def _mean_skill(self) -> float:
         """The mean over the tasks of the skill on the validation images, see `metrics.sequence.skill`.
 
-        Tasks that doing nothing solves there are left out. NaN where a task's figure is no number: the loop ends the training
-        then, as it does when a task is trained alone.
+        Tasks whose baseline is perfect there are left out. NaN where a task's metric is not finite: the loop then ends the
+        training, as it does when a task is trained alone.
 
         Raises:
             InputError: no task is left.
@@ -146,17 +146,17 @@ class Joint(SharedLearner):
         skills, evaluator = [], self.context.evaluator
         for name in self._names:
             task, images = self.context.task_data[name].task, self.context.task_data[name].parts.val
-            if name not in self._trivial:  # measured once, since it never changes
-                self._trivial[name] = evaluator.primary_metric(None, task, images)
+            if name not in self._baselines:  # measured once, since it never changes
+                self._baselines[name] = evaluator.primary_metric(None, task, images)
             value = evaluator.primary_metric(self.network(name), task, images)
             if not math.isfinite(value):
                 return math.nan
-            skills.append(skill(value, self._trivial[name], higher_is_better=task.higher_is_better))
+            skills.append(skill(value, self._baselines[name], higher_is_better=task.higher_is_better))
         known = [s for s in skills if s is not None]
         if not known:
             raise InputError(
-                f"none of {', '.join(self._names)} has a skill on its validation images, since doing nothing is perfect there: "
-                "expected one at least that chooses the state; add validation images of other classes"
+                f"none of {', '.join(self._names)} has a skill on its validation images, since the baseline is perfect there: "
+                "expected at least one, which chooses the state; add validation images of other classes"
             )
         return sum(known) / len(known)
 

@@ -1,4 +1,4 @@
-"""Learning without Forgetting (Li and Hoiem, ECCV 2016): earlier tasks' answers to the new images are to stay as they were."""
+"""Learning without Forgetting (Li and Hoiem, ECCV 2016): a penalty keeps earlier tasks' outputs on the new images."""
 
 import copy
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from img2img.research.strategies.shared import SharedLearner, SharedNetwork
+from img2img.research.strategies.shared import SharedNetwork, SharedStrategy
 from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Phase, in_range
 from img2img.validation import one_of
@@ -15,7 +15,7 @@ from img2img.validation import one_of
 
 @STRATEGIES.register("lwf")
 @dataclass(kw_only=True)
-class LwF(SharedLearner):
+class LwF(SharedStrategy):
     """LwF: the loss of the new task plus λ times the distillation loss of each earlier one, on the new task's images.
 
     The targets `y_o` are what the network gave before the new task. The paper records them once; augmented crops differ at

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
 from img2img.masks.coding import encode
-from img2img.research.strategies.shared import SharedLearner, SharedNorm, within
+from img2img.research.strategies.shared import SharedNorm, SharedStrategy, within
 from img2img.training.callback import Callback
 from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, in_range
@@ -41,7 +41,7 @@ class Holding(Callback):
 
 @STRATEGIES.register("packnet")
 @dataclass(kw_only=True)
-class PackNet(SharedLearner):
+class PackNet(SharedStrategy):
     """PackNet: train the free weights, prune the smallest of them by magnitude in each layer, and train what is left again.
 
     Task number t runs with the weights owned by tasks 1 to t, and zeros elsewhere; its own never change again. The trunk's

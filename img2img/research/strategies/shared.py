@@ -113,11 +113,11 @@ class SharedNetwork(nn.Module):
 
 
 @dataclass(kw_only=True)
-class SharedLearner(Strategy):
+class SharedStrategy(Strategy):
     """What the methods with a `SharedNetwork` have in common.
 
     Attributes:
-        norm: "shared" as the methods are published; "own" and "frozen" are what masks are given, for a fair comparison.
+        norm: "shared" as the methods are published; "own" and "frozen" as masks have it, for a fair comparison.
     """
 
     norm: SharedNorm = "shared"
@@ -183,8 +183,8 @@ def within(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 @STRATEGIES.register("sequential")
 @dataclass(kw_only=True)
-class Sequential(SharedLearner):
-    """Sequential fine-tuning: one network carried on from task to task, which shows what forgetting is."""
+class Sequential(SharedStrategy):
+    """Sequential fine-tuning: one network is trained on task after task, which shows what forgetting is."""
 
     def learn(self, name: str) -> Iterator[Phase]:
         """Train everything that is shared, and the new head."""

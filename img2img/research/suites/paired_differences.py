@@ -76,7 +76,7 @@ def gain(method: Method, reference: Method, task: TaskInfo) -> Gain | None:
 
 
 class Compared(NamedTuple):
-    """What is compared: the reference, the methods that share a seed with it, and the tasks, less the backbone's own."""
+    """What is compared: the reference, the methods that share a seed with it, and the tasks but that of the backbone."""
 
     reference: Method
     methods: tuple[Method, ...]

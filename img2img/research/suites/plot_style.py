@@ -93,7 +93,7 @@ def side_legend(axes: Axes) -> None:
 def save_png(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, atomically; with nothing of versions or times in it, so that the same figure gives the same file.
 
-    It gets a palette of 256 colours, which no eye can tell from the original and which takes a third of the bytes.
+    It gets a palette of 256 colours, which looks the same and takes a third of the bytes.
     """
     complete_fonts(figure)
     figure.set_dpi(DPI)

@@ -63,7 +63,7 @@ def read_sheet(path: Path) -> Sheet | None:
     """What `save_sheet` wrote; None if there is no such file.
 
     Raises:
-        InputError: it is not a WebP image that can be decoded, or does not tell its columns.
+        InputError: it is not a WebP image that can be decoded, or does not describe its columns.
     """
     if not path.is_file():
         return None

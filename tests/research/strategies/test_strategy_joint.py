@@ -131,7 +131,7 @@ def test_the_first_task_keeps_the_head_that_was_trained_with_the_backbone(strate
 
 
 def test_the_mean_skill_by_hand(strategy: Joint, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A score: (0.7 - 0.2) / (1 - 0.2) = 0.625. An error: (100 - 40) / 100 = 0.6. A score below doing nothing: -0.25.
+    # A score: (0.7 - 0.2) / (1 - 0.2) = 0.625. An error: (100 - 40) / 100 = 0.6. A score below the baseline: -0.25.
     values = {"classes": (0.7, 0.2), "colour": (40.0, 100.0), "more": (0.0, 0.2)}
     task_data = strategy.context.task_data
     of = {id(task_data[name].task): name for name in NAMES}

@@ -24,7 +24,7 @@ def test_the_headline_table_gives_mean_spread_direction_and_the_best(made: tuple
     page = page_of(made[1])
     header = next(row for row in page.rows if row[:1] == ["Method"])
     assert header[1:4] == ["streets mIoU ↑", "colour ab error ↓", "edges MSE ↓"]
-    assert page.row("Baseline")[1:4] == ["0.2000 doing nothing", "200.0 doing nothing", "4,000 doing nothing"]
+    assert page.row("Baseline")[1:4] == ["0.2000 majority class", "200.0 majority class", "4,000 majority class"]
     # 0.5 and 0.6: mean 0.55, sample deviation 0.1 / sqrt(2) = 0.0707; 100 and 120: 110 and 14.1.
     assert page.row("Piggyback")[1:4] == ["0.5500 ± 0.0707", "110.0◆ ± 14.1", "1,100◆ ± 141"]
     assert page.row("Fine-tuned networks")[1:4] == ["0.5000 ± 0.0000", "100.0 ± 14.1", "1,200 ± 141"]
@@ -94,7 +94,7 @@ def test_skills_are_relative_to_fine_tuning(made: tuple[Path, Path]) -> None:
     # streets: (0.55 - 0.2) / (1 - 0.2) = 0.4375 of a perfect 1, fine-tuning (0.5 - 0.2) / 0.8 = 0.375.
     assert by["streets", "piggyback"]["mean"] == pytest.approx(0.4375)
     assert by["streets", "piggyback"]["relative_to_finetune"] == pytest.approx(0.4375 / 0.375)
-    # colour: (200 - 275) / 200 < 0, worse than doing nothing; fine-tuning (200 - 100) / 200.
+    # colour: (200 - 275) / 200 < 0, worse than the baseline; fine-tuning (200 - 100) / 200.
     assert by["colour", "sequential"]["relative_to_finetune"] == pytest.approx(-0.375 / 0.5)
     assert by["edges", "finetune"]["relative_to_finetune"] == 1
 
