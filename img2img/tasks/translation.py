@@ -27,7 +27,7 @@ class Translation(ImageOutput):
         Raises:
             InputError: the data has no pairs.
         """
-        need(batch.source, "a image to start from", self.kind)
+        need(batch.source, "an image to start from", self.kind)
         return unit(batch.image)
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:

@@ -95,15 +95,11 @@ def _check_out(out: Path, bundle: Path, data: Mapping[str, Any]) -> None:
 
 def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The config that experiments start from, on the bundle's backbone."""
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from img2img.training.compose import check_overrides, compose, config_folder, method_names, without_script_keys
+    from img2img.training.compose import check_overrides, compose, without_script_keys
 
-    known = sorted({*method_names(), *(path.stem for path in (config_folder() / "method").glob("*.yaml"))})
-    if isinstance(method, str) and method not in known:
-        raise InputError(f"method={method!r}: expected one of {', '.join(known)}, or a mapping with a name and options")
     groups = ["backbone=bundle", *([f"method={method}"] if isinstance(method, str) else [])]
     check_overrides(overrides)
     try:
@@ -111,7 +107,7 @@ def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides:
             composed = compose("base", [*groups, f"name={name}", *overrides])
         composed.backbone.weights = str(folder)
         config = OmegaConf.to_container(composed, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except OmegaConfBaseException as error:
         raise InputError(f"the changes {list(overrides)} fit no config ({' '.join(str(error).split())}): correct them") from error
     assert isinstance(config, dict)
     plain = without_script_keys({str(key): value for key, value in config.items()})

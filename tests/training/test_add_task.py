@@ -103,7 +103,7 @@ def test_what_cannot_be_leaves_all_as_it_was(
         ({"task": {"kind": "magic"}}, "task kind 'magic' is unknown"),
         ({"data": {**pairs, "inputs": "nowhere"}}, "no folder at nowhere"),
         ({"data": {"kind": "image_folder", "root": str(tmp_path / "a")}}, "needs an image to start from"),
-        ({"method": "magic"}, "method='magic': expected one of affine"),
+        ({"method": "magic"}, "method=magic: expected one of affine"),
         ({"method": "finetune"}, "'finetune' masks nothing"),
         ({"train": {"stepz": 3}}, "stepz"),
     ]
