@@ -34,12 +34,14 @@ def config_folder() -> Path:
 
 
 def config_folders(arguments: Sequence[str] = ()) -> list[Path]:
-    """That folder, and those that the arguments of a command name by Hydra's `--config-dir`."""
+    """That folder, and those that the arguments of a command name by Hydra's `--config-dir` and `hydra.searchpath`."""
     found = [config_folder()]
     for argument, after in zip(arguments, (*arguments[1:], ""), strict=False):
         option, equals, value = argument.partition("=")
         if option in ("--config-dir", "-cd"):
             found.append(Path(value if equals else after))
+        elif option == "hydra.searchpath":
+            found += [Path(path) for path in re.findall(r"file://([^,\]'\"]+)", value)]
     return found
 
 
@@ -97,7 +99,7 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     Raises:
         InputError: an override names no key or no file.
     """
-    register_defaults(config_folders())
+    register_defaults(config_folders(overrides))
     try:
         with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
             return hydra.compose(name, list(overrides))

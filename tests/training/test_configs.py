@@ -5,7 +5,6 @@ import re
 import shlex
 from pathlib import Path
 
-import hydra
 import pytest
 from omegaconf import OmegaConf
 
@@ -13,7 +12,7 @@ from img2img import InputError
 from img2img.backbones import build_backbone
 from img2img.cli.pipeline import plain_config
 from img2img.research.impresslearn.options import read_study
-from img2img.training.compose import check_overrides, compose, method_names, register_defaults
+from img2img.training.compose import check_overrides, compose, method_names
 from img2img.training.config import Experiment, TrainOptions, read_experiment
 from img2img.training.strategies import comparison_methods
 from img2img.validation import paths_of
@@ -98,7 +97,8 @@ def test_other_keys_pass_and_so_do_groups_of_a_users_own(tmp_path: Path) -> None
     (tmp_path / "recipe").mkdir()
     others = ["+tasks.x.train=1", "hydra.run.dir=x", "hydra/job_logging=none", "+data@tasks.x.data=camvid", "data_root=x"]
     check_overrides(others)
-    for option in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"], ["-cd", str(tmp_path)]):
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    for option in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"], ["-cd", str(tmp_path)], [search]):
         check_overrides([*option, "+recipe=short"])
     with pytest.raises(InputError, match="no option 'recipe'"):
         check_overrides(["+recipe=short"])
@@ -132,9 +132,7 @@ def test_a_method_that_a_file_describes_too_is_composed_without_a_warning(
     """Hydra would take the defaults of the class for the schema of the file, were they called as the file is."""
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "ksm.yaml").write_text("defaults: [ksm_defaults]\nname: ksm\nstart: uniform\n")
-    register_defaults([CONFIGS, tmp_path])
-    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
-        method = hydra.compose(overrides=["+method=ksm"]).method
+    method = compose("image_to_image", ["method=ksm", f"hydra.searchpath=[file://{tmp_path}]"]).method
     assert (method.start, method.granularity) == ("uniform", "kernel")
     assert not [warning for warning in recwarn if "schema" in str(warning.message)]
 
