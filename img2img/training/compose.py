@@ -3,13 +3,16 @@
 import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -101,10 +104,24 @@ def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """
     register_defaults(config_folders(overrides))
     try:
-        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        with _own_hydra(), hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
             return hydra.compose(name, list(overrides))
     except HydraException as error:
         raise composition_error(error) from error
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Set aside the state of a program that uses Hydra itself, and put it back: a process has one, which can be made once."""
+    holder, base = GlobalHydra.instance(), VersionBase.instance()
+    hydra, version = holder.hydra, base.version_base
+    holder.clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.set_instance(holder)  # Hydra's own context leaves a copy there
+        holder.hydra = hydra
+        base.version_base = version
 
 
 def check_overrides(arguments: Sequence[str], *, experiment: bool = True) -> None:
@@ -132,6 +149,9 @@ def check_overrides(arguments: Sequence[str], *, experiment: bool = True) -> Non
                 f"{argument!r} cannot be read ({reason}): a value with = , : [ ] {{ }} or spaces that is plain text goes into "
                 f"quotes inside the shell's, such as '{key}=\"{quoted}\"'"
             ) from error
+        chosen = "" if parsed.is_delete() or parsed.is_sweep_override() else parsed.value()
+        if parsed.key_or_group in groups and not isinstance(chosen, str | list | dict):
+            raise InputError(f"{argument}: expected the name of a file in {parsed.key_or_group}/ of the configs, without .yaml")
         path = parsed.key_or_group.split(".")
         known = path[0] in (*groups, *ONLY_HERE) or path[0].startswith("hydra/")
         if experiment and not known and (path[0] in ExperimentConfig.model_fields or not elsewhere):
