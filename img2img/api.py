@@ -5,9 +5,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from img2img import validation
+from img2img.bundle import bundle_folder, check_bundle, check_not_planned, read_bundle, task_path
+from img2img.bundle.join import join_bundles
+from img2img.errors import InputError
+from img2img.files.paths import paths_in
+from img2img.files.writable import check_writable
+from img2img.masks import METHODS
+from img2img.masks.task_store import check_task_name
+from img2img.registry import import_modules
 from img2img.reports.page import write_report
-from img2img.training import add_task as adding
 from img2img.training import run as running
+from img2img.training.config.read import merged
 from img2img.training.run import Then
 from img2img.training.run_folder import SavedConfig
 
@@ -30,7 +39,9 @@ def add_task(
     out: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Train a task on the frozen backbone of a bundle and add it there, see `training.add_task.add_task`; with a page.
+    """Train a task on the frozen backbone of a bundle and add it there; its other tasks are left as they are, bit for bit.
+
+    The training is an experiment like any other, in a run folder with a page; the same call goes on after an interruption.
 
     Example:
         img2img.add_task(
@@ -40,7 +51,82 @@ def add_task(
             data={"kind": "paired_folders", "inputs": "day", "targets": "night", "resize": 160},
             train={"steps": 800},
         )
+
+    Args:
+        bundle: the folder of a bundle or of a run.
+        name: of the new task.
+        task: its kind and options, see `tasks.build_task`.
+        data: its images, see `data.build_data`.
+        method: a config of `configs/method`, or a mask method's name and options.
+        train: what differs from the defaults of `TrainOptions`, by groups, such as `{"optimiser": {"lr": 1e-3}}`.
+        out: the run folder; `runs/NAME` by default.
+        overrides: further changes of the experiment's config, as on the command line.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: the name is taken or planned, an argument is of a wrong type, `out` is an input, the bundle cannot be written
+            to, or whatever the experiment finds wrong. The bundle is as it was.
     """
-    return adding.add_task(
-        bundle, name, task=task, data=data, method=method, train=train, out=out, overrides=overrides, report=write_report
-    )
+    check_task_name(validation.text("name", name, "night"))
+    task = validation.mapping("task", task, {"kind": "translation"})
+    data = validation.mapping("data", data, {"kind": "paired_folders", "inputs": "day", "targets": "night"})
+    train = validation.mapping("train", {} if train is None else train, {"steps": 800})
+    if not isinstance(method, str):
+        method = validation.mapping("method", method, {"name": "piggyback"})
+    folder = bundle_folder(validation.path("bundle", bundle))
+    description = read_bundle(folder)
+    out = Path("runs") / name if out is None else validation.path("out", out)
+    _check_out(out, folder, data)
+    if name in description["tasks"] and not _is_of(out, folder, name):
+        raise InputError(f"the bundle in {folder} has a task {name!r} already: choose another name, or delete that one first")
+    check_not_planned(folder, [name])
+    check_writable(folder, "bundle", "tasks", "bases")
+    config = _config(name, folder, method, overrides)
+    import_modules(config.get("imports", ()))
+    chosen = config.get("method", {}).get("name")
+    if chosen not in METHODS:
+        raise InputError(f"the method {chosen!r} masks nothing: expected one of {', '.join(METHODS)}")
+    config |= {"name": name, "out": str(out), "sequence": [name]}
+    config["tasks"] = {name: {"task": task, "data": data, **config.get("tasks", {}).get(name, {})}}
+    config["train"] = merged(config["train"], train)
+    check_bundle(folder)  # join_bundles does, after the training
+    run(config)
+    join_bundles(folder, [out])
+    return out
+
+
+def _is_of(run: Path, bundle: Path, name: str) -> bool:
+    """Whether a bundle's task came from this run: a call that was ended after it had joined them goes on with the same one."""
+    learned, there = task_path(run / "bundle", name), task_path(bundle, name)
+    return learned.is_file() and there.is_file() and learned.read_bytes() == there.read_bytes()
+
+
+def _check_out(out: Path, bundle: Path, data: Mapping[str, Any]) -> None:
+    """Refuse a run folder that is the bundle, the run of the bundle, or a folder of the images to learn from."""
+    taken = [bundle, *([bundle.parent] if bundle.name == "bundle" else []), *(path for _, path in paths_in(data))]
+    for path in taken:
+        if out.resolve() == path.resolve() or bundle.resolve() in out.resolve().parents:
+            raise InputError(f"out={out}: the run's files would go into {path}, which is an input of it: choose another folder")
+
+
+def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The config that experiments start from, on the bundle's backbone."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from img2img.training.compose import check_overrides, compose, without_script_keys
+
+    groups = ["backbone=bundle", *([f"method={method}"] if isinstance(method, str) else [])]
+    changes = [*groups, f"name={name}", *overrides]
+    check_overrides(changes)
+    try:
+        composed = compose("base", changes)
+        composed.backbone.weights = str(folder)
+        config = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"the changes {list(overrides)} fit no config ({' '.join(str(error).split())}): correct them") from error
+    assert isinstance(config, dict)
+    plain = without_script_keys({str(key): value for key, value in config.items()})
+    return plain if isinstance(method, str) else plain | {"method": dict(method)}

@@ -56,6 +56,13 @@ def test_completion_loads_nothing_heavy() -> None:
     assert loaded == set()
 
 
+def test_a_config_is_composed_without_what_only_other_methods_need() -> None:
+    compose = "from img2img.training.compose import compose\nassert compose('image_to_image', []).method.name == 'piggyback'"
+    loaded, output, returned = loaded_after(compose)
+    assert (returned, "hydra" in loaded) == (0, True), output
+    assert not {"torchvision", "segmentation_models_pytorch", "albumentations", "matplotlib"} & loaded
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_after("import img2img\nimg2img.InputError")[0] == set()
     assert loaded_after("import img2img\nimg2img.__version__")[0] == set()

@@ -1,4 +1,4 @@
-"""A user's errors as one line, for commands."""
+"""A user's errors as one message, for commands and pipelines."""
 
 import sys
 from collections.abc import Iterator
@@ -6,15 +6,22 @@ from contextlib import contextmanager
 
 from img2img.errors import INTERRUPTED, InputError, TrainingDivergedError
 
+USER_ERRORS = (InputError, TrainingDivergedError, OSError, MemoryError)
+"""What a user can correct."""
+
 
 @contextmanager
-def one_line() -> Iterator[None]:
-    """Exit with code 1 and one line on stderr where the block raises what the user can mend, with 130 on Ctrl-C."""
+def one_message(*, interrupted: str = "interrupted") -> Iterator[None]:
+    """Exit with code 1 and one line on stderr, not a traceback, where the block raises one of `USER_ERRORS`.
+
+    Args:
+        interrupted: the line on Ctrl-C, where the exit code is 130.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (InputError, TrainingDivergedError, OSError, MemoryError) as error:
+    except USER_ERRORS as error:
         print("error:", " ".join(str(error).split()) or "out of memory", file=sys.stderr)
         sys.exit(1)

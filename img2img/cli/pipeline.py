@@ -9,32 +9,21 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from img2img.errors import INTERRUPTED, InputError, TrainingDivergedError
-from img2img.training.compose import ENDING, check_overrides, plain_config, register_defaults
+from img2img.cli.errors import USER_ERRORS, one_message
+from img2img.errors import InputError
+from img2img.training.compose import (
+    ENDING,
+    check_overrides,
+    composition_error,
+    config_folders,
+    plain_config,
+    register_defaults,
+)
 from img2img.training.run_folder import SavedConfig
-
-
-@contextmanager
-def one_message() -> Iterator[None]:
-    """Exit with one message, not a traceback, where a run in the block asks its user to act.
-
-    In a multirun the error goes on to Hydra, which lets the other jobs end before it shows it.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from what was saved last", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except (InputError, TrainingDivergedError, MemoryError, OSError) as error:
-        if in_multirun():
-            raise
-        if _number():
-            time.sleep(_AFTER_THE_FIRST)
-        sys.exit(f"error: {str(error) or 'out of memory'}")
-
 
 _AFTER_THE_FIRST = 3.0
 """Seconds that all processes but the first wait before they report an error: where all meet the same, it alone is heard, since
@@ -43,6 +32,30 @@ the launcher ends the others when one has failed."""
 
 _STARTED = {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}
 """Variables of torchrun's and Slurm's processes."""
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """End with one message where the block raises an error that the user can correct; the first process is the first to."""
+    with one_message(interrupted="interrupted: the same command goes on from what was saved last"):
+        try:
+            yield
+        except USER_ERRORS:
+            if _number():
+                time.sleep(_AFTER_THE_FIRST)
+            raise
+
+
+@contextmanager
+def job_errors() -> Iterator[None]:
+    """`_ending` for a job; in a multirun an error goes on to Hydra, which lets the other jobs end before `start` reports it."""
+    if in_multirun():
+        yield
+    else:
+        with _ending():
+            yield
 
 
 def _number() -> int:
@@ -56,16 +69,24 @@ def in_multirun() -> bool:
 
 
 def start(main: Callable[[], object], *, experiment: bool = True) -> None:
-    """Call a script's function that Hydra has decorated; a command line that it cannot read is one message.
+    """Call a script's function that Hydra has decorated; a config that cannot be composed is one message.
 
     Args:
         main: the function.
         experiment: its config is an experiment's, whose keys are checked.
     """
-    with one_message():
+    with _ending():
         check_overrides(sys.argv[1:], experiment=experiment)
-        register_defaults()
-    main()
+        register_defaults(config_folders(sys.argv[1:]))
+        before = os.environ.get(_FULL_ERROR)
+        os.environ[_FULL_ERROR] = "1"  # Hydra then raises what it would print
+        try:
+            main()
+        except HydraException as error:
+            raise composition_error(error) from error
+        finally:
+            if before is None:
+                del os.environ[_FULL_ERROR]
 
 
 def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], object] | None = None) -> None:
@@ -73,7 +94,7 @@ def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], o
 
     Each job of a multirun gets the folder that Hydra has for it, `out/NUMBER`, and shows no bars, which would mix with others'.
     """
-    with one_message():
+    with job_errors():
         if ENDING in config:
             raise InputError(f"the key {ENDING} is of pipelines/decathlon.py alone: leave it out")
     _run(config, then)
@@ -82,7 +103,7 @@ def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], o
 def _run(config: DictConfig, then: Callable[[Any, Mapping[str, Any]], object] | None) -> None:
     from img2img.api import run
 
-    with one_message():
+    with job_errors():
         plain = plain_config(config)
         if not in_multirun():
             run(plain, composed=_composed(config), then=then)
@@ -103,7 +124,7 @@ def run_decathlon(config: DictConfig) -> None:
     from img2img.research.decathlon import check_given, finish
     from img2img.training.config import read_experiment
 
-    with one_message():
+    with job_errors():
         given = config.get(ENDING)
         given = None if given is None else check_given(given, read_experiment(plain_config(config)))
     _run(config, functools.partial(finish, imagenet12_accuracy=given))
@@ -114,7 +135,7 @@ def run_study(config: DictConfig) -> None:
     from img2img.research.impresslearn import run
     from img2img.training.distributed import refuse_several_processes
 
-    with one_message():
+    with job_errors():
         refuse_several_processes("ImpressLearn's study")
         run(plain_config(config), composed=_composed(config))
 

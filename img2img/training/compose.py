@@ -1,27 +1,32 @@
 """A config composed from the defaults of the typed config and the YAML files of `configs/`, and its values as plain ones."""
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from img2img.errors import InputError
 from img2img.masks import METHODS
 from img2img.training.config import ExperimentConfig
 from img2img.training.strategies import STRATEGIES, comparison_methods
-from img2img.validation import WHOLE, check_key
+from img2img.validation import WHOLE, check_key, did_you_mean
 
 ENDING = "imagenet12_accuracy"
 """The key of the Decathlon's config that says how its score is computed; no other script has it."""
 ONLY_HERE = ("hydra", "data_root", ENDING)
 """Keys of the config that other keys refer to, or scripts read themselves, and the experiment does not know."""
+_DEFAULTS = "_defaults"
 
 
 def config_folder() -> Path:
@@ -31,11 +36,50 @@ def config_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def register_defaults() -> None:
+def config_folders(arguments: Sequence[str] = ()) -> list[Path]:
+    """That folder, and those that the arguments of a command name by Hydra's `--config-dir` and `hydra.searchpath`."""
+    found = [config_folder()]
+    for argument, after in zip(arguments, (*arguments[1:], ""), strict=False):
+        option, equals, value = argument.partition("=")
+        if option in ("--config-dir", "-cd"):
+            found.append(Path(value if equals else after))
+        elif option == "hydra.searchpath":
+            found += [Path(path) for path in re.findall(r"file://([^,\]'\"]+)", value)]
+    return found
+
+
+class _Methods(dict[str, Any]):
+    """The group `method` in Hydra's store: the defaults of each method. Its module is imported when they are asked for.
+
+    Args:
+        files: the methods that YAML files describe. The defaults of these are called NAME_defaults, and the file may start from
+            them. By the file's own name Hydra would take them for its schema.
+    """
+
+    def __init__(self, files: Collection[str]) -> None:
+        super().__init__({f"{name}{_DEFAULTS if name in files else ''}.yaml": name for name in method_names()})
+
+    def __getitem__(self, file: str) -> ConfigNode:
+        found = super().__getitem__(file)
+        if isinstance(found, str):
+            node = OmegaConf.create({"name": found, **_defaults_of(found)})
+            found = self[file] = ConfigNode(name=file, node=node, group="method", package=None, provider=None)
+        return found
+
+
+def _defaults_of(method: str) -> dict[str, Any]:
+    parameters = inspect.signature(METHODS[method] if method in METHODS else STRATEGIES[method]).parameters
+    values = {key: "???" if value.default is inspect.Parameter.empty else value.default for key, value in parameters.items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def register_defaults(folders: Sequence[Path]) -> None:
     """Make the defaults of the typed config known to Hydra, so that YAML need not repeat them and every key can be overridden.
 
-    `experiment_defaults` holds an experiment's, and the group `method` one of each method; that of a method with an option that
-    has no default is NAME_defaults, for a file that fills it in.
+    `experiment_defaults` holds an experiment's, and the group `method` those of each method.
+
+    Args:
+        folders: where YAML files are looked for, see `config_folders`.
     """
     store = ConfigStore.instance()
     fields = ExperimentConfig.model_fields
@@ -43,12 +87,7 @@ def register_defaults() -> None:
     config = ExperimentConfig.model_construct(**given).model_dump(mode="json")
     config["compare"] = {name: [] for name in comparison_methods()}
     store.store(name="experiment_defaults", node={name: config[name] for name in given})
-    for name in method_names():
-        parameters = inspect.signature(_method(name)).parameters
-        needed = [key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
-        options = {key: "???" if key in needed else parameter.default for key, parameter in parameters.items()}
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
-        store.store(group="method", name=f"{name}_defaults" if needed else name, node={"name": name, **plain})
+    store.repo["method"] = _Methods({path.stem for folder in folders for path in (folder / "method").glob("*.yaml")})
 
 
 def method_names() -> list[str]:
@@ -57,31 +96,49 @@ def method_names() -> list[str]:
     return [*masks, *comparison_methods()]
 
 
-def _method(name: str) -> Any:
-    return METHODS[name] if name in METHODS else STRATEGIES[name]
-
-
 def compose(name: str, overrides: Sequence[str]) -> DictConfig:
     """The config of `configs/NAME.yaml` with these overrides, as the command line of a pipeline composes it.
 
     Raises:
-        HydraException: an override names no key or no file.
+        InputError: an override names no key or no file.
     """
-    register_defaults()
-    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return hydra.compose(name, list(overrides))
+    register_defaults(config_folders(overrides))
+    try:
+        with _own_hydra(), hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return hydra.compose(name, list(overrides))
+    except HydraException as error:
+        raise composition_error(error) from error
 
 
-def check_overrides(arguments: Iterable[str], *, experiment: bool = True) -> None:
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Set aside the state of a program that uses Hydra itself, and put it back: a process has one, which can be made once."""
+    holder, base = GlobalHydra.instance(), VersionBase.instance()
+    hydra, version = holder.hydra, base.version_base
+    holder.clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.set_instance(holder)  # Hydra's own context leaves a copy there
+        holder.hydra = hydra
+        base.version_base = version
+
+
+def check_overrides(arguments: Sequence[str], *, experiment: bool = True) -> None:
     """Check that Hydra can read the `KEY=VALUE` among the arguments of a command, and that the typed config has the keys.
+
+    Keys below an option that takes any mapping, such as `tasks`, are left to Hydra and to whatever reads them.
 
     Raises:
         InputError: it cannot read one, with how to quote it; or there is no such key, with the nearest one.
     """
     parser = OverridesParser.create()
+    groups = _groups(config_folders(arguments))
+    # Then there may be groups that are not known here.
+    elsewhere = any(argument.lstrip("+").startswith(("hydra.searchpath", "--config-path", "-cp")) for argument in arguments)
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals or argument.startswith("-"):
+        if argument.startswith("-") or not (equals or argument.startswith("~")):
             continue
         try:
             parsed = parser.parse_override(argument)
@@ -92,8 +149,49 @@ def check_overrides(arguments: Iterable[str], *, experiment: bool = True) -> Non
                 f"{argument!r} cannot be read ({reason}): a value with = , : [ ] {{ }} or spaces that is plain text goes into "
                 f"quotes inside the shell's, such as '{key}=\"{quoted}\"'"
             ) from error
-        if experiment and parsed.key_or_group:
-            check_key(ExperimentConfig, parsed.key_or_group.split("."), what=WHOLE)
+        chosen = "" if parsed.is_delete() or parsed.is_sweep_override() else parsed.value()
+        if parsed.key_or_group in groups and not isinstance(chosen, str | list | dict):
+            raise InputError(f"{argument}: expected the name of a file in {parsed.key_or_group}/ of the configs, without .yaml")
+        path = parsed.key_or_group.split(".")
+        known = path[0] in (*groups, *ONLY_HERE) or path[0].startswith("hydra/")
+        if experiment and not known and (path[0] in ExperimentConfig.model_fields or not elsewhere):
+            check_key(ExperimentConfig, path, what=WHOLE, others=[*groups, "data_root"])
+
+
+def _groups(folders: Iterable[Path]) -> list[str]:
+    """The groups of YAML files, such as "experiment", those in groups among them ("a/b")."""
+    found = [path.relative_to(folder).as_posix() for folder in folders for path in folder.glob("**/") if path != folder]
+    return list(dict.fromkeys(sorted(found)))
+
+
+def composition_error(error: HydraException) -> InputError:
+    """What Hydra found wrong when it composed a config, as one message: what was got, what is known, and the nearest of it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = {*error.options, *(method_names() if group == "method" else ())}
+        known = sorted(option for option in options if not option.endswith(_DEFAULTS))
+        return InputError(
+            f"{group}={name}: {did_you_mean(name, known)}expected one of {', '.join(known)}, or a file {group}/{name}.yaml in a "
+            "folder of your own, given by --config-dir"
+        )
+    if twice := re.search(r"Multiple values for (\S+)\. To override a value use 'override (\S+): (\S+)'", text):
+        group, name = twice[1], twice[3]
+        return InputError(
+            f"{group} is chosen twice, by +{group}={name} and in a file: expected {group}={name} without the plus, or in a YAML "
+            f"file `override /{group}: {name}`"
+        )
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key and isinstance(cause.parent_node, DictConfig):
+        parent, _, key = cause.full_key.rpartition(".")
+        known = [str(name) for name in cause.parent_node]
+        if key not in known:
+            return InputError(
+                f"{parent or WHOLE} has no option {key!r} here: {did_you_mean(key, known)}it has "
+                f"{', '.join(known) or 'none'}; another option of its kind is added with a plus, +{cause.full_key}=VALUE"
+            )
+    because = "" if cause is None else f" ({' '.join(str(cause).split()):.300})"
+    return InputError(f"the config cannot be composed: {text:.600}{because}; correct the command line, or the file that is named")
 
 
 def plain_config(config: DictConfig) -> dict[str, Any]:
@@ -110,10 +208,22 @@ def plain_config(config: DictConfig) -> dict[str, Any]:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (MissingMandatoryValue, InterpolationToMissingValueError):
-        missing = ", ".join(str(key) for key in config if OmegaConf.is_missing(config, key)) or "a key that others refer to"
-        raise InputError(f"the config has no value for {missing}: give it on the command line, such as data_root=DATA") from None
+        missing = list(_missing(OmegaConf.to_container(config, resolve=False))) or ["a key that others refer to"]
+        example = "data_root=DATA" if "data_root" in missing else f"{missing[0]}=VALUE"
+        raise InputError(
+            f"the config has no value for {', '.join(missing)}: give it on the command line, such as {example}"
+        ) from None
     assert isinstance(plain, dict)
     return without_script_keys({str(key): value for key, value in plain.items()})
+
+
+def _missing(value: Any, place: str = "") -> Iterator[str]:
+    """The dotted keys that have no value yet."""
+    if value == "???":
+        yield place
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _missing(item, f"{place}.{key}" if place else str(key))
 
 
 def without_script_keys(config: Mapping[str, Any]) -> dict[str, Any]:

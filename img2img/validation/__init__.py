@@ -1,7 +1,7 @@
 """What a user gives, checked: options against the class that takes them, the arguments of a call, and what files hold."""
 
 from img2img.validation.arguments import flag, mapping, one_of, path, text, whole_number
-from img2img.validation.messages import WHOLE, check_key, input_error, paths_of
+from img2img.validation.messages import WHOLE, check_key, did_you_mean, input_error, paths_of
 from img2img.validation.options import Options, Spec, call_with, checked, parsed
 from img2img.validation.stored import Number, Size, Stored, Whole, as_model, finite
 
@@ -17,6 +17,7 @@ __all__ = [
     "call_with",
     "check_key",
     "checked",
+    "did_you_mean",
     "finite",
     "flag",
     "input_error",

@@ -5,7 +5,7 @@ import datetime
 import difflib
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -102,19 +102,27 @@ def paths_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def check_key(model: type[BaseModel], path: Sequence[str], *, what: str) -> None:
-    """Refuse a dotted key below a group of options that has no such option; other keys pass.
+def check_key(model: type[BaseModel], path: Sequence[str], *, what: str, others: Sequence[str] = ()) -> None:
+    """Refuse a dotted key that a model and its groups of options do not have; what is below other options passes.
+
+    Args:
+        model: the options.
+        path: the parts of the key.
+        what: what messages call the model.
+        others: keys that are known besides the model's.
 
     Raises:
         InputError: with the nearest known key.
     """
     at, place = model, what
-    for key in path:
+    for depth, key in enumerate(path):
         fields = _fields(at)
         if key not in fields:
-            if at is not model:
-                raise InputError(f"{place} has no option {key!r}: {_nearest(key, at, ())}its options are {known_options(at)}")
+            if key not in others:
+                near = _nearest(".".join(path[depth:]), at, others)
+                raise InputError(f"{place} has no option {key!r}: {near}its options are {known_options(at, others)}")
             return
+        others = ()
         place = key if place == WHOLE else f"{place}.{key}"
         below = _group_of(fields[key].annotation)
         if below is None:
@@ -124,14 +132,20 @@ def check_key(model: type[BaseModel], path: Sequence[str], *, what: str) -> None
 
 def _nearest(key: str, model: type[BaseModel], others: Sequence[str]) -> str:
     paths = [*paths_of(model), *others]
-    same = [path for path in paths if path.rpartition(".")[2] == key]
-    near = same or difflib.get_close_matches(key, [*_fields(model), *paths], n=1)
+    last = key.rpartition(".")[2]
+    same = [path for path in paths if path.rpartition(".")[2] == last]
+    return did_you_mean(key, same) or did_you_mean(key, [*_fields(model), *paths])
+
+
+def did_you_mean(given: str, known: Collection[str]) -> str:
+    """A question that names the known word nearest to what was given, with a space after it; nothing where none is near."""
+    near = difflib.get_close_matches(given, known, n=1) or [word for word in known if word.rpartition(".")[2] == given][:1]
     return f"did you mean {near[0]!r}? " if near else ""
 
 
 def known_options(model: type[BaseModel], others: Sequence[str] = ()) -> str:
     """The names of a model's options, and others, for a message."""
-    return ", ".join([*_fields(model), *others])
+    return ", ".join(dict.fromkeys([*_fields(model), *others]))
 
 
 def _remedy(strays: Sequence[Any]) -> str:

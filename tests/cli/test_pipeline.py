@@ -10,7 +10,7 @@ import pytest
 import yaml
 from scripts import run_command, run_script
 
-from img2img.cli.pipeline import check_overrides, one_message
+from img2img.cli.pipeline import check_overrides, job_errors
 from img2img.cli.train import PIPELINE_VARIABLE, run_pipeline
 from img2img.errors import InputError
 from img2img.training.evaluation import evaluate_run, read_run
@@ -74,7 +74,7 @@ def test_a_file_in_the_place_of_the_folder_is_one_message(tmp_path: Path, pipeli
 
 
 def test_ctrl_c_ends_a_training_with_the_exit_code_of_shells(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended, one_message():
+    with pytest.raises(SystemExit) as ended, job_errors():
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert "interrupted" in capsys.readouterr().err

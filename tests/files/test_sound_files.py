@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 
 from img2img.backbones.pretrained import read_tensors
-from img2img.cli.errors import one_line
-from img2img.cli.pipeline import one_message
+from img2img.cli.errors import one_message
+from img2img.cli.pipeline import job_errors
 from img2img.errors import InputError, TrainingDivergedError
 from img2img.files.unpickle import read_pickled_arrays
 from img2img.training.checked_files import read_checked_tensors, write_checked_tensors
@@ -62,7 +62,7 @@ def test_nor_of_a_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         read_pickled_arrays(tmp_path / "a", dtypes=("u1",), expected="arrays", remedy="none")
 
 
-@pytest.mark.parametrize("guard", [one_line, one_message])
+@pytest.mark.parametrize("guard", [one_message, job_errors])
 @pytest.mark.parametrize(
     "error", [InputError("wrong"), TrainingDivergedError("the loss is nan"), MemoryError(), OSError(28, "No space left")]
 )

@@ -21,7 +21,7 @@ from img2img import InputError
 from img2img.api import run
 from img2img.bundle import load_bundle
 from img2img.cli import app as commands
-from img2img.cli.errors import one_line
+from img2img.cli.errors import one_message
 from img2img.errors import OutOfMemoryError
 from img2img.tasks.colourisation import Colourisation
 from img2img.training import checkpoint
@@ -353,7 +353,7 @@ def test_another_measure_of_a_run_that_does_not_fit_names_what_to_lower(
 
 
 def test_a_command_shows_it_as_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit), one_line():
+    with pytest.raises(SystemExit), one_message():
         raise OutOfMemoryError("out of memory: lower batch_size")
     assert capsys.readouterr().err == "error: out of memory: lower batch_size\n"
 

@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from img2img import InputError
@@ -74,21 +73,68 @@ def test_a_script_runs_without_data_by_default(pipeline: str) -> None:
     assert _compose(pipeline=pipeline).name in WITHOUT_DATA
 
 
-def test_an_unknown_key_on_the_command_line_is_refused() -> None:
-    with pytest.raises(ConfigCompositionException, match="stepz"):
-        _compose("experiment=demo", "train.stepz=7")
+@pytest.mark.parametrize(
+    ("override", "got", "nearest"),
+    [
+        ("train.stepz=7", "stepz", "steps"),
+        ("train.lr=1", "lr", "optimiser.lr"),
+        ("device.thread=1", "thread", "threads"),
+        ("trian.steps=3", "trian", "train.steps"),
+        ("+trian.steps=3", "trian", "train.steps"),
+        ("++lr=1", "lr", "train.optimiser.lr"),
+        ("~trian", "trian", "train"),
+        ("sed=1", "sed", "seed"),
+        ("methd=piggyback", "methd", "method"),
+        ("+experimnt=demo", "experimnt", "experiment"),
+    ],
+)
+def test_a_mistyped_key_is_answered_with_the_nearest_before_hydra_sees_it(override: str, got: str, nearest: str) -> None:
+    with pytest.raises(InputError, match=f"no option {got!r}: did you mean {nearest!r}. its options are"):
+        check_overrides([override])
+
+
+def test_other_keys_pass_and_so_do_groups_of_a_users_own(tmp_path: Path) -> None:
+    (tmp_path / "recipe").mkdir()
+    others = ["+tasks.x.train=1", "hydra.run.dir=x", "hydra/job_logging=none", "+data@tasks.x.data=camvid", "data_root=x"]
+    check_overrides(others)
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    for option in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"], ["-cd", str(tmp_path)], [search]):
+        check_overrides([*option, "+recipe=short"])
+    with pytest.raises(InputError, match="no option 'recipe'"):
+        check_overrides(["+recipe=short"])
 
 
 @pytest.mark.parametrize(
-    ("override", "nearest"),
-    [("train.stepz=7", "steps"), ("train.lr=1", "optimiser.lr"), ("+tasks.x.train=1", None), ("device.thread=1", "threads")],
+    ("override", "said"),
+    [
+        ("method=pigyback", "method=pigyback: did you mean 'piggyback'. expected one of affine, .*ewc, .*--config-dir"),
+        ("experiment=dmo", "experiment=dmo: did you mean 'demo'. expected one of"),
+        ("method.nam=ksm", r"method has no option 'nam' here: did you mean 'name'. it has name, .*\+method\.nam=VALUE"),
+        ("tasks.shapez.data=x", r"tasks has no option 'shapez' here: did you mean 'shapes'."),
+        ("+method=ksm", r"expected method=ksm without the plus"),
+        ("train.stepz=7", "train has no option 'stepz'"),
+    ],
 )
-def test_a_mistyped_key_is_answered_with_the_nearest_before_hydra_sees_it(override: str, nearest: str | None) -> None:
-    if nearest is None:
-        check_overrides([override])
-        return
-    with pytest.raises(InputError, match=f"no option .*did you mean {nearest!r}"):
-        check_overrides([override])
+def test_what_hydra_does_not_find_is_answered_with_what_is_known(override: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        compose("image_to_image", ["experiment=demo", override])
+
+
+def test_a_mistyped_key_of_a_file_is_answered_with_the_nearest() -> None:
+    config = plain_config(compose("image_to_image", ["experiment=demo", "+trian={steps: 3}"]))  # as a YAML file brings it in
+    with pytest.raises(InputError, match="the config has no option 'trian': did you mean 'train'"):
+        read_experiment(config)
+
+
+def test_a_method_that_a_file_describes_too_is_composed_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Hydra would take the defaults of the class for the schema of the file, were they called as the file is."""
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "ksm.yaml").write_text("defaults: [ksm_defaults]\nname: ksm\nstart: uniform\n")
+    method = compose("image_to_image", ["method=ksm", f"hydra.searchpath=[file://{tmp_path}]"]).method
+    assert (method.start, method.granularity) == ("uniform", "kernel")
+    assert not [warning for warning in recwarn if "schema" in str(warning.message)]
 
 
 def test_every_default_can_be_overridden_and_stands_in_the_class_alone() -> None:

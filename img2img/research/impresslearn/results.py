@@ -9,12 +9,12 @@ from pydantic import Field
 
 from img2img.files.json_files import read_json
 from img2img.files.paths import expanded
-from img2img.files.typed import Number, Scalar, Stored, as_model
 from img2img.masks.storage import read_header
 from img2img.research.impresslearn.numbered_tasks import NumberedTasks
 from img2img.research.impresslearn.options import Study
 from img2img.research.impresslearn.table2 import TABLE_2
 from img2img.research.suites.schema import Summary, SummaryCell, SummaryTask
+from img2img.validation import Number, Stored, as_model
 
 Row = Mapping[str, Any]
 VERSION: Literal[1] = 1
@@ -101,9 +101,9 @@ class _Name(Stored):
 
 
 class _Environment(Stored):
-    commit: Scalar
-    device: Scalar
-    torch: Scalar
+    commit: str | Number | None
+    device: str | Number | None
+    torch: str | Number | None
 
 
 class _StudyResults(Stored):

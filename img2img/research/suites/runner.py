@@ -219,9 +219,9 @@ def other_data(run: Path, store: Path, *, but: tuple[str, int] | None = None) ->
 
 
 def _cause(console: str) -> str:
-    """The line of a failed job's output that says why: Hydra ends its own messages with a hint and begins with the reason."""
-    lines = [line.strip() for line in console.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line]
-    reasons = [line for line in lines if line.startswith(("error:", "Could not override", "Error "))]
+    """The line of a failed job's output that says why."""
+    lines = [line.strip() for line in console.splitlines() if line.strip()]
+    reasons = [line for line in lines if line.startswith("error:")]
     return (reasons or lines or ["no output"])[-1]
 
 

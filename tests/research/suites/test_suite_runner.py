@@ -286,11 +286,6 @@ def test_a_job_whose_folder_another_suite_works_in_fails_and_leaves_its_console_
         ("", "no output"),
         ("step 1\nerror: the loss is NaN: lower train.optimiser.lr\n", "error: the loss is NaN: lower train.optimiser.lr"),
         ("Traceback\n  File x\nValueError: bad\n", "ValueError: bad"),
-        (
-            "Could not override 'foo'.\nTo append to your config use +foo=1\nKey 'foo' is not in struct\n    object_type=dict\n\n"
-            "Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.\n",
-            "Could not override 'foo'.",
-        ),
     ],
 )
 def test_a_failed_job_says_why(console: str, cause: str) -> None:

@@ -103,8 +103,10 @@ def test_what_cannot_be_leaves_all_as_it_was(
         ({"task": {"kind": "magic"}}, "task kind 'magic' is unknown"),
         ({"data": {**pairs, "inputs": "nowhere"}}, "no folder at nowhere"),
         ({"data": {"kind": "image_folder", "root": str(tmp_path / "a")}}, "needs an image to start from"),
-        ({"method": "magic"}, "method='magic': expected one of affine"),
+        ({"method": "magic"}, "method=magic: expected one of affine"),
         ({"method": "finetune"}, "'finetune' masks nothing"),
+        ({"method": "null"}, "method=null: expected the name of a file in method/"),
+        ({"overrides": ["trian.steps=3"]}, "did you mean 'train.steps'"),
         ({"train": {"stepz": 3}}, "stepz"),
     ]
     for changes, said in cases:
@@ -136,7 +138,7 @@ def test_a_call_that_was_ended_after_its_last_file_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("img2img.training.add_task.join_bundles", ended)
+        patch.setattr("img2img.api.join_bundles", ended)
         with pytest.raises(KeyboardInterrupt):
             add("run")
     learned = task_path(folder, "negative").read_bytes()
