@@ -75,9 +75,9 @@ class AccuracyMetrics(Metric):
         self.images += torch.bincount(target, minlength=size).to(self.images.device)
 
     def compute(self) -> dict[str, float]:
-        """The figures since the last `reset`: "top-1", with more than five classes "top-5", and "accuracy of <class>".
+        """The metrics since the last `reset`: "top-1", with more than five classes "top-5", and "accuracy of <class>".
 
-        A class without an image has no accuracy: its figure is NaN (write it to JSON as null).
+        A class without an image has no accuracy: its value is NaN (write it to JSON as null).
 
         Raises:
             InputError: no image has been counted.

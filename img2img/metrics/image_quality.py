@@ -15,7 +15,7 @@ PSNR_CEILING = 100.0
 
 
 class ImageQualityMetrics(PerImageMean):
-    """The figures "SSIM" (at most 1), "MSE" (on the 0..255 scale; lower is better) and "PSNR" (dB).
+    """The metrics "SSIM" (at most 1), "MSE" (on the 0..255 scale; lower is better) and "PSNR" (dB).
 
     Each is the mean over images, so images of different sizes can be mixed in one set, in batches of one size each.
     """

@@ -13,7 +13,7 @@ from img2img.metrics.per_image import PerImageMean, check_images, check_pair, pr
 
 
 class LabMetrics(PerImageMean):
-    """The figures "ab error" (squared Lab units) and "delta E" (Lab units) of a colouring, means over images; lower is better.
+    """The metrics "ab error" (squared Lab units) and "delta E" (Lab units) of a colouring, means over images; lower is better.
 
     A grey copy (a = b = 0) of natural photographs at 96 px has an ab error of 220 to 290, by the choice of photographs.
     """

@@ -13,13 +13,13 @@ RANGE_TOLERANCE = 1e-3
 
 
 class PerImageMean(Metric):
-    """Means over images of some figures, each image counting once whatever its size.
+    """Means over images of some metrics, each image counting once whatever its size.
 
     Subclasses call `add` in `update(...)`. The sums are float64: a long set loses no digits. (torchmetrics' `MeanMetric` holds
     one value in float32, and leaves NaN out of the mean.)
 
     Args:
-        names: the figures' names, in the order of the result.
+        names: the metrics' names, in the order of the result.
     """
 
     full_state_update = False
@@ -32,14 +32,14 @@ class PerImageMean(Metric):
         self.add_state("sums", torch.zeros(len(names), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def add(self, figures: Mapping[str, Tensor]) -> None:
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Add one value an image, (N,), of every name."""
-        values = torch.stack([figures[name] for name in self.names]).to(self.sums.device).double()
+        values = torch.stack([metrics[name] for name in self.names]).to(self.sums.device).double()
         self.sums += values.sum(dim=1)
         self.images += values.shape[1]
 
     def compute(self) -> dict[str, float]:
-        """The mean of each figure over all images since the last `reset`.
+        """The mean of each metric over all images since the last `reset`.
 
         Raises:
             InputError: no image has been seen.

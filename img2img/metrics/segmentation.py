@@ -21,7 +21,7 @@ class SegmentationMetrics(Metric):
     """mIoU, pixel accuracy and the IoU of each class, as fractions in [0, 1]; higher is better.
 
     IoU of a class = true positives / (true positives + false positives + false negatives), all pixels of the set counted in
-    ONE confusion matrix (a mean of per-image IoUs is another figure). Pixels whose target is `VOID` (255) count nowhere.
+    ONE confusion matrix (a mean of per-image IoUs is another metric). Pixels whose target is `VOID` (255) count nowhere.
 
     Args:
         classes: the names of the classes 0..C-1, C >= 2, each once.
@@ -88,10 +88,10 @@ class SegmentationMetrics(Metric):
         self.confusion.reset()
 
     def compute(self) -> dict[str, float]:
-        """The figures since the last `reset`: "mIoU", "pixel accuracy", and "IoU <class>" for every class.
+        """The metrics since the last `reset`: "mIoU", "pixel accuracy", and "IoU <class>" for every class.
 
         mIoU is the mean over the classes that occur in the target or in the prediction; a class that occurs in neither
-        has no IoU: its figure is NaN (write it to JSON as null). A class that is predicted but never in the target counts,
+        has no IoU: its value is NaN (write it to JSON as null). A class that is predicted but never in the target counts,
         with an IoU of 0.
 
         Raises:

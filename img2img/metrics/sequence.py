@@ -1,8 +1,8 @@
 """What a sequence of tasks gained and lost, from the metrics measured after each task.
 
-The input is a matrix of which row t, column i is task i's deciding metric measured after training task t, in the order of
+The input is a matrix of which row t, column i is task i's primary metric measured after training task t, in the order of
 training. Each task has its own metric and unit, so all means are taken over *skills*: 0 is what the task's baseline
-gets, 1 is perfect, below 0 is worse than doing nothing. A value that was not measured is None or NaN, or the row ends before
+gets, 1 is perfect, below 0 is worse than the baseline. A value that was not measured is None or NaN, or the row ends before
 it; pairs with one missing are left out of a mean, and a mean over nothing is None. Where the baseline is perfect, as on
 test images of one class, no skill can be told, and it counts as not measured.
 """
@@ -56,7 +56,7 @@ def skill(value: float | None, baseline: float | None, *, higher_is_better: bool
 def skill_matrix(values: Sequence[Row], baseline: Row, higher_is_better: Sequence[bool]) -> list[list[float | None]]:
     """The matrix of skills from the matrix of values; `baseline` and `higher_is_better` have one entry a column (task).
 
-    A figure that no skill can be told from, such as a score without a ceiling, counts as not measured.
+    A metric that no skill can be told from, such as a score without a ceiling, counts as not measured.
 
     Raises:
         InputError: a row with more entries than there are tasks.

@@ -132,7 +132,7 @@ def style_terms(
 
 
 class StyleMetrics(PerImageMean):
-    """The losses of `style_terms` as means over images; lower is better, and "total style loss" decides.
+    """The losses of `style_terms` as means over images; lower is better. "total style loss" is the primary metric.
 
     The values depend on the network, the style image, the resolution and the weights: compare only within one configuration.
     The baseline is the unstylised input, whose content loss is 0.

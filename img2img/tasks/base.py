@@ -30,13 +30,13 @@ class Example:
 
 
 class Metrics(Protocol):
-    """Figures over a whole set."""
+    """Metrics over a whole set."""
 
     def update(self, prediction: Tensor, example: Example) -> None:
         """Measure a batch."""
 
     def compute(self) -> dict[str, float]:
-        """The figures; the task's deciding one is among them."""
+        """The values by name; the task's primary metric is among them."""
 
 
 class Task(ABC):
@@ -44,7 +44,7 @@ class Task(ABC):
 
     Attributes:
         kind: the kind's name, the config's `kind`, set when the class is registered.
-        metric: the figure that decides, a key of what `metrics()` computes; doing nothing cannot win it.
+        metric: the primary metric, a key of what `metrics()` computes; its baseline must not be the best value.
         higher_is_better: its direction.
         baseline_name: what the baseline is called in reports.
         has_classes: its constructor takes the data's `classes`.
@@ -120,11 +120,11 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self) -> Metrics:
-        """Fresh figures to be updated over a set, by one process even of several: `torchmetrics` want `sync_on_compute=False`."""
+        """Fresh metrics to be updated over a set, by one process even of several: `torchmetrics` want `sync_on_compute=False`."""
 
     @abstractmethod
     def baseline(self, example: Example) -> Tensor:
-        """The prediction of doing nothing; `fit` has been called on the training set."""
+        """The trivial prediction that the network has to beat; `fit` has been called on the training set."""
 
     @abstractmethod
     def to_image(self, prediction: Tensor, input: Tensor) -> Tensor:
@@ -184,10 +184,10 @@ class _Example(Metrics):
             part.update(prediction, example.target)
 
     def compute(self) -> dict[str, float]:
-        figures: dict[str, float] = {}
+        values: dict[str, float] = {}
         for part in self.parts.values():
-            figures |= part.compute()
-        return figures
+            values |= part.compute()
+        return values
 
 
 def combine(**parts: Any) -> Metrics:

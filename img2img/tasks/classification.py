@@ -27,7 +27,7 @@ STRIP = 18
 
 @TASKS.register("classification")
 class Classification(Task):
-    """Cross entropy; the share of images whose class is found decides.
+    """Cross entropy. The primary metric is the share of images whose class is found.
 
     Args:
         classes: the class names by index.
@@ -80,7 +80,7 @@ class Classification(Task):
         return category
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
-        """(N, classes) scores, highest for the class that is predicted: the raw output, of which other figures need all."""
+        """(N, classes) scores, highest for the class that is predicted: the raw output, of which other metrics need all."""
         return raw.float()
 
     def loss(self, raw: Tensor, example: Any) -> Tensor:

@@ -18,7 +18,7 @@ AB = 110.0
 
 @TASKS.register("colourisation")
 class Colourisation(Task):
-    """L in, ab out; the squared ab error decides, since a grey copy already scores 0.92 on SSIM.
+    """L in, ab out. The primary metric is the squared ab error, since a grey copy already scores 0.92 on SSIM.
 
     The loss is the mean squared error of ab, in units of `AB / 4`, about the spread of colours in photographs.
     """

@@ -14,7 +14,7 @@ from img2img.tasks.image_output import ImageOutput, mixed
 
 @TASKS.register("denoising")
 class Denoising(ImageOutput):
-    """Gaussian noise is added to each image and the network estimates the clean one; MSE (0..255) decides.
+    """Gaussian noise is added to each image and the network estimates the clean one. The primary metric is MSE (0..255).
 
     Args:
         sigma: the noise's standard deviation on the 0..255 scale.
@@ -30,7 +30,7 @@ class Denoising(ImageOutput):
         self.sigma = sigma
 
     def input(self, batch: Batch) -> Tensor:
-        """The image plus noise, clipped to [0, 1]. An image's noise depends on its pixels alone, so figures repeat."""
+        """The image plus noise, clipped to [0, 1]. An image's noise depends on its pixels alone, so metrics repeat."""
         clean = unit(batch.image)
         noise = torch.empty_like(clean, device="cpu")
         for i, image in enumerate(batch.image):

@@ -11,13 +11,13 @@ from img2img.tasks.base import Example, Metrics, Task, combine
 
 
 class ImageOutput(Task):
-    """RGB out; MSE (0..255) decides."""
+    """RGB out. The primary metric is MSE (0..255)."""
 
     metric: ClassVar[str] = "MSE"
     higher_is_better: ClassVar[bool] = False
 
     def loss(self, raw: Tensor, example: Example) -> Tensor:
-        """Mean absolute plus twice the mean squared error, in [0, 1] units: the first keeps colours, the second decides."""
+        """Mean absolute plus twice the mean squared error, in [0, 1] units: the first keeps colours, the second is measured."""
         prediction = self.prediction(raw, example.input)
         return F.l1_loss(prediction, example.target) + 2 * F.mse_loss(prediction, example.target)
 

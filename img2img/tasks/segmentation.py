@@ -17,7 +17,7 @@ from img2img.tasks.base import TASKS, Metrics, Task, combine, need, unit
 
 @TASKS.register("segmentation")
 class Segmentation(Task):
-    """Cross entropy over the pixels that are not void; mIoU decides.
+    """Cross entropy over the pixels that are not void. The primary metric is mIoU.
 
     Args:
         classes: the class names by index.

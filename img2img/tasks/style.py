@@ -23,7 +23,7 @@ SAMPLE = "sample:"
 
 @TASKS.register("style")
 class Style(Task):
-    """Perceptual content + Gram style + total variation against one style image; the total style loss decides.
+    """Perceptual content + Gram style + total variation against one style image. The primary metric is the total style loss.
 
     The perceptual network is read when the first loss or metric is asked for, so inference needs neither it nor the image.
     Each layer counts relative to the style image itself: a style layer by its squared Gram norm, a content layer by its mean

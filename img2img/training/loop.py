@@ -33,7 +33,7 @@ class Objective(Protocol):
 
     @property
     def metric(self) -> str:
-        """The figure that decides."""
+        """The name of the primary metric."""
 
     @property
     def higher_is_better(self) -> bool:

@@ -1,7 +1,7 @@
 """What a run's tasks were learned from: the files, by name and content, so that changed data is never taken for the same.
 
 `RUN/data/TASK.json` is written before anything is learned. It binds a run once the task is finished or has a checkpoint: its
-figures, its parameters and the split into parts are of those files. Where they lie, and when they were copied, does not count.
+metrics, its parameters and the split into parts are of those files. Where they lie, and when they were copied, does not count.
 """
 
 import hashlib
@@ -140,7 +140,7 @@ class Records:
                 self._remarks.append(f"{name}: its files have changed since it was learned: {changed}")
             elif changed:
                 raise InputError(
-                    f"{self._experiment.folder} learned {name!r} from other files than there are now: {changed}. Its figures and "
+                    f"{self._experiment.folder} learned {name!r} from other files than there are now: {changed}. Its metrics and "
                     "parameters are of the earlier ones: bring those back; or learn from the new ones in another folder "
                     "(out=...), or in this one after deleting it; or keep what was learned and go on with resume=anyway"
                 )

@@ -92,11 +92,11 @@ def _run(
     with logged_to(experiment.folder / "log.txt", console), _bars(console) as shown:
 
         def progress_for(what: str, steps: int) -> Any:
-            bar = shown.add_task(what, total=steps, figures="")
+            bar = shown.add_task(what, total=steps, metrics="")
 
             def update(step: int, *, loss: float, best: float | None) -> None:
                 best_text = "" if best is None else f" best {best:.4g}"
-                shown.update(bar, completed=step, figures=f"loss {loss:.4g}{best_text}")
+                shown.update(bar, completed=step, metrics=f"loss {loss:.4g}{best_text}")
 
             return update
 
@@ -130,7 +130,7 @@ def _bars(console: Console) -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[metrics]}"),
     )
     return Progress(*columns, console=console)
 

@@ -242,7 +242,7 @@ class SequenceRunner:
         logger.info("%s: trains the backbone", name)
         torch.manual_seed(self.experiment.seed_of(name))
         self._place(self._backbone)
-        before = self._deciding(self._backbone, self.task_data[name])
+        before = self._primary_metric(self._backbone, self.task_data[name])
         fitted = self._fit(name, Phase(module=self._backbone), name, fingerprint=backbone_fingerprint(self.experiment))
         self._set_up(self._backbone)
         return self._outcome(name, before, [fitted])
@@ -278,7 +278,7 @@ class SequenceRunner:
         """Do the trainings of a task; the primary metric on the test set before the first, and their outcomes."""
         before, fitted, task_data = None, [], self.task_data[name]
         for phase in phases:
-            before = self._deciding(phase.module, task_data) if before is None else before
+            before = self._primary_metric(phase.module, task_data) if before is None else before
             fitted.append(self._fit(name, phase, name + phase.suffix))
         return before, fitted
 
@@ -308,7 +308,7 @@ class SequenceRunner:
 
     # ------------------------------------------------------------------ training and measuring
 
-    def _deciding(self, module: nn.Module, task_data: TaskData) -> float:
+    def _primary_metric(self, module: nn.Module, task_data: TaskData) -> float:
         """The primary metric of a task on its test set, with `module` as it is."""
         task, images = task_data.task, task_data.parts.test
         return self.processes.on_rank_zero(lambda: self.evaluator.primary_metric(module.eval(), task, images))

@@ -145,7 +145,7 @@ def remarks(task_data: TaskData) -> Iterator[str]:
             among = "" if task_data.task.image_level or len(images) <= _READ else f" in {_READ} images, evenly spread"
             yield f"no {part} {what} of {', '.join(unseen[:_NAMED])}{more}{among}: {follows}"
         if len(seen) == 1 and part == "test":
-            yield "with one class alone in the test part doing nothing is perfect there: the task has no skill"
+            yield "the test part has a single class, so that the baseline is perfect there: the task has no skill"
         if void and len(seen) == 1:
             yield f"the labels of the {part} part hold {names[next(iter(seen))]} and {VOID} alone, which is void: is it a class?"
 

@@ -10,7 +10,7 @@ import pytest
 import img2img
 
 ROOT = Path(img2img.__file__).parent
-SHARED = ("errors", "files", "registry", "validation")
+SHARED = ("errors", "files", "fonts", "registry", "validation")
 """What the mask core may import of img2img beside itself."""
 
 

@@ -1,4 +1,4 @@
-"""Data on which doing nothing is perfect, such as masks of 0 and 255 under two classes: said at once, and no run is lost."""
+"""Data on which the baseline is perfect, such as masks of 0 and 255 under two classes: said at once, and no run is lost."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ def test_a_run_ends_with_results_a_report_tables_and_a_card(config: Make, masks:
     for said in (
         "disks: no training pixel of object: such classes cannot be learned",
         "disks: no test pixel of object",
-        "doing nothing is perfect there: the task has no skill",
+        "the baseline is perfect there: the task has no skill",
         "the labels of the test part hold ground and 255 alone, which is void",
     ):
         assert 0 <= log.find(said) < begins, "before any training"
@@ -102,7 +102,7 @@ def test_a_test_part_of_one_class(tmp_path: Path) -> None:
     said = list(remarks(TaskData(config, task, data, TrainOptions(steps=1))))  # type: ignore[arg-type]
     assert said == [
         "no test image of dog: how well they were learned is not measured",
-        "with one class alone in the test part doing nothing is perfect there: the task has no skill",
+        "the test part has a single class, so that the baseline is perfect there: the task has no skill",
     ]
 
 
