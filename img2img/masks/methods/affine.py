@@ -40,6 +40,9 @@ U-Net on clothes (mIoU) and street edges (MSE), means of three seeds (of two for
 | clothes | 0.304 | 0.318 | 0.331 | 0.328 |
 | street edges | 917 | 966 | 961 | 993 |
 
+It goes with the paper's scores. Scores that start 14 steps from flipping flip a tenth of the bits, and want larger coefficients:
+0.3 against 0.03 gives 80.1 and 78.2 on PACS, 0.338 and 0.306 on clothes (test data, one seed).
+
 As in the paper's figure 4 about half the weights end as ones, k1 and k2 differ in sign, and both grow with depth.
 """
 
