@@ -31,6 +31,8 @@ from img2img.training.evaluation import evaluate_run
 from img2img.training.loop import TrainingDivergedError, explained
 from img2img.training.optimiser import schedule
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 Make = Callable[..., dict[str, Any]]
 
 

@@ -19,6 +19,8 @@ from img2img.training.compose import compose
 from img2img.training.config import BasisOfTasks, Experiment, RandomBasis, backbone_fingerprint, read_experiment
 from img2img.validation import call_with
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 ROOT = Path(__file__).parents[3]
 
 
