@@ -45,6 +45,12 @@ IMAGE_TASKS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+@pytest.fixture
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without learning curves, whose drawing takes longer than the tests' trainings: for tests of something else."""
+    monkeypatch.setattr("img2img.reports.page.learning_curve", lambda *_, **__: "")
+
+
 @pytest.fixture(scope="session")
 def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`make_bundle(spec, tasks)`: a bundle of random weights and half-dense random masks, which nobody trained."""

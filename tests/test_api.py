@@ -19,6 +19,8 @@ from img2img.bundle import delete_task_from_bundle, read_bundle, task_path
 from img2img.bundle.join import join_bundles
 from img2img.training.evaluation import evaluate_run
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 FEW = {
     "steps": 6,
     "batch_size": 2,

@@ -10,6 +10,7 @@ on. Adding up the gradients after the backward pass serves all methods alike, by
 are sent while the backward pass still runs.
 """
 
+import atexit
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -71,6 +72,8 @@ def start_fabric(*, accelerator: str, precision: str, devices: int | str = 1, no
         )
         if several and not by_fabric:
             fabric.launch()
+        if several or by_fabric:
+            atexit.register(_end_messages)
     except (ValueError, RuntimeError, ImportError) as error:
         if not several:
             raise InputError(
@@ -79,6 +82,15 @@ def start_fabric(*, accelerator: str, precision: str, devices: int | str = 1, no
             ) from error
         raise InputError(f"{devices} devices on {nodes} machines cannot be used ({error}): see docs/guides/devices.md") from error
     return fabric
+
+
+def _end_messages() -> None:
+    """Join the threads that carry messages: one that still waits for the interpreter when it ends aborts the process.
+
+    Fabric does this for GPUs alone.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class Processes:

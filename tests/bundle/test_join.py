@@ -25,6 +25,8 @@ from img2img.training.compose import compose
 from img2img.training.config import read_experiment
 from img2img.training.sequence import SequenceRunner
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -15,6 +15,8 @@ from img2img.cli import app
 from img2img.cli.add_task import _described, _of_files
 from img2img.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 FEW = [
     "train.steps=4",
     "train.batch_size=2",

@@ -16,6 +16,8 @@ import img2img
 from img2img import InputError
 from img2img.cli import app
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 
 def call(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(a) for a in arguments])

@@ -15,6 +15,8 @@ from img2img.cli.train import PIPELINE_VARIABLE, run_pipeline
 from img2img.errors import InputError
 from img2img.training.evaluation import evaluate_run, read_run
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 
 def _call(pipeline: str, *overrides: str) -> tuple[int, str]:
     """The exit code and what went to stderr."""

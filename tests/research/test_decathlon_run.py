@@ -27,6 +27,8 @@ from img2img.tasks import Task, build_task
 from img2img.training.compose import compose
 from img2img.training.config import read_experiment
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 COUNTS = {"train": 12, "val": 4, "test": 5}

@@ -29,6 +29,8 @@ from img2img.research.impresslearn.study_network import Job, StudyNetwork
 from img2img.research.impresslearn.table2 import TABLE_2, Row
 from img2img.training.compose import compose
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 ROOT = Path(__file__).parents[2]
 
 TINY: dict[str, Any] = {

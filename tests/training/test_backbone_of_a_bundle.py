@@ -38,6 +38,14 @@ def _files(bundle: Path) -> dict[str, bytes]:
     return {str(path.relative_to(bundle)): path.read_bytes() for path in sorted(bundle.rglob("*")) if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def base(config_in: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two tasks, to be read or copied."""
+    folder = tmp_path_factory.mktemp("base")
+    run(config_in(folder, sequence=["disks", "colour"]))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("options", "changes"),
     [
@@ -90,8 +98,8 @@ def test_a_basis_of_the_bundle_is_used_under_its_name_and_no_other_one_takes_it(
         read_experiment({**more, "masks": {}, "tasks": {"late": {**late, "method": {**IMPRESS, "basis": "none"}}}})
 
 
-def test_a_killed_run_on_a_bundle_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path) -> None:
-    run(config(out=str(tmp_path / "base"), sequence=["disks", "colour"]))
+def test_a_killed_run_on_a_bundle_goes_on_and_ends_bit_equal(config: Make, base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "base")
     more = _with(config(sequence=["edges"], backbone={"mode": "bundle", "weights": str(tmp_path / "base" / "bundle")}), "edges")
     more = _with(more, "edges", start_from="colour")
     run({**more, "out": str(tmp_path / "whole")})
@@ -120,10 +128,11 @@ def test_a_killed_run_on_a_bundle_goes_on_and_ends_bit_equal(config: Make, tmp_p
     ],
     ids=["name", "select", "options", "no folder", "nowhere"],
 )
-def test_what_does_not_fit_the_bundle_is_refused(config: Make, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    run(config(out=str(tmp_path / "base"), sequence=["disks", "colour"]))
+def test_what_does_not_fit_the_bundle_is_refused(
+    config: Make, base: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     more = config(backbone={"mode": "bundle", "weights": "BASE"}, sequence=["edges"]) | changes
-    more = json.loads(json.dumps(more).replace('"BASE"', json.dumps(str(tmp_path / "base"))))
+    more = json.loads(json.dumps(more).replace('"BASE"', json.dumps(str(base))))
     with pytest.raises(InputError, match=message):
         run(more)
     assert not (tmp_path / "run" / "bundle").exists()

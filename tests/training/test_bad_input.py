@@ -14,6 +14,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from scripts import run_script
 from typer.testing import CliRunner
 
 import img2img
@@ -29,6 +30,8 @@ from img2img.training.config import AugmentationOptions, ScheduleOptions, TrainO
 from img2img.training.evaluation import evaluate_run
 from img2img.training.loop import TrainingDivergedError, explained
 from img2img.training.optimiser import schedule
+
+pytestmark = pytest.mark.usefixtures("without_curves")
 
 Make = Callable[..., dict[str, Any]]
 
@@ -379,8 +382,8 @@ def test_the_pipeline_prints_one_message_and_no_traceback(config: Make, tmp_path
     assert done.returncode == 1
     assert "error: the sequence names the task 'shape', which the config does not have" in done.stderr
     assert "Traceback" not in done.stderr
-    unknown = subprocess.run([*command[:2], "sequnce=[shapes]"], cwd=root, capture_output=True, text=True)
-    assert unknown.returncode != 0
+    unknown = run_script("image_to_image", "sequnce=[shapes]")
+    assert unknown.code != 0
     assert "sequnce" in unknown.stderr
 
 

@@ -21,6 +21,8 @@ from img2img.research.suites.store import store_run
 from img2img.training.evaluation import evaluate_run
 from img2img.training.record import read_now, read_record
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 Make = Callable[..., dict[str, Any]]
 
 

@@ -31,6 +31,8 @@ from img2img.training.progress import read_progress
 from img2img.training.sequence import SequenceRunner
 from img2img.training.strategy_files import read_learned, write_learned
 
+pytestmark = pytest.mark.usefixtures("without_curves")
+
 Make = Callable[..., dict[str, Any]]
 FORK = multiprocessing.get_context("fork")
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,13 @@ def _untimed(results: dict[str, Any]) -> dict[str, Any]:
     for task in kept["tasks"]:
         del task["train_seconds"]
     return kept
+
+
+@pytest.fixture(scope="module")
+def two(config_in: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder and the results of a run of two tasks, to be read or copied."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    return folder, run(config_in(folder, sequence=["disks", "colour"]))
 
 
 def test_a_run_leaves_a_bundle_results_images_logs_and_a_page(config: Make, tmp_path: Path) -> None:
@@ -99,16 +107,16 @@ def test_a_bundle_gives_the_outputs_that_were_reported(config: Make, tmp_path: P
         model.run("colour", odd.astype(np.float32))
 
 
-# In the first task before and after its checkpoint at step 4, in the second, and in the comparison (steps 17 to 24).
-@pytest.mark.parametrize("step", [2, 7, 15, 22])
-def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path, step: int) -> None:
+def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path) -> None:
     options = {"compare": {"decoder_only": ["colour"]}, "sequence": ["disks", "colour"]}
     whole = run(config(out=str(tmp_path / "whole"), **options))
-    with killed_at(step):
-        run(config(**options))
-    resumed_from = [p.name for p in (tmp_path / "run" / "checkpoints").glob("*.pt")]
-    assert resumed_from == {2: [], 7: ["disks.pt"], 15: ["colour.pt"], 22: ["colour.decoder_only.pt"]}[step]
-    torch.manual_seed(12345)  # another process has other random states
+    # In the first task before and after its checkpoint at step 4, in the second, and in the comparison (steps 17 to 24): each
+    # restart counts its own steps.
+    for step, resumed_from in ((2, []), (7, ["disks.pt"]), (11, ["colour.pt"]), (10, ["colour.decoder_only.pt"])):
+        with killed_at(step):
+            run(config(**options))
+        assert [p.name for p in (tmp_path / "run" / "checkpoints").glob("*.pt")] == resumed_from
+        torch.manual_seed(12345 + step)  # another process has other random states
     resumed = run(config(**options))
     assert _untimed(resumed) == _untimed(whole)
     assert _same(_tensors(tmp_path / "run"), _tensors(tmp_path / "whole"))
@@ -123,9 +131,10 @@ def _refuse(*args: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["disks", "colour"])
-def test_a_run_killed_between_training_and_bookkeeping_repeats_no_step(config: Make, tmp_path: Path, name: str) -> None:
-    options = {"sequence": ["disks", "colour"]}
-    whole = run(config(out=str(tmp_path / "whole"), **options))
+def test_a_run_killed_between_training_and_bookkeeping_repeats_no_step(
+    config: Make, tmp_path: Path, two: tuple[Path, dict[str, Any]], name: str
+) -> None:
+    options, whole = {"sequence": ["disks", "colour"]}, two[1]
     original = SequenceRunner._finish
 
     def killed(self: SequenceRunner, names: list[str], entry: dict[str, Any]) -> None:
@@ -141,13 +150,14 @@ def test_a_run_killed_between_training_and_bookkeeping_repeats_no_step(config: M
         patch.setattr(torch.optim.Adam, "step", _refuse)  # not one step is taken again
         run(config(sequence=["disks", "colour"][: 1 + (name == "colour")]))
     assert _untimed(run(config(**options))) == _untimed(whole)
-    assert _same(_tensors(tmp_path / "run"), _tensors(tmp_path / "whole"))
+    assert _same(_tensors(tmp_path / "run"), _tensors(two[0]))
 
 
 def test_a_finished_run_trains_nothing_again_and_a_longer_sequence_goes_on(
-    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Make, tmp_path: Path, two: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = run(config(sequence=["disks", "colour"]))
+    shutil.copytree(two[0], tmp_path / "run")
+    short = two[1]
     trained: list[str] = []
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -163,20 +173,24 @@ def test_a_finished_run_trains_nothing_again_and_a_longer_sequence_goes_on(
     assert [t["value"] for t in longer["tasks"][:2]] == [t["value"] for t in short["tasks"]]
 
 
-def test_any_subset_in_any_order_and_a_task_learns_the_same_wherever_it_stands(config: Make, tmp_path: Path) -> None:
+def test_any_subset_in_any_order_and_a_task_learns_the_same_wherever_it_stands(
+    config: Make, tmp_path: Path, two: tuple[Path, dict[str, Any]]
+) -> None:
     one = run(config(out=str(tmp_path / "one"), sequence=["disks", "edges"]))
-    two = run(config(out=str(tmp_path / "two"), sequence=["disks", "colour", "edges"]))
-    assert one["tasks"][1]["value"] == two["tasks"][2]["value"], "what was learned in between is invisible"
+    shutil.copytree(two[0], tmp_path / "run")
+    three = run(config(sequence=["disks", "colour", "edges"]))
+    assert one["tasks"][1]["value"] == three["tasks"][2]["value"], "what was learned in between is invisible"
     other = run(config(out=str(tmp_path / "three"), sequence=["edges", "disks"]))
     assert [t["kind"] for t in other["tasks"]] == ["edges", "segmentation"]
 
 
 @pytest.mark.parametrize("mode", ["random", "pretrained"])
-def test_a_backbone_that_no_task_trains_gets_a_mask_for_each_task(config: Make, tmp_path: Path, mode: str) -> None:
+def test_a_backbone_that_no_task_trains_gets_a_mask_for_each_task(
+    config: Make, two: tuple[Path, dict[str, Any]], mode: str
+) -> None:
     backbone = {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3, "mode": mode}
     if mode == "pretrained":
-        run(config(out=str(tmp_path / "source"), sequence=["disks"]))
-        backbone["weights"] = str(tmp_path / "source" / "bundle" / "backbone.safetensors")
+        backbone["weights"] = str(two[0] / "bundle" / "backbone.safetensors")
     results = run(config(backbone=backbone, sequence=["disks", "colour"]))
     assert all(t["density"] is not None for t in results["tasks"])
     again = run(config(backbone=backbone, sequence=["disks", "colour", "edges"]))

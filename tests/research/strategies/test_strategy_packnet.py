@@ -1,6 +1,5 @@
 """PackNet: who owns which weight, what moves, and the published algorithm written out in a plain loop."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from killing import killed_at
+from killing import killed_again_and_again
 from tiny_strategies import LR, begun, changed, context, first, learned, probe, restored, small_backbone, snapshot, train
 from torch import Tensor
 from torch.nn import functional as F
@@ -229,14 +228,9 @@ def test_a_run_on_a_backbone_of_another_run(config: Callable[..., Any], tmp_path
         assert {int(number) for number in owner.unique()} <= {FREE, FIRST, FIRST + 1, FIRST + 2}
     if name == "packnet":
         assert [task["density"] for task in whole["tasks"]] == pytest.approx([0.625, 0.71875], abs=2e-3)
-    for step in (5, 12):  # of the first and second task's 8
-        with killed_at(step):
-            run(options)
-        torch.manual_seed(777)
-        run(options)
-        ends = [{p.name: p.read_bytes() for p in (tmp_path / out / "strategy").iterdir()} for out in ("whole", "run")]
-        assert ends[0] == ends[1]
-        shutil.rmtree(tmp_path / "run")
+    killed_again_and_again(lambda: run(options), 5, 8)  # steps 5 and 12: of the first and second task's 8
+    ends = [{p.name: p.read_bytes() for p in (tmp_path / out / "strategy").iterdir()} for out in ("whole", "run")]
+    assert ends[0] == ends[1]
 
 
 # ---------------------------------------------------------------------- what moves

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import run_script
 
 from img2img import InputError
 from img2img.cli.pipeline import plain_config
@@ -17,6 +18,8 @@ from img2img.research.suites.store import read_store
 from img2img.training.compose import compose
 from img2img.training.config import BasisOfTasks, Experiment, RandomBasis, backbone_fingerprint, read_experiment
 from img2img.validation import call_with
+
+pytestmark = pytest.mark.usefixtures("without_curves")
 
 ROOT = Path(__file__).parents[3]
 
@@ -55,8 +58,14 @@ def test_every_run_of_a_shipped_suite_composes_and_is_accepted(file: Path, tmp_p
     more = ["data_root=somewhere"]
     jobs = backbone_jobs(suite, tmp_path, [0], more) + method_jobs(suite, tmp_path, list(suite.methods), suite.seeds, more)
     assert len({job.folder for job in jobs}) == len(jobs)
-    first = None
+    # Runs of a label differ by their seed and folders alone: the first seed's stand for the others'.
+    labels: dict[str, set[tuple[str, ...]]] = {}
     for job in jobs:
+        alone = (f"seed={job.seed}", f"out={job.folder}", f"backbone_from={tmp_path / 'backbone' / str(job.seed)}")
+        labels.setdefault(job.label, set()).add(tuple(each for each in job.overrides if each not in alone))
+    assert all(len(overrides) == 1 for overrides in labels.values())
+    first = None
+    for job in {job.label: job for job in reversed(jobs)}.values():
         experiment = read_experiment(plain_config(compose(suite.pipeline, job.overrides)))
         # Every method of a seed takes the backbone that its first job trains, but for those that want another.
         if job.seed == 0 and (job.label == "backbone" or experiment.backbone_from is not None):
@@ -205,7 +214,7 @@ def test_methods_of_one_seed_come_together_and_a_method_may_have_fewer_seeds(tmp
         method_jobs(_suite(methods=methods), tmp_path, ["c"], [5], [])
 
 
-def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path) -> None:
+def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     suite, pipeline, store = _suite(), ROOT / "pipelines" / "image_to_image.py", tmp_path / "store"
     small = [
         "sequence=[shapes,landscape]",
@@ -217,7 +226,8 @@ def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path) 
     small += ["train.validation.precise_bn_batches=2"]
     small += [f"tasks.{name}.data.count={{train: 4, val: 2, test: 2}}" for name in ("shapes", "landscape")]
     first = [s for s in small if not s.startswith("sequence")]
-    assert run_jobs(pipeline, backbone_jobs(suite, tmp_path, [0], first), parallel=1, store=None) == []
+    (backbone,) = backbone_jobs(suite, tmp_path, [0], first)
+    assert run_script("image_to_image", *backbone.overrides).code == 0
     jobs = method_jobs(suite, tmp_path, ["masks", "tuned"], [0], small)
     assert run_jobs(pipeline, jobs, parallel=2, store=store) == []
     describe(suite, store, tmp_path)
@@ -237,9 +247,13 @@ def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path) 
     sheet = read_sheet(store / "images" / "shapes.webp")
     assert sheet is not None
     assert list(sheet.methods) == ["masks", "tuned"]
-    broken = method_jobs(suite, tmp_path / "other", ["tuned"], [0], [*small, "train.stepz=1"])
-    assert run_jobs(pipeline, broken, parallel=1, store=store) == broken
-    assert "stepz" in (broken[0].folder / "console.txt").read_text()
+    (tmp_path / "broken.py").write_text("import sys\nprint(sys.argv)\nsys.exit('error: no memory')")
+    broken = method_jobs(suite, tmp_path / "other", ["tuned"], [0], small)
+    assert run_jobs(tmp_path / "broken.py", broken, parallel=1, store=store) == broken
+    assert "tuned, seed 0: failed: error: no memory" in caplog.text
+    console = (broken[0].folder / "console.txt").read_text()
+    assert str(broken[0].overrides[-1]) in console
+    assert console.endswith("error: no memory\n")
 
 
 @pytest.mark.parametrize("store", sorted((ROOT / "docs" / "results").glob("*/runs.jsonl")), ids=lambda path: path.parent.name)
