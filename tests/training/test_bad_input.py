@@ -21,7 +21,7 @@ from img2img import InputError
 from img2img.api import run
 from img2img.bundle import load_bundle
 from img2img.cli import app as commands
-from img2img.cli.errors import one_message
+from img2img.cli.output import one_message
 from img2img.errors import OutOfMemoryError
 from img2img.tasks.colourisation import Colourisation
 from img2img.training import checkpoint
