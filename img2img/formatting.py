@@ -1,6 +1,7 @@
-"""Numbers, sizes and durations as people read them, the same on a report's page, the service's page and the terminal."""
+"""Numbers, sizes, durations and names as people read them, the same on a report's page, the service's page and the terminal."""
 
 import math
+import unicodedata
 
 DASH = "—"
 """Stands where there is no value."""
@@ -75,3 +76,13 @@ def spelled(number: int) -> str:
     """Small numbers as words: 6 is "six"."""
     words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
     return words[number] if number < len(words) else str(number)
+
+
+def escape(text: str) -> str:
+    """`text` on one line of HTML that passes through a reader of Markdown: neither sees anything in it but text."""
+    line = " ".join(text.split())  # after an empty line Markdown would read on, whatever tag is open
+    return "".join(f"&#{ord(c)};" if c.isascii() and not c.isalnum() and c != " " else c for c in line if _is_text(c))
+
+
+def _is_text(character: str) -> bool:
+    return unicodedata.category(character) not in ("Cc", "Cs")

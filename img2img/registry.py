@@ -31,7 +31,7 @@ class Registry(Mapping[str, T]):
 
     Args:
         what: what such a name is called in messages, "task kind".
-        base: the class that all entries derive from, or `module:class` where that module imports this registry's.
+        base: the class that all entries derive from.
         attribute: the class attribute that `register` sets to the name, for instances that store it, such as "kind".
         functions: functions that return an instance of `base` are entries too.
         own: the names of img2img itself, each with the module that registers it. That module is imported when the name is first
@@ -41,7 +41,7 @@ class Registry(Mapping[str, T]):
     def __init__(
         self,
         what: str,
-        base: type[Any] | str,
+        base: type[Any],
         *,
         own: Mapping[str, str],
         attribute: str | None = None,
@@ -131,10 +131,7 @@ class Registry(Mapping[str, T]):
         return len(self._own.keys() | self._entries.keys())
 
     def _check_sort(self, name: str, entry: Any) -> None:
-        if isinstance(self._base, str):
-            module, _, attribute = self._base.partition(":")
-            self._base = getattr(importlib.import_module(module), attribute)
-        base: Any = self._base
+        base = self._base
         made = entry if isinstance(entry, type) else getattr(entry, "__annotations__", {}).get("return", base)
         fits = not isinstance(made, type) or issubclass(made, base)  # an annotation may be text, or a union
         if fits and (isinstance(entry, type) or (self._functions and callable(entry))):

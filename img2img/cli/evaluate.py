@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from img2img.cli.options import Device, Json
-from img2img.cli.table import print_table
+from img2img.cli.output import print_table
 
 
 def evaluate(

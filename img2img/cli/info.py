@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from img2img.cli.options import Json
-from img2img.cli.table import print_facts
+from img2img.cli.output import print_facts
 from img2img.version import __version__
 
 PACKAGES = (

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from img2img.cli.errors import USER_ERRORS, one_message
+from img2img.cli.output import USER_ERRORS, one_message
 from img2img.errors import InputError
 from img2img.training.compose import (
     ENDING,

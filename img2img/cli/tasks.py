@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from img2img.cli.options import Bundle, Json, Overwrite, check_new
-from img2img.cli.table import print_facts, print_table
+from img2img.cli.output import print_facts, print_table
 
 app = typer.Typer(help="List, show, delete and compare the tasks of a bundle.", no_args_is_help=True)
 

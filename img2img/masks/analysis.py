@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.masks.bits import pack_bits
+from img2img.masks.bits import Bits, count_ones, pack_bits
 from img2img.masks.network import MaskedNetwork
-from img2img.masks.packed_masks import Bits, count_ones, packed_masks
 
 # ---------------------------------------------------------------------- densities
 
@@ -58,7 +57,7 @@ def density_table(network: MaskedNetwork, tasks: Sequence[str] | None = None) ->
     """
     rows = []
     for task in _names(network, tasks):
-        packed = packed_masks(network.state(task))
+        packed = network.state(task).packed_masks()
         for depth, (layer, weight) in enumerate(network.masked_weights().items()):
             density = count_ones(packed[layer][0]) / weight.numel() if layer in packed else None
             rows.append(DensityRow(task, layer, depth, weight.numel(), density, None if density is None else 1 - density))
@@ -148,7 +147,7 @@ def similarity(network: MaskedNetwork, tasks: Sequence[str] | None = None, *, ch
         InputError: there is no such task.
     """
     names = _names(network, tasks)
-    packed = [packed_masks(network.state(task)) for task in names]
+    packed = [network.state(task).packed_masks() for task in names]
     counts = [{layer: count_ones(bits) for layer, (bits, _) in masks.items()} for masks in packed]
     matrix: list[list[float | None]] = [[None] * len(names) for _ in names]
     for i in range(len(names)):
@@ -167,7 +166,7 @@ def similarity_by_layer(network: MaskedNetwork, a: str, b: str) -> list[Similari
     Raises:
         InputError: there is no such task.
     """
-    first, second = packed_masks(network.state(a)), packed_masks(network.state(b))
+    first, second = network.state(a).packed_masks(), network.state(b).packed_masks()
     rows = []
     for depth, layer in enumerate(network.roles.masked):
         if layer in first and layer in second:

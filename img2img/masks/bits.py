@@ -1,8 +1,14 @@
 """Packed bits: a bool tensor at one bit an element."""
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+Bits = npt.NDArray[np.uint8]
+"""Packed bits as numpy has them."""
+
+_ONES_IN_A_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -23,3 +29,8 @@ def unpack_bits(bits: Tensor, shape: torch.Size) -> Tensor:
         return torch.from_numpy(flat).view(torch.bool).view(shape)
     shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
     return (bits.unsqueeze(1) >> shifts & 1).view(-1)[: shape.numel()].view(shape).bool()
+
+
+def count_ones(bits: Bits) -> int:
+    """How many bits are one."""
+    return int(_ONES_IN_A_BYTE[bits].sum(dtype=np.int64))

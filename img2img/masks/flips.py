@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from img2img.masks.packed_masks import Bits, count_ones, packed_masks
+from img2img.masks.bits import Bits, count_ones
 from img2img.masks.task_state import TaskState
 
 
@@ -64,4 +64,4 @@ class FlipMeter:
         self._last = {layer: (packed[layer].cpu().numpy(), weights) for layer, (_, weights) in self._last.items()}
 
     def _look(self) -> dict[str, tuple[Bits, int]]:
-        return packed_masks(self.state)
+        return self.state.packed_masks()

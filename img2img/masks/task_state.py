@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from img2img.masks.base import Mask, MaskMethod
+from img2img.masks.binary import BinaryMask
+from img2img.masks.bits import Bits, pack_bits
 from img2img.masks.functional_module import EvalScope
 
 NormMode = Literal["own", "statistics", "frozen"]
@@ -53,6 +55,18 @@ class TaskState(nn.Module):
         self.head = head
         self.frozen = False
         self.info: dict[str, Any] = {}
+
+    @torch.no_grad()
+    def packed_masks(self) -> dict[str, tuple[Bits, int]]:
+        """The binary masks as packed bits with their lengths, by weight name; without the masks that have no binary form."""
+        self.prepare()
+        found = {}
+        for name, mask in self.named_masks():
+            if isinstance(mask, BinaryMask) and mask.bits is not None and mask.mask_shape == mask.shape:
+                found[name] = (mask.bits.cpu().numpy(), mask.shape.numel())
+            elif (binary := mask.binary()) is not None:
+                found[name] = (pack_bits(binary).cpu().numpy(), binary.numel())
+        return found
 
     def named_masks(self) -> Iterator[tuple[str, Mask]]:
         """`(weight name, mask)`, in the backbone's order."""

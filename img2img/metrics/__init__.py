@@ -9,12 +9,11 @@
 - `extra_metrics`: metrics of torchmetrics in addition to those of a task.
 - `sequence`: skills relative to a baseline, backward and forward transfer, forgetting. Plain Python.
 - `decathlon`: the score of the Visual Domain Decathlon, also exported here. Plain Python.
-- `output_change`: the largest change of an output, for the bit-for-bit check of earlier tasks.
 
 Every metric object has `update`, `compute` and `reset`. `compute` returns a `dict[str, float]` of plain floats, and raises
 `InputError` before anything has been measured. Batches come from any device. Of several processes one measures a whole set, so
 none of them sums over processes (`sync_on_compute=False`). This package imports nothing but plain Python by itself, so that
-`sequence` and `output_change` need neither torchmetrics nor kornia. It knows no tasks.
+`sequence` needs neither torchmetrics nor kornia. It knows no tasks.
 """
 
 from img2img.metrics.decathlon import FINETUNED, DecathlonScore, decathlon_score, score_per_parameter

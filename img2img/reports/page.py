@@ -16,7 +16,6 @@ from img2img.files.paths import expanded
 from img2img.reports import text
 from img2img.reports.figures import learning_curve
 from img2img.reports.read import read_curve, read_image
-from img2img.reports.template import page_template
 from img2img.tasks.segmentation import palette
 from img2img.training.results import Results, TaskResult, read_results
 
@@ -41,7 +40,7 @@ def write_report(folder: Path) -> Path:
         OSError: the page cannot be written.
     """
     folder = expanded(folder)
-    page = page_template("img2img", "reports").render(_view(folder, read_results(folder)))
+    page = text.page_template("img2img", "reports").render(_view(folder, read_results(folder)))
     return write_atomic(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
 
 

@@ -1,10 +1,14 @@
-"""What the metrics, the kinds of task and the methods are, in one sentence each; and numbers as people read them."""
+"""What pages say: one sentence on each metric, kind of task and method; numbers; and the templates that show them."""
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from img2img.formatting import DASH, count, duration, gain, number, percent, signed, size, spelled
 
 __all__ = [
-    "ANY_COLUMNS", "COLUMNS", "COMPARISONS", "DASH", "METHODS", "METRICS", "count", "duration", "gain", "number", "percent",
-    "signed", "size", "spelled",
+    "ANY_COLUMNS", "COLUMNS", "COMPARISONS", "DASH", "METHODS", "METRICS", "count", "duration", "gain", "number", "page_template",
+    "percent", "signed", "size", "spelled",
 ]  # fmt: skip
 
 METRICS = {
@@ -68,3 +72,19 @@ COMPARISONS = {
     "joint": "One network was trained on all tasks at once, each in turn.",
 }
 """By comparison method: how the tasks were learned."""
+
+_FILTERS = (number, signed, percent, gain, count, size, duration, spelled)
+
+
+@cache
+def page_template(package: str, folder: str) -> Template:
+    """`page.html.jinja` of a folder of a package; everything that it shows is escaped, and an unknown name is an error."""
+    environment = Environment(
+        loader=PackageLoader(package, folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {show.__name__: show for show in _FILTERS}
+    return environment.get_template("page.html.jinja")

@@ -1,7 +1,8 @@
 """The ways to learn a sequence by name: masks, and the comparison methods, whose modules are imported when asked for."""
 
+from abc import ABC
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from img2img.errors import InputError
 from img2img.masks import METHODS
@@ -11,10 +12,25 @@ from img2img.validation import Spec
 MASKS = "masks"
 """The strategy of every mask method."""
 
+
+class AnyStrategy(ABC):
+    """What a config needs to know of a strategy. Derive from `training.strategy.Strategy`, which has the methods too.
+
+    Attributes:
+        name: its name in configs, set when the class is registered.
+        learns_first: the first task is learned like any other, from random weights; the backbone is not used.
+        learns_together: what is learned of a task depends on all tasks of the sequence, in place of those before it.
+    """
+
+    name: ClassVar[str]
+    learns_first: ClassVar[bool] = False
+    learns_together: ClassVar[bool] = False
+
+
 _RESEARCH = "img2img.research.strategies"
-STRATEGIES: Registry[type[Any]] = Registry(
+STRATEGIES: Registry[type[AnyStrategy]] = Registry(
     "comparison method",
-    "img2img.training.strategy:Strategy",  # by name: that module imports the config, which is read with this registry
+    AnyStrategy,
     attribute="name",
     own={
         MASKS: "img2img.training.mask_strategy",

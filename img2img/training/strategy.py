@@ -1,11 +1,10 @@
 """How a sequence is learned: what is trained for each task, what runs it afterwards, and what it stores."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from img2img.training.callback import Callback
 from img2img.training.config import Experiment, TaskConfig, TrainOptions
 from img2img.training.loop import Batches, Objective
 from img2img.training.optimiser import Groups
+from img2img.training.strategies import AnyStrategy
 from img2img.training.strategy_files import read_learned, write_learned
 
 ExtraLoss = Callable[[Tensor, Tensor], Tensor | None]
@@ -131,7 +131,7 @@ class Phase:
 
 
 @dataclass(kw_only=True)
-class Strategy(ABC):
+class Strategy(AnyStrategy):
     """One way to learn a sequence; subclasses are dataclasses whose fields are the options of a config.
 
     `strategies.STRATEGIES.register` makes one known to configs.
@@ -140,15 +140,9 @@ class Strategy(ABC):
     for every other one. Both give the trainings to be done, one after another, and go on when each is done. `store` then writes
     what was learned, and `load` reads it in a later run.
 
-    Attributes:
-        name: its name in configs, set when the class is registered.
-        learns_first: the first task is learned like any other, from random weights; the backbone is not used.
-        learns_together: what is learned of a task depends on all tasks of the sequence, in place of those before it.
+    See `AnyStrategy` for what a class says of itself.
     """
 
-    name: ClassVar[str]
-    learns_first: ClassVar[bool] = False
-    learns_together: ClassVar[bool] = False
     context: Context = field(init=False, repr=False)
 
     def check(self, experiment: Experiment, network: MaskedNetwork) -> None:

@@ -3,9 +3,9 @@
 import io
 
 from img2img import formatting
+from img2img.formatting import escape
 from img2img.inference import Model, TaskInfo
 from img2img.masks.analysis import density_table, similarity
-from img2img.web.html import escape
 
 
 def task_table(tasks: dict[str, TaskInfo]) -> str:

@@ -8,10 +8,10 @@ import gradio as gr
 from PIL import Image
 
 from img2img import formatting
+from img2img.formatting import escape
 from img2img.tasks.segmentation import palette
 from img2img.web.api import png
 from img2img.web.gradio_allowlist import Inputs
-from img2img.web.html import escape
 from img2img.web.limits import RefusedError
 from img2img.web.masks_tab import mask_figures, task_table
 from img2img.web.sample_images import sample_images

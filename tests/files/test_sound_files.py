@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from img2img.backbones.pretrained import read_tensors
-from img2img.cli.errors import one_message
+from img2img.cli.output import one_message
 from img2img.cli.pipeline import job_errors
 from img2img.errors import InputError, TrainingDivergedError
 from img2img.files.unpickle import read_pickled_arrays

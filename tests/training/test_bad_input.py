@@ -22,7 +22,7 @@ from img2img import InputError
 from img2img.api import run
 from img2img.bundle import load_bundle
 from img2img.cli import app as commands
-from img2img.cli.errors import one_message
+from img2img.cli.output import one_message
 from img2img.errors import OutOfMemoryError
 from img2img.tasks.colourisation import Colourisation
 from img2img.training import checkpoint
@@ -318,7 +318,7 @@ def test_running_out_of_memory_names_what_to_try(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("img2img.training.config.data_spec.build_data", r"'disks' were read: .*tasks\.disks\.data\.resize"),
+        ("img2img.data.spec.DataSpec.build", r"'disks' were read: .*tasks\.disks\.data\.resize"),
         ("img2img.training.loop.precise_bn", r"train\.batch_size=2 at train\.augmentation\.crop=32: try train\.batch_size=1"),
         (
             "img2img.tasks.segmentation.Segmentation.baseline",

@@ -10,7 +10,6 @@ from img2img.files.atomic import write_atomic, write_bytes
 from img2img.files.paths import expanded
 from img2img.files.writable import check_writable
 from img2img.reports import text
-from img2img.reports.template import page_template
 from img2img.research.suites import mask_figures, page_text, quality_figures
 from img2img.research.suites.aggregate import (
     TRANSFER,
@@ -70,7 +69,7 @@ def write_comparison(suite: Path, out: Path) -> Path:
         if table_text:
             write_bytes(out / "tables" / f"{name}.md", table_text.encode())
     write_summary(read, out)
-    page = page_template(__name__.rpartition(".")[0], ".").render(view)
+    page = text.page_template(__name__.rpartition(".")[0], ".").render(view)
     return write_atomic(out / "index.html", lambda path: path.write_text(page, encoding="utf-8"))
 
 

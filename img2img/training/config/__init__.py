@@ -1,6 +1,5 @@
 """The typed config: what Hydra composes is read here, once, and everything after receives checked objects."""
 
-from img2img.training.config.data_spec import DataSpec
 from img2img.training.config.experiment import (
     BackboneConfig,
     BasisOfTasks,
@@ -28,7 +27,6 @@ __all__ = [
     "AugmentationOptions",
     "BackboneConfig",
     "BasisOfTasks",
-    "DataSpec",
     "DeviceOptions",
     "EvaluationOptions",
     "Experiment",

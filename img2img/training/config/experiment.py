@@ -13,10 +13,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, Strict
 
 from img2img.backbones import Backbone, build_backbone
+from img2img.data import DataSpec
 from img2img.files.paths import expanded
 from img2img.masks import MaskMethod
 from img2img.tasks import Task
-from img2img.training.config.data_spec import DataSpec
 from img2img.training.config.train_options import TrainOptions
 from img2img.training.source import Source
 from img2img.validation import Options, Spec

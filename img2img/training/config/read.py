@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from img2img.backbones import BACKBONES
+from img2img.data import DataSpec
 from img2img.errors import InputError
 from img2img.masks import METHODS, MaskMethod, Mixed
 from img2img.masks.task_store import check_task_name
 from img2img.registry import import_modules
 from img2img.tasks import TASKS
-from img2img.training.config.data_spec import DataSpec
 from img2img.training.config.experiment import (
     BackboneConfig,
     BasisOfTasks,

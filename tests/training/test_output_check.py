@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.metrics.output_change import max_abs_difference
+from img2img.training.output_check import max_abs_difference
 
 
 def test_equal_outputs_have_changed_by_exactly_zero() -> None:

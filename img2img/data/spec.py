@@ -1,0 +1,190 @@
+"""Data as a config describes them: checked without opening anything, and then opened as the three parts of a dataset."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from img2img.data.base import DATA, PARTS, ImageDataset, cuts_itself
+from img2img.data.cache import CachedDataset
+from img2img.data.images.bit_depth import check_white
+from img2img.data.images.listing import excluding
+from img2img.data.split import limit as limited
+from img2img.data.split import take
+from img2img.data.warn_once import collect_warnings
+from img2img.errors import InputError
+from img2img.validation import parsed
+
+_COMMON = ("resize", "square", "middle", "limit", "white")
+"""Options of every kind."""
+_STORED = (*_COMMON, "parts", "fractions")
+"""Those of stored kinds."""
+_WHOLE = "whole"
+"""Stands for a set that is split into parts."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts of a dataset: to train on, to choose the model by, to report on."""
+
+    train: CachedDataset
+    val: CachedDataset
+    test: CachedDataset
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names of the training part."""
+        return self.train.classes
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A kind of data with its options, checked: what opens it, and how a config or a fingerprint writes it.
+
+    Attributes:
+        kind: its name.
+        options: by name, as given, those that every kind has among them, see `build_data`.
+        builder: the class or function of that kind.
+        arguments: what `builder` is called with, for each part or for the whole set that is split.
+    """
+
+    kind: str
+    options: Mapping[str, Any]
+    builder: Callable[..., ImageDataset]
+    arguments: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """The data that a config describes.
+
+        Raises:
+            InputError: the kind or an option is unknown, one is missing, or a value cannot be used.
+        """
+        options = dict(given)
+        kind = options.pop("kind", None)
+        builder = DATA.find(kind)
+        what = f"data {kind!r}"
+        itself = cuts_itself(builder)
+        common = _COMMON if itself else _STORED
+        _check_common(options, what)
+        own = {name: value for name, value in options.items() if name not in common}
+        more = {part: {"part": part} for part in PARTS} if itself else _check_parts(options, what)
+        arguments = {part: parsed(builder, own | dict(of_part), what=what, others=common) for part, of_part in more.items()}
+        return cls(kind, options, builder, arguments)
+
+    def plain(self) -> dict[str, Any]:
+        """As a config has it."""
+        return {"kind": self.kind, **self.options}
+
+    def build(self, *, exclude: Iterable[str | os.PathLike[str]] = ()) -> Parts:
+        """Open it, see `build_data`."""
+        what = f"data {self.kind!r}"
+        resize, square, middle, white = (self.options.get(name) for name in ("resize", "square", "middle", "white"))
+        with collect_warnings() as warnings, excluding(exclude):
+            sets = {part: self.builder(**arguments) for part, arguments in self.arguments.items()}
+        parts = self._split(sets)
+        limits = self.options.get("limit") or {}
+        parts = {part: limited(dataset, limits[part]) if part in limits else dataset for part, dataset in parts.items()}
+        for part, dataset in parts.items():
+            if dataset.classes != parts["train"].classes:  # a label would mean one thing in training and another in the test
+                raise InputError(
+                    f"{what}: {part} has the classes {_shown(dataset)} and train has {_shown(parts['train'])}: expected the same "
+                    "in the same order; name them in the config, or correct the files"
+                )
+        middles = {"val": middle, "test": middle}
+        shown = {
+            part: CachedDataset(p, short_side=resize, square=square, middle=middles.get(part), white=white, warnings=warnings)
+            for part, p in parts.items()
+        }
+        return Parts(**shown)
+
+    def _split(self, sets: Mapping[str, ImageDataset]) -> dict[str, ImageDataset]:
+        """The three parts of what was opened. Each folder or file of annotations is read once: COCO's is half a gigabyte."""
+        fractions = self.options.get("fractions")
+        if _WHOLE in sets:
+            shares = (0.8, 0.1, 0.1) if fractions is None else fractions
+            return {part: take(sets[_WHOLE], part, fractions=shares) for part in PARTS}  # type: ignore[arg-type]
+        if "val" in sets:
+            return dict(sets)
+        shares = (*(fractions or ()), 0)
+        train, val = (take(sets["train"], part, fractions=shares) for part in ("train", "val"))
+        return {"train": train, "val": val, "test": sets["test"]}
+
+
+def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike[str]] = ()) -> Parts:
+    """The parts of the dataset that a config describes, cached in memory as they are first read.
+
+    Args:
+        config: `kind`, see `DATA`, and the options of that kind. Of stored kinds, `parts` may give options of
+            their own to `train`, `val` and `test` (other folders, other lists); without it one set is split by `fractions`,
+            three numbers. For a dataset whose official validation set is the one to report on, `parts` has `train` and `test`
+            alone, and `fractions`, two numbers, cut `val` from `train`. Kinds that cut themselves into parts need neither.
+            `resize` brings the shorter side of every image to that many pixels, once; `square`, in its place, brings both
+            sides to so many, whatever the proportions; `middle` cuts val and test images to their middle square of so many.
+            `limit` caps the number of images of a part. `white` is the value that is white in images of 16 bits, 65535 by
+            default.
+        exclude: folders whose images are none of the data's, such as the one that results go to.
+
+    Raises:
+        InputError: an unknown kind or option, data that is missing or unusable, or parts with different classes.
+    """
+    return DataSpec.of(config).build(exclude=exclude)
+
+
+def _check_common(options: Mapping[str, Any], what: str) -> None:
+    resize, square, middle = (options.get(name) for name in ("resize", "square", "middle"))
+    for name, pixels in (("resize", resize), ("square", square), ("middle", middle)):
+        if pixels is not None and not _positive(pixels):
+            raise InputError(f"{what} got {name}: {pixels!r}: expected a whole number of pixels, 1 or more, such as 72")
+    limits = {} if options.get("limit") is None else options["limit"]
+    if not isinstance(limits, Mapping) or not all(part in PARTS and _positive(n) for part, n in limits.items()):
+        raise InputError(
+            f"{what} got limit: {limits!r}: expected images by part, such as {{val: 50}}, of {', '.join(PARTS)}; correct it"
+        )
+    if resize is not None and square is not None:
+        raise InputError(
+            f"{what} got resize: {resize} and square: {square}: expected one of them, resize for images that keep their "
+            "proportions or square for squares; leave the other out"
+        )
+    check_white(options.get("white"), f"{what}: white")
+
+
+def _check_parts(options: Mapping[str, Any], what: str) -> Mapping[str, Mapping[str, Any]]:
+    """The options that stored data have for each part alone, or none for the whole set that is split."""
+    fractions = options.get("fractions")
+    if fractions is not None and not (isinstance(fractions, list | tuple) and all(map(_is_number, fractions))):
+        raise InputError(f"{what} got fractions: {fractions!r}: expected a list of numbers that sum to 1; correct it")
+    if "parts" not in options:
+        return {_WHOLE: {}}
+    given = options["parts"]
+    if not isinstance(given, Mapping) or not all(isinstance(own, Mapping) for own in given.values()):
+        raise InputError(
+            f"{what} got parts: {given!r}: expected {', '.join(PARTS)}, each with options of its own, such as {{train: {{root: "
+            "my/train}, ...}; correct it"
+        )
+    if set(given) == set(PARTS) and fractions is None:
+        return {part: given[part] for part in PARTS}
+    if set(given) != {"train", "test"} or fractions is None:
+        raise InputError(
+            f"{what}: parts must be {', '.join(PARTS)}, or train and test with `fractions` that cut val from train, got "
+            f"{', '.join(map(str, given))}{' without fractions' if fractions is None else ' with fractions'}"
+        )
+    if len(fractions) != 2:
+        raise InputError(
+            f"{what}: got the fractions {list(fractions)}: expected two, of train and val, since test has a set of its own; "
+            "give for instance [0.9, 0.1]"
+        )
+    return {part: given[part] for part in ("train", "test")}
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shown(dataset: ImageDataset) -> str:
+    shown = ", ".join(dataset.classes[:4]) or "none"
+    return f"{shown}, ... ({len(dataset.classes)})" if len(dataset.classes) > 4 else shown
