@@ -42,8 +42,8 @@ def main() -> None:
 
     runs: dict[str, Callable[[], object]] = {
         "torchvision, one image at a time": peer,
-        "Shift, one image at a time": lambda: [singly.batch(step) for step in range(BATCHES)],
-        "Shift, whole batches": lambda: [whole.batch(step) for step in range(BATCHES)],
+        "PadCrop, one image at a time": lambda: [singly.batch(step) for step in range(BATCHES)],
+        "PadCrop, whole batches": lambda: [whole.batch(step) for step in range(BATCHES)],
     }
     report(f"{BATCHES} batches of {SIZE}", alternate(runs, rounds=options.rounds), peers=[next(iter(runs))])
 
