@@ -81,7 +81,7 @@ def test_images_that_changed_after_the_training_are_not_taken_for_the_same(
     call()
     delete_task_from_bundle(folder, "negative")
     Image.new("RGB", (40, 32)).save(tmp_path / "b" / "3.png")
-    with pytest.raises(InputError, match=r"learned 'negative' from other files .*1 changed \(\w+/3\.png \(target\)\)"):
+    with pytest.raises(InputError, match=r"'negative'.*1 changed \(\w+/3\.png"):
         call()
     assert "negative" not in img2img.load(folder).tasks
     call(overrides=["resume=anyway"])
@@ -165,5 +165,5 @@ def test_a_bundle_whose_selection_has_a_part_that_fits_nothing_takes_a_new_task(
 def test_a_task_whose_file_is_gone_is_one_message(folder: Path, pairs: dict[str, Any], tmp_path: Path) -> None:
     train_new_task(folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")
     task_path(folder, "negative").unlink()
-    with pytest.raises(InputError, match=r"has a task 'negative' already.*delete that one first"):
+    with pytest.raises(InputError, match=r"'negative' already.*delete that"):
         train_new_task(folder, "negative", task=TRANSLATION, data=pairs, train=FEW, out=tmp_path / "run")

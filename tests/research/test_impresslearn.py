@@ -360,7 +360,7 @@ def test_finished_results_are_not_replaced_by_those_of_another_study(copied: Pat
 def test_results_of_another_version_are_not_replaced(copied: Path) -> None:
     for text, why in (("[]", "it describes no study"), ('{"study": {"colour": 1}, "data": {}}', "no option 'colour'")):
         (copied / "results.json").write_text(text)
-        with pytest.raises(InputError, match=f"not written by a study of this version.*{why}"):
+        with pytest.raises(InputError, match=rf"not written by a study.*{why}"):
             run({**TINY, "out": str(copied)})
 
 

@@ -92,9 +92,9 @@ def test_a_basis_of_the_bundle_is_used_under_its_name_and_no_other_one_takes_it(
     network, _ = load_bundle(tmp_path / "run" / "bundle")
     assert network.bases()["shared"].sha256 == load_bundle(tmp_path / "base" / "bundle")[0].bases()["shared"].sha256
     more |= {"out": str(tmp_path / "third"), "masks": {"bases": {"shared": {"count": 2, "density": 0.5, "seed": 1}}}}
-    with pytest.raises(InputError, match=r"bases\.shared is another one than the basis 'shared' that the bundle"):
+    with pytest.raises(InputError, match=r"bases\.shared is another one"):
         run(more)
-    with pytest.raises(InputError, match=r"uses the basis 'none', which masks.bases does not have; it has \['shared'\]"):
+    with pytest.raises(InputError, match=r"'none'.*masks.bases.*\['shared'\]"):
         read_experiment({**more, "masks": {}, "tasks": {"late": {**late, "method": {**IMPRESS, "basis": "none"}}}})
 
 
@@ -113,7 +113,7 @@ def test_a_killed_run_on_a_bundle_goes_on_and_ends_bit_equal(config: Make, base:
     other = config(out=str(tmp_path / "other"), sequence=["disks", "colour"], seed=1)
     run(other)
     more["backbone"]["weights"] = str(tmp_path / "other")
-    with pytest.raises(InputError, match="learned 'edges' under another configuration"):
+    with pytest.raises(InputError, match="'edges' under another config"):
         run(more)
 
 
@@ -149,7 +149,7 @@ def test_a_run_that_goes_on_keeps_what_was_added_to_its_bundle(config: Make, dis
     learned = task_path(out / "bundle", "edges").read_bytes()
     run(one, bars=False)
     assert read_bundle(out / "bundle")["tasks"] == ["edges", "colour"]
-    with pytest.raises(InputError, match=r"run/bundle has a task 'edges' already.*another name.*tasks delete"):
+    with pytest.raises(InputError, match=r"'edges' already.*tasks delete"):
         run(two, bars=False)
     assert task_path(out / "bundle", "edges").read_bytes() == learned
     delete_task_from_bundle(out / "bundle", "edges")

@@ -167,7 +167,7 @@ def test_a_nan_loss_stops_early_and_keeps_what_was_learned(config: Make, tmp_pat
         return original(self, raw, example) * (float("nan") if calls == 6 else 1)
 
     monkeypatch.setattr(Colourisation, "loss", poisoned)
-    with pytest.raises(TrainingDivergedError, match=r"the loss of the colourisation task is not a finite number at step 6"):
+    with pytest.raises(TrainingDivergedError, match=r"colourisation.*not a finite.*step 6"):
         run(config(sequence=["disks", "colour"]))
     assert calls == 6
     assert (tmp_path / "run" / "progress.json").read_bytes() == before
@@ -189,7 +189,7 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_earlier_one(config: Make, tmp_pat
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match=r"could not write .*disks\.pt \(No space left on device\); the earlier file is unchanged"):
+    with pytest.raises(OSError, match=r"disks\.pt \(No space.*unchanged"):
         run(config(**options))
     folder = tmp_path / "run" / "checkpoints"
     assert [p.name for p in folder.iterdir()] == ["disks.pt"], "no half-written file stays behind"
@@ -202,7 +202,7 @@ def test_a_damaged_checkpoint_says_to_delete_it(config: Make, tmp_path: Path) ->
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     (folder / "disks.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(InputError, match=r"disks\.pt cannot be read .*: delete it"):
+    with pytest.raises(InputError, match=r"disks\.pt .*read .*: delete it"):
         run(config(sequence=["disks"]))
 
 
@@ -278,7 +278,7 @@ def test_segmentation_without_labels_says_what_it_needs(config: Make) -> None:
         "task": {"kind": "segmentation", "classes": ["a", "b"]},
         "data": whole["tasks"]["colour"]["data"],
     }
-    with pytest.raises(InputError, match="a segmentation task needs a label with every image"):
+    with pytest.raises(InputError, match="segmentation task needs a label"):
         run(whole)
 
 
@@ -336,7 +336,7 @@ def test_running_out_of_memory_anywhere_in_a_run_is_one_message(
         raise error
 
     monkeypatch.setattr(place, starve)
-    with pytest.raises(OutOfMemoryError, match=f"out of memory .*{said}"):
+    with pytest.raises(OutOfMemoryError, match=rf"out of memory .*{said}"):
         run(config(sequence=["disks"]))
 
 
@@ -415,7 +415,7 @@ def test_a_file_in_the_place_of_the_run_folder_is_refused(config: Make, tmp_path
     file = tmp_path / "run"
     file.write_text("mine")
     out = file / "below" if inside else file
-    with pytest.raises(InputError, match=r"out=.*run.*: .*run is a file; expected a folder"):
+    with pytest.raises(InputError, match=r"out=.*is a file; expected a folder"):
         run(config(out=str(out)))
     assert file.read_text() == "mine"
 

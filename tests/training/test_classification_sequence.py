@@ -144,7 +144,7 @@ def test_a_random_backbone_has_kaimings_weights_and_no_biases(config: Make, tmp_
 
 def test_a_random_backbone_takes_no_weights(config: Make) -> None:
     backbone = {"mode": "random", "kind": "lenet", "in_pixels": 1024, "hidden": [16], "weights": "some.safetensors"}
-    with pytest.raises(InputError, match=r"set backbone\.weights=null, or backbone.mode=pretrained"):
+    with pytest.raises(InputError, match=r"weights=null, or .*mode=pretrained"):
         run(config(backbone=backbone))
 
 
@@ -162,7 +162,7 @@ def test_what_this_machine_cannot_do_is_one_message(config: Make, change: dict[s
 
 
 def test_no_threads_are_refused(config: Make) -> None:
-    with pytest.raises(InputError, match="device got threads: 0: expected 1 or more"):
+    with pytest.raises(InputError, match="threads: 0: expected 1 or more"):
         run(config(device={"threads": 0}))
 
 

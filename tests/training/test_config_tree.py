@@ -72,7 +72,7 @@ def test_a_key_or_a_value_is_refused_with_its_place(config: Make, changes: dict[
 def test_what_a_kind_refuses_is_refused_before_any_data_is_opened(config: Make) -> None:
     given = config(sequence=["colour"])
     given["tasks"]["colour"]["data"]["parts"]["val"]["rot"] = "nowhere"
-    with pytest.raises(InputError, match="data 'image_folder' has no option 'rot': did you mean 'root'"):
+    with pytest.raises(InputError, match="no option 'rot': did you mean 'root'"):
         read_experiment(given)
 
 

@@ -89,7 +89,7 @@ def test_a_script_runs_without_data_by_default(pipeline: str) -> None:
     ],
 )
 def test_a_mistyped_key_is_answered_with_the_nearest_before_hydra_sees_it(override: str, got: str, nearest: str) -> None:
-    with pytest.raises(InputError, match=f"no option {got!r}: did you mean {nearest!r}. its options are"):
+    with pytest.raises(InputError, match=f"{got!r}: did you mean {nearest!r}"):
         check_overrides([override])
 
 
@@ -122,7 +122,7 @@ def test_what_hydra_does_not_find_is_answered_with_what_is_known(override: str, 
 
 def test_a_mistyped_key_of_a_file_is_answered_with_the_nearest() -> None:
     config = plain_config(compose("image_to_image", ["experiment=demo", "+trian={steps: 3}"]))  # as a YAML file brings it in
-    with pytest.raises(InputError, match="the config has no option 'trian': did you mean 'train'"):
+    with pytest.raises(InputError, match="'trian': did you mean 'train'"):
         read_experiment(config)
 
 

@@ -191,7 +191,7 @@ def test_a_batch_that_the_processes_cannot_share_out_is_refused_first(
     monkeypatch.setattr(sequence, "Processes", Two)
     experiment = config()
     experiment["tasks"]["edges"] |= {"train": {"batch_size": 3}}
-    with pytest.raises(InputError, match="batch_size=3 images cannot be shared out among 2 processes: give a multiple of 2"):
+    with pytest.raises(InputError, match=r"batch_size=3 .*2 processes.*multiple"):
         run(experiment)
     assert not (tmp_path / "run").exists()
 
@@ -221,7 +221,7 @@ def test_numbers_of_processes_that_cannot_be_are_refused(
 def test_what_runs_in_one_process_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_several_processes("a suite")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(InputError, match="a suite runs in one process, and 4 were launched"):
+    with pytest.raises(InputError, match=r"a suite.*one process, and 4"):
         refuse_several_processes("a suite")
 
 

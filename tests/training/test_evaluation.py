@@ -68,10 +68,10 @@ def test_warnings_about_the_data_are_shown(config: Make, disk_data: Path, tmp_pa
 
 
 def test_what_cannot_be_measured(config: Make, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no run in .*nowhere: expected config/config.yaml"):
+    with pytest.raises(InputError, match=r"nowhere: expected config/config.yaml"):
         evaluate_run(tmp_path / "nowhere")
     folder = _run(config(sequence=["disks", "colour"], method={"name": "finetune"}))
-    with pytest.raises(InputError, match="'finetune', which leaves no bundle of tasks"):
+    with pytest.raises(InputError, match=r"'finetune'.*no bundle"):
         evaluate_run(folder)
     folder = _run(config(sequence=["disks"], out=str(tmp_path / "masks")))
     with pytest.raises(InputError, match="no task 'colour' in this bundle"):

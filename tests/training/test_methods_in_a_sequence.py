@@ -75,7 +75,7 @@ def test_a_bundle_keeps_which_weights_are_masked(select: list[str] | None, tmp_p
 
 
 def test_patterns_of_own_weights_that_fit_nothing_are_refused_before_training(config: Make, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"trainable_copies='nothing\.\*' fits no weight"):
+    with pytest.raises(InputError, match=r"'nothing\.\*' fits no weight"):
         run(config(masks={"trainable_copies": ["nothing.*"]}))
     assert not (tmp_path / "run" / "bundle").exists()
 
@@ -106,7 +106,7 @@ def test_a_task_may_start_from_another(config: Make, tmp_path: Path, start: str)
 
 
 def test_a_start_from_a_later_task_is_refused_before_training(config: Make) -> None:
-    with pytest.raises(InputError, match=r"tasks\.colour\.start_from='edges': expected 'nearest' or a task that comes earlier"):
+    with pytest.raises(InputError, match="from='edges': expected 'nearest'"):
         read_experiment(_with(config(), "colour", start_from="edges"))
 
 
@@ -131,10 +131,10 @@ def test_a_task_learns_a_combination_of_shared_masks_and_a_bundle_brings_them(
 
 
 def test_a_basis_that_is_not_there_or_comes_too_late_is_refused_before_training(config: Make) -> None:
-    with pytest.raises(InputError, match=r"uses the basis 'shared', which masks\.bases does not have"):
+    with pytest.raises(InputError, match=r"'shared', which masks\.bases"):
         read_experiment(_with(config(), "edges", method=IMPRESS))
     late = _with(config(masks={"bases": {"shared": {"tasks": ["edges"]}}}), "colour", method=IMPRESS)
-    with pytest.raises(InputError, match="needs the task 'edges' before 'colour'"):
+    with pytest.raises(InputError, match="'edges' before 'colour'"):
         read_experiment(late)
 
 

@@ -84,7 +84,7 @@ def test_a_finished_run_on_other_files_is_refused_with_the_way_on(
     kept = (tmp_path / "run" / "results.json").read_bytes()
     assert run(made()) == first, "unchanged files are no change"
     change(data)
-    with pytest.raises(InputError, match=rf"learned '(disks|colour)' from other files .*{said}.*out=.*resume=anyway"):
+    with pytest.raises(InputError, match=rf"'(disks|colour)'.*{said}.*anyway"):
         run(made())
     assert (tmp_path / "run" / "results.json").read_bytes() == kept
 
@@ -93,7 +93,7 @@ def test_changed_names_of_classes_are_changed_data(made: Make, data: Path) -> No
     config = made()
     run(config)
     _rename(data)
-    with pytest.raises(InputError, match=r"'disks' from other files .*2 changed \(options/data\.classes, .*of the classes"):
+    with pytest.raises(InputError, match=r"2 changed \(options/data\.classes, "):
         run(config)
 
 
@@ -148,7 +148,7 @@ def test_a_run_without_a_record_goes_on_and_is_bound_from_then_on(made: Make, da
 def test_a_backbone_of_other_files_is_not_taken(made: Make, data: Path, tmp_path: Path) -> None:
     run(made(out=str(tmp_path / "first"), sequence=["disks"]))
     _correct(data)
-    with pytest.raises(InputError, match=r"backbone_from=.*'disks' was learned from other files .*1 changed"):
+    with pytest.raises(InputError, match=r"backbone_from=.*'disks'.*1 changed"):
         run(made(backbone_from=str(tmp_path / "first")))
     assert not (tmp_path / "run").exists()
     run(made(backbone_from=str(tmp_path / "first"), resume="anyway"))
@@ -203,5 +203,5 @@ def test_made_images_have_no_files(config: Make, tmp_path: Path) -> None:
 def test_a_damaged_record_is_one_message(made: Make, tmp_path: Path) -> None:
     run(made())
     (tmp_path / "run" / "data" / "disks.json").write_text('{"files": {"a": 3}}')
-    with pytest.raises(InputError, match=r"disks\.json: files\.a: expected a list, got 3; restore it, or delete"):
+    with pytest.raises(InputError, match=r"files\.a: .*got 3; restore"):
         run(made())

@@ -83,9 +83,7 @@ def test_a_second_run_in_a_folder_hears_who_works_there_and_touches_nothing(conf
     try:
         assert held.wait(20)
         before = tree(tmp_path)
-        with pytest.raises(
-            FolderInUseError, match=rf"run is in use by process {first.pid} on .*wait until it has ended, or choose"
-        ):
+        with pytest.raises(FolderInUseError, match=rf"by process {first.pid} .*wait .* or choose"):
             run(config(sequence=["disks", "colour"]))
         assert tree(tmp_path) == before
     finally:
@@ -199,14 +197,14 @@ def test_no_flipped_bit_of_a_checkpoint_is_read_as_another_value(tmp_path: Path)
     content = path.read_bytes()
     for changed in flipped(content, 400):
         path.write_bytes(changed)
-        with pytest.raises(InputError, match=r"a\.pt cannot be read \(it .*\): delete it, and the task starts again"):
+        with pytest.raises(InputError, match=r"a\.pt cannot be read .*: delete it"):
             load_checkpoint(path, fingerprint="x")
     for size in (0, 1, 40, 41, 1000, len(content) - 1):
         path.write_bytes(content[:size])
         with pytest.raises(InputError, match="delete it, and the task starts again"):
             load_checkpoint(path, fingerprint="x")
     torch.save(values, path)  # as versions before wrote it
-    with pytest.raises(InputError, match=r"an earlier version.*without a checksum\): delete it"):
+    with pytest.raises(InputError, match=r"without a checksum.*: delete it"):
         load_checkpoint(path, fingerprint="x")
 
 
@@ -228,7 +226,7 @@ def test_a_disk_that_fills_at_any_write_of_a_checkpoint_is_one_message(tmp_path:
     assert written > 10
     for writes in range(written):
         room, written = writes, 0
-        with pytest.raises(OSError, match=r"could not write .*the earlier file is unchanged\. Free some space"):
+        with pytest.raises(OSError, match=r"earlier file is unchanged\. Free"):
             save_checkpoint(path, values | {"step": 2})
         assert load_checkpoint(path, fingerprint="x")["step"] == 1
     room, written = 1000, 0
@@ -257,10 +255,10 @@ def test_a_flipped_bit_of_what_tasks_learned_is_noticed_and_what_earlier_version
     path.write_bytes(safetensors.torch.save(tensors))
     assert torch.equal(read_learned(tmp_path, ["disks"])[1]["w"], tensors["w"])
     path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"shared after 1\.safetensors is damaged .*restore it from a copy, or choose another"):
+    with pytest.raises(InputError, match=r"1\.safetensors is damaged .*restore"):
         read_learned(tmp_path, ["disks"])
     path.unlink()
-    with pytest.raises(InputError, match=r"shared after 1\.safetensors is missing: it holds what finished tasks learned"):
+    with pytest.raises(InputError, match=r"after 1\.safetensors is missing"):
         read_learned(tmp_path, ["disks"])
 
 
@@ -280,7 +278,7 @@ def test_a_damaged_stored_output_is_found_before_training_and_the_remedy_works(
             safetensors.torch.save({"input": torch.ones(1)}),
         ):
             path.write_bytes(wrong)
-            with pytest.raises(InputError, match=r"disks\.safetensors .*: .*delete it, and the outputs of 'disks' are compared"):
+            with pytest.raises(InputError, match=r"disks\.safetensors .*: .*delete it"):
                 run(config(sequence=["disks", "colour"]))
         assert len(run(config(sequence=["disks"]))["tasks"]) == 1, "nothing is left to train, so nothing is compared"
     path.unlink()
@@ -369,9 +367,7 @@ def test_every_field_of_the_progress_with_a_wrong_type_is_one_message(config: Ma
     for changed_text in (whole.replace('"steps": 8', '"steps": 9', 1), whole.replace('"value": ', '"value": 1', 1)):
         assert changed_text != whole
         path.write_text(changed_text)
-        with pytest.raises(
-            InputError, match=r"progress\.json cannot be used .*its checksum differs\): restore it from a copy, or"
-        ):
+        with pytest.raises(InputError, match=r"progress\.json .*checksum .*restore it"):
             run(config(**options))
     for text in ("", "{", "[" * 100_000, "NaN", whole[:-10], '{"tasks": ' + "9" * 10_000 + "}"):
         path.write_text(text)
@@ -418,7 +414,7 @@ def test_a_damaged_training_log_is_one_message(tmp_path: Path, rows: str) -> Non
     (tmp_path / "metrics").mkdir()
     for text in (f"step,loss\n{rows}\n", f"loss\n{rows}\n"):
         (tmp_path / "metrics" / "x.csv").write_text(text)
-        with pytest.raises(InputError, match="delete it to leave the curve out") as caught:
+        with pytest.raises(InputError, match="delete it to leave") as caught:
             read_curve(tmp_path, "x", "mIoU")
         assert len(str(caught.value)) < 1000
 

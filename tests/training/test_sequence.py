@@ -101,7 +101,7 @@ def test_a_bundle_gives_the_outputs_that_were_reported(config: Make, tmp_path: P
     assert torch.allclose(model.predict("edges", sample.image), expected, atol=1e-6)
     odd = sample.image[:29, :31]
     assert model.run("colour", odd).shape == (29, 31, 3), "images of any size"
-    with pytest.raises(InputError, match="no task 'style' in this bundle; it has disks, colour, edges"):
+    with pytest.raises(InputError, match=r"'style'.*has disks, colour, edges"):
         model.run("style", odd)
     with pytest.raises(InputError, match=r"expected \(H, W, 3\) uint8"):
         model.run("colour", odd.astype(np.float32))

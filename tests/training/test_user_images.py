@@ -74,6 +74,6 @@ def test_images_in_the_run_folder_itself_are_refused_and_left_alone(config: Make
     (tmp_path / "link").symlink_to(photos)
     data = {"kind": "image_folder", "parts": {part: {"root": str(tmp_path / "link")} for part in ("train", "val", "test")}}
     tasks = {"colour": {"task": {"kind": "colourisation"}, "data": data}}
-    with pytest.raises(InputError, match=r"tasks\.colour\.data\.parts\.train\.root=.*link.*out=.*photos.*another out"):
+    with pytest.raises(InputError, match=r"train\.root=.*link.*out=.*photos"):
         run(config(tasks=tasks, sequence=["colour"], out=str(photos)), bars=False)
     assert sorted(photos.rglob("*")) == before

@@ -118,7 +118,7 @@ def test_a_part_of_a_training_scales_every_rate_that_is_set() -> None:
 def test_what_a_comparison_method_learned_and_is_gone_is_named(config: Make, tmp_path: Path, whole: Whole) -> None:
     shutil.copytree(whole("packnet")[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "strategy")
-    with pytest.raises(InputError, match=r"disks\.safetensors is missing.*restore it"):
+    with pytest.raises(InputError, match=r"disks.* is missing.*restore"):
         run(config(method={"name": "packnet"}))
 
 
@@ -133,7 +133,7 @@ def test_methods_start_from_the_backbone_of_another_run(config: Make, tmp_path: 
 
 
 def test_a_backbone_of_another_configuration_is_refused(config: Make, tmp_path: Path, whole: Whole) -> None:
-    with pytest.raises(InputError, match="learned under another configuration than 'disks' here"):
+    with pytest.raises(InputError, match="another configuration than 'disks'"):
         run(config(method={"name": "finetune"}, backbone_from=str(whole("finetune")[0]), seed=1))
     with pytest.raises(InputError, match="holds no run"):
         run(config(method={"name": "finetune"}, backbone_from=str(tmp_path / "nowhere")))
