@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import copy
 import functools
 import os
 import sys
@@ -141,7 +142,7 @@ def config_in(disk_data: Path) -> Callable[..., Config]:
     plain = {"kind": "image_folder", "parts": {p: {"root": str(disk_data / p / "images")} for p in ("train", "val", "test")}}
 
     def make(folder: Path, /, **changes: Any) -> Config:
-        return {
+        whole = {
             "name": "tiny",
             "out": str(folder),
             "backbone": {"mode": "first_task", "kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3},
@@ -164,7 +165,8 @@ def config_in(disk_data: Path) -> Callable[..., Config]:
             "sequence": ["disks", "colour", "edges"],
             "device": {"accelerator": "cpu"},
             "evaluation": {"check_images": 2, "panels": 2},
-        } | changes
+        }
+        return copy.deepcopy(whole) | changes  # a test may change what it gets
 
     return make
 

@@ -466,7 +466,7 @@ def test_the_page_of_files_has_the_keys_of_the_code_and_no_others(
 
 
 def test_the_page_of_files_has_the_fields_of_a_tasks_header() -> None:
-    assert _keys_of_files("A task's file", "header field") == set(task_header._FIELDS)
+    assert _keys_of_files("A task's file", "header field") == set(task_header._Header.model_fields)
 
 
 def test_the_page_of_files_names_every_folder_that_a_run_writes_to() -> None:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from img2img.errors import InputError
-from img2img.files.json_files import read_json
 from img2img.files.paths import expanded
 
 
@@ -49,6 +48,8 @@ def report(
 
 def _page_of_results(folder: Path, out: Path) -> tuple[Path, Path]:
     """The page of a folder with `results.json`, and the results that it was made from."""
+    from img2img.files.json_files import read_json
+
     results = read_json(folder / "results.json")
     if not isinstance(results, dict) or "study" not in results:
         return _page_of_run(folder, out)

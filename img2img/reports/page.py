@@ -1,16 +1,13 @@
 """The page of a run: `report.html`, one file that needs nothing else, from `results.json`, the images and the logs.
 
-`python -m img2img.reports.page FOLDER` writes it again.
+`img2img report FOLDER` writes it again.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from img2img.errors import InputError
 from img2img.files.atomic import write_atomic
 from img2img.files.paths import expanded
 from img2img.reports import text
@@ -183,17 +180,3 @@ def _arrow(higher_is_better: bool) -> str:
 
 def _hex(colour: list[float]) -> str:
     return "#" + "".join(f"{round(255 * part):02x}" for part in colour)
-
-
-def main() -> None:
-    """Write the page of the run folder named on the command line."""
-    parser = argparse.ArgumentParser(prog="python -m img2img.reports.page", description="Write a run's report.html again.")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run folder, such as runs/demo")
-    try:
-        print(write_report(parser.parse_args().folder))
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

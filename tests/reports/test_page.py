@@ -2,8 +2,6 @@ import base64
 import io
 import json
 import re
-import runpy
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from PIL import Image
 
 from img2img.errors import InputError
 from img2img.reports import text
-from img2img.reports.page import improvement, main, write_report
+from img2img.reports.page import improvement, write_report
 from img2img.tasks.segmentation import Segmentation
 
 NAMES = ("shapes", "landscape", "colour", "style-tissue", "style-hubble", "edges")
@@ -474,20 +472,6 @@ def test_improvement_is_relative_to_the_baseline(value: Any, baseline: Any, high
 )  # fmt: skip
 def test_numbers_are_shown_as_people_read_them(show: Any, value: float | None, expected: str) -> None:
     assert show(value) == expected
-
-
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-def test_the_page_can_be_made_again_from_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = write_run(tmp_path / "run", one_task())
-    monkeypatch.setattr(sys, "argv", ["page", str(folder)])
-    runpy.run_module("img2img.reports.page", run_name="__main__")
-    assert capsys.readouterr().out.strip() == str(folder / "report.html")
-    assert (folder / "report.html").is_file()
-    monkeypatch.setattr(sys, "argv", ["page", str(tmp_path)])
-    with pytest.raises(SystemExit, match="error: no results in"):
-        main()
 
 
 def test_the_page_of_a_comparison_method_speaks_of_no_mask(tmp_path: Path) -> None:
