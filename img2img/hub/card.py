@@ -13,7 +13,6 @@ from img2img.files.untrusted import mapping, naming
 from img2img.files.yaml import read_yaml
 from img2img.masks.storage import read_header
 from img2img.tasks.stored import check_info, stored_task
-from img2img.training.run_folder import config_path
 from img2img.validation import Number, Stored, as_model
 
 _PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
@@ -220,7 +219,7 @@ def _limits(rows: list[dict[str, Any]], license: str | None) -> list[str]:
 
 
 def _config(run: Path | None) -> dict[str, Any]:
-    path = None if run is None else config_path(run)
+    path = None if run is None else run / "config" / "config.yaml"
     if path is None or not path.is_file():
         return {}
     return read_yaml(path, "the config of a run", resolve=False)
