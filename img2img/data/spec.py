@@ -17,7 +17,7 @@ from img2img.validation import parsed
 
 _COMMON = ("resize", "square", "middle", "limit", "white")
 """Options of every kind."""
-_STORED = (*_COMMON, "parts", "fractions")
+_STORED = (*_COMMON, "parts", "fractions", "blocks")
 """Those of stored kinds."""
 _WHOLE = "whole"
 """Stands for a set that is split into parts."""
@@ -100,14 +100,14 @@ class DataSpec:
 
     def _split(self, sets: Mapping[str, ImageDataset]) -> dict[str, ImageDataset]:
         """The three parts of what was opened. Each folder or file of annotations is read once: COCO's is half a gigabyte."""
-        fractions = self.options.get("fractions")
+        fractions, blocks = self.options.get("fractions"), self.options.get("blocks")
         if _WHOLE in sets:
             shares = (0.8, 0.1, 0.1) if fractions is None else fractions
-            return {part: take(sets[_WHOLE], part, fractions=shares) for part in PARTS}  # type: ignore[arg-type]
+            return {part: take(sets[_WHOLE], part, fractions=shares, blocks=blocks) for part in PARTS}  # type: ignore[arg-type]
         if "val" in sets:
             return dict(sets)
         shares = (*(fractions or ()), 0)
-        train, val = (take(sets["train"], part, fractions=shares) for part in ("train", "val"))
+        train, val = (take(sets["train"], part, fractions=shares, blocks=blocks) for part in ("train", "val"))
         return {"train": train, "val": val, "test": sets["test"]}
 
 
@@ -119,6 +119,7 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             their own to `train`, `val` and `test` (other folders, other lists); without it one set is split by `fractions`,
             three numbers. For a dataset whose official validation set is the one to report on, `parts` has `train` and `test`
             alone, and `fractions`, two numbers, cut `val` from `train`. Kinds that cut themselves into parts need neither.
+            `blocks` cuts so many blocks of neighbours in place of single images, for frames of a video (see `split.take`).
             `resize` brings the shorter side of every image to that many pixels, once; `square`, in its place, brings both
             sides to so many, whatever the proportions; `middle` cuts val and test images to their middle square of so many.
             `limit` caps the number of images of a part. `white` is the value that is white in images of 16 bits, 65535 by
@@ -154,6 +155,9 @@ def _check_parts(options: Mapping[str, Any], what: str) -> Mapping[str, Mapping[
     fractions = options.get("fractions")
     if fractions is not None and not (isinstance(fractions, list | tuple) and all(map(_is_number, fractions))):
         raise InputError(f"{what} got fractions: {fractions!r}: expected a list of numbers that sum to 1; correct it")
+    blocks = options.get("blocks")
+    if blocks is not None and not _positive(blocks):
+        raise InputError(f"{what} got blocks: {blocks!r}: expected a whole number of blocks, 1 or more, such as 12")
     if "parts" not in options:
         return {_WHOLE: {}}
     given = options["parts"]
@@ -163,6 +167,8 @@ def _check_parts(options: Mapping[str, Any], what: str) -> Mapping[str, Mapping[
             "my/train}, ...}; correct it"
         )
     if set(given) == set(PARTS) and fractions is None:
+        if blocks is not None:
+            raise InputError(f"{what} got blocks: {blocks}, but its parts have sets of their own: leave blocks out")
         return {part: given[part] for part in PARTS}
     if set(given) != {"train", "test"} or fractions is None:
         raise InputError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -47,17 +48,19 @@ class Subset(ImageDataset):
         return None if whole is None else (whole[0][self._indices], whole[1][self._indices])
 
 
-def take(dataset: ImageDataset, part: Part, *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> Subset:
+def take(dataset: ImageDataset, part: Part, *, fractions: Sequence[float] = (0.8, 0.1, 0.1), blocks: int | None = None) -> Subset:
     """One part of a set that comes without a split. The three parts are disjoint and together the whole set.
 
     Item after item goes to the part that lacks most of its fraction so far. So each part is spread evenly over the order,
     and each class of a set sorted by class reaches every part, which a cut into three runs would prevent; and the same set
     always gives the same parts, with no seed to keep. Neighbours end up in different parts: for frames of a video, whose
-    neighbours are near copies, use separate folders.
+    neighbours are near copies, use `blocks`, or separate folders.
 
     Args:
         part: "train", "val" or "test".
         fractions: of train, val and test; they sum to 1. A part of fraction 0 gets nothing.
+        blocks: cut the order into so many blocks of neighbours, and each block into its beginning, middle and end, for train,
+            val and test. All parts have frames of every scene then, and few of them are neighbours of one in another part.
 
     Raises:
         InputError: another part, fractions that do not sum to 1, a part of fraction 0, or a set too small to give every
@@ -69,9 +72,7 @@ def take(dataset: ImageDataset, part: Part, *, fractions: Sequence[float] = (0.8
         raise InputError(f"got the fractions {tuple(fractions)}: expected three for {', '.join(PARTS)} that sum to 1")
     if fractions[PARTS.index(part)] == 0:
         raise InputError(f"the fraction of the part {part!r} is 0: expected more; raise it in {tuple(fractions)}")
-    members: list[list[int]] = [[], [], []]
-    for i in range(len(dataset)):
-        members[max(range(3), key=lambda p: fractions[p] * (i + 1) - len(members[p]))].append(i)
+    members = _spread(len(dataset), fractions) if blocks is None else _blocks(len(dataset), fractions, blocks)
     if any(f > 0 and not m for f, m in zip(fractions, members, strict=True)):
         sizes = dict(zip(PARTS, map(len, members), strict=True))
         raise InputError(
@@ -79,6 +80,23 @@ def take(dataset: ImageDataset, part: Part, *, fractions: Sequence[float] = (0.8
             "one in each part; add images, raise the small fractions or set them to 0"
         )
     return Subset(dataset, members[PARTS.index(part)], name=f"{dataset.name}-{part}")
+
+
+def _spread(size: int, fractions: Sequence[float]) -> list[list[int]]:
+    members: list[list[int]] = [[], [], []]
+    for i in range(size):
+        members[max(range(3), key=lambda p: fractions[p] * (i + 1) - len(members[p]))].append(i)
+    return members
+
+
+def _blocks(size: int, fractions: Sequence[float], blocks: int) -> list[list[int]]:
+    members: list[list[int]] = [[], [], []]
+    for block in range(blocks):
+        first, end = block * size // blocks, (block + 1) * size // blocks
+        cuts = [first, *(first + round(share * (end - first)) for share in (fractions[0], fractions[0] + fractions[1])), end]
+        for own, (start, stop) in zip(members, pairwise(cuts), strict=True):
+            own += range(start, stop)
+    return members
 
 
 def limit(dataset: ImageDataset, n: int) -> Subset:

@@ -1,4 +1,4 @@
-"""Full-reference image quality: SSIM, MSE and PSNR, each the mean over images of one value an image."""
+"""Full-reference image quality: SSIM, MSE, PSNR and light-matched MSE, each the mean over images of one value an image."""
 
 import torch
 from torch import Tensor
@@ -31,6 +31,22 @@ class ImageQualityMetrics(PerImageMean):
         """
         check_images(prediction, target)
         self.add({"SSIM": ssim(prediction, target), "MSE": mse(prediction, target), "PSNR": psnr(prediction, target)})
+
+
+class LightMatchedMetrics(PerImageMean):
+    """The metric "light-matched MSE": the mean over images of `light_matched_mse`; lower is better."""
+
+    def __init__(self) -> None:
+        super().__init__(("light-matched MSE",))
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Measure a batch of images, both (N, 3, H, W) float RGB in [0, 1].
+
+        Raises:
+            InputError: another shape, type or range.
+        """
+        check_images(prediction, target)
+        self.add({"light-matched MSE": light_matched_mse(prediction, target)})
 
 
 def ssim(prediction: Tensor, target: Tensor) -> Tensor:
@@ -70,6 +86,24 @@ def mse(prediction: Tensor, target: Tensor) -> Tensor:
         target: (N, C, H, W) float in [0, 1].
     """
     return (255 * (precise(prediction) - precise(target))).square().mean(dim=(1, 2, 3))
+
+
+def light_matched_mse(prediction: Tensor, target: Tensor) -> Tensor:
+    """MSE of each image, (N,), after its prediction was given the gain (at least 0) and the offset that fit the target best.
+
+    One gain and one offset an image, for all its values, by least squares: the scale- and shift-invariant mean squared error
+    that Ranftl et al. 2020 (MiDaS) use for depth. What an input cannot tell, such as how bright the day was and how strong its
+    contrast, does not count; structure and the relations of the colours do.
+
+    Args:
+        prediction: (N, C, H, W) float in [0, 1].
+        target: (N, C, H, W) float in [0, 1].
+    """
+    given, wanted = (255 * precise(x).flatten(1) for x in (prediction, target))
+    given, wanted = (x - x.mean(dim=1, keepdim=True) for x in (given, wanted))
+    variance = given.square().mean(dim=1)
+    gain = ((given * wanted).mean(dim=1) / variance.clamp_min(1e-12)).clamp_min(0)
+    return (gain.unsqueeze(1) * given - wanted).square().mean(dim=1)
 
 
 def psnr(prediction: Tensor, target: Tensor) -> Tensor:

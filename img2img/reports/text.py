@@ -26,6 +26,10 @@ METRICS = {
         "photo's. 1 is the same image",
     ),
     "MSE": ("↓", "mean squared error of the pixel values on the scale 0 to 255"),
+    "light-matched MSE": (
+        "↓",
+        "MSE after each prediction got the one gain and offset that fit its truth best: a wrong guess of the light is no error",
+    ),
     "PSNR": ("↑", "peak signal-to-noise ratio in decibels: the mean squared error on a logarithmic scale"),
     "total style loss": (
         "↓",

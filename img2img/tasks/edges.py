@@ -8,7 +8,8 @@ from torch import Tensor
 
 from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
-from img2img.tasks.base import TASKS, Example, mean_colour, unit
+from img2img.metrics.image_quality import ImageQualityMetrics, LightMatchedMetrics
+from img2img.tasks.base import TASKS, Example, Metrics, combine, mean_colour, unit
 from img2img.tasks.canny import canny_edges
 from img2img.tasks.image_output import ImageOutput
 
@@ -57,6 +58,10 @@ class EdgeColouring(ImageOutput):
         if self.drawing == "pair" and batch.source is None:
             raise InputError("an edges task with drawing='pair' needs A|B pairs: use a pairs data config, or drawing='canny'")
         return unit(batch.image)
+
+    def metrics(self) -> Metrics:
+        """SSIM, MSE, PSNR and light-matched MSE: edges do not tell how bright the photo was."""
+        return combine(images=ImageQualityMetrics(), light=LightMatchedMetrics())
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
         """RGB in [0, 1]: `sigmoid(colour + gain * ink)`, three channels of the raw output each; ink is 1 - input.

@@ -54,6 +54,8 @@ def test_square_brings_both_sides_of_every_part_to_so_many_pixels(folder: Path) 
         ({"parts": {"train": None, "val": None, "test": None}}, "parts: .*options of its own"),
         ({"parts": {True: {}}}, "train, val, test.* got True"),
         ({"fractions": [True, 0, 0]}, "got fractions: .*list of numbers"),
+        ({"blocks": 0}, "got blocks: 0: expected a whole number"),
+        ({"blocks": 2, "parts": {"train": {}, "val": {}, "test": {}}}, "got blocks: 2, .*leave blocks out"),
     ],
 )
 def test_options_of_every_kind_that_cannot_be_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
@@ -83,7 +85,7 @@ def test_an_unknown_kind_or_option_is_named(folder: Path) -> None:
         build_data({"kind": "imagenet"})
     with pytest.raises(InputError, match="no option 'roots': did you mean 'root'"):
         build_data({"kind": "image_folder", "roots": str(folder)})
-    common = "square, middle, limit, white, parts, fractions"
+    common = "square, middle, limit, white, parts, fractions, blocks"
     with pytest.raises(InputError, match=rf"'resiz'.*mean 'resize'.*{common}"):
         build_data({"kind": "image_folder", "root": str(folder), "resiz": 8})
     with pytest.raises(InputError, match=r"'limits'.*mean 'limit'"):
@@ -122,6 +124,21 @@ def test_a_stored_set_is_read_once_for_all_parts_that_are_cut_from_it(
     own = {"train": {"root": str(folder)}, "test": {"root": str(tmp_path)}}
     build_data({"kind": "image_folder", "parts": own, "fractions": [0.9, 0.1]})
     assert opened == [str(folder), str(folder), str(tmp_path)]
+
+
+def test_blocks_cut_a_whole_set_and_the_training_folder(folder: Path) -> None:
+    def sizes(**options: Any) -> list[int]:
+        parts = build_data({"kind": "image_folder", "blocks": 1} | options)
+        return [len(part) for part in (parts.train, parts.val, parts.test)]
+
+    root = str(folder)
+    whole = sum(sizes(root=root, fractions=[0.6, 0.2, 0.2]))
+    assert sizes(root=root, fractions=[0.6, 0.2, 0.2]) == [
+        round(0.6 * whole),
+        round(0.8 * whole) - round(0.6 * whole),
+        whole - round(0.8 * whole),
+    ]
+    assert sum(sizes(parts={"train": {"root": root}, "test": {"root": root}}, fractions=[0.5, 0.5])) == 2 * whole
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,21 @@ def test_the_parts_are_disjoint_exhaustive_ordered_and_of_the_right_size(size: i
     assert sorted(everything) == list(range(size))
 
 
+def test_blocks_are_cut_into_beginning_middle_and_end() -> None:
+    parts = [positions(take(Numbers(20), part, fractions=(0.6, 0.2, 0.2), blocks=2)) for part in PARTS]
+    assert parts == [[0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15], [6, 7, 16, 17], [8, 9, 18, 19]]
+    with pytest.raises(InputError, match=r"into .*'val': 0"):
+        take(Numbers(20), "train", fractions=(0.8, 0.1, 0.1), blocks=10)
+
+
+@given(size=st.integers(60, 300), blocks=st.integers(1, 6))
+def test_blocks_leave_few_neighbours_in_different_parts(size: int, blocks: int) -> None:
+    parts = [positions(take(Numbers(size), part, blocks=blocks)) for part in PARTS]
+    assert sorted(position for part in parts for position in part) == list(range(size))
+    part_of = {position: number for number, part in enumerate(parts) for position in part}
+    assert sum(part_of[i] != part_of[i + 1] for i in range(size - 1)) == 3 * blocks - 1
+
+
 def test_the_default_is_eight_one_one_in_every_ten() -> None:
     sizes = {part: positions(take(Numbers(1000), part)) for part in PARTS}
     assert {part: len(found) for part, found in sizes.items()} == {"train": 800, "val": 100, "test": 100}

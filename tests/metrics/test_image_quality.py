@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from img2img.errors import InputError
-from img2img.metrics.image_quality import ImageQualityMetrics, mse, psnr, ssim
+from img2img.metrics.image_quality import ImageQualityMetrics, light_matched_mse, mse, psnr, ssim
 
 
 def pair(height: int, width: int, *, noise: float, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -154,3 +154,25 @@ def test_what_are_no_images_is_refused(prediction: Tensor, target: Tensor, messa
 def test_nothing_measured_is_an_error() -> None:
     with pytest.raises(InputError, match="before any image"):
         ImageQualityMetrics().compute()
+
+
+def test_light_matched_mse_is_the_residual_of_a_least_squares_fit() -> None:
+    pairs = [pair(16, 12, noise=0.3, seed=1), pair(16, 12, noise=0.1, seed=2)]
+    expected = []
+    for prediction, target in pairs:
+        given, wanted = 255 * as_array(prediction[0]).ravel(), 255 * as_array(target[0]).ravel()
+        columns = np.stack([given, np.ones_like(given)], 1)
+        (gain, offset), *_ = np.linalg.lstsq(columns, wanted, rcond=None)
+        assert gain > 0
+        expected.append(mean_squared_error(gain * given + offset, wanted))
+    found = light_matched_mse(torch.cat([p for p, _ in pairs]), torch.cat([t for _, t in pairs]))
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_light_matched_mse_forgives_a_guess_of_the_light_and_nothing_else() -> None:
+    _, target = pair(16, 12, noise=0.1, seed=4)
+    darker = 0.4 * target + 0.1
+    assert light_matched_mse(darker, target).item() == pytest.approx(0, abs=1e-6)
+    variance = (255 * as_array(target[0])).var()
+    assert light_matched_mse(torch.full_like(target, 0.3), target).item() == pytest.approx(variance, rel=1e-5)
+    assert light_matched_mse(1 - target, target).item() == pytest.approx(variance, rel=1e-5), "a negative gain is none"
