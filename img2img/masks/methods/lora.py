@@ -78,7 +78,7 @@ class _LowRank(RealValuedMethod):
     alpha: float = 8.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
+        if not self.rank >= 1:
             raise InputError(f"{self.name} rank={self.rank!r}: expected a whole number of at least 1, such as 8")
         if not 0 < self.alpha < math.inf:
             raise InputError(f"{self.name} alpha={self.alpha!r}: expected a number above 0; rank gives a scale of 1")
@@ -117,8 +117,8 @@ class LoRA(_LowRank):
 class DoRA(LoRA):
     """Effective weight `m ∘ V / ‖V‖`, `V = W + (alpha / rank) B A`, norms of output channels (Liu et al., ICML 2024, equation 5).
 
-    `m` starts as the norms of W, so that training starts at the backbone. No gradient goes through `‖V‖`, as in the paper (section
-    4.3) and in PEFT. The options are LoRA's.
+    `m` starts as the norms of W, so that training starts at the backbone. No gradient goes through `‖V‖`, as in the paper
+    (section 4.3) and in PEFT. The options are LoRA's.
     """
 
     kind = DoRAMask
@@ -133,10 +133,10 @@ class DoRA(LoRA):
 class LoKr(_LowRank):
     """Effective weight `W + s (w1 ⊗ w2)`, a Kronecker product in LyCORIS's form (Yeh et al., ICLR 2024).
 
-    The numbers of outputs and inputs are each split in two factors, see `factorise`: `o1 o2` and `i1 i2`. `w1` is (o1, i1). `w2` is
-    (o2, i2 x taps): the product of `w2_a` (o2, rank) and `w2_b` (rank, i2 x taps), or whole where `rank >= max(o2, i2) / 2`. `s` is
-    `alpha / rank`, and 1 where `w2` is whole. `w2_b`, or `w2`, starts at 0, the others Kaiming-uniform. LyCORIS's variants with a
-    product in place of `w1` and with Tucker's decomposition are left out.
+    The numbers of outputs and inputs are each split in two factors, see `factorise`: `o1 o2` and `i1 i2`. `w1` is (o1, i1). `w2`
+    is (o2, i2 x taps): the product of `w2_a` (o2, rank) and `w2_b` (rank, i2 x taps), or whole where `rank >= max(o2, i2) / 2`.
+    `s` is `alpha / rank`, and 1 where `w2` is whole. `w2_b`, or `w2`, starts at 0, the others Kaiming-uniform. LyCORIS's variants
+    with a product in place of `w1` and with Tucker's decomposition are left out.
 
     Attributes:
         rank: r of `w2`.
@@ -149,7 +149,7 @@ class LoKr(_LowRank):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.factor, bool) or not isinstance(self.factor, int) or (self.factor < 1 and self.factor != -1):
+        if self.factor < 1 and self.factor != -1:
             raise InputError(f"lokr factor={self.factor!r}: expected a whole number of at least 1, or -1 for an even split")
 
     def start(self, layer: Layer) -> dict[str, Tensor]:
