@@ -54,11 +54,12 @@ def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`make_bundle(spec, tasks)`: a bundle of random weights and half-dense random masks, which nobody trained."""
+    """`make_bundle(spec, tasks, method)`: a bundle of random weights and half-dense random masks, which nobody trained."""
 
     def make(
         spec: Mapping[str, Any] = {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3},
         tasks: Mapping[str, Mapping[str, Any]] = IMAGE_TASKS,
+        method: Any = None,
     ) -> Path:
         from img2img.backbones import build_backbone
         from img2img.bundle import HEAD, add_task_to_bundle, save_backbone
@@ -72,7 +73,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         save_backbone(folder, network, backbone.spec)
         for name, options in tasks.items():
             head = backbone.make_head(build_task(options).out_channels)
-            network.add_task(name, Piggyback(start="uniform"), head=head)
+            network.add_task(name, method or Piggyback(start="uniform"), head=head)
             info = {"figures": {build_task(options).metric: 0.5}, "side": 32}
             add_task_to_bundle(folder, network, name, options=options, info=info)
         return folder

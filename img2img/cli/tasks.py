@@ -9,6 +9,7 @@ import typer
 
 from img2img.cli.options import Bundle, Json, Overwrite, check_new
 from img2img.cli.output import print_facts, print_table
+from img2img.formatting import DASH
 
 app = typer.Typer(help="List, show, delete and compare the tasks of a bundle.", no_args_is_help=True)
 
@@ -31,8 +32,8 @@ def list_tasks(bundle: Bundle, as_json: Json = False) -> None:
     for task in infos.values():
         value = task.metrics.get(task.primary_metric)
         measured = task.primary_metric if value is None else f"{task.primary_metric} {value:.4g}"
-        density = "" if task.density is None else f"{task.density:.1%}"
-        size = "" if task.bytes is None else f"{task.bytes / 1e6:.2f} MB"
+        density = DASH if task.density is None else f"{task.density:.1%}"
+        size = DASH if task.bytes is None else f"{task.bytes / 1e6:.2f} MB"
         rows.append((task.name, task.kind, measured, task.method, density, size))
     print_table(("task", "kind", "test metric", "masks", "ones", "file"), rows)
 
@@ -103,5 +104,5 @@ def similarity(
     if as_json:
         typer.echo(json.dumps({"tasks": found.names, "matrix": found.matrix}))
         return
-    texts = [["" if value is None else f"{value:.3f}" for value in row] for row in found.matrix]
+    texts = [[DASH if value is None else f"{value:.3f}" for value in row] for row in found.matrix]
     print_table(("", *found.names), [(name, *row) for name, row in zip(found.names, texts, strict=True)])

@@ -8,9 +8,11 @@ from img2img.masks.basis import Basis
 from img2img.masks.deployed import DeployedNetwork
 from img2img.masks.layers import Layer
 from img2img.masks.methods.affine import Affine
+from img2img.masks.methods.channel import DAN, IA3, ResidualAdapter
 from img2img.masks.methods.identity import Identity
 from img2img.masks.methods.impresslearn import ImpressLearn
 from img2img.masks.methods.ksm import KSM
+from img2img.masks.methods.lora import DoRA, LoKr, LoRA
 from img2img.masks.methods.mixed import Mixed, TrainableCopy
 from img2img.masks.methods.piggyback import Piggyback
 from img2img.masks.methods.supsup import SupSup
@@ -20,19 +22,25 @@ from img2img.masks.task_basis import basis_of_tasks
 from img2img.masks.task_module import TaskModule
 
 __all__ = [
+    "DAN",
+    "IA3",
     "KSM",
     "METHODS",
     "Affine",
     "Basis",
     "DeployedNetwork",
+    "DoRA",
     "Identity",
     "ImpressLearn",
     "Layer",
+    "LoKr",
+    "LoRA",
     "Mask",
     "MaskMethod",
     "MaskedNetwork",
     "Mixed",
     "Piggyback",
+    "ResidualAdapter",
     "SupSup",
     "TaskModule",
     "TrainableCopy",

@@ -146,11 +146,17 @@ METHODS: Registry[type[MaskMethod]] = Registry(
     attribute="name",
     own={
         "affine": "img2img.masks.methods.affine",
+        "dan": "img2img.masks.methods.channel",
+        "dora": "img2img.masks.methods.lora",
+        "ia3": "img2img.masks.methods.channel",
         "identity": "img2img.masks.methods.identity",
         "impresslearn": "img2img.masks.methods.impresslearn",
         "ksm": "img2img.masks.methods.ksm",
+        "lokr": "img2img.masks.methods.lora",
+        "lora": "img2img.masks.methods.lora",
         "mixed": "img2img.masks.methods.mixed",
         "piggyback": "img2img.masks.methods.piggyback",
+        "residual_adapter": "img2img.masks.methods.channel",
         "supsup": "img2img.masks.methods.supsup",
     },
 )

@@ -124,7 +124,8 @@ class Layer:
         weight: `W`, frozen; the tensor itself.
         kernel_dims: how many trailing axes are the kernel's: 2 of a Conv2d, 0 of linear, bilinear, embedding and attention.
         out_axis: the axis of the output channels: 0, but 1 of a transposed convolution and of an embedding.
-        groups: of a transposed convolution, whose axis 1 has the output channels of one group only; 1 otherwise.
+        groups: of a convolution, the groups of its channels; 1 otherwise. Axis 1 of a convolution's weight has the channels of
+            one group only: the inputs, or of a transposed one the outputs.
         normalised: a normalisation follows directly, so that a scale of the whole weight has no effect.
     """
 
@@ -137,7 +138,7 @@ class Layer:
     @property
     def out_channels(self) -> int:
         """How many output channels the layer has."""
-        return self.weight.shape[self.out_axis] * self.groups
+        return self.weight.shape[self.out_axis] * (self.groups if self.out_axis == 1 else 1)
 
     @property
     def fan_in(self) -> int:
@@ -166,13 +167,48 @@ class Layer:
 
         A grouped transposed convolution's weight is (in, out / groups, ...): output channel = group * out / groups + axis 1.
         """
-        if self.groups == 1:
+        if self.groups == 1 or self.out_axis == 0:
             shape = [1] * self.weight.ndim
             shape[self.out_axis] = -1
             return k.view(shape)
         inputs, outputs = self.weight.shape[:2]
         k = k.view(self.groups, 1, outputs).expand(-1, inputs // self.groups, -1)
         return k.reshape(inputs, outputs, *[1] * self.kernel_dims)
+
+    def channel_sums(self, x: Tensor) -> Tensor:
+        """`x`, of the weight's shape, summed for each output channel: (out_channels,), float32. The adjoint of `per_channel`."""
+        if self.groups > 1 and self.out_axis == 1:
+            inputs, outputs = x.shape[:2]
+            return x.reshape(self.groups, inputs // self.groups, outputs, -1).sum((1, 3)).flatten().float()
+        others = [axis for axis in range(x.ndim) if axis != self.out_axis]
+        return (x.sum(others) if others else x.clone()).float()  # a sum over no axes would be one over all
+
+    @property
+    def taps(self) -> int:
+        """How many positions a kernel has; 1 where there is no kernel."""
+        return self.weight.shape[self.weight.ndim - self.kernel_dims :].numel()
+
+    @property
+    def inputs(self) -> int:
+        """How many inputs of the layer an output channel has weights for: those of its group, pairs of a bilinear layer."""
+        return self.weight.numel() // (self.out_channels * self.taps)
+
+    def as_matrix(self, x: Tensor) -> Tensor:
+        """`x`, of the weight's shape, as (out_channels, inputs * taps): a row for each output channel, group after group.
+
+        A column is a tap of an input's kernel, the taps of one input side by side. A bias has one column.
+        """
+        if self.out_axis == 0:
+            return x.reshape(len(x), -1)
+        inputs, outputs = x.shape[:2]
+        return x.reshape(self.groups, inputs // self.groups, outputs, -1).transpose(1, 2).reshape(self.out_channels, -1)
+
+    def from_matrix(self, matrix: Tensor) -> Tensor:
+        """The inverse of `as_matrix`."""
+        shape = self.weight.shape
+        if self.out_axis == 0:
+            return matrix.reshape(shape)
+        return matrix.reshape(self.groups, shape[1], shape[0] // self.groups, -1).transpose(1, 2).reshape(shape)
 
 
 def describe_layers(backbone: nn.Module, masked: Iterable[str], is_norm: IsNorm) -> dict[str, Layer]:
@@ -190,7 +226,7 @@ def describe_layers(backbone: nn.Module, masked: Iterable[str], is_norm: IsNorm)
             weight,
             kernel_dims=weight.ndim - 2 if isinstance(module, _ConvNd) and weight.ndim > 2 else 0,
             out_axis=1 if transposed or embedding else 0,
-            groups=int(module.groups) if transposed else 1,  # type: ignore[arg-type]
+            groups=module.groups if isinstance(module, _ConvNd) else 1,
             normalised=leaf == "weight" and owner in followed,
         )
     return found

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import img2img
+from img2img import masks
 from img2img.cli import app
 from img2img.errors import InputError
 
@@ -184,6 +186,16 @@ def test_mistakes_are_named(
     result = call(*arguments)
     assert said in f"{result.exception} {result.stderr}"
     assert result.exit_code == 1
+
+
+def test_tasks_without_a_binary_mask_are_listed_and_compared_with_a_dash(make_bundle: Callable[..., Path]) -> None:
+    folder = make_bundle(tasks={"colour": {"kind": "colourisation"}}, method=masks.LoRA(rank=1))
+    assert json.loads(call("tasks", "list", folder, "--json").stdout)[0]["density"] is None
+    (row,) = [line.split() for line in call("tasks", "list", folder).stdout.splitlines() if "lora" in line]
+    assert row[:2] == ["colour", "colourisation"]
+    assert row[row.index("lora") + 1] == "—"
+    assert "—" in call("tasks", "similarity", folder).stdout
+    assert re.search(r"density +—", call("tasks", "show", folder, "colour").stdout)
 
 
 def test_tasks_are_listed_shown_compared_and_deleted(bundle: Path, tmp_path: Path) -> None:

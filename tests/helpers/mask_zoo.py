@@ -143,6 +143,13 @@ METHODS: dict[str, Callable[[], masks.MaskMethod]] = {
     "supsup-erdos-renyi": lambda: masks.SupSup(density=0.3, allocation="erdos_renyi"),
     # A weight of every network.
     "mixed": lambda: masks.Mixed(method=masks.Piggyback(init=6e-3), trainable_copies=["*[0jxr].weight"]),
+    "lora": lambda: masks.LoRA(rank=2, alpha=2),
+    "dora": lambda: masks.DoRA(rank=2, alpha=2),
+    "lokr": lambda: masks.LoKr(rank=1, alpha=1),
+    "ia3": masks.IA3,
+    "dan": masks.DAN,
+    "residual-adapter": masks.ResidualAdapter,
+    "residual-adapter-series": lambda: masks.ResidualAdapter(form="series"),
     "impresslearn": lambda: masks.ImpressLearn(basis="random"),
     "impresslearn-hybrid": lambda: masks.ImpressLearn(basis="random", penalty_weight=0.005, hybrid=True, hybrid_density=0.3),
 }

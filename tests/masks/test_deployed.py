@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mask_zoo import WithHead, evaluate, head, train
+from mask_zoo import LAYERS, METHODS, WithHead, evaluate, head, network, train
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.masks.tensors import all_tensors, hash_tensors
@@ -40,6 +40,31 @@ def test_deactivating_brings_the_backbone_back_bit_for_bit(net: MaskedNetwork, x
     assert hash_tensors(all_tensors(deployed.module).items()) == net.backbone_sha256
     assert torch.equal(deployed(x), bare)
     assert deployed.task is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_fifty_switches_between_tasks_of_all_methods_leave_the_backbone_bit_for_bit(dtype: torch.dtype) -> None:
+    """And each task, too; see `benchmarks/drift.py` for ten thousand."""
+    backbone, x = LAYERS["transposed2d"]()
+    net, x = network(backbone.to(dtype)), x.to(dtype)
+    for task, method in METHODS.items():
+        state = net.add_task(task, method())
+        with torch.no_grad():
+            for parameter in state.masks.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+        net.freeze_task(task)
+    deployed = net.deploy()
+    expected = {task: evaluate(net, task, x) for task in METHODS}
+    order = torch.randint(len(METHODS), (50,), generator=torch.Generator().manual_seed(0)).tolist()
+    for cycle in (*range(len(METHODS)), *order):
+        task = list(METHODS)[cycle]
+        deployed.activate(task)
+        assert torch.equal(deployed(x), expected[task]), task
+        deployed.deactivate()
+        for name, tensor in all_tensors(deployed.module).items():
+            assert torch.equal(tensor, all_tensors(net.backbone)[name]), (task, name)
+    assert net.hash_backbone() == net.backbone_sha256
+    assert sum(not torch.equal(output, expected["identity"]) for output in expected.values()) == len(METHODS) - 1
 
 
 def test_weights_stay_where_they_are_and_nothing_is_recompiled(net: MaskedNetwork, x: torch.Tensor) -> None:

@@ -110,7 +110,7 @@ class _AffineWeight(torch.autograd.Function):
             weight, gradient = weight.float(), gradient.float()
 
         def total(x: Tensor) -> Tensor:
-            return channel_sums(ctx.layer, x) if ctx.channel_wise else x.sum().float()
+            return ctx.layer.channel_sums(x) if ctx.channel_wise else x.sum().float()
 
         _, by_score, _, _, _, *by_k = ctx.needs_input_grad
         found: list[Tensor | None] = [None] * 4
@@ -140,15 +140,6 @@ class _AffineWeight(torch.autograd.Function):
 def broadcast(layer: Layer, k: Tensor) -> Tensor:
     """A coefficient, the layer's or one an output channel, as what multiplies the weight."""
     return layer.per_channel(k) if k.ndim else k
-
-
-def channel_sums(layer: Layer, x: Tensor) -> Tensor:
-    """`x`, of the weight's shape, summed for each output channel: (out_channels,), float32. The adjoint of `per_channel`."""
-    if layer.groups > 1:
-        inputs, outputs = x.shape[:2]
-        return x.reshape(layer.groups, inputs // layer.groups, outputs, -1).sum((1, 3)).flatten().float()
-    others = [axis for axis in range(x.ndim) if axis != layer.out_axis]
-    return (x.sum(others) if others else x.clone()).float()  # a sum over no axes would be one over all
 
 
 class AffineMask(BinaryMask):

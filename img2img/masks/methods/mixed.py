@@ -9,63 +9,35 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.masks.base import METHODS, Mask, MaskMethod, build_method, check_parts
+from img2img.masks.base import METHODS, Mask, MaskMethod, build_method
 from img2img.masks.basis import Basis
 from img2img.masks.layers import Layer
+from img2img.masks.real_valued import RealValuedMask, check_values
 
 
-class TrainableCopy(Mask):
-    """No mask: a trained copy of the weight in place of the backbone's, from which it starts.
+class TrainableCopy(RealValuedMask):
+    """No mask: a trained copy of the weight in place of the backbone's, from which it starts; see `RealValuedMask`."""
 
-    It is trained in float32 whatever the backbone's type. Frozen it is rounded to float16 once, which moves each weight by
-    less than 0.05 % and halves the file; bfloat16 would move them by up to 0.4 %.
-    """
-
-    exact = False
+    weight: nn.Parameter
 
     def __init__(self, layer: Layer, value: Tensor | None = None) -> None:
         """`value`, frozen; or the backbone's weight, to be trained."""
-        super().__init__()
-        start, dtype = (layer.weight, torch.float32) if value is None else (value, torch.float16)
-        copy = torch.empty_like(layer.weight, dtype=dtype, requires_grad=False).copy_(start)
-        self.weight = nn.Parameter(copy, requires_grad=value is None)
-        self.frozen = value is not None
+        dtype = torch.float32 if value is None else torch.float16
+        copy = torch.empty_like(layer.weight, dtype=dtype, requires_grad=False)
+        super().__init__(layer, {"weight": copy.copy_(layer.weight if value is None else value)}, frozen=value is not None)
 
-    def effective(self, weight: Tensor) -> Tensor:
+    def change(self, weight: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """The task's weight."""
-        return self.weight.to(weight.dtype)
+        return values["weight"]
 
     def decode(self, weight: Tensor) -> tuple[Tensor, ...]:
         """The task's weight."""
         return (self.weight.detach(),)
 
-    def write(self, weight: Tensor, decoded: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        """The task's weight."""
-        return out.copy_(decoded[0])
-
-    def freeze(self) -> None:
-        """Round to float16; values beyond its range, which weights do not reach in practice, are clamped."""
-        if not self.frozen:
-            end = torch.finfo(torch.float16).max
-            self.weight = nn.Parameter(self.weight.detach().clamp(-end, end).half(), requires_grad=False)
-            self.frozen = True
-
-    def stored(self) -> dict[str, Tensor]:
-        """`{"weight": float16}`."""
-        self.freeze()
-        return {"weight": self.weight.detach()}
-
-    def binary(self) -> None:
-        """None: nothing is masked."""
-        return
-
-    @torch.no_grad()
     def start_from(self, other: Mask) -> None:
         """Another task's copy of the weight, where it has one."""
-        start = other.weight if isinstance(other, TrainableCopy) else self.weight
-        copy = torch.empty_like(self.weight, dtype=torch.float32, requires_grad=False).copy_(start)
-        self.weight = nn.Parameter(copy)
-        self.frozen = False
+        if isinstance(other, TrainableCopy):
+            super().start_from(other)
 
 
 @METHODS.register("mixed")
@@ -126,9 +98,7 @@ class Mixed(MaskMethod):
         """Frozen weights and masks from their compact parts."""
         copied, others = self._split(layers)
         found = {name: parts for name, parts in stored.items() if name in copied}
-        check_parts(found, {name: {"weight": (torch.float16, tuple(layer.weight.shape))} for name, layer in copied.items()})
-        if odd := [name for name, parts in found.items() if not parts["weight"].isfinite().all()]:
-            raise InputError(f"the task's copy of {odd[0]} has values that are no finite numbers: the task file is damaged")
+        check_values(found, {name: {"weight": tuple(layer.weight.shape)} for name, layer in copied.items()})
         copies: dict[str, Mask] = {
             name: TrainableCopy(layer, found[name]["weight"].to(layer.weight.device)) for name, layer in copied.items()
         }

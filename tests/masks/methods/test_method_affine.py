@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from img2img import InputError, MaskedNetwork
 from img2img.masks.layers import Layer, describe_layers, is_normalisation
-from img2img.masks.methods.affine import Affine, AffineMask, K, channel_sums
+from img2img.masks.methods.affine import Affine, AffineMask, K
 from img2img.masks.methods.piggyback import Piggyback
 
 PIGGYBACK_START = (0.0, 0.0, 0.0, 1.0)
@@ -159,7 +159,7 @@ def test_a_coefficient_of_a_channel_moves_that_output_channel_alone(kind: str, w
 
 def test_channel_sums_of_a_vector_are_the_vector() -> None:
     x = torch.randn(5)
-    assert torch.equal(channel_sums(layer(x), x), x)
+    assert torch.equal(layer(x).channel_sums(x), x)
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if not row.startswith("fixed")])
