@@ -13,6 +13,8 @@ from img2img.masks.methods.impresslearn import ImpressLearn
 from img2img.masks.methods.ksm import KSM
 from img2img.masks.methods.mixed import Mixed, TrainableCopy
 from img2img.masks.methods.piggyback import Piggyback
+from img2img.masks.methods.signs import DenseSigns
+from img2img.masks.methods.sparse_signs import SparseSigns
 from img2img.masks.methods.supsup import SupSup
 from img2img.masks.network import MaskedNetwork
 from img2img.masks.random_weights import randomise
@@ -24,6 +26,7 @@ __all__ = [
     "METHODS",
     "Affine",
     "Basis",
+    "DenseSigns",
     "DeployedNetwork",
     "Identity",
     "ImpressLearn",
@@ -33,6 +36,7 @@ __all__ = [
     "MaskedNetwork",
     "Mixed",
     "Piggyback",
+    "SparseSigns",
     "SupSup",
     "TaskModule",
     "TrainableCopy",

@@ -30,6 +30,10 @@ class Mask(nn.Module, ABC):
     exact: bool = True
     """Whether freezing keeps the effective weight bit for bit."""
 
+    effect: ClassVar[str] = "zeroed"
+    """What a mask does to weights, in the word that tables and figures use. "zeroed" is what its zeros are; any other word, such
+    as "moved", is what its ones are."""
+
     frozen: bool = False
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -68,6 +72,12 @@ class Mask(nn.Module, ABC):
 
     def signed(self) -> Tensor | None:
         """The mask in {-1, 0, 1}, of the weight's shape; the binary one, unless the method has signs."""
+        return self.binary()
+
+    def keeps(self) -> Tensor | None:
+        """Where the weight is kept, bool, of its shape: what a mask of another method may start from. None where a mask that
+        is no choice of weights to keep has none.
+        """
         return self.binary()
 
     def values(self) -> dict[str, Tensor]:
@@ -146,11 +156,13 @@ METHODS: Registry[type[MaskMethod]] = Registry(
     attribute="name",
     own={
         "affine": "img2img.masks.methods.affine",
+        "dense_signs": "img2img.masks.methods.signs",
         "identity": "img2img.masks.methods.identity",
         "impresslearn": "img2img.masks.methods.impresslearn",
         "ksm": "img2img.masks.methods.ksm",
         "mixed": "img2img.masks.methods.mixed",
         "piggyback": "img2img.masks.methods.piggyback",
+        "sparse_signs": "img2img.masks.methods.sparse_signs",
         "supsup": "img2img.masks.methods.supsup",
     },
 )
