@@ -5,6 +5,7 @@ It knows tensors and modules, and nothing of images, datasets or training.
 
 from img2img.masks.base import METHODS, Mask, MaskMethod, build_method
 from img2img.masks.basis import Basis
+from img2img.masks.delta import FinetunedDelta, delta_from_finetuned
 from img2img.masks.deployed import DeployedNetwork
 from img2img.masks.layers import Layer
 from img2img.masks.methods.affine import Affine
@@ -28,6 +29,7 @@ __all__ = [
     "Basis",
     "DenseSigns",
     "DeployedNetwork",
+    "FinetunedDelta",
     "Identity",
     "ImpressLearn",
     "Layer",
@@ -42,5 +44,6 @@ __all__ = [
     "TrainableCopy",
     "basis_of_tasks",
     "build_method",
+    "delta_from_finetuned",
     "randomise",
 ]

@@ -16,8 +16,8 @@ from img2img.masks.layers import Layer
 class TernaryMask(BinaryMask):
     """A mask `T` in {-1, 0, 1} for each weight or each kernel.
 
-    Frozen, `bits` say where it is not zero, and `negative` which of those are -1. Subclasses say which value a score gives (`codes`), what score gives a value other than zero (`scores_for`), and how `T`
-    acts on the weight.
+    Frozen, `bits` say where it is not zero, and `negative` which of those are -1. Subclasses say which value a score gives
+    (`codes`), what score gives a value other than zero (`scores_for`), and how `T` acts on the weight.
     """
 
     negative: Tensor | None

@@ -246,9 +246,9 @@ class SignsMethod(MaskMethod):
 class DenseSigns(SignsMethod):
     """Effective weight `W + s ∘ T`, `T = 1` where `R >= 0` and -1 elsewhere, with `∂R = s ∘ G` and `∂s = Σ G ∘ T`.
 
-    This is BitDelta's form. Every weight moves and takes one bit. It is made for `masks.delta_from_finetuned`, which gives BitDelta's start,
-    `T = sign(W_ft - W)` and `s = mean |W_ft - W|`. Trained from scratch, T starts as the sign of W: all weights of a channel
-    grow alike, which is the shift of this form that changes a network least, since a normalisation takes most of it out.
+    This is BitDelta's form. Every weight moves and takes one bit. `masks.delta_from_finetuned` gives it BitDelta's start,
+    `T = sign(W_ft - W)` and `s = mean |W_ft - W|`. Trained from scratch, T starts as the sign of W: then all weights of a channel
+    grow alike, of which a normalisation takes most out, so that training starts near the backbone.
 
     Attributes:
         scale: the start of s, in units of the mean `|W|` of what it scales.
