@@ -31,8 +31,7 @@ class Mask(nn.Module, ABC):
     """Whether freezing keeps the effective weight bit for bit."""
 
     effect: ClassVar[str] = "zeroed"
-    """What a mask does to weights, in the word that tables and figures use. "zeroed" is what its zeros are; any other word, such
-    as "moved", is what its ones are."""
+    """What a mask does to weights, in the word that tables and figures use, see `affected`."""
 
     frozen: bool = False
 
@@ -167,6 +166,16 @@ METHODS: Registry[type[MaskMethod]] = Registry(
     },
 )
 """The mask methods by the names that configs and task files use."""
+
+
+def affected(effect: str, density: float | None) -> float | None:
+    """The share of the weights to which a binary mask does what `Mask.effect` says.
+
+    Args:
+        effect: "zeroed" is what the zeros of a mask are; any other word, such as "moved", is what its ones are.
+        density: the share of its ones; None without a binary mask.
+    """
+    return None if density is None else 1 - density if effect == "zeroed" else density
 
 
 def build_method(name: str, options: Mapping[str, Any]) -> MaskMethod:
