@@ -136,15 +136,13 @@ class SparseSigns(SignsMethod):
     def prepare(self, masks: Mapping[str, Mask]) -> None:
         """Set the cuts: τ, or the score that leaves `share`."""
         trained = [m for m in masks.values() if isinstance(m, SparseSignsMask) and m.score is not None]
-        if self.share is None:
+        if self.share is None or not trained:
             return
         for group in [trained] if self.share_of == "network" else [[mask] for mask in trained]:
             sizes = [in_memory(mask.score.detach()).abs() for mask in group if mask.score is not None]
-            count = number_of_ones(self.share, sum(map(len, sizes)))
-            reached = [size[size >= self.threshold] for size in sizes]
-            cuts = [Cut(self.threshold)] * len(group)
-            if sum(map(len, reached)) > count:
-                cuts = cuts_at(reached, count)
+            cuts = cuts_at(sizes, number_of_ones(self.share, sum(map(len, sizes))))
+            if cuts[0].score <= below(self.threshold):  # fewer reach τ
+                cuts = [Cut(self.threshold)] * len(group)
             for mask, cut in zip(group, cuts, strict=True):
                 mask.cut = cut
 

@@ -44,11 +44,14 @@ def cut_at(scores: Tensor, count: int) -> Cut:
 def cuts_at(scores: Sequence[Tensor], count: int) -> list[Cut]:
     """The cut of each of several vectors, all at one score, that leaves `count` ones together. Ties count in their order."""
     cut = cut_at(torch.cat(list(scores)), count)
+    if cut.ties is None:
+        return [cut] * len(scores)
     left, cuts = cut.ties, []
     for values in scores:
-        here = None if left is None else min(left, int((values == cut.score).sum()))
-        cuts.append(Cut(cut.score, here))
-        left = None if left is None or here is None else left - here
+        tied = int((values == cut.score).sum())
+        here = min(left, tied)
+        cuts.append(Cut(cut.score, None if here == tied else here))  # None is found faster
+        left -= here
     return cuts
 
 
