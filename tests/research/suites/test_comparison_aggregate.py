@@ -233,6 +233,13 @@ def test_learning_curves_join_the_phases_of_a_task_and_average_seeds(tmp_path: P
     assert training_curve(tmp_path / "sequential" / "0", "streets", "mIoU") == [], "all tasks trained at once"
 
 
+def test_bars_of_masks_that_zero_and_that_move_say_which_do_what() -> None:
+    first, second = (Method(name, name, "mask", "", i, ()) for i, name in enumerate(("bits", "signs")))
+    (axes,) = affected_figure({first: "zeroed", second: "moved"}, ["edges"], {first: {"edges": 0.5}, second: {"edges": 0.1}}).axes
+    assert axes.get_ylabel() == "zeroed or moved weights [%]"
+    assert axes.get_legend_handles_labels()[1] == ["bits (zeroed)", "signs (moved)"]
+
+
 def test_forty_methods_leave_room_for_the_axes(tmp_path: Path) -> None:
     """Their legend has columns; matplotlib's warning that it found no room would fail the test."""
     methods = [Method(f"m{i}", f"a method with a longer name {i}", "mask", "", i, ()) for i in range(40)]
