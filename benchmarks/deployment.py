@@ -21,6 +21,8 @@ METHODS: dict[str, Callable[[], masks.MaskMethod]] = {
     "affine, full": masks.Affine,
     "ksm": masks.KSM,
     "supsup": lambda: masks.SupSup(density=0.5),
+    "sparse signs": masks.SparseSigns,
+    "dense signs": masks.DenseSigns,
 }
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from img2img import MaskedNetwork, masks
 from img2img.masks.storage import read_header
+from img2img.masks.ternary import TernaryMask
 
 
 def network() -> MaskedNetwork:
@@ -30,6 +31,8 @@ def add(net: MaskedNetwork, task: str, method: masks.MaskMethod, density: float)
     with torch.no_grad():
         for _, mask in net.state(task).named_masks():
             mask.score.copy_(mask.scores_for(torch.rand(mask.mask_shape) < density))
+            if isinstance(mask, TernaryMask):
+                mask.score.mul_(torch.rand(mask.mask_shape).sub_(0.5).sign_())
     net.freeze_task(task)
 
 
@@ -57,6 +60,8 @@ def main() -> None:
                 "piggyback, ternary": masks.Piggyback(ternary=True),
                 "affine, full": masks.Affine(),
                 "ksm": masks.KSM(),
+                "sparse signs": masks.SparseSigns(),
+                "dense signs": masks.DenseSigns(),
             }.items():
                 add(net, "task", method, density)
                 start = time.perf_counter()

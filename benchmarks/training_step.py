@@ -33,6 +33,9 @@ METHODS: dict[str, Callable[[], masks.MaskMethod]] = {
     "affine, full": masks.Affine,
     "ksm": masks.KSM,
     "supsup": lambda: masks.SupSup(density=0.5),
+    "sparse signs": masks.SparseSigns,
+    "sparse signs, share": lambda: masks.SparseSigns(share=0.05),
+    "dense signs": masks.DenseSigns,
 }
 FINE_TUNE, REFERENCE, FROZEN = "fine-tuning", "2018 reference", "norm and head alone"
 ALL = [FINE_TUNE, REFERENCE, FROZEN, *METHODS]

@@ -32,10 +32,10 @@ def list_tasks(bundle: Bundle, as_json: Json = False) -> None:
     for task in infos.values():
         value = task.metrics.get(task.primary_metric)
         measured = task.primary_metric if value is None else f"{task.primary_metric} {value:.4g}"
-        density = DASH if task.density is None else f"{task.density:.1%}"
+        weights = DASH if task.affected is None else f"{task.affected:.1%} {task.effect}"
         size = DASH if task.bytes is None else f"{task.bytes / 1e6:.2f} MB"
-        rows.append((task.name, task.kind, measured, task.method, density, size))
-    print_table(("task", "kind", "test metric", "masks", "ones", "file"), rows)
+        rows.append((task.name, task.kind, measured, task.method, weights, size))
+    print_table(("task", "kind", "test metric", "masks", "weights", "file"), rows)
 
 
 @app.command()

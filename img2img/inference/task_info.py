@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from img2img.data.images.bit_depth import check_white
+from img2img.masks.base import affected
 from img2img.masks.task_state import TaskState
 from img2img.tasks import Task
 
@@ -22,6 +23,8 @@ class TaskInfo:
         primary_metric: the metric that chooses between states and decides comparisons.
         metrics: the values that were measured on the test set when the task was learned.
         density: the fraction of ones in its masks; None where it has none.
+        effect: what the masks do to weights, such as "zeroed" or "moved"; None likewise.
+        affected: the fraction of the weights that they do that to.
         bytes: of its file; None where the model has none.
         side: the shorter side in pixels of the images that it was measured on; None where the file does not say. Of a task
             whose images were made squares, both sides.
@@ -36,6 +39,8 @@ class TaskInfo:
     primary_metric: str
     metrics: Mapping[str, float | None]
     density: float | None
+    effect: str | None
+    affected: float | None
     bytes: int | None
     side: int | None
     white: int | None = None
@@ -50,6 +55,7 @@ class TaskInfo:
             state: of the masked network that holds it.
             file: the task's file, which need not be there.
         """
+        density, effect = state.density(), state.effect()
         return cls(
             name=name,
             kind=task.kind,
@@ -58,7 +64,9 @@ class TaskInfo:
             method=state.method.inner.name,
             primary_metric=task.metric,
             metrics=state.info.get("figures", {}),
-            density=state.density(),
+            density=density,
+            effect=effect,
+            affected=None if effect is None else affected(effect, density),
             bytes=file.stat().st_size if file.is_file() else None,
             side=state.info.get("side"),
             white=check_white(state.info.get("white"), "white"),

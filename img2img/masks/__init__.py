@@ -5,6 +5,7 @@ It knows tensors and modules, and nothing of images, datasets or training.
 
 from img2img.masks.base import METHODS, Mask, MaskMethod, build_method
 from img2img.masks.basis import Basis
+from img2img.masks.delta import FinetunedDelta, delta_from_finetuned
 from img2img.masks.deployed import DeployedNetwork
 from img2img.masks.layers import Layer
 from img2img.masks.methods.affine import Affine
@@ -15,6 +16,8 @@ from img2img.masks.methods.ksm import KSM
 from img2img.masks.methods.lora import DoRA, LoKr, LoRA
 from img2img.masks.methods.mixed import Mixed, TrainableCopy
 from img2img.masks.methods.piggyback import Piggyback
+from img2img.masks.methods.signs import DenseSigns
+from img2img.masks.methods.sparse_signs import SparseSigns
 from img2img.masks.methods.supsup import SupSup
 from img2img.masks.network import MaskedNetwork
 from img2img.masks.random_weights import randomise
@@ -28,8 +31,10 @@ __all__ = [
     "METHODS",
     "Affine",
     "Basis",
+    "DenseSigns",
     "DeployedNetwork",
     "DoRA",
+    "FinetunedDelta",
     "Identity",
     "ImpressLearn",
     "Layer",
@@ -41,10 +46,12 @@ __all__ = [
     "Mixed",
     "Piggyback",
     "ResidualAdapter",
+    "SparseSigns",
     "SupSup",
     "TaskModule",
     "TrainableCopy",
     "basis_of_tasks",
     "build_method",
+    "delta_from_finetuned",
     "randomise",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from img2img.errors import InputError
+from img2img.masks.base import affected
 from img2img.masks.bits import Bits, count_ones, pack_bits
 from img2img.masks.network import MaskedNetwork
 
@@ -20,7 +21,7 @@ from img2img.masks.network import MaskedNetwork
 
 @dataclass(frozen=True)
 class DensityRow:
-    """How many weights of one layer one task keeps.
+    """On how many weights of one layer the binary mask of one task acts.
 
     Attributes:
         task: its name.
@@ -28,7 +29,8 @@ class DensityRow:
         depth: its place among the masked weights, from 0.
         weights: how many it has.
         density: the fraction of ones; None where the task has no binary mask.
-        zeroed: the fraction of zeros, `1 - density`.
+        effect: what the mask does to weights, such as "zeroed" or "moved", see `Mask.effect`; None likewise.
+        affected: the fraction of the weights that it does that to.
     """
 
     task: str
@@ -36,17 +38,22 @@ class DensityRow:
     depth: int
     weights: int
     density: float | None
-    zeroed: float | None
+    effect: str | None
+    affected: float | None
 
 
 @dataclass(frozen=True)
 class DensityTotal:
-    """The same over all layers where the task has a binary mask: their weights together, each counted once."""
+    """The same over all layers where the task has a binary mask: their weights together, each counted once.
+
+    `effect` is that of the first of them.
+    """
 
     task: str
     weights: int
     density: float | None
-    zeroed: float | None
+    effect: str | None
+    affected: float | None
 
 
 def density_table(network: MaskedNetwork, tasks: Sequence[str] | None = None) -> list[DensityRow]:
@@ -57,10 +64,14 @@ def density_table(network: MaskedNetwork, tasks: Sequence[str] | None = None) ->
     """
     rows = []
     for task in _names(network, tasks):
-        packed = network.state(task).packed_masks()
+        state = network.state(task)
+        masks, packed = dict(state.named_masks()), state.packed_masks()
         for depth, (layer, weight) in enumerate(network.masked_weights().items()):
-            density = count_ones(packed[layer][0]) / weight.numel() if layer in packed else None
-            rows.append(DensityRow(task, layer, depth, weight.numel(), density, None if density is None else 1 - density))
+            if layer not in packed:
+                rows.append(DensityRow(task, layer, depth, weight.numel(), None, None, None))
+                continue
+            density, effect = count_ones(packed[layer][0]) / weight.numel(), masks[layer].effect
+            rows.append(DensityRow(task, layer, depth, weight.numel(), density, effect, affected(effect, density)))
     return rows
 
 
@@ -68,10 +79,16 @@ def density_totals(rows: Sequence[DensityRow]) -> list[DensityTotal]:
     """One row a task, from `density_table`'s; none where nothing is masked, since the table then has no rows."""
     totals = []
     for task in dict.fromkeys(row.task for row in rows):
-        kept = [(row.weights, row.density) for row in rows if row.task == task and row.density is not None]
-        weights = sum(n for n, _ in kept)
-        density = sum(n * d for n, d in kept) / weights if weights else None
-        totals.append(DensityTotal(task, weights, density, None if density is None else 1 - density))
+        masked = [row for row in rows if row.task == task and row.density is not None]
+        weights = sum(row.weights for row in masked)
+        if not weights:
+            totals.append(DensityTotal(task, 0, None, None, None))
+            continue
+        density, share = (
+            sum(row.weights * (x or 0.0) for row, x in pairs) / weights
+            for pairs in ([(row, row.density) for row in masked], [(row, row.affected) for row in masked])
+        )
+        totals.append(DensityTotal(task, weights, density, masked[0].effect, share))
     return totals
 
 

@@ -30,6 +30,9 @@ class Mask(nn.Module, ABC):
     exact: bool = True
     """Whether freezing keeps the effective weight bit for bit."""
 
+    effect: ClassVar[str] = "zeroed"
+    """What a mask does to weights, in the word that tables and figures use, see `affected`."""
+
     frozen: bool = False
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -68,6 +71,12 @@ class Mask(nn.Module, ABC):
 
     def signed(self) -> Tensor | None:
         """The mask in {-1, 0, 1}, of the weight's shape; the binary one, unless the method has signs."""
+        return self.binary()
+
+    def keeps(self) -> Tensor | None:
+        """Where the weight is kept, bool, of its shape: what a mask of another method may start from. None where a mask that
+        is no choice of weights to keep has none.
+        """
         return self.binary()
 
     def values(self) -> dict[str, Tensor]:
@@ -149,6 +158,7 @@ METHODS: Registry[type[MaskMethod]] = Registry(
         "dan": "img2img.masks.methods.channel",
         "dora": "img2img.masks.methods.lora",
         "ia3": "img2img.masks.methods.channel",
+        "dense_signs": "img2img.masks.methods.signs",
         "identity": "img2img.masks.methods.identity",
         "impresslearn": "img2img.masks.methods.impresslearn",
         "ksm": "img2img.masks.methods.ksm",
@@ -157,10 +167,21 @@ METHODS: Registry[type[MaskMethod]] = Registry(
         "mixed": "img2img.masks.methods.mixed",
         "piggyback": "img2img.masks.methods.piggyback",
         "residual_adapter": "img2img.masks.methods.channel",
+        "sparse_signs": "img2img.masks.methods.sparse_signs",
         "supsup": "img2img.masks.methods.supsup",
     },
 )
 """The mask methods by the names that configs and task files use."""
+
+
+def affected(effect: str, density: float | None) -> float | None:
+    """The share of the weights to which a binary mask does what `Mask.effect` says.
+
+    Args:
+        effect: "zeroed" is what the zeros of a mask are; any other word, such as "moved", is what its ones are.
+        density: the share of its ones; None without a binary mask.
+    """
+    return None if density is None else 1 - density if effect == "zeroed" else density
 
 
 def build_method(name: str, options: Mapping[str, Any]) -> MaskMethod:

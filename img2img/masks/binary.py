@@ -70,10 +70,11 @@ class BinaryMask(Mask):
     @torch.no_grad()
     def start_from(self, other: Mask) -> None:
         """Scores that give `other`'s mask. For a kernel, that of the majority of its weights, ones where they are even."""
-        mask = other.binary()
+        mask = other.keeps()
         if mask is None:
             raise InputError(
-                f"a {type(other).__name__} has no binary mask to start from: choose another task, or none (start_from=None)"
+                f"a {type(other).__name__} has no binary mask of kept weights to start from: choose another task, or none "
+                "(start_from=None)"
             )
         if mask.shape != self.mask_shape:
             kernel = tuple(range(-self.kernel_dims, 0))

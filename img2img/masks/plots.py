@@ -3,7 +3,7 @@
 Each function returns a `matplotlib.figure.Figure` of its own, which `figure.savefig` writes; pyplot's global state is not used.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ _NAMED_LAYERS = 20
 
 
 def density_figure(rows: Sequence[DensityRow]) -> "Figure":
-    """The fraction of zeroed weights over the layers, one line a task.
+    """The fraction of weights that are zeroed, or moved, and so on, over the layers, one line a task.
 
     Args:
         rows: of `analysis.density_table`, of any number of tasks.
@@ -34,20 +34,28 @@ def density_figure(rows: Sequence[DensityRow]) -> "Figure":
     Raises:
         InputError: no row has a binary mask.
     """
-    known = [row for row in rows if row.zeroed is not None]
+    known = [row for row in rows if row.affected is not None]
     if not known:
         raise InputError("density_figure got no rows with a density: expected those of tasks with binary masks")
     layers = {row.depth: row.layer for row in rows}
+    effects = {row.task: row.effect for row in known}
+    words = effect_words(effects.values())
     figure, (axes,) = _figure(layers, panels=1)
-    for index, task in enumerate(dict.fromkeys(row.task for row in known)):
-        points = [(row.depth, 100 * (row.zeroed or 0.0)) for row in known if row.task == task]
-        axes.plot(*zip(*points, strict=True), label=task, **_line(index))
+    for index, (task, effect) in enumerate(effects.items()):
+        points = [(row.depth, 100 * (row.affected or 0.0)) for row in known if row.task == task]
+        label = task if len(set(effects.values())) == 1 else f"{task} ({effect})"
+        axes.plot(*zip(*points, strict=True), label=label, **_line(index))
     axes.set_ylim(-3, 103)
-    axes.set_ylabel("zeroed weights [%]")
+    axes.set_ylabel(f"{words} weights [%]")
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    axes.set_title("Zeroed weights by layer", loc="left", fontsize=10)
+    axes.set_title(f"{words.capitalize()} weights by layer", loc="left", fontsize=10)
     complete_fonts(figure)
     return figure
+
+
+def effect_words(effects: Iterable[str | None]) -> str:
+    """What masks do to weights in words: "zeroed", or "zeroed or moved" where they differ."""
+    return " or ".join(dict.fromkeys(effect for effect in effects if effect is not None))
 
 
 def similarity_figure(

@@ -124,6 +124,11 @@ class TaskState(nn.Module):
         found = self.binaries().values()
         return sum(int(m.sum()) for m in found) / sum(m.numel() for m in found) if found else None
 
+    def effect(self) -> str | None:
+        """What the first binary mask does to weights, such as "zeroed" or "moved", see `Mask.effect`; None without any."""
+        self.prepare()
+        return next((mask.effect for _, mask in self.named_masks() if mask.binary() is not None), None)
+
     def freeze(self) -> None:
         """End the training: scores become stored bits, nothing requires grad, evaluation mode for good."""
         if not self.frozen:

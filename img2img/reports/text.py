@@ -58,6 +58,8 @@ METHODS = {
     "affine": "one bit for each weight and four numbers for each layer, which mix weight, constant, bit and their product",
     "ksm": "one bit for each kernel, and a scale for those that the bit would drop",
     "supsup": "one bit for each weight, set for a fixed fraction of them",
+    "sparse_signs": "a sign or nothing for each weight, and one number for each output channel by which the signs move weights",
+    "dense_signs": "a sign for each weight, and one number for each output channel by which all weights are moved",
     "impresslearn": "one number for each mask of a shared basis and each layer",
     "identity": "none at all: every weight is kept",
 }

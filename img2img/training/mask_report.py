@@ -11,6 +11,7 @@ from pydantic import ConfigDict, model_validator
 from img2img.files.json_files import read_json
 from img2img.masks import MaskedNetwork
 from img2img.masks.analysis import density_table, density_totals, similarity, value_table
+from img2img.masks.base import affected
 from img2img.masks.methods.ksm import KSMMask, SoftKSMMask
 from img2img.masks.task_state import TaskState
 from img2img.validation import Number, Stored, as_model
@@ -53,7 +54,8 @@ class TaskMasks(_Strict):
     Attributes:
         method: its method's name.
         density: share of ones, of all layers together; None without a binary mask.
-        zeroed: share of weights that are zeroed, likewise.
+        zeroed: share of weights that are zeroed, likewise; None of masks that do something else.
+        effect: what the masks do to weights, such as "moved", see `img2img.masks.Mask`.
         densities: by layer.
         values: means by layer: affine's k0 to k3, KSM's scale, ImpressLearn's alpha.
         kernels: of KSM alone.
@@ -65,6 +67,12 @@ class TaskMasks(_Strict):
     densities: Values
     values: dict[str, Values]
     kernels: Kernels | None = None
+    effect: str = "zeroed"
+
+    @property
+    def affected(self) -> float | None:
+        """The share of weights to which the masks do what `effect` says."""
+        return affected(self.effect, self.density)
 
     def by_layer(self) -> dict[str, Values]:
         """Every quantity that has a value for each layer."""
@@ -125,10 +133,11 @@ def describe_masks(network: MaskedNetwork) -> dict[str, Any]:
         tasks[task] = TaskMasks(
             method=state.method.name,
             density=None if total is None else total.density,
-            zeroed=None if total is None else total.zeroed,
+            zeroed=total.affected if total is not None and total.effect == "zeroed" else None,
             densities=[row.density for row in rows if row.task == task],
             values=values,
             kernels=_kernels(state, [name for name, _ in layers]),
+            effect="zeroed" if total is None or total.effect is None else total.effect,
         )
     binary = [task for task, masks in tasks.items() if masks.density is not None]
     masks = Masks(
@@ -140,7 +149,7 @@ def describe_masks(network: MaskedNetwork) -> dict[str, Any]:
             kappa=similarity(network, binary, chance_corrected=True).matrix,
         ),
     )
-    return {"version": VERSION} | masks.model_dump(exclude_defaults=True)  # without `kernels` where there are none
+    return {"version": VERSION} | masks.model_dump(exclude_defaults=True)  # without `kernels` and `effect` where they say nothing
 
 
 @torch.no_grad()

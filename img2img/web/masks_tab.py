@@ -9,11 +9,11 @@ from img2img.masks.analysis import density_table, similarity
 
 
 def task_table(tasks: dict[str, TaskInfo]) -> str:
-    """The tasks as an HTML table: kind, mask method, primary metric, density, bytes."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("task", "kind", "mask", "test metric", "kept weights", "file"))
+    """The tasks as an HTML table: kind, mask method, primary metric, share of weights that it acts on, bytes."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("task", "kind", "mask", "test metric", "weights", "file"))
     rows = "".join(
         f'<tr><th scope="row">{escape(info.name)}</th><td>{escape(info.kind)}</td><td>{escape(_method(info))}</td>'
-        f"<td>{escape(_metric(info))}</td><td>{'–' if info.density is None else f'{100 * info.density:.1f} %'}</td>"
+        f"<td>{escape(_metric(info))}</td><td>{escape(_weights(info))}</td>"
         f"<td>{'–' if info.bytes is None else escape(formatting.size(info.bytes))}</td></tr>"
         for info in tasks.values()
     )
@@ -22,12 +22,13 @@ def task_table(tasks: dict[str, TaskInfo]) -> str:
 
 def mask_figures(model: Model) -> str:
     """The figures as inline SVG, or a sentence where there is nothing to draw."""
-    from img2img.masks.plots import density_figure, similarity_figure
+    from img2img.masks.plots import density_figure, effect_words, similarity_figure
 
     rows = density_table(model.network)
-    if all(row.zeroed is None for row in rows):
+    if all(row.affected is None for row in rows):
         return "<p>None of these tasks has a binary mask, so there are no densities or similarities to show.</p>"
-    shown = [_svg(density_figure(rows), "density", "Zeroed weights of each task's mask, by layer")]
+    words = effect_words(row.effect for row in rows).capitalize()
+    shown = [_svg(density_figure(rows), "density", f"{words} weights of each task's mask, by layer")]
     masked = tuple(dict.fromkeys(row.task for row in rows if row.density is not None))
     if len(masked) > 1:
         names, matrix = similarity(model.network, masked)
@@ -37,6 +38,10 @@ def mask_figures(model: Model) -> str:
 
 def _method(info: TaskInfo) -> str:
     return "none (the backbone itself)" if info.method == "identity" else info.method
+
+
+def _weights(info: TaskInfo) -> str:
+    return "–" if info.affected is None else f"{100 * info.affected:.1f} % {info.effect}"
 
 
 def _metric(info: TaskInfo) -> str:

@@ -141,6 +141,10 @@ METHODS: dict[str, Callable[[], masks.MaskMethod]] = {
     "supsup": lambda: masks.SupSup(density=0.3),
     "supsup-global": lambda: masks.SupSup(density=0.3, allocation="global"),
     "supsup-erdos-renyi": lambda: masks.SupSup(density=0.3, allocation="erdos_renyi"),
+    "sparse-signs": masks.SparseSigns,
+    "sparse-signs-share": lambda: masks.SparseSigns(share=0.3, scale_per="layer", penalty_weight=0.1),
+    "dense-signs": masks.DenseSigns,
+    "dense-signs-layer": lambda: masks.DenseSigns(scale_per="layer"),
     # A weight of every network.
     "mixed": lambda: masks.Mixed(method=masks.Piggyback(init=6e-3), trainable_copies=["*[0jxr].weight"]),
     "lora": lambda: masks.LoRA(rank=2, alpha=2),

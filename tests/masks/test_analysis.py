@@ -53,11 +53,26 @@ def test_densities_are_fractions_of_ones_and_totals_weigh_layers_by_their_size()
     net = _two_layers({"a": [1, 1, 1, 0]}, {"a": [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]})
     rows = analysis.density_table(net)
     assert [asdict(row) for row in rows] == [
-        {"task": "a", "layer": "0.weight", "depth": 0, "weights": 4, "density": 0.75, "zeroed": 0.25},
-        {"task": "a", "layer": "1.weight", "depth": 1, "weights": 10, "density": 0.2, "zeroed": 0.8},
+        {"task": "a", "layer": "0.weight", "depth": 0, "weights": 4, "density": 0.75, "effect": "zeroed", "affected": 0.25},
+        {"task": "a", "layer": "1.weight", "depth": 1, "weights": 10, "density": 0.2, "effect": "zeroed", "affected": 0.8},
     ]
     (total,) = analysis.density_totals(rows)
-    assert (total.weights, total.density, total.zeroed) == (14, pytest.approx(5 / 14), pytest.approx(9 / 14))
+    assert (total.weights, total.density, total.affected) == (14, pytest.approx(5 / 14), pytest.approx(9 / 14))
+
+
+def test_masks_that_move_weights_count_those_and_no_zeroed_ones() -> None:
+    net = MaskedNetwork(nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 5, bias=False)))
+    state = net.add_task("a", masks.SparseSigns())
+    (first, _) = (mask for _, mask in state.named_masks())
+    first.score.data[0, 1] = -0.01
+    rows = analysis.density_table(net)
+    assert [(row.density, row.effect, row.affected) for row in rows] == [(0.25, "moved", 0.25), (0.0, "moved", 0.0)]
+    (total,) = analysis.density_totals(rows)
+    assert (total.effect, total.affected, state.effect()) == ("moved", pytest.approx(1 / 14), "moved")
+    (axes,) = plots.density_figure(rows).axes
+    assert (axes.get_ylabel(), axes.get_title(loc="left")) == ("moved weights [%]", "Moved weights by layer")
+    net.add_task("b", masks.Identity())
+    assert net.state("b").effect() is None
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -242,8 +257,9 @@ def test_figures_show_the_tables_and_name_the_layers_only_when_they_are_few(laye
         "flips": plots.flips_figure([meter.update(), meter.update()]),
     }
     (axes,) = drawn["density"].axes
-    assert [line.get_label() for line in axes.lines] == ["a", "b"]
-    assert list(axes.lines[0].get_ydata()) == pytest.approx([100 * row.zeroed for row in rows if row.task == "a"])
+    assert [line.get_label() for line in axes.lines] == ["a (zeroed)", "b (selected)"]
+    assert axes.get_ylabel() == "zeroed or selected weights [%]"
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([100 * row.affected for row in rows if row.task == "a"])
     means = [row.mean for row in analysis.value_table(net, "b") if row.name == "k2"]
     assert list(next(a for a in drawn["values"].axes if a.get_ylabel() == "k2").lines[0].get_ydata()) == pytest.approx(means)
     assert drawn["flips"].axes[1].images[0].get_array().shape == (layers, 2)

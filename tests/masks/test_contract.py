@@ -22,7 +22,8 @@ FORMATS: dict[int, tuple[torch.memory_format, ...]] = {
 
 VARIANTS = {
     "piggyback-uniform", "piggyback-ternary", "affine-simple", "ksm-element-hard", "ksm-through-scale", "supsup-global",
-    "supsup-erdos-renyi", "impresslearn-hybrid", "dora", "lokr", "ia3", "dan", "residual-adapter-series",
+    "supsup-erdos-renyi", "impresslearn-hybrid", "dora", "lokr", "ia3", "dan", "residual-adapter-series", "dense-signs",
+    "dense-signs-layer",
 }  # fmt: skip
 """Methods that read a weight's shape as another one of their class does."""
 EXAMPLES = {"transposed2d", "attention", "tied"}

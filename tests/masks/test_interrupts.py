@@ -226,6 +226,7 @@ METHODS = {
     "affine": lambda: masks.Affine(channel_wise=True),
     "ksm": masks.KSM,
     "supsup": lambda: masks.SupSup(density=0.3, allocation="global"),
+    "sparse signs": lambda: masks.SparseSigns(share=0.3),
     "mixed": lambda: masks.Mixed(method=masks.Piggyback(init=6e-3), trainable_copies=["body.3.*"]),
 }
 

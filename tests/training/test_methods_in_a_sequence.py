@@ -21,6 +21,7 @@ from img2img.training.run import run
 
 Make = Callable[..., dict[str, Any]]
 SUPSUP = {"name": "supsup", "density": 0.4}
+SIGNS = {"name": "sparse_signs", "share": 0.2, "penalty_weight": 0.1}
 IMPRESS = {"name": "impresslearn", "basis": "shared"}
 
 
@@ -29,7 +30,9 @@ def _with(config: dict[str, Any], task: str, **changes: Any) -> dict[str, Any]:
     return {**config, "tasks": tasks}
 
 
-@pytest.mark.parametrize("method", [{"name": "affine", "channel_wise": True}, {"name": "ksm"}, SUPSUP], ids=lambda m: m["name"])
+@pytest.mark.parametrize(
+    "method", [{"name": "affine", "channel_wise": True}, {"name": "ksm"}, SUPSUP, SIGNS], ids=lambda m: m["name"]
+)
 def test_every_method_runs_and_reports_what_the_bundle_gives(config: Make, tmp_path: Path, method: dict[str, Any]) -> None:
     results = run(config(method=method, sequence=["disks", "colour", "edges"]))
     assert results["forgetting"]["max_abs_output_change"] == 0.0

@@ -149,6 +149,7 @@ class AffineMask(BinaryMask):
     float16, (4, out_channels).
     """
 
+    effect = "selected"
     k: Tensor
 
     def __init__(self, layer: Layer, score: Tensor | None, mask: Tensor | None, k: Tensor, method: "Affine") -> None:

@@ -123,6 +123,7 @@ class SoftKSMMask(KSMMask):
     """
 
     exact = False
+    effect = "kept"  # the others are scaled
     codes: Tensor | None
     range: Tensor | None
 

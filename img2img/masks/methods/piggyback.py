@@ -12,8 +12,9 @@ from img2img.errors import InputError
 from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
-from img2img.masks.bits import as_factor, pack_bits, unpack_bits
+from img2img.masks.bits import as_factor
 from img2img.masks.layers import Layer, kernel_sum
+from img2img.masks.ternary import TernaryMask, check_signs
 from img2img.validation import one_of
 
 Scaling = Literal["none", "average", "individual"]
@@ -108,38 +109,24 @@ def ternary(score: Tensor, threshold: float) -> Tensor:
     return (score >= threshold).to(torch.int8) - (score <= -threshold).to(torch.int8)
 
 
-class TernaryMask(PiggybackMask):
-    """A mask in {-1, 0, 1}. Frozen, `bits` say where it is not zero and `negative` which of those are -1."""
-
-    negative: Tensor | None
+class TernaryPiggybackMask(TernaryMask):
+    """A mask in {-1, 0, 1} that multiplies the weight."""
 
     def __init__(
         self, layer: Layer, score: Tensor | None, mask: Tensor | None, method: "Piggyback", negative: Tensor | None = None
     ) -> None:
-        super().__init__(layer, score, mask, method)
-        self.register_buffer("negative", None if negative is None else pack_bits(negative))
+        super().__init__(layer, score, mask, negative, kernel_wise=method.granularity == "kernel")
+        self.threshold = method.threshold
+        self.start = method.start_score
+        self.scaling = method.gradient_scaling
 
-    def ones(self, score: Tensor) -> Tensor:
-        """Where the mask is not zero."""
-        return score.abs() >= self.threshold
+    def codes(self, score: Tensor) -> Tensor:
+        """`1[R >= τ] - 1[R <= -τ]`."""
+        return ternary(score, self.threshold)
 
     def scores_for(self, mask: Tensor) -> Tensor:
         """The start value for ones; 0, in the middle between the thresholds, for zeros."""
         return torch.where(mask, self.start, 0.0)
-
-    def signed(self) -> Tensor:
-        """`T`, int8, of the weight's shape."""
-        return self.ternary().expand(self.shape)
-
-    def ternary(self) -> Tensor:
-        """The mask, int8 in {-1, 0, 1}, of `mask_shape`."""
-        if self.score is not None:
-            return ternary(self.score.detach(), self.threshold)
-        assert self.negative is not None
-        nonzero = self.hard()
-        mask = nonzero.to(torch.int8)
-        mask[nonzero] -= 2 * unpack_bits(self.negative, torch.Size([int(nonzero.sum())])).to(torch.int8)
-        return mask
 
     def effective(self, weight: Tensor) -> Tensor:
         """`W ∘ T`."""
@@ -147,34 +134,9 @@ class TernaryMask(PiggybackMask):
         out: Tensor = _TernaryWeight.apply(weight, self.score, self.threshold, self.kernel_dims, self.scaling)
         return out
 
-    def decode(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """`T`, int8."""
-        mask = self.ternary()
-        if mask.shape != weight.shape:
-            return (mask,)
-        return (torch.empty_like(weight, dtype=torch.int8, requires_grad=False).copy_(mask),)
-
-    def freeze(self) -> None:
-        """Keep the mask and its signs, drop the scores."""
-        if self.score is not None:
-            mask = self.ternary()
-            super().freeze()
-            self.negative = pack_bits(mask[mask != 0] < 0)
-
-    def stored(self) -> dict[str, Tensor]:
-        """`{"mask": bool of mask_shape, "negative": (number of ones,) bool}`, the signs in row-major order."""
-        parts = super().stored()
-        assert self.negative is not None
-        return parts | {"negative": unpack_bits(self.negative, torch.Size([int(parts["mask"].sum())]))}
-
-    @torch.no_grad()
-    def start_from(self, other: Mask) -> None:
-        """As any binary mask, and with the signs of another ternary one of the same granularity."""
-        signs = other.ternary() if isinstance(other, TernaryMask) and other.mask_shape == self.mask_shape else None
-        super().start_from(other)
-        if signs is not None and self.score is not None:
-            self.score.mul_(torch.where(signs < 0, -1.0, 1.0))
-        self.negative = None
+    def write(self, weight: Tensor, decoded: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        """`W ∘ T`."""
+        return torch.mul(weight, decoded[0], out=out)
 
 
 @METHODS.register("piggyback")
@@ -231,7 +193,7 @@ class Piggyback(MaskMethod):
         """One trainable mask a weight; scores are float32 whatever the weight's dtype, in the weight's memory format."""
         weights = [layer.weight for layer in layers.values()]
         magnitude = sum(w.abs().sum().item() for w in weights) / max(1, sum(w.numel() for w in weights))
-        kind = TernaryMask if self.ternary else PiggybackMask
+        kind = TernaryPiggybackMask if self.ternary else PiggybackMask
         return {name: kind(layer, self._start(layer, magnitude), None, self) for name, layer in layers.items()}
 
     def _start(self, layer: Layer, magnitude: float) -> Tensor:
@@ -260,8 +222,6 @@ class Piggyback(MaskMethod):
             if not self.ternary:
                 masks[name] = PiggybackMask(layer, None, parts["mask"], self)
                 continue
-            ones = int(parts["mask"].sum())
-            if len(parts["negative"]) != ones:
-                raise InputError(f"mask of {name}: {len(parts['negative'])} signs for {ones} ones: the task file is damaged")
-            masks[name] = TernaryMask(layer, None, parts["mask"], self, parts["negative"])
+            check_signs(name, parts)
+            masks[name] = TernaryPiggybackMask(layer, None, parts["mask"], self, parts["negative"])
         return masks

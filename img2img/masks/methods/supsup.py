@@ -1,7 +1,7 @@
 """SupSup: binary masks of a fixed density, the top scores (edge-popup; Ramanujan et al. 2020, Wortsman et al. 2020)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -39,6 +39,20 @@ def cut_at(scores: Tensor, count: int) -> Cut:
     smallest = top.min()
     tied = int((scores >= smallest).sum()) > count
     return Cut(smallest.item(), int((top == smallest).sum()) if tied else None)
+
+
+def cuts_at(scores: Sequence[Tensor], count: int) -> list[Cut]:
+    """The cut of each of several vectors, all at one score, that leaves `count` ones together. Ties count in their order."""
+    cut = cut_at(torch.cat(list(scores)), count)
+    if cut.ties is None:
+        return [cut] * len(scores)
+    left, cuts = cut.ties, []
+    for values in scores:
+        tied = int((values == cut.score).sum())
+        here = min(left, tied)
+        cuts.append(Cut(cut.score, None if here == tied else here))  # None is found faster
+        left -= here
+    return cuts
 
 
 def above(scores: Tensor, cut: Cut) -> Tensor:
@@ -190,12 +204,9 @@ class SupSup(MaskMethod):
         if self.allocation != "global" or not trained:
             return
         scores = [in_memory(m.score.detach()) for m in trained if m.score is not None]
-        cut = cut_at(torch.cat(scores), number_of_ones(self.density, sum(map(len, scores))))
-        left = cut.ties
-        for mask, values in zip(trained, scores, strict=True):
-            here = None if left is None else min(left, int((values == cut.score).sum()))
-            mask.cut = Cut(cut.score, here)
-            left = None if left is None or here is None else left - here
+        cuts = cuts_at(scores, number_of_ones(self.density, sum(map(len, scores))))
+        for mask, cut in zip(trained, cuts, strict=True):
+            mask.cut = cut
 
 
 def number_of_ones(density: float, size: int) -> int:

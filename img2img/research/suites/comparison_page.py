@@ -9,6 +9,7 @@ from PIL import Image
 from img2img.files.atomic import write_atomic, write_bytes
 from img2img.files.paths import expanded
 from img2img.files.writable import check_writable
+from img2img.masks.plots import effect_words
 from img2img.reports import text
 from img2img.research.suites import mask_figures, page_text, quality_figures
 from img2img.research.suites.aggregate import (
@@ -163,30 +164,35 @@ def _grid(task: TaskInfo, image: Image.Image, methods: Sequence[Method], gallery
 
 def _masks(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:
     entries = []
-    zeroed: dict[Method, dict[str, float | None]] = {}
+    affected: dict[Method, dict[str, float | None]] = {}
+    effects: dict[Method, str] = {}
     for method in suite.methods:
         run = method.masks
         if run is None or run.masks is None:
             continue
         masks = run.masks
+        masked = [task for task in masks.tasks.values() if task.affected is not None]
         entry = {
             "title": method.title,
             "seed": run.seed,
+            "effect": effect_words(task.effect for task in masked),
             "equal": gallery.add(mask_figures.similarity(masks, "equal"), "similarity", method.label),
             "kappa": gallery.add(mask_figures.similarity(masks, "kappa"), "kappa", method.label),
-            "layers": gallery.add(mask_figures.zeroed_by_layer(masks), "zeroed_by_layer", method.label),
+            "layers": gallery.add(mask_figures.affected_by_layer(masks), "affected_by_layer", method.label),
             "k": gallery.add(mask_figures.k_by_layer(masks), "k_by_layer", method.label),
             "kernels": gallery.add(mask_figures.kernels_by_layer(masks), "kernels_by_layer", method.label),
         }
         if any(isinstance(part, Shown) for part in entry.values()):
             entries.append(entry)
-        if any(task.zeroed is not None for task in masks.tasks.values()):
-            zeroed[method] = {name: task.zeroed for name, task in masks.tasks.items()}
+        if masked:
+            affected[method] = {name: task.affected for name, task in masks.tasks.items()}
+            effects[method] = effect_words(task.effect for task in masked)
     if not entries:
         return None
-    names = [task.name for task in suite.tasks if any(by.get(task.name) is not None for by in zeroed.values())]
-    bars = quality_figures.zeroed_figure(list(zeroed), names, zeroed) if names else None
-    return {"entries": entries, "zeroed": gallery.add(bars, "zeroed_by_task")}
+    names = [task.name for task in suite.tasks if any(by.get(task.name) is not None for by in affected.values())]
+    bars = quality_figures.affected_figure(effects, names, affected) if names else None
+    words = effect_words(effects.values())
+    return {"entries": entries, "affected": gallery.add(bars, "affected_by_task"), "effect": words}
 
 
 def _curves(suite: Suite, gallery: Gallery, curves: Mapping[str, Mapping[str, Points]]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from img2img.masks.analysis import DensityRow
+from img2img.masks.base import affected
 from img2img.masks.plots import density_figure, similarity_figure
 from img2img.research.suites.plot_style import WIDE, look, new_figure, plain, side_legend, tidy
 from img2img.training.mask_report import Masks, TaskMasks, Values
@@ -25,10 +26,10 @@ def similarity(masks: Masks, measure: str) -> Figure | None:
     return similarity_figure(names, tables.kappa if measure == "kappa" else tables.equal, chance_corrected=measure == "kappa")
 
 
-def zeroed_by_layer(masks: Masks) -> Figure | None:
-    """The fraction of zeroed weights over the layers, a line a task; None without binary masks."""
+def affected_by_layer(masks: Masks) -> Figure | None:
+    """The fraction of weights that are zeroed, or moved, over the layers, a line a task; None without binary masks."""
     rows = [
-        DensityRow(plain(task), layer.name, depth, layer.weights, density, None if density is None else 1 - density)
+        DensityRow(plain(task), layer.name, depth, layer.weights, density, entry.effect, affected(entry.effect, density))
         for task, entry in masks.tasks.items()
         for depth, (layer, density) in enumerate(zip(masks.layers, entry.densities, strict=True))
     ]

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from img2img.masks.plots import effect_words
 from img2img.reports import text
 from img2img.research.suites.aggregate import Matrix, Sizes, Stat
 from img2img.research.suites.plot_style import COLOURS, WIDE, fill, look, new_figure, plain, side_legend, tidy
@@ -246,20 +247,30 @@ def _gap(shift: float, height: float) -> float:
     return _NEAR if abs(shift) <= height / 2 else 3 * _NEAR
 
 
-def zeroed_figure(methods: Sequence[Method], tasks: Sequence[str], zeroed: Mapping[Method, Mapping[str, float | None]]) -> Figure:
-    """The fraction of zeroed weights, a group of bars a task, a bar a method."""
+def affected_figure(
+    effects: Mapping[Method, str], tasks: Sequence[str], affected: Mapping[Method, Mapping[str, float | None]]
+) -> Figure:
+    """The fraction of weights that masks zero, or move, a group of bars a task, a bar a method.
+
+    Args:
+        effects: what each method's masks do, see `img2img.masks.Mask`.
+        tasks: their names.
+        affected: by method and task the fraction of weights that they do it to.
+    """
+    methods = list(effects)
     figure = new_figure(WIDE, max(3.4, 0.1 * len(methods)))  # no more than two columns of names
     axes = figure.subplots()
     tidy(axes, grid="y")
     width = 0.82 / len(methods)
     for j, method in enumerate(methods):
-        bars = [(i, value) for i, task in enumerate(tasks) if (value := zeroed[method].get(task)) is not None]
+        bars = [(i, value) for i, task in enumerate(tasks) if (value := affected[method].get(task)) is not None]
         places = [i + (j - (len(methods) - 1) / 2) * width for i, _ in bars]
-        axes.bar(places, [100 * value for _, value in bars], width=width, label=plain(method.title), **fill(method.index))
+        title = plain(method.title) if len(set(effects.values())) == 1 else f"{plain(method.title)} ({effects[method]})"
+        axes.bar(places, [100 * value for _, value in bars], width=width, label=title, **fill(method.index))
     axes.set_xticks(range(len(tasks)), [plain(task, 16) for task in tasks])
     axes.tick_params(axis="x", length=0)
     axes.set_ylim(0, None)
-    axes.set_ylabel("zeroed weights [%]")
+    axes.set_ylabel(f"{effect_words(effects.values())} weights [%]")
     side_legend(axes)
     return figure
 

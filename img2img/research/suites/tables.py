@@ -142,7 +142,7 @@ def all_tables(suite: Suite, curves: Mapping[str, Mapping[str, Points]]) -> list
             ("task", "method", "step", "value"),
             tuple((task, label, *point) for task, by in curves.items() for label, points in by.items() for point in points),
         ),
-        Table("masks_zeroed", ("method", "seed", "task", "mask", "density", "zeroed"), tuple(_zeroed(suite))),
+        Table("masks_affected", ("method", "seed", "task", "mask", "density", "effect", "affected"), tuple(_affected(suite))),
         Table("masks_similarity", ("method", "seed", "a", "b", "equal", "kappa"), tuple(_similarity(suite))),
         Table(
             "masks_layers",
@@ -216,10 +216,10 @@ def _metrics(suite: Suite) -> Iterator[tuple[Any, ...]]:
                     yield task.name, name, method.label, *_parts(found), baseline_of(suite, task, name)
 
 
-def _zeroed(suite: Suite) -> Iterator[tuple[Any, ...]]:
+def _affected(suite: Suite) -> Iterator[tuple[Any, ...]]:
     for run in suite.runs:
         for task, entry in run.masks.tasks.items() if run.masks is not None else ():
-            yield run.label, run.seed, task, entry.method, entry.density, entry.zeroed
+            yield run.label, run.seed, task, entry.method, entry.density, entry.effect, entry.affected
 
 
 def _similarity(suite: Suite) -> Iterator[tuple[Any, ...]]:

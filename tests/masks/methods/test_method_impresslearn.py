@@ -227,7 +227,7 @@ def test_a_task_starts_from_the_coefficients_of_another_and_from_nothing_else() 
     net.add_basis("c", Basis.random(net.layers(), count=5, density=0.4, seed=1))
     with pytest.raises(InputError, match="choose a task of the same basis"):
         net.add_task("v", ImpressLearn(basis="c"), start_from="t")
-    with pytest.raises(InputError, match="has no binary mask to start from"):
+    with pytest.raises(InputError, match="has no binary mask of kept weights"):
         net.add_task("v", masks.Piggyback(), start_from="t")
 
 

@@ -5,12 +5,12 @@ import torch
 from mask_zoo import layer
 
 from img2img import InputError, masks
-from img2img.masks.methods.piggyback import PiggybackMask, TernaryMask, select
+from img2img.masks.methods.piggyback import PiggybackMask, TernaryPiggybackMask, select
 
 
 def _mask(score: torch.Tensor, **options: object) -> PiggybackMask:
     method = masks.Piggyback(**options)  # type: ignore[arg-type]
-    kind = TernaryMask if method.ternary else PiggybackMask
+    kind = TernaryPiggybackMask if method.ternary else PiggybackMask
     return kind(layer(score), score.clone(), None, method)
 
 
@@ -77,7 +77,7 @@ def test_one_score_a_kernel_masks_all_of_it_and_gets_the_sum_of_its_gradients(te
     weight, upstream = torch.randn(2, 4, 3, 3, 3)
     score = torch.randn(4, 3, 1, 1) * 0.01
     method = masks.Piggyback(granularity="kernel", ternary=ternary)
-    kind = TernaryMask if ternary else PiggybackMask
+    kind = TernaryPiggybackMask if ternary else PiggybackMask
     mask = kind(layer(weight, kernel_dims=2), score, None, method)
     hard = (score >= 5e-3).float() - (score <= -5e-3).float() * ternary
     assert torch.equal(mask(weight), weight * hard)

@@ -14,7 +14,7 @@ from img2img.research.suites.aggregate import Stat, best, mean_curve, relative_s
 from img2img.research.suites.page_text import spread
 from img2img.research.suites.paired_differences import gain, nearest_mask, pair_rows, pairs
 from img2img.research.suites.plot_style import save_png
-from img2img.research.suites.quality_figures import curve_figure, quality_bytes_figure, zeroed_figure
+from img2img.research.suites.quality_figures import affected_figure, curve_figure, quality_bytes_figure
 from img2img.research.suites.store import store_run, training_curve
 from img2img.research.suites.suite import Method, TaskInfo, read_suite
 from img2img.research.suites.tables import winners
@@ -233,12 +233,19 @@ def test_learning_curves_join_the_phases_of_a_task_and_average_seeds(tmp_path: P
     assert training_curve(tmp_path / "sequential" / "0", "streets", "mIoU") == [], "all tasks trained at once"
 
 
+def test_bars_of_masks_that_zero_and_that_move_say_which_do_what() -> None:
+    first, second = (Method(name, name, "mask", "", i, ()) for i, name in enumerate(("bits", "signs")))
+    (axes,) = affected_figure({first: "zeroed", second: "moved"}, ["edges"], {first: {"edges": 0.5}, second: {"edges": 0.1}}).axes
+    assert axes.get_ylabel() == "zeroed or moved weights [%]"
+    assert axes.get_legend_handles_labels()[1] == ["bits (zeroed)", "signs (moved)"]
+
+
 def test_forty_methods_leave_room_for_the_axes(tmp_path: Path) -> None:
     """Their legend has columns; matplotlib's warning that it found no room would fail the test."""
     methods = [Method(f"m{i}", f"a method with a longer name {i}", "mask", "", i, ()) for i in range(40)]
     task = TaskInfo("edges", "edges", "MSE", False, None, None)
     curves = curve_figure(task, {method: [(1, i + 1.0), (2, 2.0)] for i, method in enumerate(methods)})
-    bars = zeroed_figure(methods, ["edges"], {method: {"edges": 0.5} for method in methods})
+    bars = affected_figure(dict.fromkeys(methods, "zeroed"), ["edges"], {method: {"edges": 0.5} for method in methods})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for figure in (curves, bars):

@@ -17,6 +17,7 @@ from img2img import MaskedNetwork, masks
 from img2img.data.base import ImageDataset, Sample
 from img2img.errors import InputError
 from img2img.files.lock import FolderInUseError, hold
+from img2img.research.suites.mask_figures import affected_by_layer
 from img2img.research.suites.schema import Summary
 from img2img.research.suites.store import describe_store, read_store, store_run
 from img2img.research.suites.suite import read_suite
@@ -288,6 +289,19 @@ def test_masks_are_described_by_layer(network: MaskedNetwork, frozen: bool, tmp_
     assert found["similarity"]["equal"][0][1] == pytest.approx(72 / 108)
     # In each layer one of the two is all ones: 18 + 54 equal ones are what chance gives at these densities.
     assert found["similarity"]["kappa"][0][1] == pytest.approx(0)
+
+
+def test_masks_that_move_weights_say_so_and_zero_none() -> None:
+    network = MaskedNetwork(Net(), head="head")
+    network.add_task("a", masks.SparseSigns(), head=nn.Conv2d(4, 1, 1))
+    with torch.no_grad():
+        dict(network.state("a").named_masks())["encoder.weight"].score[0] = -1.0  # 18 of 36, of 108
+    found = Masks.model_validate(describe_masks(network)).tasks["a"]
+    assert (found.effect, found.affected, found.zeroed) == ("moved", pytest.approx(18 / 108), None)
+    assert found.values["scale"][0] is not None
+    (axes,) = affected_by_layer(Masks.model_validate(describe_masks(network))).axes
+    assert axes.get_ylabel() == "moved weights [%]"
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([50.0, 0.0])
 
 
 def test_a_hard_ksm_mask_has_no_scaled_kernels() -> None:
