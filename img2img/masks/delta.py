@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from img2img.errors import InputError
 from img2img.masks.base import MaskMethod
 from img2img.masks.layers import Layer
-from img2img.masks.methods.affine import channel_sums
 from img2img.masks.methods.mixed import TrainableCopy
 from img2img.masks.methods.signs import SignsMask, SignsMethod
 from img2img.masks.methods.sparse_signs import SparseSigns
@@ -141,7 +140,7 @@ def delta_from_finetuned(
 def _set_signs(name: str, mask: SignsMask, layer: Layer, delta: Tensor, kept: Tensor, method: SignsMethod) -> DeltaRow:
     """Set the signs of the kept changes and their scales."""
     codes = torch.where(kept, torch.where(delta >= 0, 1, -1), 0).to(torch.int8)
-    sizes, count = channel_sums(layer, delta.abs() * kept), channel_sums(layer, kept.float())
+    sizes, count = layer.channel_sums(delta.abs() * kept), layer.channel_sums(kept.float())
     if method.scale_per == "layer":
         sizes, count = sizes.sum().view(1), count.sum().view(1)
     # What moves nothing yet starts like a fresh one, or its scores would get no gradient.

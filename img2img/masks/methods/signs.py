@@ -18,7 +18,6 @@ from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.layers import Layer
-from img2img.masks.methods.affine import channel_sums
 from img2img.masks.ternary import check_signs
 from img2img.validation import one_of
 
@@ -87,7 +86,7 @@ class _ShiftedWeight(torch.autograd.Function):
             by_score = gradient * factor
         if ctx.needs_input_grad[2]:
             moved = ctx.signs(score).mul_(gradient)
-            by_scale = channel_sums(ctx.layer, moved) if ctx.scales > 1 else moved.sum().view(1)
+            by_scale = ctx.layer.channel_sums(moved) if ctx.scales > 1 else moved.sum().view(1)
         return None, by_score, by_scale, None, None
 
 
@@ -220,7 +219,7 @@ class SignsMethod(MaskMethod):
         A channel whose weights are all zero starts like the mean of the layer's. A layer of zeros starts like fresh weights of
         the size `1 / sqrt(fan_in)`: from s = 0 the scores would never get a gradient.
         """
-        size = channel_sums(layer, layer.weight.abs().float()).div_(layer.weight.numel() // layer.out_channels)
+        size = layer.channel_sums(layer.weight.abs().float()).div_(layer.weight.numel() // layer.out_channels)
         mean = size.mean()
         mean = torch.where(mean > 0, mean, 1 / math.sqrt(layer.fan_in))
         size = torch.where(size > 0, size, mean) if self.scale_per == "channel" else mean.view(1)
