@@ -30,9 +30,10 @@ def _with(config: dict[str, Any], task: str, **changes: Any) -> dict[str, Any]:
     return {**config, "tasks": tasks}
 
 
-@pytest.mark.parametrize(
-    "method", [{"name": "affine", "channel_wise": True}, {"name": "ksm"}, SUPSUP, SIGNS], ids=lambda m: m["name"]
-)
+METHODS = [{"name": "affine", "channel_wise": True}, {"name": "ksm"}, SUPSUP, SIGNS, {"name": "lora", "rank": 2}]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m["name"])
 def test_every_method_runs_and_reports_what_the_bundle_gives(config: Make, tmp_path: Path, method: dict[str, Any]) -> None:
     results = run(config(method=method, sequence=["disks", "colour", "edges"]))
     assert results["forgetting"]["max_abs_output_change"] == 0.0
