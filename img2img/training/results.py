@@ -35,6 +35,25 @@ class ComparisonResult(Stored):
     """What is stored for the task alone."""
 
 
+class FinetunedResult(Stored):
+    """A fine-tuned network that a task was made of, and what each step from it to the task brought."""
+
+    bytes: Size
+    """Of the network's file."""
+    metrics: Metrics
+    """The network's own on the test set."""
+    val: Metrics
+    """The primary metric on the validation set: `finetuned`, the network; `signs`, the signs of its changes; `statistics`, these
+    with normalisation statistics of their own; `trained`, the task as it is stored.
+    """
+    moved: Number | None = None
+    """The share of the weights with signs that its changes move, before the training."""
+    explained: Number | None = None
+    """What of the changes' squared norm the signs keep."""
+    not_kept: dict[str, Number] = Field(default_factory=dict)
+    """The largest difference of each tensor that the task has from the backbone and the network does not."""
+
+
 class TaskResult(Stored):
     """A task of the sequence."""
 
@@ -66,6 +85,8 @@ class TaskResult(Stored):
     test_images: Number | None
     metrics: Metrics = Field(default_factory=dict)
     """All of the task's metrics on the test set."""
+    finetuned: FinetunedResult | None = None
+    """The fine-tuned network that it was made of; null where there was none."""
     baseline_metrics: Metrics = Field(default_factory=dict)
     data_sha256: str | None = None
     """Of the files that it was learned from; null where its images are made."""
@@ -179,6 +200,7 @@ class TaskRecord(Stored):
     baseline: Metrics
     density: Number | None
     bytes: Size
+    finetuned: FinetunedResult | None = None
 
 
 class ComparisonRecord(Stored):
