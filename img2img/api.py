@@ -91,7 +91,7 @@ def absorb(
     out: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Make a task of a bundle from a network that was fine-tuned from its backbone; the other tasks stay as they are, bit for bit.
+    """Make a task of a bundle from a network that was fine-tuned from its backbone; its other tasks stay as they are.
 
     The signs of the weights' changes and their scales are the start; then normalisation statistics are averaged anew, and signs,
     scales, normalisation state and head are trained for a while. `results.json` in the run folder has the primary metric after

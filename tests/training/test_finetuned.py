@@ -83,6 +83,8 @@ def _result(folder: Path) -> dict[str, Any]:
 
 
 def test_a_fine_tuned_network_becomes_a_small_task_as_good_as_it(here: Path, made: Path, absorb: Callable[..., Path]) -> None:
-    import time; t=time.time()
+    import time
+
+    t = time.time()
     out = absorb()
-    print(_result(out), time.time()-t)
+    print(_result(out), time.time() - t)

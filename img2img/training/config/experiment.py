@@ -90,8 +90,8 @@ class FinetunedOptions(Options):
     weights: str
     """A file of its state dict: the backbone's names, and those of the task's head. `.safetensors`, or of `torch.save`."""
     start: bool = True
-    """The task starts from the signs of its weights' changes (`masks.delta_from_finetuned`), its normalisation state and its head;
-    the method is `sparse_signs` or `dense_signs`. False: from what the method starts from.
+    """The task starts from the signs of its weights' changes (`masks.delta_from_finetuned`), its normalisation state and its
+    head; the method is `sparse_signs` or `dense_signs`. False: from what the method starts from.
     """
     distil: bool = True
     """The training's target is the network's output, by the distillation loss of the task's kind. False: the task's own loss."""
