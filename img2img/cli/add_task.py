@@ -11,7 +11,6 @@ from img2img.errors import InputError
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
 
-
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What the new task is called.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
