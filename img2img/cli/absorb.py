@@ -106,23 +106,17 @@ def _print(task: "TaskResult") -> None:
     """The primary metric after each step, and the bytes before and after."""
     from img2img import formatting
     from img2img.cli.output import print_table
+    from img2img.training.results import finetuned_steps
 
-    made = task.finetuned
-    assert made is not None
-    test = {"finetuned": made.metrics.get(task.primary_metric), "statistics": task.before, "trained": task.value}
-    sizes = {"finetuned": made.bytes, "trained": task.bytes}
-    steps = {
-        "finetuned": "the fine-tuned network",
-        "signs": f"the signs of {formatting.percent(made.moved)} of its changes",
-        "statistics": "+ normalisation statistics",
-        "trained": f"+ training, {formatting.count(task.steps)} steps",
-    }
-    rows = []
-    for step, text in steps.items():
-        values = [formatting.number(found[step]) if step in found else "" for found in (made.val, test)]
-        rows.append([text, *values, formatting.size(sizes[step]) if step in sizes else ""])
+    def shown(value: float | None) -> str:
+        return "" if value is None else formatting.number(value)
+
+    rows = [
+        [step.text, shown(step.val), shown(step.test), "" if step.bytes is None else formatting.size(step.bytes)]
+        for step in finetuned_steps(task)
+    ]
     arrow = "↑" if task.higher_is_better else "↓"
     print_table(["", f"validation {task.primary_metric} {arrow}", "test", "bytes"], rows)
-    if made.not_kept:
-        some = next(iter(made.not_kept))
-        typer.echo(f"{len(made.not_kept)} tensors of the network are the backbone's in the task and differ, such as {some}")
+    if task.finetuned is not None and task.finetuned.not_kept:
+        some = next(iter(task.finetuned.not_kept))
+        typer.echo(f"{len(task.finetuned.not_kept)} tensors differ and are the backbone's in the task, such as {some}")

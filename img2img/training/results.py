@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from img2img.errors import InputError
 from img2img.files.json_files import read_json
+from img2img.formatting import count, percent
 from img2img.validation import Number, Size, Stored, as_model, finite
 
 VERSION: Literal[2] = 2
@@ -90,6 +91,29 @@ class TaskResult(Stored):
     baseline_metrics: Metrics = Field(default_factory=dict)
     data_sha256: str | None = None
     """Of the files that it was learned from; null where its images are made."""
+
+
+class FinetunedStep(NamedTuple):
+    """A step from a fine-tuned network to a task, for people; None where there is nothing to show."""
+
+    text: str
+    val: float | None
+    test: float | None
+    bytes: float | None
+
+
+def finetuned_steps(task: TaskResult) -> list[FinetunedStep]:
+    """The steps of a task that was made of a fine-tuned network, in order; none for another task."""
+    made = task.finetuned
+    if made is None:
+        return []
+    network, trained = made.metrics.get(task.primary_metric), made.val.get("trained")
+    steps = [FinetunedStep("the fine-tuned network", made.val.get("finetuned"), network, made.bytes)]
+    if "signs" in made.val:
+        text = f"the signs of {percent(made.moved)} of its weights' changes"
+        steps.append(FinetunedStep(text, made.val["signs"], None, None))
+        steps.append(FinetunedStep("+ normalisation statistics", made.val.get("statistics"), task.before, None))
+    return [*steps, FinetunedStep(f"+ training, {count(task.steps)} steps", trained, task.value, task.bytes)]
 
 
 class BackboneResult(Stored):
