@@ -16,6 +16,7 @@ import img2img
 from img2img.cli import app
 from img2img.cli.add_task import _described, _of_files
 from img2img.errors import InputError
+from img2img.tasks import build_task
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 
@@ -168,7 +169,7 @@ def test_bundles_are_joined(here: Path) -> None:
 
 def test_a_fine_tuned_network_is_absorbed_and_each_step_is_printed(here: Path) -> None:
     model = img2img.load("bundle")
-    plain = model.network.copy_backbone(model.backbone.make_head(3))
+    plain = model.network.copy_backbone(model.backbone.make_head(build_task({"kind": "translation"}).out_channels))
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
