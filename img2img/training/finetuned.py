@@ -19,6 +19,7 @@ from img2img.files.untrusted import naming
 from img2img.inference.evaluator import finite
 from img2img.masks import MaskedNetwork
 from img2img.masks.delta import FinetunedDelta, delta_from_finetuned, finetuned_tensors
+from img2img.masks.methods.signs import SignsMask
 from img2img.tasks.base import Example, Task
 from img2img.training.config.experiment import FinetunedOptions
 from img2img.training.precise_bn import precise_bn
@@ -29,7 +30,7 @@ logger = logging.getLogger("img2img")
 
 
 class Distilled:
-    """A task whose target is what a teacher makes of the same input; images that need no label of their own would do.
+    """A task whose target is what a teacher makes of the same input.
 
     How outputs are compared is the task's (`Task.distillation`), since only it knows what its raw outputs mean: a squared error
     of images, a cross entropy of class probabilities. The temperature is 1: the answers wanted are the teacher's as they are.
@@ -124,7 +125,7 @@ class FinetunedTask:
         self._measure("statistics", module)
         if not self._options.train_signs:
             for mask in module.state.masks.children():
-                if isinstance(mask.score, nn.Parameter):
+                if isinstance(mask, SignsMask) and mask.score is not None:  # a trained copy has no signs
                     mask.score.requires_grad_(False)
 
     def objective(self) -> Distilled | None:
