@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from img2img.version import __version__
 
 if TYPE_CHECKING:
-    from img2img.api import add_task, run
+    from img2img.api import absorb, add_task, run
     from img2img.errors import InputError
     from img2img.hub import from_pretrained, push_to_hub, save_pretrained
     from img2img.inference import Model, load
@@ -30,6 +30,7 @@ __all__ = [
     "MaskedNetwork",
     "Model",
     "__version__",
+    "absorb",
     "add_task",
     "from_pretrained",
     "load",
@@ -42,6 +43,7 @@ _ORIGINS = {
     "InputError": "img2img.errors:InputError",
     "MaskedNetwork": "img2img.masks:MaskedNetwork",
     "Model": "img2img.inference:Model",
+    "absorb": "img2img.api:absorb",
     "add_task": "img2img.api:add_task",
     "from_pretrained": "img2img.hub:from_pretrained",
     "load": "img2img.inference:load",

@@ -73,6 +73,80 @@ def add_task(
     task = validation.mapping("task", task, {"kind": "translation"})
     data = validation.mapping("data", data, {"kind": "paired_folders", "inputs": "day", "targets": "night"})
     train = validation.mapping("train", {} if train is None else train, {"steps": 800})
+    return _learn(bundle, name, {"task": task, "data": data}, method, train, out, overrides)
+
+
+def absorb(
+    bundle: str | os.PathLike[str],
+    finetuned: str | os.PathLike[str],
+    name: str,
+    *,
+    task: Mapping[str, Any],
+    data: Mapping[str, Any],
+    method: str | Mapping[str, Any] = "sparse_signs",
+    distil: bool = True,
+    train_signs: bool = True,
+    keep_frozen: bool = False,
+    train: Mapping[str, Any] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Make a task of a bundle from a network that was fine-tuned from its backbone; its other tasks stay as they are.
+
+    The signs of the weights' changes and their scales are the start; then normalisation statistics are averaged anew, and signs,
+    scales, normalisation state and head are trained for a while. `results.json` in the run folder has the primary metric after
+    each step, and the bytes before and after (`tasks[0]["finetuned"]`). An interrupted call goes on when it is repeated.
+
+    Example:
+        img2img.absorb(
+            "runs/demo",
+            "roofs.safetensors",
+            "roofs",
+            task={"kind": "segmentation"},
+            data={"kind": "image_label_folder", "images": "photos", "labels": "labels", "classes": ["ground", "roof"]},
+        )
+
+    Args:
+        bundle: the folder of a bundle or of a run.
+        finetuned: a file of the network's state dict: the names of the bundle's backbone, and `head.*`.
+        name: of the new task.
+        task: its kind and options, see `tasks.build_task`; the network's head is for it.
+        data: its images, see `data.build_data`: for the training, and to measure before and after.
+        method: sparse_signs or dense_signs, or its name and options; `share` of sparse signs bounds what moves, a tenth of the
+            weights moves at the start otherwise.
+        distil: train against the network's outputs, or on the task's own loss.
+        train_signs: whether the signs are trained, or the scales, normalisation state and head alone.
+        keep_frozen: whether the network may differ from the backbone in tensors that no task has of its own, such as biases.
+        train: as of `add_task`.
+        out: the run folder; `runs/NAME` by default.
+        overrides: further changes of the experiment's config, as on the command line.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: as of `add_task`; or the file is no network of the backbone's shapes with a head for the task.
+    """
+    check_task_name(validation.text("name", name, "night"))
+    task = validation.mapping("task", task, {"kind": "segmentation"})
+    data = validation.mapping("data", data, {"kind": "image_label_folder", "images": "photos", "labels": "labels"})
+    train = validation.mapping("train", {} if train is None else train, {"steps": 400})
+    weights = str(validation.path("finetuned", finetuned))
+    given = {"weights": weights, "distil": distil, "train_signs": train_signs, "keep_frozen": keep_frozen}
+    return _learn(bundle, name, {"task": task, "data": data, "finetuned": given}, method, train, out, overrides)
+
+
+def _learn(
+    bundle: str | os.PathLike[str],
+    name: str,
+    template: Mapping[str, Any],
+    method: str | Mapping[str, Any],
+    train: Mapping[str, Any],
+    out: str | os.PathLike[str] | None,
+    overrides: Sequence[str],
+) -> Path:
+    """Learn one task, as an experiment's config has it (`TaskTemplate`), and join it into the bundle."""
+    data = template["data"]
     if not isinstance(method, str):
         method = validation.mapping("method", method, {"name": "piggyback"})
     folder = bundle_folder(validation.path("bundle", bundle))
@@ -89,7 +163,7 @@ def add_task(
     if chosen not in METHODS:
         raise InputError(f"the method {chosen!r} masks nothing: expected one of {', '.join(METHODS)}")
     config |= {"name": name, "out": str(out), "sequence": [name]}
-    config["tasks"] = {name: {"task": task, "data": data, **config.get("tasks", {}).get(name, {})}}
+    config["tasks"] = {name: {**template, **config.get("tasks", {}).get(name, {})}}
     config["train"] = merged(config["train"], train)
     check_bundle(folder)  # join_bundles does, after the training
     run(config)

@@ -1,4 +1,4 @@
-"""`img2img add-task`: a new task for a bundle, from folders or a config."""
+"""`img2img add-task`: a new task for a bundle, from folders or a config; the options that say what a task and its data are."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,41 +11,58 @@ from img2img.errors import InputError
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
 
+Name = Annotated[str, typer.Argument(metavar="NAME", help="What the new task is called.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the experiment, such as train.optimiser.lr=1e-3."),
+]
+Pairs = Annotated[Path | None, typer.Option(metavar="DIR", help="A|B images, input and target side by side.")]
+Inputs = Annotated[Path | None, typer.Option(metavar="DIR", help="Inputs; with --targets.")]
+Targets = Annotated[Path | None, typer.Option(metavar="DIR", help="Targets of the same names; with --inputs.")]
+Images = Annotated[Path | None, typer.Option(metavar="DIR", help="Images; alone, with --labels or with --style.")]
+Labels = Annotated[Path | None, typer.Option(metavar="DIR", help="Label files; with --images and --classes.")]
+Classes = Annotated[str | None, typer.Option(metavar="NAMES", help="sky,tree,house in the labels' order, or a file.")]
+Values = Annotated[
+    str | None, typer.Option(metavar="VALUES", help="Label values of the classes, such as 0,255; or 0=sky,128=tree,255=tree.")
+]
+Suffix = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="What names of labels or targets have more: _mask for x.jpg and x_mask.png."),
+]
+Match = Annotated[
+    str | None,
+    typer.Option(metavar="HOW", help="Other names: {id}_training,{id}_manual1 for 21_training.tif and 21_manual1.gif; or order."),
+]
+Style = Annotated[Path | None, typer.Option(metavar="IMAGE", help="A style image; with --images.")]
+Perceptual = Annotated[str, typer.Option(metavar="NAME", help="Of configs/perceptual: what judges a style.")]
+Config = Annotated[Path | None, typer.Option(metavar="YAML", help="`task` and `data` as in an experiment's config.")]
+Kind = Annotated[str | None, typer.Option(metavar="KIND", help="The kind of task for --images alone.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")]
+Resize = Annotated[int | None, typer.Option(min=8, metavar="PIXELS", help="The shorter side of training images.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder; runs/NAME by default.")]
+
 
 def add_task(
     bundle: Bundle,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What the new task is called.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the experiment, such as train.optimiser.lr=1e-3."),
-    ] = None,
-    pairs: Annotated[Path | None, typer.Option(metavar="DIR", help="A|B images, input and target side by side.")] = None,
-    inputs: Annotated[Path | None, typer.Option(metavar="DIR", help="Inputs; with --targets.")] = None,
-    targets: Annotated[Path | None, typer.Option(metavar="DIR", help="Targets of the same names; with --inputs.")] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Images; alone, with --labels or with --style.")] = None,
-    labels: Annotated[Path | None, typer.Option(metavar="DIR", help="Label files; with --images and --classes.")] = None,
-    classes: Annotated[str | None, typer.Option(metavar="NAMES", help="sky,tree,house in the labels' order, or a file.")] = None,
-    values: Annotated[
-        str | None, typer.Option(metavar="VALUES", help="Label values of the classes, such as 0,255; or 0=sky,128=tree,255=tree.")
-    ] = None,
-    suffix: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="What names of labels or targets have more: _mask for x.jpg and x_mask.png."),
-    ] = None,
-    match: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOW", help="Other names: {id}_training,{id}_manual1 for 21_training.tif and 21_manual1.gif; or order."
-        ),
-    ] = None,
-    style: Annotated[Path | None, typer.Option(metavar="IMAGE", help="A style image; with --images.")] = None,
-    perceptual: Annotated[str, typer.Option(metavar="NAME", help="Of configs/perceptual: what judges a style.")] = "lite0",
-    config: Annotated[Path | None, typer.Option(metavar="YAML", help="`task` and `data` as in an experiment's config.")] = None,
-    kind: Annotated[str | None, typer.Option(metavar="KIND", help="The kind of task for --images alone.")] = None,
+    name: Name,
+    overrides: Overrides = None,
+    pairs: Pairs = None,
+    inputs: Inputs = None,
+    targets: Targets = None,
+    images: Images = None,
+    labels: Labels = None,
+    classes: Classes = None,
+    values: Values = None,
+    suffix: Suffix = None,
+    match: Match = None,
+    style: Style = None,
+    perceptual: Perceptual = "lite0",
+    config: Config = None,
+    kind: Kind = None,
     method: Annotated[str, typer.Option(help="The mask method: piggyback, affine, ksm, ...")] = "piggyback",
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
-    resize: Annotated[int | None, typer.Option(min=8, metavar="PIXELS", help="The shorter side of training images.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder; runs/NAME by default.")] = None,
+    steps: Steps = None,
+    resize: Resize = None,
+    out: Out = None,
 ) -> None:
     """Teach a bundle a new task from images of your own; its other tasks stay as they are, bit for bit.
 
@@ -68,13 +85,29 @@ def add_task(
 
     given = {"pairs": pairs, "inputs": inputs, "targets": targets, "images": images, "labels": labels, "classes": classes}
     given |= {"style": style, "config": config, "kind": kind}
-    task, data = _described({key: value for key, value in given.items() if value is not None}, perceptual)
-    data |= _of_files(data["kind"], values=values, suffix=suffix, match=match)
-    if resize is not None:
-        data = {**data, "resize": resize}
+    task, data = task_and_data(given, perceptual=perceptual, values=values, suffix=suffix, match=match, resize=resize)
     train = {} if steps is None else {"steps": steps}
     run = add_to_bundle(bundle, name, task=task, data=data, method=method, train=train, out=out, overrides=overrides or [])
     typer.echo(f"{name} is in {bundle}; its report: {run / 'report.html'}")
+
+
+def task_and_data(
+    given: Mapping[str, Any],
+    *,
+    perceptual: str,
+    values: str | None,
+    suffix: str | None,
+    match: str | None,
+    resize: int | None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configs of a task and its data that the options of a command stand for; None is an option that was not given.
+
+    Raises:
+        InputError: they stand for none.
+    """
+    task, data = _described({key: value for key, value in given.items() if value is not None}, perceptual)
+    data = data | _of_files(data["kind"], values=values, suffix=suffix, match=match)
+    return task, data if resize is None else {**data, "resize": resize}
 
 
 def _described(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, Any], dict[str, Any]]:

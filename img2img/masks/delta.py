@@ -15,7 +15,7 @@ from img2img.masks.methods.sparse_signs import SparseSigns
 from img2img.masks.methods.supsup import above, cuts_at, in_memory, number_of_ones
 from img2img.masks.stored_tensors import head_tensors, matching
 from img2img.masks.task_network import TaskNetwork
-from img2img.masks.task_state import TaskState
+from img2img.masks.task_state import NormMode, TaskState
 from img2img.masks.tensors import copy_into
 
 SHARE = 0.1
@@ -68,6 +68,38 @@ class FinetunedDelta:
         return 1 - sum(row.left for row in self.rows) / change if change else None
 
 
+@dataclass(frozen=True)
+class FinetunedTensors:
+    """The tensors of a fine-tuned network, checked against the backbone.
+
+    Attributes:
+        backbone: the backbone's, by their names there.
+        head: the head's, by their names in the head.
+    """
+
+    backbone: dict[str, Tensor]
+    head: dict[str, Tensor]
+
+    def load_into(self, module: nn.Module, head: str | None) -> None:
+        """Set the values of a plain copy of the network, whose head has the name `head`."""
+        prefix = "" if head is None else head + "."
+        module.load_state_dict(self.backbone | {prefix + name: tensor for name, tensor in self.head.items()})
+
+
+def finetuned_tensors(network: TaskNetwork, state_dict: Mapping[str, Tensor], head: nn.Module | None) -> FinetunedTensors:
+    """The tensors of a network that was fine-tuned from the backbone, after all checks.
+
+    Args:
+        network: with the backbone.
+        state_dict: of the fine-tuned network: every tensor of the backbone's `state_dict`, and the head's under the head's name.
+        head: a head of the shapes that are wanted, exactly when the network has one.
+
+    Raises:
+        InputError: a tensor is missing, unexpected, of another shape or not finite.
+    """
+    return FinetunedTensors(_backbone_tensors(network, state_dict), _head_tensors(network, state_dict, head))
+
+
 @torch.no_grad()
 def delta_from_finetuned(
     network: TaskNetwork,
@@ -77,6 +109,7 @@ def delta_from_finetuned(
     method: MaskMethod | None = None,
     share: float | None = None,
     head: nn.Module | None = None,
+    norm: NormMode = "own",
     keep_frozen: bool = False,
 ) -> FinetunedDelta:
     """Add a task that is near to a network which was fine-tuned from the backbone: `W + s ∘ T ≈ W_ft`.
@@ -94,6 +127,7 @@ def delta_from_finetuned(
             says; by default the method's `share`, or a tenth. Equal changes count in the order of the layers, then row-major.
             What did not change does not move.
         head: the task's head, exactly when the network has one; the state dict's values are written into it.
+        norm: what of the normalisation is the task's own, see `TaskNetwork.add_task`.
         keep_frozen: whether tensors that no task has of its own, such as biases, may differ; the task keeps the backbone's.
 
     Raises:
@@ -104,20 +138,20 @@ def delta_from_finetuned(
     signs = method.inner
     if not isinstance(signs, SignsMethod):
         raise InputError(f"delta_from_finetuned got the method {signs.name!r}: expected sparse_signs or dense_signs")
-    found = _backbone_tensors(network, state_dict)
-    of_head = _head_tensors(network, state_dict, head)
-    not_kept = _frozen_differences(network, found)
+    tensors = finetuned_tensors(network, state_dict, head)
+    found = tensors.backbone
+    not_kept = _frozen_differences(network, found, norm)
     if not_kept and not keep_frozen:
         some = ", ".join(f"{name} (by up to {value:.3g})" for name, value in list(not_kept.items())[:3])
         raise InputError(
             f"{len(not_kept)} tensors that no task has of its own differ from the backbone's: {some}. Fine-tune without them, or "
-            "leave them at the backbone's values (keep_frozen=True)"
+            "leave them at the backbone's values (keep_frozen=True; --keep-frozen)"
         )
     moving = _share(signs, share)
 
-    state = network.add_task(task, method, head=head)
+    state = network.add_task(task, method, head=head, norm=norm)
     if head is not None:
-        copy_into(head, of_head)
+        copy_into(head, tensors.head)
     for name, tensor in state.norm_tensors().items():
         if name in found:  # all but buffers that no state dict has
             tensor.copy_(found[name])
@@ -229,7 +263,10 @@ def _head_tensors(network: TaskNetwork, state_dict: Mapping[str, Tensor], head: 
         return {}  # add_task checks that there is one exactly when there has to be
     prefix = network.head_name + "."
     got = {name.removeprefix(prefix): t for name, t in state_dict.items() if name.startswith(prefix)}
-    found = matching(f"the state dict's head {network.head_name!r}", got, head_tensors(head))
+    try:
+        found = matching(f"the state dict's head {network.head_name!r}", got, head_tensors(head))
+    except InputError as error:
+        raise InputError(f"{error}; expected the head of a network for the same kind of task, with the same classes") from error
     _check_finite({prefix + name: tensor for name, tensor in found.items()})
     return found
 
@@ -239,11 +276,13 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
         raise InputError(f"{odd[0]} of the state dict has values that are no finite numbers: choose an earlier checkpoint")
 
 
-def _frozen_differences(network: TaskNetwork, found: Mapping[str, Tensor]) -> dict[str, float]:
+def _frozen_differences(network: TaskNetwork, found: Mapping[str, Tensor], norm: NormMode) -> dict[str, float]:
     """The largest absolute difference of each tensor that no task has of its own, where there is one."""
     frozen, roles = network.frozen_tensors(), network.roles
     different: dict[str, float] = {}
-    for name in roles.fixed_parameters + roles.fixed_buffers:
+    own = {name for tensors in network.norm_tensors(norm) for name in tensors}
+    of_norm = tuple(name for name in roles.norm_parameters + roles.norm_buffers if name not in own)
+    for name in roles.fixed_parameters + roles.fixed_buffers + of_norm:
         if name in found and found[name].numel():
             gap = (found[name].to(frozen[name].device).double() - frozen[name].double()).abs().max().item()
             if gap > 0:

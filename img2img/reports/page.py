@@ -14,7 +14,7 @@ from img2img.reports import text
 from img2img.reports.figures import learning_curve
 from img2img.reports.read import read_curve, read_image
 from img2img.tasks.segmentation import palette
-from img2img.training.results import Results, TaskResult, read_results
+from img2img.training.results import Results, TaskResult, finetuned_steps, read_results
 
 _CLASS = "IoU "
 """What the metric of one class begins with, see `metrics.segmentation`."""
@@ -106,6 +106,7 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
         "image": read_image(folder, name),
         "columns": text.COLUMNS.get(task.kind, text.ANY_COLUMNS),
         "curve": curve and learning_curve(curve, other, metric=primary, best_step=best_step, key=f"curve-{index + 1}"),
+        "steps_from_finetuned": finetuned_steps(task),
         "curve_of_decoder": other is not None,
     }
 

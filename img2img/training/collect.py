@@ -51,6 +51,7 @@ def collect_results(
                 best_step=record.best_step,
                 test_images=record.test_images,
                 metrics=record.metrics,
+                finetuned=record.finetuned,
                 baseline_metrics=record.baseline,
             )
         )

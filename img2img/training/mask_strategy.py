@@ -20,8 +20,10 @@ from img2img.masks.task_state import TaskState
 from img2img.masks.tensors import total_bytes
 from img2img.training.callback import Callback
 from img2img.training.config import BasisOfTasks, Experiment, OptimiserOptions
+from img2img.training.finetuned import FinetunedTask
 from img2img.training.log import TrainingLog
 from img2img.training.optimiser import Groups, ParameterGroup
+from img2img.training.results import FinetunedResult
 from img2img.training.strategies import MASKS, STRATEGIES
 from img2img.training.strategy import Context, Phase, Strategy
 
@@ -108,6 +110,7 @@ class MaskStrategy(Strategy):
     def begin(self, context: Context) -> None:
         """With the bases of the bundle that the backbone is from, if it is from one."""
         super().begin(context)
+        self._finetuned: dict[str, FinetunedTask] = {}
         experiment = context.experiment
         if source := experiment.backbone.source:
             load_bases(source.folder, source.bases, context.network)
@@ -116,6 +119,9 @@ class MaskStrategy(Strategy):
                 # One of tasks is compared when it is needed: the tasks are not there yet.
                 if name in used and name in source.bases and not isinstance(options, BasisOfTasks):
                     self._make_basis(name)
+        for task in experiment.tasks:
+            if task.finetuned is not None and not self._file(task.name).is_file():
+                FinetunedTask.check(context, task.name, task.finetuned)
 
     def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:
         """The first task runs on the backbone without a mask."""
@@ -127,24 +133,35 @@ class MaskStrategy(Strategy):
     def learn(self, name: str) -> Iterator[Phase]:
         """Train a mask."""
         experiment, network = self.context.experiment, self.context.network
-        method, source = self.context.task_data[name].config.method, experiment.backbone.source
+        config, source = self.context.task_data[name].config, experiment.backbone.source
+        method, finetuned = config.method, None
         assert method is not None
+        if config.finetuned is not None:
+            finetuned = FinetunedTask(self.context, name, config.finetuned)
+            finetuned.begin()
+            self._finetuned = {name: finetuned}  # without those before, which take the memory of a network each
         with nullcontext() if source is None else source.lent(network):
             self._make_basis(method.basis_name())
             start_from = self._start_of(name)
             if start_from is not None:
                 logger.info("%s: starts from the masks of %s", name, start_from)
-            network.add_task(name, method, head=self.context.head(name), norm=experiment.masks.norm, start_from=start_from)
+            if finetuned is not None and finetuned.starts:
+                finetuned.add()
+            else:
+                network.add_task(name, method, head=self.context.head(name), norm=experiment.masks.norm, start_from=start_from)
         self.context.place(network)
         module = network.task_module(name)
         yield Phase(
             module=module,
-            head=module.state.head,
+            head=None if finetuned is not None and finetuned.starts else module.state.head,
             extra=lambda input, output: module.state.penalty(),
+            objective=None if finetuned is None else finetuned.objective(),
             groups=groups_of(module),
             callbacks=[FlipLog(module.state)],
         )
         network.freeze_task(name)
+        if finetuned is not None:
+            finetuned.end()
 
     def abandon(self, name: str) -> None:
         """The network as it was before the task."""
@@ -169,7 +186,13 @@ class MaskStrategy(Strategy):
         info: dict[str, Any] = {"figures": dict(metrics), "side": side}  # the format's own key
         if task_data.parts.test.white is not None:
             info["white"] = task_data.parts.test.white
+        if (finetuned := self.finetuned(name)) is not None:
+            info["finetuned"] = finetuned.model_dump(exclude={"not_kept"}, exclude_none=True)
         add_task_to_bundle(self._bundle, self.context.network, name, options=task_data.task.options(), info=info)
+
+    def finetuned(self, name: str) -> FinetunedResult | None:
+        """Of a task that this run has learned."""
+        return self._finetuned[name].result() if name in self._finetuned else None
 
     def own_bytes(self, name: str) -> int:
         """The task's file."""

@@ -191,4 +191,6 @@ class Records:
     ) -> dict[str, FileChecksum]:
         config, backbone = task_data.config, self._experiment.backbone
         options = {"task": config.task.plain(), "data": config.data.plain(), "backbone": backbone.given()}
+        if config.finetuned is not None:
+            options["finetuned"] = config.finetuned.model_dump()
         return read_now({part: getattr(task_data.parts, part) for part in parts}, options, known)

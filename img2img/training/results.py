@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from img2img.errors import InputError
 from img2img.files.json_files import read_json
+from img2img.formatting import count, percent
 from img2img.validation import Number, Size, Stored, as_model, finite
 
 VERSION: Literal[2] = 2
@@ -33,6 +34,25 @@ class ComparisonResult(Stored):
     """The primary metric on the test set."""
     bytes: Size | None = None
     """What is stored for the task alone."""
+
+
+class FinetunedResult(Stored):
+    """A fine-tuned network that a task was made of, and what each step from it to the task brought."""
+
+    bytes: Size
+    """Of the network's file."""
+    metrics: Metrics
+    """The network's own on the test set."""
+    val: Metrics
+    """The primary metric on the validation set: `finetuned`, the network; `signs`, the signs of its changes; `statistics`, these
+    with normalisation statistics of their own; `trained`, the task as it is stored.
+    """
+    moved: Number | None = None
+    """The share of the weights with signs that its changes move, before the training."""
+    explained: Number | None = None
+    """What of the changes' squared norm the signs keep."""
+    not_kept: dict[str, Number] = Field(default_factory=dict)
+    """The largest difference of each tensor that the task has from the backbone and the network does not."""
 
 
 class TaskResult(Stored):
@@ -66,9 +86,34 @@ class TaskResult(Stored):
     test_images: Number | None
     metrics: Metrics = Field(default_factory=dict)
     """All of the task's metrics on the test set."""
+    finetuned: FinetunedResult | None = None
+    """The fine-tuned network that it was made of; null where there was none."""
     baseline_metrics: Metrics = Field(default_factory=dict)
     data_sha256: str | None = None
     """Of the files that it was learned from; null where its images are made."""
+
+
+class FinetunedStep(NamedTuple):
+    """A step from a fine-tuned network to a task, for people; None where there is nothing to show."""
+
+    text: str
+    val: float | None
+    test: float | None
+    bytes: float | None
+
+
+def finetuned_steps(task: TaskResult) -> list[FinetunedStep]:
+    """The steps of a task that was made of a fine-tuned network, in order; none for another task."""
+    made = task.finetuned
+    if made is None:
+        return []
+    network, trained = made.metrics.get(task.primary_metric), made.val.get("trained")
+    steps = [FinetunedStep("the fine-tuned network", made.val.get("finetuned"), network, made.bytes)]
+    if "signs" in made.val:
+        text = f"the signs of {percent(made.moved)} of its weights' changes"
+        steps.append(FinetunedStep(text, made.val["signs"], None, None))
+        steps.append(FinetunedStep("+ normalisation statistics", made.val.get("statistics"), task.before, None))
+    return [*steps, FinetunedStep(f"+ training, {count(task.steps)} steps", trained, task.value, task.bytes)]
 
 
 class BackboneResult(Stored):
@@ -179,6 +224,7 @@ class TaskRecord(Stored):
     baseline: Metrics
     density: Number | None
     bytes: Size
+    finetuned: FinetunedResult | None = None
 
 
 class ComparisonRecord(Stored):

@@ -373,6 +373,7 @@ class SequenceRunner:
             baseline=finite(baseline),
             density=strategy.density(name),
             bytes=strategy.own_bytes(name),
+            finetuned=strategy.finetuned(name),
         )
         progress.shared_bytes = strategy.shared_bytes()
         progress.environment = self._environment

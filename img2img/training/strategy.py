@@ -22,6 +22,7 @@ from img2img.training.callback import Callback
 from img2img.training.config import Experiment, TaskConfig, TrainOptions
 from img2img.training.loop import Batches, Objective
 from img2img.training.optimiser import Groups
+from img2img.training.results import FinetunedResult
 from img2img.training.strategies import AnyStrategy
 from img2img.training.strategy_files import read_learned, write_learned
 
@@ -186,6 +187,10 @@ class Strategy(AnyStrategy):
 
     def density(self, name: str) -> float | None:
         """The fraction of ones in the task's masks; None where it has none."""
+        return None
+
+    def finetuned(self, name: str) -> FinetunedResult | None:
+        """What is said of the fine-tuned network that the task was made of, which is measured here; None where there was none."""
         return None
 
     def store(self, names: Sequence[str], metrics: Mapping[str, float | None]) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import img2img
 from img2img.cli import app
 from img2img.cli.add_task import _described, _of_files
 from img2img.errors import InputError
+from img2img.tasks import build_task
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 
@@ -162,3 +165,27 @@ def test_bundles_are_joined(here: Path) -> None:
     assert json.loads(result.stdout) == ["parts", "colour", "edges", "clean", "negative"]
     image = here / "photos" / "0.png"
     assert np.array_equal(img2img.load("both").run("negative", image), img2img.load("other").run("negative", image))
+
+
+def test_a_fine_tuned_network_is_absorbed_and_each_step_is_printed(here: Path) -> None:
+    model = img2img.load("bundle")
+    plain = model.network.copy_backbone(model.backbone.make_head(build_task({"kind": "translation"}).out_channels))
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    biases = {name: t for name, t in model.network.backbone.state_dict().items() if name in model.network.roles.fixed_parameters}
+    save_file({name: t.contiguous() for name, t in (plain.state_dict() | biases).items()}, "negative.safetensors")
+    options = ["--bundle", "bundle", "--pairs", "pairs", "--share", "0.2", "--steps", "2", *FEW[1:]]
+    result = call("absorb", "negative.safetensors", *options)
+    assert result.exit_code == 0, f"{result.output} {result.exception}"
+    for said in ("the fine-tuned network", "signs of 20.0 %", "normalisation statistics", "training, 2 steps"):
+        assert said in result.stdout
+    assert "negative is in bundle; its report: runs/negative/report.html" in result.stdout
+    page = (here / "runs" / "negative" / "report.html").read_text(encoding="utf-8")
+    assert "From a fine-tuned network" in page
+    assert "training, 2 steps" in page
+    (task,) = json.loads((here / "runs" / "negative" / "results.json").read_text(encoding="utf-8"))["tasks"]
+    assert task["finetuned"]["bytes"] == Path("negative.safetensors").stat().st_size
+    assert img2img.load("bundle").tasks["negative"].bytes == task["bytes"]
+    again = call("absorb", "negative.safetensors", *options, "--out", "other")
+    assert "has a task 'negative' already" in str(again.exception)

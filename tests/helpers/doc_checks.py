@@ -130,7 +130,7 @@ def _check_img2img(arguments: list[str], *, whole: bool) -> None:
         command = command.get_command(context, name)
         assert command is not None, f"img2img has no command {name!r}; it has {', '.join(known)}"
     if context.allow_extra_args or "overrides" in values:  # the rest is Hydra's
-        if whole and not values.get("help") and name != "add-task":
+        if whole and not values.get("help") and name not in ("add-task", "absorb"):
             started = ["experiment=demo"] if name == "demo" else []
             _check_pipeline(values.get("pipeline", "image_to_image"), [*started, *(values.get("overrides") or rest)])
         return

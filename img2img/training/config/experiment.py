@@ -8,9 +8,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, Strict
+from pydantic import ConfigDict, Field, Strict, model_validator
 
 from img2img.backbones import Backbone, build_backbone
 from img2img.data import DataSpec
@@ -84,6 +84,29 @@ class MaskOptions(Options):
     """By name, what tasks with ImpressLearn combine: the options of `BasisOfTasks` or of `RandomBasis`."""
 
 
+class FinetunedOptions(Options):
+    """A network that was fine-tuned from the backbone, of which a masked task is made, or from which it learns."""
+
+    weights: str
+    """A file of its state dict: the backbone's names, and those of the task's head. `.safetensors`, or of `torch.save`."""
+    start: bool = True
+    """The task starts from the signs of its weights' changes (`masks.delta_from_finetuned`), its normalisation state and its
+    head; the method is `sparse_signs` or `dense_signs`. False: from what the method starts from.
+    """
+    distil: bool = True
+    """The training's target is the network's output, by the distillation loss of the task's kind. False: the task's own loss."""
+    train_signs: bool = True
+    """The signs are trained too. False: the scales, the normalisation state and the head alone."""
+    keep_frozen: bool = False
+    """The network may differ from the backbone in tensors that no task has of its own; the task keeps the backbone's."""
+
+    @model_validator(mode="after")
+    def _is_used(self) -> Self:
+        if not (self.start or self.distil):
+            raise ValueError("got start=false and distil=false: expected one of them true, or the network is used for nothing")
+        return self
+
+
 class TaskTemplate(Options):
     """One task as a config has it; with `count`, the tasks NAME_1 to NAME_count, whose data get their number as `number`."""
 
@@ -99,6 +122,8 @@ class TaskTemplate(Options):
     """An earlier task, of the sequence or of the bundle that the backbone is from, whose masks and normalisation state this one
     starts from; "nearest": the one whose normalisation statistics are nearest to those of this task's images.
     """
+    finetuned: FinetunedOptions | None = None
+    """A fine-tuned network that the task is made of; null for none."""
     count: int | None = Field(default=None, ge=1)
     """How many tasks it stands for; None: the one of its name."""
 
@@ -210,6 +235,7 @@ class TaskConfig:
         method_spec: the method's name and options.
         own_method: it is the task's own, in place of the experiment's.
         start_from: see `TaskTemplate`.
+        finetuned: likewise.
         compare: comparison methods by which it is also learned.
     """
 
@@ -221,15 +247,17 @@ class TaskConfig:
     method_spec: Spec[Any]
     own_method: bool = False
     start_from: str | None = None
+    finetuned: FinetunedOptions | None = None
     compare: tuple[Spec[Any], ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """What its training depends on, as plain values."""
         train = self.train.model_dump()
         own = self.method_spec.plain() if self.own_method else None
+        finetuned = {} if self.finetuned is None else {"finetuned": self.finetuned.model_dump()}
         return {
             "task": self.task.plain(), "data": self.data.plain(), "train": train, "method": own, "start_from": self.start_from,
-        }  # fmt: skip
+        } | finetuned  # fmt: skip
 
 
 class Experiment(Run):

@@ -8,6 +8,7 @@ from img2img.backbones import BACKBONES
 from img2img.data import DataSpec
 from img2img.errors import InputError
 from img2img.masks import METHODS, MaskMethod, Mixed
+from img2img.masks.methods.signs import SignsMethod
 from img2img.masks.task_store import check_task_name
 from img2img.registry import import_modules
 from img2img.tasks import TASKS
@@ -67,9 +68,11 @@ def read_experiment(config: Mapping[str, Any]) -> Experiment:
             method_spec=spec,
             own_method=own is not None,
             start_from=template.start_from,
+            finetuned=template.finetuned,
             compare=tuple(spec for label, spec in compare.items() if name in given.compare[label]),
         )
         _check_start(task, [each.name for each in tasks], backbone, bases)
+        _check_finetuned(task, trains_backbone=first)
         tasks.append(task)
     common = {name: getattr(given, name) for name in Run.model_fields}
     return Experiment(**common, backbone=backbone, method=method, strategy=strategy, bases=bases, tasks=tuple(tasks))
@@ -202,3 +205,22 @@ def _check_start(
             raise InputError(
                 f"the basis {name!r} needs the task {missing[0]!r} before {task.name!r}: put it earlier in the sequence"
             )
+
+
+def _check_finetuned(task: TaskConfig, *, trains_backbone: bool) -> None:
+    given, what = task.finetuned, f"tasks.{task.name}.finetuned"
+    if given is None:
+        return
+    if trains_backbone or task.method is None:
+        why = "the first task trains the backbone" if trains_backbone else f"the method {task.method_spec.kind!r} has no masks"
+        raise InputError(f"{what}={given.weights!r}: {why}; leave it out, or give it to a task with a mask method")
+    if given.start and task.start_from is not None:
+        raise InputError(
+            f"{what} and start_from={task.start_from!r}: the task cannot start from both; leave start_from out, or set "
+            f"{what}.start=false to learn from the network's outputs alone"
+        )
+    if given.start and not isinstance(task.method.inner, SignsMethod):
+        raise InputError(
+            f"{what} with the method {task.method.inner.name!r}: expected sparse_signs or dense_signs, which can start from it; "
+            f"or set {what}.start=false to learn from the network's outputs alone"
+        )
