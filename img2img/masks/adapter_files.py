@@ -6,6 +6,7 @@ normalisation layers can be a task's own. Every tensor of a file is used, or the
 file of a stranger may say anything: sizes, types and values are checked, and none of its regular expressions is run.
 """
 
+import functools
 import glob
 import math
 import os
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import safetensors
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -67,6 +67,7 @@ _NEUTRAL = {
 _STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 """The values of `init_lora_weights` that leave the network's own weights as they are."""
 _KINDS = {"LORA": ("lora", "dora"), "IA3": ("ia3",), "LOKR": ("lokr",)}
+_compiled = functools.lru_cache(maxsize=1 << 14)(re.compile)
 _LITERAL = re.compile(r"\^?(\\\.|[\w.-])+\$?")
 
 
@@ -179,15 +180,15 @@ def _peft_options(path: Path) -> dict[str, Any]:
         raise InputError("expected a mapping of options: copy it again")
     check_plain(options, "it")
     kind = options.get("peft_type")
-    if kind not in _KINDS:
-        raise InputError(f"peft_type={kind!r} is no method here: expected one of {', '.join(_KINDS)}")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise InputError(f"peft_type={kind!r:.60} is no method here: expected one of {', '.join(_KINDS)}")
     for key, value in options.items():
         if key not in _NEUTRAL and value not in (None, False, 0, "", [], {}) and not (key == "megatron_config"):
             raise InputError(f"{key}={value!r:.60} changes what the values mean, in a way that is not read here")
     if options.get("init_lora_weights", True) not in _STARTS:
         raise InputError(
-            f"init_lora_weights={options['init_lora_weights']!r:.60} changes the network's own weights: save the adapter converted "
-            "to LoRA (save_pretrained(..., path_initial_model_for_weight_conversion=...))"
+            f"init_lora_weights={options['init_lora_weights']!r:.60} changes the network's own weights: save the adapter "
+            "converted to LoRA (save_pretrained(..., path_initial_model_for_weight_conversion=...))"
         )
     for key in ("rank_pattern", "alpha_pattern"):
         patterns = options.get(key) or {}
@@ -206,7 +207,7 @@ def _number(value: Any) -> bool:
 def _of_pattern(patterns: Mapping[str, float], module: str, otherwise: float) -> float:
     """PEFT's rule: the first pattern that is the end of the module's name, its "." standing for any letter."""
     for pattern, value in patterns.items():
-        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
+        if _compiled(rf"(?:.*\.)?(?:{pattern})").fullmatch(module):
             return value
     return otherwise
 
@@ -264,7 +265,7 @@ def _check_meaning(part: Part, options: Mapping[str, Any], module: str) -> None:
             )
     if part.kind == "ia3":
         patterns = options.get("feedforward_modules") or []
-        if isinstance(patterns, str) or not all(isinstance(p, str) for p in patterns):
+        if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
             raise InputError(f"{CONFIG} has feedforward_modules={patterns!r:.60}: expected a list of names")
         if any(module == p or module.endswith(f".{p}") for p in patterns):
             raise InputError(f"{part.key}: feedforward_modules scales this layer's inputs, which no method here does")
@@ -307,7 +308,7 @@ def _lycoris_parts(tensors: Mapping[str, Tensor], network: FrozenBackbone) -> li
         if alpha is None or alpha.numel() != 1 or on_input is not None:
             raise InputError(f"{part.key}: expected one alpha, a number, with these values")
         # As LyCORIS: where neither factor of LoKr is a product there is no rank to divide by.
-        parts.append(part.scaled(1.0 if part.rank is None else float(alpha) / part.rank))
+        parts.append(part.scaled(1.0 if part.rank is None else float(alpha) / max(1, part.rank)))
     return parts
 
 

@@ -99,7 +99,8 @@ def write_adapter(network: TaskNetwork, task: str, folder: str | os.PathLike[str
     method = state.method
     if type(method) not in _KINDS:
         raise InputError(
-            f"task {task!r} is {method.name}, which neither PEFT nor LyCORIS has: expected lora, dora, lokr or ia3 (without copies)"
+            f"the masks of task {task!r} are {method.name}, which neither PEFT nor LyCORIS has: expected lora, dora, lokr or ia3, "
+            "without trainable copies"
         )
     assert isinstance(method, RealValuedMethod)
     tensors: dict[str, Tensor] = {}
@@ -182,8 +183,8 @@ def _check_peft_convolution(owner: _ConvNd, layer: Layer, method: RealValuedMeth
         raise InputError(f"PEFT's {method.name} of a grouped convolution mixes the groups: use the form lycoris")
     if layer.taps > 1 and (owner.padding_mode != "zeros" or {*owner.dilation} != {1}):
         raise InputError(
-            f"PEFT runs {method.name} without this convolution's dilation={owner.dilation} and padding_mode={owner.padding_mode!r}: "
-            "use the form lycoris"
+            f"PEFT runs {method.name} without this convolution's dilation={owner.dilation} and "
+            f"padding_mode={owner.padding_mode!r}: use the form lycoris"
         )
 
 

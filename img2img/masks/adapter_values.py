@@ -92,7 +92,8 @@ class Part:
         if not fits:
             weight = tuple(self.layer.weight.shape)
             self._refuse(
-                f"the part {name} has the shape {shape}, which does not fit a weight of the shape {weight}", "another network"
+                f"the part {name} has the shape {shape}, which does not fit a weight of the shape {weight}; the adapter is for "
+                "another network"
             )
         return value.float()
 
@@ -108,8 +109,8 @@ class Part:
             self._refuse(f"the part {name} has the shape {tuple(value.shape)}, expected {known[0]}: one value for each output")
         return value.flatten().float()
 
-    def _refuse(self, why: str, belongs: str = "") -> NoReturn:
-        raise InputError(f"{self.key}: {why}" + f"; the adapter is for {belongs}" * bool(belongs))
+    def _refuse(self, why: str) -> NoReturn:
+        raise InputError(f"{self.key}: {why}")
 
 
 def method_of(parts: Sequence[Part]) -> tuple[RealValuedMethod, dict[str, dict[str, Tensor]]]:
@@ -210,6 +211,9 @@ def _lokr(parts: Sequence[Part]) -> tuple[RealValuedMethod, dict[str, dict[str, 
 
 def _product(part: Part, name: str) -> Tensor:
     a = part.matrix(f"{name}_a", None, None)
+    outputs, inputs = len(a), part.values[f"{name}_b"].shape[-1]
+    if outputs > part.layer.out_channels or inputs > part.layer.inputs:  # before they are multiplied
+        raise InputError(f"{part.key}: the factors are those of another shape of weight; the adapter is for another network")
     return a @ part.matrix(f"{name}_b", a.shape[1], None)
 
 

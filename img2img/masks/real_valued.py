@@ -114,7 +114,7 @@ class RealValuedMethod(MaskMethod):
             return
         if isinstance(patterns, str) or not patterns or not all(isinstance(p, str) for p in patterns):
             raise InputError(
-                f"{self.name} target_weights={patterns!r}: expected a list of patterns of weight names, one or more, or null for all"
+                f"{self.name} target_weights={patterns!r}: expected a list of patterns of weight names, or null for all of them"
             )
         object.__setattr__(self, "target_weights", tuple(patterns))
 
@@ -130,7 +130,8 @@ class RealValuedMethod(MaskMethod):
             if not any(fnmatch.fnmatchcase(name, pattern) for name in layers):
                 some = ", ".join(list(layers)[-4:])
                 raise InputError(
-                    f"{self.name} target_weights={pattern!r} fits no weight that is masked; name some of this network, such as {some}"
+                    f"{self.name} target_weights={pattern!r} fits no weight that is masked: name some of this network, such "
+                    f"as {some}"
                 )
         return {n: layer for n, layer in layers.items() if any(fnmatch.fnmatchcase(n, p) for p in self.target_weights)}
 
