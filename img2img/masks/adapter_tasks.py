@@ -99,8 +99,8 @@ def write_adapter(network: TaskNetwork, task: str, folder: str | os.PathLike[str
     method = state.method
     if type(method) not in _KINDS:
         raise InputError(
-            f"the masks of task {task!r} are {method.name}, which neither PEFT nor LyCORIS has: expected lora, dora, lokr or ia3, "
-            "without trainable copies"
+            f"the masks of task {task!r} are {method.name}, which neither PEFT nor LyCORIS has: expected lora, dora, lokr or "
+            "ia3, without trainable copies"
         )
     assert isinstance(method, RealValuedMethod)
     tensors: dict[str, Tensor] = {}
