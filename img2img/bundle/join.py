@@ -1,7 +1,9 @@
-"""Bundles of one backbone joined into one: tasks that were trained side by side become one network."""
+"""Tasks that come from elsewhere into a bundle: those of bundles of one backbone, and adapters of PEFT and LyCORIS."""
 
+import copy
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from img2img.backbones.head_check import check_head
 from img2img.bundle import (
     PATIENCE,
+    add_task_to_bundle,
     basis_path,
     bundle_folder,
     check_has_tasks,
@@ -25,10 +29,15 @@ from img2img.errors import InputError
 from img2img.files.atomic import clear_leftovers, write_atomic
 from img2img.files.json_files import write_json
 from img2img.files.lock import hold
+from img2img.files.untrusted import naming
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
+from img2img.masks.adapter_files import Adapter, read_adapter
+from img2img.masks.adapter_tasks import add_adapter
 from img2img.masks.storage import check_backbone, check_basis, read_task_file
 from img2img.masks.task_store import check_task_name
+from img2img.tasks import build_task
+from img2img.tasks.stored import stored_task
 
 
 def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -152,3 +161,93 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 def _copy(source: Path, target: Path) -> None:
     if source.resolve() != target.resolve():
         write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
+
+
+@dataclass(frozen=True)
+class ImportedAdapter:
+    """What became of an adapter.
+
+    Attributes:
+        task: the new task's name.
+        adapter: what the file has.
+        head_of: the task whose head and kind the new one has; None where both were given.
+        rounding: the largest share by which half precision moved the change of a weight.
+    """
+
+    task: str
+    adapter: Adapter
+    head_of: str | None
+    rounding: float
+
+
+def import_adapter(
+    path: str | os.PathLike[str],
+    bundle: str | os.PathLike[str],
+    task: str,
+    *,
+    head_of: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ImportedAdapter:
+    """Add an adapter of PEFT or LyCORIS to a bundle as a task. It is joined to the others as `join_bundles` does it.
+
+    What a file of weights cannot say is the kind of task: it is that of another task, or given. The head is the file's
+    (`modules_to_save`), else that of the other task. Normalisation layers are the file's, else the backbone's.
+
+    Args:
+        path: see `read_adapter`.
+        bundle: its folder, or that of its run.
+        task: the new task's name.
+        head_of: a task of the bundle; may be left out where the bundle has one only.
+        options: the kind of task and its options, as a config has them, in place of `head_of`; the file must have a head.
+
+    Raises:
+        InputError: the adapter is refused (see `read_adapter`), the name is taken, or there is no head or kind. The bundle is as
+            it was.
+    """
+    folder = bundle_folder(bundle)
+    description = read_bundle(folder)
+    check_task_name(task)
+    if task in description["tasks"]:
+        raise InputError(f"there is a task {task!r} in {folder} already: choose another name, or delete that one first")
+    check_not_planned(folder, [task])
+    network, backbone = load_backbone(folder, description)
+    adapter = read_adapter(path, network)
+    info: dict[str, Any] = {}
+    if options is not None:
+        if head_of is not None:
+            raise InputError("the kind of task was given twice: by options and by head_of; leave one out")
+        if not adapter.head:
+            raise InputError(f"{adapter.path} has no head: name a task of the bundle whose head it is to have (head_of)")
+        described = build_task(options)
+        head = backbone.make_head(described.out_channels)
+        options = described.options()
+    else:
+        head_of = _only_task(folder, description["tasks"], head_of)
+        load_tasks(folder, description["tasks"], network, backbone)
+        other = network.state(head_of)
+        described, options, head = stored_task(other.info), other.info["task"], copy.deepcopy(other.head)
+        info = {key: other.info[key] for key in ("side", "white") if key in other.info}
+    assert head is not None
+    with naming(adapter.path):
+        check_head(backbone, head, described.out_channels)
+    rounding = add_adapter(network, task, adapter, head=head)
+    info |= {"adapter": {"form": adapter.form, "file": adapter.path.name}}
+    with tempfile.TemporaryDirectory() as made:
+        alone = Path(made) / "adapter"
+        write_json(alone / "bundle.json", description | {"tasks": [], "bases": {}})
+        shutil.copyfile(folder / "backbone.safetensors", alone / "backbone.safetensors")
+        add_task_to_bundle(alone, network, task, options=options, info=info)
+        join_bundles(folder, [alone])
+    return ImportedAdapter(task, adapter, head_of, rounding)
+
+
+def _only_task(folder: Path, tasks: Sequence[str], asked: str | None) -> str:
+    """The task asked for, or the only one."""
+    if asked in tasks:
+        return asked
+    if asked is None and len(tasks) == 1:
+        return tasks[0]
+    if not tasks:
+        raise InputError(f"{folder} has no task whose head and kind the new one could have: give the kind of task (options)")
+    got = "no head_of" if asked is None else f"head_of={asked!r}"
+    raise InputError(f"{folder}: got {got}, expected the task whose head and kind the new one has, one of {', '.join(tasks)}")

@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
     # The mask core can be installed without it.
     sys.exit("error: the command line needs more than the mask core: pip install 'img2img[images,train]'")
 
-from img2img.cli import absorb, add_task, evaluate, export, info, join, report, run, serve, share, tasks, train
+from img2img.cli import absorb, add_task, evaluate, export, info, report, run, serve, share, tasks, train
 from img2img.version import __version__
 
 app = typer.Typer(
@@ -54,7 +54,8 @@ app.command(rich_help_panel=_TRAIN)(train.demo)
 app.command(rich_help_panel=_TRAIN, context_settings=_HYDRA)(train.train)
 app.command(rich_help_panel=_TRAIN)(add_task.add_task)
 app.command(rich_help_panel=_TRAIN)(absorb.absorb)
-app.command(rich_help_panel=_TRAIN)(join.join)
+app.command(rich_help_panel=_TRAIN)(share.join)
+app.command(rich_help_panel=_TRAIN)(share.import_adapter)
 app.command(rich_help_panel=_TRAIN)(evaluate.evaluate)
 app.command(rich_help_panel=_TRAIN)(report.report)
 app.command(rich_help_panel=_USE)(run.run)
@@ -62,6 +63,7 @@ app.command(rich_help_panel=_USE)(serve.serve)
 app.add_typer(tasks.app, name="tasks", rich_help_panel=_USE)
 app.command(rich_help_panel=_USE)(info.info)
 app.command(rich_help_panel=_EXPORT)(export.export)
+app.command(rich_help_panel=_EXPORT)(share.export_adapter)
 app.add_typer(share.app, name="share", rich_help_panel=_EXPORT)
 
 

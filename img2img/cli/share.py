@@ -1,14 +1,17 @@
-"""`img2img share`: a bundle with a model card, and the Hub."""
+"""What goes between bundles and elsewhere: `join`, adapters of PEFT and LyCORIS, and `share`, a model card and the Hub."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import Bundle
+from img2img.cli.options import Bundle, BundleOption, Json, Overwrite, check_new
+from img2img.cli.output import print_facts
 
 app = typer.Typer(help="Share a bundle: write it with a model card, or send it to the Hub.", no_args_is_help=True)
 
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task's name.", show_default=False)]
 License = Annotated[str | None, typer.Option(help="Of the weights, as the Hub names licences: apache-2.0.")]
 
 
@@ -43,3 +46,97 @@ def push(
     from img2img.hub import push_to_hub
 
     typer.echo(push_to_hub(bundle, repository, license=license, private=not public))
+
+
+def join(
+    into: Annotated[Path, typer.Argument(metavar="INTO", help="The bundle to be; one that is there is extended.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCES...", help="Bundles or runs on the same backbone.")],
+    as_json: Json = False,
+) -> None:
+    """Put the tasks of several runs on one backbone into one bundle, as if one run had learned them all.
+
+    Example: img2img join runs/joined runs/first runs/colour runs/edges
+    """
+    from img2img.bundle.join import join_bundles
+
+    names = join_bundles(into, sources)
+    typer.echo(json.dumps(names) if as_json else f"{into} has the tasks {', '.join(names)}")
+
+
+def import_adapter(
+    adapter: Annotated[
+        Path, typer.Argument(metavar="ADAPTER", help="PEFT's folder, or a .safetensors file.", show_default=False)
+    ],
+    bundle: BundleOption,
+    name: Annotated[str, typer.Option(metavar="TASK", help="What the new task is called.", show_default=False)],
+    head_of: Annotated[
+        str | None, typer.Option(metavar="TASK", help="The task whose kind and head it has; may be left out where there is one.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="The kind of task, as `task` in an experiment's config; not --head-of.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Add an adapter of PEFT or LyCORIS to a bundle: LoRA, DoRA, LoKr or (IA)³ of a network with the bundle's names of weights.
+
+    The other tasks stay as they are, bit for bit. The adapter's head and normalisation layers are used where its file has them
+    (modules_to_save); else the head is that of another task, and normalisation is the backbone's.
+
+    Example: img2img import-adapter adapters/night --bundle runs/demo --name night --head-of landscape
+    """
+    from img2img.bundle.join import import_adapter as add_to_bundle
+    from img2img.errors import InputError
+    from img2img.files.yaml import read_yaml
+
+    options = None
+    if config is not None:
+        options = read_yaml(config, "the config of a task").get("task")
+        if not isinstance(options, dict):
+            raise InputError(f"{config} has no `task`: expected its kind and options, such as task: {{kind: colourisation}}")
+    made = add_to_bundle(adapter, bundle, name, head_of=head_of, options=options)
+    found = made.adapter
+    facts: dict[str, Any] = {
+        "task": made.task,
+        "form": found.form,
+        "method": found.method.name,
+        "weights changed": len(found.values),
+        "head": "the file's" if found.head else f"of {made.head_of}",
+        "normalisation": "the file's" if found.norm else "the backbone's",
+        "rounding": made.rounding,
+        "backbone": "the one that the file names" if found.proven else "not known",
+    }
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    print_facts(facts | {"rounding": f"{made.rounding:.2%} of a weight's change at most"})
+    if not found.proven:
+        typer.echo(
+            "Names and shapes fit. Whether the adapter was trained on this very backbone is in no file of PEFT or LyCORIS: look "
+            f"at results (img2img run {made.task} ...) or metrics before you rely on it."
+        )
+
+
+def export_adapter(
+    task: TaskName,
+    bundle: BundleOption,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder for the files.", show_default=False)],
+    form: Annotated[Literal["peft", "lycoris"], typer.Option(help="The library that reads them.")] = "peft",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write a task of the method lora, dora, lokr or ia3 as an adapter that PEFT or LyCORIS loads onto the plain backbone.
+
+    Head and normalisation go with it: as modules that PEFT saves whole, or for LyCORIS in modules.safetensors.
+
+    Example: img2img export-adapter night --bundle runs/demo --out adapters/night
+    """
+    from img2img.bundle import bundle_folder, check_outside, load_bundle
+    from img2img.masks.adapter_files import CONFIG, LYCORIS_FILE, MODULES_FILE, PEFT_FILE
+    from img2img.masks.adapter_tasks import write_adapter
+
+    check_outside(bundle, out)
+    names = (PEFT_FILE, CONFIG) if form == "peft" else (LYCORIS_FILE, MODULES_FILE)
+    check_new((out / name for name in names), overwrite=overwrite)
+    network, _ = load_bundle(bundle_folder(bundle))
+    paths = [str(path) for path in write_adapter(network, task, out, form)]
+    typer.echo(json.dumps(paths) if as_json else "\n".join(paths))

@@ -1,8 +1,9 @@
 """What masks made of real values share: float32 parameters while they are trained, half precision once frozen."""
 
+import fnmatch
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -95,10 +96,44 @@ class RealValuedMask(Mask):
         self._hold(copies, frozen=False)
 
 
+@dataclass(frozen=True, kw_only=True)
 class RealValuedMethod(MaskMethod):
-    """A method whose masks are all `kind`, each with the values that `start` says."""
+    """A method whose masks are all `kind`, each with the values that `start` says.
+
+    Attributes:
+        target_weights: shell patterns of the names of the weights that get a mask, such as `"decoder.*"`; each must fit a weight.
+            The others stay the backbone's and take no bytes. None is all weights.
+    """
 
     kind: ClassVar[type[RealValuedMask]]
+    target_weights: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        patterns = self.target_weights
+        if patterns is None:
+            return
+        if isinstance(patterns, str) or not patterns or not all(isinstance(p, str) for p in patterns):
+            raise InputError(
+                f"{self.name} target_weights={patterns!r}: expected a list of patterns of weight names, or null for all of them"
+            )
+        object.__setattr__(self, "target_weights", tuple(patterns))
+
+    def targets(self, layers: Mapping[str, Layer]) -> dict[str, Layer]:
+        """Those of the layers that get a mask.
+
+        Raises:
+            InputError: a pattern fits none.
+        """
+        if self.target_weights is None:
+            return dict(layers)
+        for pattern in self.target_weights:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in layers):
+                some = ", ".join(list(layers)[-4:])
+                raise InputError(
+                    f"{self.name} target_weights={pattern!r} fits no weight that is masked: name some of this network, such "
+                    f"as {some}"
+                )
+        return {n: layer for n, layer in layers.items() if any(fnmatch.fnmatchcase(n, p) for p in self.target_weights)}
 
     @abstractmethod
     def start(self, layer: Layer) -> dict[str, Tensor]:
@@ -109,14 +144,15 @@ class RealValuedMethod(MaskMethod):
         return 1.0
 
     def create(self, layers: Mapping[str, Layer], bases: Mapping[str, Basis]) -> dict[str, Mask]:
-        """One trainable mask a weight."""
-        return {name: self._mask(layer, self.start(layer), frozen=False) for name, layer in layers.items()}
+        """One trainable mask for each target weight."""
+        return {name: self._mask(layer, self.start(layer), frozen=False) for name, layer in self.targets(layers).items()}
 
     def restore(
         self, stored: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, Layer], bases: Mapping[str, Basis]
     ) -> dict[str, Mask]:
-        """Frozen masks from their values, one for each weight."""
+        """Frozen masks from their values, one for each target weight."""
         shapes = {}
+        layers = self.targets(layers)
         for name, layer in layers.items():
             fresh = self.start(replace(layer, weight=layer.weight.to("meta")))
             shapes[name] = {part: tuple(value.shape) for part, value in fresh.items()}

@@ -105,7 +105,7 @@ class ResidualAdapter(RealValuedMethod):
     Parallel: `y = W * x + A * x` is a layer of the weight `W + centre(A)`, A (outputs, inputs of a group) added at the middle tap
     of the kernel. Of n taps along an axis that is tap `(n - 1) // 2`, the first of the middle two where n is even. With as much
     padding it reads the position that a convolution of 1 x 1 of the same stride reads; in a transposed one it writes it. A layer
-    of one tap, or without a kernel, gets an A of the weight's size: `select` leaves such layers out.
+    of one tap, or without a kernel, gets an A of the weight's size: `target_weights` leaves such layers out.
 
     Series: `y = (I + A) (W * x)` is a layer of the weight `(I + A) W`, within each group of a grouped convolution. It is `DAN`'s
     map. A normalisation between the two, as the 2017 paper has it, is no map of a weight.
@@ -119,6 +119,7 @@ class ResidualAdapter(RealValuedMethod):
     form: Literal["parallel", "series"] = "parallel"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of(f"{self.name} form", self.form, ("parallel", "series"))
 
     @property

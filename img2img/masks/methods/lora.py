@@ -78,6 +78,7 @@ class _LowRank(RealValuedMethod):
     alpha: float = 8.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.rank >= 1:
             raise InputError(f"{self.name} rank={self.rank!r}: expected a whole number of at least 1, such as 8")
         if not 0 < self.alpha < math.inf:
