@@ -260,8 +260,8 @@ def test_the_mask_method_of_the_documentation_holds_the_contract_of_all(
 ) -> None:
     (block,) = [b for b in blocks(DOCS / "guides" / "your_mask_method.md") if b.file == "my_signs.py"]
     (tmp_path / "my_signs.py").write_text(block.text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "masks"))  # first: what it restores must not have the user's folder
     import_modules([str(tmp_path / "my_signs.py")])
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "masks"))
     contract, zoo = (importlib.import_module(name) for name in ("test_contract", "mask_zoo"))
 
     def check(contract: type, layers: str, **given: object) -> None:
