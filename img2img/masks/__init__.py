@@ -3,6 +3,8 @@
 It knows tensors and modules, and nothing of images, datasets or training.
 """
 
+from img2img.masks.adapter_files import Adapter, read_adapter
+from img2img.masks.adapter_tasks import add_adapter, write_adapter
 from img2img.masks.base import METHODS, Mask, MaskMethod, build_method
 from img2img.masks.basis import Basis
 from img2img.masks.delta import FinetunedDelta, delta_from_finetuned
@@ -29,6 +31,7 @@ __all__ = [
     "IA3",
     "KSM",
     "METHODS",
+    "Adapter",
     "Affine",
     "Basis",
     "DenseSigns",
@@ -50,8 +53,11 @@ __all__ = [
     "SupSup",
     "TaskModule",
     "TrainableCopy",
+    "add_adapter",
     "basis_of_tasks",
     "build_method",
     "delta_from_finetuned",
     "randomise",
+    "read_adapter",
+    "write_adapter",
 ]

@@ -1,6 +1,7 @@
-"""`img2img export` and `img2img share`, from a bundle to files that other programs read."""
+"""`img2img export`, `img2img share` and adapters, from a bundle to files that other programs read."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import onnxruntime
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import img2img
-from img2img import InputError
+from img2img import InputError, masks
+from img2img.bundle import load_bundle, read_bundle
 from img2img.cli import app
 
 pytestmark = pytest.mark.usefixtures("without_curves")
@@ -84,3 +87,82 @@ def test_a_bundle_is_saved_with_a_card_and_pushed_only_when_told(
     assert pushed == [((tmp_path / "demo", "me/demo"), {"license": None, "private": True})]
     assert call("share", "push", bundle, "me/demo", "--public", "--license", "mit").stdout == "the address\n"
     assert pushed[1] == ((bundle, "me/demo"), {"license": "mit", "private": False})
+
+
+def test_an_adapter_becomes_a_task_and_a_task_an_adapter(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
+    """Out of one bundle into another on the same backbone; its tasks stay as they are, bit for bit."""
+    spec = {"kind": "lenet", "hidden": [12]}
+    kind = {"kind": "classification", "classes": ["a", "b", "c"]}
+    trained = make_bundle(spec, {"lora": kind}, masks.LoRA(rank=2, target_weights=["*"]))
+    target = make_bundle(spec, {"first": kind, "second": kind})
+    before = {path.name: path.read_bytes() for path in (target / "tasks").iterdir()}
+    folder = tmp_path / "adapter"
+    result = call("export-adapter", "lora", "--bundle", trained, "--out", folder, "--json")
+    assert result.exit_code == 0, f"{result.output} {result.exception}"
+    assert [Path(p).name for p in json.loads(result.stdout)] == ["adapter_model.safetensors", "adapter_config.json"]
+    assert "--overwrite" in str(call("export-adapter", "lora", "--bundle", trained, "--out", folder).exception)
+    assert "no task 'colour'" in str(call("export-adapter", "colour", "--bundle", trained, "--out", tmp_path / "x").exception)
+    assert "lies within the bundle" in str(call("export-adapter", "lora", "--bundle", trained, "--out", trained).exception)
+
+    into = ("--bundle", target, "--name")
+    for arguments, said in (
+        (("new",), "one of first, second"),
+        (("new", "--head-of", "third"), "head_of='third'"),
+        (("first", "--head-of", "second"), "'first' in .* already"),
+        (("no/name", "--head-of", "first"), "task name 'no/name'"),
+    ):
+        failed = call("import-adapter", folder, *into, *arguments)
+        assert isinstance(failed.exception, InputError)
+        assert re.search(said, str(failed.exception)), failed.exception
+    assert {path.name: path.read_bytes() for path in (target / "tasks").iterdir()} == before
+
+    made = call("import-adapter", folder, *into, "new", "--head-of", "first", "--json")
+    assert made.exit_code == 0, f"{made.output} {made.exception}"
+    facts = json.loads(made.stdout)
+    assert (facts["form"], facts["method"], facts["head"], facts["rounding"]) == ("peft", "lora", "the file's", 0)
+    assert {path.name: path.read_bytes() for path in (target / "tasks").iterdir() if path.stem != "new"} == before
+    image = torch.rand(1, 3, 28, 28)
+    there, here = load_bundle(trained)[0], load_bundle(target)[0]
+    with torch.no_grad():
+        assert torch.equal(here(image, task="new"), there(image, task="lora"))
+
+    config = tmp_path / "task.yaml"
+    config.write_text("task: {kind: classification, classes: [x, y, z]}")
+    assert call("import-adapter", folder, *into, "named", "--config", config).exit_code == 0
+    assert img2img.load(target).tasks["named"].classes == ["x", "y", "z"]
+    config.write_text("task: {kind: classification, classes: [x, y]}")
+    refused = call("import-adapter", folder, *into, "two", "--config", config).exception
+    assert isinstance(refused, InputError)
+    assert "the head" in str(refused)
+    assert read_bundle(target)["tasks"] == ["first", "second", "new", "named"]
+
+
+def test_an_adapter_without_a_head_takes_a_tasks_and_the_backbones_normalisation(
+    make_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = make_bundle(tasks={"colour": {"kind": "colourisation"}})
+    network = load_bundle(bundle)[0]
+    weight = next(name for name, module in network.backbone.named_modules() if isinstance(module, torch.nn.Conv2d))
+    change = torch.rand(network.backbone.get_submodule(weight).weight.shape[0], 1, 1, 1) / 10
+    name = "lycoris_" + weight.replace(".", "_")
+    file = tmp_path / "any.safetensors"
+    save_file({f"{name}.weight": change.view(1, -1, 1, 1), f"{name}.on_input": torch.tensor(False)}, file)
+    made = call("import-adapter", file, "--bundle", bundle, "--name", "new")
+    assert made.exit_code == 0, f"{made.output} {made.exception}"
+    assert "the backbone's" in made.stdout
+    assert "of colour" in made.stdout
+    assert "this very backbone" in made.stdout
+    network = load_bundle(bundle)[0]
+    ours, theirs = network.merge("new").state_dict(), network.merge("colour").state_dict()
+    expected = network.backbone.state_dict()
+    for key, tensor in ours.items():
+        if key.startswith("head."):
+            assert torch.equal(tensor, theirs[key])
+        elif key == f"{weight}.weight":
+            assert torch.allclose(tensor, expected[key] * (1 + change), rtol=1e-3)
+        else:
+            assert torch.equal(tensor, expected[key])
+    config = tmp_path / "task.yaml"
+    config.write_text("task: {kind: colourisation}")
+    failed = call("import-adapter", file, "--bundle", bundle, "--name", "other", "--config", config).exception
+    assert "has no head" in str(failed)

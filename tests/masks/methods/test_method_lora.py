@@ -1,16 +1,25 @@
 """LoRA, DoRA and LoKr against their libraries' recorded adapters, and against the papers' equations, transcribed literally."""
 
+import json
 import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from adapter_references import backbone, read
+from adapter_references import ARCHIVE, backbone, read
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from mask_zoo import layer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from img2img import InputError, MaskedNetwork, masks
+from img2img.masks.adapter_files import read_adapter
+from img2img.masks.adapter_tasks import add_adapter, write_adapter
 from img2img.masks.layers import Layer, describe_layers, is_normalisation
 from img2img.masks.methods.lora import factorise
 from img2img.masks.real_valued import RealValuedMask
@@ -362,3 +371,279 @@ def test_pefts_lora_of_a_grouped_convolution_mixes_the_groups() -> None:
     x[:, :2] = torch.rand(1, 2, 5, 5)  # the inputs of the first group alone
     y = F.conv2d(F.conv2d(x, factors["lora_A"], padding=1), factors["lora_B"], groups=2)
     assert y[:, 2:].abs().max() > 0.1
+
+
+# ---------------------------------------------------------------------- files of the libraries, read and written
+
+
+LYCORIS = ["lycoris_lora", "lycoris_dora", "lycoris_lokr", "lycoris_ia3"]
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    with zipfile.ZipFile(ARCHIVE) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def network(**changes: Any) -> tuple[MaskedNetwork, Tensor]:
+    module, x, _ = backbone()
+    return MaskedNetwork(module, **changes).eval(), x
+
+
+@pytest.mark.parametrize("reference", ["peft_lora", "peft_dora", "peft_lokr", *LYCORIS])
+@torch.no_grad()
+def test_a_librarys_file_becomes_a_task_with_its_outputs(unpacked: Path, reference: str) -> None:
+    net, x = network()
+    file = unpacked / reference / ("" if reference.startswith("peft") else "lycoris.safetensors")
+    found = read_adapter(file, net)
+    assert (found.form, found.proven) == (reference.partition("_")[0], False)
+    assert found.method.name == reference.partition("_")[2]
+    rounding = add_adapter(net, "task", found)
+    assert 0 < rounding < 2e-3
+    output = read(f"{reference}/expected.safetensors")["output"]
+    assert torch.allclose(net(x, task="task"), output, atol=1e-3)
+    assert not torch.allclose(backbone()[2], output, atol=1e-2)
+    # What the file leaves alone is the backbone's, exactly.
+    merged, plain = dict(net.merge("task").named_parameters()), dict(backbone()[0].named_parameters())
+    assert {name for name in plain if not torch.equal(merged[name], plain[name])} == found.values.keys()
+    assert all(t.is_inference() or t.dtype == torch.float16 for t in net.state("task").masks.parameters())
+
+
+@pytest.mark.parametrize("form", ["peft", "lycoris"])
+@pytest.mark.parametrize(
+    "method",
+    [masks.LoRA(rank=5, alpha=2.0), masks.DoRA(rank=2), masks.LoKr(rank=1, alpha=3.0), masks.LoKr(rank=1, factor=2), masks.IA3()],
+    ids=repr,
+)
+@torch.no_grad()
+def test_a_task_goes_out_and_comes_back_bit_for_bit(tmp_path: Path, method: Any, form: Any) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.Conv2d(6, 8, (1, 3), bias=False), nn.Flatten())
+    module.append(nn.Linear(48, 10, bias=False)).append(nn.Linear(10, 2))
+    net, x = MaskedNetwork(module, head="5").eval(), torch.randn(2, 3, 8, 5)
+    state = net.add_task("task", method, head=nn.Linear(10, 3))
+    for tensor in (*state.masks.parameters(), *state.norm_tensors().values()):
+        if tensor.is_floating_point():
+            tensor += 0.1 * torch.rand(tensor.shape)
+    write_adapter(net, "task", tmp_path, form)
+    found = read_adapter(tmp_path, net)
+    assert found.proven
+    assert {name: value for name, value in found.method.options().items() if name != "alpha"} == {
+        name: value for name, value in method.options().items() if name != "alpha"
+    }
+    assert add_adapter(net, "again", found, head=nn.Linear(10, 3)) == 0
+    for (name, mine), (other, theirs) in zip(state.named_masks(), net.state("again").named_masks(), strict=True):
+        assert name == other
+        assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True))
+    assert torch.allclose(net(x, task="again"), net(x, task="task"), rtol=1e-5, atol=1e-6)
+    other = MaskedNetwork(nn.Sequential(*module[:5], nn.Linear(10, 2)), head="5")
+    other.backbone[0].weight.mul_(2)
+    moved = MaskedNetwork(other.backbone, head="5")
+    with pytest.raises(InputError, match=r"belongs to the backbone .*this network's is"):
+        read_adapter(tmp_path, moved)
+
+
+def forged(unpacked: Path, folder: Path, reference: str, change: Callable[[dict[str, Tensor], dict[str, Any]], object]) -> Path:
+    """A library's file with a change of its tensors, or of PEFT's configuration."""
+    name = "adapter_model.safetensors" if reference.startswith("peft") else "lycoris.safetensors"
+    tensors, config = read(f"{reference}/{name}"), {}
+    if reference.startswith("peft"):
+        config = json.loads((unpacked / reference / "adapter_config.json").read_text())
+    change(tensors, config)
+    save_file(tensors, folder / name)
+    if config:
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder / name
+
+
+@pytest.mark.parametrize("reference", ["peft_lora", "lycoris_lora"])
+@torch.no_grad()
+def test_ranks_and_scales_of_many_layers_become_one(unpacked: Path, tmp_path: Path, reference: str) -> None:
+    """A layer of a higher rank than its matrix allows, one of a lower, and a scale of its own: the same change of each weight."""
+    a, b = ("lora_A", "lora_B") if reference == "peft_lora" else ("lora_down", "lora_up")
+    prefix = "base_model.model." if reference == "peft_lora" else "lycoris_"
+    deltas = {}
+
+    def change(tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
+        for module, rank, alpha, shapes in (
+            ("conv", 1, 3.0, ((1, 3, 3, 3), (4, 1, 1, 1))),
+            ("linear", 7, -5.0, ((7, 4), (6, 7))),
+        ):
+            A, B = (0.3 * torch.randn(shape) for shape in shapes)
+            tensors |= {f"{prefix}{module}.{a}.weight": A, f"{prefix}{module}.{b}.weight": B}
+            deltas[module] = alpha / rank * B.flatten(1) @ A.flatten(1)
+            if config:
+                config["rank_pattern"][module], config["alpha_pattern"][f"^{module}"] = rank, alpha
+            else:
+                tensors[f"{prefix}{module}.alpha"] = torch.tensor(alpha)
+
+    net, _ = network()
+    found = read_adapter(forged(unpacked, tmp_path, reference, change), net)
+    assert found.method.options()["rank"] == 7
+    add_adapter(net, "task", found)
+    merged, plain = dict(net.merge("task").named_parameters()), dict(backbone()[0].named_parameters())
+    for module, delta in deltas.items():
+        got = (merged[f"{module}.weight"] - plain[f"{module}.weight"]).flatten(1)
+        assert torch.allclose(got, delta, atol=2e-3), module
+
+
+def _set(name: str, value: Any) -> Callable[..., object]:
+    return lambda tensors, config: (tensors if isinstance(value, Tensor) else config).update({name: value})
+
+
+def _without(name: str) -> Callable[..., object]:
+    return lambda tensors, config: tensors.pop(name)
+
+
+P, L = "base_model.model.", "lycoris_"
+REFUSED: dict[str, tuple[str, Callable[..., object], str]] = {
+    "PEFT's (IA)3 of a bias": ("peft_ia3", lambda t, c: None, r"ia3_l.*bias"),
+    "a grouped convolution": ("peft_lora_grouped", lambda t, c: None, r"grouped\.lora_.*mixes the groups"),
+    "an unknown key": ("peft_lora", _set(P + "conv.sparkle", torch.ones(1)), r"conv\.sparkle.*no such tensor"),
+    "a bias": ("peft_lora", _set(P + "conv.bias", torch.ones(4)), r"conv\.bias.*only the head and normalisation"),
+    "a whole weight": ("peft_lora", _set(P + "grouped.weight", torch.ones(4, 2, 3, 3)), "only the head and normalisation"),
+    "a bias of LoRA's": ("peft_lora", _set(P + "conv.lora_B.bias", torch.ones(4)), r"lora_B\.bias: a bias"),
+    "another network's names": (
+        "peft_lora", lambda t, c: t.update({k.replace("conv", "net.conv"): t.pop(k) for k in list(t) if "conv" in k}),
+        r"no module 'net\.conv'; its names begin with 'net\.'",
+    ),
+    "no B": ("peft_lora", _without(P + "conv.lora_B.weight"), r"conv\.lora_A.*missing"),
+    "another shape": ("peft_lora", _set(P + "linear.lora_A.weight", torch.ones(2, 5)), r"linear.*\(2, 5\).*another network"),
+    "no values": ("peft_lora", lambda t, c: [t.clear(), t.update(x=torch.ones(1))], "x: expected a name that begins"),
+    "not finite": ("peft_lora", _set(P + "linear.lora_A.weight", torch.full((2, 4), torch.nan)), "linear.*no finite numbers"),
+    "beyond half": ("peft_lora", _set(P + "linear.lora_A.weight", torch.full((2, 4), 1e6)), "linear.*beyond half precision"),
+    "whole numbers": ("peft_lora", _set(P + "linear.lora_A.weight", torch.ones(2, 4).int()), "linear.*I32.*F32"),
+    "another rank": ("peft_lora", _set("r", 4), r"rank 2, adapter_config\.json says 4"),
+    "a residual start": ("peft_lora", _set("init_lora_weights", "pissa"), "init_lora_weights='pissa'.*own weights"),
+    "an unknown option": ("peft_lora", _set("use_sparkle", True), "use_sparkle=True changes what the values mean"),
+    "a method not here": ("peft_lora", _set("peft_type", "LOHA"), "peft_type='LOHA'.*LORA"),
+    "no method": ("peft_lora", _set("peft_type", ["LORA"]), "peft_type=.*LORA"),
+    "a regular expression": ("peft_lora", _set("alpha_pattern", {"(a+)+$": 3}), "alpha_pattern.*not regular expressions"),
+    "no number": ("peft_lora", _set("lora_alpha", "3"), "lora_alpha='3'.*number"),
+    "two methods": ("lycoris_lora", _set(L + "conv.dora_scale", torch.ones(4, 1, 1, 1)), "one method, got dora, lora"),
+    "the other method": ("peft_lora", _set("use_dora", True), "use_dora=True, the file's values say lora"),
+    "LoHa": ("lycoris_lora", _set(L + "conv.hada_w1_a", torch.ones(4, 1)), r"conv\.hada_w1_a: LoHa"),
+    "Tucker's LoKr": ("lycoris_lokr", _set(L + "conv.lokr_t2", torch.ones(1, 1, 3, 3)), r"conv\.lokr_t2: .*Tucker"),
+    "no alpha": ("lycoris_lora", _without(L + "conv.alpha"), r"conv\..*expected one alpha"),
+    "factors of inputs": ("lycoris_ia3", _set(L + "conv.on_input", torch.tensor(True)), "inputs are scaled by no method here"),
+    "norms of inputs": ("lycoris_dora", _set(L + "conv.dora_scale", torch.ones(1, 3, 1, 1)), r"m has the shape \(1, 3, 1, 1\)"),
+    "another split": (
+        "lycoris_lokr",
+        lambda t, c: t.update({L + "linear.lokr_w1": torch.ones(3, 2), L + "linear.lokr_w2_a": torch.ones(2, 1)}),
+        "split",
+    ),
+    "a product that would fill the memory": (
+        "lycoris_lokr",
+        lambda t, c: (
+            t.pop(L + "conv.lokr_w1"),
+            t.update({L + "conv.lokr_w1_a": torch.ones(500_000, 1), L + "conv.lokr_w1_b": torch.ones(1, 500_000)}),
+        ),
+        "another shape of weight",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_map_of_a_method_is_refused_by_name(unpacked: Path, tmp_path: Path, what: str) -> None:
+    reference, change, message = REFUSED[what]
+    net, _ = network()
+    with pytest.raises(InputError, match=message) as refused:
+        read_adapter(forged(unpacked, tmp_path, reference, change), net)
+    assert str(tmp_path) in str(refused.value), "it names the file"
+
+
+def test_what_is_no_adapter_at_all_is_refused(unpacked: Path, tmp_path: Path) -> None:
+    net, _ = network()
+    with pytest.raises(InputError, match="no adapter at"):
+        read_adapter(tmp_path / "nowhere", net)
+    with pytest.raises(InputError, match=r"neither adapter_model\.safetensors and lycoris\.safetensors"):
+        read_adapter(tmp_path, net)
+    file = tmp_path / "adapter_model.safetensors"
+    whole = (unpacked / "peft_lora" / file.name).read_bytes()
+    file.write_bytes(whole)
+    with pytest.raises(InputError, match=r"no adapter_config\.json beside it"):
+        read_adapter(file, net)
+    for cut in (b"", whole[:50], whole[:-4], b"\xff" * 100):
+        file.write_bytes(cut)
+        with pytest.raises(InputError, match="damaged"):
+            read_adapter(file, net)
+    save_file({L + "conv.alpha": torch.zeros(5_000_000)}, tmp_path / "large.safetensors")
+    with pytest.raises(InputError, match="bytes, more than any adapter"):
+        read_adapter(tmp_path / "large.safetensors", net)
+    module = backbone()[0]
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    save_file({L + "0.weight": torch.ones(4), L + "0.on_input": torch.tensor(False)}, tmp_path / "tied.safetensors")
+    with pytest.raises(InputError, match=r"0\.weight and 1\.weight are one tensor"):
+        read_adapter(tmp_path / "tied.safetensors", MaskedNetwork(tied))
+    with pytest.raises(InputError, match=r"grouped\.weight is not among the weights"):
+        read_adapter(unpacked / "lycoris_lora" / "lycoris.safetensors", MaskedNetwork(module, select=["conv.*", "linear.*"]))
+
+
+@given(data=st.data())
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_file_is_refused_or_read_within_bounds(unpacked: Path, tmp_path: Path, data: st.DataObject) -> None:
+    """Whatever byte of a file or of a configuration changes: one message, or an adapter of finite values."""
+    net, _ = network()
+    reference = data.draw(st.sampled_from(["peft_dora", "peft_lokr", "lycoris_lokr", "lycoris_ia3"]))
+    names = [p.name for p in (unpacked / reference).iterdir() if p.name != "expected.safetensors"]
+    for name in names:
+        (tmp_path / name).write_bytes((unpacked / reference / name).read_bytes())
+    name = data.draw(st.sampled_from(names))
+    content = bytearray((tmp_path / name).read_bytes())
+    end = min(len(content), 2500)  # the header, and then all values are alike
+    for place in data.draw(st.lists(st.integers(0, end - 1), min_size=1, max_size=3)):
+        content[place] = data.draw(st.integers(0, 255))
+    (tmp_path / name).write_bytes(bytes(content))
+    file = tmp_path / ("adapter_model.safetensors" if reference.startswith("peft") else "lycoris.safetensors")
+    try:
+        found = read_adapter(file, net)
+    except InputError:
+        return
+    assert all(value.isfinite().all() for parts in found.values.values() for value in parts.values())
+
+
+def test_what_has_no_form_in_a_library_is_not_written(tmp_path: Path) -> None:
+    net = MaskedNetwork(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")))
+    other = MaskedNetwork(nn.Sequential(nn.ConvTranspose2d(4, 4, 3), nn.Embedding(3, 4), nn.Linear(4, 4)))
+    nn.init.ones_(net.backbone[0].bias)
+    net.add_task("all", masks.LoRA(rank=1))
+    net.add_task("second", masks.LoRA(rank=1, target_weights=["1.*"]))
+    net.add_task("factors", masks.IA3())
+    with torch.no_grad():
+        next(net.state("factors").masks.parameters()).mul_(2)
+    net.add_task("signs", masks.SparseSigns())
+    other.add_task("transposed", masks.LoRA(rank=1))
+    other.add_task("embedding", masks.IA3(target_weights=["1.*"]))
+    for its, task, form, message in (
+        (net, "all", "peft", r"0\.weight.*mixes the groups: use the form lycoris"),
+        (net, "second", "peft", r"1\.weight.*padding_mode='reflect': use the form lycoris"),
+        (net, "factors", "peft", r"0\.weight.*bias too: use the form lycoris"),
+        (net, "signs", "lycoris", "sparse_signs, which neither"),
+        (other, "transposed", "lycoris", r"0\.weight, of a layer that lycoris does not adapt.*target_weights"),
+        (other, "embedding", "peft", r"1\.weight.*no ia3 of an embedding"),
+        (other, "embedding", "lycoris", r"1\.weight.*does not adapt embeddings"),
+    ):
+        with pytest.raises(InputError, match=message):
+            write_adapter(its, task, tmp_path / "out", form)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+    assert write_adapter(net, "all", tmp_path / "out", "lycoris") == [tmp_path / "out" / "lycoris.safetensors"]
+
+
+def test_target_weights_leave_the_others_to_the_backbone(tmp_path: Path) -> None:
+    net, x = network()
+    for method in (masks.LoRA(target_weights=["conv.*"]), masks.IA3(target_weights=["conv.*"])):
+        state = net.add_task(method.name, method)
+        assert [name for name, _ in state.named_masks()] == ["conv.weight"]
+        with torch.no_grad():
+            for parameter in state.masks.parameters():
+                parameter += 0.1
+        net.save_task(method.name, tmp_path / method.name)
+        net.load_task(tmp_path / method.name, name=method.name + "_again")
+        assert net.state(method.name + "_again").method == method
+        assert torch.equal(net(x, task=method.name), net(x, task=method.name + "_again"))
+    for wrong in (["nothing.*"], [], "conv.*", [3]):
+        with pytest.raises(InputError, match="target_weights"):
+            net.add_task("wrong", masks.LoRA(target_weights=wrong))  # type: ignore[arg-type]
+    assert "wrong" not in net.tasks()
