@@ -86,7 +86,7 @@ class FinetunedTask:
         self.teacher = context.network.copy_backbone(head).requires_grad_(False)
         found.load_into(self.teacher, context.network.head_name)
         context.place(self.teacher.eval())
-        self._val: dict[str, float | None] = {}
+        self._val: dict[str, float] = {}
         self._delta: FinetunedDelta | None = None
         self._result: FinetunedResult | None = None
 

@@ -530,3 +530,14 @@ def test_tied_weights_that_differ_are_refused() -> None:
     state_dict = {**backbone.state_dict(), "output.weight": torch.zeros(10, 8)}
     with pytest.raises(InputError, match=r"'embedding.weight' and 'output.weight' are one tensor"):
         masks.delta_from_finetuned(net, "a", state_dict)
+
+
+def test_normalisation_that_is_not_the_tasks_own_has_to_be_the_backbones() -> None:
+    _, net, finetuned = _with_head()
+    with pytest.raises(InputError, match=r"1\.weight.*keep_frozen"):
+        masks.delta_from_finetuned(net, "a", finetuned.state_dict(), head=head(), norm="statistics")
+    assert net.tasks() == ()
+    found = masks.delta_from_finetuned(net, "a", finetuned.state_dict(), head=head(), norm="statistics", keep_frozen=True)
+    assert found.state.norm_mode == "statistics"
+    assert found.not_kept.keys() == {name for name in net.roles.norm_parameters}
+    assert all(torch.equal(t, finetuned.state_dict()[name]) for name, t in found.state.norm_tensors().items())
