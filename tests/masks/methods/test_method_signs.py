@@ -539,5 +539,5 @@ def test_normalisation_that_is_not_the_tasks_own_has_to_be_the_backbones() -> No
     assert net.tasks() == ()
     found = masks.delta_from_finetuned(net, "a", finetuned.state_dict(), head=head(), norm="statistics", keep_frozen=True)
     assert found.state.norm_mode == "statistics"
-    assert found.not_kept.keys() == {name for name in net.roles.norm_parameters}
+    assert found.not_kept.keys() == set(net.roles.norm_parameters)
     assert all(torch.equal(t, finetuned.state_dict()[name]) for name, t in found.state.norm_tensors().items())
