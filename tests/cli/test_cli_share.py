@@ -129,7 +129,7 @@ def test_an_adapter_becomes_a_task_and_a_task_an_adapter(make_bundle: Callable[.
     config = tmp_path / "task.yaml"
     config.write_text("task: {kind: classification, classes: [x, y, z]}")
     assert call("import-adapter", folder, *into, "named", "--config", config).exit_code == 0
-    assert img2img.load(target).tasks["named"].classes == ["x", "y", "z"]
+    assert img2img.load(target).tasks["named"].classes == ("x", "y", "z")
     config.write_text("task: {kind: classification, classes: [x, y]}")
     refused = call("import-adapter", folder, *into, "two", "--config", config).exception
     assert isinstance(refused, InputError)
