@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from img2img.backbones.head_check import check_head
 from img2img.bundle import (
@@ -213,6 +213,7 @@ def import_adapter(
     network, backbone = load_backbone(folder, description)
     adapter = read_adapter(path, network)
     info: dict[str, Any] = {}
+    head: nn.Module | None
     if options is not None:
         if head_of is not None:
             raise InputError("the kind of task was given twice: by options and by head_of; leave one out")
@@ -243,7 +244,7 @@ def import_adapter(
 
 def _only_task(folder: Path, tasks: Sequence[str], asked: str | None) -> str:
     """The task asked for, or the only one."""
-    if asked in tasks:
+    if asked is not None and asked in tasks:
         return asked
     if asked is None and len(tasks) == 1:
         return tasks[0]

@@ -230,10 +230,10 @@ def _peft_parts(
             continue
         module = name.removesuffix("." + suffix)
         values = found.setdefault(module, {})
-        part = (_PEFT_PARTS | _LOKR_PARTS)[suffix]
-        if part in values:
+        value = (_PEFT_PARTS | _LOKR_PARTS)[suffix]
+        if value in values:
             raise InputError(f"{key}: the file has another tensor for the same part")
-        values[part], names[module] = tensor, key
+        values[value], names[module] = tensor, key
     parts = []
     for module, values in found.items():
         weight = _weight_of(module, names[module], network)
@@ -283,14 +283,14 @@ def _lycoris_parts(tensors: Mapping[str, Tensor], network: FrozenBackbone) -> li
     names: dict[str, str] = {}
     for key, tensor in tensors.items():
         flat, _, suffix = key.partition(".")
-        part = (_LYCORIS_PARTS | _LOKR_PARTS).get(suffix)
-        if part is None or not flat.startswith("lycoris_"):
+        value = (_LYCORIS_PARTS | _LOKR_PARTS).get(suffix)
+        if value is None or not flat.startswith("lycoris_"):
             _refuse_known(key, suffix)
             raise InputError(f"{key}: expected lycoris_MODULE and a part of LoRA, DoRA, LoKr or (IA)³, or a name of PEFT's form")
         if len(candidates := modules.get(flat, [])) > 1:
             raise InputError(f"{key} may mean any of {', '.join(candidates)}: rename one in the network")
         module = candidates[0] if candidates else flat.removeprefix("lycoris_")
-        found.setdefault(module, {})[part] = tensor
+        found.setdefault(module, {})[value] = tensor
         names.setdefault(module, key)
     parts = []
     for module, values in found.items():

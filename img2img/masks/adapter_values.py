@@ -183,8 +183,8 @@ def _lokr(parts: Sequence[Part]) -> tuple[RealValuedMethod, dict[str, dict[str, 
             made[part.weight] = w1, (a, part.matrix("w2_b", a.shape[1], None))
     splits = {}
     for part in parts:
-        w1, w2 = made[part.weight]
-        o2, i2 = w2.shape if isinstance(w2, Tensor) else (len(w2[0]), w2[1].shape[1])
+        w1, second = made[part.weight]
+        o2, i2 = second.shape if isinstance(second, Tensor) else (len(second[0]), second[1].shape[1])
         splits[part.weight] = (w1.shape[0], o2), (w1.shape[1], i2 // part.layer.taps)
         if (w1.shape[0] * o2, w1.shape[1] * i2) != (part.layer.out_channels, part.layer.inputs * part.layer.taps):
             raise InputError(f"{part.key}: the factors are those of another shape of weight; the adapter is for another network")
@@ -198,13 +198,13 @@ def _lokr(parts: Sequence[Part]) -> tuple[RealValuedMethod, dict[str, dict[str, 
     method = LoKr(rank=rank, alpha=scale * rank, factor=factor)
     values = {}
     for part in parts:
-        w1, w2 = made[part.weight]
+        w1, second = made[part.weight]
         w1 = w1 * _quotient(part.scale, method.scale(part.layer))
         if method.start(replace(part.layer, weight=part.layer.weight.to("meta"))).keys() == {"w1", "w2"}:
-            values[part.weight] = {"w1": w1, "w2": w2 if isinstance(w2, Tensor) else w2[0] @ w2[1]}
+            values[part.weight] = {"w1": w1, "w2": second if isinstance(second, Tensor) else second[0] @ second[1]}
         else:
-            assert not isinstance(w2, Tensor)  # the rank is large enough for those
-            b, a = _of_rank(w2[1], w2[0], rank)
+            assert not isinstance(second, Tensor)  # the rank is large enough for those
+            b, a = _of_rank(second[1], second[0], rank)
             values[part.weight] = {"w1": w1, "w2_a": a, "w2_b": b}
     return method, values
 
