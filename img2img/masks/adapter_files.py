@@ -25,7 +25,7 @@ from img2img.files.json_files import read_json
 from img2img.files.paths import expanded
 from img2img.files.tensors import FLOATS, tensor_shapes
 from img2img.files.untrusted import check_plain, naming
-from img2img.masks.adapter_values import Part, method_of
+from img2img.masks.adapter_values import Part, ignores_how_it_runs, method_of, mixes_groups
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.real_valued import RealValuedMethod
 from img2img.masks.stored_tensors import matching
@@ -256,9 +256,9 @@ def _check_meaning(part: Part, options: Mapping[str, Any], module: str) -> None:
     if part.kind in ("lora", "dora"):
         if bool(options.get("use_dora")) != (part.kind == "dora"):
             raise InputError(f"{part.key}: {CONFIG} says use_dora={options.get('use_dora')}, the file's values say {part.kind}")
-        if isinstance(layer, _ConvNd) and layer.groups > 1:
+        if isinstance(layer, _ConvNd) and mixes_groups(layer):
             raise InputError(f"{part.key}: PEFT's {part.kind} of a grouped convolution mixes the groups, which no weight does")
-        if isinstance(layer, _ConvNd) and part.layer.taps > 1 and (layer.padding_mode != "zeros" or {*layer.dilation} != {1}):
+        if isinstance(layer, _ConvNd) and ignores_how_it_runs(layer, part.layer):
             raise InputError(
                 f"{part.key}: PEFT runs the {part.kind} of this convolution without its dilation={layer.dilation} and "
                 f"padding_mode={layer.padding_mode!r}, so that it is no change of the weight"

@@ -16,6 +16,7 @@ from img2img.files.json_files import write_json
 from img2img.files.paths import expanded
 from img2img.files.tensors import tensor_bytes
 from img2img.masks.adapter_files import CONFIG, HASH, LYCORIS_FILE, MODULES_FILE, PEFT_FILE, PREFIX, Adapter, Form
+from img2img.masks.adapter_values import ignores_how_it_runs, mixes_groups
 from img2img.masks.layers import Layer
 from img2img.masks.methods.channel import IA3
 from img2img.masks.methods.lora import DoRA, LoKr, LoRA
@@ -121,7 +122,7 @@ def write_adapter(network: TaskNetwork, task: str, folder: str | os.PathLike[str
     if form == "lycoris":
         files = {LYCORIS_FILE: tensors} | ({MODULES_FILE: modules} if modules else {})
         return [write_bytes(folder / name, tensor_bytes(_plain(values), metadata)) for name, values in files.items()]
-    config = _peft_config(network, state, method)
+    config = _peft_config(network, state, method, modules)
     content = tensor_bytes(_plain(tensors | {PREFIX + name: tensor for name, tensor in modules.items()}), metadata)
     return [write_bytes(folder / PEFT_FILE, content), write_json(folder / CONFIG, config)]
 
@@ -179,9 +180,9 @@ def _peft_values(
 
 
 def _check_peft_convolution(owner: _ConvNd, layer: Layer, method: RealValuedMethod) -> None:
-    if owner.groups > 1:
+    if mixes_groups(owner):
         raise InputError(f"PEFT's {method.name} of a grouped convolution mixes the groups: use the form lycoris")
-    if layer.taps > 1 and (owner.padding_mode != "zeros" or {*owner.dilation} != {1}):
+    if ignores_how_it_runs(owner, layer):
         raise InputError(
             f"PEFT runs {method.name} without this convolution's dilation={owner.dilation} and "
             f"padding_mode={owner.padding_mode!r}: use the form lycoris"
@@ -193,10 +194,13 @@ def _kernel(part: str, value: Tensor, layer: Layer, kernel: torch.Size) -> Tenso
     return value.view(len(value), -1, *kernel) if part == "w2" and kernel else value
 
 
-def _peft_config(network: TaskNetwork, state: TaskState, method: RealValuedMethod) -> dict[str, Any]:
+def _peft_config(
+    network: TaskNetwork, state: TaskState, method: RealValuedMethod, modules: Mapping[str, Tensor]
+) -> dict[str, Any]:
     targets = [name.removesuffix(".weight") for name, _ in state.named_masks()]
     saved = [] if network.head_name is None or state.head is None else [network.head_name]
-    if any(name in network.norm_tensors("own")[0] | network.norm_tensors("own")[1] for name in _modules(network, state)):
+    parameters, buffers = network.norm_tensors("own")
+    if modules.keys() & (parameters | buffers).keys():
         saved += network.norm_modules()
     names = [name for name, _ in network.backbone.named_modules() if name]
     for name in names:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from img2img.errors import InputError
 from img2img.masks.layers import Layer
@@ -18,6 +19,16 @@ from img2img.masks.real_valued import RealValuedMethod
 _SAME = 1e-6
 """Scales that differ by less than this share are one: files round them to float32."""
 _LOKR = [{first, second} for first in ("w1", "w1_a w1_b") for second in ("w2", "w2_a w2_b")]
+
+
+def mixes_groups(convolution: _ConvNd) -> bool:
+    """Whether PEFT's LoRA and DoRA of this convolution add up inputs of other groups, which no weight of it does."""
+    return convolution.groups > 1
+
+
+def ignores_how_it_runs(convolution: _ConvNd, layer: Layer) -> bool:
+    """Whether PEFT's LoRA and DoRA run their factors without this convolution's dilation or padding mode."""
+    return layer.taps > 1 and (convolution.padding_mode != "zeros" or {*convolution.dilation} != {1})
 
 
 @dataclass(frozen=True)
