@@ -4,6 +4,7 @@ import copy
 import functools
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,18 @@ torch.set_num_threads(1)
 # A busy machine is no reason to fail; tests that need more examples say so.
 hypothesis.settings.register_profile("img2img", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("img2img")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`slow_after(n)`: of the parameters of a test the first n are for every run, and the others are slow."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        mark = item.get_closest_marker("slow_after")
+        if mark is not None:
+            test = item.nodeid.partition("[")[0]
+            seen[test] += 1
+            if seen[test] > mark.args[0]:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -130,6 +130,7 @@ def test_where_a_module_is_does_not_matter_to_what_was_learned(here: Path) -> No
         assert task_fingerprint(first, task) == task_fingerprint(moved, other)
 
 
+@pytest.mark.slow
 def test_a_worker_process_that_is_spawned_reads_data_of_ones_own(here: Path) -> None:
     import_modules(["more/my_network.py"])
     parts = build_data(config()["tasks"]["first"]["data"])

@@ -47,6 +47,7 @@ def assert_loaded(encoder: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
         assert torch.equal(tensor, tensors[name]), name
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize("prefix", ["", "encoder.", "module.", "module.encoder.", "model.encoder."])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_file_reaches_every_tensor_of_the_encoder(tmp_path, published, prefix, suffix) -> None:

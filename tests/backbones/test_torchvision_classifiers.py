@@ -145,6 +145,7 @@ def test_masks_of_vgg_cover_its_hidden_linear_layers_and_train_through_relu_in_p
     assert all(p.grad.any() for p in state.parameters())
 
 
+@pytest.mark.slow
 def test_every_network_of_the_known_families_is_a_classifier() -> None:
     names = torchvision.models.list_models(torchvision.models, include=["vgg*", "*resne*t*", "densenet*"])
     assert len(names) >= 8 + 5 + 2 + 3 + 4

@@ -162,6 +162,7 @@ HUGE = {
 }
 
 
+@pytest.mark.slow_after(6)
 @pytest.mark.parametrize("spec", HUGE.values(), ids=HUGE)
 def test_what_a_bundle_claims_is_compared_before_anything_is_built(mine: Path, real: list[str], spec: dict[str, Any]) -> None:
     describe(mine, spec=spec)

@@ -57,6 +57,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return monkeypatch, capsys
 
 
+@pytest.mark.slow
 def test_a_suite_becomes_a_page(suite: Path, tmp_path: Path, shell: Fixtures) -> None:
     out = tmp_path / "out"
     assert call(*shell, "report", str(suite), "--out", str(out)) == (0, f"{out / 'index.html'}\n", "")

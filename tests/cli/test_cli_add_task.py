@@ -132,6 +132,7 @@ def test_what_the_options_of_files_stand_for(given: dict[str, str], found: dict[
     assert _of_files("image_label_folder", **options) == found
 
 
+@pytest.mark.slow_after(7)
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -262,6 +262,7 @@ def test_every_help_teaches(command: tuple[str, ...]) -> None:
     assert len(text.split()) > 20
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.parametrize(
     "command",
     [

@@ -36,6 +36,7 @@ def _pt2(path: Path, image: torch.Tensor) -> torch.Tensor:
 
 
 # Tracing for ONNX takes ten times as long; tests/export and a page of the documentation do it anyway.
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "run"), [("pt2", _pt2), pytest.param("onnx", _onnx, marks=pytest.mark.slow)])
 def test_a_task_becomes_a_file_that_runs(
     bundle: Path, tmp_path: Path, ending: str, run: Callable[[Path, torch.Tensor], torch.Tensor]

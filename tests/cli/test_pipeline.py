@@ -109,6 +109,7 @@ def test_an_experiment_without_its_first_line_or_with_a_mark_before_it_is_told_s
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_further_process_of_a_training_gets_the_same_pipeline_and_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fabric starts it as `python sys.argv[0] ...`, unless the main module has a spec: what it runs is looked at here."""
     commands: list[list[str]] = []

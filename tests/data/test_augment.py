@@ -36,6 +36,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_came_before():
     assert content(pickle.loads(pickle.dumps(used))(sample, 3)) == fresh
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_bytes():
     code = (
         "import sys, numpy as np; from img2img.data.augment import Augment; from img2img.data.base import Sample;"

@@ -217,6 +217,7 @@ except test_loader.LostBatchError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("unshare"), reason="needs namespaces of Linux")
 def test_a_small_shared_memory_is_one_message(tmp_path):
     mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"

@@ -37,6 +37,7 @@ def test_some_tasks_and_wrong_ones(bundle: Path, tmp_path: Path) -> None:
         export_bundle(bundle, tmp_path, format="h5")
 
 
+@pytest.mark.slow
 def test_small_files_beside_one_file_of_weights(bundle: Path, tmp_path: Path) -> None:
     made = {entry.path.stem: entry for entry in export_bundle(bundle, tmp_path / "out", format="onnx_shared")}
     network, tasks = load_tasks(bundle)

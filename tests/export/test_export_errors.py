@@ -98,6 +98,7 @@ def test_a_task_that_no_graph_can_hold_says_so(make: Callable[..., Any], tmp_pat
         export_task(network, "it", task, tmp_path / "it.pt2")
 
 
+@pytest.mark.slow
 def test_onnxruntime_keeps_nothing_in_the_home(tmp_path: Path) -> None:
     """From 1.29 on it makes an ID of the machine and a database of reports there."""
     program = """

@@ -66,9 +66,8 @@ def sizes(network: Any) -> list[tuple[int, int, int]]:
     return [(1, low, low), (4, low + 2 * step, low + step), (2, low, low + 5 * step)]
 
 
-@pytest.mark.parametrize(
-    "name", ["transposed", "instance", "depthwise", pytest.param("resnet18", marks=pytest.mark.slow), "lenet"]
-)
+@pytest.mark.slow_after(2)
+@pytest.mark.parametrize("name", ["transposed", "lenet", "instance", "depthwise", "resnet18"])
 def test_onnx_computes_what_the_library_computes(name: str, make: Callable[..., Any], tmp_path: Path) -> None:
     spec, kind, method = NETWORKS[name]
     network, task = make(spec, kind, method)
@@ -86,6 +85,7 @@ def test_onnx_computes_what_the_library_computes(name: str, make: Callable[..., 
     assert made.bytes == made.path.stat().st_size
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_task_as_a_program_of_torch(kind: str, make: Callable[..., Any], tmp_path: Path) -> None:
     network, task = make(kind=kind)
@@ -104,7 +104,8 @@ def test_the_loop_inside_canny_as_onnx(make: Callable[..., Any], tmp_path: Path)
     torch.testing.assert_close(torch.from_numpy(run_onnx(path, images)), library(network, task, images), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow_after(3)
+@pytest.mark.parametrize("name", sorted(NETWORKS, key=["transposed", "lenet", "instance"].count, reverse=True))
 def test_a_state_dict_rebuilds_the_network_bit_for_bit(name: str, make: Callable[..., Any], tmp_path: Path) -> None:
     spec, kind, method = NETWORKS[name]
     network, task = make(spec, kind, method)
@@ -130,6 +131,7 @@ def test_raw_output(make: Callable[..., Any], tmp_path: Path) -> None:
     assert made.values["output"].startswith("raw: ")
 
 
+@pytest.mark.slow
 def test_what_a_file_says_of_itself(make: Callable[..., Any], tmp_path: Path) -> None:
     network, task = make()
     export_task(network, "it", task, tmp_path / "it.onnx")
@@ -155,6 +157,7 @@ def test_what_a_file_says_of_itself(make: Callable[..., Any], tmp_path: Path) ->
         assert str(Path(torch.__file__).parents[1]).encode() not in file.read_bytes(), file
 
 
+@pytest.mark.slow
 def test_a_size_of_its_own(make: Callable[..., Any], tmp_path: Path) -> None:
     network, task = make(kind="drawing")
     made = export_task(network, "it", task, tmp_path / "it.onnx", size=(16, 12))

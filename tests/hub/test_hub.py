@@ -338,6 +338,7 @@ def test_a_missing_package_is_named_with_its_command(run: Path, tmp_path: Path, 
     assert same_outputs(hub.from_pretrained(run), img2img.load(run))  # a folder needs no package
 
 
+@pytest.mark.slow
 def test_a_new_process_behind_a_proxy_is_told_what_is_wrong() -> None:
     """In a process of its own: packages that were imported before hide what is missing."""
     code = (

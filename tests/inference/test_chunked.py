@@ -92,6 +92,7 @@ def test_parts_give_what_the_whole_gives(
         assert (parts - whole).abs().max() < 1e-4
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("size", [(310, 200), (150, 333)])
 def test_every_type_and_form(model: Model, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
     image = _image(*size)

@@ -50,6 +50,7 @@ def _measured(folder: Path, name: str, size: tuple[int, int], side: int | None =
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 
+@pytest.mark.slow
 @linux
 def test_a_large_image_of_classes_stays_within_its_bound(make_bundle: Callable[..., Path]) -> None:
     used, bound = _measured(make_bundle(RESNET, CLASSES), "animals", (2000, 3000))

@@ -175,6 +175,7 @@ def test_bfloat16_is_near(model: Model, bundle: Path) -> None:
         assert 0 < difference.mean() < 4
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("weights", ["cached", "merged"])
 def test_threads_do_not_mix_tasks(bundle: Path, weights: str) -> None:
     model = img2img.load(bundle, weights=weights)
@@ -264,6 +265,7 @@ def _in_another_process(model: Model, image: ImageLike) -> tuple[ImageLike, dict
     return results, dict(model.tasks["parts"].metrics), model.network.hash_backbone()
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("weights", ["cached", "merged"])
 def test_a_model_goes_to_a_worker_process(bundle: Path, weights: Any) -> None:
     model, image = img2img.load(bundle, weights=weights), _image()

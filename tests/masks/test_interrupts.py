@@ -231,6 +231,7 @@ METHODS = {
 }
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("method", METHODS)
 def test_freezing_and_continuing_that_are_interrupted_can_be_done_again(method: str) -> None:
     plain = MaskedNetwork(WithHead(), head="head")

@@ -134,6 +134,7 @@ def on_a_given_network(official: Path, tmp_path: Path) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.slow
 def test_the_accuracy_of_a_given_network_completes_the_score(on_a_given_network: dict[str, Any], tmp_path: Path) -> None:
     results = run(on_a_given_network, then=partial(finish, imagenet12_accuracy=59.67))
     written = json.loads((tmp_path / "run" / "decathlon.json").read_text())

@@ -129,6 +129,7 @@ def test_the_published_studies_have_what_a_report_needs(name: str, tmp_path: Pat
     assert f"| {start} | {own} |" in page
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_where_it_was(
     finished: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -383,6 +384,7 @@ def test_what_was_not_measured_may_be_asked_for_with_any_options(tmp_path: Path)
     check_earlier(tmp_path, read_study({**TINY, "out": str(tmp_path)}))
 
 
+@pytest.mark.slow
 def test_one_mask_has_no_overlap_to_report(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     few = {"counts": [1], "inference": {"tasks": 0}, "variants": {"counts": []}, "train": {**TINY["train"], "mask_epochs": 1}}
     assert run({**TINY, **few, "out": str(tmp_path)})["overlaps"] == []

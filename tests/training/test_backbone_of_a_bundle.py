@@ -46,6 +46,7 @@ def base(config_in: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("options", "changes"),
     [
@@ -80,6 +81,7 @@ def test_a_task_is_the_one_that_the_sequence_would_have_learned(
     assert [task["value"] for task in again["tasks"]] == [task["value"] for task in results["tasks"]]
 
 
+@pytest.mark.slow
 def test_a_basis_of_the_bundle_is_used_under_its_name_and_no_other_one_takes_it(config: Make, tmp_path: Path) -> None:
     bases = {"shared": {"tasks": ["disks", "colour"]}, "other": {"count": 3, "density": 0.5, "seed": 1}}
     base = config(out=str(tmp_path / "base"), masks={"bases": bases}, backbone={**config()["backbone"], "mode": "random"})

@@ -234,6 +234,7 @@ def test_a_run_folder_of_another_configuration_is_left_alone(config: Make, tmp_p
     assert (tmp_path / "run" / "progress.json").read_bytes() == before
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.parametrize(
     ("file", "edit", "message"),
     [
@@ -319,6 +320,7 @@ def test_running_out_of_memory_names_what_to_try(error: Exception) -> None:
         raise error
 
 
+@pytest.mark.slow_after(3)
 @pytest.mark.parametrize("error", STARVED)
 @pytest.mark.parametrize(
     ("place", "said"),

@@ -69,7 +69,12 @@ def _untimed(results: dict[str, Any]) -> dict[str, Any]:
     return kept  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("name", [*MASKS, *sorted(comparison_methods())])
+EVERY_RUN = ["piggyback", "finetune", "cpg"]
+"""A mask, a copy and parts of the shared weights; the other methods are slow."""
+
+
+@pytest.mark.slow_after(len(EVERY_RUN))
+@pytest.mark.parametrize("name", sorted({*MASKS, *comparison_methods()}, key=lambda name: (name not in EVERY_RUN, name)))
 def test_every_method_learns_a_sequence_of_classifications(config: Make, tmp_path: Path, name: str) -> None:
     method = {"name": name, **({"samples": 3} if name == "ewc" else {})}
     results = run(config(method=method), report=write_report)
@@ -87,6 +92,7 @@ def test_every_method_learns_a_sequence_of_classifications(config: Make, tmp_pat
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_two_optimisers_goes_on_bit_equal(config: Make, tmp_path: Path) -> None:
     whole = run(config(out=str(tmp_path / "whole")))
     assert _untimed(killed_again_and_again(lambda: run(config()), 3, 9, 7)) == _untimed(whole)  # steps 3, 11 and 16 of all
@@ -115,6 +121,7 @@ def test_a_bundle_of_classifiers_names_the_class_of_a_image(config: Make, tmp_pa
     assert model.run("t_3", image).shape == (128, 128, 3)
 
 
+@pytest.mark.slow
 def test_keeping_the_last_step_keeps_it_whatever_validates_best(config: Make) -> None:
     train = config()["train"] | {"validation": {**config()["train"]["validation"], "keep": "last"}}
     for task in run(config(train=train))["tasks"]:

@@ -52,6 +52,7 @@ def test_every_method_can_be_chosen_with_all_its_options(method: str) -> None:
     assert (experiment.tasks[0].method is None) == (spec.kind in comparison_methods())
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize("backbone", [name for name in _names("backbone") if name != "bundle"])  # whose bundle is to be given
 def test_a_backbone_config_builds(backbone: str) -> None:
     options = _compose(f"backbone={backbone}").backbone.options()
@@ -67,6 +68,7 @@ def test_any_subset_can_be_asked_for_on_the_command_line() -> None:
     assert experiment.tasks[0].train.augmentation.crop == 32
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_a_script_runs_without_data_by_default(pipeline: str) -> None:
     assert (CONFIGS.parent / "pipelines" / f"{pipeline}.py").is_file()

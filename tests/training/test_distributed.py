@@ -102,8 +102,10 @@ def test_processes_whose_folder_is_in_use_all_end_with_one_message_and_touch_not
     assert not (folder / ".img2img.lock").exists()
 
 
+@pytest.mark.slow_after(1)
+@pytest.mark.parametrize("methods", [["piggyback", "finetune"], [*METHODS]], ids=["two", "all"])
 def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
-    config: Make, tmp_path: Path, voided: dict[str, Any]
+    config: Make, tmp_path: Path, voided: dict[str, Any], methods: list[str]
 ) -> None:
     """All in one start of the processes, which takes longer than the trainings."""
 
@@ -124,7 +126,7 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
         # Batch normalisation, which each process does for its own images, in the backbone and in the task's own state.
         return config(out=str(tmp_path / folder), sequence=["disks", "colour"], compare={"decoder_only": ["colour"]}, device=ONE)
 
-    jobs = [job(learns(method, "two"), report=method == "piggyback") for method in METHODS]
+    jobs = [job(learns(method, "two"), report=method == "piggyback") for method in methods]
     jobs += [job(normalises("whole")), job(normalises("resumed"), kill_at=7), job(normalises("resumed"), kill_at=8)]
     jobs += [job(normalises("resumed"))]
     file = tmp_path / "jobs.json"
@@ -132,7 +134,7 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
     done = started([*TORCHRUN, str(HELPERS / "distributed_run.py"), str(file)])
     assert done.returncode == 0, done.stdout + done.stderr
 
-    for method in METHODS:
+    for method in methods:
         SequenceRunner(read_experiment(learns(method, "one"))).run()
         one, two = tmp_path / "one" / method, tmp_path / "two" / method
         progress = [json.loads((folder / "progress.json").read_text()) for folder in (one, two)]
@@ -164,6 +166,7 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
     assert 0 < (network.state("colour").density() or 0) < 1, "bits have flipped"
 
 
+@pytest.mark.slow
 def test_a_pipeline_runs_under_fabric_run(tmp_path: Path) -> None:
     fabric = [str(Path(sys.executable).with_name("fabric")), "run", "--accelerator=cpu", "--devices=2"]
     small = [

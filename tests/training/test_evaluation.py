@@ -50,6 +50,7 @@ def test_the_figures_are_those_that_were_reported(config: Make) -> None:
     assert f"{measured['disks']['metrics']['mIoU']:.4g}" in table
 
 
+@pytest.mark.slow
 def test_warnings_about_the_data_are_shown(config: Make, disk_data: Path, tmp_path: Path) -> None:
     """On stderr of the command, where no program has set up another place; the JSON stays clean."""
     shutil.copytree(disk_data, tmp_path / "data")

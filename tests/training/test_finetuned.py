@@ -162,6 +162,7 @@ def _changed(here: Path, **changes: Any) -> Path:
     return here / "changed.safetensors"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_refused_before_training_and_leaves_all_as_it_was(
     here: Path, absorb: Absorb, config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

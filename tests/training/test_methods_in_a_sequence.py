@@ -33,6 +33,7 @@ def _with(config: dict[str, Any], task: str, **changes: Any) -> dict[str, Any]:
 METHODS = [{"name": "affine", "channel_wise": True}, {"name": "ksm"}, SUPSUP, SIGNS, {"name": "lora", "rank": 2}]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m["name"])
 def test_every_method_runs_and_reports_what_the_bundle_gives(config: Make, tmp_path: Path, method: dict[str, Any]) -> None:
     results = run(config(method=method, sequence=["disks", "colour", "edges"]))
@@ -45,6 +46,7 @@ def test_every_method_runs_and_reports_what_the_bundle_gives(config: Make, tmp_p
     assert [t["value"] for t in again["tasks"]] == [t["value"] for t in results["tasks"]]
 
 
+@pytest.mark.slow
 def test_a_task_may_have_a_method_of_its_own(config: Make, tmp_path: Path) -> None:
     run(_with(config(), "edges", method={"name": "ksm"}))
     network, _ = load_bundle(tmp_path / "run" / "bundle")
@@ -98,6 +100,7 @@ def test_a_run_that_masks_nothing_has_a_report_like_any_other(config: Make, tmp_
     assert found["tasks"]["colour"] == {"method": "piggyback", "density": None, "zeroed": None, "densities": [], "values": {}}
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("start", ["colour", "nearest"])
 def test_a_task_may_start_from_another(config: Make, tmp_path: Path, start: str) -> None:
     frozen = {"steps": 1, "validation": {"every": 1}, "optimiser": {"mask_lr": 1e-12, "lr": 1e-12}}
@@ -114,6 +117,7 @@ def test_a_start_from_a_later_task_is_refused_before_training(config: Make) -> N
         read_experiment(_with(config(), "colour", start_from="edges"))
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("basis", [{"count": 3, "density": 0.3, "seed": 0}, {"tasks": ["colour"]}])
 def test_a_task_learns_a_combination_of_shared_masks_and_a_bundle_brings_them(
     config: Make, tmp_path: Path, basis: dict[str, Any]

@@ -71,6 +71,7 @@ def test_a_run_ends_with_results_a_report_tables_and_a_card(config: Make, masks:
     assert "| disks |" in card
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("method", ["joint", "finetune"])
 def test_every_task_alike(config: Make, masks: dict[str, Any], method: str) -> None:
     made = config(sequence=["disks", "colour"], method={"name": method})

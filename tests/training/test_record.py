@@ -69,6 +69,7 @@ def _rename(data: Path) -> None:
     (data / "classes.txt").write_text("disk\nground\n")
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -89,6 +90,7 @@ def test_a_finished_run_on_other_files_is_refused_with_the_way_on(
     assert (tmp_path / "run" / "results.json").read_bytes() == kept
 
 
+@pytest.mark.slow
 def test_changed_names_of_classes_are_changed_data(made: Make, data: Path) -> None:
     config = made()
     run(config)
@@ -97,6 +99,7 @@ def test_changed_names_of_classes_are_changed_data(made: Make, data: Path) -> No
         run(config)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_does_not_go_on_with_another_split(made: Make, data: Path, tmp_path: Path) -> None:
     with killed_at(6):
         run(made())
@@ -109,6 +112,7 @@ def test_an_interrupted_run_does_not_go_on_with_another_split(made: Make, data: 
     run(made())  # what was accepted is the data from now on
 
 
+@pytest.mark.slow
 def test_a_task_that_was_not_begun_may_have_other_files(made: Make, data: Path) -> None:
     with killed_at(2):  # before the first checkpoint
         run(made())
@@ -116,6 +120,7 @@ def test_a_task_that_was_not_begun_may_have_other_files(made: Make, data: Path) 
     assert run(made())["tasks"][0]["name"] == "disks"
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("step", [6, None])
 def test_data_that_was_copied_elsewhere_is_the_same(made: Make, data: Path, tmp_path: Path, step: int | None) -> None:
     whole = run(made(out=str(tmp_path / "whole")))
@@ -135,6 +140,7 @@ def test_data_that_was_copied_elsewhere_is_the_same(made: Make, data: Path, tmp_
     assert resumed == whole, "bit for bit"
 
 
+@pytest.mark.slow
 def test_a_run_without_a_record_goes_on_and_is_bound_from_then_on(made: Make, data: Path, tmp_path: Path) -> None:
     first, config = run(made()), made()
     shutil.rmtree(tmp_path / "run" / "data")
@@ -156,6 +162,7 @@ def test_a_backbone_of_other_files_is_not_taken(made: Make, data: Path, tmp_path
     assert len(re.findall(r"backbone_from=.*'disks' was learned from other files .*1 changed", log)) == 1
 
 
+@pytest.mark.slow
 def test_evaluate_says_that_the_files_have_changed(made: Make, data: Path, tmp_path: Path) -> None:
     run(made())
     assert all(entry["changed"] is None for entry in evaluate_run(tmp_path / "run").values())

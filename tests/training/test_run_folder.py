@@ -72,6 +72,7 @@ def _hold(folder: Path, held: Any) -> None:
         time.sleep(60)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("begun", [False, True], ids=["new folder", "unfinished run"])
 def test_a_second_run_in_a_folder_hears_who_works_there_and_touches_nothing(config: Make, tmp_path: Path, begun: bool) -> None:
     if begun:
@@ -130,6 +131,7 @@ def test_what_another_run_finished_in_the_meantime_is_seen(config: Make, tmp_pat
 # ---------------------------------------------------------------------- what kills leave
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("method", ["piggyback", "sequential"])
 def test_what_a_kill_after_the_bookkeeping_leaves_is_cleared_at_the_next_start(
     config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
@@ -170,6 +172,7 @@ def _me() -> int:
     return multiprocessing.current_process().pid or 0
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_a_comparison_that_is_not_finished_stays(config: Make, tmp_path: Path) -> None:
     options = {"compare": {"decoder_only": ["colour"]}, "sequence": ["disks", "colour"]}
     with killed_at(22):
@@ -262,6 +265,7 @@ def test_a_flipped_bit_of_what_tasks_learned_is_noticed_and_what_earlier_version
         read_learned(tmp_path, ["disks"])
 
 
+@pytest.mark.slow
 def test_a_damaged_stored_output_is_found_before_training_and_the_remedy_works(
     config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -294,6 +298,7 @@ def _damaged(path: Path) -> None:
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize(
     ("method", "damage", "changes", "message"),
     [
@@ -339,6 +344,7 @@ def _with(value: Any, place: tuple[Any, ...], new: Any) -> Any:
     return changed
 
 
+@pytest.mark.slow
 def test_every_field_of_the_progress_with_a_wrong_type_is_one_message(config: Make, tmp_path: Path) -> None:
     options = {"compare": {"decoder_only": ["colour"]}, "sequence": ["disks", "colour"]}
     train(config(**options))
@@ -375,6 +381,7 @@ def test_every_field_of_the_progress_with_a_wrong_type_is_one_message(config: Ma
             run(config(**options))
 
 
+@pytest.mark.slow
 def test_a_run_folder_of_an_earlier_version_goes_on(config: Make, tmp_path: Path) -> None:
     """Without any checksum: methods of both kinds, and the backbone of another run."""
     for method in ("piggyback", "sequential"):

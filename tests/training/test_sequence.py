@@ -130,6 +130,7 @@ def _refuse(*args: Any) -> None:
     raise AssertionError("a step was taken")
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", ["disks", "colour"])
 def test_a_run_killed_between_training_and_bookkeeping_repeats_no_step(
     config: Make, tmp_path: Path, two: tuple[Path, dict[str, Any]], name: str
@@ -184,6 +185,7 @@ def test_any_subset_in_any_order_and_a_task_learns_the_same_wherever_it_stands(
     assert [t["kind"] for t in other["tasks"]] == ["edges", "segmentation"]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("mode", ["random", "pretrained"])
 def test_a_backbone_that_no_task_trains_gets_a_mask_for_each_task(
     config: Make, two: tuple[Path, dict[str, Any]], mode: str

@@ -18,6 +18,7 @@ from img2img.training.task_data import prepare
 Make = Callable[..., dict[str, Any]]
 
 
+@pytest.mark.slow
 def test_a_run_inside_its_own_images_reads_them_alone_each_time(config: Make, disk_data: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(disk_data / "train" / "images", photos)

@@ -133,6 +133,7 @@ def _weights(names: set[str], module: nn.Module) -> set[str]:
     return names & {name for name, _ in module.named_parameters()}
 
 
+@pytest.mark.slow_after(8)
 @pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize("kind", [FineTune, Sequential, EWC, PackNet])
 @pytest.mark.parametrize("optimiser", ["adam", "sgd", "rmsprop"])

@@ -70,6 +70,7 @@ def test_every_comparison_method_learns_a_sequence_and_forgets_or_does_not(whole
     assert len(list((folder / "strategy").glob("shared*"))) == 1
 
 
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize("name", [*sorted(comparison_methods()), "piggyback"])
 def test_every_method_trains_in_mixed_precision(config: Make, name: str) -> None:
     device = {"accelerator": "cpu", "precision": "bf16-mixed"}
@@ -87,7 +88,10 @@ KILLS["joint"] = [(12, 7, 6, 7), (26,)]
 KILLS["finetune"] = [(12, 7, 6, 7), (23,)]
 
 
-@pytest.mark.parametrize(("name", "steps"), [(name, steps) for name, kills in sorted(KILLS.items()) for steps in kills])
+@pytest.mark.slow_after(3)
+@pytest.mark.parametrize(
+    ("name", "steps"), [(name, steps) for name in sorted(KILLS, key="cpg finetune ".find, reverse=True) for steps in KILLS[name]]
+)
 def test_a_killed_comparison_goes_on_and_ends_bit_equal(
     config: Make, tmp_path: Path, whole: Whole, name: str, steps: tuple[int, ...]
 ) -> None:

@@ -208,6 +208,7 @@ def test_what_was_learned_when_the_first_task_had_the_whole_backbone_is_not_take
         new.restore({"colour": {}}, old.shared_tensors())
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", ["packnet", "cpg"])
 @pytest.mark.parametrize("mode", ["pretrained", "bundle"])
 def test_a_run_on_a_backbone_of_another_run(config: Callable[..., Any], tmp_path: Path, name: str, mode: str) -> None:
@@ -492,6 +493,7 @@ def test_a_restored_learner_gives_the_same_outputs_and_learns_on_alike(norm: Any
     assert all(torch.equal(again.owner[key], owner) for key, owner in strategy.owner.items())
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("order", [("disks", "colour", "edges"), ("disks", "edges", "colour")])
 def test_both_orders_of_tasks_through_a_config(config: Callable[..., Any], tmp_path: Path, order: tuple[str, ...]) -> None:
     results = run(config(method={"name": "packnet"}, sequence=list(order)))

@@ -128,6 +128,7 @@ def test_putting_back_keeps_the_memory_format_and_what_is_trained(
         torch.testing.assert_close(weight[~free] + 1, shifted[f"trunk.{key}"][~free])
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("name", "optimiser", "mode"),
     [("packnet", "sgd", "first_task"), ("packnet", "adam", "random"), ("cpg", "adam", "first_task"), ("cpg", "sgd", "random")],
@@ -144,6 +145,7 @@ def test_a_run_forgets_nothing(config: Callable[..., Any], tmp_path: Path, name:
         assert not shared[f"model.trunk.{key}"][owner == FREE].any()
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", ["packnet", "cpg"])
 def test_a_killed_run_ends_bit_equal(config: Callable[..., Any], tmp_path: Path, name: str) -> None:
     # A checkpoint at every second step, so that most kills go on from the middle of a training.

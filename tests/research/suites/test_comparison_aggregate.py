@@ -240,6 +240,7 @@ def test_bars_of_masks_that_zero_and_that_move_say_which_do_what() -> None:
     assert axes.get_legend_handles_labels()[1] == ["bits (zeroed)", "signs (moved)"]
 
 
+@pytest.mark.slow
 def test_forty_methods_leave_room_for_the_axes(tmp_path: Path) -> None:
     """Their legend has columns; matplotlib's warning that it found no room would fail the test."""
     methods = [Method(f"m{i}", f"a method with a longer name {i}", "mask", "", i, ()) for i in range(40)]

@@ -52,7 +52,9 @@ def _suite(**changes: Any) -> Suite:
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "suite").glob("*.yaml")), ids=lambda f: f.stem)
-def test_every_run_of_a_shipped_suite_composes_and_is_accepted(file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["options", "values"])
+def test_every_run_of_a_shipped_suite_composes_and_is_accepted(file: Path, every: bool, tmp_path: Path) -> None:
+    """Of the runs that have the same options with other values all, or one for each set of options."""
     suite = load_suite(file)
     assert suite.name == file.stem
     more = ["data_root=somewhere"]
@@ -64,8 +66,12 @@ def test_every_run_of_a_shipped_suite_composes_and_is_accepted(file: Path, tmp_p
         alone = (f"seed={job.seed}", f"out={job.folder}", f"backbone_from={tmp_path / 'backbone' / str(job.seed)}")
         labels.setdefault(job.label, set()).add(tuple(each for each in job.overrides if each not in alone))
     assert all(len(overrides) == 1 for overrides in labels.values())
+    chosen = {job.label: job for job in reversed(jobs)}
+    if not every:
+        options = {tuple(each.split("=")[0] for each in job.overrides): label for label, job in chosen.items()}
+        chosen = {label: chosen[label] for label in {"backbone", *options.values()} & set(chosen)}
     first = None
-    for job in {job.label: job for job in reversed(jobs)}.values():
+    for job in chosen.values():
         experiment = read_experiment(plain_config(compose(suite.pipeline, job.overrides)))
         # Every method of a seed takes the backbone that its first job trains, but for those that want another.
         if job.seed == 0 and (job.label == "backbone" or experiment.backbone_from is not None):
@@ -111,6 +117,7 @@ def test_a_suite_that_cannot_be_read_is_refused(text: str, message: str, tmp_pat
         load_suite(tmp_path / "two.yaml")
 
 
+@pytest.mark.slow
 def test_piggybacks_table_5_comes_out_of_one_suite() -> None:
     found = _experiments("backbone_start")
     assert list(found) == ["imagenet", "places365", "random"], "the table's columns"
@@ -150,6 +157,7 @@ def test_piggyback_as_the_special_case_of_affine_masks_is_that_of_the_method() -
 NEW = [f"superclass_{number}" for number in range(16, 21)]
 
 
+@pytest.mark.slow
 def test_impresslearns_bases_on_split_cifar() -> None:
     found = _experiments("cifar100_impresslearn")
     wanted = {
