@@ -27,7 +27,7 @@ from img2img.research.suites.aggregate import (
     skills,
     transfer,
 )
-from img2img.research.suites.paired_differences import compared, pairs_figure, pairs_markdown
+from img2img.research.suites.paired_differences import compared, gain_points, pairs_figure, pairs_markdown
 from img2img.research.suites.plot_style import Gallery, Shown, styled
 from img2img.research.suites.sheets import overview, task_grid
 from img2img.research.suites.suite import Method, Suite, TaskInfo, read_suite
@@ -133,7 +133,9 @@ def _pairs(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:
     if found is None:
         return None
     figure = gallery.add(pairs_figure(suite), "pairs")
-    return {"figure": figure, "tasks": [task.name for task in found.tasks], "rows": page_text.gains(suite)}
+    points = gain_points(suite)
+    front = gallery.add(quality_figures.gain_bytes_figure(points, reference=found.reference.title), "pareto") if points else None
+    return {"figure": figure, "front": front, "tasks": [task.name for task in found.tasks], "rows": page_text.gains(suite)}
 
 
 def _sizes(suite: Suite, gallery: Gallery) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from img2img.reports import text
 from img2img.research.suites.aggregate import Stat, mean_skill, sizes
-from img2img.research.suites.paired_differences import compared, gain, in_words, nearest_mask
+from img2img.research.suites.paired_differences import compared, gain, in_words, mean_gain, nearest_mask
 from img2img.research.suites.suite import GROUPS, Method, Suite, TaskInfo
 from img2img.research.suites.tables import baseline_of, metric_names, metric_stat, winners
 
@@ -102,13 +102,13 @@ def quality(
 
 
 def gains(suite: Suite) -> list[dict[str, Any]]:
-    """A row a method that shares seeds with the reference: its gain on each task and in how many pairs it holds its own."""
+    """A row a method that shares seeds with the reference: its gain on each task and over all, and in how many pairs it wins."""
     rows: list[dict[str, Any]] = []
     if (compare := compared(suite)) is None:
         return rows
     reference, methods, tasks = compare
     for method in methods:
-        found = [gain(method, reference, task) for task in tasks]
+        found = [*(gain(method, reference, task) for task in tasks), mean_gain(method, reference, tasks)]
         cells = [
             {"shown": text.DASH, "won": "", "ahead": False}
             if entry is None

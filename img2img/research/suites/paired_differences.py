@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,11 +68,24 @@ def pairs(method: Method, reference: Method, task: TaskInfo) -> list[Pair]:
 
 def gain(method: Method, reference: Method, task: TaskInfo) -> Gain | None:
     """What `pairs` come to; None where there are none."""
-    gains = [pair.gain for pair in pairs(method, reference, task)]
+    return _gain([pair.gain for pair in pairs(method, reference, task)])
+
+
+def _gain(gains: Sequence[float]) -> Gain | None:
     if not gains:
         return None
     error = statistics.stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
     return Gain(math.fsum(gains) / len(gains), error, sum(g >= 0 for g in gains), len(gains))
+
+
+def mean_gain(method: Method, reference: Method, tasks: Sequence[TaskInfo]) -> Gain | None:
+    """The gain over all tasks: the mean over the tasks of each seed, then over the seeds; None unless a seed has all tasks.
+
+    `wins` are the seeds in which that mean is at least 0.
+    """
+    found = [{pair.seed: pair.gain for pair in pairs(method, reference, task)} for task in tasks]
+    seeds = set.intersection(*map(set, found)) if found else set()
+    return _gain([math.fsum(each[seed] for each in found) / len(found) for seed in sorted(seeds)])
 
 
 class Compared(NamedTuple):
@@ -150,6 +163,30 @@ def pairs_figure(suite: Suite) -> Figure | None:
     return figure
 
 
+def gain_points(suite: Suite) -> list[tuple[Method, float, float, float | None]]:
+    """Of every method that a seed has all tasks of: its mean bytes of a task, its mean gain, and that gain's standard error.
+
+    The reference is the last, with a gain of 0.
+    """
+    if (found := compared(suite)) is None:
+        return []
+    points: list[tuple[Method, float, float, float | None]] = []
+    for method in found.methods:
+        overall = mean_gain(method, found.reference, found.tasks)
+        size = mean_bytes(method, found.tasks)
+        if overall is not None and size:
+            points.append((method, size, overall.mean, overall.error))
+    if points and (size := mean_bytes(found.reference, found.tasks)):
+        points.append((found.reference, size, 0.0, None))
+    return points
+
+
+def mean_bytes(method: Method, tasks: Sequence[TaskInfo]) -> float | None:
+    """The mean size of a task's own file over the tasks whose size is known; None where none is."""
+    sizes = [size for task in tasks if (size := task_bytes(method, task)) is not None]
+    return sum(sizes) / len(sizes) if sizes else None
+
+
 def pairs_markdown(suite: Suite) -> str:
     """The gains as a table for documents: methods x tasks, bold where the mean is at least 0; "" where there are none.
 
@@ -158,12 +195,13 @@ def pairs_markdown(suite: Suite) -> str:
     if (found := compared(suite)) is None:
         return ""
     reference, methods, tasks = found
-    head = [f"better than {reference.title} by", *(task.name for task in tasks), "a task"]
+    head = [f"better than {reference.title} by", *(task.name for task in tasks), "all", "a task"]
     rows = [head, ["---"] * len(head)]
     for method in methods:
-        sizes = [size for task in tasks if (size := task_bytes(method, task)) is not None]
+        size = mean_bytes(method, tasks)
         cells = [_cell(gain(method, reference, task)) for task in tasks]
-        rows.append([method.title, *cells, text.size(round(sum(sizes) / len(sizes))) if sizes else text.DASH])
+        overall = [_cell(mean_gain(method, reference, tasks))]
+        rows.append([method.title, *cells, *overall, text.DASH if size is None else text.size(round(size))])
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 

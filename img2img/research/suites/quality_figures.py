@@ -185,35 +185,80 @@ def quality_bytes_figure(points: Sequence[tuple[Method, float, float]], *, all_t
         points: the method, its bytes for all tasks, above 0, and its mean skill.
         all_tasks: whether it learned all the tasks; the others get a star behind their names.
     """
+    # A disaster is drawn at the lower edge with its number, or all others would lie in one line.
+    floor = min([value for _, _, value in points if value >= 0], default=-math.inf) - 0.1
+    figure, axes = _against_bytes([(m, size, max(value, floor)) for m, size, value in points], below=floor)
+    axes.set_xlabel("stored for all tasks together (logarithmic)")
+    axes.set_ylabel("mean skill over the tasks")
+    below = {m: f" ({text.number(y)}, below)" for m, _, y in points if y < floor}
+    names = {m: plain(m.title) + below.get(m, "") + ("" if all_tasks[m] else " *") for m, _, _ in points}
+    figure.draw_without_rendering()
+    _place_names(axes, [(m, x, max(y, floor), names[m]) for m, x, y in points])
+    return figure
+
+
+_LOWEST_GAIN = -0.25
+"""Gains below this are drawn there."""
+
+
+def gain_bytes_figure(points: Sequence[tuple[Method, float, float, float | None]], *, reference: str) -> Figure:
+    """Mean gain over a reference against the bytes of a task, with the front: no method left of it is as good.
+
+    Args:
+        points: the method, its mean bytes of a task, above 0, its mean gain as a fraction, and the gain's standard error or None.
+        reference: the name of what is gained on.
+    """
+    shown = [(m, size, max(gain, _LOWEST_GAIN)) for m, size, gain, _ in points]
+    figure, axes = _against_bytes(shown, below=_LOWEST_GAIN)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.04 * (high - low) * sum(gain < _LOWEST_GAIN for _, _, gain, _ in points), high)  # room for their names
+    axes.axhline(0, color="0.35", linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
+    for method, size, gain, error in points:
+        if error is not None and gain >= _LOWEST_GAIN:
+            axes.errorbar(size, gain, yerr=error, color=look(method.index)["color"], elinewidth=1, capsize=2, zorder=2)
+    front = pareto_front([(size, gain) for _, size, gain, _ in points])
+    axes.plot(*zip(*front, strict=True), color="0.55", linewidth=1.2, drawstyle="steps-post", zorder=1)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.0f} %".replace("-", "−") if value else "0"))
+    axes.set_xlabel("stored for a task (logarithmic)")
+    axes.set_ylabel(plain(f"mean gain over {reference} of the same seed", 90))
+    figure.draw_without_rendering()
+    below = {m: f" ({100 * gain:+.0f} %, below)".replace("-", "−") for m, _, gain, _ in points if gain < _LOWEST_GAIN}
+    _place_names(axes, [(m, x, y, plain(m.title) + below.get(m, "")) for m, x, y in shown])
+    return figure
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (bytes, gain) those that no other beats in one and equals in the other, by bytes."""
+    front: list[tuple[float, float]] = []
+    for size, gain in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or gain > front[-1][1]:
+            front.append((size, gain))
+    return front
+
+
+def _against_bytes(points: Sequence[tuple[Method, float, float]], *, below: float) -> tuple[Figure, Axes]:
+    """Points over a logarithmic axis of bytes, with room for their names; those at `below` as arrowheads downwards."""
     figure = new_figure(WIDE, max(5.6, 0.2 * len(points)))  # a name needs 0.15 inches
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     tidy(axes)
     axes.set_xscale("log")
-    # A disaster is drawn at the lower edge with its number, or all others would lie in one line.
-    floor = min([value for _, _, value in points if value >= 0], default=-math.inf) - 0.1
     for method, size, value in points:
-        marker = {} if value >= floor else {"marker": "v"}
-        axes.plot(size, max(value, floor), **{**look(method.index), "linestyle": "none", "markersize": 8, **marker})
-    sizes = [size for _, size, _ in points]
+        marker = {} if value > below else {"marker": "v"}
+        axes.plot(size, value, **{**look(method.index), "linestyle": "none", "markersize": 8, **marker})
+    sizes, values = [size for _, size, _ in points], [value for _, _, value in points]
     low, high = min(sizes), max(sizes)
     axes.set_xlim(low / 1.6, high * max(2.0, (high / low) ** 0.45))  # room for the names
-    values = [max(value, floor) for _, _, value in points]
     room = 0.08 * max(max(values) - min(values), 0.05)
     axes.set_ylim(min(values) - room, max(values) + 1.6 * room)
-    ticks = [f * 10.0**e for e in range(int(math.log10(low)) - 1, int(math.log10(high)) + 2) for f in (1, 2, 5)]
+    factors = (1, 2, 5) if high < 1e3 * low else (1, 3)
+    ticks = [f * 10.0**e for e in range(int(math.log10(low)) - 1, int(math.log10(high)) + 2) for f in factors]
     axes.set_xticks([t for t in ticks if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text.size(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", which="minor", length=0)
-    axes.set_xlabel("stored for all tasks together (logarithmic)")
-    axes.set_ylabel("mean skill over the tasks")
     axes.annotate("better: higher and further left", (0.01, 0.99), xycoords="axes fraction", va="top", fontsize=8, color="0.35")
-    figure.draw_without_rendering()
-    below = {m: f" ({text.number(y)}, below)" for m, _, y in points if y < floor}
-    names = {m: plain(m.title) + below.get(m, "") + ("" if all_tasks[m] else " *") for m, _, _ in points}
-    _place_names(axes, [(m, x, max(y, floor), names[m]) for m, x, y in points])
-    return figure
+    return figure, axes
 
 
 def _place_names(axes: Axes, points: Sequence[tuple[Method, float, float, str]], *, height: float = 11.0) -> None:

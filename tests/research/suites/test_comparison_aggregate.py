@@ -12,9 +12,9 @@ from comparison_suite import add_run, bare_suite, elsewhere, make_suite, page_of
 
 from img2img.research.suites.aggregate import Stat, best, mean_curve, relative_skill
 from img2img.research.suites.page_text import spread
-from img2img.research.suites.paired_differences import gain, nearest_mask, pair_rows, pairs
+from img2img.research.suites.paired_differences import Gain, gain, gain_points, mean_gain, nearest_mask, pair_rows, pairs
 from img2img.research.suites.plot_style import save_png
-from img2img.research.suites.quality_figures import affected_figure, curve_figure, quality_bytes_figure
+from img2img.research.suites.quality_figures import affected_figure, curve_figure, pareto_front, quality_bytes_figure
 from img2img.research.suites.store import store_run, training_curve
 from img2img.research.suites.suite import Method, TaskInfo, read_suite
 from img2img.research.suites.tables import winners
@@ -137,11 +137,34 @@ def test_a_gain_has_its_standard_error_and_its_wins(made: tuple[Path, Path]) -> 
     assert found is not None
     assert (found.mean, found.error, found.wins, found.pairs) == (pytest.approx(0.1), pytest.approx(0.1), 2, 2)
     lines = (made[1] / "tables" / "pairs.md").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "| better than Fine-tuned networks by | colour | edges | a task |"
+    assert lines[0] == "| better than Fine-tuned networks by | colour | edges | all | a task |"
     # (-11.11 - 9.09) / 2 and (9.09 + 7.69) / 2 per cent, half their differences.
-    assert "| Piggyback | −10.1 ± 1.0 % (0/2) | **+8.4 ± 0.7 %** (2/2) |" in "\n".join(lines)
+    assert "| Piggyback | −10.1 ± 1.0 % (0/2) | **+8.4 ± 0.7 %** (2/2) | −0.9 ± 0.2 % (0/2) |" in "\n".join(lines)
     row = [row for row in page_of(made[1]).rows if row and row[0] == "Piggyback" and "%" in row[1]]
-    assert row == [["Piggyback", "−10.1 ± 1.0 % 0 of 2", "+8.4 ± 0.7 % 2 of 2"]]
+    assert row == [["Piggyback", "−10.1 ± 1.0 % 0 of 2", "+8.4 ± 0.7 % 2 of 2", "−0.9 ± 0.2 % 0 of 2"]]
+
+
+def test_the_gain_over_all_tasks_is_of_the_seeds_that_have_them_all(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    piggyback, finetune = (next(m for m in suite.methods if m.label == label) for label in ("piggyback", "finetune"))
+    tasks = suite.tasks[1:]
+    # Seed 0: (-10/90 + 100/1100) / 2; seed 1: (-10/110 + 100/1300) / 2.
+    seeds = [(-1 / 9 + 1 / 11) / 2, (-1 / 11 + 1 / 13) / 2]
+    found = mean_gain(piggyback, finetune, tasks)
+    assert found == Gain(pytest.approx(sum(seeds) / 2), pytest.approx(abs(seeds[0] - seeds[1]) / 2), 0, 2)
+    assert mean_gain(replace(piggyback, runs=piggyback.runs[1:]), finetune, tasks) == Gain(pytest.approx(seeds[1]), None, 0, 1)
+    assert mean_gain(replace(piggyback, runs=()), finetune, tasks) is None
+    points = gain_points(suite)
+    assert [(method.label, round(size)) for method, size, *_ in points if method in (piggyback, finetune)] == [
+        ("piggyback", 30_500),
+        ("finetune", 1_000_500),
+    ]
+    assert points[-1][2:] == (0.0, None), "the reference itself"
+
+
+def test_the_front_has_what_nothing_smaller_equals() -> None:
+    points = [(30.0, 0.2), (10.0, -0.1), (20.0, -0.1), (40.0, 0.2), (50.0, 0.3), (60.0, 0.1), (10.0, -0.2)]
+    assert pareto_front(points) == [(10.0, -0.1), (30.0, 0.2), (50.0, 0.3)]
 
 
 def test_the_mask_that_is_named_has_as_many_pairs_as_any(made: tuple[Path, Path]) -> None:
