@@ -26,7 +26,8 @@ from img2img.research.suites.summary import finish
 
 FIGURES = (
     "overview",
-    "skill", "pairs", "pareto", "bytes", "quality_against_bytes", "time", "affected_by_task", "similarity_piggyback", "kappa_piggyback",
+    "skill", "pairs", "pareto", "bytes", "quality_against_bytes", "time",
+    "affected_by_task", "similarity_piggyback", "kappa_piggyback",
     "affected_by_layer_piggyback", "k_by_layer_piggyback", "kernels_by_layer_piggyback",
     *(f"forgetting_{label}" for label in ("piggyback", "finetune", "sequential")),
     *(f"{kind}_{task[0]}" for kind in ("curve", "grid") for task in TASKS),
