@@ -25,6 +25,7 @@ from img2img.cli.add_task import (
     Values,
     task_and_data,
 )
+from img2img.cli.memory import keep_freed_memory
 from img2img.cli.options import BundleOption
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def absorb(
 
     given = {"pairs": pairs, "inputs": inputs, "targets": targets, "images": images, "labels": labels, "classes": classes}
     given |= {"style": style, "config": config, "kind": kind}
+    keep_freed_memory()
     task, data = task_and_data(given, perceptual=perceptual, values=values, suffix=suffix, match=match, resize=resize)
     name = finetuned.stem if name is None else name
     options: dict[str, Any] = {"name": method} if share is None else {"name": method, "share": share}

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from img2img.cli.memory import keep_freed_memory
 from img2img.cli.options import Bundle
 from img2img.errors import InputError
 from img2img.files.paths import expanded
@@ -85,6 +86,7 @@ def add_task(
 
     given = {"pairs": pairs, "inputs": inputs, "targets": targets, "images": images, "labels": labels, "classes": classes}
     given |= {"style": style, "config": config, "kind": kind}
+    keep_freed_memory()
     task, data = task_and_data(given, perceptual=perceptual, values=values, suffix=suffix, match=match, resize=resize)
     train = {} if steps is None else {"steps": steps}
     run = add_to_bundle(bundle, name, task=task, data=data, method=method, train=train, out=out, overrides=overrides or [])

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from img2img.cli.memory import keep_freed_memory
 from img2img.cli.output import USER_ERRORS, one_message
 from img2img.errors import InputError
 from img2img.training.compose import (
@@ -75,6 +76,7 @@ def start(main: Callable[[], object], *, experiment: bool = True) -> None:
         main: the function.
         experiment: its config is an experiment's, whose keys are checked.
     """
+    keep_freed_memory()
     with _ending():
         check_overrides(sys.argv[1:], experiment=experiment)
         register_defaults(config_folders(sys.argv[1:]))

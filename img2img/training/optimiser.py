@@ -1,12 +1,13 @@
 """Parameter groups, an optimiser for each kind that they name, and how rates change over the steps."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from img2img.training.config import OptimiserName, OptimiserOptions, TrainOptions
@@ -55,10 +56,57 @@ def build_optimisers(groups: Sequence[ParameterGroup], options: OptimiserOptions
 
 def _build(kind: OptimiserName, groups: list[dict[str, Any]], options: OptimiserOptions) -> torch.optim.Optimizer:
     if kind == "adam":
-        return torch.optim.Adam(groups, fused=True)
+        return DenseAdam(groups, fused=True)
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, fused=True)
     return torch.optim.RMSprop(groups)
+
+
+class DenseAdam(torch.optim.Adam):
+    """Fused Adam that sees contiguous tensors, whatever memory format the parameters have.
+
+    On a CPU PyTorch's fused kernel copies each tensor that is not contiguous before and after its work: with channels_last the
+    step takes 1.6 times as long. It also takes a gradient of another memory format than its parameter's for one of the same,
+    without an error (seen in PyTorch 2.14). So during a step each parameter stands as a contiguous view of the same memory,
+    with its dimensions in the order of their strides; so do its gradient and the moments, which keep that order. Adam works
+    element by element, and the results are the same bit for bit.
+    """
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step, see `torch.optim.Adam.step`."""
+        loss = None
+        if closure is not None:  # with the parameters as they are
+            with torch.enable_grad():
+                loss = closure()
+        with contiguous(p for group in self.param_groups for p in group["params"]):
+            super().step()
+        return loss
+
+
+@contextmanager
+def contiguous(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """In the block those on a CPU that have a gradient are contiguous views of their memory, and so are their gradients."""
+    moved = []
+    try:
+        for parameter in parameters:
+            gradient = parameter.grad
+            if gradient is None or parameter.device.type != "cpu":
+                continue
+            if gradient.stride() != parameter.stride():
+                gradient = parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            order = sorted(range(parameter.ndim), key=parameter.stride, reverse=True)
+            if not parameter.is_contiguous() and parameter.data.permute(order).is_contiguous():
+                moved.append((parameter, parameter.data, gradient))
+                _set(parameter, parameter.data.permute(order), gradient.permute(order))
+        yield
+    finally:
+        for parameter, data, gradient in moved:
+            _set(parameter, data, gradient)
+
+
+def _set(parameter: nn.Parameter, data: Tensor, gradient: Tensor) -> None:
+    parameter.grad = None  # the shapes of both must fit at every moment
+    parameter.data, parameter.grad = data, gradient
 
 
 def start_momentum(optimisers: Sequence[torch.optim.Optimizer]) -> None:
