@@ -1,8 +1,7 @@
 """Parameter groups, an optimiser for each kind that they name, and how rates change over the steps."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +67,8 @@ class DenseAdam(torch.optim.Adam):
     On a CPU PyTorch's fused kernel copies each tensor that is not contiguous before and after its work: with channels_last the
     step takes 1.6 times as long. It also takes a gradient of another memory format than its parameter's for one of the same,
     without an error (seen in PyTorch 2.14). So during a step each parameter stands as a contiguous view of the same memory,
-    with its dimensions in the order of their strides; so do its gradient and the moments, which keep that order. Adam works
-    element by element, and the results are the same bit for bit.
+    with its dimensions in the order of their strides, and so do its gradient and its moments. Adam works element by element:
+    the results are the same bit for bit.
     """
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -78,30 +77,29 @@ class DenseAdam(torch.optim.Adam):
         if closure is not None:  # with the parameters as they are
             with torch.enable_grad():
                 loss = closure()
-        with contiguous(p for group in self.param_groups for p in group["params"]):
+        moved: list[tuple[nn.Parameter, Tensor, Tensor, list[int]]] = []
+        try:
+            for parameter in (p for group in self.param_groups for p in group["params"]):
+                gradient = parameter.grad
+                if gradient is None or parameter.device.type != "cpu":
+                    continue
+                if gradient.stride() != parameter.stride():
+                    gradient = parameter.grad = torch.empty_like(parameter).copy_(gradient)
+                order = sorted(range(parameter.ndim), key=parameter.stride, reverse=True)
+                if not parameter.is_contiguous() and parameter.data.permute(order).is_contiguous():
+                    moved.append((parameter, parameter.data, gradient, order))
+                    self._permute_moments(parameter, order)
+                    _set(parameter, parameter.data.permute(order), gradient.permute(order))
             super().step()
+        finally:
+            for parameter, data, gradient, order in moved:
+                _set(parameter, data, gradient)
+                self._permute_moments(parameter, [order.index(dim) for dim in range(len(order))])
         return loss
 
-
-@contextmanager
-def contiguous(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """In the block those on a CPU that have a gradient are contiguous views of their memory, and so are their gradients."""
-    moved = []
-    try:
-        for parameter in parameters:
-            gradient = parameter.grad
-            if gradient is None or parameter.device.type != "cpu":
-                continue
-            if gradient.stride() != parameter.stride():
-                gradient = parameter.grad = torch.empty_like(parameter).copy_(gradient)
-            order = sorted(range(parameter.ndim), key=parameter.stride, reverse=True)
-            if not parameter.is_contiguous() and parameter.data.permute(order).is_contiguous():
-                moved.append((parameter, parameter.data, gradient))
-                _set(parameter, parameter.data.permute(order), gradient.permute(order))
-        yield
-    finally:
-        for parameter, data, gradient in moved:
-            _set(parameter, data, gradient)
+    def _permute_moments(self, parameter: nn.Parameter, order: list[int]) -> None:
+        state = self.state.get(parameter, {})
+        state.update({key: x.permute(order) for key, x in state.items() if isinstance(x, Tensor) and x.ndim == len(order)})
 
 
 def _set(parameter: nn.Parameter, data: Tensor, gradient: Tensor) -> None:

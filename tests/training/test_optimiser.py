@@ -52,11 +52,13 @@ def test_a_state_goes_on_bit_equal_and_a_closure_sees_the_parameters_as_they_are
     optimiser = DenseAdam(whole, 1e-2, fused=True)
     _steps(optimiser, whole)
     _steps(optimiser, whole, seed=2)
-    before = DenseAdam(first, 1e-2, fused=True)
+    before = torch.optim.Adam(first, 1e-2, fused=True)  # whose state is of the same form
     _steps(before, first)
     second = [nn.Parameter(p.detach().clone()) for p in first]
     after = DenseAdam(second, 1e-2, fused=True)
     after.load_state_dict(before.state_dict())
+    moments = [after.state[p]["exp_avg"] for p in second]
+    assert [(m.shape, m.stride()) for m in moments] == [(p.shape, p.stride()) for p in second]
     _steps(after, second, seed=2)
     assert all(torch.equal(a, b) for a, b in zip(whole, second, strict=True))
 
