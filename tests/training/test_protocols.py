@@ -61,7 +61,7 @@ def _rates(module: nn.Module, options: TrainOptions, epoch: float, images: int =
         for group in optimiser.param_groups:
             for parameter in group["params"]:
                 rate = round(group["lr"] * schedule(step, options), 12)
-                found.setdefault(roles[id(parameter)], (type(optimiser).__name__, rate))
+                found.setdefault(roles[id(parameter)], (type(optimiser).__name__.removeprefix("Dense"), rate))
     return found
 
 
@@ -177,7 +177,7 @@ def test_an_optimiser_is_the_one_that_is_named(name: str, kind: type) -> None:
     network = nn.Linear(3, 2)
     options = OptimiserOptions(name=name)  # type: ignore[arg-type]
     (optimiser,) = build_optimisers(all_of(network)(options), options)
-    assert type(optimiser) is kind
+    assert isinstance(optimiser, kind)
     before = network.weight.detach().clone()
     network(torch.ones(1, 3)).sum().backward()
     optimiser.step()
