@@ -79,6 +79,10 @@ class Mask(nn.Module, ABC):
         """
         return self.binary()
 
+    def scores(self) -> tuple[nn.Parameter, ...]:
+        """The trained parameters that the mask is read from by a threshold or a rank, in place of their own values: none here."""
+        return ()
+
     def values(self) -> dict[str, Tensor]:
         """The real values that are a layer's own, detached, by name, for analysis: none here."""
         return {}

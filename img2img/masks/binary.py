@@ -44,6 +44,10 @@ class BinaryMask(Mask):
         assert self.bits is not None
         return unpack_bits(self.bits, self.mask_shape)
 
+    def scores(self) -> tuple[nn.Parameter, ...]:
+        """The scores; none once frozen."""
+        return () if self.score is None else (self.score,)
+
     def binary(self) -> Tensor:
         """`M`, bool, of the weight's shape."""
         return self.hard().expand(self.shape)

@@ -1,6 +1,6 @@
 """How results are measured: pure functions for the maths, `torchmetrics.Metric` objects for the state of a whole set.
 
-- `segmentation`: mIoU, pixel accuracy and IoU of each class, from one confusion matrix over the set.
+- `segmentation`: mIoU, pixel accuracy and IoU of each class, from one confusion matrix over the set; boundary F1.
 - `accuracy`: top-1, top-5 and the accuracy of each class of a classification.
 - `image_quality`: SSIM, MSE on the 0..255 scale and PSNR.
 - `lab`: the squared ab error of a colouring, and CIE76 delta E.

@@ -18,6 +18,11 @@ METRICS = {
         "those that either has (intersection over union); then the mean over the classes. 1 is perfect",
     ),
     "pixel accuracy": ("↑", "the fraction of pixels with the right class. 1 is perfect"),
+    "boundary F1": (
+        "↑",
+        "how well the outlines of the classes are found: the share of outline pixels, of prediction and truth together (F1), "
+        "that have a match within 0.75 % of the image's diagonal. 1 is perfect",
+    ),
     "ab error": ("↓", "the squared error of the two colour channels (a and b of CIE Lab); lightness is given and does not count"),
     "delta E": ("↓", "the mean distance between the colours in CIE Lab; about 2 is just visible"),
     "SSIM": (

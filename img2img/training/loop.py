@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from img2img.errors import InputError, TrainingDivergedError, memory_explained
 from img2img.tasks.base import Example
+from img2img.training.average import WeightAverage
 from img2img.training.callback import Callback
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.config import TrainOptions
@@ -103,6 +104,8 @@ def fit(
 ) -> Fitted:
     """Train `module` on `task` and leave it with the state that validated best, or the last, see `ValidationOptions.keep`.
 
+    With `AverageOptions.decay` the states that are validated and kept are those of the averaged weights, see `WeightAverage`.
+
     If `checkpoint` exists the training goes on from it, and ends as it would have ended without the interruption: bit for bit
     on a CPU. The last checkpoint holds the end; the caller removes it once the outcome is safe elsewhere.
 
@@ -136,6 +139,12 @@ def fit(
         processes.own_randomness()
     optimisers = build_optimisers((groups or all_of(module))(options.optimiser), options.optimiser)
     wrapped, *fabric_optimisers = fabric.setup(module, *optimisers)
+    average = None
+    if options.average.decay:
+        trained = [p for group in all_groups(optimisers) for p in group["params"]]
+        average = WeightAverage(module, trained, options.average)
+        callbacks = [*callbacks, average]  # last: what the others set right after a step is averaged
+    averaged = nullcontext if average is None else average.applied
     start, seconds, since = 0, 0.0, 0
     rows: list[dict[str, Any]] = []
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -206,20 +215,21 @@ def fit(
         if validated:
             examples = (task.example(batch.to(fabric.device)) for batch in batches.iterate(done))
             inputs = (example.input.contiguous(memory_format=memory_format) for example in examples)
-            with explained(options):
-                precise_bn(module, wrapped, inputs, options.validation.precise_bn_batches)
-            processes.average_statistics(module)
-            module.eval()
-            value = processes.on_rank_zero(validate)
-            module.train()
-            if not math.isfinite(value):
-                raise TrainingDivergedError(_diverged(f"the validation's {task.metric}", task, step, options))
-            if best["value"] is None or options.validation.keep == "last":
-                better = True
-            else:
-                better = value > best["value"] if task.higher_is_better else value < best["value"]
-            if better:
-                best = {"value": value, "step": done, "state": copy.deepcopy(module.state_dict())}
+            with averaged():
+                with explained(options):
+                    precise_bn(module, wrapped, inputs, options.validation.precise_bn_batches)
+                processes.average_statistics(module)
+                module.eval()
+                value = processes.on_rank_zero(validate)
+                module.train()
+                if not math.isfinite(value):
+                    raise TrainingDivergedError(_diverged(f"the validation's {task.metric}", task, step, options))
+                if best["value"] is None or options.validation.keep == "last":
+                    better = True
+                else:
+                    better = value > best["value"] if task.higher_is_better else value < best["value"]
+                if better:
+                    best = {"value": value, "step": done, "state": copy.deepcopy(module.state_dict())}
         if logged or validated:
             mean = float(running) / max(since, 1)
             log.add({"step": done, "loss": mean, "rate": schedule(step, options), f"val {task.metric}": value})
@@ -232,6 +242,9 @@ def fit(
         if done % options.checkpoint_every == 0 or done == options.steps:
             log.write()  # first: a run that was killed after its last checkpoint does no more steps
             processes.average_statistics(module)  # one state is saved, and all go on from it
+            if average is not None:
+                with average.applied():
+                    processes.average_statistics(module)
             own, *others = processes.each(random_states())
             saving = {
                 "fingerprint": fingerprint,

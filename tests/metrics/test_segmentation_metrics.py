@@ -3,11 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
+from skimage.segmentation import find_boundaries
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from img2img.data.base import VOID
 from img2img.errors import InputError
-from img2img.metrics.segmentation import SegmentationMetrics, majority_class
+from img2img.metrics.segmentation import BoundaryF1, SegmentationMetrics, boundary_f1, majority_class
 
 
 def plain_iou(prediction: np.ndarray, target: np.ndarray, label: int) -> float:
@@ -164,3 +166,103 @@ def test_majority_class_is_the_largest_count_and_the_first_of_equals() -> None:
 def test_majority_class_refuses_what_are_no_counts(counts: list[int]) -> None:
     with pytest.raises(InputError, match="pixel counts"):
         majority_class(counts)
+
+
+# ---------------------------------------------------------------------- boundaries
+
+
+def plain_boundary(labels: np.ndarray, label: int, counted: np.ndarray) -> np.ndarray:
+    """Pixel by pixel: one of the class with a counted neighbour of another class."""
+    if counted.all():
+        return find_boundaries(labels == label, connectivity=1, mode="inner")  # type: ignore[no-any-return]
+    found = np.zeros(labels.shape, bool)
+    for y, x in zip(*np.nonzero((labels == label) & counted), strict=True):
+        for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            if 0 <= v < labels.shape[0] and 0 <= u < labels.shape[1] and counted[v, u] and labels[v, u] != label:
+                found[y, x] = True
+    return found
+
+
+def plain_f1(prediction: np.ndarray, target: np.ndarray, label: int, tolerance: float) -> float:
+    """The published algorithm by SciPy's distance transforms."""
+    counted = target != VOID
+    ours, theirs = (plain_boundary(labels, label, counted) for labels in (prediction, target))
+    if not ours.any() and not theirs.any():
+        return math.nan
+    if not ours.any() or not theirs.any():
+        return 0.0
+    theta = tolerance * math.hypot(*target.shape)
+    precision = (distance_transform_edt(~theirs)[ours] < theta).mean()
+    recall = (distance_transform_edt(~ours)[theirs] < theta).mean()
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def blocks(rng: np.random.Generator, shape: tuple[int, int], size: int, classes: int) -> np.ndarray:
+    """Labels in blocks, so that there are boundaries apart from each other."""
+    few = rng.integers(0, classes, (-(-shape[0] // size), -(-shape[1] // size)))
+    return few.repeat(size, 0).repeat(size, 1)[: shape[0], : shape[1]]
+
+
+@pytest.mark.parametrize("void", [0.0, 0.15])
+@pytest.mark.parametrize(("shape", "tolerance"), [((31, 45), 0.0075), ((31, 45), 0.05), ((64, 3), 0.08), ((1, 40), 0.2)])
+def test_boundary_f1_is_that_of_distance_transforms(shape: tuple[int, int], tolerance: float, void: float) -> None:
+    rng = np.random.default_rng(1)
+    metric, scores = BoundaryF1(5, tolerance=tolerance), []
+    for _ in range(3):
+        target = blocks(rng, shape, 9, 4)
+        prediction = np.where(blocks(rng, shape, 5, 3) > 0, target, np.roll(target, (2, 3), (0, 1)))
+        target[rng.random(shape) < void] = VOID
+        expected = [plain_f1(prediction, target, c, tolerance) for c in range(5)]
+        ours, theirs = torch.from_numpy(prediction), torch.from_numpy(target)
+        assert boundary_f1(ours, theirs, 5, tolerance=tolerance).tolist() == pytest.approx(expected, abs=1e-9, nan_ok=True)
+        metric.update(ours[None], theirs[None])
+        scores.append(expected)
+    assert any(0 < value < 1 for row in scores for value in row) or shape[0] == 1
+    assert math.isnan(scores[0][4]), "a class in neither has no boundary to find"
+    of_classes = [np.mean(known) for column in zip(*scores, strict=True) if (known := [v for v in column if not math.isnan(v)])]
+    assert metric.compute() == pytest.approx(np.mean(of_classes), abs=1e-9)
+
+
+def test_the_tolerance_decides_which_boundary_is_found() -> None:
+    target = torch.zeros(60, 80, dtype=torch.int64)  # of a diagonal of 100
+    target[:, 40:] = 1
+    moved = target.roll(2, 1)
+    moved[:, :2] = 0
+    found = [boundary_f1(moved, target, 2, tolerance=t).tolist() for t in (0.0075, 0.02, 0.021)]
+    assert found == [[0, 0], [0, 0], [1, 1]], "the distance of 2 must be below the bound"
+    assert boundary_f1(target, target, 2).tolist() == [1, 1]
+
+
+def test_absent_classes_and_void_count_as_documented() -> None:
+    target = torch.zeros(8, 8, dtype=torch.int64)
+    target[:, 4:] = 1
+    alone = torch.zeros_like(target)
+    assert boundary_f1(alone, target, 3).tolist() == pytest.approx([0, 0, math.nan], nan_ok=True), "boundaries of one side alone"
+    assert boundary_f1(alone, alone, 3).isnan().all(), "a class without a boundary, such as one that fills the image"
+    assert math.isnan(_boundary(alone, alone))
+    hidden = target.clone()
+    hidden[:, 3:6] = VOID
+    assert boundary_f1(target, hidden, 3).isnan().all(), "the boundary lies in void"
+    inside = target.clone()
+    inside[2:4, 4] = 2
+    assert torch.equal(boundary_f1(inside, hidden, 3).isnan(), boundary_f1(target, hidden, 3).isnan())
+    assert (hidden == VOID).any(), "the caller's target is not changed"
+
+
+def _boundary(prediction: torch.Tensor, target: torch.Tensor) -> float:
+    metric = SegmentationMetrics(("a", "b", "c"))
+    metric.update(prediction[None], target[None])
+    return metric.compute()["boundary F1"]
+
+
+def test_boundary_f1_stands_beside_miou_and_starts_anew() -> None:
+    target = torch.zeros(8, 8, dtype=torch.int64)
+    target[:, 4:] = 1
+    assert _boundary(target, target) == 1
+    metric = SegmentationMetrics(("a", "b", "c"))
+    metric.update(torch.zeros_like(target)[None], target[None])
+    assert list(metric.compute())[:3] == ["mIoU", "pixel accuracy", "boundary F1"]
+    assert metric.compute()["boundary F1"] == 0
+    metric.reset()
+    metric.update(target[None], target[None])
+    assert metric.compute()["boundary F1"] == 1

@@ -1,5 +1,6 @@
 """The contract of every task, and what each is measured against."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from segmentation_models_pytorch.losses import DiceLoss, LovaszLoss
 from skimage.color import rgb2lab
 
 from img2img import InputError
 from img2img.data.base import VOID, Batch, ImageDataset, Sample
 from img2img.tasks import Task, build_task, task_kinds
-from img2img.tasks.base import mean_colour
+from img2img.tasks.base import Example, mean_colour
+from img2img.tasks.segmentation import LOSSES
 
 
 class Images(ImageDataset):
@@ -272,3 +275,129 @@ def test_an_unknown_kind_or_option_names_the_known_ones() -> None:
         build_task({"kind": "segmentation"})
     with pytest.raises(InputError, match="expected 'pair', 'canny' or 'sobel'"):
         build_task({"kind": "edges", "drawing": "hed"})
+
+
+# ---------------------------------------------------------------------- the losses of a segmentation
+
+
+def _labelled(seed: int = 0, void: float = 0.3) -> tuple[torch.Tensor, Example]:
+    """Raw outputs of four classes, of which the third never occurs, and labels with void."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.tensor([0, 1, 3])[torch.randint(3, (2, 9, 7), generator=generator)]
+    target[torch.rand(2, 9, 7, generator=generator) < void] = VOID
+    return torch.randn(2, 4, 9, 7, generator=generator), Example(torch.zeros(2, 3, 9, 7), target)
+
+
+def _segmentation(**options: Any) -> Task:
+    return build_task({"kind": "segmentation", "classes": ["a", "b", "c", "d"], **options})
+
+
+def _dice_by_hand(raw: torch.Tensor, target: torch.Tensor) -> float:
+    kept, labels = raw.softmax(1).movedim(1, -1)[target != VOID].double(), target[target != VOID]
+    terms = []
+    for c in range(raw.shape[1]):
+        p, y = kept[:, c], (labels == c).double()
+        terms.append(1 - 2 * torch.minimum(p, y).sum() / (p.sum() + y.sum()) if y.any() else torch.tensor(0.0))
+    return float(sum(terms)) / len(terms)
+
+
+def _lovasz_by_hand(raw: torch.Tensor, target: torch.Tensor) -> float:
+    """The Lovász extension as an integral: the Jaccard loss of the pixels whose error is above a level, over all levels."""
+    kept, labels = raw.softmax(1).movedim(1, -1)[target != VOID].double(), target[target != VOID]
+    terms = []
+    for c in labels.unique().tolist():
+        y = labels == c
+        errors = (y.double() - kept[:, c]).abs()
+        levels = [0.0, *errors.sort().values.tolist()]
+        total = 0.0
+        for low, high in itertools.pairwise(levels):
+            wrong = errors > low
+            total += (high - low) * float(wrong.sum() / (wrong | y).sum())
+        terms.append(total)
+    return sum(terms) / len(terms)
+
+
+def test_dice_and_lovasz_are_smps_and_those_of_the_papers() -> None:
+    for seed in range(3):
+        raw, example = _labelled(seed)
+        dice, lovasz = (float(_segmentation(loss={name: 1}).loss(raw, example)) for name in ("dice", "lovasz"))
+        assert dice == float(DiceLoss("multiclass", ignore_index=VOID)(raw, example.target))
+        assert lovasz == float(LovaszLoss("multiclass", ignore_index=VOID)(raw, example.target))
+        assert dice == pytest.approx(_dice_by_hand(raw, example.target), abs=1e-6)
+        assert lovasz == pytest.approx(_lovasz_by_hand(raw, example.target), abs=1e-6)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
+    raw, example = _labelled()
+    one = {name: _segmentation(loss={name: 1}).loss(raw, example) for name in LOSSES}
+    assert float(one["cross_entropy"]) == float(_segmentation().loss(raw, example))
+    weights = {"lovasz": 0.25, "cross_entropy": 0.5, "dice": 2}
+    found = _segmentation(loss=weights).loss(raw, example)
+    torch.testing.assert_close(found, sum(weights[name] * one[name] for name in LOSSES))
+    assert float(_segmentation(loss={"cross_entropy": 0, "dice": 2}).loss(raw, example)) == 2 * float(one["dice"])
+
+
+@pytest.mark.parametrize("options", [{"loss": {name: 1}} for name in LOSSES] + [{"class_weights": "median_frequency"}])
+def test_void_pixels_reach_no_term_of_the_loss(options: dict[str, Any]) -> None:
+    task = _segmentation(**options)
+    raw, example = _labelled()
+    raw.requires_grad_(True)
+    loss = task.loss(raw, example)
+    (gradient,) = torch.autograd.grad(loss, raw)
+    void = (example.target == VOID)[:, None].expand_as(raw)
+    assert (gradient[void] == 0).all()
+    assert (gradient[~void] != 0).any()
+    noisy = torch.where(void, 50 * torch.randn(raw.shape), raw.detach())
+    assert float(task.loss(noisy, example)) == pytest.approx(loss.item(), abs=1e-6)
+    alone = Example(example.input, torch.full_like(example.target, VOID))
+    (gradient,) = torch.autograd.grad(task.loss(raw, alone), raw)
+    assert task.loss(raw, alone).item() == 0
+    assert (gradient == 0).all()
+
+
+class Uneven(ImageDataset):
+    """Two label images of 100 pixels: 80 of a, 20 of b; then 50 of a, 10 of d, 40 of void."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Sample:
+        counts = [{0: 80, 1: 20}, {0: 50, 3: 10, VOID: 40}][index]
+        label = np.concatenate([np.full(count, c, np.uint8) for c, count in counts.items()]).reshape(10, 10)
+        return Sample(np.zeros((10, 10, 3), np.uint8), label, name=str(index))
+
+
+def test_median_frequency_weights_are_those_of_the_formula_and_torchs_weighted_mean() -> None:
+    task = _segmentation(class_weights="median_frequency")
+    task.fit(Uneven())
+    # Frequencies where the class occurs: a 130 of 160, b 20 of 100, d 10 of 60; their median is 1/5. The third never occurs.
+    weights = torch.tensor([0.2 / (130 / 160), 1.0, 1.0, 0.2 / (10 / 60)])
+    raw, example = _labelled()
+    reference = torch.nn.CrossEntropyLoss(weight=weights, ignore_index=VOID)
+    torch.testing.assert_close(task.loss(raw, example), reference(raw, example.target))
+    counted = example.target[example.target != VOID]
+    torch.testing.assert_close(task.loss_count(example), weights[counted].sum())
+    assert float(task.loss(raw, example)) != pytest.approx(float(_segmentation().loss(raw, example)), rel=1e-3)
+
+
+def test_what_only_a_training_needs_is_not_stored() -> None:
+    assert _segmentation(loss={"dice": 1, "cross_entropy": 1}, class_weights="median_frequency").options() == (
+        _segmentation().options()
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": {"jaccard": 1}}, "jaccard.*cross_entropy.*dice.*lovasz"),
+        ({"loss": {"dice": -1}}, "loss.dice=-1.*0 or more"),
+        ({"loss": {"dice": "1"}}, "loss.*'1'"),
+        ({"loss": {"dice": 0}}, "above 0"),
+        ({"loss": "dice"}, "loss.*'dice'.*Mapping"),
+        ({"class_weights": "balanced"}, "balanced.*median_frequency"),
+        ({"class_weights": "median_frequency", "loss": {"dice": 1}}, "cross_entropy above 0"),
+    ],
+)
+def test_losses_that_are_none_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _segmentation(**options)

@@ -18,6 +18,7 @@ from torch import Tensor
 from img2img import InputError
 from img2img.api import run
 from img2img.bundle import load_bundle
+from img2img.data.base import ImageDataset, Sample
 from img2img.files.lock import hold
 from img2img.tasks import build_task
 from img2img.tasks.base import Example
@@ -124,7 +125,10 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
 
     def normalises(folder: str) -> dict[str, Any]:
         # Batch normalisation, which each process does for its own images, in the backbone and in the task's own state.
-        return config(out=str(tmp_path / folder), sequence=["disks", "colour"], compare={"decoder_only": ["colour"]}, device=ONE)
+        # The second task has averages of its weights and of the processes' statistics.
+        made = config(out=str(tmp_path / folder), sequence=["disks", "colour"], compare={"decoder_only": ["colour"]}, device=ONE)
+        made["tasks"]["colour"]["train"] = {"average": {"decay": 0.5, "of": "all"}}
+        return made
 
     jobs = [job(learns(method, "two"), report=method == "piggyback") for method in methods]
     jobs += [job(normalises("whole")), job(normalises("resumed"), kill_at=7), job(normalises("resumed"), kill_at=8)]
@@ -228,13 +232,27 @@ def test_what_runs_in_one_process_says_so(monkeypatch: pytest.MonkeyPatch) -> No
         refuse_several_processes("a suite")
 
 
-@pytest.mark.parametrize("kind", ["segmentation", "classification", "colourisation", "edges", "denoising"])
+class UnevenLabels(ImageDataset):
+    """One label image with fewer pixels from class to class."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Sample:
+        label = np.repeat(np.arange(3), (70, 20, 10)).reshape(10, 10)
+        return Sample(np.zeros((10, 10, 3), np.uint8), label.astype(np.uint8), name="uneven")
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "weighted", "classification", "colourisation", "edges", "denoising"])
 def test_a_loss_is_a_mean_over_as_many_terms_as_it_says(kind: str) -> None:
     """The whole batch's loss is the mean of its parts', each counting for what it says: what processes rely on."""
-    options: dict[str, Any] = {"kind": kind}
+    weighted, kind = kind == "weighted", "segmentation" if kind == "weighted" else kind
+    options: dict[str, Any] = {"kind": kind, **({"class_weights": "median_frequency"} if weighted else {})}
     if kind in ("segmentation", "classification"):
         options["classes"] = ["a", "b", "c"]
     task, random = build_task(options), torch.Generator().manual_seed(3)
+    if weighted:
+        task.fit(UnevenLabels())
 
     def drawn(*shape: int) -> Tensor:
         return torch.rand(shape, generator=random)
@@ -254,7 +272,7 @@ def test_a_loss_is_a_mean_over_as_many_terms_as_it_says(kind: str) -> None:
     counts = [float(task.loss_count(part)) for part in parts]
     mean = sum(n * loss for n, loss in zip(counts, losses, strict=True)) / sum(counts)
     torch.testing.assert_close(mean, task.loss(raw, example))
-    assert sum(counts) == float(task.loss_count(example))
+    assert sum(counts) == pytest.approx(float(task.loss_count(example)), rel=1e-6 if weighted else 0)
 
 
 def test_mixed_precision_is_not_announced(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:

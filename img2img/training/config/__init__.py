@@ -15,6 +15,7 @@ from img2img.training.config.fingerprint import backbone_fingerprint, task_finge
 from img2img.training.config.read import EVERY_TASK, read_experiment
 from img2img.training.config.train_options import (
     AugmentationOptions,
+    AverageOptions,
     OptimiserName,
     OptimiserOptions,
     ScheduleOptions,
@@ -25,6 +26,7 @@ from img2img.training.config.train_options import (
 __all__ = [
     "EVERY_TASK",
     "AugmentationOptions",
+    "AverageOptions",
     "BackboneConfig",
     "BasisOfTasks",
     "DeviceOptions",

@@ -252,7 +252,7 @@ class TaskConfig:
 
     def plain(self) -> dict[str, Any]:
         """What its training depends on, as plain values."""
-        train = self.train.model_dump()
+        train = self.train.plain()
         own = self.method_spec.plain() if self.own_method else None
         finetuned = {} if self.finetuned is None else {"finetuned": self.finetuned.model_dump()}
         return {

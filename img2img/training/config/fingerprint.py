@@ -22,7 +22,7 @@ from img2img.training.strategies import MASKS
 def backbone_fingerprint(experiment: Experiment) -> str:
     """Of the training of the backbone by the first task."""
     task = experiment.tasks[0]
-    train = task.train.model_dump()
+    train = task.train.plain()
     for option in ("mask_lr", "head_lr", "norm_lr", "head"):  # of masked tasks
         del train["optimiser"][option]
     del train["schedule"]["head_first"]

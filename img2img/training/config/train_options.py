@@ -89,6 +89,19 @@ class ValidationOptions(Options):
     """
 
 
+class AverageOptions(Options):
+    """An exponential moving average (EMA) of what is trained: it is validated and kept; training goes on with the raw values."""
+
+    decay: float = Field(default=0.0, ge=0, lt=1)
+    """The share of the old average in the new one after each step, such as 0.99; 0 averages nothing. It rises to this value as
+    `(1 + step) / (10 + step)`, so that a short training is not dominated by its start.
+    """
+    of: Literal["real_valued", "all"] = "real_valued"
+    """"real_valued": all but the scores of binary and ternary masks. "all": the scores too; the mask is then read from
+    their averages.
+    """
+
+
 class TrainOptions(Options):
     """How one task is trained."""
 
@@ -108,6 +121,7 @@ class TrainOptions(Options):
     schedule: ScheduleOptions = ScheduleOptions()
     augmentation: AugmentationOptions = AugmentationOptions()
     validation: ValidationOptions = ValidationOptions()
+    average: AverageOptions = AverageOptions()
 
     @model_validator(mode="before")
     @classmethod
@@ -120,6 +134,10 @@ class TrainOptions(Options):
         if (self.steps > 0) == (self.epochs > 0):
             raise ValueError(f"got steps={self.steps} and epochs={self.epochs:g}: expected one of them above 0 and the other 0")
         return self
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, for fingerprints: without `average` where nothing is averaged, as before that option existed."""
+        return self.model_dump(exclude=None if self.average.decay else {"average"})
 
     def in_steps(self, images: int) -> Self:
         """The same options with steps in place of epochs, for a training set of so many images."""

@@ -1,6 +1,7 @@
-"""Statistics averaged while the weights stand still, by hand, and the head that is trained alone at first, in the loop."""
+"""What the loop does beside plain steps: precise statistics, the head that is trained alone at first, averages of the weights."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ from killing import killed_at
 from lightning_fabric import Fabric
 from tiny_strategies import begun, changed, context, first, small_backbone, snapshot, transformer
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from img2img import InputError
 from img2img.bundle import HEAD
-from img2img.masks import MaskedNetwork, Piggyback
+from img2img.masks import MaskedNetwork, Mixed, Piggyback, SparseSigns
 from img2img.research.strategies import EWC, FineTune, HeadOnly, Joint, LwF, PackNet, Scratch, Sequential
-from img2img.training.config import OptimiserOptions, TrainOptions
+from img2img.training.average import WeightAverage, decay_at
+from img2img.training.callback import Callback
+from img2img.training.config import AverageOptions, OptimiserOptions, TrainOptions
 from img2img.training.config.read import merged
 from img2img.training.log import TrainingLog
 from img2img.training.loop import fit
@@ -224,8 +228,144 @@ def test_where_the_head_is_not_what_is_fresh_nothing_waits() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"schedule": {"head_first": 1.0}}, "less than 1"), ({"validation": {"precise_bn_batches": -1}}, "0 or more")],
+    [
+        ({"schedule": {"head_first": 1.0}}, "less than 1"),
+        ({"validation": {"precise_bn_batches": -1}}, "0 or more"),
+        ({"average": {"decay": 1.0}}, "less than 1"),
+        ({"average": {"decay": 0.9, "of": "scores"}}, "real_valued"),
+    ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         checked(TrainOptions, {"steps": 3, **options}, what="train")
+
+
+# ---------------------------------------------------------------------- averages of the weights
+
+
+class Recorded(Callback):
+    """torch's own average of a module, and the raw values after each step."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        def update(averages: Any, values: Any, count: Tensor) -> None:
+            get_ema_multi_avg_fn(min(decay, (1 + int(count)) / (10 + int(count))))(averages, values, count)
+
+        self._module = module
+        self.averaged = AveragedModel(module, multi_avg_fn=update, use_buffers=True)
+        self.raw: list[dict[str, Tensor]] = []
+
+    def after_step(self) -> None:
+        self.averaged.update_parameters(self._module)
+        self.raw.append(snapshot(self._module))
+
+    def expected(self) -> dict[str, Tensor]:
+        """The averages, by the names of the module."""
+        return dict(self.averaged.module.state_dict())
+
+
+AVERAGED: dict[str, Any] = {"steps": 6, "average": {"decay": 0.4}, "validation": {"every": 6}}
+
+
+@pytest.mark.parametrize("kind", [FineTune, Sequential, EWC, PackNet, LwF, HeadOnly, Joint, Scratch])
+def test_every_strategy_keeps_what_torchs_averaged_model_has(kind: Any, tmp_path: Path) -> None:
+    with_ = context(transformer() if kind is Scratch else None, steps=6, average={"decay": 0.4})
+    strategy = begun(kind(), with_)
+    first(strategy)
+    for i, phase in enumerate(strategy.learn("colour")):
+        if hasattr(phase.module, "features"):
+            phase.module.features = torch.empty(0)  # those with a history cannot be copied
+        recorded = Recorded(phase.module, 0.4)
+        recording = replace(phase, callbacks=[*phase.callbacks, recorded])
+        steps = 6 if phase.options is None else phase.options.steps
+        _train(recording, with_.task_data["colour"], tmp_path, f"colour{i}", **AVERAGED | {"steps": steps})
+        kept, last = snapshot(phase.module), recorded.raw[-1]
+        floats = {name for name, tensor in kept.items() if tensor.is_floating_point()}
+        assert all(torch.equal(kept[name], recorded.expected()[name]) for name in floats)
+        assert steps == 1 or {name for name in floats if not torch.equal(kept[name], last[name])}, "no average of several steps"
+
+
+def _masked(method: Any, tmp_path: Path, what: str = "colour", **options: Any) -> tuple[nn.Module, Recorded]:
+    """A masked task after its training, and what happened in it."""
+    torch.manual_seed(0)
+    network = MaskedNetwork(small_backbone(), head=HEAD)
+    network.add_task("colour", method, head=small_backbone().make_head(2))
+    module = network.task_module("colour")
+    recorded = Recorded(module.state, options["average"]["decay"])
+    phase = Phase(
+        module=module,
+        head=module.state.head,
+        groups=groups_of(module),
+        callbacks=[recorded, FlipLog(module.state)],
+    )
+    _train(phase, context().task_data["colour"], tmp_path, what, **options)
+    return module.state, recorded
+
+
+@pytest.mark.parametrize("of", ["real_valued", "all"])
+@pytest.mark.parametrize("method", [Piggyback(), SparseSigns(), Mixed(method=Piggyback(), trainable_copies=("encoder.*",))])
+def test_scores_are_averaged_where_all_is(method: Any, of: str, tmp_path: Path) -> None:
+    state, recorded = _masked(method, tmp_path, **AVERAGED | {"average": {"decay": 0.4, "of": of}})
+    kept, expected, last = snapshot(state), recorded.expected(), recorded.raw[-1]
+    for name, tensor in kept.items():
+        if tensor.is_floating_point():
+            raw = name.endswith(".score") and of == "real_valued"
+            assert torch.equal(tensor, (last if raw else expected)[name]), name
+    moved = {name.rpartition(".")[2] for name in kept if not torch.equal(expected[name], last[name])}
+    assert moved >= {"score", "weight", "running_mean"} or moved >= {"score"}, "the test would see nothing"
+
+
+def test_the_training_goes_on_with_the_raw_weights(tmp_path: Path) -> None:
+    every = AVERAGED | {"validation": {"every": 2, "precise_bn_batches": 3}}
+    _, with_ = _masked(Piggyback(), tmp_path, "with", **every)
+    _, without = _masked(Piggyback(), tmp_path, "without", **every | {"average": {"decay": 0.0}})
+    for ours, theirs in zip(with_.raw, without.raw, strict=True):
+        trained = [name for name in ours if not name.split("/")[-1].startswith(("running", "num"))]
+        assert len(trained) > 5
+        assert all(torch.equal(ours[name], theirs[name]) for name in trained)
+
+
+def test_the_statistics_are_those_of_the_averaged_weights(tmp_path: Path) -> None:
+    """With momentum 1 they are the mean over the last batches of what the kept weights make of them."""
+    task_data = context().task_data["colour"]
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=1.0), nn.Conv2d(4, 2, 1))
+    options = AVERAGED | {"validation": {"every": 3, "keep": "last", "precise_bn_batches": 4}}
+    raw = Recorded(module, 0.4)
+    _train(Phase(module=module, callbacks=[raw]), task_data, tmp_path, "colour", **options)
+    batches = [batch for _, batch in zip(range(4), task_data.batches(1).iterate(6), strict=False)][1:]
+    inputs = [task_data.task.example(batch).input for batch in batches]
+
+    def mean(convolution: dict[str, Tensor]) -> Tensor:
+        outputs = [nn.functional.conv2d(x, convolution["0.weight"], convolution["0.bias"]) for x in inputs]
+        return torch.stack([y.mean((0, 2, 3)) for y in outputs]).mean(0)
+
+    torch.testing.assert_close(module[1].running_mean, mean(snapshot(module)))
+    assert not torch.allclose(module[1].running_mean, mean(raw.raw[-1]), atol=1e-4), "those of the raw weights look alike"
+
+
+@pytest.mark.parametrize("stopped", [1, 4])
+def test_a_killed_training_ends_with_the_same_averages(stopped: int, tmp_path: Path) -> None:
+    options = AVERAGED | {"checkpoint_every": 1, "average": {"decay": 0.4, "of": "all"}, "validation": {"every": 2}}
+    whole, _ = _masked(SparseSigns(), tmp_path, "whole", **options)
+    with killed_at(stopped + 1):
+        _masked(SparseSigns(), tmp_path, "killed", **options)
+    resumed, again = _masked(SparseSigns(), tmp_path, "killed", **options)
+    assert len(again.raw) < 6
+    assert not changed(snapshot(whole), resumed)
+
+
+def test_the_first_steps_do_not_dominate_a_short_training() -> None:
+    assert [decay_at(n, 0.5) for n in (1, 2, 8, 100)] == [2 / 11, 3 / 12, 0.5, 0.5]
+    value = nn.Parameter(torch.zeros(1))
+    average = WeightAverage(nn.ParameterList([value]), [value], AverageOptions(decay=0.999))
+    for step in range(20):
+        value.data.fill_(float(step))
+        average.after_step()
+    with average.applied():
+        assert value.item() > 15, "0.999 alone would be below 0.2"
+    assert value.item() == 19
+
+
+def test_what_averages_nothing_has_the_fingerprint_of_before() -> None:
+    off, on = TrainOptions(), TrainOptions(average=AverageOptions(decay=0.9))
+    assert off.plain() == {name: value for name, value in off.model_dump().items() if name != "average"}
+    assert on.plain()["average"] == {"decay": 0.9, "of": "real_valued"}
