@@ -68,7 +68,7 @@ class NetworkDefaults:
 NETWORKS = {
     # Johnson et al., section 4.1.
     "vgg16": NetworkDefaults(
-        layers=("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
+        layers=("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"),
         style=("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
         content=("relu2_2",),
         preprocessing="torchvision",
@@ -89,7 +89,7 @@ NETWORKS = {
 }
 
 # Of torchvision's `features`: the index after the last module of each layer in `NETWORKS`.
-_ENDS = {"vgg16": (4, 9, 16, 23), "squeezenet1_1": (2, 4, 5, 7, 8, 10, 11, 12, 13)}
+_ENDS = {"vgg16": (4, 9, 16, 23, 30), "squeezenet1_1": (2, 4, 5, 7, 8, 10, 11, 12, 13)}
 
 
 class PerceptualNetwork(nn.Module):
@@ -123,6 +123,11 @@ class PerceptualNetwork(nn.Module):
         """Stay in eval mode."""
         return super().train(False)
 
+    def preprocessed(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1], RGB, as the network wants them."""
+        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return x.flip(1) if self._bgr else x
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Feature maps of images.
 
@@ -132,9 +137,7 @@ class PerceptualNetwork(nn.Module):
         Returns:
             Of each layer asked for, (N, C, H', W') float, shallowest first.
         """
-        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        if self._bgr:
-            x = x.flip(1)
+        x = self.preprocessed(x)
         features = {}
         for name, part in self.parts.items():
             x = part(x)

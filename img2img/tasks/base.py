@@ -48,6 +48,7 @@ class Task(ABC):
         higher_is_better: its direction.
         baseline_name: what the baseline is called in reports.
         has_classes: its constructor takes the data's `classes`.
+        compares_images: predictions and targets, made images by `to_image`, should look alike: perceptual metrics compare them.
         image_level: one answer for a whole image, in place of one for each pixel.
         has_square: its constructor takes `square`, whether the data's images were made squares.
         square: it learned from images that were made squares, whatever their proportions, and is shown such when it is used.
@@ -65,6 +66,7 @@ class Task(ABC):
     higher_is_better: ClassVar[bool]
     baseline_name: ClassVar[str]
     has_classes: ClassVar[bool] = False
+    compares_images: ClassVar[bool] = False
     image_level: ClassVar[bool] = False
     has_square: ClassVar[bool] = False
     square: bool = False

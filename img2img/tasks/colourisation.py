@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from img2img.data.base import Batch
 from img2img.metrics.image_quality import ImageQualityMetrics
-from img2img.metrics.lab import LabMetrics
+from img2img.metrics.colour import ColourMetrics, LabMetrics
 from img2img.tasks.base import TASKS, Example, Metrics, Task, unit
 
 AB = 110.0
@@ -26,6 +26,7 @@ class Colourisation(Task):
     metric: ClassVar[str] = "ab error"
     higher_is_better: ClassVar[bool] = False
     baseline_name: ClassVar[str] = "grey copy"
+    compares_images: ClassVar[bool] = True
     in_parts: ClassVar[bool] = True
     out_channels = 2
 
@@ -52,7 +53,7 @@ class Colourisation(Task):
         return F.mse_loss(self.prediction(raw, example.input) / scale, example.target / scale)
 
     def metrics(self) -> Metrics:
-        """ab error and delta E; SSIM, MSE and PSNR of the RGB images."""
+        """ab error and delta E; of the RGB images SSIM, MSE, PSNR, CIEDE2000 and the colourfulness ratio."""
         return _ColourMetrics(self)
 
     def baseline(self, example: Example) -> Tensor:
@@ -66,12 +67,13 @@ class Colourisation(Task):
 
 class _ColourMetrics(Metrics):
     def __init__(self, task: Colourisation) -> None:
-        self._task, self._lab, self._images = task, LabMetrics(), ImageQualityMetrics()
+        self._task, self._lab, self._images = task, LabMetrics(), (ImageQualityMetrics(), ColourMetrics())
 
     def update(self, prediction: Tensor, example: Example) -> None:
         self._lab.update(prediction, example.target)
         rgb = [self._task.to_image(ab, example.input) for ab in (prediction, example.target)]
-        self._images.update(*rgb)
+        for metrics in self._images:
+            metrics.update(*rgb)
 
     def compute(self) -> dict[str, Any]:
-        return self._lab.compute() | self._images.compute()
+        return self._lab.compute() | self._images[0].compute() | self._images[1].compute()
