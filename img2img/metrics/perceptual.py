@@ -179,7 +179,9 @@ class KernelDistance(Metric):
             InputError: no image has been seen.
         """
         if not self.predicted:
-            raise InputError(f"{self.name} was asked for a result before any image: expected one update at least; is the set empty?")
+            raise InputError(
+                f"{self.name} was asked for a result before any image: expected one update at least; is the set empty?"
+            )
         predicted, wanted = torch.cat(list(self.predicted)), torch.cat(list(self.wanted))
         if len(wanted) == 1:
             return {self.name: math.nan}
@@ -261,8 +263,8 @@ def _learned(name: str) -> dict[str, Tensor]:
     path = Path(torchmetrics.functional.image.__file__).parent / name
     if not path.is_file():
         raise InputError(
-            f"the installed torchmetrics {torchmetrics.__version__} has no {name}: expected the learned weights of LPIPS and DISTS "
-            "there; install torchmetrics>=1.7,<2 again"
+            f"the installed torchmetrics {torchmetrics.__version__} has no {name}: expected the learned weights of LPIPS "
+            "and DISTS there; install torchmetrics>=1.7,<2 again"
         )
     return {key: tensor.detach() for key, tensor in read_tensors(path).items()}
 
@@ -272,5 +274,5 @@ def _check(prediction: Tensor, target: Tensor, metric: str) -> None:
     height, width = target.shape[-2:]
     if min(height, width) < MIN_SIDE:
         raise InputError(
-            f"got an image of {height} x {width} pixels: {metric} expects {MIN_SIDE} x {MIN_SIDE} at least; use a higher resolution"
+            f"got an image of {height} x {width} pixels: {metric} expects {MIN_SIDE} x {MIN_SIDE} at least; make them larger"
         )

@@ -7,8 +7,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from img2img.formatting import DASH, count, duration, gain, number, percent, signed, size, spelled
 
 __all__ = [
-    "ANY_COLUMNS", "COLUMNS", "COMPARISONS", "DASH", "METHODS", "METRICS", "count", "described", "duration", "gain", "number", "page_template",
-    "percent", "signed", "size", "spelled",
+    "ANY_COLUMNS", "COLUMNS", "COMPARISONS", "DASH", "METHODS", "METRICS", "count", "described", "duration", "gain", "number",
+    "page_template", "percent", "signed", "size", "spelled",
 ]  # fmt: skip
 
 METRICS = {
@@ -23,8 +23,8 @@ METRICS = {
     "CIEDE2000": ("↓", "the mean difference between the colours as eyes judge it, lightness included; about 1 is just visible"),
     "colourfulness ratio": (
         "",
-        "how colourful the images are (Hasler and Süsstrunk), divided by how colourful the true ones are: 1 is as colourful, below "
-        "1 paler; a grey copy has 0",
+        "how colourful the images are (Hasler and Süsstrunk), divided by how colourful the true ones are: 1 is as colourful, "
+        "below 1 paler; a grey copy has 0",
     ),
     "LPIPS": (
         "↓",
@@ -63,7 +63,6 @@ METRICS = {
 def described(name: str) -> tuple[str, str] | None:
     """What `METRICS` says of a metric, whose name may end with its network: "LPIPS (vgg16)"; None for one that it lacks."""
     return METRICS.get(name.partition(" (")[0])
-
 
 
 COLUMNS = {

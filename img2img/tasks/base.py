@@ -95,11 +95,24 @@ class Task(ABC):
         """Input and target of a batch; override where the two share work."""
         return Example(self.input(batch), self.target(batch))
 
+    @property
+    def compact_channels(self) -> int:
+        """The channels of what `compact` gives."""
+        return self.out_channels
+
+    def compact(self, raw: Tensor) -> Tensor:
+        """What of the head's raw output is blended and resized where large images are run: by default all of it.
+
+        Of a head with hundreds of channels it saves gigabytes. `prediction` takes what it gives in the place of the raw output,
+        with the same result.
+        """
+        return raw
+
     @abstractmethod
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
         """The prediction, in the target's form, from the head's raw output (N, out_channels, H, W) and its input.
 
-        Of whole images' tasks, such as classification, the raw output is (N, out_channels).
+        Of whole images' tasks, such as classification, the raw output is (N, out_channels). See also `compact`.
         """
 
     @abstractmethod

@@ -61,7 +61,7 @@ class EdgeColouring(ImageOutput):
         return unit(batch.image)
 
     def metrics(self) -> Metrics:
-        """SSIM, MSE, PSNR and light-matched MSE: edges do not tell how bright the photo was; CIEDE2000 and colourfulness ratio."""
+        """Those of images, and light-matched MSE: edges do not tell how bright the photo was."""
         return combine(images=ImageQualityMetrics(), light=LightMatchedMetrics(), colour=ColourMetrics())
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:

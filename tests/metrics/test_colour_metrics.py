@@ -154,9 +154,7 @@ def test_colourfulness_is_the_paper_s_and_the_ratio_is_one_of_means_over_a_set()
     metric.update(prediction[1:], target[1:])
     found = metric.compute()
     assert found["colourfulness ratio"] == pytest.approx(np.mean(theirs[0]) / np.mean(theirs[1]), abs=1e-6)
-    assert found["CIEDE2000"] == pytest.approx(
-        deltaE_ciede2000(skimage_lab(target), skimage_lab(prediction)).mean(), abs=1e-4
-    )
+    assert found["CIEDE2000"] == pytest.approx(deltaE_ciede2000(skimage_lab(target), skimage_lab(prediction)).mean(), abs=1e-4)
     assert found["colourfulness ratio"] < 0.5
     assert all(type(value) is float for value in found.values())
 

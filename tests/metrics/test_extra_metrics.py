@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import ClasswiseWrapper
 from torchmetrics.classification import MulticlassCohenKappa, MulticlassF1Score, MulticlassPrecision
 from torchmetrics.functional.image import dists as their_dists
-from torchmetrics.functional.image.lpips import _LPIPS as TheirLpips
+from torchmetrics.functional.image import lpips as their_lpips
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from img2img import InputError
@@ -91,7 +91,9 @@ def features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Features:
     def make(name: str) -> tuple[torch.nn.Module, Path]:
         torch.manual_seed(1)
         squeezenet = torchvision.models.squeezenet1_1
-        layers = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]) if name == "vgg16" else squeezenet().features
+        layers = (
+            torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]) if name == "vgg16" else squeezenet().features
+        )
         for layer in layers.modules():
             if isinstance(layer, torch.nn.Conv2d):  # so that every layer has features that differ between images
                 torch.nn.init.kaiming_normal_(layer.weight)
@@ -128,7 +130,7 @@ def test_lpips_is_torchmetrics_own_on_the_same_weights(features: Features, name:
     prediction, target = images(0), images(1)
     found = measured(["lpips"], {"name": name, "weights": str(path)}, prediction, target)
     with torch.no_grad():
-        reference = TheirLpips(net=theirs, pnet_rand=True)(prediction, target, normalize=True).flatten()
+        reference = their_lpips._LPIPS(net=theirs, pnet_rand=True)(prediction, target, normalize=True).flatten()
     assert reference.std() > 1e-3, "so that a mean of batches would differ"
     assert found == {f"LPIPS ({name})": pytest.approx(reference.mean().item(), abs=1e-5)}
     assert measured(["lpips"], {"name": name, "weights": str(path)}, target, target)[f"LPIPS ({name})"] == 0
@@ -185,7 +187,11 @@ def test_kid_is_torchmetrics_own_over_all_images_and_large_sets_are_dealt_out(
         (["lpip"], {"name": "vgg16", "weights": "w"}, "'lpip'.*lpips, dists, kid"),
         (["kid"], None, "no evaluation.perceptual.*weights: FILE"),
         (["kid"], {"name": "vgg16", "weights": None}, "weights=null.*weights: FILE"),
-        (["kid", "lpips"], {"name": "efficientnet_lite0", "weights": "w"}, "'efficientnet_lite0'.*'lpips'.*vgg16 or squeezenet1_1"),
+        (
+            ["kid", "lpips"],
+            {"name": "efficientnet_lite0", "weights": "w"},
+            "'efficientnet_lite0'.*'lpips'.*vgg16 or squeezenet1_1",
+        ),
         (["dists"], {"name": "squeezenet1_1", "weights": "w"}, "'dists' needs vgg16"),
     ],
 )
@@ -194,7 +200,9 @@ def test_what_a_perceptual_metric_lacks_is_refused_with_the_remedy(names: list[s
         PerceptualMetrics(names, network)
 
 
-def test_images_that_are_too_small_and_files_that_are_missing_are_named(features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_too_small_and_files_that_are_missing_are_named(
+    features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, path = features("squeezenet1_1")
     (metric,) = PerceptualMetrics(["lpips"], {"name": "squeezenet1_1", "weights": str(path)}).build()
     with pytest.raises(InputError, match=r"24 x 64.*32 x 32"):
