@@ -15,6 +15,7 @@ import torch
 import torchmetrics
 from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.functional import image as torchmetrics_image
 from torchmetrics.functional.image.dists import L2pooling
 from torchmetrics.image.kid import poly_mmd
 
@@ -260,7 +261,7 @@ def _unit_length(features: Tensor) -> Tensor:
 
 def _learned(name: str) -> dict[str, Tensor]:
     """What torchmetrics has in a file beside its image metrics."""
-    path = Path(torchmetrics.functional.image.__file__).parent / name
+    path = Path(torchmetrics_image.__file__).parent / name
     if not path.is_file():
         raise InputError(
             f"the installed torchmetrics {torchmetrics.__version__} has no {name}: expected the learned weights of LPIPS "

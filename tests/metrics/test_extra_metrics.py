@@ -209,6 +209,6 @@ def test_images_that_are_too_small_and_files_that_are_missing_are_named(
         metric.update(torch.zeros(1, 3, 24, 64), torch.zeros(1, 3, 24, 64))
     with pytest.raises(InputError, match=r"no file at .*gone"):
         PerceptualMetrics(["kid"], {"name": "squeezenet1_1", "weights": str(path) + ".gone"}).build()
-    monkeypatch.setattr(perceptual.torchmetrics.functional.image, "__file__", str(path))
+    monkeypatch.setattr(perceptual.torchmetrics_image, "__file__", str(path))
     with pytest.raises(InputError, match=r"squeeze.pth.*install torchmetrics"):
         PerceptualMetrics(["lpips"], {"name": "squeezenet1_1", "weights": str(path)}).build()
