@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from img2img.data.base import Batch, ImageDataset
 from img2img.data.loader import eval_batches
 from img2img.errors import memory_explained
 from img2img.tasks import Task
+
+if TYPE_CHECKING:  # torchmetrics' image metrics take a second to import
+    from img2img.metrics.perceptual import PerceptualMetrics
 
 Network = Callable[[Tensor], Tensor]
 """(N, 3, H, W) float in [0, 1], of a size that the backbone takes, to the head's raw output: of the same height and width, or
@@ -31,6 +34,7 @@ class Evaluator:
         device: where the networks are.
         batch_size: images of one size that run together.
         channels_last: the memory format of images.
+        perceptual: metrics beside those of tasks with `Task.compares_images`, which `metrics` gives too; None for none.
     """
 
     stride: int
@@ -38,6 +42,7 @@ class Evaluator:
     device: torch.device
     batch_size: int = 8
     channels_last: bool = False
+    perceptual: "PerceptualMetrics | None" = None
 
     def memory_explained(self) -> AbstractContextManager[None]:
         """Say what to lower where the block, which runs networks over whole images, does not fit into memory."""
@@ -79,16 +84,26 @@ class Evaluator:
         Raises:
             OutOfMemoryError: with what to lower.
         """
-        metrics = task.metrics()
-        with self.memory_explained():
-            for batch in eval_batches(images, batch_size=self.batch_size):
-                example = task.example(batch.to(self.device))
-                metrics.update(task.baseline(example) if network is None else self.predict(network, task, example.input), example)
-            return metrics.compute()
+        return self._metrics(network, task, images, beside=self.perceptual if task.compares_images else None)
 
     def primary_metric(self, network: Network | None, task: Task, images: ImageDataset) -> float:
         """The one that chooses the state and decides comparisons."""
-        return self.metrics(network, task, images)[task.metric]
+        return self._metrics(network, task, images)[task.metric]
+
+    def _metrics(
+        self, network: Network | None, task: Task, images: ImageDataset, *, beside: "PerceptualMetrics | None" = None
+    ) -> dict[str, float]:
+        metrics, of_images = task.metrics(), [] if beside is None else beside.build()
+        with self.memory_explained():
+            for batch in eval_batches(images, batch_size=self.batch_size):
+                example = task.example(batch.to(self.device))
+                found = task.baseline(example) if network is None else self.predict(network, task, example.input)
+                metrics.update(found, example)
+                if of_images:
+                    shown = [task.to_image(values, example.input) for values in (found, example.target)]
+                    for metric in of_images:
+                        metric.update(*shown)
+            return metrics.compute() | {name: value for metric in of_images for name, value in metric.compute().items()}
 
     def check_input(self, task: Task, images: ImageDataset, count: int) -> Tensor:
         """The task's input of the first `count` images, cut from their top left corners to one size that the backbone takes.

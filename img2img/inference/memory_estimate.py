@@ -37,7 +37,7 @@ def memory_needed(size: Size, setting: RunSettings, network_bytes: float) -> int
         network_bytes: what the network takes for each pixel that it sees, see `network_bytes`.
     """
     task, stride = setting.task, setting.evaluator.stride
-    pixels, channels = size[0] * size[1], task.out_channels
+    pixels, channels = size[0] * size[1], task.compact_channels
     most = [math.ceil(max(n, setting.evaluator.min_size) / stride) * stride for n in setting.view]
     seen = most
     band = 0

@@ -22,7 +22,17 @@ from img2img.inference.evaluator import Evaluator, Network
 from img2img.inference.memory_estimate import memory_needed, network_bytes
 from img2img.inference.merged_networks import MergedNetworks
 from img2img.inference.open_images import FailedImage, as_many, folder_of, open_each, open_one
-from img2img.inference.prediction import OVERLAP, TILE, checked_form, checked_side, checked_tile, prediction, results, view_of
+from img2img.inference.prediction import (
+    OVERLAP,
+    TILE,
+    checked_form,
+    checked_side,
+    checked_tile,
+    prediction,
+    results,
+    tile_for,
+    view_of,
+)
 from img2img.inference.task_info import TaskInfo
 from img2img.tasks import Task
 from img2img.tasks.stored import stored_task
@@ -259,8 +269,9 @@ class Model:
         def with_precision(x: Tensor) -> Tensor:
             plain = network()
             with self._autocast():
-                return plain(x)
+                return task.compact(plain(x))
 
+        tile = tile_for(task, tile)
         return RunSettings(task=task, network=with_precision, evaluator=self._evaluator, view=view, tile=tile, overlap=OVERLAP)
 
     def _explained(self, name: str, size: tuple[int, int]) -> AbstractContextManager[None]:

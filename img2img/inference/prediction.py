@@ -1,5 +1,6 @@
 """One task on images of one size: whole as a batch, or large ones part by part."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from img2img.tasks import Task
 
 TILE = 1024
 OVERLAP = 128
+TILE_VALUES = 64 * TILE * TILE
+"""What a head may give at once for a tile, of a task that keeps little of it, see `Task.compact`."""
 WHOLE_PIXELS = 4 * TILE * TILE
 """What a network may see at once of an image that cannot be cut into tiles, since the task is about the whole of it."""
 
@@ -42,6 +45,13 @@ def checked_form(task: Task, form: Any) -> str:
     if isinstance(form, str) and form in task.forms:
         return form
     raise InputError(f"form={form!r}: a {task.kind} task gives {', '.join(task.forms)}")
+
+
+def tile_for(task: Task, tile: int | None) -> int | None:
+    """The longest side of a task's tiles: the one given, or less for a head with so many channels that it would fill memory."""
+    if tile is None or task.compact_channels == task.out_channels:
+        return tile
+    return min(tile, max(2 * OVERLAP, math.isqrt(TILE_VALUES // task.out_channels)))
 
 
 def view_of(task: Task, size: Size, *, side: int | None, measured_side: int | None, tile: int | None) -> Size:

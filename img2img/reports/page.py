@@ -52,7 +52,7 @@ def _view(folder: Path, results: Results) -> dict[str, Any]:
     return {
         "experiment": results.experiment,
         "tasks": tasks,
-        "glossary": [(name, *text.METRICS[name]) for name in occurring if name in text.METRICS],
+        "glossary": [(name, *entry) for name in occurring if (entry := text.described(name))],
         "compared": any(task["decoder_only"] is not None for task in tasks),
         "better": sum(gain is not None and gain > 0 for gain in gains),
         "matrix": rows,
@@ -91,7 +91,7 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
         "metrics": [
             {
                 "name": key,
-                "arrow": _arrow(higher) if key == primary else text.METRICS.get(key, ("",))[0],
+                "arrow": _arrow(higher) if key == primary else (text.described(key) or ("",))[0],
                 "value": value,
                 "baseline": base,
                 "is_primary": key == primary,

@@ -7,8 +7,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from img2img.formatting import DASH, count, duration, gain, number, percent, signed, size, spelled
 
 __all__ = [
-    "ANY_COLUMNS", "COLUMNS", "COMPARISONS", "DASH", "METHODS", "METRICS", "count", "duration", "gain", "number", "page_template",
-    "percent", "signed", "size", "spelled",
+    "ANY_COLUMNS", "COLUMNS", "COMPARISONS", "DASH", "METHODS", "METRICS", "count", "described", "duration", "gain", "number",
+    "page_template", "percent", "signed", "size", "spelled",
 ]  # fmt: skip
 
 METRICS = {
@@ -25,6 +25,23 @@ METRICS = {
     ),
     "ab error": ("↓", "the squared error of the two colour channels (a and b of CIE Lab); lightness is given and does not count"),
     "delta E": ("↓", "the mean distance between the colours in CIE Lab; about 2 is just visible"),
+    "CIEDE2000": ("↓", "the mean difference between the colours as eyes judge it, lightness included; about 1 is just visible"),
+    "colourfulness ratio": (
+        "",
+        "how colourful the images are (Hasler and Süsstrunk), divided by how colourful the true ones are: 1 is as colourful, "
+        "below 1 paler; a grey copy has 0",
+    ),
+    "LPIPS": (
+        "↓",
+        "how different two images look: the distance between the features of the network in brackets, weighted as people "
+        "judged. 0 is the same image",
+    ),
+    "DISTS": ("↓", "likewise, tolerant of another sample of the same texture. 0 is the same image"),
+    "KID": (
+        "↓",
+        "how far the set of images is from the set of true ones, by the features of the network in brackets: about 0 is as like "
+        "photos as other photos are; values over different networks cannot be compared",
+    ),
     "SSIM": (
         "↑",
         "structural similarity: compares local brightness, contrast and structure with the target's; for a style, with the "
@@ -45,7 +62,13 @@ METRICS = {
     "content loss": ("↓", "its part for the photo's content; an unchanged photo has none"),
     "total variation": ("↓", "the mean difference between neighbouring pixels, before its weight in the total style loss"),
 }
-"""By metric: the direction that is better, and what it measures."""
+"""By metric: the direction that is better, and what it measures; see `described`."""
+
+
+def described(name: str) -> tuple[str, str] | None:
+    """What `METRICS` says of a metric, whose name may end with its network: "LPIPS (vgg16)"; None for one that it lacks."""
+    return METRICS.get(name.partition(" (")[0])
+
 
 COLUMNS = {
     "segmentation": ("the image", "the class the network gives each pixel, in colours", "the true classes"),

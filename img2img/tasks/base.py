@@ -48,6 +48,7 @@ class Task(ABC):
         higher_is_better: its direction.
         baseline_name: what the baseline is called in reports.
         has_classes: its constructor takes the data's `classes`.
+        compares_images: predictions and targets, made images by `to_image`, should look alike: perceptual metrics compare them.
         image_level: one answer for a whole image, in place of one for each pixel.
         has_square: its constructor takes `square`, whether the data's images were made squares.
         square: it learned from images that were made squares, whatever their proportions, and is shown such when it is used.
@@ -65,6 +66,7 @@ class Task(ABC):
     higher_is_better: ClassVar[bool]
     baseline_name: ClassVar[str]
     has_classes: ClassVar[bool] = False
+    compares_images: ClassVar[bool] = False
     image_level: ClassVar[bool] = False
     has_square: ClassVar[bool] = False
     square: bool = False
@@ -93,11 +95,24 @@ class Task(ABC):
         """Input and target of a batch; override where the two share work."""
         return Example(self.input(batch), self.target(batch))
 
+    @property
+    def compact_channels(self) -> int:
+        """The channels of what `compact` gives."""
+        return self.out_channels
+
+    def compact(self, raw: Tensor) -> Tensor:
+        """What of the head's raw output is blended and resized where large images are run: by default all of it.
+
+        Of a head with hundreds of channels it saves gigabytes. `prediction` takes what it gives in the place of the raw output,
+        with the same result.
+        """
+        return raw
+
     @abstractmethod
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
         """The prediction, in the target's form, from the head's raw output (N, out_channels, H, W) and its input.
 
-        Of whole images' tasks, such as classification, the raw output is (N, out_channels).
+        Of whole images' tasks, such as classification, the raw output is (N, out_channels). See also `compact`.
         """
 
     @abstractmethod

@@ -1,33 +1,90 @@
 """Colourisation: lightness in, the two colour channels out, in CIE Lab."""
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from kornia.color import lab_to_rgb, rgb_to_lab
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from img2img.data.base import Batch
+from img2img.backbones.perceptual import NETWORKS, PerceptualNetwork, feature_network
+from img2img.data.base import Batch, ImageDataset
+from img2img.errors import InputError
+from img2img.metrics.colour import ColourMetrics, LabMetrics
 from img2img.metrics.image_quality import ImageQualityMetrics
-from img2img.metrics.lab import LabMetrics
+from img2img.metrics.style import perceptual_distance
 from img2img.tasks.base import TASKS, Example, Metrics, Task, unit
+from img2img.tasks.colour_bins import BinOptions, ColourBins
+from img2img.validation import Options, checked
 
 AB = 110.0
 """sRGB colours have a and b within about ±110 Lab units."""
+_COUNTED = 1000
+"""Training images whose colours are counted at most, evenly spread."""
+
+
+class ColourLossOptions(Options):
+    """What is added to the loss of a colouring."""
+
+    perceptual: float = Field(default=1.0, gt=0)
+    """Weight of the distance of deep features of the RGB images, see `metrics.style.perceptual_distance`."""
+    network: Mapping[str, Any] | None = None
+    """`name`, `weights`, and optionally `preprocessing` and `layers`, of the perceptual network, see `feature_network`."""
 
 
 @TASKS.register("colourisation")
 class Colourisation(Task):
     """L in, ab out. The primary metric is the squared ab error, since a grey copy already scores 0.92 on SSIM.
 
-    The loss is the mean squared error of ab, in units of `AB / 4`, about the spread of colours in photographs.
+    The loss is the mean squared error of ab, in units of `AB / 4`, about the spread of colours in photographs. With `bins` the
+    head gives a distribution over bins of ab in place of ab, and the loss is its rebalanced cross entropy (Zhang, Isola and
+    Efros, ECCV 2016): more saturated colours, at a larger ab error.
+
+    Args:
+        bins: see `BinOptions`; an empty mapping for the paper's, None for none.
+        loss: a perceptual term that is added, see `ColourLossOptions`; None for none.
     """
 
     metric: ClassVar[str] = "ab error"
     higher_is_better: ClassVar[bool] = False
     baseline_name: ClassVar[str] = "grey copy"
+    compares_images: ClassVar[bool] = True
     in_parts: ClassVar[bool] = True
     out_channels = 2
+
+    def __init__(self, *, bins: Mapping[str, Any] | None = None, loss: Mapping[str, Any] | None = None) -> None:
+        self.bins = None if bins is None else ColourBins(checked(BinOptions, bins, what="bins of the colourisation task"))
+        if self.bins is not None:
+            self.out_channels = len(self.bins)
+        self._loss = None if loss is None else checked(ColourLossOptions, loss, what="loss of the colourisation task")
+        if self._loss is not None and self._loss.network is None:
+            raise InputError(
+                "loss.perceptual of the colourisation task needs a perceptual network: give loss.network={name, weights}, as of "
+                "style tasks, or leave the loss out"
+            )
+
+    def fit(self, images: ImageDataset) -> None:
+        """Count the training images' colours for the weights of bins, and read the perceptual network of the loss."""
+        if self._loss is not None:
+            _ = self._perceptual
+        if self.bins is None:
+            return
+        read = min(len(images), _COUNTED)
+        counts = torch.zeros(len(self.bins), dtype=torch.int64)
+        for i in range(read):
+            image = torch.from_numpy(images[i * len(images) // read].image[::2, ::2]).permute(2, 0, 1)[None]
+            counts += self.bins.counts(rgb_to_lab(unit(image))[0, 1:].flatten(1).T)
+        self.bins.fit(counts)
+
+    @cached_property
+    def _perceptual(self) -> PerceptualNetwork:
+        options = None if self._loss is None else self._loss.network
+        name = (options or {}).get("name")
+        layers = NETWORKS[name].perceptual if name in NETWORKS else None
+        return feature_network(options, layers=layers, what="loss.perceptual of the colourisation task")
 
     def input(self, batch: Batch) -> Tensor:
         """L / 100, repeated to three channels."""
@@ -42,17 +99,46 @@ class Colourisation(Task):
         lab = rgb_to_lab(unit(batch.image))
         return Example((lab[:, :1] / 100).clamp(0, 1).repeat(1, 3, 1, 1), lab[:, 1:])
 
+    @property
+    def compact_channels(self) -> int:
+        """a and b."""
+        return 2
+
+    def compact(self, raw: Tensor) -> Tensor:
+        """ab of a distribution over bins; else the raw output."""
+        return raw if self.bins is None else self.bins.annealed_mean(raw)
+
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
-        """ab in Lab units, within ±`AB`."""
-        return AB * torch.tanh(raw.float() / 4)
+        """ab in Lab units, within ±`AB`; of bins their annealed mean."""
+        if self.bins is None:
+            return AB * torch.tanh(raw.float() / 4)
+        return raw.float() if raw.shape[1] == self.compact_channels else self.compact(raw)
 
     def loss(self, raw: Tensor, example: Example) -> Tensor:
-        """Mean squared error of ab / (AB / 4)."""
-        scale = AB / 4
-        return F.mse_loss(self.prediction(raw, example.input) / scale, example.target / scale)
+        """Mean squared error of ab / (AB / 4), or the cross entropy of bins; with the perceptual term where there is one."""
+        scale, prediction = AB / 4, None
+        if self.bins is not None:
+            loss = self.bins.loss(raw, example.target)
+        else:
+            prediction = self.prediction(raw, example.input)
+            loss = F.mse_loss(prediction / scale, example.target / scale)
+        if self._loss is None:
+            return loss
+        network = self._perceptual.to(raw.device)
+        with torch.no_grad():
+            wanted = network(self.to_image(example.target, example.input))
+        found = network(self.to_image(self.prediction(raw, example.input) if prediction is None else prediction, example.input))
+        return loss + self._loss.perceptual * perceptual_distance(found, wanted).mean()
+
+    def distillation(self, raw: Tensor, target: Tensor, *, temperature: float) -> Tensor:
+        """The mean squared error, or the cross entropy of the distributions over bins, softened by T (Li and Hoiem 2016)."""
+        if self.bins is None:
+            return super().distillation(raw, target, temperature=temperature)
+        soft = F.softmax(target.float() / temperature, dim=1)
+        return -(soft * F.log_softmax(raw.float() / temperature, dim=1)).sum(1).mean()
 
     def metrics(self) -> Metrics:
-        """ab error and delta E; SSIM, MSE and PSNR of the RGB images."""
+        """ab error and delta E; of the RGB images SSIM, MSE, PSNR, CIEDE2000 and the colourfulness ratio."""
         return _ColourMetrics(self)
 
     def baseline(self, example: Example) -> Tensor:
@@ -63,15 +149,20 @@ class Colourisation(Task):
         """The input's lightness with the predicted colours, clipped to sRGB."""
         return lab_to_rgb(torch.cat([input[:, :1] * 100, prediction], 1)).clamp(0, 1)
 
+    def options(self) -> dict[str, Any]:
+        """The kind, and the bins where there are some."""
+        return super().options() | ({} if self.bins is None else {"bins": self.bins.stored()})
+
 
 class _ColourMetrics(Metrics):
     def __init__(self, task: Colourisation) -> None:
-        self._task, self._lab, self._images = task, LabMetrics(), ImageQualityMetrics()
+        self._task, self._lab, self._images = task, LabMetrics(), (ImageQualityMetrics(), ColourMetrics())
 
     def update(self, prediction: Tensor, example: Example) -> None:
         self._lab.update(prediction, example.target)
         rgb = [self._task.to_image(ab, example.input) for ab in (prediction, example.target)]
-        self._images.update(*rgb)
+        for metrics in self._images:
+            metrics.update(*rgb)
 
     def compute(self) -> dict[str, Any]:
-        return self._lab.compute() | self._images.compute()
+        return self._lab.compute() | self._images[0].compute() | self._images[1].compute()

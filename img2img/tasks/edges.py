@@ -8,6 +8,7 @@ from torch import Tensor
 
 from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
+from img2img.metrics.colour import ColourMetrics
 from img2img.metrics.image_quality import ImageQualityMetrics, LightMatchedMetrics
 from img2img.tasks.base import TASKS, Example, Metrics, combine, mean_colour, unit
 from img2img.tasks.canny import canny_edges
@@ -60,8 +61,8 @@ class EdgeColouring(ImageOutput):
         return unit(batch.image)
 
     def metrics(self) -> Metrics:
-        """SSIM, MSE, PSNR and light-matched MSE: edges do not tell how bright the photo was."""
-        return combine(images=ImageQualityMetrics(), light=LightMatchedMetrics())
+        """Those of images, and light-matched MSE: edges do not tell how bright the photo was."""
+        return combine(images=ImageQualityMetrics(), light=LightMatchedMetrics(), colour=ColourMetrics())
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
         """RGB in [0, 1]: `sigmoid(colour + gain * ink)`, three channels of the raw output each; ink is 1 - input.

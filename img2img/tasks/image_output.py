@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from img2img.metrics.colour import ColourMetrics
 from img2img.metrics.image_quality import ImageQualityMetrics
 from img2img.tasks.base import Example, Metrics, Task, combine
 
@@ -15,6 +16,7 @@ class ImageOutput(Task):
 
     metric: ClassVar[str] = "MSE"
     higher_is_better: ClassVar[bool] = False
+    compares_images: ClassVar[bool] = True
 
     def loss(self, raw: Tensor, example: Example) -> Tensor:
         """Mean absolute plus twice the mean squared error, in [0, 1] units: the first keeps colours, the second is measured."""
@@ -22,8 +24,8 @@ class ImageOutput(Task):
         return F.l1_loss(prediction, example.target) + 2 * F.mse_loss(prediction, example.target)
 
     def metrics(self) -> Metrics:
-        """SSIM, MSE and PSNR."""
-        return combine(images=ImageQualityMetrics())
+        """SSIM, MSE and PSNR; CIEDE2000 and the colourfulness ratio."""
+        return combine(images=ImageQualityMetrics(), colour=ColourMetrics())
 
     def to_image(self, prediction: Tensor, input: Tensor) -> Tensor:
         """The prediction itself."""

@@ -60,6 +60,7 @@ def evaluate_run(
         device=model.device,
         batch_size=experiment.evaluation.batch_size,
         channels_last=experiment.device.channels_last,
+        perceptual=experiment.evaluation.perceptual_metrics(),
     )
     reported = {task.name: task.metrics for task in read_results(folder).tasks}
     measured, records, configs = {}, Records(experiment, folder), {task.name: task for task in experiment.tasks}

@@ -209,7 +209,10 @@ class SequenceRunner:
             device=self._fabric.device,
             batch_size=self.experiment.evaluation.batch_size,
             channels_last=self.experiment.device.channels_last,
+            perceptual=self.experiment.evaluation.perceptual_metrics(),
         )
+        if self.evaluator.perceptual is not None:
+            _ = self.evaluator.perceptual.network  # read now, so that a missing file is found before any training
 
     def _save_backbone(self) -> None:
         if self.processes.is_rank_zero:

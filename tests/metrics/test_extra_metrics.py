@@ -1,14 +1,27 @@
-"""Metrics of torchmetrics beside a task's figures."""
+"""Metrics of torchmetrics beside a task's figures, and the perceptual ones, whose weights are a local file."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor
 from torchmetrics import ClasswiseWrapper
 from torchmetrics.classification import MulticlassCohenKappa, MulticlassF1Score, MulticlassPrecision
+from torchmetrics.functional.image import dists as their_dists
+from torchmetrics.functional.image import lpips as their_lpips
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from img2img import InputError
 from img2img.data import VOID, Batch
+from img2img.metrics import perceptual
 from img2img.metrics.extra_metrics import with_extra_metrics
+from img2img.metrics.perceptual import PerceptualMetrics
 from img2img.tasks import build_task
 
 
@@ -66,3 +79,136 @@ def test_a_metric_with_a_value_a_class_is_refused() -> None:
     figures.update(example.target, example)
     with pytest.raises(InputError, match=r"'F1'.*\(3,\).*average=.*ClasswiseWrapper"):
         figures.compute()
+
+
+Features = Callable[[str], tuple[torch.nn.Module, Path]]
+
+
+@pytest.fixture
+def features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Features:
+    """By name of a network of torchvision's, its layers with random weights and a file of them; none is ever downloaded."""
+
+    def make(name: str) -> tuple[torch.nn.Module, Path]:
+        torch.manual_seed(1)
+        squeezenet = torchvision.models.squeezenet1_1
+        layers = (
+            torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]) if name == "vgg16" else squeezenet().features
+        )
+        for layer in layers.modules():
+            if isinstance(layer, torch.nn.Conv2d):  # so that every layer has features that differ between images
+                torch.nn.init.kaiming_normal_(layer.weight)
+                torch.nn.init.normal_(layer.bias, std=0.1)
+        path = tmp_path / f"{name}.safetensors"
+        save_file({f"features.{key}": value for key, value in layers.state_dict().items()}, path)
+        holder = torch.nn.Module()
+        holder.features = layers.eval()
+        monkeypatch.setattr("torchmetrics.functional.image.lpips._get_tv_model_features", lambda net, pretrained: layers)
+        monkeypatch.setattr(their_dists, "vgg16", lambda weights: holder)
+        return layers, path
+
+    return make
+
+
+def images(seed: int, n: int = 3) -> Tensor:
+    coarse = torch.rand(n, 3, 5, 6, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, (40, 48), mode="bilinear").clamp(0, 1)
+
+
+def measured(names: list[str], network: dict[str, Any], prediction: Tensor, target: Tensor) -> dict[str, float]:
+    """The metrics of a set that comes in two batches."""
+    found: dict[str, float] = {}
+    for metric in PerceptualMetrics(names, network).build():
+        for part in (slice(0, 1), slice(1, None)):
+            metric.update(prediction[part], target[part])
+        found |= metric.compute()
+    return found
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("vgg16", "vgg"), ("squeezenet1_1", "squeeze")])
+def test_lpips_is_torchmetrics_own_on_the_same_weights(features: Features, name: str, theirs: Any) -> None:
+    _, path = features(name)
+    prediction, target = images(0), images(1)
+    found = measured(["lpips"], {"name": name, "weights": str(path)}, prediction, target)
+    with torch.no_grad():
+        reference = their_lpips._LPIPS(net=theirs, pnet_rand=True)(prediction, target, normalize=True).flatten()
+    assert reference.std() > 1e-3, "so that a mean of batches would differ"
+    assert found == {f"LPIPS ({name})": pytest.approx(reference.mean().item(), abs=1e-5)}
+    assert measured(["lpips"], {"name": name, "weights": str(path)}, target, target)[f"LPIPS ({name})"] == 0
+
+
+def test_dists_is_torchmetrics_own_on_the_same_weights(features: Features) -> None:
+    _, path = features("vgg16")
+    prediction, target = images(2), images(3)
+    found = measured(["dists"], {"name": "vgg16", "weights": str(path)}, prediction, target)
+    reference = their_dists.deep_image_structure_and_texture_similarity(prediction, target)
+    assert reference.std() > 1e-3
+    assert found == {"DISTS (vgg16)": pytest.approx(reference.mean().item(), abs=1e-5)}
+    # Identical images of which the roots are rounded alike.
+    assert measured(["dists"], {"name": "vgg16", "weights": str(path)}, target, target)["DISTS (vgg16)"] < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")
+def test_kid_is_torchmetrics_own_over_all_images_and_large_sets_are_dealt_out(
+    features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers, path = features("squeezenet1_1")
+    network = {"name": "squeezenet1_1", "weights": str(path), "preprocessing": "caffe"}
+    prediction, target = images(4, 7), images(5, 7)
+    state = torch.get_rng_state()
+    found = measured(["kid"], network, prediction, target)
+    assert torch.equal(torch.get_rng_state(), state), "a metric must not change what is drawn after it"
+
+    class Pooled(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            bgr = 255 * x.flip(1) - torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
+            pooled: Tensor = layers(bgr).mean((2, 3)).double()
+            return pooled
+
+    def reference(index: slice, count: int) -> float:
+        kid = KernelInceptionDistance(feature=Pooled(), subsets=1, subset_size=count)
+        with torch.no_grad():
+            kid.update(target[index], real=True)
+            kid.update(prediction[index], real=False)
+            return kid.compute()[0].item()
+
+    assert list(found) == ["KID (squeezenet1_1, caffe)"]
+    assert found["KID (squeezenet1_1, caffe)"] == pytest.approx(reference(slice(None), 7), rel=1e-4)
+    monkeypatch.setattr(perceptual, "KID_IMAGES", 4)
+    halves = (reference(slice(0, None, 2), 4) + reference(slice(1, None, 2), 3)) / 2
+    assert measured(["kid"], network, prediction, target)["KID (squeezenet1_1, caffe)"] == pytest.approx(halves, rel=1e-4)
+    (alone,) = PerceptualMetrics(["kid"], network).build()
+    alone.update(prediction[:1], target[:1])
+    assert math.isnan(alone.compute()["KID (squeezenet1_1, caffe)"])
+
+
+@pytest.mark.parametrize(
+    ("names", "network", "message"),
+    [
+        (["lpip"], {"name": "vgg16", "weights": "w"}, "'lpip'.*lpips, dists, kid"),
+        (["kid"], None, "no evaluation.perceptual.*weights: FILE"),
+        (["kid"], {"name": "vgg16", "weights": None}, "weights=null.*weights: FILE"),
+        (
+            ["kid", "lpips"],
+            {"name": "efficientnet_lite0", "weights": "w"},
+            "'efficientnet_lite0'.*'lpips'.*vgg16 or squeezenet1_1",
+        ),
+        (["dists"], {"name": "squeezenet1_1", "weights": "w"}, "'dists' needs vgg16"),
+    ],
+)
+def test_what_a_perceptual_metric_lacks_is_refused_with_the_remedy(names: list[str], network: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PerceptualMetrics(names, network)
+
+
+def test_images_that_are_too_small_and_files_that_are_missing_are_named(
+    features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, path = features("squeezenet1_1")
+    (metric,) = PerceptualMetrics(["lpips"], {"name": "squeezenet1_1", "weights": str(path)}).build()
+    with pytest.raises(InputError, match=r"24 x 64.*32 x 32"):
+        metric.update(torch.zeros(1, 3, 24, 64), torch.zeros(1, 3, 24, 64))
+    with pytest.raises(InputError, match=r"no file at .*gone"):
+        PerceptualMetrics(["kid"], {"name": "squeezenet1_1", "weights": str(path) + ".gone"}).build()
+    monkeypatch.setattr(perceptual.torchmetrics_image, "__file__", str(path))
+    with pytest.raises(InputError, match=r"squeeze.pth.*install torchmetrics"):
+        PerceptualMetrics(["lpips"], {"name": "squeezenet1_1", "weights": str(path)}).build()

@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from img2img import InputError
+from img2img.backbones.perceptual import perceptual_network
 from img2img.cli import app
+from img2img.reports.page import write_report
 from img2img.training.evaluation import evaluate_run
 from img2img.training.panels import overview
 from img2img.training.run import run
@@ -48,6 +52,36 @@ def test_the_figures_are_those_that_were_reported(config: Make) -> None:
     assert list(json.loads(shown.stdout)) == ["edges"]
     table = CliRunner().invoke(app, ["evaluate", str(folder), "--task", "disks"]).stdout
     assert f"{measured['disks']['metrics']['mIoU']:.4g}" in table
+
+
+def test_perceptual_metrics_are_of_tasks_that_make_photos_and_change_no_training(config: Make, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = perceptual_network("squeezenet1_1", weights=None, layers=["fire9"])
+    weights = tmp_path / "weights.safetensors"
+    layers = [layer for part in network.parts.values() for layer in part.children()]
+    save_file(
+        {f"features.{i}.{k}": v.contiguous() for i, layer in enumerate(layers) for k, v in layer.state_dict().items()}, weights
+    )
+    plain = json.loads((_run(config(sequence=["disks", "colour"])) / "results.json").read_text(encoding="utf-8"))
+    perceptual = {"metrics": ["lpips", "kid"], "perceptual": {"name": "squeezenet1_1", "weights": str(weights)}}
+    folder = _run(config(sequence=["disks", "colour"], evaluation=perceptual, out=str(tmp_path / "measured")))
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    more = {"LPIPS (squeezenet1_1)", "KID (squeezenet1_1)"}
+    for before, after in zip(plain["tasks"], results["tasks"], strict=True):
+        assert before["metrics"].items() <= after["metrics"].items()
+        assert after["metrics"].keys() - before["metrics"].keys() == (more if after["name"] == "colour" else set())
+    assert results["tasks"][1]["baseline_metrics"]["LPIPS (squeezenet1_1)"] > 0
+    assert evaluate_run(folder)["colour"]["metrics"] == pytest.approx(results["tasks"][1]["metrics"], rel=1e-4, abs=1e-6)
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "LPIPS (squeezenet1_1)" in page
+    assert "by the features of the network in brackets" in page
+    (weights.parent / "moved").mkdir()
+    weights.rename(weights.parent / "moved" / "weights.safetensors")
+    with pytest.raises(InputError, match=r"no file at .*weights.safetensors"):
+        run(config(sequence=["disks"], evaluation=perceptual, out=str(tmp_path / "refused")))
+    assert not (tmp_path / "refused" / "results.json").exists()
+    with pytest.raises(InputError, match=r"evaluation.metrics.*evaluation.perceptual"):
+        run(config(sequence=["disks"], evaluation={"metrics": ["lpips"]}, out=str(tmp_path / "refused")))
 
 
 @pytest.mark.slow

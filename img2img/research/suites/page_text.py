@@ -125,7 +125,7 @@ def metrics(suite: Suite, task: TaskInfo) -> dict[str, Any]:
     return {
         "task": task.name,
         "columns": [
-            {"name": name, "arrow": text.METRICS.get(name, ("",))[0] if name != task.metric else task_view(task)["arrow"],
+            {"name": name, "arrow": (text.described(name) or ("",))[0] if name != task.metric else task_view(task)["arrow"],
              "primary": name == task.metric}
             for name in names
         ],
@@ -160,4 +160,4 @@ def provenance(suite: Suite) -> list[dict[str, Any]]:
 def glossary(suite: Suite) -> list[tuple[str, str, str]]:
     """(metric, better direction, meaning) of every metric that is known."""
     names = dict.fromkeys(name for task in suite.tasks for name in metric_names(suite, task))
-    return [(name, *text.METRICS[name]) for name in names if name in text.METRICS]
+    return [(name, *entry) for name in names if (entry := text.described(name))]

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, Strict, model_validator
 
@@ -20,6 +20,9 @@ from img2img.tasks import Task
 from img2img.training.config.train_options import TrainOptions
 from img2img.training.source import Source
 from img2img.validation import Options, Spec
+
+if TYPE_CHECKING:
+    from img2img.metrics.perceptual import PerceptualMetrics
 
 BackboneMode = Literal["first_task", "pretrained", "random", "bundle"]
 """Where the backbone's weights come from: trained by the first task, pre-trained elsewhere, random, or those of a bundle."""
@@ -52,6 +55,22 @@ class EvaluationOptions(Options):
     """Test images in the fixed batch whose outputs are compared bit for bit after each later task."""
     panels: int = Field(default=6, ge=1)
     """Test images shown for each task."""
+    metrics: Names = ()
+    """Perceptual metrics of the test images, of tasks whose output should look like a photo: `lpips`, `dists` and `kid`."""
+    perceptual: Mapping[str, Any] | None = None
+    """The network of these metrics: `name`, `weights`, `preprocessing`, see `backbones.perceptual.perceptual_network`."""
+
+    def perceptual_metrics(self) -> "PerceptualMetrics | None":
+        """The metrics that `metrics` names; None for none.
+
+        Raises:
+            InputError: see `PerceptualMetrics`.
+        """
+        if not self.metrics:
+            return None
+        from img2img.metrics.perceptual import PerceptualMetrics  # torchmetrics' image metrics take a second to import
+
+        return PerceptualMetrics(self.metrics, self.perceptual)
 
 
 class BasisOfTasks(Options):

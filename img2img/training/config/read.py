@@ -41,6 +41,7 @@ def read_experiment(config: Mapping[str, Any]) -> Experiment:
     """
     given = checked(ExperimentConfig, config, what=WHOLE)
     import_modules(given.imports)
+    given.evaluation.perceptual_metrics()
     sequence, templates = _written_out(given)
     _check_names(given, sequence, templates)
     backbone = _backbone(given.backbone)
