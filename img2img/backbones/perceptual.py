@@ -1,11 +1,12 @@
 """Frozen networks whose feature maps measure how images look: for content and style losses.
 
 Sources: Gatys, Ecker and Bethge, "Image style transfer using convolutional neural networks" (CVPR 2016), and Johnson,
-Alahi and Fei-Fei (ECCV 2016). Which layers stand for style and which for content is in `NETWORKS`.
+Alahi and Fei-Fei (ECCV 2016). Which layers stand for style and which for content is in `NETWORKS`. The style task, the
+perceptual term of image losses and metrics of deep features all take their features from `feature_network`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
@@ -27,6 +28,7 @@ from img2img.backbones.pretrained import (
     torchvision_tensors,
 )
 from img2img.errors import InputError
+from img2img.validation import call_with
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,14 @@ class NetworkDefaults:
         layers: every layer that can be asked for, shallowest first.
         style: layers whose Gram matrices are compared.
         content: layers whose feature maps are compared.
+        perceptual: layers that tell how alike two images look, from fine to coarse, for a perceptual distance.
         preprocessing: of the usual weights, a key of `PREPROCESSING`.
     """
 
     layers: tuple[str, ...]
     style: tuple[str, ...]
     content: tuple[str, ...]
+    perceptual: tuple[str, ...]
     preprocessing: str
 
 
@@ -71,6 +75,7 @@ NETWORKS = {
         layers=("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
         style=("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
         content=("relu2_2",),
+        perceptual=("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
         preprocessing="torchvision",
     ),
     # The layers of the style transfer exercise of Stanford's CS231n, which uses this network.
@@ -78,12 +83,14 @@ NETWORKS = {
         layers=("relu1", "fire2", "fire3", "fire4", "fire5", "fire6", "fire7", "fire8", "fire9"),
         style=("relu1", "fire3", "fire4", "fire5"),
         content=("fire2",),
+        perceptual=("relu1", "fire3", "fire5", "fire7", "fire9"),
         preprocessing="torchvision",
     ),
     "efficientnet_lite0": NetworkDefaults(
         layers=("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7"),
         style=("stem", "stage1", "stage2", "stage3"),
         content=("stage2",),
+        perceptual=("stem", "stage1", "stage2", "stage3", "stage5"),
         preprocessing="tensorflow",
     ),
 }
@@ -176,6 +183,24 @@ def perceptual_network(
     build = _lite0_parts if name == "efficientnet_lite0" else _torchvision_parts
     parts = dict(zip(defaults.layers, build(name, count, weights), strict=False))
     return PerceptualNetwork(parts, layers=wanted, preprocessing=PREPROCESSING[preprocessing])
+
+
+def feature_network(options: Mapping[str, Any] | None, *, layers: Sequence[str] | None = None, what: str) -> PerceptualNetwork:
+    """The perceptual network that a config describes.
+
+    Args:
+        options: `name`, `weights`, and optionally `preprocessing` and `layers`, of `perceptual_network`; None is refused.
+        layers: what is asked of it where the options name none; None: as of `perceptual_network`.
+        what: what needs it, for messages, such as "a style task".
+
+    Raises:
+        InputError: there are no options, or see `perceptual_network`.
+    """
+    if options is None:
+        raise InputError(f"{what} needs a perceptual network to train with: give network={{name, weights}} in its config")
+    if layers is not None:
+        options = {"layers": layers, **options}
+    return call_with(perceptual_network, options, what="perceptual network")
 
 
 def _torchvision_parts(name: str, count: int, weights: str | os.PathLike[str] | None) -> list[nn.Module]:

@@ -1,4 +1,5 @@
-"""The perceptual losses of style transfer (Johnson, Alahi, Fei-Fei 2016), one value an image: training loss and metric.
+"""The perceptual losses of style transfer (Johnson, Alahi, Fei-Fei 2016), one value an image: training loss and metric; and the
+perceptual distance of two images (Zhang et al. 2018).
 
 The perceptual network is any callable (N, 3, H, W) float RGB in [0, 1] -> dict of feature maps (N, C, H, W) by layer name; it
 does its own normalisation of colours. All sums run in float32 or better, under autocast too: squared features overflow float16.
@@ -90,6 +91,32 @@ def content_loss(features: Features, content: Features, weights: Mapping[str, fl
         return (got - wanted).square().mean(dim=(1, 2, 3))
 
     return _weighted(distance, weights, "content")
+
+
+def perceptual_distance(features: Features, target: Features) -> Tensor:
+    """How unlike images look, (N,), at least 0: Zhang et al. 2018 (LPIPS), eq. 1 with every weight 1, as a mean over layers.
+
+    The features of a pixel are divided by their norm over the channels; then the squared difference is summed over the channels
+    and averaged over the pixels. So layers count alike, whatever the scale of their features.
+
+    Args:
+        features: the images' features, (N, C, H, W) by layer.
+        target: those of the images that they should look like, of the same layers and shapes.
+
+    Raises:
+        InputError: no layer, or a layer of `features` that `target` lacks.
+    """
+
+    def distance(layer: str) -> Tensor:
+        given, wanted = (_unit_length(at_least_float32(_layer(each, layer))) for each in (features, target))
+        return (given - wanted).square().sum(dim=1).mean(dim=(1, 2))
+
+    return _weighted(distance, {layer: 1 / len(features) for layer in features}, "perceptual")
+
+
+def _unit_length(features: Tensor) -> Tensor:
+    # The square root has no gradient at 0, which all channels of a pixel may have after a ReLU.
+    return features / (features.square().sum(dim=1, keepdim=True) + 1e-10).sqrt()
 
 
 def total_variation(images: Tensor) -> Tensor:

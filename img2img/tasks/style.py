@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from img2img.backbones.perceptual import NETWORKS, PerceptualNetwork, perceptual_network
+from img2img.backbones.perceptual import NETWORKS, PerceptualNetwork, feature_network
 from img2img.data.base import Batch, ImageDataset
 from img2img.data.datasets.sample_photos import style_image
 from img2img.data.images.decode import read_image
@@ -15,7 +15,6 @@ from img2img.errors import InputError
 from img2img.metrics.image_quality import ImageQualityMetrics
 from img2img.metrics.style import StyleMetrics, StyleWeights, gram, style_terms
 from img2img.tasks.base import TASKS, Example, Metrics, Task, unit
-from img2img.validation import call_with
 
 SAMPLE = "sample:"
 """`picture: sample:NAME` is an image that scikit-image ships, see `data.datasets.sample_photos.style_image`."""
@@ -70,10 +69,7 @@ class Style(Task):
 
     @cached_property
     def _perceptual(self) -> PerceptualNetwork:
-        if self._network_options is None:
-            raise InputError("a style task needs a perceptual network to train with: give network={name, weights} in its config")
-        network: PerceptualNetwork = call_with(perceptual_network, self._network_options, what="perceptual network")
-        return network
+        return feature_network(self._network_options, what="a style task")
 
     @cached_property
     def _targets(self) -> tuple[dict[str, Tensor], StyleWeights]:

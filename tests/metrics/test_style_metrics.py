@@ -8,6 +8,7 @@ from img2img.metrics.style import (
     StyleWeights,
     content_loss,
     gram,
+    perceptual_distance,
     style_grams,
     style_loss,
     style_terms,
@@ -205,3 +206,37 @@ def test_what_does_not_fit_is_refused(network: TwoLayers) -> None:
         metric.update(255 * images(1), images(2))
     with pytest.raises(InputError, match="before any image"):
         metric.compute()
+
+
+def test_perceptual_distance_is_lpips_with_every_weight_one() -> None:
+    generator = torch.Generator().manual_seed(3)
+    given, wanted = (
+        {"fine": torch.rand(2, 5, 6, 4, generator=generator), "coarse": torch.rand(2, 7, 3, 2, generator=generator)}
+        for _ in range(2)
+    )
+    for features in (given, wanted):
+        features["fine"][0, :, 2, 1] = 0  # as after a ReLU that let nothing pass
+    expected = []
+    for n in range(2):
+        layers = []
+        for layer in given:
+            a, b = (each[layer][n].double().numpy() for each in (given, wanted))
+            _, height, width = a.shape
+            pixels = []
+            for y in range(height):
+                for x in range(width):
+                    u, v = (f[:, y, x] / max(float((f[:, y, x] ** 2).sum()) ** 0.5, 1e-5) for f in (a, b))
+                    pixels.append(float(((u - v) ** 2).sum()))
+            layers.append(sum(pixels) / len(pixels))
+        expected.append(sum(layers) / 2)
+    assert perceptual_distance(given, wanted).tolist() == pytest.approx(expected, rel=1e-5)
+    scaled = {layer: 3 * features for layer, features in given.items()}
+    assert perceptual_distance(scaled, wanted).tolist() == pytest.approx(expected, rel=1e-5)
+    assert perceptual_distance(given, given).tolist() == [0, 0]
+
+
+def test_perceptual_distance_has_a_gradient_where_no_channel_responds() -> None:
+    features = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    perceptual_distance({"layer": features}, {"layer": torch.ones(1, 3, 2, 2)}).sum().backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()
