@@ -1,6 +1,7 @@
 """Edge colouring: edges in, the photo out, as in edges2handbags."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from kornia.filters import sobel
@@ -23,13 +24,15 @@ class EdgeColouring(ImageOutput):
     Args:
         drawing: where the edges come from: "pair" takes side A of A|B pairs, "canny" and "sobel" let kornia draw them from
             the photo itself. Canny's are thin, closed and of one strength; Sobel's keep how strong each edge is.
+        loss: as of `ImageOutput`.
     """
 
     baseline_name: ClassVar[str] = "mean colour"
     in_parts: ClassVar[bool] = True
     out_channels = 6
 
-    def __init__(self, *, drawing: Drawing = "pair") -> None:
+    def __init__(self, *, drawing: Drawing = "pair", loss: Mapping[str, Any] | None = None) -> None:
+        super().__init__(loss=loss)
         if drawing not in ("pair", "canny", "sobel"):
             raise InputError(f"edges drawing={drawing!r}: expected 'pair', 'canny' or 'sobel'")
         self.drawing = drawing
@@ -38,6 +41,7 @@ class EdgeColouring(ImageOutput):
 
     def fit(self, images: ImageDataset) -> None:
         """Find the mean colour of the training set."""
+        super().fit(images)
         self.mean = mean_colour(images)
 
     def input(self, batch: Batch) -> Tensor:

@@ -56,6 +56,9 @@ class Distilled:
             target = self._teacher(example.input)
         return self._task.distillation(raw, target, temperature=1.0)
 
+    def adversary(self) -> None:
+        """None: what is wanted is the teacher's output, and no other image that looks true."""
+
     def loss_count(self, example: Example) -> int:
         """The images: every pixel has a target."""
         return len(example.input)
