@@ -270,5 +270,5 @@ def test_an_unknown_kind_or_option_names_the_known_ones() -> None:
         build_task({"kind": "edges", "drawin": "canny"})
     with pytest.raises(InputError, match="needs the option 'classes'"):
         build_task({"kind": "segmentation"})
-    with pytest.raises(InputError, match="expected 'pair', 'canny' or 'sobel'"):
-        build_task({"kind": "edges", "drawing": "hed"})
+    with pytest.raises(InputError, match="expected 'pair', 'canny', 'sobel' or 'hed'"):
+        build_task({"kind": "edges", "drawing": "charcoal"})
