@@ -154,15 +154,15 @@ class FinetunedTask:
 
     def _add(self, network: MaskedNetwork) -> FinetunedDelta:
         """Add the task with the signs of the network's changes, and no more."""
-        experiment, name = self._context.experiment, self._name
+        name, config = self._name, self._context.task_data[self._name].config
         with naming(self._file):
             return delta_from_finetuned(
                 network,
                 name,
                 self._tensors,
-                method=self._context.task_data[name].config.method,
+                method=config.method,
                 head=self._context.head(name),
-                norm=experiment.masks.norm,
+                norm=config.norm,
                 keep_frozen=self._options.keep_frozen,
             )
 
