@@ -135,7 +135,8 @@ class Adversary(nn.Module):
             )
         # In one pass: with instance normalisation no image depends on the others.
         logits = self.discriminator(example.input.repeat(2, 1, 1, 1), torch.cat([true, made]))
-        return discriminator_loss(*logits.chunk(2), self._options.mode)
+        on_true, on_made = logits.chunk(2)
+        return discriminator_loss(on_true, on_made, self._options.mode)
 
     def generator_loss(self, raw: Tensor, example: Any) -> Tensor:
         """What is added to the task's loss, its weight in."""
