@@ -19,6 +19,7 @@ from img2img.files.json_files import parse_json
 from img2img.files.paths import expanded
 from img2img.files.tensors import Shapes, tensor_shapes
 from img2img.files.untrusted import check_plain
+from img2img.masks.instance_norm import is_by_instance
 
 KEY = "img2img"
 """The entry of the file's metadata with the interface as JSON."""
@@ -30,6 +31,11 @@ def write_state_dict(path: Path, graph: TaskGraph, interface: Interface) -> Agre
     Raises:
         InputError: the rebuilt network does not agree.
     """
+    if is_by_instance(graph.network):
+        raise InputError(
+            "the task normalises by each image's own statistics (norm='instance'), which a state dict cannot say: export it "
+            "as onnx or pt2"
+        )
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in graph.network.state_dict().items()}
     blob = safetensors.torch.save(tensors, metadata={"format": "pt", KEY: json.dumps(interface.values)})
     rebuilt = build_backbone(interface.values["backbone"] | {"weights": None, "out_channels": interface.values["out_channels"]})

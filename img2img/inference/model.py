@@ -130,7 +130,8 @@ class Model:
             side: the shorter side in pixels at which the network sees the image; what it finds is brought back to the full
                 size. None: the image's own; for classification the side that the task was measured on. A task whose
                 images were made squares (the option `square` of its data) sees a square of it.
-            tile: images with a longer side than this run in overlapping tiles, one image after another; None: whole.
+            tile: images with a longer side than this run in overlapping tiles, one image after another; None: whole. A task with
+                instance statistics always sees the whole image, of four million pixels at most unless this is None.
             batch_size: images of one size that run together; None: 8, or 1 on a CPU, whose caches hold no more.
             errors: of a list or a folder: "raise" ends with the first image that fails; "return" goes on, and the error stands
                 in the place of that image's result.
@@ -264,7 +265,11 @@ class Model:
 
     def _setting(self, name: str, size: tuple[int, int], *, side: int | None, tile: int | None) -> RunSettings:
         task, network = self.task(name), functools.cache(lambda: self._network(name))  # sizes alone need none
-        view = view_of(task, size, side=side, measured_side=self.network.state(name).info.get("side"), tile=tile)
+        state = self.network.state(name)
+        by_instance = state.norm_mode == "instance"
+        view = view_of(task, size, side=side, measured_side=state.info.get("side"), tile=tile, by_instance=by_instance)
+        if by_instance and tile is not None:
+            tile = max(tile, *view)  # one tile, so that what it normalises by is that of the whole view
 
         def with_precision(x: Tensor) -> Tensor:
             plain = network()

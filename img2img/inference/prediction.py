@@ -54,7 +54,9 @@ def tile_for(task: Task, tile: int | None) -> int | None:
     return min(tile, max(2 * OVERLAP, math.isqrt(TILE_VALUES // task.out_channels)))
 
 
-def view_of(task: Task, size: Size, *, side: int | None, measured_side: int | None, tile: int | None) -> Size:
+def view_of(
+    task: Task, size: Size, *, side: int | None, measured_side: int | None, tile: int | None, by_instance: bool = False
+) -> Size:
     """(height, width) at which the network sees an image.
 
     Args:
@@ -63,6 +65,7 @@ def view_of(task: Task, size: Size, *, side: int | None, measured_side: int | No
         side: as of `Model.run`.
         measured_side: the side that the task was measured on.
         tile: as of `Model.run`.
+        by_instance: the network normalises by each image's own statistics: tiles would have other ones than the image, and seams.
 
     Raises:
         InputError: that is too large.
@@ -73,11 +76,16 @@ def view_of(task: Task, size: Size, *, side: int | None, measured_side: int | No
     what, remedy = f"the image of {size[1]} x {size[0]} with side={side}", "give a smaller side="
     if view[0] * view[1] > max(MAX_PIXELS, size[0] * size[1]):
         check_enlarged(*view, what, remedy)
-    if task.image_level and tile is not None and view[0] * view[1] > WHOLE_PIXELS:
+    if (task.image_level or by_instance) and tile is not None and view[0] * view[1] > WHOLE_PIXELS:
+        why = f"a {task.kind} task is about the whole image"
+        if by_instance:
+            why = "the task normalises by the statistics of the whole image (norm='instance') and cannot be run in tiles"
+        more = f"such as {measured_side or 256}"
+        if by_instance:
+            more = f"such as {TILE}, or tile=None where there is memory for all of it"
         raise InputError(
-            f"{what}: the network would see {view[1]} x {view[0]}, {view[0] * view[1]:,} pixels, at once, since a "
-            f"{task.kind} task is about the whole image: expected at most {WHOLE_PIXELS:,}; give a smaller side=, "
-            f"such as {measured_side or 256}"
+            f"{what}: the network would see {view[1]} x {view[0]}, {view[0] * view[1]:,} pixels, at once, since {why}: "
+            f"expected at most {WHOLE_PIXELS:,}; give a smaller side=, {more}"
         )
     return view
 

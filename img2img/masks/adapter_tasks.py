@@ -137,6 +137,11 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _modules(network: TaskNetwork, state: TaskState) -> dict[str, Tensor]:
     """Head, and normalisation where it is not the backbone's, by the names of the plain network's state dict."""
+    if state.norm_mode == "instance":
+        raise InputError(
+            "the task normalises by each image's own statistics (norm='instance'), which no adapter file can say: export "
+            "it as onnx or pt2"
+        )
     tensors = {f"{network.head_name}.{name}": tensor for name, tensor in head_tensors(state.head).items()}
     frozen, norm = network.frozen_tensors(), state.norm_tensors()
     if any(not torch.equal(tensor, frozen[name]) for name, tensor in norm.items()):

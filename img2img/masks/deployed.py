@@ -56,6 +56,11 @@ class DeployedNetwork(nn.Module):
         state = network.state(task)
         if not state.frozen:
             raise InputError(f"task {task!r} is still in training: freeze_task({task!r}) before it is deployed")
+        if state.norm_mode == "instance":
+            raise InputError(
+                f"task {task!r} normalises by each image's own statistics (norm='instance'), which no other tensors bring about: "
+                "run it by the network itself, or merge it"
+            )
         weights = network.masked_weights()
         masks = {name: (mask, mask.decode(weights[name])) for name, mask in state.named_masks()}
         norm = {name: tensor.detach().clone() for name, tensor in state.norm_tensors().items()}

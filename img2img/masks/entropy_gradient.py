@@ -92,6 +92,12 @@ def entropy_gradients(
     network: TaskNetwork, tasks: Sequence[str], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, float]:
     """`∂H/∂α_i` of the superposition `α_i = 1 / len(tasks)`, by task."""
+    for task in tasks:
+        if network.state(task).norm_mode == "instance":
+            raise InputError(
+                f"task {task!r} normalises by each image's own statistics (norm='instance'), so it cannot be superposed with "
+                "others: use by_entropy, or name other tasks (tasks=...)"
+            )
     total: dict[str, Tensor] = {}
     with torch.no_grad():
         for task in tasks:

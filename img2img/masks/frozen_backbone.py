@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from img2img.errors import InputError, first_line
 from img2img.masks.functional_module import EvalScope, FunctionalModule
+from img2img.masks.instance_norm import use_instance_statistics
 from img2img.masks.layers import IsNorm, Layer, Selection, as_select, assign_roles, describe_layers
 from img2img.masks.maskable import check_copyable, check_selection
 from img2img.masks.task_state import NormMode
@@ -36,7 +37,7 @@ class FrozenBackbone(nn.Module):
     _frozen: dict[str, Tensor] | None
     _written: list[int]
     _layers: dict[str, Layer] | None
-    _functional: FunctionalModule | None
+    _functional: dict[bool, FunctionalModule]
 
     def __init__(self, backbone: nn.Module, head: str | None, select: Selection, is_norm: IsNorm, *, strict: bool = True) -> None:
         super().__init__()
@@ -85,8 +86,8 @@ class FrozenBackbone(nn.Module):
     def norm_tensors(self, norm: NormMode) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The backbone's normalisation parameters and buffers that are a task's own under `norm`."""
         tensors, roles = self.frozen_tensors(), self.roles
-        parameters = roles.norm_parameters if norm == "own" else ()
-        buffers = roles.norm_buffers if norm != "frozen" else ()
+        parameters = roles.norm_parameters if norm in ("own", "instance") else ()
+        buffers = roles.norm_buffers if norm in ("own", "statistics") else ()
         return {n: tensors[n] for n in parameters}, {n: tensors[n] for n in buffers}
 
     def layers(self) -> dict[str, Layer]:
@@ -118,6 +119,7 @@ class FrozenBackbone(nn.Module):
         kwargs: dict[str, Any],
         *,
         eval_scope: EvalScope = "none",
+        by_instance: bool = False,
         compiled: bool = False,
         functional: FunctionalModule | None = None,
     ) -> Any:
@@ -130,6 +132,7 @@ class FrozenBackbone(nn.Module):
             args: the inputs.
             kwargs: further inputs.
             eval_scope: the modules that run in evaluation mode; the others are in the mode that they are in.
+            by_instance: batch normalisation uses each image's own statistics.
             compiled: run the compiled call, if there is one; hooks are not called then.
             functional: where it runs, see `functional_module_with_hooks`; by default the one that is kept for it.
 
@@ -146,23 +149,25 @@ class FrozenBackbone(nn.Module):
                 if functional is not None:
                     return functional(tensors, args, kwargs, eval_scope=eval_scope)
                 if not self._head_checked:
-                    return self._run_and_check_head(tensors, args, kwargs, eval_scope)
+                    return self._run_and_check_head(tensors, args, kwargs, eval_scope, by_instance)
                 # Taken away meanwhile: a call within this one, by a hook, gets another.
-                kept, self._functional = self._functional or self._new_functional_module(), None
+                kept = self._functional.pop(by_instance, None) or self._new_functional_module(by_instance)
                 try:
                     return kept(tensors, args, kwargs, eval_scope=eval_scope, compiled=compiled)
                 finally:
-                    self._functional = kept
+                    self._functional[by_instance] = kept
             except BaseException as error:
                 self._check_whole(error)
                 raise
 
     def _run_and_check_head(
-        self, tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], eval_scope: EvalScope
+        self, tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], eval_scope: EvalScope, by_instance: bool
     ) -> Any:
         assert self.head_name is not None
         passed: list[Any] = []
         functional = FunctionalModule(self.backbone, self._norm_names, separate_hooks=True)
+        if by_instance:
+            use_instance_statistics(functional.module)
         slot = functional.module.get_submodule(self.head_name)
         slot.register_forward_hook(lambda module, inputs, output: passed.append(output))
         features = functional(tensors, args, kwargs, eval_scope=eval_scope)
@@ -183,8 +188,10 @@ class FrozenBackbone(nn.Module):
                 f"({type(error).__name__}), wrote into its weights. Make or load the network again"
             ) from error
 
-    def _new_functional_module(self) -> FunctionalModule:
+    def _new_functional_module(self, by_instance: bool) -> FunctionalModule:
         functional = FunctionalModule(self.backbone, self._norm_names)
+        if by_instance:
+            use_instance_statistics(functional.module)
         if self._compile_options is not None:
             functional.compile(**self._compile_options)
         return functional
@@ -199,7 +206,7 @@ class FrozenBackbone(nn.Module):
     def compile(self, **options: Any) -> None:
         """Compile the backbone's call with `torch.compile`: one graph serves every task, since tasks differ in tensors alone."""
         with self._lock:
-            self._compile_options, self._functional = options, None
+            self._compile_options, self._functional = options, {}
 
     # ------------------------------------------------------------------ module plumbing
 
@@ -212,7 +219,7 @@ class FrozenBackbone(nn.Module):
         """Forget what was derived from the tensors: they moved, or this is a copy."""
         self._frozen = None
         self._layers = None
-        self._functional = None
+        self._functional = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # What is copied: no lock, nothing derived, and a copy is not compiled.

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from img2img.masks.deployed import DeployedNetwork
+from img2img.masks.instance_norm import use_instance_statistics
 from img2img.masks.task_inference import by_norm_statistics
 from img2img.masks.task_module import TaskModule
 from img2img.masks.task_network import TaskNetwork
@@ -66,6 +67,8 @@ class MaskedNetwork(TaskNetwork):
         with self._lock, torch.no_grad():
             plain = self.copy_backbone(copy.deepcopy(state.head))
             copy_into(plain, self._effective(task, state) | state.norm_tensors())
+            if state.norm_mode == "instance":
+                use_instance_statistics(plain)
         for parameter in plain.parameters():
             parameter.requires_grad_(requires_grad and parameter.is_floating_point())
         return plain.eval()

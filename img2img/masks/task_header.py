@@ -59,7 +59,7 @@ class _Header(_Part):
     version: int
     task: str
     method: _Method
-    norm: Literal["own", "statistics", "frozen"]
+    norm: Literal["own", "statistics", "frozen", "instance"]
     head: dict[str, Any] | None
     backbone_sha256: str
     densities: dict[str, Annotated[Number, Field(ge=0, le=1)]]

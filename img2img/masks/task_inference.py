@@ -153,10 +153,10 @@ def by_norm_statistics(network: TaskNetwork, *args: Any, tasks: Sequence[str] | 
         functional = network.functional_module_with_hooks(dict.fromkeys(layers, compare))
         for task in names:
             state = network.state(task)
-            if state.norm_mode == "frozen":
+            if state.norm_mode in ("frozen", "instance"):
                 raise InputError(
-                    f"task {task!r} has no running statistics of its own (norm='frozen'): name the tasks that have some "
-                    "(tasks=...), or use by_entropy"
+                    f"task {task!r} has no running statistics of its own (norm={state.norm_mode!r}): name the tasks that have "
+                    "some (tasks=...), or use by_entropy"
                 )
             seen.clear()
             network.run_with(state.norm_tensors() | network._effective(task, state), args, kwargs, functional=functional)

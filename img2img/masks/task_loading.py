@@ -11,11 +11,12 @@ from torch import Tensor, nn
 import img2img.masks.coding as coding
 from img2img.errors import InputError
 from img2img.files.paths import expanded
-from img2img.files.untrusted import check_plain
+from img2img.files.untrusted import check_plain, naming
 from img2img.masks.base import restore_method
 from img2img.masks.basis import Basis
 from img2img.masks.file_header import refusing
 from img2img.masks.frozen_backbone import FrozenBackbone
+from img2img.masks.instance_norm import check_batch_norm
 from img2img.masks.relative_masks import FindTask, read_references
 from img2img.masks.storage import check_backbone, check_basis, read_task_file
 from img2img.masks.stored_tensors import float_dtype, head_tensors, matching, rebuild_head
@@ -62,6 +63,9 @@ def load_task_file(
         groups[kind][name] = tensor
     stored = _decode_masks(path, header["coded"], groups["mask"], references, backbone)
 
+    if header["norm"] == "instance":
+        with naming(path):
+            check_batch_norm(backbone.backbone)
     norm_parameters, norm_buffers = backbone.norm_tensors(header["norm"])
     norm = matching(f"{path}: norm state", groups["norm"], norm_parameters | norm_buffers)
     if header["head"] is None and head is not None:

@@ -4,7 +4,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from img2img.files.paths import expanded
 from img2img.masks.base import METHODS, MaskMethod
 from img2img.masks.basis import Basis
 from img2img.masks.frozen_backbone import FrozenBackbone
+from img2img.masks.instance_norm import check_batch_norm
 from img2img.masks.layers import IsNorm, Selection, is_normalisation, is_weight
 from img2img.masks.storage import check_backbone, read_header
 from img2img.masks.task_loading import load_task_file
@@ -86,7 +87,8 @@ class TaskNetwork(FrozenBackbone):
             method: how the weights are masked.
             head: replaces the backbone's head for this task; required exactly when the network was made with `head`.
             norm: "own" gives the task its own normalisation parameters and running statistics, started from the
-                backbone's; "statistics" the statistics alone; "frozen" runs on the backbone's, in evaluation mode.
+                backbone's; "statistics" the statistics alone; "frozen" runs on the backbone's, in evaluation mode; "instance" its
+                own parameters, and in place of running statistics those of each image.
             start_from: a task whose masks and norm state the new one starts from (`nearest_task` finds one); None for a fresh
                 start.
 
@@ -95,7 +97,9 @@ class TaskNetwork(FrozenBackbone):
         """
         METHODS.check_registered(type(method))  # now, rather than when what was trained is saved
         self._check_new(task, head)
-        one_of("add_task norm", norm, ("own", "statistics", "frozen"))
+        one_of("add_task norm", norm, get_args(NormMode))
+        if norm == "instance":
+            check_batch_norm(self.backbone)
         other = None if start_from is None else self.state(start_from)
         state = TaskState(method, method.create(self.layers(), self.bases()), *self.norm_tensors(norm), head, norm)
         if other is not None:
@@ -201,7 +205,8 @@ class TaskNetwork(FrozenBackbone):
             return self._mixed(args, list(task), kwargs)
         state = self.state(task)
         tensors = state.norm_tensors() | self._effective(task, state)
-        features = self.run_with(tensors, args, kwargs, eval_scope=state.eval_scope(), compiled=True)
+        by_instance = state.norm_mode == "instance"
+        features = self.run_with(tensors, args, kwargs, eval_scope=state.eval_scope(), by_instance=by_instance, compiled=True)
         return features if state.head is None else state.head(features)
 
     def _mixed(self, args: tuple[Any, ...], tasks: list[str], kwargs: dict[str, Any]) -> list[Any]:

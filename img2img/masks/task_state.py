@@ -13,8 +13,10 @@ from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import Bits, pack_bits
 from img2img.masks.functional_module import EvalScope
 
-NormMode = Literal["own", "statistics", "frozen"]
-"""What of the normalisation is a task's own: parameters and running statistics, the statistics alone, or nothing."""
+NormMode = Literal["own", "statistics", "frozen", "instance"]
+"""What of the normalisation is a task's own: parameters and running statistics, the statistics alone, or nothing; "instance": its
+parameters, while batch normalisation uses each image's own statistics, see `instance_norm`.
+"""
 
 
 def _key(name: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
 from img2img.registry import Registry
+from img2img.tasks.adversary import Adversary
 
 T = TypeVar("T")
 
@@ -56,6 +57,7 @@ class Task(ABC):
             alone, and the input of an image on pixels no further than `reach` away: large images are then made part by part,
             in little memory. False, where nothing is known of a task: they are made as a whole.
         reach: see `in_parts`; None for an input that depends on the whole image.
+        smallest_crop: the side in pixels of the smallest images that it can be trained on.
         forms: what `show` can make of a prediction, the usual one first: "labels" are class indices (N, H, W), "scores"
             probabilities (N, classes), all others images (N, 3, H, W) in [0, 1].
         out_channels: channels of the head.
@@ -72,6 +74,7 @@ class Task(ABC):
     square: bool = False
     in_parts: ClassVar[bool] = False
     reach: int | None = 0
+    smallest_crop: int = 1
     forms: ClassVar[tuple[str, ...]] = ("image",)
     out_channels: int
 
@@ -125,6 +128,10 @@ class Task(ABC):
         What is the same for every image, such as the pixels of a crop, need not be counted.
         """
         return len(example.input)
+
+    def adversary(self) -> Adversary | None:
+        """What a training of the task is against, made anew for each, whose term is added to `loss`; None for nothing."""
+        return None
 
     def distillation(self, raw: Tensor, target: Tensor, *, temperature: float) -> Tensor:
         """How far the head's raw output is from an earlier network's, both (N, out_channels, H, W): a scalar, for LwF.

@@ -1,5 +1,6 @@
 """Denoising: a noisy photo in, the clean one out. A kind of task is one file; this one shows it."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -18,13 +19,15 @@ class Denoising(ImageOutput):
 
     Args:
         sigma: the noise's standard deviation on the 0..255 scale.
+        loss: as of `ImageOutput`.
     """
 
     baseline_name: ClassVar[str] = "noisy copy"
     in_parts: ClassVar[bool] = True
     out_channels = 4
 
-    def __init__(self, *, sigma: float = 25.0) -> None:
+    def __init__(self, *, sigma: float = 25.0, loss: Mapping[str, Any] | None = None) -> None:
+        super().__init__(loss=loss)
         if not 0 < sigma <= 255:
             raise InputError(f"denoising sigma={sigma}: expected more than 0 and at most 255, on the 0..255 scale")
         self.sigma = sigma
@@ -50,9 +53,9 @@ class Denoising(ImageOutput):
         """RGB in [0, 1], see `mixed`."""
         return mixed(raw, input)
 
-    def loss(self, raw: Tensor, example: Example) -> Tensor:
+    def own_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Mean squared error in units of the noise's variance."""
-        return F.mse_loss(self.prediction(raw, example.input), example.target) * (255 / self.sigma) ** 2
+        return F.mse_loss(prediction, target) * (255 / self.sigma) ** 2
 
     def baseline(self, example: Example) -> Tensor:
         """The noisy input."""

@@ -1,11 +1,14 @@
 """Edge colouring: edges in, the photo out, as in edges2handbags."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import torch
 from kornia.filters import sobel
 from torch import Tensor
 
+from img2img.backbones.hed import HED, load_hed
 from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
 from img2img.metrics.colour import ColourMetrics
@@ -14,7 +17,7 @@ from img2img.tasks.base import TASKS, Example, Metrics, combine, mean_colour, un
 from img2img.tasks.canny import canny_edges
 from img2img.tasks.image_output import ImageOutput
 
-Drawing = Literal["pair", "canny", "sobel"]
+Drawing = Literal["pair", "canny", "sobel", "hed"]
 
 
 @TASKS.register("edges")
@@ -23,22 +26,42 @@ class EdgeColouring(ImageOutput):
 
     Args:
         drawing: where the edges come from: "pair" takes side A of A|B pairs, "canny" and "sobel" let kornia draw them from
-            the photo itself. Canny's are thin, closed and of one strength; Sobel's keep how strong each edge is.
+            the photo itself. Canny's are thin, closed and of one strength; Sobel's keep how strong each edge is. "hed" lets a
+            network draw them in training, which leaves texture out and is nearest to what a hand draws; put to use, the task
+            takes a drawing as it is, as with "pair", and no such network.
+        weights: with "hed" the file of that network, see `backbones.hed`; needed for training and measuring alone.
+        loss: as of `ImageOutput`.
     """
 
     baseline_name: ClassVar[str] = "mean colour"
     in_parts: ClassVar[bool] = True
     out_channels = 6
 
-    def __init__(self, *, drawing: Drawing = "pair") -> None:
-        if drawing not in ("pair", "canny", "sobel"):
-            raise InputError(f"edges drawing={drawing!r}: expected 'pair', 'canny' or 'sobel'")
+    def __init__(self, *, drawing: Drawing = "pair", weights: str | None = None, loss: Mapping[str, Any] | None = None) -> None:
+        super().__init__(loss=loss)
+        if drawing not in ("pair", "canny", "sobel", "hed"):
+            raise InputError(f"edges drawing={drawing!r}: expected 'pair', 'canny', 'sobel' or 'hed'")
+        if weights is not None and drawing != "hed":
+            raise InputError(f"edges weights={weights!r} with drawing={drawing!r}: only 'hed' reads a file; leave weights out")
         self.drawing = drawing
-        self.reach = {"pair": 0, "sobel": 1, "canny": None}[drawing]
+        self.reach = {"pair": 0, "sobel": 1, "canny": None, "hed": 0}[drawing]
+        self._weights = weights
         self.mean = torch.full((3,), 0.5, dtype=torch.float32)
 
+    @cached_property
+    def _detector(self) -> HED:
+        if self._weights is None:
+            raise InputError(
+                "an edges task with drawing='hed' needs the network that draws to train with: give weights=FILE in its config, "
+                "see img2img.backbones.hed"
+            )
+        return load_hed(self._weights)
+
     def fit(self, images: ImageDataset) -> None:
-        """Find the mean colour of the training set."""
+        """Find the mean colour of the training set, and read the network that draws, if one does."""
+        super().fit(images)
+        if self.drawing == "hed":
+            _ = self._detector
         self.mean = mean_colour(images)
 
     def input(self, batch: Batch) -> Tensor:
@@ -48,11 +71,17 @@ class EdgeColouring(ImageOutput):
         """
         if self.drawing == "pair":
             return unit(batch.image if batch.source is None else batch.source)
-        if self.drawing == "canny":
+        if self.drawing == "hed":
+            strength = self._detector.to(batch.image.device)(batch.image)
+        elif self.drawing == "canny":
             strength = canny_edges(batch.image)
         else:
             strength = sobel(unit(batch.image), eps=1e-12).mean(1, keepdim=True).mul(4).clamp(0, 1)
         return (1 - strength).expand(-1, 3, -1, -1)
+
+    def served_input(self, batch: Batch) -> Tensor:
+        """With "hed" the image as it is, a drawing; else as in training."""
+        return unit(batch.image) if self.drawing == "hed" else self.input(batch)
 
     def target(self, batch: Batch) -> Tensor:
         """The photo, (N, 3, H, W) in [0, 1]."""

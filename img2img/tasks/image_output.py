@@ -1,27 +1,129 @@
 """What tasks have in common whose prediction is an image."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from img2img.backbones.perceptual import NETWORKS, PerceptualNetwork, feature_network
+from img2img.data.base import ImageDataset
+from img2img.errors import InputError
 from img2img.metrics.colour import ColourMetrics
 from img2img.metrics.image_quality import ImageQualityMetrics
+from img2img.metrics.style import perceptual_distance
+from img2img.tasks.adversary import Adversary, GanOptions
 from img2img.tasks.base import Example, Metrics, Task, combine
+from img2img.validation import Options, checked
+
+
+class ImageLossOptions(Options):
+    """The weights of the terms of an image loss; images are in [0, 1]."""
+
+    l1: float = Field(default=1.0, ge=0)
+    """Of the mean absolute error."""
+    mse: float = Field(default=0.0, ge=0)
+    """Of the mean squared error."""
+    perceptual: float = Field(default=0.0, ge=0)
+    """Of the distance of deep features, see `metrics.style.perceptual_distance`."""
+    network: Mapping[str, Any] | None = None
+    """`name`, `weights`, and optionally `preprocessing` and `layers`, of the perceptual network, see `feature_network`."""
+    gan: GanOptions | None = None
+    """A discriminator that is trained against the task's network, see `GanOptions`; null for none."""
+
+
+class ImageLoss:
+    """A loss of images against true ones: L1, MSE and a perceptual term by weight; the adversarial term comes from `adversary`.
+
+    Args:
+        given: the options, see `ImageLossOptions`.
+        kind: of the task, for messages.
+
+    Attributes:
+        options: checked.
+
+    Raises:
+        InputError: an option is unknown or out of range, nothing has a weight, or a perceptual term has no network.
+    """
+
+    def __init__(self, given: Mapping[str, Any], *, kind: str) -> None:
+        self.options = checked(ImageLossOptions, given, what=f"the loss of the {kind} task")
+        self._what = f"loss.perceptual of the {kind} task"
+        if not (self.options.l1 or self.options.mse or self.options.perceptual):
+            raise InputError(f"the loss of the {kind} task has no weight: expected l1, mse or perceptual above 0; give one")
+        if self.options.perceptual and self.options.network is None:
+            raise InputError(f"{self._what} needs a perceptual network: give loss.network={{name, weights}}, as of style tasks")
+
+    @cached_property
+    def network(self) -> PerceptualNetwork:
+        """The perceptual network, read when it is first asked for, so that inference needs none."""
+        name = (self.options.network or {}).get("name")
+        layers = NETWORKS[name].perceptual if name in NETWORKS else None
+        return feature_network(self.options.network, layers=layers, what=self._what)
+
+    def load(self) -> None:
+        """Read what training needs now, so that a missing file is found before any training."""
+        if self.options.perceptual:
+            _ = self.network
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The loss of images (N, 3, H, W) in [0, 1], a scalar, a mean over images."""
+        terms = []
+        if self.options.l1:
+            terms.append(self.options.l1 * F.l1_loss(prediction, target))
+        if self.options.mse:
+            terms.append(self.options.mse * F.mse_loss(prediction, target))
+        if self.options.perceptual:
+            network = self.network.to(prediction.device)
+            with torch.no_grad():
+                wanted = network(target)
+            terms.append(self.options.perceptual * perceptual_distance(network(prediction), wanted).mean())
+        return torch.stack(terms).sum()
 
 
 class ImageOutput(Task):
-    """RGB out. The primary metric is MSE (0..255)."""
+    """RGB out. The primary metric is MSE (0..255).
+
+    Args:
+        loss: another loss than the task's own, of training alone, see `ImageLossOptions`; None: the task's own.
+    """
 
     metric: ClassVar[str] = "MSE"
     higher_is_better: ClassVar[bool] = False
     compares_images: ClassVar[bool] = True
+    _given_loss: ImageLoss | None = None
+
+    def __init__(self, *, loss: Mapping[str, Any] | None = None) -> None:
+        if loss is not None:
+            self._given_loss = ImageLoss(loss, kind=self.kind)
+            gan = self._given_loss.options.gan
+            self.smallest_crop = 1 if gan is None else gan.smallest_crop
+
+    def fit(self, images: ImageDataset) -> None:
+        """Read the perceptual network of the loss, if it has one."""
+        if self._given_loss is not None:
+            self._given_loss.load()
 
     def loss(self, raw: Tensor, example: Example) -> Tensor:
-        """Mean absolute plus twice the mean squared error, in [0, 1] units: the first keeps colours, the second is measured."""
+        """The loss that was given, or the task's own."""
         prediction = self.prediction(raw, example.input)
-        return F.l1_loss(prediction, example.target) + 2 * F.mse_loss(prediction, example.target)
+        return (self.own_loss if self._given_loss is None else self._given_loss)(prediction, example.target)
+
+    def own_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Mean absolute plus twice the mean squared error, in [0, 1] units: the first keeps colours, the second is measured."""
+        return F.l1_loss(prediction, target) + 2 * F.mse_loss(prediction, target)
+
+    def adversary(self) -> Adversary | None:
+        """A fresh discriminator of the images, where the loss asks for one."""
+        gan = None if self._given_loss is None else self._given_loss.options.gan
+        return None if gan is None else Adversary(gan, self._images)
+
+    def _images(self, raw: Tensor, example: Example) -> tuple[Tensor, Tensor]:
+        """The network's images and the true ones."""
+        return self.prediction(raw, example.input), example.target
 
     def metrics(self) -> Metrics:
         """SSIM, MSE and PSNR; CIEDE2000 and the colourfulness ratio."""

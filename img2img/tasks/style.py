@@ -1,6 +1,6 @@
 """Style transfer: a photo in, the same scene painted like one style image out (Johnson et al., ECCV 2016)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -32,6 +32,8 @@ class Style(Task):
         image: the style image's file; None only for inference.
         size: the style image's shorter side in pixels after resizing, which sets the scale of its strokes.
         network: `name`, `weights`, and optionally `preprocessing`, of `backbones.perceptual.perceptual_network`.
+        style_layers: of that network, whose Gram matrices are compared; None: those of `NETWORKS`.
+        content_layers: of that network, whose features are compared; None: likewise. A deeper one lets the style change more.
         style: weight of the style loss, a mean over layers.
         content: weight of the content loss, a mean over layers.
         variation: weight of the total variation.
@@ -49,12 +51,18 @@ class Style(Task):
         picture: str | None = None,
         size: int = 256,
         network: Mapping[str, Any] | None = None,
+        style_layers: Sequence[str] | None = None,
+        content_layers: Sequence[str] | None = None,
         style: float = 10.0,
         content: float = 3.5,
         variation: float = 0.1,
     ) -> None:
         self._image_path, self._size, self._network_options = picture, size, network
         self._weights = {"style": style, "content": content, "variation": variation}
+        for option, layers in (("style_layers", style_layers), ("content_layers", content_layers)):
+            if layers is not None and not layers:
+                raise InputError(f"a style task got {option}=[]: expected a layer at least; leave it out for the usual ones")
+        self._style_layers, self._content_layers = style_layers, content_layers
 
     @cached_property
     def style_image(self) -> Tensor:
@@ -69,22 +77,31 @@ class Style(Task):
 
     @cached_property
     def _perceptual(self) -> PerceptualNetwork:
-        return feature_network(self._network_options, what="a style task")
+        layers = None
+        if self._style_layers is not None or self._content_layers is not None:
+            layers = [name for names in self._layers() for name in names]
+        return feature_network(self._network_options, layers=layers, what="a style task")
+
+    def _layers(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The layers of the style and of the content."""
+        defaults = NETWORKS.get((self._network_options or {}).get("name", ""))
+        style, content = ((), ()) if defaults is None else (defaults.style, defaults.content)
+        return (
+            style if self._style_layers is None else self._style_layers,
+            content if self._content_layers is None else self._content_layers,
+        )
 
     @cached_property
     def _targets(self) -> tuple[dict[str, Tensor], StyleWeights]:
         """The style's Gram matrices and each layer's weight."""
         network = self._perceptual
-        defaults = NETWORKS[self._network_options["name"]]  # type: ignore[index]
+        style, content = self._layers()
         with torch.no_grad():
             features = network(self.style_image)
-        grams = {layer: gram(features[layer]) for layer in defaults.style}
+        grams = {layer: gram(features[layer]) for layer in style}
         return grams, StyleWeights(
             style={k: self._weights["style"] / (len(grams) * g.square().sum().item()) for k, g in grams.items()},
-            content={
-                k: self._weights["content"] / (len(defaults.content) * features[k].square().mean().item())
-                for k in defaults.content
-            },
+            content={k: self._weights["content"] / (len(content) * features[k].square().mean().item()) for k in content},
             variation=self._weights["variation"],
         )
 

@@ -11,7 +11,7 @@ from img2img.tasks.image_output import ImageOutput, mixed
 
 @TASKS.register("translation")
 class Translation(ImageOutput):
-    """A pair's A in, its B out, in RGB."""
+    """A pair's A in, its B out, in RGB. Its option `loss` is `ImageOutput`'s."""
 
     baseline_name: ClassVar[str] = "copy of the input"
     in_parts: ClassVar[bool] = True

@@ -56,6 +56,9 @@ class Distilled:
             target = self._teacher(example.input)
         return self._task.distillation(raw, target, temperature=1.0)
 
+    def adversary(self) -> None:
+        """None: what is wanted is the teacher's output, and no other image that looks true."""
+
     def loss_count(self, example: Example) -> int:
         """The images: every pixel has a target."""
         return len(example.input)
@@ -151,15 +154,15 @@ class FinetunedTask:
 
     def _add(self, network: MaskedNetwork) -> FinetunedDelta:
         """Add the task with the signs of the network's changes, and no more."""
-        experiment, name = self._context.experiment, self._name
+        name, config = self._name, self._context.task_data[self._name].config
         with naming(self._file):
             return delta_from_finetuned(
                 network,
                 name,
                 self._tensors,
-                method=self._context.task_data[name].config.method,
+                method=config.method,
                 head=self._context.head(name),
-                norm=experiment.masks.norm,
+                norm=config.norm,
                 keep_frozen=self._options.keep_frozen,
             )
 

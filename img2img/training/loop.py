@@ -14,7 +14,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from img2img.errors import InputError, TrainingDivergedError, memory_explained
+from img2img.tasks.adversary import Adversary
 from img2img.tasks.base import Example
+from img2img.training.adversary import AdversarialTraining
 from img2img.training.average import WeightAverage
 from img2img.training.callback import Callback
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
@@ -48,6 +50,9 @@ class Objective(Protocol):
 
     def loss_count(self, example: Example) -> Tensor | int:
         """What that loss is a mean over, see `Task.loss_count`."""
+
+    def adversary(self) -> Adversary | None:
+        """What it is trained against, see `Task.adversary`."""
 
 
 class Batches(Protocol):
@@ -134,6 +139,10 @@ def fit(
         InputError: the checkpoint is damaged or of another configuration.
     """
     processes = Processes(fabric)
+    against = task.adversary()
+    adversary = None if against is None else AdversarialTraining(against, options, fabric, processes)
+    if adversary is not None:
+        callbacks = [*callbacks, adversary]  # its state is part of the checkpoint
     if processes.world_size > 1:
         batches = batches.part(processes.rank, processes.world_size)
         processes.own_randomness()
@@ -186,6 +195,9 @@ def fit(
             loss = task.loss(output, example)
             with fabric.autocast():  # as the module runs in: what is added may run parts of it again
                 more = None if extra is None else extra(input, output)
+            if adversary is not None:
+                term = adversary.step(output, example, step)
+                more = term if more is None else more + term
             if processes.world_size > 1:
                 loss, whole = processes.share(loss, task.loss_count(example), more)
             else:

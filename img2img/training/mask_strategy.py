@@ -148,7 +148,7 @@ class MaskStrategy(Strategy):
             if finetuned is not None and finetuned.starts:
                 finetuned.add()
             else:
-                network.add_task(name, method, head=self.context.head(name), norm=experiment.masks.norm, start_from=start_from)
+                network.add_task(name, method, head=self.context.head(name), norm=config.norm, start_from=start_from)
         self.context.place(network)
         module = network.task_module(name)
         yield Phase(

@@ -40,6 +40,12 @@ def prepare(experiment: Experiment, config: TaskConfig) -> TaskData:
         if kind.has_square:
             more["square"] = config.data.options.get("square") is not None
         task = config.task.build(**more)
+        crop = config.train.augmentation.crop
+        if crop < task.smallest_crop:
+            raise InputError(
+                f"tasks.{name} is trained on crops of {crop} px, and its loss needs {task.smallest_crop} at least: raise "
+                f"tasks.{name}.train.augmentation.crop, or lower tasks.{name}.task.loss.gan.receptive_field"
+            )
         task.fit(parts.train)
     return TaskData(config, task, parts, config.train.in_steps(len(parts.train)))
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from img2img import InputError
 from img2img.masks import coding
+from img2img.masks.bits import pack_bits, unpack_bits
 from img2img.masks.coding import coder, decode, encode, entropy_bits
 
 DENSITIES = [0.0, 1e-4, 0.02, 0.5, 0.97, 1.0]
@@ -297,3 +298,20 @@ def test_every_mask_comes_back_with_and_without_reference(size: int, seed: int, 
     blob = encode(mask, reference)
     assert len(blob) <= len(encode(mask))
     assert torch.equal(decode(blob, torch.bool, (size,), reference), mask)
+
+
+# ---------------------------------------------------------------------- packed bits
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (8,), (3, 5), (2, 3, 3, 3), (0,)])
+def test_packed_bits_are_an_eighth_and_come_back(shape: tuple[int, ...]) -> None:
+    mask = torch.rand(shape) < 0.3
+    bits = pack_bits(mask)
+    assert bits.numel() == (mask.numel() + 7) // 8
+    assert torch.equal(unpack_bits(bits, mask.shape), mask)
+
+
+def test_packed_bits_are_in_row_major_order_lowest_first() -> None:
+    mask = torch.tensor([[1, 0, 0], [0, 0, 0], [0, 1, 0]]).bool()
+    assert pack_bits(mask).tolist() == [0b10000001, 0b0]
+    assert torch.equal(pack_bits(mask.t().contiguous().t()), pack_bits(mask))

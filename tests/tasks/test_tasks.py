@@ -266,6 +266,28 @@ def test_without_a_image_or_a_perceptual_network_the_error_says_what_to_give(sty
         task.loss(torch.zeros(1, 3, 32, 32), example)
 
 
+def test_a_style_takes_the_layers_and_weights_of_its_config(style_file: Path) -> None:
+    base = {"kind": "style", "picture": str(style_file), "size": 48, "network": {"name": "squeezenet1_1", "weights": None}}
+    usual = build_task(base)._targets[1]  # type: ignore[attr-defined]
+    assert (list(usual.style), list(usual.content)) == (["relu1", "fire3", "fire4", "fire5"], ["fire2"])
+    layers = {"style_layers": ["fire2", "fire6"], "content_layers": ["fire4", "fire8"]}
+    torch.manual_seed(0)
+    task = build_task(base | layers | {"content": 2, "style": 5})
+    grams, weights = task._targets  # type: ignore[attr-defined]
+    assert list(grams) == list(weights.style) == ["fire2", "fire6"]
+    assert list(weights.content) == ["fire4", "fire8"]
+    features = task._perceptual(task.style_image)  # type: ignore[attr-defined]
+    assert weights.content["fire8"] == pytest.approx(2 / (2 * features["fire8"].square().mean().item()))
+    assert weights.style["fire6"] == pytest.approx(5 / (2 * grams["fire6"].square().sum().item()))
+    assert task.options() == {"kind": "style"}, "inference needs none of it"
+    photo = torch.rand(1, 3, 192, 192)
+    assert task.loss(torch.zeros(1, 3, 192, 192), Example(photo, photo)).isfinite(), "crops larger than the style image"
+    with pytest.raises(InputError, match=r"relu9.*choose some of"):
+        _ = build_task(base | {"content_layers": ["relu9"]})._targets  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r"content_layers=\[\].*leave it out"):
+        build_task(base | {"content_layers": []})
+
+
 def test_an_unknown_kind_or_option_names_the_known_ones() -> None:
     with pytest.raises(InputError, match="known: classification, colourisation"):
         build_task({"kind": "colorization"})
@@ -273,8 +295,9 @@ def test_an_unknown_kind_or_option_names_the_known_ones() -> None:
         build_task({"kind": "edges", "drawin": "canny"})
     with pytest.raises(InputError, match="needs the option 'classes'"):
         build_task({"kind": "segmentation"})
-    with pytest.raises(InputError, match="expected 'pair', 'canny' or 'sobel'"):
-        build_task({"kind": "edges", "drawing": "hed"})
+    with pytest.raises(InputError, match="expected 'pair', 'canny', 'sobel' or 'hed'"):
+        build_task({"kind": "edges", "drawing": "charcoal"})
+
 
 
 # ---------------------------------------------------------------------- the losses of a segmentation

@@ -54,7 +54,7 @@ def test_a_comparison_method_learns_all_tasks_and_has_no_mask_method(config: Mak
         ({"method": {"name": "ewc", "strenght": 1}}, "method 'ewc' has no option 'strenght': did you mean 'strength'"),
         ({"method": {"name": "packnet", "first": 2.0}}, "first=2.0: expected 0 to 0.999"),
         ({"masks": {"bases": {"a": {"count": 0, "density": 0.5, "seed": 0}}}}, "masks.bases.a got count: 0: expected 1 or more"),
-        ({"masks": {"norm": "mine"}}, "masks got norm: 'mine': expected 'own', 'statistics' or 'frozen'"),
+        ({"masks": {"norm": "mine"}}, "masks got norm: 'mine': expected 'own', 'statistics', 'frozen' or 'instance'"),
         ({"device": {"devices": "two"}}, "device got devices: 'two'"),
         ({"device": {"thread": 1}}, "device has no option 'thread': did you mean 'threads'"),
         ({"train": {"lr": 1e-3}}, "train has no option 'lr': did you mean 'optimiser.lr'"),

@@ -42,6 +42,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lwf": {"name": "lwf"},
     "ewc": {"name": "ewc", "samples": 4, "strength": 10.0},
     "joint": {"name": "joint"},
+    "adversary": {"name": "finetune"},  # with a discriminator, whose gradients are added up too
 }
 """What is trained past the wrapped call, in parts, by hooks, in turns; PackNet is a part of CPG."""
 
@@ -119,6 +120,9 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_equal_after_a_kill(
             made |= {"backbone": {**backbone, "mode": "random", "norm": "batch"}, "masks": {"norm": "frozen"}}
         made["train"] |= {"batch_size": 4, "steps": 6}
         made["tasks"]["disks"]["data"] = voided
+        if method == "adversary":
+            loss = {"gan": {"receptive_field": 16, "channels": 4, "weight": 0.2}}
+            made["tasks"]["colour"]["task"] = {"kind": "edges", "drawing": "sobel", "loss": loss}
         return made | (
             {"masks": {"bases": {"shared": {"count": 3, "density": 0.5, "seed": 0}}}} if method == "impresslearn" else {}
         )

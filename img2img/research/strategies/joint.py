@@ -73,6 +73,19 @@ class JointTask:
         """The active task's loss."""
         return self._tasks[self._model.active].loss(raw, example)
 
+    def adversary(self) -> None:
+        """None.
+
+        Raises:
+            InputError: a task asks for one.
+        """
+        asking = [name for name, task in self._tasks.items() if task.adversary() is not None]
+        if asking:
+            raise InputError(
+                f"joint training has no discriminators, and the loss of {', '.join(asking)} asks for one: leave loss.gan out of "
+                "it, or choose another method, such as method=finetune"
+            )
+
     def loss_count(self, example: Example) -> Tensor | int:
         """The active task's."""
         return self._tasks[self._model.active].loss_count(example)

@@ -11,6 +11,7 @@ from img2img.bundle import HEAD
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
 from img2img.masks.frozen_backbone import FrozenBackbone
+from img2img.masks.instance_norm import use_instance_statistics
 from img2img.masks.tensors import total_bytes
 from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, Strategy, evaluated
@@ -83,6 +84,8 @@ class SeparateNetworks(Strategy):
 
     def _add(self, name: str, head: nn.Module) -> PartlyTrained:
         network = self._networks[name] = PartlyTrained(self._start(), head, self.trained)
+        if self.context.task_data[name].config.norm == "instance":
+            use_instance_statistics(network.model)
         self.context.place(network)
         return network
 

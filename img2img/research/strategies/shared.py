@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from img2img.errors import InputError
 from img2img.inference.evaluator import Network
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.tensors import all_tensors, total_bytes
@@ -128,6 +129,11 @@ class SharedStrategy(Strategy):
     def begin(self, context: Context) -> None:
         """The trunk is a copy of the backbone."""
         super().begin(context)
+        if by_instance := [name for name, data in context.task_data.items() if data.config.norm == "instance"]:
+            raise InputError(
+                f"tasks.{by_instance[0]} has norm='instance', and {self.name!r} runs all tasks on one network: expected "
+                "the method's own; leave norm out, or choose masks or method=finetune"
+            )
         self.model = SharedNetwork(context.network, self.norm)
         context.place(self.model)
 

@@ -16,6 +16,7 @@ from img2img.backbones import Backbone, build_backbone
 from img2img.data import DataSpec
 from img2img.files.paths import expanded
 from img2img.masks import MaskMethod
+from img2img.masks.task_state import NormMode
 from img2img.tasks import Task
 from img2img.training.config.train_options import TrainOptions
 from img2img.training.source import Source
@@ -93,8 +94,10 @@ class RandomBasis(Options):
 class MaskOptions(Options):
     """What is masked, and what a masked task has to itself."""
 
-    norm: Literal["own", "statistics", "frozen"] = "own"
-    """The normalisation state of masked tasks: their own, their own running statistics alone, or the backbone's."""
+    norm: NormMode = "own"
+    """The normalisation state of masked tasks: their own, their own running statistics alone, or the backbone's; "instance":
+    their own parameters, with each image's own statistics in place of a batch's.
+    """
     select: Names | None = None
     """Patterns of the names of the weights that are masked, such as `["decoder.*"]`; None for all."""
     trainable_copies: Names | None = None
@@ -137,6 +140,10 @@ class TaskTemplate(Options):
     """`TrainOptions` that differ from the experiment's."""
     method: Mapping[str, Any] | None = None
     """The task's own mask method in place of the experiment's."""
+    norm: NormMode | None = None
+    """The normalisation state of this task in place of `masks.norm`, such as "instance" for a style; with methods that train a
+    network for each task "instance" alone has a meaning.
+    """
     start_from: str | None = None
     """An earlier task, of the sequence or of the bundle that the backbone is from, whose masks and normalisation state this one
     starts from; "nearest": the one whose normalisation statistics are nearest to those of this task's images.
@@ -253,6 +260,8 @@ class TaskConfig:
         method: the mask method; None where a comparison method learns all tasks.
         method_spec: the method's name and options.
         own_method: it is the task's own, in place of the experiment's.
+        norm: the normalisation state; `own_norm` where it is the task's own, in place of the experiment's.
+        own_norm: see `norm`.
         start_from: see `TaskTemplate`.
         finetuned: likewise.
         compare: comparison methods by which it is also learned.
@@ -265,6 +274,8 @@ class TaskConfig:
     method: MaskMethod | None
     method_spec: Spec[Any]
     own_method: bool = False
+    norm: NormMode = "own"
+    own_norm: bool = False
     start_from: str | None = None
     finetuned: FinetunedOptions | None = None
     compare: tuple[Spec[Any], ...] = ()
@@ -276,7 +287,7 @@ class TaskConfig:
         finetuned = {} if self.finetuned is None else {"finetuned": self.finetuned.model_dump()}
         return {
             "task": self.task.plain(), "data": self.data.plain(), "train": train, "method": own, "start_from": self.start_from,
-        } | finetuned  # fmt: skip
+        } | finetuned | ({"norm": self.norm} if self.own_norm else {})  # fmt: skip
 
 
 class Experiment(Run):

