@@ -62,13 +62,11 @@ def build_app(
         from img2img.web.teach_api import ZIP_PATH, teach_routes
 
         if any_address or not set(hosts) <= set(LOCAL):
-            raise InputError(
-                f"teach for {', '.join(hosts)}: expected this machine alone; leave out --teach, or --host and --name"
-            )
-        teacher = Teacher(model.folder, teach, taken=service.take_tasks, model=model)
+            raise InputError(f"teach for {', '.join(hosts)}: expected this machine alone; leave out teach, or the other hosts")
+        teacher = Teacher(service, teach)
         at_end.callback(teacher.close)
         larger[f"{PREFIX}{ZIP_PATH}"] = (teach.upload_bytes, teach.upload_seconds)
-        routers.insert(0, teach_routes(teacher, limits))
+        routers.append(teach_routes(teacher))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

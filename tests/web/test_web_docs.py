@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from PIL import Image
 from web_bundles import encoded, photo, same
-from web_service import ROOT, Service
+from web_service import ROOT
 
 
 @pytest.fixture
-def page(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def page(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The page, of this service and its tasks, in a folder with a photo."""
     monkeypatch.chdir(tmp_path)
     Path("photo.jpg").write_bytes(encoded(photo(), "JPEG"))
     text = (ROOT / "docs" / "guides" / "serve.md").read_text(encoding="utf-8")
-    return text.replace("http://127.0.0.1:7860", service.url).replace("run/landscape", "run/disks")
+    return text.replace("http://127.0.0.1:7860", url).replace("run/landscape", "run/disks")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on the PATH")

@@ -361,6 +361,182 @@ async function drawMasks() {
   }
 }
 
+// ---------------------------------------------------------------- teach
+
+const KINDS = {
+  pairs: {
+    name: "Inputs → results", hint: "Pairs of images of the same size and the same file name: what goes in, and what shall come out.",
+    zones: { inputs: ["Inputs", "what the network will be given"], targets: ["Targets", "what it shall make of them"] },
+  },
+  labels: {
+    name: "Images → labels", hint: "Photos, and label images of the same names whose pixel values are the numbers of classes.",
+    zones: { images: ["Images", "photos"], labels: ["Labels", "PNG, one value a class"] },
+  },
+  style: {
+    name: "A style", hint: "One image, such as a painting. It is learned on your photos, or on sample photos if you add none.",
+    zones: { style: ["Style", "one image"], images: ["Photos", "optional; a few dozen are enough"] },
+  },
+};
+const ENDINGS = /\.(jpe?g|jpe|jfif|png|webp|bmp|tiff?|gif)$/i;
+let kind = "pairs";
+let given = {};           // the files of each zone, as [path, File]
+let lesson = null;
+let polling = 0;
+
+function drawKinds() {
+  $("kinds").replaceChildren(...Object.entries(KINDS).map(([name, what]) => {
+    const input = make("input", { type: "radio", name: "kind", value: name, checked: name === kind });
+    input.onchange = () => {
+      kind = name;
+      drawZones();
+    };
+    return make("label", {}, input, what.name);
+  }));
+}
+
+function drawZones() {
+  given = {};
+  $("kind-hint").textContent = KINDS[kind].hint;
+  $("for-classes").hidden = $("for-values").hidden = kind !== "labels";
+  $("classes").required = kind === "labels";
+  $("zones").replaceChildren(...Object.entries(KINDS[kind].zones).map(([role, [title, hint]]) => {
+    const count = make("p", { textContent: hint });
+    const add = files => {
+      given[role] = [...(role === "style" ? [] : given[role] ?? []), ...files].slice(role === "style" ? -1 : 0);
+      const size = given[role].reduce((sum, [, file]) => sum + file.size, 0);
+      count.textContent = `${given[role].length} ${given[role].length === 1 ? "file" : "files"}, ${bytes(size)}`;
+    };
+    const choose = (text, options) => {
+      const input = make("input", { type: "file", ...options });
+      input.onchange = () => {
+        add(wanted([...input.files].map(file => [file.webkitRelativePath.split("/").slice(1).join("/") || file.name, file])));
+        input.value = "";
+      };
+      const button = make("label", { className: "button" }, text, input);
+      label(input, `${title}: ${text}`);
+      return button;
+    };
+    const many = role !== "style";
+    const zone = make("div", { className: "zone" }, make("strong", { textContent: title }), count, make("div", { className: "row" },
+      choose(many ? "Files or a zip" : "Image", { multiple: many, accept: many ? "image/*,.tif,.tiff,.zip" : "image/*,.tif,.tiff" }),
+      ...(many ? [choose("A folder", { webkitdirectory: true })] : [])));
+    label(zone, title).setAttribute("role", "group");
+    dropsOn(zone, zone, async data => {
+      const entries = [...data.items].map(item => item.webkitGetAsEntry?.()).filter(Boolean);
+      add(wanted((await Promise.all(entries.map(entry => inside(entry, entry.isDirectory)))).flat()));
+    });
+    return zone;
+  }));
+}
+
+const wanted = files => files.filter(([path]) => (ENDINGS.test(path) || /\.zip$/i.test(path)) && !/(^|\/)(\.|__MACOSX)/.test(path));
+
+async function inside(entry, top) {  // files of a dropped folder, by their paths below it
+  if (entry.isFile) return new Promise((resolve, reject) => entry.file(file => resolve([[entry.name, file]]), reject));
+  const reader = entry.createReader(), found = [];
+  for (let more; (more = await new Promise((resolve, reject) => reader.readEntries(resolve, reject))).length;) found.push(...more);
+  const files = (await Promise.all(found.map(one => inside(one, false)))).flat();
+  return files.map(([path, file]) => [top ? path : `${entry.name}/${path}`, file]);
+}
+
+const list = text => text.split(",").map(part => part.trim()).filter(Boolean);
+const post = (path, body) => ask(path, { method: "POST", ...(body && { body: JSON.stringify(body), headers: { "content-type": "application/json" } }) });
+
+$("lesson").onsubmit = async event => {
+  event.preventDefault();
+  show($("teach-error"), null);
+  $("start").disabled = true;
+  const files = Object.keys(KINDS[kind].zones).flatMap(role => (given[role] ?? []).map(([path, file]) => [role, path, file]));
+  try {
+    if (!files.length) throw new Refused("Add images first.");
+    await post("/teach", {
+      name: $("name").value, kind, steps: Number($("steps").value), ...(kind === "labels" && { classes: list($("classes").value), values: list($("values").value).map(Number) }),
+    });
+    try {
+      let done = 0;
+      for (const [role, path, file] of files) {
+        $("teach-status").textContent = `Sends ${++done} of ${files.length} files …`;
+        if (/\.zip$/i.test(path)) await ask(`/teach/zip?role=${role}`, { method: "POST", body: file });
+        else await ask(`/teach/files/${role}/${path.split("/").map(encodeURIComponent).join("/")}`, { method: "PUT", body: file });
+      }
+      await post("/teach/start");
+    } catch (error) {
+      await ask("/teach", { method: "DELETE" });
+      throw error;
+    }
+    await poll();
+  } catch (error) {
+    show($("teach-error"), error);
+  }
+  $("teach-status").textContent = "";
+  $("start").disabled = false;
+};
+
+async function poll() {
+  clearTimeout(polling);
+  const before = lesson?.state;
+  let said;
+  try {
+    said = await (await ask("/teach")).json();
+  } catch (error) {
+    return show($("running-message"), error);
+  }
+  lesson = said.lesson;
+  $("steps").max = said.limits.steps;
+  drawLesson();
+  if (lesson?.state === "done" && before === "running") await load();
+  if (lesson?.state === "running") polling = setTimeout(poll, 1000);
+}
+
+function drawLesson() {
+  const shown = lesson && lesson.state !== "receiving";
+  $("lesson").hidden = Boolean(shown);
+  $("running").hidden = !shown;
+  if (!shown) return;
+  const { name, state, step, steps, loss, left } = lesson;
+  $("running-name").textContent = { running: `Learns ${name}`, stopped: `${name} is stopped`, failed: `${name} could not be learned`, done: `${name} is learned` }[state];
+  Object.assign($("running-progress"), { max: steps, value: state === "done" ? steps : step });
+  const facts = { step: `${state === "done" ? steps : step} of ${steps}`, loss: loss.length ? number(loss.at(-1)[1]) : "–", "time left": state !== "running" ? "–"
+    : left == null ? "starts …" : step >= steps ? "measures …" : seconds(left), "time so far": seconds(lesson.seconds) };
+  $("running-facts").replaceChildren(...Object.entries(facts).map(([term, value]) => make("div", {}, make("dt", { textContent: term }), make("dd", { textContent: value }))));
+  drawCurve(loss, steps);
+  $("preview").hidden = !lesson.preview;
+  const source = `${API}/teach/preview?of=${lesson.preview}`;
+  if (lesson.preview && !$("preview").firstChild.src.endsWith(source)) $("preview").firstChild.src = source;
+  $("stop").hidden = state !== "running";
+  $("go-on").hidden = state !== "stopped" && state !== "failed";
+  $("use").hidden = $("task-file").hidden = state !== "done";
+  $("discard").textContent = state === "done" ? "Teach another" : "Discard";
+  show($("running-message"), lesson.message ? new Refused(sentence(lesson.message)) : null);
+}
+
+function drawCurve(rows, steps) {
+  $("curve").hidden = rows.length < 2;
+  if (rows.length < 2) return;
+  const values = rows.map(([, loss]) => loss), low = Math.min(...values), high = Math.max(...values);
+  const points = rows.map(([step, loss]) => `${(600 * step / steps).toFixed(1)},${(150 - 140 * (loss - low) / (high - low || 1)).toFixed(1)}`);
+  $("curve").querySelector("polyline").setAttribute("points", points.join(" "));
+  $("curve").querySelector("figcaption").textContent = `Loss by step: from ${number(values[0])} to ${number(values.at(-1))}`;
+}
+
+async function order(path, options) {
+  try {
+    await ask(path, options);
+    await poll();
+  } catch (error) {
+    show($("running-message"), error);
+  }
+}
+$("stop").onclick = () => order("/teach/stop", { method: "POST" });
+$("go-on").onclick = () => order("/teach/start", { method: "POST" });
+$("discard").onclick = () => order("/teach", { method: "DELETE" });
+$("use").onclick = async () => {
+  const name = lesson.name;
+  await load(name);
+  open($("tab-images"));
+  if (image) choose(name);
+};
+
 // ---------------------------------------------------------------- tabs
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
@@ -372,6 +548,7 @@ function open(tab) {
     $(one.getAttribute("aria-controls")).hidden = !selected;
   }
   if (tab.id === "tab-masks") drawMasks();
+  if (tab.id === "tab-teach") poll();
 }
 for (const tab of tabs) {
   tab.onclick = () => open(tab);
@@ -388,6 +565,8 @@ for (const tab of tabs) {
 try {
   await load();
   drawSamples();
+  drawKinds();
+  drawZones();
   $("status").textContent = "Choose an image, and every task runs on it.";
 } catch (error) {
   show($("error"), error);
