@@ -12,6 +12,7 @@ from PIL import Image
 from starlette.datastructures import UploadFile
 
 from img2img.data.images.decode import to_rgb
+from img2img.data.images.exif import orientation_of, turn
 from img2img.inference import TaskInfo
 from img2img.tasks.segmentation import palette
 from img2img.version import __version__
@@ -167,7 +168,9 @@ async def _read(request: Request, field: str) -> bytes:
 
 
 def _preview(blob: bytes, limits: Limits) -> bytes:
-    return png(Image.fromarray(to_rgb(decode(open_upload(blob, limits)), "the image")))
+    image = open_upload(blob, limits)
+    orientation = orientation_of(image)
+    return png(turn(Image.fromarray(to_rgb(decode(image), "the image")), orientation))
 
 
 def _colours(info: TaskInfo) -> list[list[int]]:

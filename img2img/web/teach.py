@@ -96,8 +96,6 @@ class Teacher:
                 check_task_name(name)
             except InputError as error:
                 raise RefusedError(422, str(error)) from error
-            if not name[0].isalnum():
-                raise RefusedError(422, f"task name {name!r}: expected a letter or digit at its start")
             if name in self._service.tasks or (self._folder / name).exists():
                 raise RefusedError(409, f"there is a task {name!r} already: choose another name")
             if not 1 <= steps <= self.options.steps:
@@ -198,7 +196,7 @@ class Teacher:
                 "seconds": seconds,
                 "left": self._left(step, lesson),
                 "counts": self._files.counts if self._files else {},
-                "bytes": self._files.bytes if self._files else 0,
+                "bytes": self._files.size if self._files else 0,
                 "preview": preview.stat().st_mtime_ns if preview.is_file() else None,
             }
             return {"lesson": said, "limits": bounds}

@@ -55,8 +55,8 @@ class TeachFiles:
         return {role: sum(path.is_relative_to(self.folder / role) for path in list(self._sizes)) for role in ROLES[self._kind]}
 
     @property
-    def bytes(self) -> int:
-        """Of all images."""
+    def size(self) -> int:
+        """Bytes of all images."""
         return sum(list(self._sizes.values()))
 
     def add(self, role: str, name: str, blob: bytes) -> None:
@@ -147,7 +147,7 @@ class TeachFiles:
         options, known = self._options, self._sizes.get(path)
         if known is None and len(self._sizes) >= options.files:
             raise RefusedError(413, f"too many files: expected {options.files:,} at most; leave some out")
-        if self.bytes - (known or 0) + size > options.upload_bytes:
+        if self.size - (known or 0) + size > options.upload_bytes:
             raise RefusedError(413, f"too many bytes: expected {options.upload_bytes:,} for all images; leave some out")
 
 
@@ -162,7 +162,8 @@ def _is_name(part: str) -> bool:
 
 def _is_hidden(name: str) -> bool:
     """Whether a system made it for itself."""
-    return any((part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return any((part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in parts)
 
 
 def _check_list(file: int, size: int, files: int) -> None:

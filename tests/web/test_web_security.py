@@ -27,9 +27,7 @@ def paths(bundle: Path) -> list[str]:
 
 def test_no_file_of_the_machine_is_served(http: httpx.Client, bundle: Path) -> None:
     prefixes = ("/", "/static/", "/api/v1/samples/", "/api/v1/masks/", "/style.css/", "/file=")
-    for target in (prefix + name for prefix in prefixes for name in paths(bundle)):
-        if target.strip("/.~") == "":
-            continue
+    for target in (prefix + name for prefix in prefixes for name in paths(bundle) if name.strip("./")):
         answer = http.get(quote(target, safe="/%"))
         assert answer.status_code in (403, 404), (target[:80], answer.status_code)
         assert len(answer.content) < 6000

@@ -66,7 +66,7 @@ def test_folders_say_what_is_what(files: TeachFiles, tmp_path: Path) -> None:
     assert held(files.folder) == ["inputs/1.png", "inputs/2.png", "targets/2.png", "targets/deep/1.png"]
     assert files.counts == {"inputs": 2, "targets": 2}
     again = TeachFiles(files.folder, "pairs", TeachOptions())
-    assert (again.counts, again.bytes) == (files.counts, 4 * len(image))
+    assert (again.counts, again.size) == (files.counts, 4 * len(image))
 
 
 def test_folders_around_the_images_do_not_count(files: TeachFiles, tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_a_training_ends_with_its_time(room: Class) -> None:
     [
         ({"name": "colour"}, 409, "already"),
         ({"name": "../x"}, 422, "use letters"),
-        ({"name": "--help"}, 422, "letter or digit at its start"),
+        ({"name": "--help"}, 422, "task name '--help'"),
         ({"name": "a" * 61}, 422, "name"),
         ({"kind": "code"}, 422, "kind"),
         ({"steps": 1001}, 422, "1 to 1,000"),

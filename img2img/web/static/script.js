@@ -147,6 +147,7 @@ async function take(blob, name) {
   if (image) for (const one of [image, ...image.results.values()]) URL.revokeObjectURL(one.url);
   image = { blob, name, url, results: new Map() };
   $("before").src = url;
+  await $("before").decode();
   $("before").alt = `Input: ${name}`;
   drawTasks();
   draw();
@@ -275,6 +276,11 @@ function draw() {
   else {
     const url = result?.url ?? image.url;
     if ($("after").src !== url) $("after").src = url;
+    const { naturalWidth: width, naturalHeight: height } = $("before");
+    if (height) {  // small images are enlarged, but no more than four times
+      $("compare").style.setProperty("--ratio", width / height);
+      $("compare").style.setProperty("--most", `${Math.max(4 * width, 200)}px`);
+    }
     $("after").alt = result?.url ? `Result of ${chosen}` : `Input: ${image.name}`;
   }
   const classes = result?.url && info(chosen).colours.length ? info(chosen) : null;
