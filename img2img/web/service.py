@@ -95,7 +95,7 @@ class Service:
                     f"memory_bytes={limits.memory_bytes:,}: {task} needs {least:,} for {limits.concurrency} images of 64 x 64 "
                     "at once: allow more memory, or fewer at once"
                 )
-        self.tasks, self.pixels, self._figures = tasks, found, None
+        self.pixels, self.tasks, self._figures = found, tasks, None
 
     def mask_figures(self) -> dict[str, tuple[str, bytes]]:
         """As of the module of that name, drawn once for the tasks that there are."""

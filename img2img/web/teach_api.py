@@ -2,7 +2,6 @@
 
 import asyncio
 import tempfile
-from pathlib import Path
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -63,13 +62,12 @@ def teach_routes(teacher: Teacher) -> APIRouter:
             return await _add_zip(request, role, files)
 
     async def _add_zip(request: Request, role: str, files: TeachFiles) -> dict[str, Any]:
-        with tempfile.NamedTemporaryFile(suffix=".zip") as kept:
+        with tempfile.TemporaryFile() as kept:
             async for chunk in request.stream():
                 await anyio.to_thread.run_sync(kept.write, chunk, limiter=uploads)
-            kept.flush()
-            most, path = teacher.image_bytes, Path(kept.name)
+            most = teacher.image_bytes
             others = await anyio.to_thread.run_sync(
-                lambda: with_refusals(lambda: files.add_zip(role, path, most=most)), limiter=uploads
+                lambda: with_refusals(lambda: files.add_zip(role, kept, most=most)), limiter=uploads
             )
         return {"counts": files.counts, "others": others}
 

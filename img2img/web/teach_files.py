@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from img2img.data.images.listing import EXTENSIONS
 from img2img.web.image_decode import open_upload
@@ -30,8 +30,6 @@ FORMATS = EXTENSIONS & {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp
 MAX_DEPTH, MAX_NAME = 8, 120
 LIST_BYTES = 16_000_000
 """Of a zip's list of files."""
-
-_CHUNK = 1 << 20
 
 
 class TeachFiles:
@@ -80,14 +78,13 @@ class TeachFiles:
             path.write_bytes(blob)
             self._sizes[path] = len(blob)
 
-    def add_zip(self, role: str, archive: Path, *, most: int) -> int:
+    def add_zip(self, role: str, archive: BinaryIO, *, most: int) -> int:
         """Keep the images of a zip, of no more than `most` bytes each; how many other files it had.
 
         Raises:
             RefusedError: no zip, too much in it, a name that leads elsewhere, or one of the images is refused.
         """
-        with open(archive, "rb") as file:
-            _check_list(file.fileno(), archive.stat().st_size, self._options.files)
+        _check_list(archive, self._options.files)
         others = 0
         try:
             with zipfile.ZipFile(archive) as opened:
@@ -166,9 +163,11 @@ def _is_hidden(name: str) -> bool:
     return any((part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in parts)
 
 
-def _check_list(file: int, size: int, files: int) -> None:
+def _check_list(file: BinaryIO, files: int) -> None:
     """Refuse a zip whose list of files is longer than bounds, before `zipfile` reads the list into memory."""
-    tail = os.pread(file, 65_557, max(0, size - 65_557))
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 65_557))
+    tail = file.read()
     at = tail.rfind(b"PK\5\6")
     if at < 0 or len(tail) - at < 22:
         raise RefusedError(415, "these bytes are no zip, or not all of one: expected a zip of images")

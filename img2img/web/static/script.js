@@ -127,6 +127,7 @@ async function take(blob, name) {
   running?.abort();
   const mine = ++generation;
   show($("error"), null);
+  $("status").textContent = "";
   for (const button of $("samples").children) button.setAttribute("aria-pressed", "false");
   if (blob.size > service.limits.upload_bytes) {
     return show($("error"), new Refused(`${name} has ${bytes(blob.size)}: expected ${bytes(service.limits.upload_bytes)} at most. Make it smaller.`));
