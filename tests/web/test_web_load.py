@@ -221,6 +221,7 @@ def test_what_is_in_finishes_and_the_new_is_told(bundle: Path, tmp_path: Path, r
     assert list(service.temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_does_not_finish_in_time_is_told_and_the_service_ends(bundle: Path, tmp_path: Path) -> None:
     service = start(bundle, tmp_path / "talk.txt", concurrency=1, grace_seconds=2)
     image = Image.new("RGB", (2200, 2200))

@@ -250,24 +250,24 @@ def test_the_masks(visit: Callable[..., User], url: str) -> None:
 # ---------------------------------------------------------------------- what it does not take
 
 
-def test_errors_in_plain_words_and_the_page_goes_on(visit: Callable[..., User], url: str, reference: Any) -> None:
-    user = visit(url)
-    page = user.page
-    half = encoded(photo(300, 300))[:5000]
+def test_errors_in_plain_words_and_the_page_goes_on(visit: Callable[..., User], merged: Any, reference: Any) -> None:
     broken = {
         "text.png": (b"not an image", "These 12 bytes are no image that can be read"),
-        "half.png": (half, "the image is damaged"),
-        "wide.png": (encoded(Image.new("1", (6000, 5000))), "expected 24,000,000 at most"),
-        "long.png": (encoded(photo()) + bytes(21_000_000), "long.png has 21.0 MB: expected 20.0 MB at most"),
+        "half.png": (encoded(photo(300, 300))[:5000], "the image is damaged"),
+        "wide.png": (encoded(Image.new("1", (400, 300))), "expected 100,000 at most"),
+        "long.png": (encoded(photo()) + bytes(200_000), "long.png has 204 kB: expected 150 kB at most"),
     }
-    for name, (blob, said) in broken.items():
-        user.choose(name, blob)
-        expect(page.get_by_role("alert").filter(has_text=said)).to_be_visible(timeout=60_000)
-    user.choose("whole.png", encoded(photo()))
-    user.done("all tasks")
-    expect(page.locator("#error")).to_be_hidden()
-    user.task("colour")
-    assert user.shows("#after", reference.run("colour", photo()))
+    with serving(merged, pixels=100_000, upload_bytes=150_000) as url:
+        user = visit(url)
+        page = user.page
+        for name, (blob, said) in broken.items():
+            user.choose(name, blob)
+            expect(page.get_by_role("alert").filter(has_text=said)).to_be_visible(timeout=60_000)
+        user.choose("whole.png", encoded(photo()))
+        user.done("all tasks")
+        expect(page.locator("#error")).to_be_hidden()
+        user.task("colour")
+        assert user.shows("#after", reference.run("colour", photo()))
 
 
 def test_cancel_and_a_service_that_has_gone(visit: Callable[..., User], reference: Any) -> None:
