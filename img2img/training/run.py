@@ -31,18 +31,9 @@ Report = Callable[[Path], Path]
 
 
 FOLDERS = (
-    "bundle",
-    "bundle/tasks",
-    "strategy",
-    "checkpoints",
-    "data",
-    "metrics",
-    "output_check",
-    "images",
-    "outputs",
-    "previews",
+    "bundle", "bundle/tasks", "strategy", "checkpoints", "data", "metrics", "output_check", "images", "outputs", "previews",
     "config",
-)
+)  # fmt: skip
 """Of a run's folder: those that are written to."""
 
 
