@@ -73,7 +73,7 @@ def test_a_client_that_stalls_is_let_go(quick: None, local: Callable[..., str], 
 
 def test_an_answer_that_is_not_taken_is_given_up(local: Callable[..., str], reference: Any) -> None:
     url = local(reference, upload_seconds=1)
-    ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    ask = b"GET /api/v1/samples/coffee HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect(address(url))

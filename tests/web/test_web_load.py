@@ -201,6 +201,7 @@ def test_the_log_says_how_much_it_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 # ---------------------------------------------------------------------- the end
 
 
+@pytest.mark.slow
 def test_what_is_in_finishes_and_the_new_is_told(bundle: Path, tmp_path: Path, reference: Any) -> None:
     service = start(bundle, tmp_path / "talk.txt", concurrency=1, grace_seconds=60)
     image = photo(600, 600)
