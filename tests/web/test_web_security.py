@@ -48,7 +48,7 @@ def test_no_file_of_the_machine_is_served(http: httpx.Client, bundle: Path) -> N
 def test_the_page_is_three_files_that_load_nothing_else(http: httpx.Client, bundle: Path) -> None:
     """No other host, no inline script or style, nothing that makes HTML of a text; and the files are the same for everybody."""
     static = ROOT / "img2img" / "web" / "static"
-    for path, name in (("/", "index.html"), ("/style.css", "style.css"), ("/script.js", "script.js"), ("/icon.svg", "icon.svg")):
+    for path, name in (("/", "index.html"), ("/style.css", "style.css"), ("/script.js", "script.js")):
         answer = http.get(path)
         assert answer.content == (static / name).read_bytes()
         assert http.get(path, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
