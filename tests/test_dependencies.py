@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 UNPINNED = {"torch", "torchvision", "setuptools", "img2img"}
 """Machines with a GPU need another torch, and torch brings its own setuptools."""
 INTERNALS = {
-    "segmentation-models-pytorch", "timm", "huggingface-hub", "lightning-fabric", "gradio", "uvicorn", "hydra-core",
+    "segmentation-models-pytorch", "timm", "huggingface-hub", "lightning-fabric", "uvicorn", "hydra-core",
     "constriction",
 }  # fmt: skip
 """Of these more is used than their documented interface, or their minor versions may break it."""

@@ -97,6 +97,8 @@ def test_the_package_and_its_command_are_the_wheels(installed: Path, answers: di
     assert answers["files"] == [str(installed / "img2img" / "__init__.py"), str(installed / "img2img" / "configs")]
     (entry,) = installed.glob("*.dist-info/entry_points.txt")
     assert "img2img = img2img.cli:main" in entry.read_text(encoding="utf-8")
+    served = installed / "img2img" / "web" / "static"
+    assert {path.name for path in served.iterdir()} == {"index.html", "style.css", "script.js"}
 
 
 def test_a_task_is_trained_and_run_away_from_the_checkout(place: Path, answers: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ Match = Annotated[
     str | None,
     typer.Option(metavar="HOW", help="Other names: {id}_training,{id}_manual1 for 21_training.tif and 21_manual1.gif; or order."),
 ]
-Style = Annotated[Path | None, typer.Option(metavar="IMAGE", help="A style image; with --images.")]
+Style = Annotated[Path | None, typer.Option(metavar="IMAGE", help="A style image; alone it is learned on sample photos.")]
 Perceptual = Annotated[str, typer.Option(metavar="NAME", help="Of configs/perceptual: what judges a style.")]
 Config = Annotated[Path | None, typer.Option(metavar="YAML", help="`task` and `data` as in an experiment's config.")]
 Kind = Annotated[str | None, typer.Option(metavar="KIND", help="The kind of task for --images alone.")]
@@ -68,10 +68,10 @@ def add_task(
     """Teach a bundle a new task from images of your own; its other tasks stay as they are, bit for bit.
 
     What is learned depends on what is given: --pairs, or --inputs and --targets, a translation from one to the other; --images,
-    --labels and --classes a segmentation; --images and --style that style; --images alone colourisation, or what --kind says
-    (denoising, edges, classification by subfolders). Where labels or targets have other names than images or inputs, say how
-    with --suffix or --match; where labels hold other values than 0, 1, 2, ..., with --values. The run's folder has a report,
-    and the same command goes on after an interruption.
+    --labels and --classes a segmentation; --style that style, on --images or else on sample photos; --images alone
+    colourisation, or what --kind says (denoising, edges, classification by subfolders). Where labels or targets have other names
+    than images or inputs, say how with --suffix or --match; where labels hold other values than 0, 1, 2, ..., with --values. The
+    run's folder has a report, and the same command goes on after an interruption.
 
     Examples:
 
@@ -129,9 +129,9 @@ def _described(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, Any
         case ["classes", "images", "labels"]:
             folders = {"images": paths["images"], "labels": paths["labels"]}
             return {"kind": "segmentation"}, {"kind": "image_label_folder", **folders, "classes": _names(paths["classes"])}
-        case ["images", "style"]:
+        case ["images", "style"] | ["style"]:
             task = {"kind": "style", "picture": paths["style"], "network": _perceptual(perceptual)}
-            return task, {"kind": "image_folder", "root": paths["images"]}
+            return task, {"kind": "image_folder", "root": paths["images"]} if "images" in paths else {"kind": "samples"}
         case ["images"] | ["images", "kind"]:
             kind = paths.get("kind", "colourisation")
             task = {"kind": kind, "drawing": "sobel"} if kind == "edges" else {"kind": kind}
@@ -139,8 +139,8 @@ def _described(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, Any
             return task, {"kind": folder, "root": paths["images"]}
     shown = ", ".join(f"--{key}" for key in paths) or "nothing"
     raise InputError(
-        f"got {shown}: expected --pairs; --inputs and --targets; --images, --labels and --classes; --images and --style; "
-        "--images, perhaps with --kind; or --config"
+        f"got {shown}: expected --pairs; --inputs and --targets; --images, --labels and --classes; "
+        "--style, perhaps with --images; --images, perhaps with --kind; or --config"
     )
 
 

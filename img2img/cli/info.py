@@ -14,7 +14,7 @@ from img2img.version import __version__
 
 PACKAGES = (
     "torch", "torchvision", "segmentation-models-pytorch", "timm", "kornia", "albumentations", "lightning-fabric", "hydra-core",
-    "gradio", "onnx", "onnxruntime", "huggingface_hub",
+    "fastapi", "onnx", "onnxruntime", "huggingface_hub",
 )  # fmt: skip
 
 

@@ -26,6 +26,9 @@ def serve(
     concurrency: Annotated[int, typer.Option(min=1, help="Images that run at once.")] = 2,
     queue: Annotated[int, typer.Option(min=1, help="Requests that wait; more are refused.")] = 16,
     grace: Annotated[float, typer.Option(help="Seconds that a stopped service takes to finish what it runs.")] = 9,
+    teach: Annotated[
+        bool, typer.Option("--teach", help="Let the page train further tasks, on this machine alone; runs/teach has their files.")
+    ] = False,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Serve a bundle until Ctrl-C: a page to try its tasks, and an HTTP API at /api/v1.
@@ -34,7 +37,7 @@ def serve(
 
     Example: img2img serve runs/demo --open
     """
-    from img2img.web import Limits
+    from img2img.web import Limits, TeachOptions
     from img2img.web import serve as serve_bundle
 
     limits = Limits(
@@ -42,5 +45,6 @@ def serve(
         concurrency=concurrency, queue=queue, run_seconds=max_seconds, grace_seconds=grace,
     )  # fmt: skip
     serve_bundle(
-        bundle, host=host, port=port, names=name or (), device=device, precision=precision, limits=limits, open_browser=open_
-    )
+        bundle, host=host, port=port, names=name or (), device=device, precision=precision, limits=limits,
+        teach=TeachOptions() if teach else None, open_browser=open_,
+    )  # fmt: skip

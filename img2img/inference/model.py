@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from img2img import validation
-from img2img.bundle import bundle_folder, load_bundle, task_path
+from img2img.bundle import bundle_folder, load_bases, load_bundle, load_tasks, read_bundle, task_path
 from img2img.data.images.bit_depth import check_white
 from img2img.data.images.listing import list_images
 from img2img.errors import InputError, memory_explained
@@ -104,6 +104,26 @@ class Model:
         if not isinstance(name, str) or name not in self._tasks:
             raise InputError(f"no task {name!r} in this bundle; it has {', '.join(self._tasks) or 'none'}")
         return self._tasks[name]
+
+    def load_new_tasks(self) -> list[str]:
+        """Load the tasks that came into the bundle since it was opened; the others go on as they are. Their names.
+
+        Raises:
+            InputError: see `bundle.load_tasks`. The model is as it was.
+        """
+        description = read_bundle(self.folder)
+        names = [name for name in description["tasks"] if name not in self._tasks]
+        load_bases(self.folder, description["bases"], self.network)
+        try:
+            load_tasks(self.folder, names, self.network, self.backbone)
+        except BaseException:
+            for name in set(names) & set(self.network.tasks()):
+                self.network.delete_task(name)
+            raise
+        for name in names:
+            self.network.state(name).eval()
+        self._tasks = self._tasks | {name: stored_task(self.network.state(name).info) for name in names}
+        return names
 
     # ------------------------------------------------------------------ running
 

@@ -1,12 +1,17 @@
 """A task's training log: rows as CSV, scalars for TensorBoard."""
 
 import csv
+import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from img2img.files.atomic import write_atomic
+
+WRITE_EVERY = 2.0
+"""Seconds after which a new row is written, so that a training can be watched; checkpoints write all rows."""
 
 
 class TrainingLog:
@@ -26,6 +31,7 @@ class TrainingLog:
         self.rows: list[dict[str, Any]] = []
         self.tables: dict[str, list[dict[str, Any]]] = {}
         self._writer: Any = None
+        self._written = -math.inf
 
     def start(self, rows: Sequence[dict[str, Any]], tables: Mapping[str, Sequence[dict[str, Any]]]) -> None:
         """Begin, or go on after these rows; later events of an interrupted run are hidden."""
@@ -44,6 +50,8 @@ class TrainingLog:
         for name, value in row.items():
             if name != "step" and value is not None:
                 self.add_scalar(name, value, row["step"])
+        if time.monotonic() - self._written > WRITE_EVERY:
+            self.write()
 
     def add_rows(self, table: str, rows: Sequence[dict[str, Any]]) -> None:
         """Add rows to a table beside the log's own."""
@@ -56,6 +64,7 @@ class TrainingLog:
 
     def write(self) -> None:
         """Bring the CSVs up to date."""
+        self._written = time.monotonic()
         if not self._writes:
             return
         _write_csv(self._folder / f"{self._name}.csv", self.rows)

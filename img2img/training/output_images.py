@@ -1,4 +1,4 @@
-"""Small images of what a method makes of a few test images, to be set side by side with other methods'."""
+"""Small images of what a method makes of a few images: side by side with other methods', and in the middle of a training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from img2img.data.base import Batch
 from img2img.data.split import limit
 from img2img.errors import InputError
 from img2img.files.atomic import write_atomic
 from img2img.tasks.base import pixels
+from img2img.training.callback import Callback
+from img2img.training.log import TrainingLog
 
 SIDE = 160
 """The longer side of a tile, in pixels: larger images are made smaller, far smaller ones larger by a whole factor."""
@@ -50,6 +52,35 @@ def save_outputs(runner: Any, folder: Path, count: int = 3) -> list[Path]:
     return paths
 
 
+class Preview(Callback):
+    """Writes what a training makes of a few validation images, after each validation: rows of inputs, outputs and targets.
+
+    Args:
+        path: of the JPEG.
+        module: that is trained.
+        task_data: whose images they are.
+        evaluator: runs it.
+        count: how many images.
+    """
+
+    def __init__(self, path: Path, module: nn.Module, task_data: Any, evaluator: Any, count: int) -> None:
+        self._path, self._module, self._task, self._evaluator = path, module, task_data.task, evaluator
+        self._shown = limit(task_data.parts.val, count)
+
+    def after_validation(self, step: int, log: TrainingLog) -> None:
+        """Write the images."""
+        self._module.eval()
+        rows: list[list[Image.Image]] = [[], [], []]
+        for i in range(len(self._shown)):
+            example = self._task.example(Batch.stack([self._shown[i]]).to(self._evaluator.device))
+            prediction = self._evaluator.predict(self._module, self._task, example.input)
+            made = (example.input, self._task.to_image(prediction, example.input), self._task.reference(example))
+            for row, image in zip(rows, made, strict=True):
+                row.append(_image(image))
+        self._module.train()
+        save_strip(self._path, [image for row in rows for image in row], _tile_size(rows[0]), columns=len(self._shown))
+
+
 def _image(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels(image[0].detach().clamp(0, 1)))
 
@@ -66,17 +97,19 @@ def _scaled(size: tuple[int, int], room: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def save_strip(path: Path, images: Sequence[Image.Image], size: tuple[int, int]) -> Path:
+def save_strip(path: Path, images: Sequence[Image.Image], size: tuple[int, int], columns: int | None = None) -> Path:
     """Write images side by side as JPEG, each in the middle of a white tile of `size` (width, height).
 
-    The number of tiles is in the file's comment, so that they can be told apart again.
+    The number of tiles is in the file's comment, so that they can be told apart again. With `columns`, they are in rows.
     """
-    strip = Image.new("RGB", (size[0] * len(images), size[1]), "white")
+    columns = columns or len(images)
+    strip = Image.new("RGB", (size[0] * columns, size[1] * -(-len(images) // columns)), "white")
     for i, image in enumerate(images):
         width, height = _scaled(image.size, size)
         enlarged = width >= image.width
         fitted = image.resize((width, height), Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
-        strip.paste(fitted, (i * size[0] + (size[0] - width) // 2, (size[1] - height) // 2))
+        left, top = i % columns * size[0], i // columns * size[1]
+        strip.paste(fitted, (left + (size[0] - width) // 2, top + (size[1] - height) // 2))
     comment = _TILES + str(len(images)).encode()
     return write_atomic(path, lambda p: strip.save(p, format="JPEG", quality=QUALITY, comment=comment))
 

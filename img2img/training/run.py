@@ -30,7 +30,10 @@ Report = Callable[[Path], Path]
 """`report(run folder)`: writes the page of a finished run and returns its path."""
 
 
-FOLDERS = ("bundle", "bundle/tasks", "strategy", "checkpoints", "data", "metrics", "output_check", "images", "outputs", "config")
+FOLDERS = (
+    "bundle", "bundle/tasks", "strategy", "checkpoints", "data", "metrics", "output_check", "images", "outputs", "previews",
+    "config",
+)  # fmt: skip
 """Of a run's folder: those that are written to."""
 
 

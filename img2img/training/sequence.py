@@ -24,6 +24,7 @@ from img2img.training.environment import environment
 from img2img.training.log import TrainingLog
 from img2img.training.loop import Fitted, Progress, fit
 from img2img.training.output_check import OutputCheck
+from img2img.training.output_images import Preview
 from img2img.training.progress import read_progress, write_progress
 from img2img.training.record import Records
 from img2img.training.results import ComparisonRecord, Outcome, TaskRecord
@@ -320,6 +321,10 @@ class SequenceRunner:
         """Do one training of a task."""
         task_data, experiment = self.task_data[name], self.experiment
         options = phase.options or task_data.options
+        callbacks = list(phase.callbacks)
+        if experiment.evaluation.previews and self.processes.is_rank_zero:
+            path = self.folder / "previews" / f"{what}.jpg"
+            callbacks.append(Preview(path, phase.module, task_data, self.evaluator, experiment.evaluation.previews))
         if options.workers:
             task_data.parts.train.preload()  # before the worker processes fork, so that they share it
         with lost_batches_explained(), TrainingLog(self.folder, what, writes=self.processes.is_rank_zero) as log:
@@ -336,7 +341,7 @@ class SequenceRunner:
                 extra=phase.extra,
                 head=phase.head,
                 groups=phase.groups,
-                callbacks=phase.callbacks,
+                callbacks=callbacks,
                 progress=None if self._progress_for is None else self._progress_for(what, options.steps),
                 channels_last=experiment.device.channels_last,
             )

@@ -9,11 +9,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
+from starlette.datastructures import UploadFile
 
+from img2img.data.images.decode import to_rgb
+from img2img.data.images.exif import orientation_of, turn
+from img2img.inference import TaskInfo
+from img2img.tasks.segmentation import palette
 from img2img.version import __version__
-from img2img.web.limits import RefusedError
+from img2img.web.image_decode import decode, open_upload
+from img2img.web.limits import Limits, RefusedError
+from img2img.web.sample_images import sample_image, sample_names
 from img2img.web.service import Answer, Service
-from img2img.web.uploads import read_upload
 
 PREFIX = "/api/v1"
 
@@ -35,12 +41,15 @@ _ERROR = {
 }
 _ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((403, 404, 408, 413, 415, 422, 500, 503), _ERROR)
 
+_PNG: dict[str, Any] = {"content": {"image/png": {}}}
+_NO_STORE = {"cache-control": "no-store"}
+
 _Side = Annotated[int | None, Query(ge=1, le=65_536, description="shorter side in pixels at which the network sees the image")]
 _Form = Annotated[str | None, Query(description="one of the task's forms, the first by default")]
 
 
-def api_routes(service: Service) -> APIRouter:
-    """`GET health`, `GET tasks`, `POST run/TASK` and `POST run`, under `PREFIX`."""
+def api_routes(service: Service, *, teaches: bool = False) -> APIRouter:
+    """What there is under `PREFIX`: `GET health`, `tasks`, `samples` and `masks`, `POST run/TASK`, `run` and `preview`."""
     router = APIRouter(prefix=PREFIX, responses=_ERRORS)
 
     @router.get("/health")
@@ -54,7 +63,12 @@ def api_routes(service: Service) -> APIRouter:
     async def tasks() -> dict[str, Any]:
         """The tasks in the order in which they were learned, and the limits of the service."""
         return {
-            "tasks": [{**dataclasses.asdict(info), "pixels": service.pixels[name]} for name, info in service.tasks.items()],
+            "tasks": [
+                {**dataclasses.asdict(info), "pixels": service.pixels[name], "colours": _colours(info)}
+                for name, info in service.tasks.items()
+            ],
+            "samples": sample_names(),
+            "teaches": teaches,
             "limits": dataclasses.asdict(service.limits),
         }
 
@@ -83,6 +97,39 @@ def api_routes(service: Service) -> APIRouter:
         answer = await _ask(service, list(service.tasks), request, form=None, side=side)
         return Response(_zipped(answer.results), media_type="application/zip", headers=_timing(answer))
 
+    @router.post("/preview", response_class=Response, responses={200: _PNG}, openapi_extra=_BODY)
+    async def preview(request: Request) -> Response:
+        """The image itself as a PNG: for a browser that cannot show its format, and to learn whether the service takes it."""
+        with service.admitted():
+            blob = await read_upload(request, service.limits, field="image")
+            content = await service.work(lambda: _preview(blob, service.limits), disconnected=request.is_disconnected)
+        return Response(content, media_type="image/png", headers=_NO_STORE)
+
+    @router.get("/samples/{name}", response_class=Response, responses={200: _PNG})
+    async def sample(name: str) -> Response:
+        """An image to try, of those that `GET tasks` lists."""
+        if name not in sample_names():
+            raise RefusedError(404, f"no sample {name[:60]!r} here; there is {', '.join(sample_names()) or 'none'}")
+        with service.admitted():
+            return Response(await service.work(lambda: sample_image(name)), media_type="image/png")
+
+    @router.get("/masks")
+    async def masks() -> dict[str, Any]:
+        """What the figures of the tasks' masks show, by the name under which `GET masks/NAME` has them."""
+        return {"figures": {name: label for name, (label, _) in (await _figures()).items()}}
+
+    @router.get("/masks/{name}", response_class=Response, responses={200: {"content": {"image/svg+xml": {}}}})
+    async def figure(name: str) -> Response:
+        """A figure of the tasks' masks."""
+        found = (await _figures()).get(name)
+        if found is None:
+            raise RefusedError(404, f"no figure {name[:60]!r} here: GET masks lists those that there are")
+        return Response(found[1], media_type="image/svg+xml", headers=_NO_STORE)
+
+    async def _figures() -> dict[str, tuple[str, bytes]]:
+        with service.admitted():
+            return await service.work(service.mask_figures)
+
     @router.api_route("/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
     async def nothing(rest: str) -> Response:
         return JSONResponse({"error": f"nothing at {PREFIX}/{rest}: see docs/guides/serve.md"}, status_code=404)
@@ -96,6 +143,40 @@ async def _ask(service: Service, tasks: list[str], request: Request, *, form: st
     with service.admitted():
         image = await read_upload(request, service.limits, field="image")
         return await service.run(tasks, image, finish=_written, form=form, side=side, disconnected=request.is_disconnected)
+
+
+async def read_upload(request: Request, limits: Limits, *, field: str) -> bytes:
+    """The image's file in a request: its body, or `field` of a form; `SecurityMiddleware` bounds its bytes and its time.
+
+    Raises:
+        RefusedError: 422 for none, 413 for one of too many bytes.
+    """
+    blob = await _read(request, field)
+    if not blob:
+        raise RefusedError(422, f"no image came: send its file as the request's body, or as the field {field!r} of a form")
+    if len(blob) > limits.upload_bytes:
+        raise RefusedError(413, f"too many bytes: expected {limits.upload_bytes:,} at most; send a smaller file")
+    return blob
+
+
+async def _read(request: Request, field: str) -> bytes:
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return await request.body()
+    async with request.form(max_files=1, max_fields=8) as form:
+        found = form.get(field)
+        return await found.read() if isinstance(found, UploadFile) else b""
+
+
+def _preview(blob: bytes, limits: Limits) -> bytes:
+    image = open_upload(blob, limits)
+    orientation = orientation_of(image)
+    return png(turn(Image.fromarray(to_rgb(decode(image), "the image")), orientation))
+
+
+def _colours(info: TaskInfo) -> list[list[int]]:
+    """The colours of a segmentation's classes, as (red, green, blue) in 0..255; none for other tasks."""
+    classes = info.classes if info.kind == "segmentation" else ()
+    return [[int(value) for value in colour] for colour in palette(len(classes)).mul(255).round()[: len(classes)]]
 
 
 def _written(result: Any) -> Any:

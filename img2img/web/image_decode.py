@@ -1,7 +1,6 @@
 """Decoding of uploaded image files: the header is checked before any pixel is decoded."""
 
 from io import BytesIO
-from pathlib import Path
 
 from PIL import Image
 
@@ -12,24 +11,21 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Pillow reads some forty formats, a few of them by way of other programs; these are the ones that cameras and browsers write."""
 
 
-def open_upload(blob: bytes | Path, limits: Limits) -> Image.Image:
+def open_upload(blob: bytes, limits: Limits) -> Image.Image:
     """An uploaded image, its header read and its pixels not yet: `decode` does that.
 
     Raises:
-        RefusedError: 415 for no image, 413 for one of too many pixels, 404 for a file that has gone.
+        RefusedError: 415 for no image, 413 for one of too many pixels.
     """
     try:
-        image = open_header(BytesIO(blob if isinstance(blob, bytes) else blob.read_bytes()), FORMATS)
+        image = open_header(BytesIO(blob), FORMATS)
     except Image.DecompressionBombError as error:
         raise RefusedError(413, f"the image has too many pixels: expected {limits.pixels:,} at most; make it smaller") from error
-    except FileNotFoundError as error:
-        raise RefusedError(404, "the image is not here any more: choose it again") from error
     except MemoryError:
         raise
     except Exception as error:  # a broken header makes Pillow's readers raise almost anything
-        size = len(blob) if isinstance(blob, bytes) else blob.stat().st_size
         raise RefusedError(
-            415, f"these {size:,} bytes are no image that can be read: expected JPEG, PNG, WebP, TIFF, BMP or GIF"
+            415, f"these {len(blob):,} bytes are no image that can be read: expected JPEG, PNG, WebP, TIFF, BMP or GIF"
         ) from error
     if not all(image.size):
         raise RefusedError(415, "the image has no pixels: send another")

@@ -1,7 +1,9 @@
 """What a service takes: bytes, pixels, how many at once; and how it says no."""
 
 import math
+import os
 from dataclasses import dataclass, fields
+from typing import Any
 
 from img2img.errors import InputError
 
@@ -57,15 +59,50 @@ class Limits:
     address_connections: int = 64
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not (isinstance(value, int | float) and math.isfinite(value) and value >= 1):
-                raise InputError(f"{field.name}={value!r}: expected 1 or more, such as {field.default}")
+        _check_positive(self)
 
     @property
     def image_bytes(self) -> int:
         """What one image may take of the memory."""
         return self.memory_bytes // self.concurrency
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachOptions:
+    """Where a training that the page starts has its files, and its bounds; there is one at a time.
+
+    Attributes:
+        folder: for the files that come in and the run, in a folder of the task's name.
+        upload_bytes: of all its files, and of a zip of them.
+        upload_seconds: for a zip to arrive.
+        files: that it may have.
+        pixels: of one of its images.
+        steps: of the training.
+        seconds: it may take, all continuations together.
+        memory_bytes: of the process that trains.
+
+    Raises:
+        InputError: one of them is out of range.
+    """
+
+    folder: str | os.PathLike[str] = "runs/teach"
+    upload_bytes: int = 1_000_000_000
+    upload_seconds: float = 600.0
+    files: int = 5000
+    pixels: int = 24_000_000
+    steps: int = 5000
+    seconds: float = 7200.0
+    memory_bytes: int = 8_000_000_000
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+
+def _check_positive(limits: Any) -> None:
+    for field in fields(limits):
+        value = getattr(limits, field.name)
+        if field.name != "folder" and not (isinstance(value, int | float) and math.isfinite(value) and value >= 1):
+            raise InputError(f"{field.name}={value!r}: expected 1 or more, such as {field.default}")
 
 
 def check_pixels(size: tuple[int, int], side: int | None, limits: Limits) -> None:

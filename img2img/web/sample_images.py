@@ -1,7 +1,8 @@
 """Images to try: photographs that scikit-image ships, and rendered scenes like those that the demo learns."""
 
+import functools
+from importlib.util import find_spec
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +10,6 @@ from PIL import Image
 
 from img2img.data.datasets.sample_photos import style_image
 from img2img.data.synthetic.scenes import Scenes
-from img2img.errors import InputError
-from img2img.web.temporary_images import TemporaryImages
 
 PHOTOS = ("coffee", "astronaut", "chelsea", "rocket")
 """`docs/reference/third_party.md` says whose they are."""
@@ -19,14 +18,15 @@ SHORT_SIDE = 320
 SCENE_SIDE = 256
 
 
-def sample_images(folder: TemporaryImages) -> dict[str, Path]:
-    """The samples as files in `folder`, by name; none where scikit-image is not installed."""
-    try:
-        images = {name: _photo(name) for name in PHOTOS}
-        images |= {name: _png(Scenes(name, "test", count=1, size=SCENE_SIDE)[0].image) for name in SCENES}
-    except InputError:
-        return {}
-    return {name: folder.add(blob, ".png") for name, blob in images.items()}
+def sample_names() -> tuple[str, ...]:
+    """The samples that there are; none where scikit-image is not installed."""
+    return () if find_spec("skimage") is None else (*PHOTOS, *SCENES)
+
+
+@functools.cache
+def sample_image(name: str) -> bytes:
+    """A sample as a PNG, made when it is first asked for; `name` is one of `sample_names`."""
+    return _png(Scenes(name, "test", count=1, size=SCENE_SIDE)[0].image) if name in SCENES else _photo(name)
 
 
 def _photo(name: str) -> bytes:

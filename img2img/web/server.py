@@ -1,39 +1,36 @@
 """The service as a whole: `build_app` puts its parts together, `serve` runs it."""
 
-import asyncio
 import contextlib
 import errno
 import ipaddress
 import os
-import re
 import socket
 import webbrowser
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from img2img.errors import InputError
 from img2img.extras import require
 from img2img.version import __version__
-from img2img.web.limits import Limits, RefusedError
+from img2img.web.limits import Limits, RefusedError, TeachOptions
 from img2img.web.log_rate_limit import rate_limited_logging
-from img2img.web.temporary_images import TemporaryImages, private_folder
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from img2img.inference import Model
 
-CLEAN_EVERY = 60.0
-"""Seconds between two looks for images of the page that have become old."""
-
 LOCAL = ("localhost", "127.0.0.1", "::1")
-SERVICE_PATHS = re.compile(r"/api/v1/|/gradio_api/(upload|upload_progress|file=.*)$")
-"""The paths that the service answers itself; all others are the page's, which Gradio answers."""
 
 
 def build_app(
-    model: "Model", limits: Limits | None = None, *, hosts: Sequence[str] = LOCAL, any_address: bool = False
+    model: "Model",
+    limits: Limits | None = None,
+    *,
+    hosts: Sequence[str] = LOCAL,
+    any_address: bool = False,
+    teach: TeachOptions | None = None,
 ) -> "FastAPI":
     """The page and the API of a model as one application.
 
@@ -42,53 +39,53 @@ def build_app(
         limits: the bounds; the usual ones by default.
         hosts: names under which it may be reached.
         any_address: it may be reached under any IP address too.
+        teach: lets the page train further tasks, for `LOCAL` hosts alone; None for none.
 
     Raises:
-        InputError: a package is not installed, or the model has no tasks.
+        InputError: a package is not installed, the model has no tasks, or others than this machine's users could train.
     """
-    folder = private_folder()  # before Gradio is imported
-    gradio = _gradio()
+    _require_packages()
     from fastapi import FastAPI
 
     from img2img.web.api import PREFIX, api_routes
-    from img2img.web.gradio_allowlist import GradioAllowlist
-    from img2img.web.page import CSS, build_page, page_inputs, theme
+    from img2img.web.page import page_routes
     from img2img.web.security import SecurityMiddleware
     from img2img.web.service import Service
-    from img2img.web.uploads import page_routes
 
     limits = limits or Limits()
     service = Service(model, limits)
+    larger: dict[str, tuple[int, float]] = {}
+    routers = [page_routes()]
+    at_end = contextlib.ExitStack()
+    if teach is not None:
+        from img2img.web.teach import Teacher
+        from img2img.web.teach_api import ZIP_PATH, teach_routes
+
+        if any_address or not set(hosts) <= set(LOCAL):
+            raise InputError(f"teach for {', '.join(hosts)}: expected this machine alone; leave out teach, or the other hosts")
+        teacher = Teacher(service, teach)
+        at_end.callback(teacher.close)
+        larger[f"{PREFIX}{ZIP_PATH}"] = (teach.upload_bytes, teach.upload_seconds)
+        routers.append(teach_routes(teacher))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        cleaning = asyncio.create_task(_clean(folder))
-        yield
-        cleaning.cancel()
+        with at_end:
+            yield
 
     # FastAPI's pages of documentation load scripts from elsewhere.
     about: Any = {"title": "img2img", "version": __version__, "openapi_url": f"{PREFIX}/openapi.json"}
     app = FastAPI(docs_url=None, redoc_url=None, lifespan=lifespan, **about)
     _answer_errors(app)
-    app.include_router(api_routes(service))
-    app.include_router(page_routes(service, folder))
-    page = build_page(service, folder)
-    gradio.mount_gradio_app(
-        app, page, path="/", theme=theme(), css=CSS, footer_links=[], run_history=False, ssr_mode=False, mcp_server=False,
-        pwa=False, show_error=False, max_file_size=limits.upload_bytes, enable_monitoring=False, app_kwargs={"openapi_url": None},
-    )  # fmt: skip
-    # Gradio checks the files that a request names only in pages that it launched itself. `GradioAllowlist` checks them first.
-    page.has_launched = True
-    page.config["version"] = ""
-    folder.keep_all()
-    # The last one added is the first that a request meets.
-    app.add_middleware(GradioAllowlist, service_paths=SERVICE_PATHS, folder=folder, inputs=page_inputs(page))
+    for router in (*routers, api_routes(service, teaches=teach is not None)):
+        app.include_router(router)
     app.add_middleware(
         SecurityMiddleware,
         hosts=tuple(hosts),
         any_address=any_address,
         body_bytes=limits.upload_bytes,
         body_seconds=limits.upload_seconds,
+        larger=larger,
     )
     app.state.service = service
     return app
@@ -103,6 +100,7 @@ def serve(
     device: str = "auto",
     precision: Any = "float32",
     limits: Limits | None = None,
+    teach: TeachOptions | None = None,
     open_browser: bool = False,
 ) -> None:
     """Serve a bundle until Ctrl-C: a page at `/`, and the HTTP API at `/api/v1`.
@@ -115,24 +113,30 @@ def serve(
         device: "cpu", "cuda", ..., or "auto".
         precision: "float32" or "bfloat16".
         limits: the bounds; the usual ones by default.
+        teach: lets the page train further tasks, on this machine alone; None for none.
         open_browser: open the page when it is there.
 
     Raises:
-        InputError: no bundle, no such device, the port is in use, or a package is not installed.
+        InputError: no bundle, no such device, the port is in use, a package is not installed, or others than this machine's
+            users could train.
     """
     # No library shall look for newer versions or models on the network: the bundle has all that is served.
     os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
-    private_folder()
-    _gradio()
+    _require_packages()
+    local = _is_local(host)
+    if teach is not None and (names or not local):
+        got = ", ".join([*([] if local else [f"--host {host}"]), *(f"--name {name}" for name in names)])
+        raise InputError(
+            f"--teach with {got}: expected this machine alone, since whoever reaches the page could train; leave one out"
+        )
     from img2img.inference import load
     from img2img.web.shutdown import uvicorn_server
 
     listening = listen(host, port)
     with listening:
         model = load(bundle, device=device, weights="merged", precision=precision)
-        local = _is_local(host)
         known_hosts = (*LOCAL, *names) if local else (*LOCAL, *names, host, socket.gethostname(), socket.getfqdn())
-        app = build_app(model, limits, hosts=known_hosts, any_address=not local)
+        app = build_app(model, limits, hosts=known_hosts, any_address=not local, teach=teach)
         url = _url(host, listening.getsockname()[1])
         print(f"img2img serves {', '.join(model.tasks)} at {url} (Ctrl-C stops it)", flush=True)
         if not local:
@@ -140,29 +144,12 @@ def serve(
         if open_browser:
             webbrowser.open(url)
         with rate_limited_logging(), contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down, and raises the signal again
-            uvicorn_server(app, at_end=private_folder().delete).run(sockets=[listening])
+            uvicorn_server(app).run(sockets=[listening])
 
 
-def _gradio() -> Any:
-    extra, what = "images,train,serve", "the web service"
-    require("matplotlib", extra=extra, what=what)  # for the figures of masks
-    with _no_proxies():
-        return require("gradio", extra=extra, what=what)
-
-
-@contextlib.contextmanager
-def _no_proxies() -> Iterator[None]:
-    """Without the environment's proxies: Gradio makes a client as it is imported, which fails where it cannot speak to one.
-
-    The service makes no requests of its own, through a proxy or otherwise.
-    """
-    set_aside = {name: value for name, value in os.environ.items() if name.lower() in ("all_proxy", "http_proxy", "https_proxy")}
-    for name in set_aside:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ |= set_aside
+def _require_packages() -> None:
+    for name in ("fastapi", "uvicorn", "python_multipart"):
+        require(name, extra="images,train,serve", what="the web service")
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -196,12 +183,6 @@ def _is_local(host: str) -> bool:
 def _url(host: str, port: int) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
-
-
-async def _clean(folder: TemporaryImages) -> None:
-    while True:
-        await asyncio.sleep(CLEAN_EVERY)
-        await asyncio.to_thread(folder.clean)
 
 
 def _answer_errors(app: "FastAPI") -> None:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio.to_thread
@@ -19,6 +18,7 @@ from img2img.inference import Model, TaskInfo
 from img2img.web.cancellation import Cancellation
 from img2img.web.image_decode import decode, open_upload
 from img2img.web.limits import Limits, RefusedError, check_pixels
+from img2img.web.mask_figures import mask_figures
 from img2img.web.memory_limit import bytes_needed, max_pixels
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Answer:
 
 
 class Service:
-    """A model within limits; the page and the API both ask it.
+    """A model within limits, as the API offers it.
 
     Args:
         model: with merged weights, so that tasks run side by side.
@@ -67,15 +67,10 @@ class Service:
 
     def __init__(self, model: Model, limits: Limits) -> None:
         self.model, self.limits = model, limits
-        self.tasks: dict[str, TaskInfo] = model.tasks
-        self.pixels = {task: min(limits.pixels, max_pixels(model, task, limits.image_bytes)) for task in self.tasks}
-        for task, pixels in self.pixels.items():
-            if pixels < min(MIN_PIXELS, limits.pixels):
-                least = bytes_needed(model, [task], (64, 64)) * limits.concurrency
-                raise InputError(
-                    f"memory_bytes={limits.memory_bytes:,}: {task} needs {least:,} for {limits.concurrency} images of 64 x 64 "
-                    "at once: allow more memory, or fewer at once"
-                )
+        self.tasks: dict[str, TaskInfo] = {}
+        self.pixels: dict[str, int] = {}
+        self._figures: dict[str, tuple[str, bytes]] | None = None
+        self.take_tasks()
         self.stopping = False
         self._admitted = 0
         self._running: set[Cancellation] = set()
@@ -83,6 +78,30 @@ class Service:
         self._slots = asyncio.Semaphore(limits.concurrency)
         # A pool of its own: anyio's is shared with whatever else runs in the process.
         self._threads = anyio.CapacityLimiter(limits.concurrency)
+
+    def take_tasks(self) -> None:
+        """Offer the tasks that the model has now.
+
+        Raises:
+            InputError: the bound on memory is too low for one of them; then what is offered is as it was.
+        """
+        model, limits, tasks = self.model, self.limits, self.model.tasks
+        known = self.pixels
+        found = {task: known.get(task) or min(limits.pixels, max_pixels(model, task, limits.image_bytes)) for task in tasks}
+        for task, pixels in found.items():
+            if pixels < min(MIN_PIXELS, limits.pixels):
+                least = bytes_needed(model, [task], (64, 64)) * limits.concurrency
+                raise InputError(
+                    f"memory_bytes={limits.memory_bytes:,}: {task} needs {least:,} for {limits.concurrency} images of 64 x 64 "
+                    "at once: allow more memory, or fewer at once"
+                )
+        self.pixels, self.tasks, self._figures = found, tasks, None
+
+    def mask_figures(self) -> dict[str, tuple[str, bytes]]:
+        """As of the module of that name, drawn once for the tasks that there are."""
+        if self._figures is None:
+            self._figures = mask_figures(self.model)
+        return self._figures
 
     @property
     def running(self) -> int:
@@ -130,7 +149,7 @@ class Service:
     async def run(
         self,
         tasks: list[str],
-        image: bytes | Path,
+        image: bytes,
         *,
         finish: Callable[[Any], Any],
         form: str | None = None,
@@ -141,7 +160,7 @@ class Service:
 
         Args:
             tasks: their names; each result is that of `Model.run`.
-            image: the file's bytes, or where they are.
+            image: the file's bytes.
             finish: makes of a result what is answered; it runs within the limits, as soon as there is a result.
             form: as of `Model.run`.
             side: the same.
@@ -219,9 +238,7 @@ class Service:
         if form is not None and form not in forms:
             raise RefusedError(422, f"form={form!r}: {task} gives {', '.join(forms)}")
 
-    def _work(
-        self, tasks: list[str], upload: bytes | Path, finish: Callable[[Any], Any], form: str | None, side: int | None
-    ) -> Answer:
+    def _work(self, tasks: list[str], upload: bytes, finish: Callable[[Any], Any], form: str | None, side: int | None) -> Answer:
         began = time.perf_counter()
         image = open_upload(upload, self.limits)
         for task in tasks:

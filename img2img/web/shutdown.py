@@ -3,7 +3,6 @@
 import logging
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -16,23 +15,20 @@ SHUTDOWN_SECONDS = CANCEL_SECONDS + 1.5
 """Seconds that the shutdown itself may take."""
 
 
-def uvicorn_server(app: Any, *, at_end: Callable[[], object] = lambda: None) -> uvicorn.Server:
-    """A server for an application of `server.build_app`, within its limits; `at_end` is called when all is done.
-
-    At a SIGTERM the process ends then and there, without the functions that `atexit` keeps.
-    """
+def uvicorn_server(app: Any) -> uvicorn.Server:
+    """A server for an application of `server.build_app`, within its limits."""
     service: Service = app.state.service
     config = uvicorn.Config(
         app, http=connection_class(service.limits), ws="none", log_config=None, log_level="warning", access_log=False,
         server_header=False, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=1,
     )  # fmt: skip
-    return _Server(config, service, at_end)
+    return _Server(config, service)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, service: Service, at_end: Callable[[], object]) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._service, self._at_end = service, at_end
+        self._service = service
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, while the socket still listens and answers; then as uvicorn does."""
@@ -48,7 +44,6 @@ class _Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             log.setLevel(level)
-            self._at_end()
 
     async def _quiet(self, seconds: float) -> None:
         """Wait until nothing runs or waits and every answer is on its way; or a second Ctrl-C, or the time is over."""

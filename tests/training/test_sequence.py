@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from killing import Killed, killed_at
+from PIL import Image
 
 import img2img
 from img2img import InputError
@@ -110,6 +111,7 @@ def test_a_bundle_gives_the_outputs_that_were_reported(config: Make, tmp_path: P
 def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path) -> None:
     options = {"compare": {"decoder_only": ["colour"]}, "sequence": ["disks", "colour"]}
     whole = run(config(out=str(tmp_path / "whole"), **options))
+    options |= {"evaluation": {"check_images": 2, "panels": 2, "previews": 2}}  # what is watched is learned alike
     # In the first task before and after its checkpoint at step 4, in the second, and in the comparison (steps 17 to 24): each
     # restart counts its own steps.
     for step, resumed_from in ((2, []), (7, ["disks.pt"]), (11, ["colour.pt"]), (10, ["colour.decoder_only.pt"])):
@@ -124,6 +126,10 @@ def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path) -
         assert (tmp_path / "run" / "metrics" / f"{name}.csv").read_text() == (
             tmp_path / "whole" / "metrics" / f"{name}.csv"
         ).read_text()
+    assert not (tmp_path / "whole" / "previews").exists()
+    for name in ("disks", "colour", "colour.decoder_only"):
+        with Image.open(tmp_path / "run" / "previews" / f"{name}.jpg") as preview:
+            assert preview.width / preview.height == 2 / 3  # two square images; inputs, outputs and targets in rows
 
 
 def _refuse(*args: Any) -> None:

@@ -1,4 +1,4 @@
-"""A service in a process of its own, which writes down whom it talks to, and one in this process to be tampered with."""
+"""Services in this process; `web_service.start` has one in a process of its own."""
 
 import contextlib
 import threading
@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 from web_bundles import class_bundle, image_bundle
-from web_service import Service, start
 
 import img2img
 
@@ -32,43 +31,45 @@ def reference(bundle: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def service(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    running = start(bundle, tmp_path_factory.mktemp("talk") / "talk.txt")
-    yield running
-    if running.process.poll() is None:
-        running.stop()
+def merged(bundle: Path) -> Any:
+    """The bundle as a service has it."""
+    return img2img.load(str(bundle), weights="merged")
 
 
 @pytest.fixture(scope="session")
-def http(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as client:
+def url(merged: Any) -> Iterator[str]:
+    """A service in this process, for all tests that leave it as it is."""
+    with serving(merged) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
         yield client
 
 
-@pytest.fixture
-def local() -> Iterator[Callable[..., str]]:
-    """`local(model, **limits)`: the URL of a service in this process."""
+@contextlib.contextmanager
+def serving(model: Any, *, teach: Any = None, **limits: Any) -> Iterator[str]:
     from img2img.web import Limits, build_app
     from img2img.web.server import listen
     from img2img.web.shutdown import uvicorn_server
 
+    app = build_app(model, Limits(**limits), teach=teach)
+    with listen("127.0.0.1", 0) as listening:
+        server = uvicorn_server(app)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def local() -> Iterator[Callable[..., str]]:
+    """`local(model, **limits)`: the URL of a service in this process, for one test."""
     with contextlib.ExitStack() as stack:
-
-        def run(model: Any, **limits: Any) -> str:
-            app = build_app(model, Limits(**limits))
-            listening = stack.enter_context(listen("127.0.0.1", 0))
-            server = uvicorn_server(app)
-            thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-            thread.start()
-
-            def stop() -> None:
-                server.should_exit = True
-                thread.join(20)
-
-            stack.callback(stop)
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.02)
-            return f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-        yield run
+        yield lambda model, **limits: stack.enter_context(serving(model, **limits))

@@ -72,18 +72,6 @@ def test_any_image_gives_what_model_run_gives(http: httpx.Client, reference: Any
         assert same(opened(answer), reference.run("colour", str(path))), name
 
 
-def test_the_page_keeps_every_image_as_it_is(reference: Any, tmp_path: Path) -> None:
-    from img2img.web.temporary_images import TemporaryImages
-    from img2img.web.uploads import keep
-
-    (tmp_path / "kept").mkdir()
-    folder = TemporaryImages(tmp_path / "kept")
-    for name, path in uploads(tmp_path).items():
-        kept = keep(path.read_bytes(), folder, Limits())
-        assert folder.find(folder.public(kept)) == kept
-        assert same(reference.run("colour", str(kept)), reference.run("colour", str(path))), name
-
-
 def test_a_wide_image_is_answered_as_the_same_one_in_srgb(http: httpx.Client) -> None:
     wide = Image.new("RGB", (48, 40), (188, 42, 39))
     answers = [
@@ -134,6 +122,38 @@ def test_scores(classes: Path, local: Callable[..., str]) -> None:
     assert same(opened(httpx.post(f"{url}{API}/run/birds", content=encoded(photo()))), model.run("birds", photo()))
 
 
+def test_a_preview_shows_what_no_browser_can(http: httpx.Client, tmp_path: Path) -> None:
+    files = uploads(tmp_path)
+    assert same(opened(http.post(f"{API}/preview", content=files["rgb.png"].read_bytes())), photo())
+    assert opened(http.post(f"{API}/preview", content=files["turned.jpg"].read_bytes())).size == (44, 60)
+    assert opened(http.post(f"{API}/preview", content=files["deep.tiff"].read_bytes())).mode == "RGB"
+    assert "no image" in error(http.post(f"{API}/preview", content=b"x" * 50), 415)
+
+
+def test_samples(http: httpx.Client) -> None:
+    content = http.get(f"{API}/tasks").json()
+    assert content["samples"] == ["coffee", "astronaut", "chelsea", "rocket", "landscape", "shapes"]
+    sample = opened(http.get(f"{API}/samples/landscape"))
+    assert sample.size == (256, 256)
+    assert "no sample 'odd'" in error(http.get(f"{API}/samples/odd"), 404)
+    assert [len(task["colours"]) for task in content["tasks"]] == [3, 0, 0]
+    assert content["teaches"] is False
+
+
+def test_the_figures_of_the_masks(http: httpx.Client) -> None:
+    figures = http.get(f"{API}/masks").json()["figures"]
+    assert figures == {
+        "density": "Zeroed weights of each task's mask, by layer",
+        "similarity": "Ratio of equal values of every two tasks' masks",
+    }
+    for name in figures:
+        answer = http.get(f"{API}/masks/{name}")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/svg+xml")
+        assert b"<svg" in answer.content
+        assert b"<script" not in answer.content
+    assert "no figure 'odd'" in error(http.get(f"{API}/masks/odd"), 404)
+
+
 def test_many_at_once_do_not_mix(http: httpx.Client, reference: Any) -> None:
     asked = [(("disks", "colour", "edges")[i % 3], photo(40 + i, 50, seed=i)) for i in range(18)]
 
@@ -148,7 +168,8 @@ def test_many_at_once_do_not_mix(http: httpx.Client, reference: Any) -> None:
 
 def test_it_describes_itself(http: httpx.Client) -> None:
     paths = http.get(f"{API}/openapi.json").json()["paths"]
-    assert set(paths) == {f"{API}/health", f"{API}/tasks", f"{API}/run/{{task}}", f"{API}/run"}
+    names = ("health", "tasks", "run/{task}", "run", "preview", "samples/{name}", "masks", "masks/{name}")
+    assert set(paths) == {f"{API}/{name}" for name in names}
     assert "multipart/form-data" in paths[f"{API}/run"]["post"]["requestBody"]["content"]
 
 

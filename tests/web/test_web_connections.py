@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from img2img.web import gradio_allowlist, security
+from img2img.web import security
 from img2img.web.connections import Connection
 
 HEAD = "Host: localhost\r\nContent-Length: 1000\r\n"
@@ -19,8 +19,7 @@ STALLED = {
     "half the headers": "GET / HTTP/1.1\r\nHost: local",
     "no body for the API": f"POST /api/v1/run/colour HTTP/1.1\r\n{HEAD}\r\n",
     "half a body for the API": f"POST /api/v1/run/colour HTTP/1.1\r\n{HEAD}\r\nabc",
-    "half a form": f"POST /gradio_api/upload HTTP/1.1\r\n{HEAD}Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n",
-    "no JSON": f"POST /gradio_api/run/predict HTTP/1.1\r\n{HEAD}\r\n",
+    "half a form": f"POST /api/v1/run/colour HTTP/1.1\r\n{HEAD}Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n",
     "a refused body": f"POST /api/v1/run/colour HTTP/1.1\r\n{HEAD.replace('localhost', 'evil')}\r\n",
     "a body that nobody reads": f"GET /api/v1/health HTTP/1.1\r\n{HEAD}\r\n",
     "half of a second request": "GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /",
@@ -33,7 +32,6 @@ def quick() -> Iterator[None]:
     """Times of a second in place of ten."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Connection, "head_seconds", 1.0)
-        patch.setattr(gradio_allowlist, "JSON_SECONDS", 1.0)
         patch.setattr(security, "DRAIN_SECONDS", 1.0)
         yield
 
@@ -75,7 +73,7 @@ def test_a_client_that_stalls_is_let_go(quick: None, local: Callable[..., str], 
 
 def test_an_answer_that_is_not_taken_is_given_up(local: Callable[..., str], reference: Any) -> None:
     url = local(reference, upload_seconds=1)
-    ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    ask = b"GET /api/v1/samples/coffee HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect(address(url))

@@ -3,13 +3,10 @@
 import asyncio
 import errno
 import logging
-import os
 import signal
-import subprocess
-import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,13 +16,14 @@ import pytest
 import torch
 from PIL import Image
 from web_bundles import encoded, photo, same
-from web_service import API, ROOT, Slow, error, opened, start
+from web_service import API, Slow, error, opened, start
 
 import img2img
 from img2img.web import Limits, log_rate_limit
+from img2img.web.image_decode import decode, open_upload
+from img2img.web.limits import RefusedError
 from img2img.web.memory_limit import bytes_needed, max_pixels
 from img2img.web.service import Service
-from img2img.web.uploads import keep
 
 
 def ask(url: str, task: str = "colour", image: Image.Image | None = None, **more: Any) -> httpx.Response:
@@ -161,10 +159,6 @@ def test_a_full_temporary_folder_is_503(local: Callable[..., str], reference: An
         raise OSError(errno.ENOSPC, "No space left on device")
 
     url = local(reference)
-    monkeypatch.setattr(Path, "write_bytes", full)
-    answer = httpx.post(f"{url}/gradio_api/upload", files={"files": encoded(photo())})
-    assert (answer.status_code, "disk is full" in answer.text) == (503, True)
-    monkeypatch.undo()
     monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", full)
     answer = httpx.post(f"{url}{API}/run/colour", files={"image": encoded(photo())})
     assert "disk is full" in error(answer, 503)
@@ -173,16 +167,12 @@ def test_a_full_temporary_folder_is_503(local: Callable[..., str], reference: An
 # ---------------------------------------------------------------------- the log
 
 
-def test_damaged_images_do_not_fill_the_log(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from img2img.web.limits import RefusedError
-    from img2img.web.temporary_images import TemporaryImages
-
+def test_damaged_images_do_not_fill_the_log(capfd: pytest.CaptureFixture[str]) -> None:
     blob = encoded(photo(300, 300), "TIFF", compression="tiff_lzw")
-    folder = TemporaryImages(tmp_path)
     with log_rate_limit.rate_limited_logging():
         for cut in range(60, len(blob), len(blob) // 200):
             try:
-                keep(blob[:cut] + bytes(40), folder, Limits())
+                decode(open_upload(blob[:cut] + bytes(40), Limits()))
             except RefusedError:
                 continue
         for number in range(500):
@@ -211,12 +201,12 @@ def test_the_log_says_how_much_it_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 # ---------------------------------------------------------------------- the end
 
 
+@pytest.mark.slow
 def test_what_is_in_finishes_and_the_new_is_told(bundle: Path, tmp_path: Path, reference: Any) -> None:
     service = start(bundle, tmp_path / "talk.txt", concurrency=1, grace_seconds=60)
     image = photo(600, 600)
     with ThreadPoolExecutor(3) as pool, httpx.Client(base_url=service.url, trust_env=False, timeout=60) as kept:
-        (path,) = kept.post("/gradio_api/upload", files={"files": encoded(photo())}).json()
-        assert service.file(path).is_file()
+        assert kept.get("/").status_code == 200
         asked = [pool.submit(ask, service.url, "edges", image) for _ in range(3)]
         while httpx.get(f"{service.url}{API}/health", trust_env=False).json()["waiting"] < 2:
             time.sleep(0.02)
@@ -232,6 +222,7 @@ def test_what_is_in_finishes_and_the_new_is_told(bundle: Path, tmp_path: Path, r
     assert list(service.temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_does_not_finish_in_time_is_told_and_the_service_ends(bundle: Path, tmp_path: Path) -> None:
     service = start(bundle, tmp_path / "talk.txt", concurrency=1, grace_seconds=2)
     image = Image.new("RGB", (2200, 2200))
@@ -246,38 +237,6 @@ def test_what_does_not_finish_in_time_is_told_and_the_service_ends(bundle: Path,
     assert "the service stops" in error(answers[-1], 503)
     assert {answer.status_code for answer in answers} <= {200, 503}
     assert time.monotonic() - began < 10
-
-
-def python(code: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-    )  # fmt: skip
-
-
-def test_the_next_start_clears_what_a_killed_one_left(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
-    (tmp_path / "img2img-other").mkdir()
-    (tmp_path / "img2img-images-link").symlink_to(tmp_path / "img2img-other")
-    code = "from img2img.web.temporary_images import private_folder as f; print(f().add(b'x', '.png'), flush=True); input()"
-    killed, alive = (python(code, {"TMPDIR": str(tmp_path)}) for _ in range(2))
-    images = [Path(process.stdout.readline().strip()) for process in (killed, alive) if process.stdout]
-    assert [image.read_bytes() for image in images] == [b"x", b"x"]  # neither took the other's
-    killed.kill()
-    killed.wait(20)
-    assert images[0].is_file()
-    said, _ = python(code, {"TMPDIR": str(tmp_path)}).communicate("go on\n", timeout=60)
-    assert not images[0].parents[1].exists()
-    assert images[1].is_file()
-    assert not Path(said.strip()).parents[1].exists()
-    alive.communicate("go on\n", timeout=60)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["img2img-images-link", "img2img-other"]
-
-
-def test_a_proxy_is_of_no_concern() -> None:
-    code = "from img2img.web.server import _gradio; print(_gradio().__name__, __import__('os').environ['ALL_PROXY'])"
-    said, _ = python(code, {"ALL_PROXY": "socks5://127.0.0.1:9", "https_proxy": "nonsense:"}).communicate(timeout=100)
-    assert said == "gradio socks5://127.0.0.1:9\n"
 
 
 def test_none_of_those_that_wait_begins_after_the_end(reference: Any) -> None:

@@ -1,6 +1,6 @@
 """The page in a real browser: it shows what `Model.run` gives, and asks nobody else for anything."""
 
-import io
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
+from conftest import serving
 from PIL import Image
+from test_web_teach import Class, room  # noqa: F401
 from web_bundles import encoded, make_bundle, photo, same
-from web_service import Service
+from web_service import Slow
 
 import img2img
 
@@ -21,8 +24,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
 
-class Watched:
-    """A user: a browser of one's own, whose every request is written down."""
+class User:
+    """Somebody with a browser of their own, whose every request is written down."""
 
     def __init__(self, context: Any) -> None:
         self.context = context
@@ -30,80 +33,72 @@ class Watched:
         self.console: list[str] = []
         context.on("request", lambda request: self.requests.append(request.url))
         context.on("console", lambda message: self.console.append(f"{message.type}: {message.text}"))
-        context.on("weberror", lambda error: self.console.append(f"error: {error.error}"))
+        context.on("weberror", lambda error: self.console.append(f"uncaught: {error.error}"))
         self.page = context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(30_000)
 
     def foreign(self) -> list[str]:
-        """Requests that leave the machine, and attempts that the page's policy stopped."""
+        """Requests that leave the machine, attempts that the page's policy stopped, and errors of the script."""
         parts = [urlsplit(url) for url in self.requests]
         left = [part.geturl() for part in parts if part.scheme not in ("data", "blob") and part.hostname != "127.0.0.1"]
-        return left + [line for line in self.console if "Content Security Policy" in line]
+        return left + [line for line in self.console if "Content Security Policy" in line or line.startswith("uncaught: ")]
 
     def open(self, url: str) -> None:
         self.page.goto(url)
-        self.page.locator("#run").wait_for()
+        self.page.locator("#tasks button").first.wait_for()
 
-    def upload(self, path: Path) -> None:
-        clear = self.page.get_by_role("button", name="Remove Image").or_(
-            self.page.locator("#image").get_by_role("button", name="Clear")
+    def choose(self, name: str, blob: bytes, kind: str = "image/png") -> None:
+        self.page.locator("#file").set_input_files({"name": name, "mimeType": kind, "buffer": blob})
+
+    def task(self, name: str, form: str | None = None) -> None:
+        """Choose a task, and wait for its result."""
+        self.page.locator(f"#tasks button[data-task='{name}']").click()
+        if form is not None:
+            self.page.locator("#forms").get_by_role("radio", name=form, exact=True).check()
+        self.done(name)
+
+    def done(self, name: str) -> None:
+        expect(self.page.locator("#status")).to_contain_text(f"{name}: ", timeout=60_000)
+
+    def shown(self, selector: str) -> Image.Image:
+        """The pixels of an image as the browser has decoded it."""
+        width, height, values = self.page.locator(selector).evaluate(
+            """image => {
+                const canvas = document.createElement("canvas");
+                Object.assign(canvas, {width: image.naturalWidth, height: image.naturalHeight});
+                const context = canvas.getContext("2d");
+                context.drawImage(image, 0, 0);
+                return [canvas.width, canvas.height, Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data)];
+            }"""
         )
-        if clear.count():
-            clear.first.click()
-        self.page.locator("#image input[type=file]").set_input_files(path)
+        return Image.frombytes("RGBA", (width, height), bytes(values)).convert("RGB")
 
-    def uploaded(self) -> None:
-        self.page.locator("#image img").wait_for()
+    def shows(self, selector: str, expected: Image.Image) -> bool:
+        return same(self.shown(selector), expected.convert("RGB"))
 
-    def run(self, task: str, form: str | None = None) -> None:
-        """Choose, run and wait for the answer."""
-        self.start(task, form)
-        self.finish(task)
-
-    def start(self, task: str, form: str | None = None) -> None:
-        self.page.locator("#task").get_by_role("radio", name=task, exact=True).check()
-        forms = self.page.locator("#form")
-        if form is None:
-            expect(forms).to_have_count(0)
-        else:
-            forms.get_by_role("radio", name=form, exact=True).check()
-        self.page.locator("#run").click()
-
-    def finish(self, task: str) -> None:
-        expect(self.page.locator("#status")).to_contain_text(f"{task}: ", timeout=60_000)
-        expect(self.page.locator("#status")).to_contain_text("pixels in")
-
-    def shown(self, where: str) -> list[Image.Image]:
-        """The images that an element shows, as the browser gets them, once they are there."""
-        images = self.page.locator(where).locator("img")
-        images.first.wait_for()
-        sources = images.evaluate_all("images => images.map(image => image.src)")
-        return [Image.open(io.BytesIO(self.context.request.get(source).body())) for source in sources]
-
-    def shows(self, expected: Image.Image) -> bool:
-        """Whether the slider's right half shows this, once what it showed before is gone."""
-        expect(self.page.locator("#slider img")).to_have_count(2)
-        until = time.monotonic() + 20
-        while not (found := same(self.shown("#slider")[1], expected)) and time.monotonic() < until:
-            time.sleep(0.1)
-        return found
+    def download(self, link: Any) -> tuple[str, Image.Image]:
+        """The name and the content of what a link downloads."""
+        with self.page.expect_download() as download:
+            link.click()
+        return download.value.suggested_filename, Image.open(download.value.path())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"])
+        arguments = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-extensions"]
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield chromium
         chromium.close()
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Watched]]:
+def visit(browser: Any) -> Iterator[Callable[..., User]]:
     """`visit(url)`: a user at the page. Afterwards each is looked at: no request may have left the machine."""
-    users: list[Watched] = []
+    users: list[User] = []
 
-    def make(url: str, **options: Any) -> Watched:
-        users.append(Watched(browser.new_context(**options)))
+    def make(url: str, **options: Any) -> User:
+        users.append(User(browser.new_context(**options)))
         users[-1].open(url)
         return users[-1]
 
@@ -114,52 +109,70 @@ def visit(browser: Any) -> Iterator[Callable[..., Watched]]:
     assert found == [[] for _ in users]
 
 
-def saved(path: Path, blob: bytes) -> Path:
-    path.write_bytes(blob)
-    return path
-
-
 # ---------------------------------------------------------------------- what it shows
 
 
-def test_each_task_shows_what_model_run_gives(
-    visit: Callable[..., Watched], service: Service, reference: Any, tmp_path: Path
-) -> None:
-    user = visit(service.url)
-    path = saved(tmp_path / "photo.jpg", encoded(photo(), "JPEG"))
-    user.upload(path)
-    user.uploaded()
-    for task, form in (("disks", "colours"), ("colour", None), ("edges", None), ("disks", "overlay"), ("disks", "labels")):
-        user.run(task, form)
-        assert user.shows(reference.run(task, str(path), form=form)), (task, form)
-        assert user.page.get_by_role("list", name="classes").count() == (task == "disks")
-    assert same(user.shown("#slider")[0], Image.open(path))
-    assert user.page.get_by_text("a <b>bold</b> class", exact=True).is_visible()  # a class's name is no HTML
+def test_all_tasks_and_each_one(visit: Callable[..., User], url: str, reference: Any) -> None:
+    user = visit(url)
+    page, given = user.page, photo()
+    user.choose("my photo.png", encoded(given))
+    user.done("all tasks")
+    expected = reference.run_all(given)
+    expect(page.locator("#gallery figcaption span")).to_have_text(["Input", *expected])
+    for task, result in expected.items():
+        name, content = user.download(page.get_by_role("link", name=f"Download {task}"))
+        assert name == f"my photo-{task}.png"
+        assert same(content, result)
+    for task, form in (("colour", None), ("disks", "overlay"), ("disks", "labels")):
+        user.task(task, form)
+        result = reference.run(task, given, form=form)
+        assert user.shows("#after", result), (task, form)
+        assert user.shows("#before", given)
+        assert same(user.download(page.locator("#download"))[1], result)
+        assert page.locator("#legend li").count() == (3 if task == "disks" else 0)
+    assert page.get_by_text("a <b>bold</b> class", exact=True).is_visible()  # a class's name is no HTML
 
 
-def test_all_tasks_at_once(visit: Callable[..., Watched], service: Service, reference: Any, tmp_path: Path) -> None:
-    user = visit(service.url)
-    deep = Image.effect_noise((50, 40), 60).convert("I;16").point(lambda value: value * 200)
-    path = saved(tmp_path / "deep.tiff", encoded(deep, "TIFF"))  # no browser shows it as it is
-    user.upload(path)
-    user.uploaded()
-    assert user.page.locator("#image img").evaluate("image => image.naturalWidth") == 50
-    user.run("all tasks")
-    expected = reference.run_all(str(path))
-    expect(user.page.locator("#gallery img")).to_have_count(len(expected))
-    assert all(same(a, b) for a, b in zip(user.shown("#gallery"), expected.values(), strict=True))
-    assert user.page.locator("#gallery .caption-label").all_inner_texts() == list(expected)
-
-
-def test_a_sample_and_a_pasted_image(visit: Callable[..., Watched], service: Service, reference: Any) -> None:
-    user = visit(service.url, permissions=["clipboard-read", "clipboard-write"])
+def test_the_slider_by_mouse_touch_and_keyboard(visit: Callable[..., User], url: str) -> None:
+    user = visit(url, has_touch=True)
     page = user.page
-    page.locator("#samples").get_by_role("button", name="coffee").click()
-    user.uploaded()
-    (sample,) = user.shown("#image")
-    user.run("colour")
-    assert user.shows(reference.run("colour", sample))
-    page.locator("#image").get_by_role("button").last.click()
+    user.choose("a.png", encoded(photo(300, 200)))
+    user.done("all tasks")
+    page.get_by_role("button", name="Show colour").click()
+    user.done("colour")
+    slider = page.get_by_role("slider", name="Share of the input that is shown")
+    value = lambda: int(slider.get_attribute("aria-valuenow") or -1)  # noqa: E731
+    box = page.locator("#compare").bounding_box()
+    assert box is not None
+
+    def at(share: float) -> tuple[float, float]:
+        return box["x"] + share * box["width"], box["y"] + box["height"] / 2
+
+    page.mouse.move(*at(0.5))
+    page.mouse.down()
+    page.mouse.move(*at(0.8))
+    page.mouse.up()
+    page.mouse.move(*at(0.1))
+    assert abs(value() - 80) <= 1
+    page.touchscreen.tap(*at(0.25))
+    assert abs(value() - 25) <= 1
+    slider.focus()
+    for key, expected in (("Home", 0), ("ArrowRight", 2), ("PageUp", 12), ("ArrowLeft", 10), ("End", 100), ("ArrowUp", 100)):
+        page.keyboard.press(key)
+        assert value() == expected, key
+    assert slider.get_attribute("aria-valuetext") == "100 % input, 0 % result"
+    page.keyboard.press("PageDown")
+    clip = page.locator("#before").evaluate("image => getComputedStyle(image).clipPath")
+    assert "10%" in clip
+
+
+def test_samples_paste_drop_and_files_that_no_browser_shows(visit: Callable[..., User], url: str, reference: Any) -> None:
+    user = visit(url, permissions=["clipboard-read", "clipboard-write"])
+    page = user.page
+    page.get_by_role("button", name="landscape").click()
+    user.done("all tasks")
+    user.task("colour")
+    assert user.shows("#after", reference.run("colour", user.shown("#before")))
     page.evaluate(
         """async () => {
             const canvas = Object.assign(document.createElement("canvas"), {width: 30, height: 20});
@@ -168,59 +181,68 @@ def test_a_sample_and_a_pasted_image(visit: Callable[..., Watched], service: Ser
             await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
         }"""
     )
-    page.get_by_role("button", name="Paste from clipboard").click()
-    expect(page.locator("#image img")).to_have_js_property("naturalWidth", 30)
-    (pasted,) = user.shown("#image")
-    user.run("edges")
-    assert user.shows(reference.run("edges", pasted))
-
-
-def test_scores_of_a_classification(
-    visit: Callable[..., Watched], classes: Path, local: Callable[..., str], tmp_path: Path
-) -> None:
-    model = img2img.load(str(classes), weights="merged")
-    user = visit(local(model))
-    user.upload(saved(tmp_path / "photo.png", encoded(photo())))
-    user.uploaded()
-    user.run("birds")
-    said = user.page.locator("#scores").inner_text()
-    for name, score in model.run("birds", photo(), form="scores").items():
-        assert name in said
-        assert f"{100 * score:.0f}%" in said
-    assert user.page.locator("#slider").count() == 0
+    page.get_by_role("button", name="Paste", exact=True).click()
+    expect(page.locator("#before")).to_have_js_property("naturalWidth", 30)
+    user.done("colour")
+    assert user.shows("#after", reference.run("colour", user.shown("#before")))
+    deep = Image.effect_noise((50, 40), 60).convert("I;16").point(lambda value: value * 200)
+    user.choose("deep.tiff", encoded(deep, "TIFF"), "image/tiff")
+    expect(page.locator("#before")).to_have_js_property("naturalWidth", 50)
+    user.done("colour")
+    assert user.shows("#after", reference.run("colour", deep))
+    page.evaluate(
+        """async blob => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(blob)], "dropped.png", {type: "image/png"}));
+            const drop = new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true});
+            document.querySelector("#stage").dispatchEvent(drop);
+        }""",
+        list(encoded(photo(44, 33))),
+    )
+    expect(page.locator("#before")).to_have_js_property("naturalWidth", 44)
+    user.done("colour")
+    assert user.shows("#after", reference.run("colour", photo(44, 33)))
 
 
 NASTY = [
-    "a\n\n<img src=x onerror=\"document.title='hacked'\">",
-    "b\r\n\r\n[link](javascript:document.title='hacked') ![p](http://192.0.2.1/pixel.png)",
-    "c</li></ul><script>document.title='hacked'</script>",
-    "d $$\\href{javascript:x}{y}$$ **bold** `code` &lt;b&gt;",
-    "\u2028# e\u2029\x00 <b>",
+    "a\n<img src=x onerror=\"document.title='hacked'\">",
+    "b </li><script>document.title='hacked'</script>",
+    "**c** &lt;b&gt;",
 ]
 
 
-def test_names_from_a_bundle_are_text(visit: Callable[..., Watched], local: Callable[..., str], tmp_path: Path) -> None:
+def test_scores_and_names_that_look_like_html(visit: Callable[..., User], classes: Path, tmp_path: Path) -> None:
+    model = img2img.load(str(classes), weights="merged")
+    with serving(model) as url:
+        user = visit(url)
+        user.choose("photo.png", encoded(photo()))
+        user.done("birds")
+        lines = user.page.locator("#scores li").all_inner_texts()
+        scores = model.run("birds", photo(), form="scores")
+        assert [line.split()[0] for line in lines] == list(scores)
+        assert [line.split()[-1] for line in lines] == [f"{100 * score:.0f}%" for score in scores.values()]
+        expect(user.page.locator("#compare")).to_have_class("input-only")
+        expect(user.page.locator("#download")).to_be_hidden()
     backbone = {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}
     bundle = make_bundle(tmp_path / "nasty", backbone, {"disks": {"kind": "segmentation", "classes": NASTY}})
-    user = visit(local(img2img.load(str(bundle), weights="merged")))
-    user.upload(saved(tmp_path / "photo.png", encoded(photo())))
-    user.uploaded()
-    user.run("disks", "colours")
-    items = user.page.locator("#legend li")
-    shown = [" ".join(name.replace("\0", "").split()) for name in NASTY]
-    expect(items).to_have_text(shown)
-    found = user.page.locator("#legend").locator("img, script, a, strong, code, h1, .katex")
-    assert found.count() == 0
-    assert user.page.title() == "img2img"
+    with serving(img2img.load(str(bundle), weights="merged")) as url:
+        user = visit(url)
+        user.choose("<b>.png", encoded(photo()))
+        user.done("disks")
+        assert user.page.locator("#legend li span").all_text_contents() == NASTY
+        assert user.page.locator("#legend").locator("img, script, b").count() == 0
+        assert user.page.title() == "img2img"
 
 
-def test_the_masks(visit: Callable[..., Watched], service: Service) -> None:
-    user = visit(service.url)
+def test_the_masks(visit: Callable[..., User], url: str) -> None:
+    user = visit(url)
     page = user.page
     page.get_by_role("tab", name="Masks").click()
     for figure in ("Zeroed weights of each task's mask, by layer", "Ratio of equal values of every two tasks' masks"):
-        expect(page.get_by_role("img", name=figure)).to_be_visible()
-    rows = page.locator("#masks tbody tr").all_inner_texts()
+        image = page.get_by_role("img", name=figure)
+        image.wait_for()
+        expect(image).not_to_have_js_property("naturalWidth", 0)
+    rows = page.locator("#table tbody tr").all_inner_texts()
     assert [row.split()[:2] for row in rows] == [["disks", "segmentation"], ["colour", "colourisation"], ["edges", "edges"]]
     assert "49.6 % zeroed" in rows[1]
 
@@ -228,97 +250,124 @@ def test_the_masks(visit: Callable[..., Watched], service: Service) -> None:
 # ---------------------------------------------------------------------- what it does not take
 
 
-def test_broken_and_huge_images_are_told_and_the_page_goes_on(
-    visit: Callable[..., Watched], service: Service, reference: Any, tmp_path: Path
-) -> None:
-    user = visit(service.url)
+def test_errors_in_plain_words_and_the_page_goes_on(visit: Callable[..., User], merged: Any, reference: Any) -> None:
     broken = {
-        "text.png": (b"not an image", "no image that can be read"),
+        "text.png": (b"not an image", "These 12 bytes are no image that can be read"),
         "half.png": (encoded(photo(300, 300))[:5000], "the image is damaged"),
-        "wide.png": (encoded(Image.new("1", (6000, 5000))), "expected 24,000,000 at most"),
-        "long.png": (encoded(photo()) + bytes(21_000_000), "exceed the maximum allowed size"),
+        "wide.png": (encoded(Image.new("1", (400, 300))), "expected 100,000 at most"),
+        "long.png": (encoded(photo()) + bytes(200_000), "long.png has 204 kB: expected 150 kB at most"),
     }
-    for name, (blob, said) in broken.items():
-        user.upload(saved(tmp_path / name, blob))
-        toast = user.page.get_by_test_id("toast-body").filter(has_text=said)
-        toast.wait_for()
-        assert "/tmp" not in toast.inner_text()
-        toast.get_by_test_id("toast-close").click()
-        expect(user.page.locator("#image img")).to_have_count(0)
-    user.page.locator("#run").click()
-    user.page.get_by_text("Choose an image first").wait_for()
-    user.upload(saved(tmp_path / "whole.png", encoded(photo())))
-    user.uploaded()
-    user.run("colour")
-    assert user.shows(reference.run("colour", photo()))
+    with serving(merged, pixels=100_000, upload_bytes=150_000) as url:
+        user = visit(url)
+        page = user.page
+        for name, (blob, said) in broken.items():
+            user.choose(name, blob)
+            expect(page.get_by_role("alert").filter(has_text=said)).to_be_visible(timeout=60_000)
+        user.choose("whole.png", encoded(photo()))
+        user.done("all tasks")
+        expect(page.locator("#error")).to_be_hidden()
+        user.task("colour")
+        assert user.shows("#after", reference.run("colour", photo()))
 
 
-def test_two_users_at_once(visit: Callable[..., Watched], service: Service, reference: Any, tmp_path: Path) -> None:
-    users = [visit(service.url) for _ in range(2)]
-    asked = [("colour", None), ("edges", None), ("disks", "colours")]
-    for number in range(3):
-        jobs = []
-        for i, user in enumerate(users):
-            path = saved(tmp_path / f"{number}{i}.png", encoded(photo(500 + 40 * i, 400, seed=10 * number + i)))
-            user.upload(path)
-            user.uploaded()
-            jobs.append((user, path, *asked[(number + i) % 3]))
-        for user, _, task, form in jobs:
-            user.start(task, form)
-        for user, path, task, form in jobs:
-            user.finish(task)
-            assert user.shows(reference.run(task, str(path), form=form))
+def test_cancel_and_a_service_that_has_gone(visit: Callable[..., User], reference: Any) -> None:
+    slow = Slow(reference)
+    with serving(slow) as url:
+        user = visit(url)
+        page = user.page
+        user.choose("a.png", encoded(photo()))
+        expect(page.locator("#status")).to_contain_text("disks (1 of 3)")
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.locator("#status")).to_have_text("Cancelled.")
+        slow.go.set()
+        until = time.monotonic() + 20
+        while httpx.get(f"{url}/api/v1/health").json()["running"] and time.monotonic() < until:
+            time.sleep(0.05)
+        user.task("colour")
+        assert user.shows("#after", reference.run("colour", photo()))
+    page.locator("#tasks button[data-task='edges']").click()
+    expect(page.get_by_role("alert").filter(has_text="cannot be reached")).to_be_visible()
 
 
 # ---------------------------------------------------------------------- the network, keyboards, phones
 
 
-def test_the_service_talks_to_nobody(visit: Callable[..., Watched], service: Service) -> None:
-    user = visit(service.url)
-    user.page.locator("#samples").get_by_role("button", name="rocket").click()
-    user.uploaded()
-    user.run("colour")
-    talked = service.talk.read_text(encoding="utf-8").splitlines()
-    assert talked  # the address it listens at, at least
-    assert [line for line in talked if "127.0.0.1" not in line] == []
-
-
-def test_the_watch_sees_a_request_that_leaves(browser: Any, service: Service) -> None:
-    """The test above all can fail: by a request that goes out, and by one that the policy stops."""
-    user = Watched(browser.new_context())
+def test_the_watch_sees_a_request_that_leaves(browser: Any, url: str) -> None:
+    """What all tests above end with can fail: by a request that goes out, and by one that the policy stops."""
+    user = User(browser.new_context())
     user.page.set_content('<img src="http://192.0.2.1/pixel.png">', wait_until="commit")
     user.page.wait_for_timeout(200)
     assert user.foreign() == ["http://192.0.2.1/pixel.png"]
     user.requests.clear()
-    user.open(service.url)
+    user.open(url)
     assert user.foreign() == []
-    user.page.evaluate("() => { fetch('http://192.0.2.1/telemetry').catch(() => {}); }")
+    user.page.evaluate("() => { fetch('http://192.0.2.1/telemetry').catch(() => {}); document.body.style.color = 'red'; }")
     user.page.wait_for_timeout(200)
     assert any("192.0.2.1/telemetry" in line for line in user.foreign())
     user.context.close()
 
 
-def test_everything_has_a_name_and_can_be_reached_by_keys(visit: Callable[..., Watched], service: Service) -> None:
-    user = visit(service.url)
-    page = user.page
-    page.locator("#samples").get_by_role("button", name="coffee").focus()
-    page.keyboard.press("Enter")
-    user.uploaded()
-    for button in page.get_by_role("button").all():
-        assert button.evaluate("b => (b.getAttribute('aria-label') || b.innerText).trim()"), button.evaluate("b => b.outerHTML")
-    page.locator("#task").get_by_role("radio", name="disks").focus()
-    page.keyboard.press("Tab")
-    page.keyboard.press("Space")
-    page.locator("#run").focus()
-    page.keyboard.press("Enter")
-    user.finish("colour")
+def test_a_phone_and_names_for_everything(visit: Callable[..., User], room: Class) -> None:  # noqa: F811
+    with serving(room.model, teach=room.options) as url:
+        user = visit(url, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
+        page = user.page
+        page.get_by_role("button", name="shapes").tap()
+        user.done("all tasks")
+        for name in ("Images", "Teach", "Masks"):
+            page.get_by_role("tab", name=name).tap()
+            assert page.evaluate("() => document.scrollingElement.scrollWidth") <= 360, name
+        page.get_by_role("tab", name="Masks").focus()
+        page.keyboard.press("ArrowRight")
+        expect(page.get_by_role("tab", name="Images")).to_have_attribute("aria-selected", "true")
+        page.locator("#tasks button[data-task='disks']").focus()
+        page.keyboard.press("Enter")
+        user.done("disks")
+        nameless = page.evaluate(
+            """() => [...document.querySelectorAll("button, a[href], input, img, [role=slider], meter, progress")]
+                .filter(one => !one.getAttribute("aria-label") && one.getAttribute("alt") == null && !one.labels?.length
+                    && !one.textContent.trim()).map(one => one.outerHTML)"""
+        )
+        assert nameless == []
 
 
-def test_a_phone(visit: Callable[..., Watched], service: Service) -> None:
-    user = visit(service.url, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
-    user.page.locator("#samples").get_by_role("button", name="coffee").tap()
-    user.uploaded()
-    user.run("edges")
-    for tab in ("Images", "Masks"):
-        user.page.get_by_role("tab", name=tab).tap()
-        assert user.page.evaluate("() => document.scrollingElement.scrollWidth") <= 360
+# ---------------------------------------------------------------------- teach
+
+
+def test_teach(visit: Callable[..., User], room: Class) -> None:  # noqa: F811
+    with serving(room.model, teach=room.options) as url:
+        user = visit(url)
+        page = user.page
+        user.choose("photo.png", encoded(photo()))
+        user.done("all tasks")
+        page.get_by_role("tab", name="Teach").click()
+        page.get_by_label("Name").fill("night")
+        page.get_by_label("Steps", exact=True).fill("100")
+        page.get_by_role("button", name="Teach").click()
+        expect(page.get_by_role("alert").filter(has_text="Add images first")).to_be_visible()
+        images = [{"name": f"{n}.png", "mimeType": "image/png", "buffer": encoded(photo(seed=n))} for n in range(4)]
+        for zone in ("Inputs", "Targets"):
+            page.get_by_label(f"{zone}: Files or a zip").set_input_files(images)
+            expect(page.get_by_role("group", name=zone)).to_contain_text("4 files")
+        page.get_by_role("button", name="Teach").click()
+        expect(page.get_by_role("heading", name="Learns night")).to_be_visible()
+        expect(page.locator("#running-facts")).to_contain_text("50 of 100")
+        expect(page.get_by_role("img", name="Held-out images")).to_be_visible()
+        expect(page.get_by_role("img", name="Loss by step")).to_be_visible()
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_role("heading", name="night is stopped")).to_be_visible()
+        page.reload()
+        page.get_by_role("tab", name="Teach").click()
+        page.get_by_role("button", name="Go on").click()
+        room.end()
+        expect(page.get_by_role("heading", name="night is learned")).to_be_visible()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download its file").click()
+        assert Path(download.value.path()).read_bytes() == (room.bundle / "tasks" / "night.safetensors").read_bytes()
+        page.get_by_role("button", name="Use it now").click()
+        user.choose("photo.png", encoded(photo()))
+        user.done("night")
+        assert user.shows("#after", img2img.load(str(room.bundle)).run("night", photo()))
+        assert json.loads((room.folder / "night" / "lesson.json").read_text())["state"] == "done"
+        page.get_by_role("tab", name="Teach").click()
+        page.get_by_role("button", name="Teach another").click()
+        expect(page.get_by_label("Name")).to_be_visible()

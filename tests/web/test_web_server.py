@@ -1,30 +1,42 @@
-"""Starting and stopping the service."""
+"""Starting and stopping the service, and the examples of its guide."""
 
+import io
+import json
+import re
+import shlex
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from web_bundles import encoded, photo
-from web_service import start
+from PIL import Image
+from web_bundles import encoded, photo, same
+from web_service import ROOT, start
 
 import img2img
 from img2img import InputError
-from img2img.web import build_app, serve
+from img2img.web import TeachOptions, build_app, serve
 from img2img.web.server import listen
 
 
-def test_ctrl_c_stops_it_and_it_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
-    """What SIGTERM does is in test_web_load.py."""
+def test_it_talks_to_nobody_and_ctrl_c_stops_it(bundle: Path, tmp_path: Path) -> None:
+    """In a process of its own, whose every connection and look-up is written down; what SIGTERM does is in test_web_load.py."""
     service = start(bundle, tmp_path / "talk.txt")
     with httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http:
-        (path,) = http.post("/gradio_api/upload", files={"files": encoded(photo())}).json()
-        assert service.file(path).is_file()
+        for path in ("/", "/script.js", "/api/v1/tasks", "/api/v1/samples/shapes", "/api/v1/masks"):
+            assert http.get(path).status_code == 200
+        assert http.post("/api/v1/run/colour", files={"image": encoded(photo(700, 600))}).status_code == 200
         assert service.stop(signal.SIGINT) == (0, "")  # a connection that is kept does not hold it
     assert list(service.temporary.iterdir()) == []
+    talked = service.talk.read_text(encoding="utf-8").splitlines()
+    assert talked  # the address it listens at, at least
+    assert [line for line in talked if "127.0.0.1" not in line] == []
 
 
 def test_a_port_in_use(bundle: Path) -> None:
@@ -53,9 +65,17 @@ def test_no_bundle(tmp_path: Path) -> None:
 
 
 def test_a_package_that_is_not_installed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(InputError, match=r"'gradio'.*img2img\[images,train,serve\]"):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(InputError, match=r"'uvicorn'.*img2img\[images,train,serve\]"):
         serve(bundle, port=0)
+
+
+@pytest.mark.parametrize("options", [{"host": "0.0.0.0"}, {"names": ["demo.example"]}])
+def test_nobody_else_can_teach(bundle: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"--teach with --(host|name) .*this machine alone"):
+        serve(bundle, port=0, teach=TeachOptions(), **options)
+    with pytest.raises(InputError, match="this machine alone"):
+        build_app(img2img.load(str(bundle)), hosts=("localhost", "demo.example"), teach=TeachOptions())
 
 
 def test_beyond_this_machine_any_address_and_the_names_given(reference: Any) -> None:
@@ -86,3 +106,36 @@ def test_ipv6(reference: Any) -> None:
             assert listening.getsockname()[0] == "::1"
     except InputError:
         pytest.skip("IPv6 is switched off")
+
+
+# ---------------------------------------------------------------------- the examples of docs/guides/serve.md
+
+
+@pytest.fixture
+def page(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The page, of this service and its tasks, in a folder with a photo."""
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(encoded(photo(), "JPEG"))
+    text = (ROOT / "docs" / "guides" / "serve.md").read_text(encoding="utf-8")
+    return text.replace("http://127.0.0.1:7860", url).replace("run/landscape", "run/disks")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on the PATH")
+def test_with_curl(page: str, reference: Any) -> None:
+    (block,) = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    said = [
+        subprocess.run([*shlex.split(line), "-sS", "--fail", "--noproxy", "*"], check=True, capture_output=True).stdout
+        for line in block.splitlines()
+    ]
+    assert [task["name"] for task in json.loads(said[0])["tasks"]] == list(reference.tasks)
+    assert same(Image.open("coloured.png"), reference.run("colour", "photo.jpg"))
+    assert same(Image.open("overlay.png"), reference.run("disks", "photo.jpg", form="overlay", side=256))
+    with zipfile.ZipFile("all.zip") as archive:
+        assert same(Image.open(io.BytesIO(archive.read("edges.png"))), reference.run("edges", "photo.jpg"))
+
+
+def test_with_python(page: str, reference: Any) -> None:
+    (block,) = [found for found in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "httpx" in found]
+    names: dict[str, Any] = {}
+    exec(compile(block, "serve.md", "exec"), names)
+    assert same(names["labels"], reference.run("disks", "photo.jpg", form="labels"))

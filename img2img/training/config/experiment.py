@@ -56,6 +56,8 @@ class EvaluationOptions(Options):
     """Test images in the fixed batch whose outputs are compared bit for bit after each later task."""
     panels: int = Field(default=6, ge=1)
     """Test images shown for each task."""
+    previews: int = Field(default=0, ge=0)
+    """Validation images whose input, output and target `previews/TASK.jpg` shows after each validation; 0 for no such file."""
     metrics: Names = ()
     """Perceptual metrics of the test images, of tasks whose output should look like a photo: `lpips`, `dists` and `kid`."""
     perceptual: Mapping[str, Any] | None = None
