@@ -299,7 +299,6 @@ def test_an_unknown_kind_or_option_names_the_known_ones() -> None:
         build_task({"kind": "edges", "drawing": "charcoal"})
 
 
-
 # ---------------------------------------------------------------------- the losses of a segmentation
 
 
