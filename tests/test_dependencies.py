@@ -11,6 +11,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from img2img.errors import InputError
+from img2img.extras import require
+
 ROOT = Path(__file__).parents[1]
 UNPINNED = {"torch", "torchvision", "setuptools", "img2img"}
 """Machines with a GPU need another torch, and torch brings its own setuptools."""
@@ -94,3 +97,29 @@ def test_every_package_that_is_imported_is_declared(folder: str) -> None:
             if not declared & {canonicalize_name(d) for d in installed.get(name, [name])}:
                 undeclared.setdefault(name, []).append(str(path.relative_to(ROOT)))
     assert not undeclared, f"declare these in pyproject.toml, in the extra that needs them: {undeclared}"
+
+
+# ---------------------------------------------------------------------- packages that are missing or broken
+
+
+def test_a_package_that_is_missing_is_said_with_its_extra() -> None:
+    with pytest.raises(InputError, match=r"img2img\[export\]"):
+        require("no_such_package_at_all", extra="export", what="a graph")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("import no_such_package_at_all", "no_such_package_at_all"),
+        ("from os import no_such_name", "no_such_name"),
+        ("raise ImportError('needs a newer part')", "needs a newer part"),
+    ],
+)
+def test_a_package_that_is_there_and_broken_is_no_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, reason: str
+) -> None:
+    (tmp_path / "broken_package.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=rf"{reason}.*--force-reinstall broken_package") as refused:
+        require("broken_package", extra="export", what="a graph")
+    assert "img2img[export]" not in str(refused.value)

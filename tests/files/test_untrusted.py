@@ -5,11 +5,12 @@ import pickle
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
-from img2img import InputError
-from img2img.errors import LONGEST
+from img2img.errors import LONGEST, InputError
 from img2img.files.json_files import parse_json
+from img2img.files.unpickle import read_pickled_arrays
 from img2img.files.untrusted import check_plain, mapping
 
 
@@ -70,3 +71,30 @@ def test_nan_is_taken_where_that_is_asked_for() -> None:
     assert parse_json('[1, Infinity, "x"]', allow_nan=True) == [1, float("inf"), "x"]
     with pytest.raises(ValueError, match="Infinity"):
         parse_json('[1, Infinity, "x"]')
+
+
+# ---------------------------------------------------------------------- pickled arrays
+
+
+def read(path, *dtypes):
+    return read_pickled_arrays(path, dtypes=dtypes, expected="a pickle of a test", remedy="write it")
+
+
+def test_arrays_come_back_in_their_containers(tmp_path) -> None:
+    array = np.asfortranarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    (tmp_path / "a").write_bytes(pickle.dumps({"data": [array], "labels": [3, 1], "names": ["café"]}))
+    content = read(tmp_path / "a", "u1")
+    np.testing.assert_array_equal(content["data"][0], array)
+    assert content["labels"] == [3, 1]
+    assert content["names"] == ["café"]
+
+
+def test_arrays_of_another_type_are_refused(tmp_path) -> None:
+    (tmp_path / "a").write_bytes(pickle.dumps(np.zeros(2, np.float32)))
+    with pytest.raises(InputError, match=r"'f4'.*a pickle of a test"):
+        read(tmp_path / "a", "u1")
+
+
+def test_a_missing_file_says_what_to_do(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"nowhere.*a pickle of a test"):
+        read(tmp_path / "nowhere", "u1")
