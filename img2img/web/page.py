@@ -1,7 +1,9 @@
 """The page: one HTML, one style and one script file, a client of the API like any other; nothing is made for a request."""
 
 import hashlib
+from collections.abc import Callable, Coroutine
 from importlib import resources
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -30,7 +32,7 @@ def page_routes() -> APIRouter:
     return router
 
 
-def _answer(content: bytes, kind: str):  # type: ignore[no-untyped-def]
+def _answer(content: bytes, kind: str) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     tag = f'"{hashlib.sha256(content).hexdigest()[:20]}"'
     headers = {"etag": tag, "cache-control": "no-cache"}  # a browser asks each time whether it has the newest
 
