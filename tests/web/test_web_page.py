@@ -63,7 +63,8 @@ class User:
     def shown(self, selector: str) -> Image.Image:
         """The pixels of an image as the browser has decoded it."""
         width, height, values = self.page.locator(selector).evaluate(
-            """image => {
+            """async image => {
+                await image.decode();
                 const canvas = document.createElement("canvas");
                 Object.assign(canvas, {width: image.naturalWidth, height: image.naturalHeight});
                 const context = canvas.getContext("2d");
@@ -176,7 +177,11 @@ def test_samples_paste_drop_and_files_that_no_browser_shows(visit: Callable[...,
     page.evaluate(
         """async () => {
             const canvas = Object.assign(document.createElement("canvas"), {width: 30, height: 20});
-            canvas.getContext("2d").fillRect(5, 5, 9, 9);
+            const context = canvas.getContext("2d");
+            context.fillStyle = "white";
+            context.fillRect(0, 0, 30, 20);
+            context.fillStyle = "black";
+            context.fillRect(5, 5, 9, 9);
             const blob = await new Promise(resolve => canvas.toBlob(resolve));
             await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
         }"""
