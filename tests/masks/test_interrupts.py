@@ -110,7 +110,7 @@ def test_an_interrupt_at_any_line_of_a_call_leaves_the_backbone_the_flags_and_al
         assert flags(net) == before
 
     def fresh() -> None:
-        net._functional = None  # so that its making is interrupted too
+        net._functional = {}  # so that its making is interrupted too
 
     act()
     everywhere(act, check)
@@ -164,7 +164,7 @@ def test_after_an_interrupt_a_call_keeps_no_task_in_memory_and_another_takes_its
     with pytest.raises(KeyboardInterrupt):
         evaluate(net, "a", X)
     handle.remove()
-    pairs = zip(net._functional.module.parameters(), net.backbone.parameters(), strict=True)
+    pairs = zip(net._functional[False].module.parameters(), net.backbone.parameters(), strict=True)
     assert all(ours is theirs for ours, theirs in pairs)
 
     def nested(module: nn.Module, inputs: object) -> None:
@@ -324,7 +324,7 @@ def test_an_interrupted_search_for_the_task_leaves_no_hooks(net: MaskedNetwork) 
 
     def check() -> None:
         assert not any(module._forward_pre_hooks for module in net.modules())
-        assert not net._functional or not any(module._forward_pre_hooks for module in net._functional.module.modules())
+        assert not any(m._forward_pre_hooks for kept in net._functional.values() for m in kept.module.modules())
 
     everywhere(lambda: by_norm_statistics(net, X), check, points=60)
     check()

@@ -100,8 +100,9 @@ def test_the_fisher_information_of_a_linear_gaussian_model_is_the_closed_form() 
     weight = backbone.encoder[0].weight.detach().flatten()  # type: ignore[index]
     plain = context(backbone, names=["classes"])
     images = _Flat()
-    options = plain.task_data["classes"].options
-    task_data = TaskData("classes", _Gaussian(weight, sigma), Parts(*[CachedDataset(images)] * 3), options)  # type: ignore[arg-type]
+    given = plain.task_data["classes"]
+    parts = Parts(*[CachedDataset(images)] * 3)  # type: ignore[arg-type]
+    task_data = TaskData(given.config, _Gaussian(weight, sigma), parts, given.options)  # type: ignore[arg-type]
     strategy = begun(EWC(samples=12), replace(plain, task_data={"classes": task_data}))
     strategy.add("classes", nn.Identity())
     fisher = strategy.fisher("classes")["encoder.0.weight"].flatten()

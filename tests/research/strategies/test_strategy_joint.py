@@ -136,12 +136,12 @@ def test_the_mean_skill_by_hand(strategy: Joint, monkeypatch: pytest.MonkeyPatch
     task_data = strategy.context.task_data
     of = {id(task_data[name].task): name for name in NAMES}
 
-    def figures(self: Any, network: Any, task: Any, images: Any) -> dict[str, float]:
+    def primary_metric(self: Any, network: Any, task: Any, images: Any) -> float:
         assert images is task_data[of[id(task)]].parts.val
-        return {task.metric: values[of[id(task)]][network is None], "another": 9.0}
+        return values[of[id(task)]][network is None]
 
     phase = _phase(strategy)
-    monkeypatch.setattr(type(strategy.context.evaluator), "metrics", figures)
+    monkeypatch.setattr(type(strategy.context.evaluator), "primary_metric", primary_metric)
     assert phase.validate is not None
     assert phase.validate() == pytest.approx((0.625 + 0.6 - 0.25) / 3)
     assert phase.objective is not None
