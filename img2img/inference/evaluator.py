@@ -1,7 +1,7 @@
 """Running a task over whole images: prediction, metrics, and the fixed batch that shows whether an output has changed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,10 @@ from img2img.data.base import Batch, ImageDataset
 from img2img.data.loader import eval_batches
 from img2img.errors import memory_explained
 from img2img.tasks import Task
+from img2img.tasks.base import Metrics
 
 if TYPE_CHECKING:  # torchmetrics' image metrics take a second to import
-    from img2img.metrics.perceptual import PerceptualMetrics
+    from img2img.metrics.perceptual import ImageMetric, PerceptualMetrics
 
 Network = Callable[[Tensor], Tensor]
 """(N, 3, H, W) float in [0, 1], of a size that the backbone takes, to the head's raw output: of the same height and width, or
@@ -84,16 +85,16 @@ class Evaluator:
         Raises:
             OutOfMemoryError: with what to lower.
         """
-        return self._metrics(network, task, images, beside=self.perceptual if task.compares_images else None)
+        beside = [] if self.perceptual is None or not task.compares_images else self.perceptual.build()
+        return self._measured(network, task, images, task.metrics(), beside)
 
     def primary_metric(self, network: Network | None, task: Task, images: ImageDataset) -> float:
         """The one that chooses the state and decides comparisons."""
-        return self._metrics(network, task, images)[task.metric]
+        return self._measured(network, task, images, task.primary_metrics(), [])[task.metric]
 
-    def _metrics(
-        self, network: Network | None, task: Task, images: ImageDataset, *, beside: "PerceptualMetrics | None" = None
+    def _measured(
+        self, network: Network | None, task: Task, images: ImageDataset, metrics: Metrics, of_images: Sequence["ImageMetric"]
     ) -> dict[str, float]:
-        metrics, of_images = task.metrics(), [] if beside is None else beside.build()
         with self.memory_explained():
             for batch in eval_batches(images, batch_size=self.batch_size):
                 example = task.example(batch.to(self.device))

@@ -1,5 +1,7 @@
 """Full-reference image quality: SSIM, MSE, PSNR and light-matched MSE, each the mean over images of one value an image."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
@@ -18,19 +20,24 @@ class ImageQualityMetrics(PerImageMean):
     """The metrics "SSIM" (at most 1), "MSE" (on the 0..255 scale; lower is better) and "PSNR" (dB).
 
     Each is the mean over images, so images of different sizes can be mixed in one set, in batches of one size each.
+
+    Args:
+        names: which of them.
     """
 
-    def __init__(self) -> None:
-        super().__init__(("SSIM", "MSE", "PSNR"))
+    def __init__(self, names: Sequence[str] = ("SSIM", "MSE", "PSNR")) -> None:
+        super().__init__(names)
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Measure a batch of images, both (N, 3, H, W) float RGB in [0, 1], H and W at least 11.
 
         Raises:
-            InputError: another shape, type or range, or an image smaller than SSIM's window.
+            InputError: another shape, type or range, or an image smaller than SSIM's window, whatever is measured.
         """
         check_images(prediction, target)
-        self.add({"SSIM": ssim(prediction, target), "MSE": mse(prediction, target), "PSNR": psnr(prediction, target)})
+        check_window(target)
+        functions = {"SSIM": ssim, "MSE": mse, "PSNR": psnr}
+        self.add({name: functions[name](prediction, target) for name in self.names})
 
 
 class LightMatchedMetrics(PerImageMean):
@@ -49,6 +56,20 @@ class LightMatchedMetrics(PerImageMean):
         self.add({"light-matched MSE": light_matched_mse(prediction, target)})
 
 
+def check_window(images: Tensor) -> None:
+    """Refuse images (N, C, H, W) that are smaller than SSIM's window.
+
+    Raises:
+        InputError: H or W below 11.
+    """
+    height, width = images.shape[-2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise InputError(
+            f"got an image of {height} x {width} pixels: SSIM expects {SSIM_WINDOW} x {SSIM_WINDOW} at least, "
+            "its window; use a higher resolution"
+        )
+
+
 def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     """Structural similarity of each image, (N,), in [-1, 1] (Wang et al. 2004, eq. 13, mean over pixels and channels).
 
@@ -64,12 +85,7 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     Raises:
         InputError: H or W below 11.
     """
-    height, width = target.shape[-2:]
-    if min(height, width) < SSIM_WINDOW:
-        raise InputError(
-            f"got an image of {height} x {width} pixels: SSIM expects {SSIM_WINDOW} x {SSIM_WINDOW} at least, "
-            "its window; use a higher resolution"
-        )
+    check_window(target)
     border = SSIM_WINDOW // 2
     with torch.autocast(target.device.type, enabled=False):
         _, similarity = structural_similarity_index_measure(

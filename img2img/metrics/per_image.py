@@ -1,6 +1,6 @@
 """A mean over images, and the input checks that the image metrics share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -26,9 +26,9 @@ class PerImageMean(Metric):
     sums: Tensor
     images: Tensor
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         super().__init__(sync_on_compute=False)
-        self.names = names
+        self.names = tuple(names)
         self.add_state("sums", torch.zeros(len(names), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 

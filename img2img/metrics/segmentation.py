@@ -8,6 +8,8 @@ none (NaN here), so that `ClasswiseWrapper` around them would report other value
 import math
 from collections.abc import Sequence
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -103,18 +105,12 @@ def _boundaries(map_: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
 
 
 def _within(points: Tensor, square: float) -> Tensor:
-    """Where a point (K, H, W) bool is nearer than the root of `square` pixels: a dilation by a disk, row by row."""
-    height, width = points.shape[1:]
-    near, rows = torch.zeros_like(points), points.clone()
-    reaches = {dy: math.isqrt(math.ceil(square - dy**2) - 1) for dy in range(height) if dy**2 < square}
-    for dx in range(min(max(reaches.values()) + 1, width)):
-        if dx:
-            rows[:, :, dx:] |= points[:, :, :-dx]
-            rows[:, :, :-dx] |= points[:, :, dx:]
-        for dy in (dy for dy, reach in reaches.items() if min(reach, width - 1) == dx):
-            near[:, dy:] |= rows[:, : height - dy]
-            near[:, : height - dy] |= rows[:, dy:]
-    return near
+    """Where a point (K, H, W) bool is nearer than the root of `square` pixels: a dilation by a disk."""
+    reach = min(math.isqrt(math.ceil(square) - 1), max(points.shape[1:]) - 1)
+    offsets = np.arange(-reach, reach + 1) ** 2
+    disk = (offsets[:, None] + offsets < square).astype(np.uint8)
+    near = [cv2.dilate(map_, disk, borderType=cv2.BORDER_CONSTANT, borderValue=0) for map_ in points.cpu().byte().numpy()]
+    return torch.from_numpy(np.stack(near)).bool().to(points.device) if near else points
 
 
 def _share(points: Tensor, near: Tensor) -> Tensor:
@@ -130,6 +126,7 @@ class SegmentationMetrics(Metric):
 
     Args:
         classes: the names of the classes 0..C-1, C >= 2, each once.
+        boundary: whether boundary F1 is measured.
 
     Raises:
         InputError: fewer than two classes, or a name twice.
@@ -137,7 +134,7 @@ class SegmentationMetrics(Metric):
 
     full_state_update = False
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], *, boundary: bool = True) -> None:
         super().__init__(sync_on_compute=False)
         self.classes = tuple(classes)
         if not 2 <= len(self.classes) <= VOID or len(set(self.classes)) < len(self.classes):
@@ -149,7 +146,7 @@ class SegmentationMetrics(Metric):
         self.confusion = MulticlassConfusionMatrix(
             len(self.classes), ignore_index=VOID, validate_args=False, sync_on_compute=False
         )
-        self.boundary = BoundaryF1(len(self.classes))
+        self.boundary = BoundaryF1(len(self.classes)) if boundary else None
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Count a batch.
@@ -186,13 +183,15 @@ class SegmentationMetrics(Metric):
         _check_labels("target", target[counted], size)
         _check_labels("prediction", prediction[counted], size)
         self.confusion.to(target.device).update(prediction[counted], target[counted])
-        self.boundary.to(target.device).update(prediction, target)
+        if self.boundary is not None:
+            self.boundary.to(target.device).update(prediction, target)
 
     def reset(self) -> None:
         """Forget what was counted."""
         super().reset()
         self.confusion.reset()
-        self.boundary.reset()
+        if self.boundary is not None:
+            self.boundary.reset()
 
     def compute(self) -> dict[str, float]:
         """The metrics since the last `reset`: "mIoU", "pixel accuracy", "boundary F1", and "IoU <class>" for every class.
@@ -218,7 +217,7 @@ class SegmentationMetrics(Metric):
         return {
             "mIoU": sum(occurring) / len(occurring),
             "pixel accuracy": hits.sum().item() / total,
-            "boundary F1": self.boundary.compute(),
+            **({} if self.boundary is None else {"boundary F1": self.boundary.compute()}),
             **{f"IoU {name}": value for name, value in zip(self.classes, iou, strict=True)},
         }
 

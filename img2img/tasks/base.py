@@ -144,6 +144,10 @@ class Task(ABC):
     def metrics(self) -> Metrics:
         """Fresh metrics to be updated over a set, by one process even of several: `torchmetrics` want `sync_on_compute=False`."""
 
+    def primary_metrics(self) -> Metrics:
+        """Fresh metrics for validations, with `metric` among them: all, unless a task leaves out what takes long."""
+        return self.metrics()
+
     @abstractmethod
     def baseline(self, example: Example) -> Tensor:
         """The trivial prediction that the network has to beat; `fit` has been called on the training set."""

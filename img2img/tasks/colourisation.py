@@ -16,7 +16,7 @@ from img2img.errors import InputError
 from img2img.metrics.colour import ColourMetrics, LabMetrics
 from img2img.metrics.image_quality import ImageQualityMetrics
 from img2img.metrics.style import perceptual_distance
-from img2img.tasks.base import TASKS, Example, Metrics, Task, unit
+from img2img.tasks.base import TASKS, Example, Metrics, Task, combine, unit
 from img2img.tasks.colour_bins import BinOptions, ColourBins
 from img2img.validation import Options, checked
 
@@ -140,6 +140,12 @@ class Colourisation(Task):
     def metrics(self) -> Metrics:
         """ab error and delta E; of the RGB images SSIM, MSE, PSNR, CIEDE2000 and the colourfulness ratio."""
         return _ColourMetrics(self)
+
+    def primary_metrics(self) -> Metrics:
+        """ab error and delta E."""
+        if self.metric != Colourisation.metric:  # a subclass's own
+            return self.metrics()
+        return combine(lab=LabMetrics())
 
     def baseline(self, example: Example) -> Tensor:
         """No colour at all."""

@@ -129,6 +129,12 @@ class ImageOutput(Task):
         """SSIM, MSE and PSNR; CIEDE2000 and the colourfulness ratio."""
         return combine(images=ImageQualityMetrics(), colour=ColourMetrics())
 
+    def primary_metrics(self) -> Metrics:
+        """MSE."""
+        if self.metric != ImageOutput.metric:  # a subclass's own
+            return self.metrics()
+        return combine(images=ImageQualityMetrics(("MSE",)))
+
     def to_image(self, prediction: Tensor, input: Tensor) -> Tensor:
         """The prediction itself."""
         return prediction

@@ -423,3 +423,45 @@ def test_what_only_a_training_needs_is_not_stored() -> None:
 def test_losses_that_are_none_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         _segmentation(**options)
+
+
+# ---------------------------------------------------------------------- what validations measure
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "segmentation", "classes": ["a", "b", "c"]},
+        {"kind": "classification", "classes": ["a", "b", "c"]},
+        {"kind": "colourisation"},
+        {"kind": "edges", "drawing": "sobel"},
+        {"kind": "denoising"},
+        {"kind": "translation"},
+    ],
+    ids=lambda options: options["kind"],
+)
+def test_a_validation_measures_the_primary_metric_of_all_metrics(options: dict[str, Any]) -> None:
+    task = build_task(options)
+    torch.manual_seed(0)
+    made = [task.metrics(), task.primary_metrics()]
+    for _ in range(2):
+        image, source = (torch.randint(256, (2, 3, 16, 20), dtype=torch.uint8) for _ in range(2))
+        batch = Batch(image=image, label=torch.randint(3, (2, 16, 20)), source=source, category=torch.randint(3, (2,)))
+        example = task.example(batch)
+        raw = torch.randn(2, task.out_channels, *(() if task.kind == "classification" else (16, 20)))
+        for metrics in made:
+            metrics.update(task.prediction(raw, example.input), example)
+    every, primary = (metrics.compute() for metrics in made)
+    assert primary.items() <= every.items()
+    assert task.metric in primary
+
+
+def test_a_subclass_with_a_primary_metric_of_its_own_validates_by_it() -> None:
+    class ByBoundary(type(build_task({"kind": "segmentation", "classes": ["a", "b"]}))):  # type: ignore[misc]
+        metric = "boundary F1"
+
+    task = ByBoundary(classes=["a", "b"])
+    metrics = task.primary_metrics()
+    labels = (torch.arange(12) > 5).long().expand(1, 12, 12)
+    metrics.update(labels, Example(torch.zeros(1, 3, 12, 12), labels))
+    assert metrics.compute()["boundary F1"] == 1
