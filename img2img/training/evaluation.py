@@ -11,7 +11,7 @@ from img2img.errors import InputError, memory_explained
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
 from img2img.inference import load
-from img2img.inference.evaluator import Evaluator, finite
+from img2img.inference.evaluator import finite
 from img2img.training.compose import without_script_keys
 from img2img.training.config import Experiment, read_experiment
 from img2img.training.record import Records
@@ -54,14 +54,7 @@ def evaluate_run(
         )
     with memory_explained("while the bundle was read", "close other programs, or give another device=..."):
         model = load(folder, device=device)
-    evaluator = Evaluator(
-        stride=model.backbone.stride,
-        min_size=model.backbone.min_size,
-        device=model.device,
-        batch_size=experiment.evaluation.batch_size,
-        channels_last=experiment.device.channels_last,
-        perceptual=experiment.evaluation.perceptual_metrics(),
-    )
+    evaluator = experiment.evaluator(model.backbone, model.device)
     reported = {task.name: task.metrics for task in read_results(folder).tasks}
     measured, records, configs = {}, Records(experiment, folder), {task.name: task for task in experiment.tasks}
     for name in model.tasks if tasks is None else tasks:

@@ -25,6 +25,7 @@ from img2img.training.distributed import Processes
 from img2img.training.log import TrainingLog
 from img2img.training.optimiser import Groups, all_groups, all_of, build_optimisers, schedule, schedulers, start_momentum
 from img2img.training.precise_bn import precise_bn
+from img2img.training.results import Outcome
 
 
 class Objective(Protocol):
@@ -87,6 +88,24 @@ class Fitted:
     best_step: int
     seconds: float
     steps: int
+
+
+def outcome_of(before: float | None, fitted: Sequence[Fitted], *, test_images: int) -> Outcome:
+    """What is kept of a task's trainings; the last one's validation counts.
+
+    Args:
+        before: the primary metric before any of them, None where there is none.
+        fitted: their outcomes.
+        test_images: how many the task is tested on.
+    """
+    return Outcome(
+        before=None if before is None or not math.isfinite(before) else before,
+        val=fitted[-1].best if fitted else None,
+        best_step=fitted[-1].best_step if fitted else None,
+        train_seconds=sum(f.seconds for f in fitted),
+        steps=sum(f.steps for f in fitted),
+        test_images=test_images,
+    )
 
 
 def fit(

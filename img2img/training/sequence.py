@@ -22,7 +22,7 @@ from img2img.training.config import Experiment, backbone_fingerprint, task_finge
 from img2img.training.distributed import Processes, start_fabric
 from img2img.training.environment import environment
 from img2img.training.log import TrainingLog
-from img2img.training.loop import Fitted, Progress, fit
+from img2img.training.loop import Fitted, Progress, fit, outcome_of
 from img2img.training.output_check import OutputCheck
 from img2img.training.output_images import Preview
 from img2img.training.progress import read_progress, write_progress
@@ -204,14 +204,7 @@ class SequenceRunner:
         self.network = MaskedNetwork(backbone, head=HEAD, select=is_weight if select is None else list(select), strict=strict)
         self.strategy.check(self.experiment, self.network)
         self._place(self.network)
-        self.evaluator = Evaluator(
-            stride=backbone.stride,
-            min_size=backbone.min_size,
-            device=self._fabric.device,
-            batch_size=self.experiment.evaluation.batch_size,
-            channels_last=self.experiment.device.channels_last,
-            perceptual=self.experiment.evaluation.perceptual_metrics(),
-        )
+        self.evaluator = self.experiment.evaluator(backbone, self._fabric.device)
         if self.evaluator.perceptual is not None:
             _ = self.evaluator.perceptual.network  # read now, so that a missing file is found before any training
 
@@ -347,15 +340,7 @@ class SequenceRunner:
             )
 
     def _outcome(self, name: str, before: float | None, fitted: Sequence[Fitted]) -> Outcome:
-        """What is kept of a task's trainings; the last one's validation counts."""
-        return Outcome(
-            before=None if before is None or not math.isfinite(before) else before,
-            val=fitted[-1].best if fitted else None,
-            best_step=fitted[-1].best_step if fitted else None,
-            train_seconds=sum(f.seconds for f in fitted),
-            steps=sum(f.steps for f in fitted),
-            test_images=len(self.task_data[name].parts.test),
-        )
+        return outcome_of(before, fitted, test_images=len(self.task_data[name].parts.test))
 
     def _measured(self, finish: Callable[[], None]) -> None:
         """Let the first process measure and write what was trained; all know its progress."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
+import torch
 from pydantic import ConfigDict, Field, Strict, model_validator
 
 from img2img.backbones import Backbone, build_backbone
@@ -23,6 +24,7 @@ from img2img.training.source import Source
 from img2img.validation import Options, Spec
 
 if TYPE_CHECKING:
+    from img2img.inference.evaluator import Evaluator
     from img2img.metrics.perceptual import PerceptualMetrics
 
 BackboneMode = Literal["first_task", "pretrained", "random", "bundle"]
@@ -324,6 +326,24 @@ class Experiment(Run):
         if source is None:
             return self.masks.select
         return None if source.select is None else tuple(source.select)
+
+    def evaluator(self, backbone: Backbone, device: torch.device) -> "Evaluator":
+        """What measures networks of this backbone, as the experiment has it.
+
+        Args:
+            backbone: gives the sizes that it takes.
+            device: where the networks are.
+        """
+        from img2img.inference.evaluator import Evaluator  # what reads images takes seconds to import
+
+        return Evaluator(
+            stride=backbone.stride,
+            min_size=backbone.min_size,
+            device=device,
+            batch_size=self.evaluation.batch_size,
+            channels_last=self.device.channels_last,
+            perceptual=self.evaluation.perceptual_metrics(),
+        )
 
     def seed_of(self, name: str) -> int:
         """A seed for one task: the same wherever it stands in the sequence and whatever ran before."""
