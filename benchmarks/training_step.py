@@ -24,6 +24,7 @@ from rich.table import Table
 from torch import nn
 
 from img2img import MaskedNetwork, masks
+from img2img.training.optimiser import DenseAdam
 
 METHODS: dict[str, Callable[[], masks.MaskMethod]] = {
     "piggyback": masks.Piggyback,
@@ -67,7 +68,7 @@ def trained_module(name: str, size: int) -> nn.Module:
 def step_of(name: str, size: int, batch: int) -> Callable[[], object]:
     module = trained_module(name, size).to(device(), memory_format=torch.channels_last).train()
     # Kept alive by the closure: a TaskModule holds its network.
-    optimiser = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], 1e-4, fused=True)
+    optimiser = DenseAdam([p for p in module.parameters() if p.requires_grad], 1e-4, fused=True)
     x = torch.rand(batch, 3, size, size, device=device()).contiguous(memory_format=torch.channels_last)
     y = torch.rand(batch, 1, size, size, device=device())
 
