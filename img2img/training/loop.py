@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from img2img.errors import InputError, TrainingDivergedError, memory_explained
 from img2img.tasks.adversary import Adversary
 from img2img.tasks.base import Example
-from img2img.training.adversary import AdversarialTraining
+from img2img.training.adversarial_training import AdversarialTraining
 from img2img.training.average import WeightAverage
 from img2img.training.callback import Callback
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
