@@ -349,10 +349,10 @@ def test_teach(visit: Callable[..., User], room: Class) -> None:  # noqa: F811
         page.get_by_label("Steps", exact=True).fill("100")
         page.get_by_role("button", name="Teach").click()
         expect(page.get_by_role("alert").filter(has_text="Add images first")).to_be_visible()
-        images = [{"name": f"{n}.png", "mimeType": "image/png", "buffer": encoded(photo(seed=n))} for n in range(4)]
+        images = [{"name": f"{n}.png", "mimeType": "image/png", "buffer": encoded(photo(seed=n))} for n in range(10)]
         for zone in ("Inputs", "Targets"):
             page.get_by_label(f"{zone}: Files or a zip").set_input_files(images)
-            expect(page.get_by_role("group", name=zone)).to_contain_text("4 files")
+            expect(page.get_by_role("group", name=zone)).to_contain_text("10 files")
         page.get_by_role("button", name="Teach").click()
         expect(page.get_by_role("heading", name="Learns night")).to_be_visible()
         expect(page.locator("#running-facts")).to_contain_text("50 of 100")
