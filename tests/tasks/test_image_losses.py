@@ -53,7 +53,7 @@ def test_the_terms_add_up_by_their_weights(options: dict[str, Any], example: Exa
 def test_the_perceptual_term_is_the_distance_of_deep_features(example: Example) -> None:
     torch.manual_seed(5)
     task = build_task({"kind": "edges", "drawing": "sobel", "loss": {"l1": 0, "perceptual": 2, "network": NETWORK}})
-    network = task._given_loss.network  # type: ignore[attr-defined]
+    network = task._given_loss._perceptual.network  # type: ignore[attr-defined]
     assert network.layers == NETWORKS["squeezenet1_1"].perceptual
     raw = _raw(task).requires_grad_()
     loss = task.loss(raw, example)
