@@ -208,9 +208,11 @@ def restore_method(name: str, stored_options: Mapping[str, Any]) -> MaskMethod:
     return build_method(name, {options.get(stored, stored): value for stored, value in stored_options.items()})
 
 
-def check_parts(
-    stored: Mapping[str, Mapping[str, Tensor]], expected: Mapping[str, Mapping[str, tuple[torch.dtype, tuple[int, ...]]]]
-) -> None:
+Parts = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+"""The type and shape of each compact part of a mask; -1 for a length that is not known."""
+
+
+def check_parts(stored: Mapping[str, Mapping[str, Tensor]], expected: Mapping[str, Parts]) -> None:
     """Check the compact parts of a task's masks: names, types, shapes.
 
     Args:

@@ -158,7 +158,7 @@ def delta_from_finetuned(
     layers, deltas = network.layers(), {}
     for name, mask in state.named_masks():
         if isinstance(mask, TrainableCopy):
-            mask.weight.copy_(found[name])
+            mask.delta.copy_(_difference(found[name], layers[name].weight))
         else:
             deltas[name] = _difference(found[name], layers[name].weight)
     kept = {name: torch.ones_like(delta, dtype=torch.bool) for name, delta in deltas.items()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError
-from img2img.masks.base import Mask, MaskMethod, check_parts
+from img2img.masks.base import Mask, MaskMethod, Parts, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.layers import Layer
 
@@ -151,12 +151,12 @@ class RealValuedMethod(MaskMethod):
         self, stored: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, Layer], bases: Mapping[str, Basis]
     ) -> dict[str, Mask]:
         """Frozen masks from their values, one for each target weight."""
-        shapes = {}
+        expected = {}
         layers = self.targets(layers)
         for name, layer in layers.items():
             fresh = self.start(replace(layer, weight=layer.weight.to("meta")))
-            shapes[name] = {part: tuple(value.shape) for part, value in fresh.items()}
-        check_values(stored, shapes)
+            expected[name] = {part: (torch.float16, tuple(value.shape)) for part, value in fresh.items()}
+        check_values(stored, expected)
         masks: dict[str, Mask] = {}
         for name, layer in layers.items():
             values = {part: value.to(layer.weight.device, copy=True) for part, value in stored[name].items()}
@@ -167,13 +167,13 @@ class RealValuedMethod(MaskMethod):
         return self.kind(layer, values, frozen=frozen, scale=self.scale(layer))
 
 
-def check_values(stored: Mapping[str, Mapping[str, Tensor]], shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> None:
-    """Check the values of frozen masks as they were read: names, type, shapes, and that all are finite.
+def check_values(stored: Mapping[str, Mapping[str, Tensor]], expected: Mapping[str, Parts]) -> None:
+    """Check the values of frozen masks as they were read: names, types, shapes, and that all are finite.
 
     Raises:
         InputError: anything differs.
     """
-    check_parts(stored, {n: {part: (torch.float16, shape) for part, shape in parts.items()} for n, parts in shapes.items()})
+    check_parts(stored, expected)
     for name, parts in stored.items():
         for part, value in parts.items():
             if not value.isfinite().all():

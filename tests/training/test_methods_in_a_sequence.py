@@ -62,8 +62,8 @@ def test_tasks_may_have_weights_of_their_own_and_leave_others_as_they_are(config
     assert masked.pop("decoder.1.0.weight") == "TrainableCopy"
     assert sorted(masked) == ["decoder.0.0.weight", "encoder.3.conv1.0.weight", "encoder.3.conv2.0.weight"]
     assert set(masked.values()) == {"PiggybackMask"}
-    learned = [dict(network.state(task).named_masks())["decoder.1.0.weight"].weight for task in ("colour", "edges")]
     frozen = network.masked_weights()["decoder.1.0.weight"]
+    learned = [dict(network.state(task).named_masks())["decoder.1.0.weight"](frozen) for task in ("colour", "edges")]
     assert results["backbone"]["copied_parameters"] == frozen.numel()
     assert results["backbone"]["masked_parameters"] == sum(network.masked_weights()[name].numel() for name in masked)
     assert all(float((weight - frozen).abs().max()) > 0.005 for weight in learned), "they learn at train.optimiser.lr"
