@@ -1,7 +1,7 @@
 """Mixed training: of some weights the task trains a copy, the others are masked (Piggyback, section 6)."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -95,12 +95,14 @@ class Mixed(MaskMethod):
 
     Attributes:
         method: how the others are masked; or its name and options as a config has them.
-        trainable_copies: shell patterns for whole weight names, such as `"decoder.blocks.4.*"`; each must fit a weight.
+        trainable_copies: shell patterns for whole weight names, such as `"decoder.blocks.4.*"`, each of which must fit a weight;
+            or a share of all weights, such as 0.01, which the smallest ones fill as far as they fit, of equal ones the last
+            first. In an encoder-decoder the smallest are those nearest to the pixels, at its input and at its output.
     """
 
     stored_names: ClassVar[Mapping[str, str]] = {"trainable_copies": "own"}
     method: MaskMethod | Mapping[str, Any]
-    trainable_copies: Sequence[str]
+    trainable_copies: Sequence[str] | float
 
     def __post_init__(self) -> None:
         if isinstance(self.method, Mapping):
@@ -111,14 +113,25 @@ class Mixed(MaskMethod):
             object.__setattr__(self, "method", build_method(name, options))
         elif isinstance(self.method, Mixed):
             raise InputError("mixed of mixed: a mixed method beside an experiment's trainable copies; name all patterns in one")
-        patterns = self.trainable_copies
-        if isinstance(patterns, str) or not patterns or not all(isinstance(p, str) for p in patterns):
-            raise InputError(f"mixed trainable_copies={patterns!r}: expected a list of patterns of weight names, one or more")
-        object.__setattr__(self, "trainable_copies", tuple(patterns))
+        copies = self.trainable_copies
+        if isinstance(copies, int | float):
+            if isinstance(copies, bool) or not 0 < copies < 1:
+                raise InputError(
+                    f"mixed trainable_copies={copies}: expected a share of the weights between 0 and 1, such as 0.01"
+                )
+            return
+        if isinstance(copies, str) or not copies or not all(isinstance(p, str) for p in copies):
+            raise InputError(
+                f"mixed trainable_copies={copies!r}: expected a list of patterns of weight names, one or more, or a share of the "
+                "weights, such as 0.01"
+            )
+        object.__setattr__(self, "trainable_copies", tuple(copies))
 
     def options(self) -> dict[str, Any]:
         """The options as plain JSON values."""
-        return {"method": {"name": self.inner.name, **self.inner.options()}, "trainable_copies": list(self.trainable_copies)}
+        copies = self.trainable_copies
+        copies = list(copies) if isinstance(copies, Sequence) else copies
+        return {"method": {"name": self.inner.name, **self.inner.options()}, "trainable_copies": copies}
 
     @property
     def inner(self) -> MaskMethod:
@@ -158,7 +171,7 @@ class Mixed(MaskMethod):
         return self.inner.penalty(_masked(masks))
 
     def _split(self, layers: Mapping[str, Layer]) -> tuple[dict[str, Layer], dict[str, Layer]]:
-        copied = {name: layers[name] for name in names_of_copies(self.trainable_copies, layers)}
+        copied = {name: layers[name] for name in names_of_copies(self.trainable_copies, _sizes(layers))}
         return copied, {name: layer for name, layer in layers.items() if name not in copied}
 
     @staticmethod
@@ -166,20 +179,36 @@ class Mixed(MaskMethod):
         return {name: part[name] for name in layers for part in parts if name in part}
 
 
-def names_of_copies(patterns: Sequence[str], weights: Iterable[str]) -> list[str]:
-    """The names of the weights that fit one of the patterns.
+def names_of_copies(copies: Sequence[str] | float, sizes: Mapping[str, int]) -> list[str]:
+    """The names of the weights that are copied, in the order of `sizes`, which has how many elements each weight has.
+
+    Args:
+        copies: patterns or a share, see `Mixed`.
+        sizes: of all masked weights, by name.
 
     Raises:
         InputError: a pattern fits none.
     """
-    names = list(weights)
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            some = ", ".join(names[-4:])
+    if isinstance(copies, int | float):
+        room, found, names = copies * sum(sizes.values()), set(), list(sizes)
+        for _, index in sorted((size, -index) for index, size in enumerate(sizes.values())):
+            name = names[-index]
+            room -= sizes[name]
+            if room < 0:
+                break
+            found.add(name)
+        return [name for name in sizes if name in found]
+    for pattern in copies:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in sizes):
+            some = ", ".join(list(sizes)[-4:])
             raise InputError(
                 f"trainable_copies={pattern!r} fits no weight that is masked; name some of this network, such as {some}, or none"
             )
-    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in sizes if any(fnmatch.fnmatchcase(name, pattern) for pattern in copies)]
+
+
+def _sizes(layers: Mapping[str, Layer]) -> dict[str, int]:
+    return {name: layer.weight.numel() for name, layer in layers.items()}
 
 
 def _masked(masks: Mapping[str, Mask]) -> dict[str, Mask]:

@@ -104,8 +104,10 @@ class MaskOptions(Options):
     """
     select: Names | None = None
     """Patterns of the names of the weights that are masked, such as `["decoder.*"]`; None for all."""
-    trainable_copies: Names | None = None
-    """Patterns of the names of weights of which each masked task trains a copy in place of a mask; None for none."""
+    trainable_copies: Names | float | None = None
+    """The weights of which each masked task trains a copy in place of a mask: patterns of their names; or a share of all weights,
+    such as 0.01, for the smallest ones, see `Mixed`; None for none.
+    """
     bases: Mapping[str, Mapping[str, Any]] = {}
     """By name, what tasks with ImpressLearn combine: the options of `BasisOfTasks` or of `RandomBasis`."""
 

@@ -167,7 +167,7 @@ def _basis(name: str, options: Mapping[str, Any]) -> BasisOfTasks | RandomBasis:
     return checked(BasisOfTasks, options, what=what) if "tasks" in options else checked(RandomBasis, options, what=what)
 
 
-def _mask_method(spec: Spec[MaskMethod], copies: Sequence[str] | None) -> MaskMethod:
+def _mask_method(spec: Spec[MaskMethod], copies: Sequence[str] | float | None) -> MaskMethod:
     method = spec.build()
     return Mixed(method=method, trainable_copies=copies) if copies else method
 

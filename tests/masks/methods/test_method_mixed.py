@@ -118,6 +118,29 @@ def test_freezing_rounds_each_channel_once_to_eight_bits(layer: nn.Module) -> No
     assert torch.equal(mask(weight), rounded)
 
 
+def _copied(share: float) -> list[str]:
+    layers = [nn.Linear(4, 2), nn.Linear(2, 20), nn.Linear(20, 2), nn.Linear(2, 4)]  # of 8, 40, 40 and 8 weights
+    net = MaskedNetwork(nn.Sequential(*layers))
+    state = net.add_task("mixed", masks.Mixed(method=masks.Piggyback(), trainable_copies=share))
+    return [name for name, mask in state.named_masks() if isinstance(mask, masks.TrainableCopy)]
+
+
+def test_a_share_copies_the_smallest_weights_and_the_last_of_equal_ones_first() -> None:
+    assert _copied(0.08) == []
+    assert _copied(0.09) == ["3.weight"]
+    assert _copied(0.5) == ["0.weight", "3.weight"]
+    assert _copied(0.6) == ["0.weight", "2.weight", "3.weight"]
+
+
+def test_a_share_is_stored_with_the_task(tmp_path: Path) -> None:
+    net = MaskedNetwork(nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 20)))
+    state = net.add_task("mixed", masks.Mixed(method=masks.Piggyback(), trainable_copies=0.5))
+    loaded = MaskedNetwork(net.copy_backbone())
+    loaded.load_task(net.save_task("mixed", tmp_path / "mixed"))
+    kinds = [type(mask).__name__ for _, mask in loaded.state("mixed").named_masks()]
+    assert kinds == [type(mask).__name__ for _, mask in state.named_masks()] == ["TrainableCopy", "PiggybackMask"]
+
+
 def test_a_warm_start_takes_over_own_weights(net: MaskedNetwork) -> None:
     train(net, "mixed", torch.randn(4, 3, 8, 8))
     net.freeze_task("mixed")
@@ -166,6 +189,8 @@ def test_the_penalty_and_basis_are_the_inner_methods() -> None:
     [
         ({"trainable_copies": []}, "one or more"),
         ({"trainable_copies": "body.*"}, "a list of patterns"),
+        ({"trainable_copies": 1.0}, "between 0 and 1"),
+        ({"trainable_copies": True}, "between 0 and 1"),
         ({"trainable_copies": ["body.9.*"]}, "body.9.*"),
         ({"method": {"name": "mixed", "method": {"name": "affine"}, "trainable_copies": COPIES}}, "mixed of mixed"),
         ({"method": {"name": "nothing"}}, "unknown"),
