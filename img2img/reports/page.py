@@ -46,7 +46,7 @@ def _view(folder: Path, results: Results) -> dict[str, Any]:
     backbone, forgetting = results.backbone, results.forgetting
     tasks = [_task(folder, task, i, backbone.bytes) for i, task in enumerate(results.tasks)]
     occurring = dict.fromkeys(metric["name"] for task in tasks for metric in task["metrics"])
-    rows = _matrix(forgetting.value_matrix, results.tasks)
+    rows = _matrix(forgetting.value_matrix, results.tasks, every=forgetting.remeasured == "every")
     below = [cell["state"] for row in rows for cell in row if cell["state"] in ("same", "changed")]
     gains = [task["gain"] for task in tasks]
     return {
@@ -56,6 +56,7 @@ def _view(folder: Path, results: Results) -> dict[str, Any]:
         "compared": any(task["decoder_only"] is not None for task in tasks),
         "better": sum(gain is not None and gain > 0 for gain in gains),
         "matrix": rows,
+        "remeasured": forgetting.remeasured,
         "same": below.count("same"),
         "below": len(below),
         "change": forgetting.max_abs_output_change,
@@ -122,16 +123,19 @@ def improvement(value: float | None, baseline: float | None, *, higher_is_better
     return (value - baseline if higher_is_better else baseline - value) / abs(baseline)
 
 
-def _matrix(values: list[list[float | None]], tasks: list[TaskResult]) -> list[list[dict[str, Any]]]:
-    """Cells with how they stand to the diagonal, the metric when the task was new: "same" is exactly equal."""
+def _matrix(values: list[list[float | None]], tasks: list[TaskResult], *, every: bool) -> list[list[dict[str, Any]]]:
+    """Cells with how they stand to the diagonal, the metric when the task was new: "same" is exactly equal.
+
+    Unless tasks were measured again after `every` task, rows before the last have the diagonal alone.
+    """
     rows = []
     for t, row in enumerate(values):
         cells = []
         for i, value in enumerate(row):
             new = values[i][i]
             cell: dict[str, Any] = {"value": value, "difference": None, "better": None, "state": "none"}
-            if i > t:
-                cell["state"] = "future"
+            if i > t or (i < t < len(values) - 1 and not every):
+                cell["state"] = "unmeasured"
             elif i == t:
                 cell["state"] = "new"
             elif value is not None and new is not None:

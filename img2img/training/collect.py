@@ -85,7 +85,11 @@ def collect_results(
         shared_bytes=progress.shared_bytes,
         relative_parameters=relative_parameters,
         tasks=tasks,
-        forgetting=ForgettingResult(value_matrix=matrix, max_abs_output_change=max(changes, default=0.0)),
+        forgetting=ForgettingResult(
+            value_matrix=matrix,
+            max_abs_output_change=max(changes, default=0.0),
+            remeasured=experiment.evaluation.remeasured(cannot_forget=experiment.strategy.builder.cannot_forget),
+        ),
         transfer=TransferResult(
             average_skill=transfer.average_skill(skills),
             backward=transfer.backward_transfer(skills),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -102,6 +102,8 @@ class FlipLog(Callback):
 @dataclass(kw_only=True)
 class MaskStrategy(Strategy):
     """A mask, a normalisation state and a head a task, by the mask method of each task, stored in the run's bundle."""
+
+    cannot_forget: ClassVar[bool] = True
 
     def check(self, experiment: Experiment, network: MaskedNetwork) -> None:
         """Refuse patterns of copied weights that fit none."""

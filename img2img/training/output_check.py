@@ -16,6 +16,9 @@ from img2img.training.strategy import TaskData
 
 logger = logging.getLogger("img2img")
 
+NEWEST = 3
+"""How many earlier tasks' outputs are compared after each task, where those of all are at the end of the sequence only."""
+
 
 @dataclass(frozen=True)
 class OutputCheck:

@@ -135,7 +135,9 @@ class ForgettingResult(Stored):
     value_matrix: list[list[Number | None]]
     """`[t][i]`: the primary metric of task i on its test set after task t was learned, null above the diagonal."""
     max_abs_output_change: Number | None
-    """Over the outputs of all earlier tasks after every task."""
+    """Over the outputs of all earlier tasks that were compared, at the end all of them."""
+    remeasured: Literal["every", "end"] = "every"
+    """Whether earlier tasks were measured again after every task, or at the end; rows before it repeat what was measured."""
 
 
 class TransferResult(Stored):
@@ -251,19 +253,19 @@ class Progress(Stored):
     """By method and task."""
     shared_bytes: Size = 0
     rows: list[list[Number | None]] = Field(default_factory=list)
-    """After each task the primary metric of each task until then."""
+    """After each task the primary metric of each task until then, as it was last measured."""
     changes: list[dict[str, Number]] = Field(default_factory=list)
-    """After each task the largest change of an output of each earlier task."""
+    """After each task the largest change of an output of each earlier task whose outputs were compared."""
     environment: dict[str, Any] = Field(default_factory=dict)
     """What the last task was measured on."""
 
     @model_validator(mode="after")
     def _has_a_row_a_task(self) -> Self:
         count = len(self.tasks)
-        for name, rows, more in (("rows", self.rows, 1), ("changes", self.changes, 0)):
+        for name, rows in (("rows", self.rows), ("changes", self.changes)):
             if len(rows) != count:
                 raise ValueError(f"{name}: expected one for each of {count} tasks, got {len(rows)}")
-            for index, row in enumerate(rows):
-                if len(row) != index + more:
-                    raise ValueError(f"{name}[{index}]: expected a number for each task until then, got {len(row)}")
+        for index, row in enumerate(self.rows):
+            if len(row) != index + 1:
+                raise ValueError(f"rows[{index}]: expected a number for each task until then, got {len(row)}")
         return self

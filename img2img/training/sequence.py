@@ -1,4 +1,4 @@
-"""The sequence: one task after another on one backbone, each earlier one measured again after every step."""
+"""The sequence: one task after another on one backbone, and the proof that the earlier ones are as they were."""
 
 import logging
 import math
@@ -23,7 +23,7 @@ from img2img.training.distributed import Processes, start_fabric
 from img2img.training.environment import environment
 from img2img.training.log import TrainingLog
 from img2img.training.loop import Fitted, Progress, fit, outcome_of
-from img2img.training.output_check import OutputCheck
+from img2img.training.output_check import NEWEST, OutputCheck
 from img2img.training.output_images import Preview
 from img2img.training.progress import read_progress, write_progress
 from img2img.training.record import Records
@@ -232,7 +232,7 @@ class SequenceRunner:
         _, fitted = self._fit_phases(name, self.strategy.adopt(name, self._backbone.get_submodule(HEAD)))
         if not fitted:
             return outcome
-        more = self._outcome(name, outcome.before, fitted)
+        more = outcome_of(outcome.before, fitted, test_images=len(self.task_data[name].parts.test))
         return replace(more, train_seconds=outcome.train_seconds + more.train_seconds, steps=outcome.steps + more.steps)
 
     def _trained_backbone(self, name: str) -> Outcome:
@@ -242,7 +242,7 @@ class SequenceRunner:
         before = self._primary_metric(self._backbone, self.task_data[name])
         fitted = self._fit(name, Phase(module=self._backbone), name, fingerprint=backbone_fingerprint(self.experiment))
         self._set_up(self._backbone)
-        return self._outcome(name, before, [fitted])
+        return outcome_of(before, [fitted], test_images=len(self.task_data[name].parts.test))
 
     def _taken_backbone(self, name: str) -> Outcome | None:
         """The backbone of another run with the same first task, if the experiment names one."""
@@ -269,7 +269,7 @@ class SequenceRunner:
         except BaseException:
             self.strategy.abandon(name)
             raise
-        return self._outcome(name, before, fitted)
+        return outcome_of(before, fitted, test_images=len(self.task_data[name].parts.test))
 
     def _fit_phases(self, name: str, phases: Iterator[Phase]) -> tuple[float | None, list[Fitted]]:
         """Do the trainings of a task; the primary metric on the test set before the first, and their outcomes."""
@@ -339,9 +339,6 @@ class SequenceRunner:
                 channels_last=experiment.device.channels_last,
             )
 
-    def _outcome(self, name: str, before: float | None, fitted: Sequence[Fitted]) -> Outcome:
-        return outcome_of(before, fitted, test_images=len(self.task_data[name].parts.test))
-
     def _measured(self, finish: Callable[[], None]) -> None:
         """Let the first process measure and write what was trained; all know its progress."""
         if self.processes.is_rank_zero:
@@ -349,12 +346,14 @@ class SequenceRunner:
         self.progress = self.processes.on_rank_zero(lambda: self.progress)
 
     def _finish(self, names: list[str], outcome: Outcome) -> None:
-        """Measure the newest task and every earlier one on its test set, compare the stored outputs bit for bit, save all."""
-        name, strategy = names[-1], self.strategy
-        task_data, metric = self.task_data[name], self.task_data[name].task.metric
-        known = self.task_data
-        measured = {n: self.evaluator.metrics(self.run_of(n), known[n].task, known[n].parts.test) for n in names}
-        changes = {n: self._output_check.change(n, self.run_of(n), self.evaluator) for n in names[:-1]}
+        """Measure the newest task, and all earlier ones if that is due; compare stored outputs bit for bit; save all."""
+        name, strategy, known = names[-1], self.strategy, self.task_data
+        task_data, metric = known[name], known[name].task.metric
+        when = self.experiment.evaluation.remeasured(cannot_forget=strategy.cannot_forget)
+        all_due = when == "every" or len(names) == len(self.experiment.sequence)
+        due, compared = (names, names[:-1]) if all_due else ([name], names[:-1][-NEWEST:])
+        measured = {n: self.evaluator.metrics(self.run_of(n), known[n].task, known[n].parts.test) for n in due}
+        changes = {n: self._output_check.change(n, self.run_of(n), self.evaluator) for n in compared}
         baseline = self.evaluator.metrics(None, task_data.task, task_data.parts.test)
         self._output_check.save(task_data, self.run_of(name), self.evaluator)
         metrics, progress = finite(measured[name]), self.progress
@@ -368,9 +367,10 @@ class SequenceRunner:
             bytes=strategy.own_bytes(name),
             finetuned=strategy.finetuned(name),
         )
-        progress.shared_bytes = strategy.shared_bytes()
-        progress.environment = self._environment
-        progress.rows.append([finite(measured[n])[self.task_data[n].task.metric] for n in names])
+        progress.shared_bytes, progress.environment = strategy.shared_bytes(), self._environment
+        row = dict(zip(names[:-1], progress.rows[-1], strict=True)) if progress.rows else {}
+        row |= {n: finite(found)[known[n].task.metric] for n, found in measured.items()}
+        progress.rows.append([row[n] for n in names])
         progress.changes.append(changes)
         intact = self.network.hash_backbone() == self.network.backbone_sha256
         if not intact or not all(map(math.isfinite, changes.values())):
@@ -380,7 +380,7 @@ class SequenceRunner:
         self._remove_checkpoints(name)
         logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], task_data.task.baseline_name, baseline[metric])
         if changes:
-            logger.info("earlier tasks: largest change of an output %g", max(changes.values()))
+            logger.info("%s: largest change of an output %g", ", ".join(changes), max(changes.values()))
 
     def _checkpoint(self, what: str) -> Path:
         return self.folder / "checkpoints" / f"{what}.pt"

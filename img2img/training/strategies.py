@@ -20,11 +20,13 @@ class AnyStrategy(ABC):
         name: its name in configs, set when the class is registered.
         learns_first: the first task is learned like any other, from random weights; the backbone is not used.
         learns_together: what is learned of a task depends on all tasks of the sequence, in place of those before it.
+        cannot_forget: what a task runs with is its own or frozen, so that no later task changes what it gives.
     """
 
     name: ClassVar[str]
     learns_first: ClassVar[bool] = False
     learns_together: ClassVar[bool] = False
+    cannot_forget: ClassVar[bool] = False
 
 
 _RESEARCH = "img2img.research.strategies"

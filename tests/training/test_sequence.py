@@ -16,6 +16,7 @@ from PIL import Image
 import img2img
 from img2img import InputError
 from img2img.bundle import load_bundle
+from img2img.inference.evaluator import Evaluator
 from img2img.masks.task_state import TaskState
 from img2img.reports.page import write_report
 from img2img.training import sequence as sequence_module
@@ -247,3 +248,42 @@ def test_a_forgetful_network_would_be_reported(config: Make, monkeypatch: pytest
     network = runner.run()
     results = collect_results(runner.experiment, runner.progress, network)
     assert results.forgetting.max_abs_output_change > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "remeasure", "calls", "compared"),
+    [
+        ("masks", "auto", [1, 1, 1, 1, 5], [0, 1, 2, 3, 4]),
+        pytest.param("masks", "every", [1, 2, 3, 4, 5], [0, 1, 2, 3, 4], marks=pytest.mark.slow),
+        ("sequential", "auto", [1, 2, 3, 4, 5], [0, 1, 2, 3, 4]),
+        pytest.param("sequential", "end", [1, 1, 1, 1, 5], [0, 1, 2, 3, 4], marks=pytest.mark.slow),
+    ],
+)
+def test_finished_tasks_are_measured_again_when_it_is_due(
+    config: Make, monkeypatch: pytest.MonkeyPatch, method: str, remeasure: str, calls: list[int], compared: list[int]
+) -> None:
+    made = config(evaluation={"remeasure": remeasure}, **({} if method == "masks" else {"method": {"name": method}}))
+    names = ["disks", "a", "b", "c", "d"]
+    made["tasks"] = {name: made["tasks"]["disks" if name == "disks" else "edges"] for name in names}
+    runner = SequenceRunner(read_experiment(made | {"sequence": names}))
+    measured: list[int] = []
+    metrics = Evaluator.metrics
+
+    def count(self: Evaluator, network: Any, *args: Any) -> Any:
+        if network is not None:  # a baseline
+            measured[-1] += 1
+        return metrics(self, network, *args)
+
+    finish = SequenceRunner._finish
+    monkeypatch.setattr(Evaluator, "metrics", count)
+    monkeypatch.setattr(SequenceRunner, "_finish", lambda *args: (measured.append(0), finish(*args)))
+    network = runner.run()
+    assert measured == calls
+    assert [len(changes) for changes in runner.progress.changes] == [
+        min(n, 3) if n < 4 and calls[n] == 1 else n for n in compared
+    ]
+    results = collect_results(runner.experiment, runner.progress, network)
+    assert results.forgetting.remeasured == ("end" if calls[1] == 1 else "every")
+    assert [len(row) for row in runner.progress.rows] == [1, 2, 3, 4, 5]
+    if method == "masks":
+        assert all(row == runner.progress.rows[-1][: len(row)] for row in runner.progress.rows)

@@ -65,6 +65,7 @@ class PartlyTrained(nn.Module):
 class SeparateNetworks(Strategy):
     """What the methods below share: each task trains `trained` children of a copy of the backbone."""
 
+    cannot_forget: ClassVar[bool] = True
     trained: ClassVar[tuple[str, ...] | None] = None
 
     def begin(self, context: Context) -> None:

@@ -56,6 +56,10 @@ class EvaluationOptions(Options):
     """Images that run together."""
     check_images: int = Field(default=4, ge=1)
     """Test images in the fixed batch whose outputs are compared bit for bit after each later task."""
+    remeasure: Literal["auto", "every", "end"] = "auto"
+    """When finished tasks are measured on their test sets again: after "every" later task, or at the "end" of the sequence, with
+    the outputs of the three newest ones compared after each task in between. "auto": at the end where the method cannot forget.
+    """
     panels: int = Field(default=6, ge=1)
     """Test images shown for each task."""
     previews: int = Field(default=0, ge=0)
@@ -64,6 +68,10 @@ class EvaluationOptions(Options):
     """Perceptual metrics of the test images, of tasks whose output should look like a photo: `lpips`, `dists` and `kid`."""
     perceptual: Mapping[str, Any] | None = None
     """The network of these metrics: `name`, `weights`, `preprocessing`, see `backbones.perceptual.perceptual_network`."""
+
+    def remeasured(self, *, cannot_forget: bool) -> Literal["every", "end"]:
+        """When finished tasks are measured again, by a method that can forget or not."""
+        return ("end" if cannot_forget else "every") if self.remeasure == "auto" else self.remeasure
 
     def perceptual_metrics(self) -> "PerceptualMetrics | None":
         """The metrics that `metrics` names; None for none.
