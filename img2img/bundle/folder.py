@@ -9,6 +9,8 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
+from torch import Tensor
 
 from img2img.backbones import Backbone
 from img2img.backbones.head_check import check_head
@@ -38,19 +40,28 @@ def save_backbone(
 ) -> None:
     """Write the backbone of `network`, without a head, and a `bundle.json`; `select` is what it was made with.
 
+    A float32 tensor whose values are all those of half precision is stored in half precision, which loses nothing.
     Tasks of a bundle that is there already, on the very same backbone, stay in it; any other is replaced.
 
     Raises:
         FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
     """
     folder = expanded(folder)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in network.backbone.state_dict().items()}
+    tensors = {name: _compact(t.detach().cpu().contiguous()) for name, t in network.backbone.state_dict().items()}
     blob = safetensors.torch.save(tensors, metadata={"format": FORMAT})
     description = {"format": FORMAT, "version": VERSION, "sha256": network.backbone_sha256, "spec": dict(spec)}
     description |= {"select": ["*"] if select is None else list(select)}
     with hold(folder, wait=PATIENCE):
         write_bytes(folder / "backbone.safetensors", blob)
         write_json(folder / "bundle.json", description | _kept(folder, description))
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """A float32 tensor in half precision where that is exact; any other as it is."""
+    if tensor.dtype != torch.float32:
+        return tensor
+    half = tensor.half()
+    return half if torch.equal(half.float(), tensor) else tensor
 
 
 def _kept(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,24 @@ def starting_backbone(experiment: Experiment, out_channels: int) -> Backbone:
     backbone = config.build(out_channels)
     if config.mode == "random":  # a network's own start is made for training: it has biases, and other scales
         randomise(backbone, kind="kaiming_normal", seed=experiment.seed_of("backbone"))
+    if config.mode != "first_task":
+        finish_backbone(experiment, backbone)
     return backbone
+
+
+@torch.no_grad()
+def finish_backbone(experiment: Experiment, backbone: Backbone) -> None:
+    """With `backbone.half`, round the weights of a backbone that no training changes any more to float16.
+
+    Weights are the parameters of two axes or more; those beyond the range become its end. Biases and normalisation stay as they
+    are: they are few.
+    """
+    if not experiment.backbone.half:
+        return
+    end = torch.finfo(torch.float16).max
+    for parameter in backbone.parameters():
+        if parameter.ndim > 1:
+            parameter.copy_(parameter.clamp(-end, end).half())
 
 
 def backbone_of_run(source: Path, first: str, fingerprint: str) -> tuple[TaskRecord, MaskedNetwork, Backbone]:

@@ -17,7 +17,7 @@ from img2img.files.paths import expanded
 from img2img.inference.evaluator import Evaluator, Network, finite
 from img2img.masks import MaskedNetwork
 from img2img.masks.layers import is_weight
-from img2img.training.backbone import backbone_of_run, starting_backbone
+from img2img.training.backbone import backbone_of_run, finish_backbone, starting_backbone
 from img2img.training.config import Experiment, backbone_fingerprint, task_fingerprint
 from img2img.training.distributed import Processes, start_fabric
 from img2img.training.environment import environment
@@ -241,6 +241,7 @@ class SequenceRunner:
         self._place(self._backbone)
         before = self._primary_metric(self._backbone, self.task_data[name])
         fitted = self._fit(name, Phase(module=self._backbone), name, fingerprint=backbone_fingerprint(self.experiment))
+        finish_backbone(self.experiment, self._backbone)
         self._set_up(self._backbone)
         return outcome_of(before, [fitted], test_images=len(self.task_data[name].parts.test))
 

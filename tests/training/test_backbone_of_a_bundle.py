@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from killing import killed_at
 
 import img2img
@@ -184,3 +186,23 @@ def test_a_run_never_replaces_a_bundle_of_other_tasks(config: Make, tmp_path: Pa
         with pytest.raises(InputError, match=r"has the tasks edges, .*on another backbone .*out="):
             run(config(out=str(tmp_path / "run"), sequence=["disks"], **changes), bars=False)
     assert _files(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("mode", ["first_task", "random"])
+def test_a_backbone_in_half_precision_takes_half_the_bytes_and_gives_the_same_outputs(
+    config: Make, tmp_path: Path, mode: str
+) -> None:
+    made = config(sequence=["disks", "edges"], out=str(tmp_path / "half"))
+    results = run(made | {"backbone": {**made["backbone"], "mode": mode, "half": True}})
+    file = tmp_path / "half" / "bundle" / "backbone.safetensors"
+    stored = safetensors.torch.load_file(file)
+    weights = {name: t for name, t in stored.items() if t.ndim > 1}
+    assert {t.dtype for t in weights.values()} == {torch.float16}
+    assert any(t.abs().max() > 0 for t in weights.values())
+    network, _ = load_bundle(tmp_path / "half" / "bundle")
+    assert {t.dtype for name, t in network.backbone.state_dict().items() if name in weights} == {torch.float32}
+    assert all(torch.equal(network.backbone.state_dict()[name], t.float()) for name, t in weights.items())
+    again = run(made | {"backbone": {**made["backbone"], "mode": mode, "half": True}})
+    assert [t["value"] for t in again["tasks"]] == [t["value"] for t in results["tasks"]]
+    with pytest.raises(InputError, match="half"):
+        read_experiment(made | {"backbone": {**made["backbone"], "half": "yes"}})

@@ -203,8 +203,8 @@ class ExperimentConfig(Run):
     """The form of a config: what `configs/` compose, and what Python may give."""
 
     backbone: Mapping[str, Any]
-    """`mode`, a backbone's `kind` and options with `weights`, see `backbones.build_backbone`. With the mode "bundle" only
-    `weights`, a bundle's folder or a run's: the backbone and what of it is masked are that bundle's.
+    """`mode` and `half`, see `BackboneConfig`; a backbone's `kind` and options with `weights`, see `backbones.build_backbone`.
+    With the mode "bundle" only `weights`, a bundle's folder or a run's: the backbone and what of it is masked are that bundle's.
     """
     method: Mapping[str, Any]
     """`name` and options of the mask method of every task that does not train the backbone, or of a comparison method."""
@@ -226,11 +226,13 @@ class BackboneConfig:
         mode: see `BackboneMode`.
         spec: what builds it, its weights included; of a bundle None.
         source: the bundle that it is taken from; None with other modes.
+        half: its weights are rounded to half precision once they are final, so that a bundle stores them in half the bytes.
     """
 
     mode: BackboneMode
     spec: Spec[Backbone] | None
     source: Source | None
+    half: bool = False
 
     def options(self) -> dict[str, Any]:
         """The kind and options."""
@@ -243,7 +245,7 @@ class BackboneConfig:
         """As a config has it, with the files that it names."""
         if self.source is not None:
             return {"mode": self.mode, "weights": str(self.source.folder)}
-        return {"mode": self.mode, **self.options()}
+        return {"mode": self.mode, **self.options(), **({"half": True} if self.half else {})}
 
     def plain(self) -> dict[str, Any]:
         """What a training depends on, wherever a bundle's folder is."""

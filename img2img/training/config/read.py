@@ -143,9 +143,12 @@ def _backbone(given: Mapping[str, Any]) -> BackboneConfig:
         )
     if mode == "bundle":
         return BackboneConfig(mode, None, Source.of(given))
+    half = options.pop("half", False)
+    if not isinstance(half, bool):
+        raise InputError(f"backbone.half={half!r}: expected true, to round the weights to half precision, or false")
     if options.get("weights") is None and "weights" not in inspect.signature(BACKBONES.find(options.get("kind"))).parameters:
         options.pop("weights", None)  # a kind need not know of weights
-    return BackboneConfig(mode, Spec.of(BACKBONES, options, what="backbone", later=("out_channels",)), None)
+    return BackboneConfig(mode, Spec.of(BACKBONES, options, what="backbone", later=("out_channels",)), None, half)
 
 
 def _check_selected(given: ExperimentConfig, source: Source | None) -> None:
