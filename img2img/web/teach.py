@@ -1,6 +1,6 @@
 """Teach: a further task, trained by `img2img add-task` in a process of its own, and then served at once.
 
-One training at a time. Its folder holds `lesson.json` (what is asked for, and how far it is), `data/` (the images, until it is
+One training at a time. Its folder holds `job.json` (what is asked for, and how far it is), `data/` (the images, until it is
 done) and `run/` (the run's folder, whose checkpoints let it go on after a stop, or after the service was started again). Progress
 is read from the run's files. The process has bounds of time and memory, and adds its task to the bundle when all else is done:
 the other tasks stay as they are, bit for bit.
@@ -49,8 +49,8 @@ log = logging.getLogger("img2img.web")
 
 
 @dataclass
-class Lesson:
-    """What is asked for, as in `lesson.json`, and how far it is."""
+class Job:
+    """What is asked for, as in `job.json`, and how far it is."""
 
     name: str
     kind: Kind
@@ -77,7 +77,7 @@ class Teacher:
         self._process: subprocess.Popen[bytes] | None = None
         self._began = time.monotonic()
         self._began_at = 0
-        self._lesson: Lesson | None = None
+        self._job: Job | None = None
         self._files: TeachFiles | None = None
         self._take_up()
 
@@ -90,8 +90,8 @@ class Teacher:
             RefusedError: another one is not done, or what is asked for cannot be.
         """
         with self._lock:
-            if self._lesson is not None and self._lesson.state != "done":
-                raise RefusedError(409, f"{self._lesson.name!r} is not done: discard it, or let it end first")
+            if self._job is not None and self._job.state != "done":
+                raise RefusedError(409, f"{self._job.name!r} is not done: discard it, or let it end first")
             try:
                 check_task_name(name)
             except InputError as error:
@@ -106,7 +106,7 @@ class Teacher:
                 raise RefusedError(
                     422, f"got {len(values)} label values for {len(classes)} classes: expected one for each, or none"
                 )
-            self._lesson = Lesson(name, kind, steps, list(classes), list(values))
+            self._job = Job(name, kind, steps, list(classes), list(values))
             self._files = TeachFiles(self._home / "data", kind, self.options)
             self._home.mkdir(parents=True)
             self._keep()
@@ -118,7 +118,7 @@ class Teacher:
         Raises:
             RefusedError: there is none.
         """
-        if self._files is None or self._lesson is None or self._lesson.state != "receiving":
+        if self._files is None or self._job is None or self._job.state != "receiving":
             raise RefusedError(409, "no training waits for images: name one first")
         return self._files
 
@@ -134,29 +134,29 @@ class Teacher:
             RefusedError: there is none, it runs, has too few images, or has taken all of its time.
         """
         with self._lock:
-            lesson = self._here()
-            if lesson.state in ("running", "done"):
-                raise RefusedError(409, f"{lesson.name!r} is {lesson.state}")
+            job = self._here()
+            if job.state in ("running", "done"):
+                raise RefusedError(409, f"{job.name!r} is {job.state}")
             assert self._files is not None
-            for role, least in LEAST[lesson.kind].items():
+            for role, least in LEAST[job.kind].items():
                 if (got := self._files.counts[role]) < least:
                     raise RefusedError(422, f"got {got} images as {role}: expected {least} or more")
-            if lesson.seconds >= self.options.seconds:
+            if job.seconds >= self.options.seconds:
                 raise RefusedError(
-                    409, f"it has taken {lesson.seconds:.0f} s: expected {self.options.seconds:g} s at most; use fewer steps"
+                    409, f"it has taken {job.seconds:.0f} s: expected {self.options.seconds:g} s at most; use fewer steps"
                 )
             self._began, self._began_at = time.monotonic(), max([row[0] for row in self._rows()], default=0)
             with open(self._home / "log.txt", "ab") as out:
                 out.write(b"\n")
                 process = subprocess.Popen(
-                    self._command(lesson), cwd=self._home, env=_environment(), stdin=subprocess.DEVNULL, stdout=out,
+                    self._command(job), cwd=self._home, env=_environment(), stdin=subprocess.DEVNULL, stdout=out,
                     stderr=subprocess.STDOUT, start_new_session=True,
                 )  # fmt: skip
             _bound(process.pid, self.options.memory_bytes)
             self._process = process
-            lesson.state, lesson.message = "running", ""
+            job.state, job.message = "running", ""
             self._keep()
-            threading.Thread(target=self._watch, args=(process, lesson), daemon=True).start()
+            threading.Thread(target=self._watch, args=(process, job), daemon=True).start()
 
     def stop(self) -> None:
         """Stop the training; it can go on from its last checkpoint."""
@@ -167,11 +167,11 @@ class Teacher:
     def discard(self) -> None:
         """Stop the training and delete its files; a task that is done stays in the bundle, and its run's folder too."""
         with self._lock:
-            lesson = self._here()
+            job = self._here()
             self.stop()
-            if lesson.state != "done":
+            if job.state != "done":
                 shutil.rmtree(self._home, ignore_errors=True)
-            self._lesson = self._files = None
+            self._job = self._files = None
 
     def close(self) -> None:
         """Stop, as the service ends."""
@@ -180,26 +180,26 @@ class Teacher:
     # ------------------------------------------------------------------ what there is to say
 
     def status(self) -> dict[str, Any]:
-        """How far the training is, for the page; `lesson` is None where there is none."""
+        """How far the training is, for the page; `job` is None where there is none."""
         with self._lock:
-            lesson, bounds = self._lesson, asdict(self.options)
+            job, bounds = self._job, asdict(self.options)
             del bounds["folder"]
-            if lesson is None:
-                return {"lesson": None, "limits": bounds}
+            if job is None:
+                return {"job": None, "limits": bounds}
             rows = self._rows()
-            seconds = lesson.seconds + (time.monotonic() - self._began if lesson.state == "running" else 0)
+            seconds = job.seconds + (time.monotonic() - self._began if job.state == "running" else 0)
             step = max([row[0] for row in rows], default=0)
-            preview = self._home / "run" / "previews" / f"{lesson.name}.jpg"
-            said = asdict(lesson) | {
+            preview = self._home / "run" / "previews" / f"{job.name}.jpg"
+            said = asdict(job) | {
                 "step": step,
                 "loss": rows[:: len(rows) // MAX_ROWS + 1],
                 "seconds": seconds,
-                "left": self._left(step, lesson),
+                "left": self._left(step, job),
                 "counts": self._files.counts if self._files else {},
                 "bytes": self._files.size if self._files else 0,
                 "preview": preview.stat().st_mtime_ns if preview.is_file() else None,
             }
-            return {"lesson": said, "limits": bounds}
+            return {"job": said, "limits": bounds}
 
     def preview(self) -> Path:
         """The file of the held-out images."""
@@ -217,10 +217,10 @@ class Teacher:
     def _home(self) -> Path:
         return self._folder / self._here().name
 
-    def _here(self) -> Lesson:
-        if self._lesson is None:
+    def _here(self) -> Job:
+        if self._job is None:
             raise RefusedError(404, "no training here: name one first")
-        return self._lesson
+        return self._job
 
     @staticmethod
     def _there(path: Path) -> Path:
@@ -229,36 +229,36 @@ class Teacher:
         return path
 
     def _keep(self) -> None:
-        write_json(self._home / "lesson.json", asdict(self._here()))
+        write_json(self._home / "job.json", asdict(self._here()))
 
     def _take_up(self) -> None:
         """Find the training that an earlier service left: the one that is not done and was changed last."""
-        found = sorted(self._folder.glob("*/lesson.json"), key=lambda path: path.stat().st_mtime)
+        found = sorted(self._folder.glob("*/job.json"), key=lambda path: path.stat().st_mtime)
         for path in reversed(found):
             with contextlib.suppress(InputError, TypeError, KeyError):
-                lesson = Lesson(**read_json(path))
-                if lesson.name == path.parent.name and lesson.state != "done" and lesson.name not in self._service.tasks:
-                    lesson.state = "stopped" if lesson.state == "running" else lesson.state
-                    self._lesson, self._files = lesson, TeachFiles(path.parent / "data", lesson.kind, self.options)
+                job = Job(**read_json(path))
+                if job.name == path.parent.name and job.state != "done" and job.name not in self._service.tasks:
+                    job.state = "stopped" if job.state == "running" else job.state
+                    self._job, self._files = job, TeachFiles(path.parent / "data", job.kind, self.options)
                     return
 
-    def _command(self, lesson: Lesson) -> list[str]:
+    def _command(self, job: Job) -> list[str]:
         """The command line; paths are relative to the training's folder, so that no file that is shared names this machine's."""
         assert self._files is not None
-        options, paints = ["--out", "run", "--steps", str(lesson.steps), "--resize", str(SIDE)], True
+        options, paints = ["--out", "run", "--steps", str(job.steps), "--resize", str(SIDE)], True
 
         def root(role: str) -> str:
             return str(self._files.root(role).relative_to(self._home))  # type: ignore[union-attr]
 
-        if lesson.kind == "pairs":
+        if job.kind == "pairs":
             options += ["--inputs", root("inputs"), "--targets", root("targets")]
-        elif lesson.kind == "style":
+        elif job.kind == "style":
             picture = next(path for path in sorted((self._home / "data" / "style").rglob("*")) if path.is_file())
             options += ["--style", str(picture.relative_to(self._home))]
             options += ["--images", root("images")] if self._files.counts["images"] else []
         else:
             data: dict[str, Any] = {"kind": "image_label_folder", "images": root("images"), "labels": root("labels")}
-            data |= {"classes": lesson.classes} | ({"values": lesson.values} if lesson.values else {})
+            data |= {"classes": job.classes} | ({"values": job.values} if job.values else {})
             (self._home / "task.yaml").write_text(json.dumps({"task": {"kind": "segmentation"}, "data": data}))
             options, paints = [*options, "--config", "task.yaml"], False
         changes = [
@@ -266,15 +266,15 @@ class Teacher:
             f"train.log_every={LOG_STEPS}",
             f"train.checkpoint_every={CHECKPOINT_STEPS}",
         ]
-        changes.append(f"train.validation.every={min(100, max(20, lesson.steps // 6))}")
+        changes.append(f"train.validation.every={min(100, max(20, job.steps // 6))}")
         if paints and any(fnmatch(name, PAINTED) for name in self._service.model.network.masked_weights()):
             changes.append(f'masks.trainable_copies=["{PAINTED}"]')
         bundle = str(self._service.model.folder.absolute())
-        return [sys.executable, "-m", "img2img", "add-task", *options, "--", bundle, lesson.name, *changes]
+        return [sys.executable, "-m", "img2img", "add-task", *options, "--", bundle, job.name, *changes]
 
-    def _watch(self, process: subprocess.Popen[bytes], lesson: Lesson) -> None:
+    def _watch(self, process: subprocess.Popen[bytes], job: Job) -> None:
         try:
-            code: int | None = process.wait(self.options.seconds - lesson.seconds)
+            code: int | None = process.wait(self.options.seconds - job.seconds)
         except subprocess.TimeoutExpired:
             code = None
         with self._lock:
@@ -288,11 +288,11 @@ class Teacher:
                 self._end("done", "")
 
     def _end(self, state: State, message: str) -> None:
-        process, lesson = self._process, self._here()
+        process, job = self._process, self._here()
         assert process is not None
         _terminate(process)
         self._process = None
-        lesson.seconds += time.monotonic() - self._began
+        job.seconds += time.monotonic() - self._began
         if state == "done":
             try:
                 self._service.model.load_new_tasks()
@@ -303,7 +303,7 @@ class Teacher:
             else:
                 assert self._files is not None
                 self._files.delete()
-        lesson.state, lesson.message = state, message
+        job.state, job.message = state, message
         self._keep()
 
     def _reason(self) -> str:
@@ -317,14 +317,14 @@ class Teacher:
         """Step and loss of each row of the log."""
         return list(_read_log(self._home / "run" / "metrics" / f"{self._here().name}.csv"))
 
-    def _left(self, step: int, lesson: Lesson) -> float | None:
+    def _left(self, step: int, job: Job) -> float | None:
         """Seconds until the last step, at the rate of this start; None before the first steps."""
         done = step - self._began_at
-        if lesson.state != "running" or done <= 0:
+        if job.state != "running" or done <= 0:
             return None
-        path = self._home / "run" / "metrics" / f"{lesson.name}.csv"
+        path = self._home / "run" / "metrics" / f"{job.name}.csv"
         took = time.monotonic() - self._began - (time.time() - path.stat().st_mtime)
-        return max(0.0, took / done * (lesson.steps - step) - (time.time() - path.stat().st_mtime))
+        return max(0.0, took / done * (job.steps - step) - (time.time() - path.stat().st_mtime))
 
 
 def _read_log(path: Path) -> Iterator[tuple[int, float]]:

@@ -18,7 +18,7 @@ from img2img.web.teach_files import Kind, TeachFiles
 ZIP_PATH = "/teach/zip"
 
 
-class NewLesson(BaseModel):
+class NewJob(BaseModel):
     """What `POST teach` takes."""
 
     name: Annotated[str, Field(min_length=1, max_length=60)]
@@ -39,7 +39,7 @@ def teach_routes(teacher: Teacher) -> APIRouter:
         return teacher.status()
 
     @router.post("/teach")
-    def create(asked: NewLesson) -> dict[str, Any]:
+    def create(asked: NewJob) -> dict[str, Any]:
         """Name a training; its images come next."""
         with_refusals(lambda: teacher.create(asked.name, asked.kind, asked.steps, asked.classes, asked.values))
         return teacher.status()

@@ -372,7 +372,7 @@ def test_teach(visit: Callable[..., User], room: Class) -> None:  # noqa: F811
         user.choose("photo.png", encoded(photo()))
         user.done("night")
         assert user.shows("#after", img2img.load(str(room.bundle)).run("night", photo()))
-        assert json.loads((room.folder / "night" / "lesson.json").read_text())["state"] == "done"
+        assert json.loads((room.folder / "night" / "job.json").read_text())["state"] == "done"
         page.get_by_role("tab", name="Teach").click()
         page.get_by_role("button", name="Teach another").click()
         expect(page.get_by_label("Name")).to_be_visible()

@@ -201,9 +201,9 @@ def room(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Class
     made = Class(tmp_path, own, img2img.load(str(own), weights="merged"))
     real = Teacher._command
 
-    def command(self: Teacher, lesson: Any) -> list[str]:
-        made.commands.append(real(self, lesson))
-        return [sys.executable, "-c", STAND_IN, lesson.name, str(own), str(ready), str(preview), str(made.control)]
+    def command(self: Teacher, job: Any) -> list[str]:
+        made.commands.append(real(self, job))
+        return [sys.executable, "-c", STAND_IN, job.name, str(own), str(ready), str(preview), str(made.control)]
 
     monkeypatch.setattr(Teacher, "_command", command)
     return made
@@ -222,15 +222,15 @@ def client(room: Class) -> Iterator[httpx.Client]:
 
 
 def state(http: httpx.Client) -> Any:
-    return http.get("/teach").json()["lesson"]
+    return http.get("/teach").json()["job"]
 
 
-def wait(http: httpx.Client, *states: str, until: Callable[[Any], bool] = lambda lesson: True) -> Any:
+def wait(http: httpx.Client, *states: str, until: Callable[[Any], bool] = lambda job: True) -> Any:
     end = time.monotonic() + 30
-    while (lesson := state(http))["state"] not in states or not until(lesson):
-        assert time.monotonic() < end, lesson
+    while (job := state(http))["state"] not in states or not until(job):
+        assert time.monotonic() < end, job
         time.sleep(0.05)
-    return lesson
+    return job
 
 
 def send(http: httpx.Client, name: str = "night", **more: Any) -> None:
@@ -246,10 +246,10 @@ def test_from_images_to_a_task_that_is_served(room: Class, client: httpx.Client)
     answers = {task: client.post(f"/run/{task}", content=encoded(photo())).content for task in ("colour", "edges")}
     send(client)
     assert state(client)["counts"] == {"inputs": 10, "targets": 10}
-    assert client.post("/teach/start").json()["lesson"]["state"] == "running"
-    lesson = wait(client, "running", until=lambda lesson: bool(lesson["preview"]))
-    assert (lesson["step"], lesson["steps"], lesson["loss"][0], len(lesson["loss"])) == (50, 100, [10, 0.1], 5)
-    assert lesson["left"] >= 0
+    assert client.post("/teach/start").json()["job"]["state"] == "running"
+    job = wait(client, "running", until=lambda job: bool(job["preview"]))
+    assert (job["step"], job["steps"], job["loss"][0], len(job["loss"])) == (50, 100, [10, 0.1], 5)
+    assert job["left"] >= 0
     assert opened_jpeg(client.get("/teach/preview")) == (90, 60)
     assert "is not done" in error(client.post("/teach", json={"name": "other", "kind": "style"}), 409)
     assert "is running" in error(client.post("/teach/start"), 409)
@@ -267,7 +267,7 @@ def test_from_images_to_a_task_that_is_served(room: Class, client: httpx.Client)
     after = {path.name: path.read_bytes() for path in (room.bundle / "tasks").iterdir()}
     assert {name: after[name] for name in before} == before
     assert not (room.folder / "night" / "data").exists()
-    assert client.request("DELETE", "/teach").json()["lesson"] is None
+    assert client.request("DELETE", "/teach").json()["job"] is None
     assert "already" in error(client.post("/teach", json={"name": "night", "kind": "pairs"}), 409)
     (command,) = room.commands
     assert command[3:11] == ["add-task", "--out", "run", "--steps", "100", "--resize", "256", "--inputs"]
@@ -288,14 +288,14 @@ def test_stop_restart_and_go_on(room: Class) -> None:
             if state(http) is None:
                 send(http)
             assert http.post("/teach/start").status_code == 200
-            wait(http, "running", until=lambda lesson: lesson["step"] == 50)
-            assert http.post("/teach/stop").json()["lesson"]["state"] == "stopped"
-            assert http.post("/teach/start").json()["lesson"]["state"] == "running"
-        assert json.loads((room.folder / "night" / "lesson.json").read_text())["state"] == "stopped"  # as the service ended
+            wait(http, "running", until=lambda job: job["step"] == 50)
+            assert http.post("/teach/stop").json()["job"]["state"] == "stopped"
+            assert http.post("/teach/start").json()["job"]["state"] == "running"
+        assert json.loads((room.folder / "night" / "job.json").read_text())["state"] == "stopped"  # as the service ended
     with teaching(room.model, room.options) as http:
         assert state(http)["state"] == "stopped"
         assert state(http)["counts"] == {"inputs": 10, "targets": 10}
-        assert http.request("DELETE", "/teach").json()["lesson"] is None
+        assert http.request("DELETE", "/teach").json()["job"] is None
     assert held(room.folder) == []
 
 
@@ -310,7 +310,7 @@ def test_a_training_that_fails_says_why(room: Class, client: httpx.Client) -> No
     room.end("the labels hold 7: expected 0 or 255")
     assert wait(client, "failed")["message"] == "the labels hold 7: expected 0 or 255"
     room.control.unlink()
-    assert client.post("/teach/start").json()["lesson"]["state"] == "running"
+    assert client.post("/teach/start").json()["job"]["state"] == "running"
     room.end()
     wait(client, "done")
 
@@ -369,10 +369,10 @@ def test_a_real_training(tmp_path: Path, bundle: Path) -> None:
                 assert http.put(f"/teach/files/{role}/{number}.png", content=encoded(shown)).status_code == 200
         http.post("/teach/start")
         end = time.monotonic() + 500
-        while (lesson := state(http))["state"] == "running" and time.monotonic() < end:
+        while (job := state(http))["state"] == "running" and time.monotonic() < end:
             time.sleep(1)
-        assert lesson["state"] == "done", lesson["message"]
-        assert lesson["loss"][-1][0] == 60
+        assert job["state"] == "done", job["message"]
+        assert job["loss"][-1][0] == 60
         assert http.get("/teach/preview").status_code == 200
         assert opened(http.post("/run/night", content=encoded(photo()))).size == photo().size
         assert str(tmp_path) not in http.get("/teach/file").content.decode("latin-1")

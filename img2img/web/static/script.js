@@ -387,7 +387,7 @@ const KINDS = {
 const ENDINGS = /\.(jpe?g|jpe|jfif|png|webp|bmp|tiff?|gif)$/i;
 let kind = "pairs";
 let given = {};           // the files of each zone, as [path, File]
-let lesson = null;
+let job = null;
 let polling = 0;
 
 function drawKinds() {
@@ -449,7 +449,7 @@ async function inside(entry, top) {  // files of a dropped folder, by their path
 const list = text => text.split(",").map(part => part.trim()).filter(Boolean);
 const post = (path, body) => ask(path, { method: "POST", ...(body && { body: JSON.stringify(body), headers: { "content-type": "application/json" } }) });
 
-$("lesson").onsubmit = async event => {
+$("job").onsubmit = async event => {
   event.preventDefault();
   show($("teach-error"), null);
   $("start").disabled = true;
@@ -481,40 +481,40 @@ $("lesson").onsubmit = async event => {
 
 async function poll() {
   clearTimeout(polling);
-  const before = lesson?.state;
+  const before = job?.state;
   let said;
   try {
     said = await (await ask("/teach")).json();
   } catch (error) {
     return show($("running-message"), error);
   }
-  lesson = said.lesson;
+  job = said.job;
   $("steps").max = said.limits.steps;
-  drawLesson();
-  if (lesson?.state === "done" && before === "running") await load();
-  if (lesson?.state === "running") polling = setTimeout(poll, 1000);
+  drawJob();
+  if (job?.state === "done" && before === "running") await load();
+  if (job?.state === "running") polling = setTimeout(poll, 1000);
 }
 
-function drawLesson() {
-  const shown = lesson && lesson.state !== "receiving";
-  $("lesson").hidden = Boolean(shown);
+function drawJob() {
+  const shown = job && job.state !== "receiving";
+  $("job").hidden = Boolean(shown);
   $("running").hidden = !shown;
   if (!shown) return;
-  const { name, state, step, steps, loss, left } = lesson;
+  const { name, state, step, steps, loss, left } = job;
   $("running-name").textContent = { running: `Learns ${name}`, stopped: `${name} is stopped`, failed: `${name} could not be learned`, done: `${name} is learned` }[state];
   Object.assign($("running-progress"), { max: steps, value: state === "done" ? steps : step });
   const facts = { step: `${state === "done" ? steps : step} of ${steps}`, loss: loss.length ? number(loss.at(-1)[1]) : "–", "time left": state !== "running" ? "–"
-    : left == null ? "starts …" : step >= steps ? "measures …" : seconds(left), "time so far": seconds(lesson.seconds) };
+    : left == null ? "starts …" : step >= steps ? "measures …" : seconds(left), "time so far": seconds(job.seconds) };
   $("running-facts").replaceChildren(...Object.entries(facts).map(([term, value]) => make("div", {}, make("dt", { textContent: term }), make("dd", { textContent: value }))));
   drawCurve(loss, steps);
-  $("preview").hidden = !lesson.preview;
-  const source = `${API}/teach/preview?of=${lesson.preview}`;
-  if (lesson.preview && !$("preview").firstChild.src.endsWith(source)) $("preview").firstChild.src = source;
+  $("preview").hidden = !job.preview;
+  const source = `${API}/teach/preview?of=${job.preview}`;
+  if (job.preview && !$("preview").firstChild.src.endsWith(source)) $("preview").firstChild.src = source;
   $("stop").hidden = state !== "running";
   $("go-on").hidden = state !== "stopped" && state !== "failed";
   $("use").hidden = $("task-file").hidden = state !== "done";
   $("discard").textContent = state === "done" ? "Teach another" : "Discard";
-  show($("running-message"), lesson.message ? new Refused(sentence(lesson.message)) : null);
+  show($("running-message"), job.message ? new Refused(sentence(job.message)) : null);
 }
 
 function drawCurve(rows, steps) {
@@ -538,7 +538,7 @@ $("stop").onclick = () => order("/teach/stop", { method: "POST" });
 $("go-on").onclick = () => order("/teach/start", { method: "POST" });
 $("discard").onclick = () => order("/teach", { method: "DELETE" });
 $("use").onclick = async () => {
-  const name = lesson.name;
+  const name = job.name;
   await load(name);
   open($("tab-images"));
   if (image) choose(name);
