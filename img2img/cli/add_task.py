@@ -69,9 +69,9 @@ def add_task(
 
     What is learned depends on what is given: --pairs, or --inputs and --targets, a translation from one to the other; --images,
     --labels and --classes a segmentation; --style that style, on --images or else on sample photos; --images alone
-    colourisation, or what --kind says (denoising, edges, classification by subfolders). Where labels or targets have other names
-    than images or inputs, say how with --suffix or --match; where labels hold other values than 0, 1, 2, ..., with --values. The
-    run's folder has a report, and the same command goes on after an interruption.
+    colourisation, or what --kind says (denoising, super_resolution, edges, classification by subfolders). Where labels or targets
+    have other names than images or inputs, say how with --suffix or --match; where labels hold other values than 0, 1, 2, ...,
+    with --values. The run's folder has a report, and the same command goes on after an interruption.
 
     Examples:
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from img2img.data.images.bit_depth import check_white, current_white, note_highest_value, reading_16_bits, to_8_bits
-from img2img.data.images.decode import MAX_PIXELS, open_image, to_rgb
+from img2img.data.images.decode import MAX_PIXELS, check_enlarged, open_image, to_rgb
 from img2img.data.images.exif import upright
 from img2img.errors import InputError
 from img2img.tasks.base import pixels
@@ -26,6 +27,12 @@ ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 - (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 in [0, 255], or uint16 in [0, 65535]: grey, RGB or RGBA;
 - (C, H, W) or (N, C, H, W) float tensors in [0, 1], C of 1 or 3.
 """
+
+
+def _bicubic(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, H, W) in [0, 255] of `size`, in the same type."""
+    made = F.interpolate(values.float(), size, mode="bicubic", align_corners=False).clamp_(0, 255)
+    return made.round_().to(values.dtype) if values.dtype == torch.uint8 else made
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,21 @@ class OpenedImages:
     def size(self) -> tuple[int, int]:
         """(height, width)."""
         return self.values.shape[-2], self.values.shape[-1]
+
+    def enlarged(self, times: int) -> "OpenedImages":
+        """The images with `times` as many pixels each way, by bicubic interpolation; with 1 these.
+
+        Raises:
+            InputError: they would be too large.
+        """
+        if times == 1:
+            return self
+        height, width = (times * side for side in self.size)
+        check_enlarged(height, width, f"the image of {self.size[1]} x {self.size[0]}", "give a smaller image")
+        alpha = self.alpha
+        if alpha is not None:
+            alpha = _bicubic(torch.from_numpy(alpha)[None, None], (height, width))[0, 0].numpy()
+        return replace(self, values=_bicubic(self.values, (height, width)), alpha=alpha)
 
     def allocate(self, shown: Tensor, form: str, size: tuple[int, int]) -> Tensor:
         """An empty tensor for the result in `form` of all N images, (N, ..., H, W) of `size`; `write_part` fills it.

@@ -251,6 +251,7 @@ class Model:
             InputError: no such task, an option out of range, or a view that `run` would refuse.
         """
         checked = self._checked_options(task, form=None, side=side, tile=tile)
+        size = (self.task(task).enlarges * size[0], self.task(task).enlarges * size[1])
         setting = self._setting(task, size, side=checked["side"], tile=checked["tile"])
         if task not in self._network_bytes:
             self._network_bytes[task] = network_bytes(setting)
@@ -265,7 +266,7 @@ class Model:
         """The task's prediction in its own form, without a batch axis: class indices of pixels, raw scores of classes, ab in Lab
         units, RGB in [0, 1], ..."""
         self.task(task)
-        opened = open_one(image, white=self._white(task))
+        opened = open_one(image, white=self._white(task)).enlarged(self.task(task).enlarges)
         with self._explained(task, opened.size):
             found = prediction(opened.values, self._setting(task, opened.size, side=None, tile=TILE))
         return found if opened.batched else found[0]
@@ -276,8 +277,9 @@ class Model:
         sound = [one for one in opened if isinstance(one, OpenedImages)]
         if not sound:
             return [one.error for one in opened if isinstance(one, FailedImage)]
-        size = sound[0].size
         try:
+            sound = [one.enlarged(self.task(name).enlarges) for one in sound]
+            size = sound[0].size
             with self._explained(name, size):
                 return results(sound, self._setting(name, size, side=checked["side"], tile=checked["tile"]), checked["form"])
         except (InputError, MemoryError) as error:

@@ -75,6 +75,7 @@ COLUMNS = {
     "colourisation": ("the lightness of a photo", "the photo as the network colours it", "the photo itself"),
     "style": ("a photo", "the photo as the network paints it", "the style image"),
     "edges": ("the edges of a photo", "the image the network makes of them", "the photo itself"),
+    "super_resolution": ("a photo of fewer pixels, enlarged", "the photo with the network's detail", "the photo itself"),
     "denoising": ("a photo with noise added", "the photo as the network cleans it", "the photo itself"),
 }
 """By kind of task: what its image's columns show."""

@@ -57,6 +57,8 @@ class Task(ABC):
             alone, and the input of an image on pixels no further than `reach` away: large images are then made part by part,
             in little memory. False, where nothing is known of a task: they are made as a whole.
         reach: see `in_parts`; None for an input that depends on the whole image.
+        enlarges: how many times larger each way a result is than the user's image, which is enlarged by bicubic interpolation
+            before the task is given it.
         smallest_crop: the side in pixels of the smallest images that it can be trained on.
         forms: what `show` can make of a prediction, the usual one first: "labels" are class indices (N, H, W), "scores"
             probabilities (N, classes), all others images (N, 3, H, W) in [0, 1].
@@ -74,6 +76,7 @@ class Task(ABC):
     square: bool = False
     in_parts: ClassVar[bool] = False
     reach: int | None = 0
+    enlarges: int = 1
     smallest_crop: int = 1
     forms: ClassVar[tuple[str, ...]] = ("image",)
     out_channels: int
@@ -195,6 +198,7 @@ TASKS: Registry[type[Task]] = Registry(
         "edges": "img2img.tasks.edges",
         "segmentation": "img2img.tasks.segmentation",
         "style": "img2img.tasks.style",
+        "super_resolution": "img2img.tasks.super_resolution",
         "translation": "img2img.tasks.translation",
     },
 )

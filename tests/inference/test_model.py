@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional as F
-from web_bundles import image_bundle, photo, same, task_file
+from web_bundles import image_bundle, make_bundle, photo, same, task_file
 
 import img2img
 from img2img import InputError
@@ -334,3 +334,31 @@ def test_a_bundle_whose_selection_has_a_part_that_fits_nothing_still_loads(
     description = json.loads((folder / "bundle.json").read_text())
     (folder / "bundle.json").write_text(json.dumps(description | {"select": ["*", "encodr.*"]}))
     assert np.array_equal(img2img.load(folder).run("colour", _image()), expected)
+
+
+def test_super_resolution_gives_more_pixels_than_it_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}
+    tasks = {"first": {"kind": "denoising"}, "sharp": {"kind": "super_resolution"}}
+    model = img2img.load(make_bundle(tmp_path / "b", backbone, tasks))
+    image = photo(50, 37)
+    made = model.run("sharp", image)
+    assert made.size == (100, 74)
+    enlarged = np.asarray(image.resize((100, 74), Image.Resampling.BICUBIC), np.float32)
+    task, twice = model.task("sharp"), F.interpolate(torch.rand(1, 3, 37, 50), scale_factor=2.0, mode="bicubic")
+    assert task.served_input(Batch(image=(twice * 255).clamp(0, 255))).shape[-2:] == (74, 100)
+    by_hand = _by_hand(model, "sharp", np.array(image.resize((100, 74), Image.Resampling.BICUBIC)))
+    assert np.abs(np.asarray(made, np.float32) - by_hand.permute(1, 2, 0).numpy() * 255).mean() < 6, "another bicubic kernel"
+    assert np.abs(np.asarray(made, np.float32) - enlarged).mean() < 60
+    assert np.array_equal(model.run("sharp", np.asarray(image)), np.asarray(made))
+    tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    assert model.run("sharp", tensor).shape == (3, 74, 100)
+    assert model.predict("sharp", tensor).shape == (3, 74, 100)
+    assert model.run("sharp", photo(50, 37, mode="RGBA")).mode == "RGBA"
+    large = photo(90, 300)
+    whole, tiled = (np.asarray(model.run("sharp", large, tile=tile), np.float32) for tile in (None, 160))
+    assert whole.shape == tiled.shape == (600, 180, 3)
+    assert np.abs(whole - tiled).max() <= 2
+    assert model.memory("sharp", (3000, 2000)) > 1.5 * model.memory("first", (3000, 2000)), "four times the pixels"
+    monkeypatch.setattr("img2img.data.images.decode.MAX_PIXELS", 7000)
+    with pytest.raises(InputError, match="would be enlarged to 100 x 74"):
+        model.run("sharp", image)

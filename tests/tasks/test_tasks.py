@@ -247,6 +247,25 @@ def test_the_noise_has_the_deviation_asked_for_and_differs_between_images() -> N
     assert not torch.allclose(noise[0], noise[1], atol=1)
 
 
+def test_super_resolution_takes_the_detail_out_and_gets_the_rest_as_pillow_does() -> None:
+    task = build_task({"kind": "super_resolution", "factor": 3})
+    image = torch.randint(256, (1, 3, 36, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = torch.nn.functional.avg_pool2d(image.float(), 5, 1, 2).to(torch.uint8)
+    picture = Image.fromarray(image[0].permute(1, 2, 0).numpy())
+    small = picture.resize((16, 12), Image.Resampling.BICUBIC)
+    expected = np.asarray(small.resize((48, 36), Image.Resampling.BICUBIC), np.float32) / 255
+    found = task.input(Batch(image=image))[0].permute(1, 2, 0).numpy()
+    assert np.abs(found - expected)[6:-6, 6:-6].max() < 0.02, "another bicubic kernel (-0.75 and -0.5), rounded twice there"
+    assert (task.input(Batch(image=image)) - task.target(Batch(image=image))).abs().mean() > 0.01
+    assert torch.equal(task.served_input(Batch(image=image)), image.float() / 255), "a user's own was enlarged before"
+    raw = torch.randn(1, 3, 36, 48)
+    made = task.prediction(raw, task.input(Batch(image=image)))
+    assert torch.equal(made, (task.input(Batch(image=image)) + 0.1 * raw).clamp(0, 1))
+    for factor in (1, 5):
+        with pytest.raises(InputError, match="2, 3 or 4"):
+            build_task({"kind": "super_resolution", "factor": factor})
+
+
 def test_style_weights_make_the_style_image_itself_a_perfect_style(style_file: Path) -> None:
     config = _config("style", style_file) | {"content": 0.0, "variation": 0.0, "style": 3.0}
     task = build_task(config)
