@@ -34,7 +34,7 @@ def add_task(
     *,
     task: Mapping[str, Any],
     data: Mapping[str, Any],
-    method: str | Mapping[str, Any] = "piggyback",
+    method: str | Mapping[str, Any] = "sparse_signs",
     train: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] = (),
@@ -148,7 +148,7 @@ def _learn(
     """Learn one task, as an experiment's config has it (`TaskTemplate`), and join it into the bundle."""
     data = template["data"]
     if not isinstance(method, str):
-        method = validation.mapping("method", method, {"name": "piggyback"})
+        method = validation.mapping("method", method, {"name": "sparse_signs"})
     folder = bundle_folder(validation.path("bundle", bundle))
     description = read_bundle(folder)
     out = Path("runs") / name if out is None else validation.path("out", out)
@@ -186,17 +186,16 @@ def _check_out(out: Path, bundle: Path, data: Mapping[str, Any]) -> None:
 
 
 def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The config that experiments start from, on the bundle's backbone."""
+    """`configs/add_task.yaml` on the bundle's backbone, with the changes."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from img2img.training.compose import check_overrides, compose, without_script_keys
 
-    groups = ["backbone=bundle", *([f"method={method}"] if isinstance(method, str) else [])]
-    changes = [*groups, f"name={name}", *overrides]
+    changes = [*([f"method={method}"] if isinstance(method, str) else []), f"name={name}", *overrides]
     check_overrides(changes)
     try:
-        composed = compose("base", changes)
+        composed = compose("add_task", changes)
         composed.backbone.weights = str(folder)
         config = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:

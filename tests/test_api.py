@@ -62,7 +62,7 @@ def test_a_new_task_runs_and_is_kept_and_the_others_stay(
     assert run == tmp_path / "run"
     again = img2img.load(folder)
     made = again.tasks["negative"]
-    assert (made.kind, made.method, made.side) == ("translation", "piggyback", 32)
+    assert (made.kind, made.method, made.side) == ("translation", "sparse_signs", 32)
     assert made.metrics["MSE"] is not None
     assert (tmp_path / "run" / "report.html").is_file()
     assert evaluate_run(tmp_path / "run")["negative"]["metrics"] == pytest.approx(made.metrics, rel=1e-4)

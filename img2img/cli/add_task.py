@@ -60,7 +60,7 @@ def add_task(
     perceptual: Perceptual = "lite0",
     config: Config = None,
     kind: Kind = None,
-    method: Annotated[str, typer.Option(help="The mask method: piggyback, affine, ksm, ...")] = "piggyback",
+    method: Annotated[str, typer.Option(help="The mask method: sparse_signs, piggyback, affine, lora, ...")] = "sparse_signs",
     steps: Steps = None,
     resize: Resize = None,
     out: Out = None,

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,8 +37,6 @@ SIDE = 256
 CHECKPOINT_STEPS = 50
 LOG_STEPS = 10
 PREVIEWS = 4
-PAINTED = "decoder.blocks.[34].*"
-"""The weights nearest to the pixels, in networks that have them: tasks that paint train a copy of these."""
 LEAST = {"pairs": {"inputs": 10, "targets": 10}, "labels": {"images": 10, "labels": 10}, "style": {"style": 1}}
 """Images that a training needs: a tenth of them validates, and a tenth tests."""
 STOP_SECONDS = 5.0
@@ -245,7 +242,7 @@ class Teacher:
     def _command(self, job: Job) -> list[str]:
         """The command line; paths are relative to the training's folder, so that no file that is shared names this machine's."""
         assert self._files is not None
-        options, paints = ["--out", "run", "--steps", str(job.steps), "--resize", str(SIDE)], True
+        options = ["--out", "run", "--steps", str(job.steps), "--resize", str(SIDE)]
 
         def root(role: str) -> str:
             return str(self._files.root(role).relative_to(self._home))  # type: ignore[union-attr]
@@ -260,15 +257,13 @@ class Teacher:
             data: dict[str, Any] = {"kind": "image_label_folder", "images": root("images"), "labels": root("labels")}
             data |= {"classes": job.classes} | ({"values": job.values} if job.values else {})
             (self._home / "task.yaml").write_text(json.dumps({"task": {"kind": "segmentation"}, "data": data}))
-            options, paints = [*options, "--config", "task.yaml"], False
+            options = [*options, "--config", "task.yaml"]
         changes = [
             f"evaluation.previews={PREVIEWS}",
             f"train.log_every={LOG_STEPS}",
             f"train.checkpoint_every={CHECKPOINT_STEPS}",
         ]
         changes.append(f"train.validation.every={min(100, max(20, job.steps // 6))}")
-        if paints and any(fnmatch(name, PAINTED) for name in self._service.model.network.masked_weights()):
-            changes.append(f'masks.trainable_copies=["{PAINTED}"]')
         bundle = str(self._service.model.folder.absolute())
         return [sys.executable, "-m", "img2img", "add-task", *options, "--", bundle, job.name, *changes]
 

@@ -99,7 +99,7 @@ def test_an_experiment_is_frozen_and_complete(config: Make) -> None:
 
 
 def test_options_in_groups_change_one_by_one() -> None:
-    options = TrainOptions(steps=10, optimiser=OptimiserOptions(lr=0.5, head_lr=0.25))
+    options = TrainOptions(steps=10, optimiser=OptimiserOptions(lr=0.5, mask_lr=1e-3, head_lr=0.25))
     changed = options.changed(steps=3, validation={"every": 2}).at_rate(0.5)
     assert (changed.steps, changed.validation) == (3, ValidationOptions(every=2))
     assert changed.optimiser == OptimiserOptions(lr=0.25, mask_lr=5e-4, head_lr=0.125)

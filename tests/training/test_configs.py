@@ -21,6 +21,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 PIPELINES = ("image_to_image", "cifar100", "imagenet_to_sketch", "decathlon")
 """The scripts that run one experiment."""
 WITHOUT_DATA = ("demo", "cifar100_made", "domains_made", "decathlon_made")
+ON_A_BUNDLE = ("small_sets",)
+"""Experiments on the backbone of a bundle, which is to be given; another stands for it here."""
 
 
 def _names(group: str) -> list[str]:
@@ -32,7 +34,8 @@ def _compose(*overrides: str, pipeline: str = "image_to_image") -> Experiment:
 
 
 def _overrides(name: str) -> list[str]:
-    return [f"experiment={name}", *(["data_root=somewhere"] if name not in WITHOUT_DATA else [])]
+    more = ["backbone=lite0_unet"] if name in ON_A_BUNDLE else []
+    return [f"experiment={name}", *(["data_root=somewhere"] if name not in WITHOUT_DATA else []), *more]
 
 
 @pytest.mark.parametrize("name", _names("experiment"))

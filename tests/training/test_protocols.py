@@ -175,7 +175,7 @@ def test_scores_and_norm_state_never_decay_and_weights_do() -> None:
 )
 def test_an_optimiser_is_the_one_that_is_named(name: str, kind: type) -> None:
     network = nn.Linear(3, 2)
-    options = OptimiserOptions(name=name)  # type: ignore[arg-type]
+    options = OptimiserOptions(name=name, lr=1e-3)  # type: ignore[arg-type]
     (optimiser,) = build_optimisers(all_of(network)(options), options)
     assert isinstance(optimiser, kind)
     before = network.weight.detach().clone()

@@ -15,7 +15,9 @@ RATES = ("mask_lr", "lr", "head_lr", "norm_lr")
 
 
 class OptimiserOptions(Options):
-    """What is trained by which optimiser, at which rate."""
+    """What is trained by which optimiser, at which rate. The default rates are those of a few hundred steps on images, and were chosen
+    on sets of 10 to 800 of them (`docs/findings/add_task.md`).
+    """
 
     name: OptimiserName = "adam"
     """Of all but mask scores, which always have Adam."""
@@ -25,11 +27,11 @@ class OptimiserOptions(Options):
     """Of "sgd"."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Of networks and heads; scores, which it would pull to the threshold, and normalisation parameters never get any."""
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
     """Learning rate of networks, or parts of them, that are trained themselves."""
-    mask_lr: float = Field(default=1e-3, gt=0)
+    mask_lr: float = Field(default=3.5e-4, gt=0)
     """That of the mask scores, and of whatever else masks learn."""
-    head_lr: float | None = Field(default=None, gt=0)
+    head_lr: float | None = Field(default=1e-2, gt=0)
     """That of a masked task's head and normalisation, which bear a higher one while the weights stand still; None: `lr`."""
     norm_lr: float | None = Field(default=None, gt=0)
     """That of a masked task's normalisation where it is another; None: the head's."""

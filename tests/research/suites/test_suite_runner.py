@@ -57,7 +57,10 @@ def test_every_run_of_a_shipped_suite_composes_and_is_accepted(file: Path, every
     """Of the runs that have the same options with other values all, or one for each set of options."""
     suite = load_suite(file)
     assert suite.name == file.stem
-    more = ["data_root=somewhere"]
+    more = [
+        "data_root=somewhere",
+        *(["backbone=lite0_unet"] if suite.name == "small_sets" else []),
+    ]  # whose bundle is to be given
     jobs = backbone_jobs(suite, tmp_path, [0], more) + method_jobs(suite, tmp_path, list(suite.methods), suite.seeds, more)
     assert len({job.folder for job in jobs}) == len(jobs)
     # Runs of a label differ by their seed and folders alone: the first seed's stand for the others'.
