@@ -15,7 +15,7 @@ RATES = ("mask_lr", "lr", "head_lr", "norm_lr")
 
 
 class OptimiserOptions(Options):
-    """What is trained by which optimiser, at which rate. The default rates are those of a few hundred steps on images, and were chosen
+    """What is trained by which optimiser, at which rate. The default rates, for a few hundred steps on images, were chosen
     on sets of 10 to 800 of them (`docs/findings/add_task.md`).
     """
 
