@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ class Mask(nn.Module, ABC):
 
     exact: bool = True
     """Whether freezing keeps the effective weight bit for bit."""
+
+    trained_as: ClassVar[Literal["scores", "weight"]] = "scores"
+    """How its parameters are to be trained: at the masks' rate and without weight decay, or as a network's weights are."""
 
     effect: ClassVar[str] = "zeroed"
     """What a mask does to weights, in the word that tables and figures use, see `affected`."""

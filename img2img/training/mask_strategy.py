@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from img2img.bundle import add_task_to_bundle, load_bases, task_path
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
-from img2img.masks import Basis, Identity, MaskedNetwork, TaskModule, TrainableCopy, basis_of_tasks
+from img2img.masks import Basis, Identity, MaskedNetwork, TaskModule, basis_of_tasks
 from img2img.masks.flips import FlipMeter
 from img2img.masks.methods.mixed import names_of_copies
 from img2img.masks.parameter_count import relative_parameters
@@ -37,7 +37,7 @@ def masked_groups(
 ) -> list[ParameterGroup]:
     """The groups of a task that trains masks.
 
-    Scores are always trained by Adam and never decay: weight decay would pull them to the threshold.
+    Scores never decay: weight decay would pull them to the threshold.
 
     Args:
         options: the rates and so on.
@@ -49,7 +49,7 @@ def masked_groups(
     head_lr = options.lr if options.head_lr is None else options.head_lr
     norm_lr = head_lr if options.norm_lr is None else options.norm_lr
     return [
-        ParameterGroup(scores, "adam", options.mask_lr),
+        ParameterGroup(scores, options.mask, options.mask_lr),
         ParameterGroup(norm, options.name, norm_lr),
         ParameterGroup(head, options.name if options.head is None else options.head, head_lr, options.weight_decay),
         ParameterGroup(weights, options.name, options.lr, options.weight_decay),
@@ -61,7 +61,7 @@ def groups_of(module: TaskModule) -> Groups:
 
     def groups(options: OptimiserOptions) -> list[ParameterGroup]:
         state, trained = module.state, [p for p in module.parameters() if p.requires_grad]
-        copies = {id(p) for mask in state.masks.children() if isinstance(mask, TrainableCopy) for p in mask.parameters()}
+        copies = {id(p) for _, mask in state.named_masks() if mask.trained_as == "weight" for p in mask.parameters()}
         scores = {id(p) for p in state.masks.parameters()} - copies
         head = set() if state.head is None else {id(p) for p in state.head.parameters()}
         return masked_groups(

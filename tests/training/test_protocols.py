@@ -170,6 +170,30 @@ def test_scores_and_norm_state_never_decay_and_weights_do() -> None:
     assert {group["weight_decay"] for group in all_groups(build_optimisers(_groups(plain)(options), options))} == {0.1}
 
 
+def test_the_scores_optimiser_can_be_chosen_and_then_the_scaling_of_gradients_matters() -> None:
+    moved: dict[str, torch.Tensor] = {}
+    for scaling in ("none", "average"):
+        torch.manual_seed(0)
+        network = MaskedNetwork(nn.Sequential(nn.Linear(6, 4, bias=False), nn.Linear(4, 1)))
+        with torch.no_grad():
+            network.backbone[0].weight.mul_(1e-2)  # type: ignore[union-attr, operator, index]
+        network = MaskedNetwork(network.backbone)
+        network.add_task("t", masks.Piggyback(gradient_scaling=scaling))  # type: ignore[arg-type]
+        module = network.task_module("t")
+        options = OptimiserOptions(mask="sgd", mask_lr=1.0, momentum=0)
+        optimisers = build_optimisers(groups_of(module)(options), options)
+        assert {type(o) for o in optimisers if o.param_groups[0]["lr"] == 1.0} == {torch.optim.SGD}
+        score = dict(module.state.named_masks())["0.weight"].score
+        assert isinstance(score, nn.Parameter)
+        before = score.detach().clone()
+        module(torch.ones(2, 6)).sum().backward()
+        for optimiser in optimisers:
+            optimiser.step()
+        moved[scaling] = before - score.detach()
+    size = network.masked_weights()["0.weight"].abs().mean()
+    torch.testing.assert_close(moved["average"], moved["none"] / size, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD), ("rmsprop", torch.optim.RMSprop)]
 )

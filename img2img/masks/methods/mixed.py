@@ -3,7 +3,7 @@
 import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class TrainableCopy(RealValuedMask):
     change at most. A file of an earlier version has the weight itself in half precision (`weight`), and its copy keeps that form.
     """
 
+    trained_as: ClassVar[Literal["scores", "weight"]] = "weight"
     delta: nn.Parameter
 
     def __init__(self, layer: Layer, stored: Mapping[str, Tensor] | None = None) -> None:

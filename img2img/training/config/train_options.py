@@ -20,7 +20,11 @@ class OptimiserOptions(Options):
     """
 
     name: OptimiserName = "adam"
-    """Of all but mask scores, which always have Adam."""
+    """Of all but what masks learn."""
+    mask: OptimiserName = "adam"
+    """Of what masks learn. Adam divides by the size of the gradients: how they are scaled (`Piggyback.gradient_scaling`) matters
+    to the others alone.
+    """
     head: OptimiserName | None = None
     """Of a masked task's head where it is another; None: `name`."""
     momentum: float = Field(default=0.9, ge=0)
@@ -138,8 +142,11 @@ class TrainOptions(Options):
         return self
 
     def plain(self) -> dict[str, Any]:
-        """As plain values, for fingerprints: without `average` where nothing is averaged, as before that option existed."""
-        return self.model_dump(exclude=None if self.average.decay else {"average"})
+        """As plain values, for fingerprints: without options that are off, as before these options existed."""
+        plain = self.model_dump(exclude=None if self.average.decay else {"average"})
+        if self.optimiser.mask == "adam":
+            del plain["optimiser"]["mask"]
+        return plain
 
     def in_steps(self, images: int) -> Self:
         """The same options with steps in place of epochs, for a training set of so many images."""
