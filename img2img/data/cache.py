@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-
 from img2img.data.base import ImageDataset, Sample
 from img2img.data.images.bit_depth import check_white, depth_warning, reading_16_bits
 from img2img.data.images.decode import check_enlarged
+from img2img.data.images.resizing import Resize, reading_resized, resized
 from img2img.errors import InputError
 
 _LOOKED_AT = 8
@@ -33,6 +32,8 @@ class CachedDataset(ImageDataset):
         middle: keep the middle square of this many pixels of every image, extended by its edge where it is smaller; None
             keeps all of it.
         white: the value that is white in images of 16 bits, and what is above it; None for 65535.
+        fast_decode: decode JPEGs at 1/2, 1/4 or 1/8 of their size where what is asked for is smaller still: faster, with pixels
+            that differ a little, see `resizing.Resize`.
         max_bytes: keep images until they take this much memory; those beyond it are decoded at each access.
         warnings: those that were given when the set was opened.
 
@@ -48,22 +49,20 @@ class CachedDataset(ImageDataset):
         square: int | None = None,
         middle: int | None = None,
         white: int | None = None,
+        fast_decode: bool = False,
         max_bytes: int = 2 << 30,
         warnings: Sequence[str] = (),
     ) -> None:
-        if any(pixels is not None and pixels < 1 for pixels in (short_side, square, middle)) or max_bytes < 0:
+        if (middle is not None and middle < 1) or max_bytes < 0:
             raise InputError(
-                f"short_side={short_side}, square={square}, middle={middle}, max_bytes={max_bytes}: expected 1 pixel or more, or "
-                "none, and 0 bytes or more; give for instance short_side=128"
+                f"middle={middle}, max_bytes={max_bytes}: expected 1 pixel or more, or none, and 0 bytes or more; give for "
+                "instance middle=128"
             )
-        if short_side is not None and square is not None:
-            raise InputError(f"short_side={short_side} and square={square}: expected one of them, since both say a size")
         self.classes = dataset.classes
         self.categories = dataset.categories
         self.name = dataset.name
         self._dataset = dataset
-        self._short_side = short_side
-        self._square = square
+        self._resize = Resize(short_side, square, fast=fast_decode)
         self._middle = middle
         self.white = check_white(white)
         self._highest = 0
@@ -97,13 +96,11 @@ class CachedDataset(ImageDataset):
         if kept is not None:
             return kept
         highest: list[int] = []
-        with reading_16_bits(self.white, highest):
+        with reading_16_bits(self.white, highest), reading_resized(self._resize):
             sample = self._dataset[index]
         self._highest = max(self._highest, *highest, 0)
-        if self._short_side is not None:
-            sample = resize_sample(sample, self._short_side)
-        if self._square is not None:
-            sample = square_sample(sample, self._square)
+        if self._resize:
+            sample = resize_sample(sample, self._resize)
         if self._middle is not None:
             sample = center_crop(sample, self._middle)
         size = sum(a.nbytes for a in (sample.image, sample.label, sample.source) if a is not None)
@@ -125,8 +122,7 @@ class CachedDataset(ImageDataset):
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         """Those of the set that is read, where its images stay as they are."""
-        as_they_are = self._short_side is None and self._square is None and self._middle is None
-        return self._dataset.arrays() if as_they_are else None
+        return None if self._resize or self._middle is not None else self._dataset.arrays()
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
         """Those of the set that is read."""
@@ -146,34 +142,18 @@ class CachedDataset(ImageDataset):
                 break
 
 
-def resize_sample(sample: Sample, short_side: int) -> Sample:
-    """The sample with its shorter side at `short_side` pixels and its proportions kept; see `CachedDataset`."""
+def resize_sample(sample: Sample, resize: Resize) -> Sample:
+    """The sample at another size, see `CachedDataset`; what its dataset has made smaller already stays as it is."""
     h, w = sample.image.shape[:2]
-    scale = short_side / min(h, w)
-    return _resized(sample, max(1, round(h * scale)), max(1, round(w * scale)))
-
-
-def square_sample(sample: Sample, side: int) -> Sample:
-    """The sample with both sides at `side` pixels, whatever its proportions; see `CachedDataset`."""
-    return _resized(sample, side, side)
-
-
-def _resized(sample: Sample, height: int, width: int) -> Sample:
-    h, w = sample.image.shape[:2]
+    height, width = resize.of(h, w)
     if height > h or width > w:
         what = f"{sample.name or 'an image'}, of {w} x {h}"
         check_enlarged(height, width, what, "remove the image, or give a smaller `resize` or `square`")
-
-    def resized(image: NDArray[np.uint8], method: Image.Resampling) -> NDArray[np.uint8]:
-        if image.shape[:2] == (height, width):
-            return image
-        return np.array(Image.fromarray(image).resize((width, height), method))
-
     return replace(
         sample,
-        image=resized(sample.image, Image.Resampling.LANCZOS),
-        label=None if sample.label is None else resized(sample.label, Image.Resampling.NEAREST),
-        source=None if sample.source is None else resized(sample.source, Image.Resampling.LANCZOS),
+        image=resized(sample.image, height, width),
+        label=None if sample.label is None else resized(sample.label, height, width, label=True),
+        source=None if sample.source is None else resized(sample.source, height, width),
     )
 
 

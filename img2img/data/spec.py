@@ -15,7 +15,7 @@ from img2img.data.warn_once import collect_warnings
 from img2img.errors import InputError
 from img2img.validation import parsed
 
-_COMMON = ("resize", "square", "middle", "limit", "white")
+_COMMON = ("resize", "square", "middle", "limit", "white", "fast_decode")
 """Options of every kind."""
 _STORED = (*_COMMON, "parts", "fractions", "blocks")
 """Those of stored kinds."""
@@ -80,6 +80,7 @@ class DataSpec:
         """Open it, see `build_data`."""
         what = f"data {self.kind!r}"
         resize, square, middle, white = (self.options.get(name) for name in ("resize", "square", "middle", "white"))
+        sizes = {"short_side": resize, "square": square, "fast_decode": bool(self.options.get("fast_decode"))}
         with collect_warnings() as warnings, excluding(exclude):
             sets = {part: self.builder(**arguments) for part, arguments in self.arguments.items()}
         parts = self._split(sets)
@@ -93,8 +94,7 @@ class DataSpec:
                 )
         middles = {"val": middle, "test": middle}
         shown = {
-            part: CachedDataset(p, short_side=resize, square=square, middle=middles.get(part), white=white, warnings=warnings)
-            for part, p in parts.items()
+            part: CachedDataset(p, **sizes, middle=middles.get(part), white=white, warnings=warnings) for part, p in parts.items()
         }
         return Parts(**shown)
 
@@ -122,6 +122,7 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             `blocks` cuts so many blocks of neighbours in place of single images, for frames of a video (see `split.take`).
             `resize` brings the shorter side of every image to that many pixels, once; `square`, in its place, brings both
             sides to so many, whatever the proportions; `middle` cuts val and test images to their middle square of so many.
+            `fast_decode` lets JPEGs be decoded at a part of their size for that, with pixels that differ a little.
             `limit` caps the number of images of a part. `white` is the value that is white in images of 16 bits, 65535 by
             default.
         exclude: folders whose images are none of the data's, such as the one that results go to.
@@ -147,6 +148,11 @@ def _check_common(options: Mapping[str, Any], what: str) -> None:
             f"{what} got resize: {resize} and square: {square}: expected one of them, resize for images that keep their "
             "proportions or square for squares; leave the other out"
         )
+    fast = options.get("fast_decode")
+    if fast is not None and not isinstance(fast, bool):
+        raise InputError(f"{what} got fast_decode: {fast!r}: expected true or false; correct it")
+    if fast and resize is None and square is None:
+        raise InputError(f"{what} got fast_decode: true without a size: give resize or square too, or leave it out")
     check_white(options.get("white"), f"{what}: white")
 
 
