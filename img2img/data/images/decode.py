@@ -13,7 +13,7 @@ from img2img.data.images.bit_depth import FULL, current_white, note_highest_valu
 from img2img.data.images.exif import orientation_of, turn, turned
 from img2img.data.images.header import open_header
 from img2img.data.images.icc_profile import to_srgb
-from img2img.data.images.resizing import Resize, current_resize
+from img2img.data.images.resizing import AS_IT_IS, Resize, current_resize
 from img2img.errors import InputError
 from img2img.files.paths import expanded
 
@@ -278,7 +278,7 @@ def _reduced(image: Image.Image, resize: Resize) -> Image.Image | None:
     return image.resize(size, Image.Resampling.LANCZOS, box=drafted[1])
 
 
-def _decode(path: Path, resize: Resize = Resize()) -> _Decoded:
+def _decode(path: Path, resize: Resize = AS_IT_IS) -> _Decoded:
     """The first frame of the file, decoded as it is stored; with `Resize.fast` a JPEG perhaps at a part of its size."""
     if not path.is_file():
         raise InputError(f"no image at {path}: expected a file there; restore it or remove it from the dataset")

@@ -58,8 +58,9 @@ class Resize:
         return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-_AS_IT_IS = Resize()
-_resize: ContextVar[Resize] = ContextVar("resize", default=_AS_IT_IS)
+AS_IT_IS = Resize()
+"""No size: images keep theirs."""
+_resize: ContextVar[Resize] = ContextVar("resize", default=AS_IT_IS)
 
 
 @contextmanager
