@@ -66,8 +66,10 @@ _digests: dict[bytes, bytes] = {}
 
 
 def _digest(path: Path, size: int, time: int) -> str:
-    """Of a file's content, read once in a process while it stays what it is. What is kept first stays: of a set that does not fit,
-    the one used longest ago would be the next to be asked for."""
+    """Of a file's content, read once in a process while it stays what it is.
+
+    What is kept first stays: of files that are asked for in one order, the one used longest ago is the next.
+    """
     stamp = hashlib.blake2b(f"{path}\0{size}\0{time}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
     found = _digests.get(stamp)
     if found is None:

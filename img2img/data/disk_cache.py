@@ -157,7 +157,10 @@ class CachedSet:
 
     def __init__(self, cache: DiskCache, name: str, about: str) -> None:
         self._cache, self._name, self._about = cache, name, about
-        self._process = 0
+        self._process = 0  # the one that has the files open
+        self._numbers: dict[int, int] = {}
+        self._map: mmap.mmap | bytes = b""
+        self._full = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_cache": self._cache, "_name": self._name, "_about": self._about}
@@ -260,11 +263,11 @@ class CachedSet:
             (folder / _ABOUT).write_text(self._about, encoding="utf-8", errors="surrogateescape")
             self._index, self._data = (os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666) for name in (_INDEX, _DATA))
             fcntl.flock(self._index, fcntl.LOCK_SH)  # says that the set is in use
-            self._numbers: dict[int, int] = {}
+            self._numbers = {}
             self._checked = bytearray()
             self._count = self._end = 0
             self._full = False
-            self._map: mmap.mmap | bytes = b""
+            self._map = b""
             self._read_index()
             self._process = os.getpid()
 

@@ -5,7 +5,10 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from img2img.data import build_data
 from img2img.data import disk_cache as module
 from img2img.data.base import ImageDataset, Sample
 from img2img.data.cache import CachedDataset
+from img2img.data.checksums import file_checksums
 from img2img.data.datasets.folder import ImageFolder
 from img2img.data.disk_cache import CachedSet, DiskCache
 from img2img.errors import InputError
@@ -298,3 +302,52 @@ def test_beyond_the_bound_images_are_kept_in_memory(photos: Path, tmp_path: Path
             np.testing.assert_array_equal(parts.train[i].image, ImageFolder(photos)[int(parts.train[i].name[0])].image)
     assert 0 < parts.train.bytes_kept < len(parts.train) * 1800
     assert cache.used_bytes() <= 12_000
+
+
+_events: list[tuple[str, str]] | None = None
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    if _events is not None and event in ("open", "os.scandir", "os.listdir") and isinstance(arguments[0], str | os.PathLike):
+        _events.append((event, os.fspath(arguments[0])))
+
+
+def test_no_folder_is_listed_and_no_file_opened_or_hashed_twice(
+    photos: Path, cache: DiskCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tasks on one folder, as a run opens them: listed, hashed for the record, read for two epochs and by a second run."""
+    os.utime(photos, (1, 1))
+    sys.addaudithook(_audit)  # it stays, and does nothing outside of this test
+
+    def events(what: Callable[[], object]) -> tuple[Counter[str], Counter[str]]:
+        seen: list[tuple[str, str]] = []
+        monkeypatch.setattr(sys.modules[__name__], "_events", seen)
+        what()
+        monkeypatch.setattr(sys.modules[__name__], "_events", None)
+        opened = Counter(Path(path).name for event, path in seen if event == "open" and path.endswith(".png"))
+        return opened, Counter(path for event, path in seen if event != "open" and path.startswith(str(photos)))
+
+    tasks: list[Any] = []
+    config = {"kind": "image_folder", "root": str(photos), "resize": 10}
+    opened, listed = events(lambda: tasks.extend(build_data(config, cache=cache) for _ in range(2)))
+    assert (opened, listed) == (Counter(), Counter({str(photos): 1}))
+    parts = [part for task in tasks for part in (task.train, task.val, task.test)]
+    every = [f"{i}.png" for i in range(10)]
+
+    def hashes() -> None:
+        for part in parts:
+            file_checksums(file for i in range(len(part)) for file in part.files(i))
+
+    assert events(hashes) == (Counter(every), Counter())
+
+    def epoch() -> None:
+        for part in parts:
+            part.preload()
+            for i in range(len(part)):
+                part[i]
+
+    assert events(epoch) == (Counter(every), Counter()), "decoded once for both tasks"
+    assert events(epoch) == (Counter(), Counter())
+    for part in parts:
+        part.forget()
+    assert events(epoch) == (Counter(), Counter()), "in a second run"
