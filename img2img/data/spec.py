@@ -88,7 +88,6 @@ class DataSpec:
         """Open it, see `build_data`."""
         what = f"data {self.kind!r}"
         resize, square, middle, white = (self.options.get(name) for name in ("resize", "square", "middle", "white"))
-        sizes = {"short_side": resize, "square": square, "fast_decode": bool(self.options.get("fast_decode"))}
         with collect_warnings() as warnings, excluding([*exclude, *([] if cache is None else [cache.folder])]):
             sets = {part: self.builder(**arguments) for part, arguments in self.arguments.items()}
         parts = self._split(sets)
@@ -106,7 +105,9 @@ class DataSpec:
         shown = {
             part: CachedDataset(
                 images,
-                **sizes,
+                short_side=resize,
+                square=square,
+                fast_decode=bool(self.options.get("fast_decode")),
                 middle=middles.get(part),
                 white=white,
                 warnings=warnings,
@@ -123,7 +124,7 @@ class DataSpec:
         for name, images in sets.items():
             arguments = self.arguments[name]
             named = [*images.common_files(), *((key, path) for key, path in paths_in(arguments) if os.path.isfile(path))]
-            depends = {
+            depends: dict[str, Any] = {
                 "kind": self.kind,
                 "options": arguments,
                 "files": {key: _stamp(path) for key, path in named},
