@@ -1,28 +1,36 @@
-"""A dataset that is decoded and resized once."""
+"""A dataset that is decoded and resized once, and then kept in memory or on disk."""
 
+import hashlib
+import json
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from img2img.data.base import ImageDataset, Sample
+from img2img.data.disk_cache import CachedSet
 from img2img.data.images.bit_depth import check_white, depth_warning, reading_16_bits
 from img2img.data.images.decode import check_enlarged
+from img2img.data.images.resizing import Resize, reading_resized, resized
+from img2img.data.warn_once import warn_once
 from img2img.errors import InputError
 
 _LOOKED_AT = 8
+_IMAGES = ("image", "label", "source")
 
 
 class CachedDataset(ImageDataset):
-    """`dataset`, each decoded and resized on its first access and then kept in memory.
+    """`dataset`, each decoded and resized on its first access and then kept in memory, or on disk.
 
-    Threads may share it. A process that is forked keeps what is already there, so `preload` before worker processes start;
-    one that is spawned begins with an empty cache, as pickling leaves the images behind.
+    Threads may share it. A process that is forked keeps what is already in memory, so `preload` before worker processes start;
+    one that is spawned begins without, as pickling leaves the images behind. What is on disk, all processes share, in this run
+    and in later ones: arrays of samples from there are read-only views of the mapped file, so that memory does not grow with the
+    set. A file whose size or time of change is another since is decoded again.
 
     Args:
         dataset: the set to read.
@@ -33,7 +41,12 @@ class CachedDataset(ImageDataset):
         middle: keep the middle square of this many pixels of every image, extended by its edge where it is smaller; None
             keeps all of it.
         white: the value that is white in images of 16 bits, and what is above it; None for 65535.
+        fast_decode: decode JPEGs at 1/2, 1/4 or 1/8 of their size where what is asked for is smaller still: faster, with pixels
+            that differ a little, see `resizing.Resize`.
         max_bytes: keep images until they take this much memory; those beyond it are decoded at each access.
+        stored: where images that are read from files are kept in place of memory, as long as there is room; for a set of options,
+            those of this class but for `middle` among them.
+        by_index: files alone do not tell a sample of this set; its index does too.
         warnings: those that were given when the set was opened.
 
     Raises:
@@ -48,31 +61,34 @@ class CachedDataset(ImageDataset):
         square: int | None = None,
         middle: int | None = None,
         white: int | None = None,
+        fast_decode: bool = False,
         max_bytes: int = 2 << 30,
+        stored: CachedSet | None = None,
+        by_index: bool = False,
         warnings: Sequence[str] = (),
     ) -> None:
-        if any(pixels is not None and pixels < 1 for pixels in (short_side, square, middle)) or max_bytes < 0:
+        if (middle is not None and middle < 1) or max_bytes < 0:
             raise InputError(
-                f"short_side={short_side}, square={square}, middle={middle}, max_bytes={max_bytes}: expected 1 pixel or more, or "
-                "none, and 0 bytes or more; give for instance short_side=128"
+                f"middle={middle}, max_bytes={max_bytes}: expected 1 pixel or more, or none, and 0 bytes or more; give for "
+                "instance middle=128"
             )
-        if short_side is not None and square is not None:
-            raise InputError(f"short_side={short_side} and square={square}: expected one of them, since both say a size")
         self.classes = dataset.classes
         self.categories = dataset.categories
         self.name = dataset.name
         self._dataset = dataset
-        self._short_side = short_side
-        self._square = square
+        self._resize = Resize(short_side, square, fast=fast_decode)
         self._middle = middle
         self.white = check_white(white)
         self._highest = 0
         self._warnings = tuple(warnings)
         self._max_bytes = max_bytes
+        self._stored, self._by_index = stored, by_index
         self.forget()
 
     def forget(self) -> None:
-        """Let go of the kept images; they are decoded again when they are asked for."""
+        """Let go of the images in memory, and close the files of those on disk; they are read again when they are asked for."""
+        if self._stored is not None:
+            self._stored.close()
         self._kept: dict[int, Sample] = {}
         self._bytes = 0
         self._lock = threading.Lock()
@@ -96,21 +112,51 @@ class CachedDataset(ImageDataset):
         kept = self._kept.get(index)
         if kept is not None:
             return kept
-        highest: list[int] = []
-        with reading_16_bits(self.white, highest):
-            sample = self._dataset[index]
-        self._highest = max(self._highest, *highest, 0)
-        if self._short_side is not None:
-            sample = resize_sample(sample, self._short_side)
-        if self._square is not None:
-            sample = square_sample(sample, self._square)
+        key = None if self._stored is None else self._key(index)
+        sample, is_stored = (None, False) if key is None else (self._load(key), True)
+        if sample is None:
+            sample, highest = self._decode(index)
+            is_stored = key is not None and self._stored is not None and self._stored.put(key, _packed(sample, highest))
         if self._middle is not None:
             sample = center_crop(sample, self._middle)
+        if not is_stored:
+            self._keep(index, sample)
+        return sample
+
+    def _decode(self, index: int) -> tuple[Sample, int]:
+        """A sample at its size, and the highest value of its images of 16 bits, 0 without one."""
+        found: list[int] = []
+        with reading_16_bits(self.white, found), reading_resized(self._resize):
+            sample = self._dataset[index]
+        highest = max(found, default=0)
+        self._highest = max(self._highest, highest)
+        return (resize_sample(sample, self._resize) if self._resize else sample), highest
+
+    def _keep(self, index: int, sample: Sample) -> None:
         size = sum(a.nbytes for a in (sample.image, sample.label, sample.source) if a is not None)
         with self._lock:
             if index not in self._kept and self._bytes + size <= self._max_bytes:
                 self._kept[index] = sample
                 self._bytes += size
+
+    def _key(self, index: int) -> bytes | None:
+        """Of the files that a sample is read from, as they are now; None of one that is read from none."""
+        try:
+            stamps = [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in self._states(index)]
+        except OSError:  # reading it says what is wrong
+            return None
+        place = (self.name, len(self), index) if self._by_index else None
+        return hashlib.blake2b(repr((place, stamps)).encode(), digest_size=16).digest() if stamps else None
+
+    def _states(self, index: int) -> Iterable[tuple[str, os.stat_result]]:
+        return ((name, os.stat(path)) for name, path in self._dataset.files(index))
+
+    def _load(self, key: bytes) -> Sample | None:
+        content = None if self._stored is None else self._stored.get(key)
+        if content is None:
+            return None
+        sample, highest = _unpacked(content)
+        self._highest = max(self._highest, highest)
         return sample
 
     def warnings(self) -> list[str]:
@@ -125,8 +171,7 @@ class CachedDataset(ImageDataset):
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
         """Those of the set that is read, where its images stay as they are."""
-        as_they_are = self._short_side is None and self._square is None and self._middle is None
-        return self._dataset.arrays() if as_they_are else None
+        return None if self._resize or self._middle is not None else self._dataset.arrays()
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
         """Those of the set that is read."""
@@ -137,43 +182,62 @@ class CachedDataset(ImageDataset):
         return self._dataset.common_files()
 
     def preload(self, progress: Callable[[int, int], object] | None = None) -> None:
-        """Decode until every image is kept or the memory is used up; `progress(done, total)` is called after each."""
+        """Decode until every image is kept or the memory is used up; `progress(done, total)` is called after each.
+
+        What goes to disk is left to whoever asks for it first, which several processes do at once.
+        """
+        if self._stored is not None and len(self) and self._key(0) is not None:
+            self._stored.warn_if_full(len(self))
+            return
         for index in range(len(self)):
             self[index]
             if progress is not None:
                 progress(index + 1, len(self))
             if index not in self._kept:
+                warn_once(
+                    f"{self.name}: {len(self._kept)} of {len(self)} images fit into the {self._max_bytes / 1e9:.1f} GB of memory "
+                    "for decoded ones; the others are decoded at each access: give cache_dir, a folder on a local disk, or make "
+                    "them smaller with data.resize"
+                )
                 break
 
 
-def resize_sample(sample: Sample, short_side: int) -> Sample:
-    """The sample with its shorter side at `short_side` pixels and its proportions kept; see `CachedDataset`."""
+def _packed(sample: Sample, highest: int) -> bytes:
+    """A sample as bytes: the length of what is said about it, that as JSON, and its images, row by row."""
+    images = {name: image for name in _IMAGES if (image := getattr(sample, name)) is not None}
+    about = {
+        "shapes": {name: image.shape for name, image in images.items()},
+        "category": sample.category,
+        "name": sample.name,
+        "highest": highest,
+    }
+    text = json.dumps(about).encode()
+    return b"".join([len(text).to_bytes(4, "little"), text, *(image.tobytes() for image in images.values())])
+
+
+def _unpacked(content: memoryview) -> tuple[Sample, int]:
+    """What `_packed` took, the images as read-only views."""
+    at = 4 + int.from_bytes(content[:4], "little")
+    about = json.loads(bytes(content[4:at]))
+    images: dict[str, NDArray[np.uint8]] = {}
+    for name, shape in about["shapes"].items():
+        images[name] = np.ndarray(shape, np.uint8, content, at)
+        at += images[name].nbytes
+    return Sample(**images, category=about["category"], name=about["name"]), about["highest"]
+
+
+def resize_sample(sample: Sample, resize: Resize) -> Sample:
+    """The sample at another size, see `CachedDataset`; what its dataset has made smaller already stays as it is."""
     h, w = sample.image.shape[:2]
-    scale = short_side / min(h, w)
-    return _resized(sample, max(1, round(h * scale)), max(1, round(w * scale)))
-
-
-def square_sample(sample: Sample, side: int) -> Sample:
-    """The sample with both sides at `side` pixels, whatever its proportions; see `CachedDataset`."""
-    return _resized(sample, side, side)
-
-
-def _resized(sample: Sample, height: int, width: int) -> Sample:
-    h, w = sample.image.shape[:2]
+    height, width = resize.of(h, w)
     if height > h or width > w:
         what = f"{sample.name or 'an image'}, of {w} x {h}"
         check_enlarged(height, width, what, "remove the image, or give a smaller `resize` or `square`")
-
-    def resized(image: NDArray[np.uint8], method: Image.Resampling) -> NDArray[np.uint8]:
-        if image.shape[:2] == (height, width):
-            return image
-        return np.array(Image.fromarray(image).resize((width, height), method))
-
     return replace(
         sample,
-        image=resized(sample.image, Image.Resampling.LANCZOS),
-        label=None if sample.label is None else resized(sample.label, Image.Resampling.NEAREST),
-        source=None if sample.source is None else resized(sample.source, Image.Resampling.LANCZOS),
+        image=resized(sample.image, height, width),
+        label=None if sample.label is None else resized(sample.label, height, width, label=True),
+        source=None if sample.source is None else resized(sample.source, height, width),
     )
 
 

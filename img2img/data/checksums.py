@@ -5,7 +5,6 @@ noted, the noted hash is taken for the content's, so that only what is new or wa
 change that the system knows of: archives and programs that set times back do not hide one.
 """
 
-import functools
 import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -61,11 +60,24 @@ def _stamp(path: Path, known: FileChecksum | None) -> FileChecksum:
         return FileChecksum(-1, 0, "")
 
 
-@functools.lru_cache(maxsize=1 << 16)
+_KEPT = 1 << 20
+"""Digests that are kept in memory, 200 bytes each: the parts and tasks of a run share files."""
+_digests: dict[bytes, bytes] = {}
+
+
 def _digest(path: Path, size: int, time: int) -> str:
-    """Of a file's content; those made last are kept: the parts and tasks of a run share files."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    """Of a file's content, read once in a process while it stays what it is.
+
+    What is kept first stays: of files that are asked for in one order, the one used longest ago is the next.
+    """
+    stamp = hashlib.blake2b(f"{path}\0{size}\0{time}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    found = _digests.get(stamp)
+    if found is None:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+        if len(_digests) < _KEPT:
+            _digests[stamp] = found
+    return found.hex()
 
 
 def combined_digest(found: Mapping[str, FileChecksum]) -> str | None:

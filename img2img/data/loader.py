@@ -3,10 +3,12 @@
 import copy
 import functools
 import itertools
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +19,16 @@ from img2img.data.base import Batch, ImageDataset, Sample
 from img2img.data.pad_crop import PadCrop
 from img2img.errors import InputError, OutOfMemoryError, memory_explained
 
+logger = logging.getLogger("img2img")
+
+AnyBatch = TypeVar("AnyBatch")
+
 PATIENCE = 600
 """Seconds that a batch is waited for: a slow disk may need a minute for one of large images."""
+_MUCH = 0.1
+"""The share of its time from which a training that waits for images is told how to wait less."""
+_LONG = 30
+"""Seconds of a training that are worth that remark."""
 _LOOK_EVERY = 5
 """Seconds after which it is asked whether the worker processes still live."""
 
@@ -129,6 +139,35 @@ class TrainBatches:
             if "error" in fields:
                 raise fields["error"]
             yield Batch(**fields)
+
+
+def timed(batches: Iterable[AnyBatch], what: str, *, workers: int) -> Generator[AnyBatch, None, None]:
+    """The batches, and when whoever takes them is done, a line in the log with the share of the time that it waited for them.
+
+    Args:
+        batches: of one training.
+        what: names it in the log.
+        workers: processes that load them, for the remark that more would help.
+    """
+    source, waited, began = iter(batches), 0.0, time.perf_counter()
+    try:
+        while True:
+            asked = time.perf_counter()
+            batch = next(source, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+    finally:
+        _log_waiting(what, waited, time.perf_counter() - began, workers)
+
+
+def _log_waiting(what: str, waited: float, seconds: float, workers: int) -> None:
+    remedy, share = "", waited / max(seconds, waited, 1e-9)
+    if share > _MUCH and seconds > _LONG:
+        more = "raise train.workers" if workers else "set train.workers to the number of cores, such as 2"
+        remedy = f": {more}, or give cache_dir, so that images are decoded once"
+    logger.info("%s: waited for images in %.1f %% of %.0f s%s", what, 100 * share, seconds, remedy)
 
 
 class LostBatchError(ChildProcessError):

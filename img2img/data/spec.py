@@ -1,24 +1,32 @@
 """Data as a config describes them: checked without opening anything, and then opened as the three parts of a dataset."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import PIL
+
 from img2img.data.base import DATA, PARTS, ImageDataset, cuts_itself
 from img2img.data.cache import CachedDataset
+from img2img.data.disk_cache import CachedSet, DiskCache
 from img2img.data.images.bit_depth import check_white
 from img2img.data.images.listing import excluding
 from img2img.data.split import limit as limited
 from img2img.data.split import take
 from img2img.data.warn_once import collect_warnings
 from img2img.errors import InputError
+from img2img.files.paths import paths_in
 from img2img.validation import parsed
+from img2img.version import __version__
 
-_COMMON = ("resize", "square", "middle", "limit", "white")
+_COMMON = ("resize", "square", "middle", "limit", "white", "fast_decode")
 """Options of every kind."""
 _STORED = (*_COMMON, "parts", "fractions", "blocks")
 """Those of stored kinds."""
+_FORMAT = 1
+"""Of cached samples."""
 _WHOLE = "whole"
 """Stands for a set that is split into parts."""
 
@@ -76,13 +84,14 @@ class DataSpec:
         """As a config has it."""
         return {"kind": self.kind, **self.options}
 
-    def build(self, *, exclude: Iterable[str | os.PathLike[str]] = ()) -> Parts:
+    def build(self, *, exclude: Iterable[str | os.PathLike[str]] = (), cache: DiskCache | None = None) -> Parts:
         """Open it, see `build_data`."""
         what = f"data {self.kind!r}"
         resize, square, middle, white = (self.options.get(name) for name in ("resize", "square", "middle", "white"))
-        with collect_warnings() as warnings, excluding(exclude):
+        with collect_warnings() as warnings, excluding([*exclude, *([] if cache is None else [cache.folder])]):
             sets = {part: self.builder(**arguments) for part, arguments in self.arguments.items()}
         parts = self._split(sets)
+        stored = {} if cache is None else self._stored(cache, sets)
         limits = self.options.get("limit") or {}
         parts = {part: limited(dataset, limits[part]) if part in limits else dataset for part, dataset in parts.items()}
         for part, dataset in parts.items():
@@ -92,11 +101,41 @@ class DataSpec:
                     "in the same order; name them in the config, or correct the files"
                 )
         middles = {"val": middle, "test": middle}
+        own = DATA.has_own(self.kind)
         shown = {
-            part: CachedDataset(p, short_side=resize, square=square, middle=middles.get(part), white=white, warnings=warnings)
-            for part, p in parts.items()
+            part: CachedDataset(
+                images,
+                short_side=resize,
+                square=square,
+                fast_decode=bool(self.options.get("fast_decode")),
+                middle=middles.get(part),
+                white=white,
+                warnings=warnings,
+                stored=stored.get(part),
+                by_index=not own,
+            )
+            for part, images in parts.items()
         }
         return Parts(**shown)
+
+    def _stored(self, cache: DiskCache, sets: Mapping[str, ImageDataset]) -> dict[str, CachedSet]:
+        """Where the cache keeps the samples of each part: by all that they depend on, but for their own files."""
+        of_set: dict[str, CachedSet] = {}
+        for name, images in sets.items():
+            arguments = self.arguments[name]
+            named = [*images.common_files(), *((key, path) for key, path in paths_in(arguments) if os.path.isfile(path))]
+            depends: dict[str, Any] = {
+                "kind": self.kind,
+                "options": arguments,
+                "files": {key: _stamp(path) for key, path in named},
+                "size": {key: self.options.get(key) for key in ("resize", "square", "white", "fast_decode")},
+                "versions": {"img2img": __version__, "Pillow": PIL.__version__, "format": _FORMAT},
+            }
+            if not DATA.has_own(self.kind):  # of another's kind a sample may depend on its place, and its code changes
+                depends |= {"all_options": self.options, "code": _stamp(inspect.getsourcefile(self.builder))}
+            of_set[name] = cache.open_set(depends)
+        # A part that is cut from a set shares its place: the split does not matter to a sample.
+        return {part: of_set[next(name for name in (part, "train", _WHOLE) if name in of_set)] for part in PARTS}
 
     def _split(self, sets: Mapping[str, ImageDataset]) -> dict[str, ImageDataset]:
         """The three parts of what was opened. Each folder or file of annotations is read once: COCO's is half a gigabyte."""
@@ -111,8 +150,19 @@ class DataSpec:
         return {"train": train, "val": val, "test": sets["test"]}
 
 
-def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike[str]] = ()) -> Parts:
-    """The parts of the dataset that a config describes, cached in memory as they are first read.
+def _stamp(path: str | os.PathLike[str] | None) -> list[int]:
+    """What tells a file from what it was: its size, and the times of its last changes."""
+    try:
+        state = os.stat(path or "")
+    except OSError:
+        return []
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+
+
+def build_data(
+    config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike[str]] = (), cache: DiskCache | None = None
+) -> Parts:
+    """The parts of the dataset that a config describes, cached in memory, or on disk, as they are first read.
 
     Args:
         config: `kind`, see `DATA`, and the options of that kind. Of stored kinds, `parts` may give options of
@@ -122,14 +172,16 @@ def build_data(config: Mapping[str, Any], *, exclude: Iterable[str | os.PathLike
             `blocks` cuts so many blocks of neighbours in place of single images, for frames of a video (see `split.take`).
             `resize` brings the shorter side of every image to that many pixels, once; `square`, in its place, brings both
             sides to so many, whatever the proportions; `middle` cuts val and test images to their middle square of so many.
+            `fast_decode` lets JPEGs be decoded at a part of their size for that, with pixels that differ a little.
             `limit` caps the number of images of a part. `white` is the value that is white in images of 16 bits, 65535 by
             default.
         exclude: folders whose images are none of the data's, such as the one that results go to.
+        cache: keeps decoded and resized images on disk in place of memory, for all processes and later runs; see `DiskCache`.
 
     Raises:
         InputError: an unknown kind or option, data that is missing or unusable, or parts with different classes.
     """
-    return DataSpec.of(config).build(exclude=exclude)
+    return DataSpec.of(config).build(exclude=exclude, cache=cache)
 
 
 def _check_common(options: Mapping[str, Any], what: str) -> None:
@@ -147,6 +199,11 @@ def _check_common(options: Mapping[str, Any], what: str) -> None:
             f"{what} got resize: {resize} and square: {square}: expected one of them, resize for images that keep their "
             "proportions or square for squares; leave the other out"
         )
+    fast = options.get("fast_decode")
+    if fast is not None and not isinstance(fast, bool):
+        raise InputError(f"{what} got fast_decode: {fast!r}: expected true or false; correct it")
+    if fast and resize is None and square is None:
+        raise InputError(f"{what} got fast_decode: true without a size: give resize or square too, or leave it out")
     check_white(options.get("white"), f"{what}: white")
 
 

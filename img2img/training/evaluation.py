@@ -81,7 +81,7 @@ def read_run(folder: Path) -> Experiment:
     """The experiment of a run's folder, from the config that it keeps.
 
     A run folder may be a stranger's, so the modules that its config names are not imported: whoever trusts them imports them
-    before, see `plugins.import_modules`.
+    before, see `plugins.import_modules`. Nor is anything written to its `cache_dir`.
 
     Raises:
         InputError: there is none, it cannot be read, or it names a kind that is not known here.
@@ -90,6 +90,7 @@ def read_run(folder: Path) -> Experiment:
     if not path.is_file():
         raise InputError(f"no run in {folder}: expected config/config.yaml there; give the folder that `img2img train` wrote")
     config = without_script_keys(read_yaml(path, "the config of a run"))
+    config.pop("cache_dir", None)
     imports = config.pop("imports", None)
     if imports:
         logger.info(

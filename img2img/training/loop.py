@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from img2img.data.loader import timed
 from img2img.errors import InputError, TrainingDivergedError, memory_explained
 from img2img.tasks.adversary import Adversary
 from img2img.tasks.base import Example
@@ -202,7 +203,8 @@ def fit(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     module.train()
 
-    for step, batch in zip(range(start, options.steps), batches.iterate(start), strict=False):
+    stream = timed(batches.iterate(start), checkpoint.stem, workers=options.workers)
+    for step, batch in zip(range(start, options.steps), stream, strict=False):
         if step == alone:
             for parameter in waiting:
                 parameter.requires_grad_(True)
@@ -295,6 +297,7 @@ def fit(
             if processes.is_rank_zero:
                 save_checkpoint(checkpoint, saving)
 
+    stream.close()
     assert best["state"] is not None
     module.load_state_dict(best["state"])
     processes.broadcast(module)

@@ -32,7 +32,7 @@ def prepare(experiment: Experiment, config: TaskConfig) -> TaskData:
     name = config.name
     remedy = f"make them smaller with tasks.{name}.data.resize, or take fewer with tasks.{name}.data.limit"
     with memory_explained(f"while the images of {name!r} were read", remedy):
-        parts = config.data.build(exclude=[experiment.folder])
+        parts = config.data.build(exclude=[experiment.folder], cache=experiment.image_cache())
         kind = config.task.builder
         more: dict[str, object] = {}
         if kind.has_classes and "classes" not in config.task.options:

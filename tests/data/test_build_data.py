@@ -54,6 +54,8 @@ def test_square_brings_both_sides_of_every_part_to_so_many_pixels(folder: Path) 
         ({"parts": {"train": None, "val": None, "test": None}}, "parts: .*options of its own"),
         ({"parts": {True: {}}}, "train, val, test.* got True"),
         ({"fractions": [True, 0, 0]}, "got fractions: .*list of numbers"),
+        ({"fast_decode": 1, "resize": 10}, "got fast_decode: 1: expected true"),
+        ({"fast_decode": True}, "fast_decode: true without a size: give resize"),
         ({"blocks": 0}, "got blocks: 0: expected a whole number"),
         ({"blocks": 2, "parts": {"train": {}, "val": {}, "test": {}}}, "got blocks: 2, .*leave blocks out"),
     ],
@@ -85,7 +87,7 @@ def test_an_unknown_kind_or_option_is_named(folder: Path) -> None:
         build_data({"kind": "imagenet"})
     with pytest.raises(InputError, match="no option 'roots': did you mean 'root'"):
         build_data({"kind": "image_folder", "roots": str(folder)})
-    common = "square, middle, limit, white, parts, fractions, blocks"
+    common = "square, middle, limit, white, fast_decode, parts, fractions, blocks"
     with pytest.raises(InputError, match=rf"'resiz'.*mean 'resize'.*{common}"):
         build_data({"kind": "image_folder", "root": str(folder), "resiz": 8})
     with pytest.raises(InputError, match=r"'limits'.*mean 'limit'"):

@@ -281,3 +281,24 @@ def test_colours_stay_and_the_arrays_are_the_callers_own() -> None:
 def test_arrays_that_do_not_fit_are_refused(images, categories, rows, message) -> None:
     with pytest.raises(InputError, match=message):
         ArrayDataset(images, np.array(categories), rows=rows and np.array(rows), classes=["a", "b"], name="made")
+
+
+@pytest.mark.parametrize(("slow", "share"), [("batches", "9"), ("training", "0")])
+def test_the_share_of_the_time_that_a_training_waits_is_logged(slow, share, caplog, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(loader.time, "perf_counter", lambda: clock[0])
+
+    def batches():
+        for number in range(1, 100):
+            clock[0] += 9 if slow == "batches" else 0
+            yield number
+
+    caplog.set_level("INFO", logger="img2img")
+    stream = loader.timed(batches(), "colour", workers=0)
+    for number, expected in zip(stream, range(1, 11), strict=False):
+        assert number == expected
+        clock[0] += 1 if slow == "batches" else 10
+    stream.close()
+    assert f"colour: waited for images in {share}" in caplog.text
+    assert ("train.workers" in caplog.text and "cache_dir" in caplog.text) == (slow == "batches")
+    assert [*loader.timed(iter([1, 2]), "x", workers=1)] == [1, 2]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from img2img.data.base import DATA, ImageDataset, Sample
 from img2img.data.datasets.file_names import first_twice, nfc
 from img2img.data.datasets.label_table import unknown_name
-from img2img.data.images.decode import read_image
+from img2img.data.images.decode import read_sized
 from img2img.data.images.listing import EXTENSIONS, SkippedFiles, require_folder, scan, subfolders
 from img2img.data.split import SplitClasses
 from img2img.data.warn_once import warn_once
@@ -87,7 +87,7 @@ class ClassFolder(ImageDataset):
 
     def __getitem__(self, index: int) -> Sample:
         file = self._files[index]
-        return Sample(image=read_image(self.root / file), category=int(self.categories[index]), name=file)
+        return Sample(image=read_sized(self.root / file).image, category=int(self.categories[index]), name=file)
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
         """The image, with the folder of its class."""

@@ -13,7 +13,7 @@ from img2img.data.datasets.coco_file import id_order, read_coco
 from img2img.data.datasets.coco_regions import EXPECTED, draw_region
 from img2img.data.datasets.file_names import nfc, on_disk
 from img2img.data.datasets.label_table import BACKGROUND, unknown_name
-from img2img.data.images.decode import read_turned
+from img2img.data.images.decode import read_sized
 from img2img.data.images.exif import DrawnOn, check_drawn_on, of_which_pixels, turned, warn_of_turned
 from img2img.data.images.listing import require_folder
 from img2img.data.warn_once import warn_once
@@ -95,8 +95,8 @@ class CocoSegmentation(ImageDataset):
     def __getitem__(self, index: int) -> Sample:
         info = self._images[self._ids[index]]
         path = on_disk(self._folder, info["file_name"])
-        image, orientation = read_turned(path)
-        height, width = image.shape[:2]
+        photo = read_sized(path)
+        (height, width), orientation = photo.size, photo.orientation
         if self._stored and orientation >= 5:
             height, width = width, height
         if (height, width) != (info["height"], info["width"]):
@@ -105,7 +105,7 @@ class CocoSegmentation(ImageDataset):
                 f"that was annotated ({of_which_pixels(self._stored, orientation)}); restore it, or annotate this one"
             )
         label = self._paint(info)
-        return Sample(image=image, label=turned(label, orientation) if self._stored else label, name=info["file_name"])
+        return Sample(image=photo.image, label=turned(label, orientation) if self._stored else label, name=info["file_name"])
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
         """The image."""

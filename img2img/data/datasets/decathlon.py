@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from img2img.data.base import DATA, ImageDataset, Sample
 from img2img.data.datasets.file_names import nfc, on_disk
 from img2img.data.datasets.label_table import unknown_name
-from img2img.data.images.decode import read_image
+from img2img.data.images.decode import read_sized
 from img2img.data.images.listing import require_folder
 from img2img.errors import InputError
 from img2img.files.json_files import read_json, write_json
@@ -112,7 +112,7 @@ class Decathlon(ImageDataset):
     def __getitem__(self, index: int) -> Sample:
         category = int(self.categories[index])
         return Sample(
-            image=read_image(self._path(index)),
+            image=read_sized(self._path(index)).image,
             category=None if category == UNKNOWN else category,
             name=self._files[index],
         )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from img2img.data.base import DATA, VOID, ImageDataset, Sample
 from img2img.data.datasets.file_matching import Side, pair_files
 from img2img.data.datasets.label_table import LabelTable, read_classes
-from img2img.data.images.decode import read_image, read_label, read_turned
+from img2img.data.images.decode import read_label, read_sized
 from img2img.data.images.exif import DrawnOn, check_drawn_on, of_which_pixels, turned, warn_of_turned
 from img2img.data.images.listing import list_images, require_folder
 from img2img.errors import InputError
@@ -37,7 +37,7 @@ class ImageFolder(ImageDataset):
 
     def __getitem__(self, index: int) -> Sample:
         path = self._files[index]
-        return Sample(image=read_image(path), name=path.relative_to(self.root).as_posix())
+        return Sample(image=read_sized(path).image, name=path.relative_to(self.root).as_posix())
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
         """The image."""
@@ -84,12 +84,13 @@ class SegmentationDataset(ImageDataset):
 
     def __getitem__(self, index: int) -> Sample:
         name, file, labels = self._items[index]
-        image, orientation = read_turned(file)
+        photo = read_sized(file)
+        image, orientation = photo.image, photo.orientation
         label = self._label(labels)
         if self._stored:
             label = turned(label, orientation)
-        if image.shape[:2] != label.shape:
-            (height, width), (h, w) = image.shape[:2], label.shape
+        if photo.size != label.shape:
+            (height, width), (h, w) = photo.size, label.shape
             if self._stored and orientation >= 5:
                 height, width, h, w = width, height, w, h
             raise InputError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from img2img.data.base import DATA, ImageDataset, Sample
 from img2img.data.datasets.file_matching import Side, pair_files
-from img2img.data.images.decode import read_image, read_turned
+from img2img.data.images.decode import read_image, read_sized, read_turned
 from img2img.data.images.exif import DrawnOn, check_drawn_on, of_which_pixels, turned, warn_of_turned
 from img2img.data.images.listing import list_images, require_folder
 from img2img.errors import InputError
@@ -97,15 +97,20 @@ class PairedFolders(ImageDataset):
 
     def __getitem__(self, index: int) -> Sample:
         source, target = self._pairs[index]
-        (a, turn), (b, own) = read_turned(source), read_turned(target)
-        if self._stored and own == 1:
-            b = turned(b, turn)
-        if a.shape != b.shape:
+        a, name = read_sized(source), source.relative_to(self.root).as_posix()
+        if self._stored:  # whole, since resizing and then turning would give other pixels than the input has
+            b, own = read_turned(target)
+            b = turned(b, a.orientation) if own == 1 else b
+            size = b.shape[:2]
+        else:
+            sized = read_sized(target)
+            b, own, size = sized.image, sized.orientation, sized.size
+        if a.size != size:
             raise InputError(
-                f"{source} is {a.shape[1]} x {a.shape[0]} and its target {target} is {b.shape[1]} x {b.shape[0]}: expected the "
-                f"same size ({of_which_pixels(self._stored, max(turn, own))}); resize one of them, or remove both"
+                f"{source} is {a.size[1]} x {a.size[0]} and its target {target} is {size[1]} x {size[0]}: expected the same size "
+                f"({of_which_pixels(self._stored, max(a.orientation, own))}); resize one of them, or remove both"
             )
-        return Sample(image=b, source=a, name=source.relative_to(self.root).as_posix())
+        return Sample(image=b, source=a.image, name=name)
 
     def files(self, index: int) -> Sequence[tuple[str, Path]]:
         """The input and its target."""

@@ -13,6 +13,7 @@ from img2img.data.images.bit_depth import FULL, current_white, note_highest_valu
 from img2img.data.images.exif import orientation_of, turn, turned
 from img2img.data.images.header import open_header
 from img2img.data.images.icc_profile import to_srgb
+from img2img.data.images.resizing import AS_IT_IS, Resize, current_resize
 from img2img.errors import InputError
 from img2img.files.paths import expanded
 
@@ -32,12 +33,34 @@ class _Decoded:
         kind: the file's format.
         orientation: EXIF's, from 1 to 8.
         raw: how the format keeps the pixels: what Pillow's decoder was told.
+        size: the stored height and width in pixels, which `image` has unless it was decoded at a part of it.
     """
 
     image: Image.Image
     kind: str | None
     orientation: int
     raw: tuple[Any, ...]
+    size: tuple[int, int]
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """The height and width as a viewer shows them."""
+        return self.size[::-1] if self.orientation >= 5 else self.size
+
+
+@dataclass(frozen=True)
+class SizedImage:
+    """An image as a dataset uses it.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB in [0, 255].
+        orientation: EXIF's, 1 to 8, by which the stored pixels were turned.
+        size: the height and width of the whole image as it is shown, before it was made smaller.
+    """
+
+    image: NDArray[np.uint8]
+    orientation: int
+    size: tuple[int, int]
 
 
 def check_enlarged(height: int, width: int, what: str, remedy: str) -> None:
@@ -86,6 +109,23 @@ def read_turned(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], int]:
     return to_rgb(_shown(decoded, path), str(path), where=str(path.parent)), decoded.orientation
 
 
+def read_sized(path: str | os.PathLike[str]) -> SizedImage:
+    """The image that `read_image` reads, made smaller where `resizing.reading_resized` says so; raises the same.
+
+    What would have to be enlarged stays as it is. Without `Resize.fast` the pixels are those of the whole image resized.
+    """
+    path, resize = expanded(path), current_resize()
+    decoded = _decode(path, resize)
+    height, width = decoded.shown_size
+    shown = _colours(_shown(decoded, path), str(path), str(path.parent))
+    to_height, to_width = resize.of(height, width)
+    if isinstance(shown, Image.Image):
+        if (to_height, to_width) != (shown.height, shown.width) and to_height <= height and to_width <= width:
+            shown = shown.resize((to_width, to_height), Image.Resampling.LANCZOS)
+        shown = np.array(shown)
+    return SizedImage(shown, decoded.orientation, (height, width))
+
+
 def to_rgb(image: Image.Image, what: str, *, where: str | None = None) -> NDArray[np.uint8]:
     """A decoded image of any mode as (H, W, 3) uint8 RGB, as `read_image` describes it, but as it lies.
 
@@ -97,8 +137,13 @@ def to_rgb(image: Image.Image, what: str, *, where: str | None = None) -> NDArra
     Raises:
         InputError: 32-bit or float pixels, or a mode that has no colours.
     """
+    return np.array(_colours(image, what, where or what))
+
+
+def _colours(image: Image.Image, what: str, where: str) -> Image.Image | NDArray[np.uint8]:
+    """What `to_rgb` returns, of most modes not yet as an array."""
     if image.mode.startswith("I;16"):
-        return _deep_grey(image, what, where or what)
+        return _deep_grey(image, what, where)
     if image.mode in ("I", "F"):
         raise InputError(
             f"{what} has {'float' if image.mode == 'F' else '32-bit'} pixels, whose black and white no file states: "
@@ -109,7 +154,7 @@ def to_rgb(image: Image.Image, what: str, *, where: str | None = None) -> NDArra
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     try:
-        return np.array(image.convert("RGB"))
+        return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:
         raise InputError(
             f"{what} has colours of mode {image.mode}: expected grey, palette, RGB, RGBA or CMYK; save it as RGB"
@@ -215,11 +260,26 @@ def _shown(decoded: _Decoded, path: Path) -> Image.Image:
     else:
         image = scale_deep_colours(image, decoded.kind, path, decoded.raw)
     image.info |= {k: v for k, v in decoded.image.info.items() if k == "icc_profile"}
-    return turn(image, decoded.orientation)
+    return image if decoded.orientation == 1 else turn(image, decoded.orientation)
 
 
-def _decode(path: Path) -> _Decoded:
-    """The first frame of the file, decoded as it is stored."""
+def _reduced(image: Image.Image, resize: Resize) -> Image.Image | None:
+    """A JPEG's image resized from 1/2, 1/4 or 1/8 of its size; None where it is to be decoded whole."""
+    if not (resize and resize.fast and image.format == "JPEG"):
+        return None
+    whole = image.size
+    turned_round = orientation_of(image) >= 5
+    height, width = resize.of(*(whole if turned_round else whole[::-1]))
+    size = (height, width) if turned_round else (width, height)
+    drafted = image.draft(None, size)
+    if drafted is None or image.size == whole:
+        return None
+    # The last row and column may be of a part of a pixel.
+    return image.resize(size, Image.Resampling.LANCZOS, box=drafted[1])
+
+
+def _decode(path: Path, resize: Resize = AS_IT_IS) -> _Decoded:
+    """The first frame of the file, decoded as it is stored; with `Resize.fast` a JPEG perhaps at a part of its size."""
     if not path.is_file():
         raise InputError(f"no image at {path}: expected a file there; restore it or remove it from the dataset")
     try:
@@ -230,13 +290,19 @@ def _decode(path: Path) -> _Decoded:
             tiles = getattr(image, "tile", ())  # what Pillow's decoders are told
             args = tiles[0].args if tiles else ()
             orientation = orientation_of(image) if image.format == "TIFF" else 1
-            image.load()
-            stored = image.copy()
+            stored = _reduced(image, resize)
+            if stored is not None:
+                size = height, width
+            else:
+                image.load()
+                stored = image.copy()
+                size = stored.height, stored.width  # a TIFF's may have been turned
             if orientation != 1:  # Pillow turns TIFFs itself, and says no more that it did
                 stored = turn(stored, {6: 8, 8: 6}.get(orientation, orientation))
             else:
                 orientation = orientation_of(image)
-            return _Decoded(stored, image.format, orientation, args if isinstance(args, tuple) else (args,))
+            told = args if isinstance(args, tuple) else (args,)
+            return _Decoded(stored, image.format, orientation, told, size)
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:  # Pillow raises it itself for still larger images

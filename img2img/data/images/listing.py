@@ -1,6 +1,8 @@
 """Which files of a folder are images, and which of them are a dataset's or a command's input."""
 
 import os
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -109,36 +111,86 @@ def scan(
     With `results_alone` a folder of results and nothing else gives no image and no error.
     """
     folder = require_folder(folder)
-    excluded = _excluded.get() | _real(exclude)
-    found: list[Path] = []
+    key = str(folder), _excluded.get() | _real(exclude)
+    listing = _kept.get(key)
+    if listing is None or not listing.is_current():
+        listing = _walk(folder, key[1])
+        with _keeping:
+            _kept.pop(key, None)
+            if listing.is_settled():
+                _kept[key] = listing
+            while len(_kept) > _KEPT:
+                _kept.pop(next(iter(_kept)))
+    found, left_out = listing.images, listing.left_out
+    if not found and not (results_alone and left_out.results and not left_out.others):
+        raise InputError(
+            f"no image in {folder} ({str(left_out) or 'it is empty'}): expected files that end in "
+            f"{', '.join(sorted(EXTENSIONS))}; check the folder"
+        )
+    return list(found), left_out
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a walk through a folder found.
+
+    Attributes:
+        images: sorted by the path below the folder.
+        left_out: what is no image.
+        folders: each one that was read, with the time of its last change in nanoseconds: names come and go with such a change.
+        time: when the walk began, in nanoseconds.
+    """
+
+    images: list[Path]
+    left_out: SkippedFiles
+    folders: dict[str, int]
+    time: int
+
+    def is_current(self) -> bool:
+        """Whether a new walk would find the same."""
+        try:
+            return all(os.stat(path).st_mtime_ns == changed for path, changed in self.folders.items())
+        except OSError:
+            return False
+
+    def is_settled(self) -> bool:
+        """Whether the next change of a folder is sure to get another time: clocks of file systems are coarse."""
+        return max(self.folders.values(), default=0) < self.time - _SETTLED
+
+
+_SETTLED = 2 * 10**9
+_KEPT = 8
+_kept: dict[tuple[str, frozenset[str]], _Listing] = {}
+"""The last listings: all tasks of a sequence may ask for one folder of a hundred thousand photos."""
+_keeping = threading.Lock()
+
+
+def _walk(folder: Path, excluded: frozenset[str]) -> _Listing:
+    found: list[tuple[str, str, str]] = []
     others: Counter[str] = Counter()
     results: list[Path] = []
-    seen: set[str] = set()
+    read: dict[str, int] = {}
+    start = time.time_ns()
     for here, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        if (real := os.path.realpath(here)) in seen:
+        if (real := os.path.realpath(here)) in read:
             folders.clear()
             continue
-        seen.add(real)
+        read[real] = os.stat(real).st_mtime_ns
         # The folder itself was asked for, whatever it is.
         if here != str(folder) and (real in excluded or _holds_results(set(files))):
             results.append(Path(here))
             folders.clear()
             continue
         folders[:] = sorted(f for f in folders if not _is_hidden(f))
+        below = "" if here == str(folder) else f"{Path(here).relative_to(folder).as_posix()}/"
         for name in files:
             if name.startswith(".") or name.lower() in _SYSTEM_FILES:
                 continue
             if (ending := os.path.splitext(name)[1].lower()) in EXTENSIONS:
-                found.append(Path(here, name))
+                found.append((below + name, here, name))
             else:
                 others[ending] += 1
-    left_out = SkippedFiles(others, tuple(results))
-    if not found and not (results_alone and results and not others):
-        raise InputError(
-            f"no image in {folder} ({str(left_out) or 'it is empty'}): expected files that end in "
-            f"{', '.join(sorted(EXTENSIONS))}; check the folder"
-        )
-    return sorted(found, key=lambda p: p.relative_to(folder).as_posix()), left_out
+    return _Listing([Path(here, name) for _, here, name in sorted(found)], SkippedFiles(others, tuple(results)), read, start)
 
 
 def subfolders(folder: Path) -> list[str]:

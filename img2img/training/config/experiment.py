@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, Strict, model_validator
 
 from img2img.backbones import Backbone, build_backbone
 from img2img.data import DataSpec
+from img2img.data.disk_cache import DiskCache
 from img2img.files.paths import expanded
 from img2img.masks import MaskMethod
 from img2img.masks.task_state import NormMode
@@ -181,6 +182,12 @@ class Run(Options):
     """What is in the run folder: "auto" goes on with it; "never" refuses a folder that holds a run; "anyway" goes on though the
     files that its tasks were learned from have changed.
     """
+    cache_dir: str | None = None
+    """A folder on a local disk where decoded and resized images are kept, for every epoch, task, process and later run; null:
+    in memory, as many as fit there.
+    """
+    cache_gb: float = Field(default=50.0, ge=0)
+    """The bound on that folder, in gigabytes."""
     imports: Names = ()
     """Modules of the user's own, or .py files, that define kinds or methods: imported when the config is read."""
     backbone_from: str | None = None
@@ -197,6 +204,14 @@ class Run(Options):
     def folder(self) -> Path:
         """The run folder."""
         return expanded(self.out)
+
+    def image_cache(self) -> DiskCache | None:
+        """Where `cache_dir` keeps decoded images; None for memory.
+
+        Raises:
+            InputError: see `DiskCache`.
+        """
+        return None if self.cache_dir is None else DiskCache(self.cache_dir, int(self.cache_gb * 1e9))
 
 
 class ExperimentConfig(Run):

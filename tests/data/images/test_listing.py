@@ -171,3 +171,33 @@ def test_data_leave_out_the_folder_that_results_go_to(tmp_path: Path) -> None:
     labelled = {"kind": "class_folder", "root": str(tmp_path)}
     image(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
     assert build_data(labelled | {"fractions": [0.5, 0.25, 0.25]}, exclude=[tmp_path / "out"]).classes == ("cat", "dog")
+
+
+def test_a_folder_is_walked_again_only_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[str] = []
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda folder, **options: (walks.append(str(folder)), walk(folder, **options))[1])
+    (tmp_path / "sub").mkdir()
+    for name in ("b.jpg", "sub/a.jpg", "sub/notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+
+    def settled() -> None:
+        for folder in (tmp_path, tmp_path / "sub"):
+            os.utime(folder, (os.stat(folder).st_atime, os.stat(folder).st_mtime - 10))
+
+    first = list_images(tmp_path)
+    assert list_images(tmp_path) == first
+    assert len(walks) == 2, "the folder has just changed: the next change may have the same time"
+    settled()
+    assert [list_images(tmp_path) for _ in range(3)] == [first] * 3
+    assert len(walks) == 3
+    list_images(tmp_path, exclude=[tmp_path / "sub"])
+    assert len(walks) == 4, "other folders are left out"
+    (tmp_path / "sub" / "c.jpg").write_bytes(b"")
+    settled()
+    assert [path.name for path in list_images(tmp_path)] == ["b.jpg", "a.jpg", "c.jpg"]
+    assert len(walks) == 5
+    (tmp_path / "sub" / "a.jpg").rename(tmp_path / "d.jpg")
+    assert [path.name for path in list_images(tmp_path)] == ["b.jpg", "d.jpg", "c.jpg"]
+    list_images(tmp_path).clear()
+    assert len(list_images(tmp_path)) == 3, "each caller has a list of its own"
