@@ -8,6 +8,7 @@ to its own, all bookkeeping included. The peer of the opened bundle is `torch.lo
 
 import argparse
 import gc
+import itertools
 import logging
 import resource
 import statistics
@@ -81,7 +82,7 @@ def sequence(folder: Path, count: int, method: str) -> list[float]:
     finally:
         logger.removeHandler(clock)
         logger.setLevel(before)
-    return [b - a for a, b in zip(ends, ends[1:], strict=False)]  # without the last, which measures all tasks again
+    return [b - a for a, b in itertools.pairwise(ends)]  # without the last, which measures all tasks again
 
 
 def bundle(folder: Path, count: int) -> Backbone:
@@ -148,8 +149,8 @@ def main() -> None:
         if options.tasks:
             seconds = sequence(Path(folder, "run"), options.tasks, options.method)
             tenth, last = (statistics.median(seconds[i - NEAR : i + NEAR]) for i in (10, len(seconds) - NEAR))
-            print(f"a sequence of {options.tasks} tasks ({options.method}): about the tenth {tenth * 1e3:.0f} ms a task, about the "
-                  f"last {last * 1e3:.0f} ms, ratio {last / tenth:.3f}")  # fmt: skip
+            print(f"a sequence of {options.tasks} tasks, {options.method}: processor time of a task about the tenth "
+                  f"{tenth * 1e3:.0f} ms, about the last {last * 1e3:.0f} ms, ratio {last / tenth:.3f}")  # fmt: skip
         if not options.bundle:
             return
         folders = {f"a bundle of {count}, one task run": Path(folder, str(count)) for count in (1, options.bundle)}
