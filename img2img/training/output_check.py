@@ -60,7 +60,8 @@ class OutputCheck:
             earlier tasks whose outputs were compared: all, or the newest ones.
         """
         all_due = when == "every" or last
-        measured, compared = {}, names[:-1] if all_due else names[:-1][-NEWEST:]
+        measured: dict[str, dict[str, float]] = {}
+        compared = names[:-1] if all_due else names[:-1][-NEWEST:]
         for name in names if all_due else names[-1:]:
             images = task_data[name].parts.test
             measured[name] = evaluator.metrics(run_of(name), task_data[name].task, images)
