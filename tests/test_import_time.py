@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,14 @@ def test_a_config_is_composed_without_what_only_other_methods_need() -> None:
 def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_after("import img2img\nimg2img.InputError")[0] == set()
     assert loaded_after("import img2img\nimg2img.__version__")[0] == set()
+
+
+def test_a_task_is_run_without_what_only_a_training_needs(bundle: Path) -> None:
+    run = f"import img2img\nimport numpy as np\nmodel = img2img.load({str(bundle)!r})\n"
+    run += "for task in ('parts', 'clean'): model.run(task, np.zeros((32, 32, 3), np.uint8))\n"
+    run += "for name in ('torchmetrics', 'kornia', 'timm'): assert name not in sys.modules, name"
+    loaded, output, returned = loaded_after(run)
+    assert (returned, loaded) == (0, {"torch", "numpy", "PIL", "safetensors"}), output
 
 
 WATCHED = (*HEAVY, "kornia", "skimage", "timm", "torchmetrics", "matplotlib.pyplot")

@@ -8,7 +8,6 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from img2img.errors import InputError
@@ -82,6 +81,8 @@ def make_tensorflow_like(encoder: nn.Module) -> None:
             module.eps = LITE_EPS
         for name, child in list(module.named_children()):
             if type(child) is nn.Conv2d and child.stride != (1, 1):
+                from timm.layers import Conv2dSame  # with timm, so only where there is such a network
+
                 same = Conv2dSame(
                     child.in_channels,
                     child.out_channels,

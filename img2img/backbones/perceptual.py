@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
 
-import timm
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import squeezenet, vgg
 
 from img2img.backbones.efficientnet_lite0 import LITE0, LITE_MEAN, LITE_STD
 from img2img.backbones.encoder_decoder import IMAGENET_MEAN, IMAGENET_STD
@@ -208,6 +205,8 @@ def feature_network(options: Mapping[str, Any] | None, *, layers: Sequence[str] 
 
 def _torchvision_parts(name: str, count: int, weights: str | os.PathLike[str] | None) -> list[nn.Module]:
     # Not `vgg16()`: filling its classifier with random numbers takes a second and half a gigabyte.
+    from torchvision.models import squeezenet, vgg
+
     features = vgg.make_layers(vgg.cfgs["D"]) if name == "vgg16" else squeezenet.squeezenet1_1().features
     ends = (0, *_ENDS[name][:count])
     features = features[: ends[-1]]
@@ -218,6 +217,8 @@ def _torchvision_parts(name: str, count: int, weights: str | os.PathLike[str] | 
 
 
 def _lite0_parts(name: str, count: int, weights: str | os.PathLike[str] | None) -> list[nn.Module]:
+    import timm
+
     network: Any = timm.create_model(LITE0)
     # Cut before loading, so that layers nobody asked for are neither looked for nor kept.
     network.blocks = network.blocks[: count - 1]
@@ -232,6 +233,8 @@ def _lite0_parts(name: str, count: int, weights: str | os.PathLike[str] | None) 
 
 def _fold_normalisation(module: nn.Module) -> None:
     """Fold each normalisation of timm's (with its activation) into the convolution before it: a quarter of the time."""
+    from timm.layers import BatchNormAct2d
+
     before, name_before = None, ""
     for name, child in list(module.named_children()):
         if isinstance(child, BatchNormAct2d) and isinstance(before, nn.Conv2d):

@@ -16,7 +16,9 @@ from img2img.bundle.folder import (
     load_bases,
     load_bundle,
     load_tasks,
+    open_bundle,
     read_bundle,
+    register_tasks,
     save_backbone,
     task_path,
 )
@@ -38,7 +40,9 @@ __all__ = [
     "load_bases",
     "load_bundle",
     "load_tasks",
+    "open_bundle",
     "read_bundle",
+    "register_tasks",
     "save_backbone",
     "task_path",
 ]

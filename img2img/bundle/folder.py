@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from img2img.files.tensors import tensor_shapes
 from img2img.files.untrusted import naming
 from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.storage import read_header
+from img2img.masks.task_state import TaskState
 from img2img.masks.task_store import check_task_name
 from img2img.tasks.stored import check_info, stored_task
 
@@ -199,11 +201,15 @@ def task_path(folder: Path, task: str) -> Path:
     Raises:
         InputError: it is no task name.
     """
+    _check_listed(folder, task)
+    return folder / "tasks" / f"{task}.safetensors"
+
+
+def _check_listed(folder: Path, task: str) -> None:
     try:
         check_task_name(task)
     except InputError as error:
         raise InputError(f"{folder / 'bundle.json'} lists a task that can be none: {error}") from error
-    return folder / "tasks" / f"{task}.safetensors"
 
 
 def basis_path(folder: Path, sha256: str) -> Path:
@@ -228,7 +234,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"no bundle in {folder}: expected the file bundle.json there; give the folder that a run wrote")
     description = read_description(path)
     for task in description["tasks"]:
-        task_path(path.parent, task)
+        _check_listed(path.parent, task)
     for sha256 in description["bases"].values():
         basis_path(path.parent, sha256)
     return description
@@ -265,6 +271,37 @@ def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone
     return network, backbone
 
 
+def open_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone]:
+    """Rebuild the network of a bundle, with tasks of which each is read, and checked, when it is first used.
+
+    Of a thousand tasks those that are used take time and memory (`loaded_bytes` of `MaskedNetwork`), and no others. The files
+    have to stay where they are.
+
+    Returns:
+        As of `load_bundle`.
+
+    Raises:
+        InputError: a file is missing, the backbone or a basis is damaged, or there is no task. What the file of a task holds is
+            checked when it is read.
+    """
+    folder = expanded(folder)
+    description = read_bundle(folder)
+    check_has_tasks(folder, description)
+    network, backbone = load_backbone(folder, description)
+    register_tasks(folder, description["tasks"], network, backbone)
+    network.eval()
+    return network, backbone
+
+
+def register_tasks(folder: Path, names: Sequence[str], network: MaskedNetwork, backbone: Backbone) -> None:
+    """Add tasks of a bundle to `network`, each to be read when it is first used.
+
+    Raises:
+        InputError: a file is missing, or `network` has such a task already.
+    """
+    network.register_files({name: task_path(folder, name) for name in names}, check=partial(_check_task, backbone))
+
+
 def load_tasks(folder: Path, names: Sequence[str], network: MaskedNetwork, backbone: Backbone) -> None:
     """Load tasks of a bundle into `network`, and check that what they say of themselves fits their heads.
 
@@ -274,10 +311,14 @@ def load_tasks(folder: Path, names: Sequence[str], network: MaskedNetwork, backb
     for name in names:
         path = task_path(folder, name)
         network.load_task(path, name=name)
-        state = network.state(name)
-        check_info(path, state.info)
-        with naming(path):
-            check_head(backbone, state.head, stored_task(state.info).out_channels)
+        _check_task(backbone, path, network.state(name))
+
+
+def _check_task(backbone: Backbone, path: Path, state: TaskState) -> None:
+    """Refuse a task whose head does not give what its file says of it."""
+    check_info(path, state.info)
+    with naming(path):
+        check_head(backbone, state.head, stored_task(state.info).out_channels)
 
 
 def check_bundle(folder: str | os.PathLike[str]) -> None:

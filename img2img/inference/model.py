@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from img2img import validation
-from img2img.bundle import bundle_folder, load_bases, load_bundle, load_tasks, read_bundle, task_path
+from img2img.bundle import bundle_folder, load_bases, open_bundle, read_bundle, register_tasks, task_path
 from img2img.data.images.bit_depth import check_white
 from img2img.data.images.listing import list_images
 from img2img.errors import InputError, memory_explained
@@ -33,13 +33,15 @@ from img2img.inference.prediction import (
     tile_for,
     view_of,
 )
-from img2img.inference.task_info import TaskInfo
+from img2img.inference.task_info import TaskInfo, TaskInfos
 from img2img.tasks import Task
 from img2img.tasks.stored import stored_task
 
 Weights = Literal["cached", "merged"]
 Precision = Literal["float32", "bfloat16"]
 Errors = Literal["raise", "return"]
+_NAMED = 20
+"""Tasks that a message names."""
 
 
 class Model:
@@ -56,11 +58,11 @@ class Model:
             ordinary network of each task that is used, and keeps those used last, up to two gigabytes.
 
     Raises:
-        InputError: see `bundle.load_bundle`; or an option is unknown, or the device is not there.
+        InputError: see `bundle.open_bundle`; or an option is unknown, or the device is not there.
 
     Attributes:
         folder: the bundle's.
-        network: the `MaskedNetwork` with every task loaded.
+        network: the `MaskedNetwork` with every task, each read from its file when it is first used.
         backbone: the plain backbone: `stride`, `min_size`, `spec`.
         device: where it runs.
     """
@@ -77,52 +79,64 @@ class Model:
         validation.one_of("weights", weights, get_args(Weights))
         self.folder = validation.path("folder", folder)
         self.device = chosen_device(device)
-        self.network, self.backbone = load_bundle(self.folder)
+        self.network, self.backbone = open_bundle(self.folder)
         self.network.to(self.device)
         self._bfloat16 = precision == "bfloat16"
         self._evaluator = Evaluator(stride=self.backbone.stride, min_size=self.backbone.min_size, device=self.device)
-        self._tasks: dict[str, Task] = {name: stored_task(self.network.state(name).info) for name in self.network.tasks()}
+        self._tasks: dict[str, Task] = {}
+        self._infos: dict[str, TaskInfo] = {}
         self._merged = MergedNetworks(self.network) if weights == "merged" else None
         self._network_bytes: dict[str, float] = {}
 
     # ------------------------------------------------------------------ what there is
 
     @property
-    def tasks(self) -> dict[str, TaskInfo]:
-        """The tasks by name, in the order in which they were learned."""
-        return {
-            name: TaskInfo.of(name, task, self.network.state(name), task_path(self.folder, name))
-            for name, task in self._tasks.items()
-        }
+    def tasks(self) -> Mapping[str, TaskInfo]:
+        """The tasks by name, in the order in which they were learned; a task's file is read when its value is asked for.
+
+        Raises:
+            InputError: of a value: the file is damaged, or does not belong to the backbone.
+        """
+        return TaskInfos(self.network.tasks(), self._info)
+
+    def _info(self, name: str) -> TaskInfo:
+        if name not in self._infos:
+            state = self.network.state(name)
+            self._infos[name] = TaskInfo.of(name, self.task(name), state, task_path(self.folder, name))
+        return self._infos[name]
 
     def task(self, name: str) -> Task:
         """The `Task` of a name: its loss, metrics and how its results are shown.
 
         Raises:
-            InputError: there is none of that name.
+            InputError: there is none of that name, or its file is damaged or does not belong to the backbone.
         """
-        if not isinstance(name, str) or name not in self._tasks:
-            raise InputError(f"no task {name!r} in this bundle; it has {', '.join(self._tasks) or 'none'}")
+        if not isinstance(name, str) or name not in self.network.tasks():
+            names = self.network.tasks()
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            raise InputError(f"no task {name!r} in this bundle; it has {', '.join(names[:_NAMED])}{more}")
+        if name not in self._tasks:
+            self._tasks[name] = stored_task(self.network.state(name).info)
         return self._tasks[name]
 
     def load_new_tasks(self) -> list[str]:
-        """Load the tasks that came into the bundle since it was opened; the others go on as they are. Their names.
+        """Add the tasks that came into the bundle since it was opened, each read once; the others go on as they are. Their names.
 
         Raises:
-            InputError: see `bundle.load_tasks`. The model is as it was.
+            InputError: a file is missing, damaged, or of another network. The model is as it was.
         """
         description = read_bundle(self.folder)
-        names = [name for name in description["tasks"] if name not in self._tasks]
+        names = [name for name in description["tasks"] if name not in self.network.tasks()]
         load_bases(self.folder, description["bases"], self.network)
+        register_tasks(self.folder, names, self.network, self.backbone)
         try:
-            load_tasks(self.folder, names, self.network, self.backbone)
+            for name in names:
+                self.task(name)
         except BaseException:
-            for name in set(names) & set(self.network.tasks()):
+            for name in names:
+                self._tasks.pop(name, None)
                 self.network.delete_task(name)
             raise
-        for name in names:
-            self.network.state(name).eval()
-        self._tasks = self._tasks | {name: stored_task(self.network.state(name).info) for name in names}
         return names
 
     # ------------------------------------------------------------------ running
@@ -189,10 +203,10 @@ class Model:
         """What `run` gives of every task, by task, in its usual form; the arguments are those of `run`."""
         many = folder_of(images) is not None or isinstance(images, list | tuple)
         options: Any = {"side": side, "tile": tile, "batch_size": batch_size, "errors": errors, "white": white}
-        for name in self._tasks:
+        for name in self.network.tasks():
             self._checked_options(name, form=None, side=side, tile=tile)
         results, opened = {}, dict[int | None, OpenedImages]()
-        for name in self._tasks:
+        for name in self.network.tasks():
             given: Any = images
             if not many:
                 task_white = self._white(name, white)
@@ -324,6 +338,6 @@ def load(
         weights: "cached" or "merged".
 
     Raises:
-        InputError: nothing there, or a file is damaged; see `bundle.load_bundle`.
+        InputError: nothing there, or a file is damaged; see `bundle.open_bundle`.
     """
     return Model(bundle_folder(validation.path("folder", folder)), device=device, precision=precision, weights=weights)

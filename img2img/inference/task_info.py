@@ -1,6 +1,6 @@
 """What a model says of its tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,3 +71,30 @@ class TaskInfo:
             side=state.info.get("side"),
             white=check_white(state.info.get("white"), "white"),
         )
+
+
+class TaskInfos(Mapping[str, TaskInfo]):
+    """The tasks of a model by name: each is described when it is asked for.
+
+    Args:
+        names: of the tasks, in order.
+        describe: gives what there is to say of one.
+    """
+
+    def __init__(self, names: Sequence[str], describe: Callable[[str], TaskInfo]) -> None:
+        self._names = dict.fromkeys(names)
+        self._describe = describe
+
+    def __getitem__(self, name: str) -> TaskInfo:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._describe(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

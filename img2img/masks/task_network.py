@@ -66,7 +66,10 @@ class TaskNetwork(FrozenBackbone):
 
     def _read(self, file: TaskFile) -> TaskState:
         head = None if file.head is None else file.head()
-        return self._placed(self._load(file.path, head)[1])
+        state = self._load(file.path, head)[1]
+        if file.check is not None:
+            file.check(file.path, state)
+        return self._placed(state)
 
     def _load(self, path: str | os.PathLike[str], head: nn.Module | None) -> tuple[str, TaskState]:
         return load_task_file(path, self, self.bases(), lambda name: self.state(name) if name in self.tasks() else None, head)
@@ -314,6 +317,25 @@ class TaskNetwork(FrozenBackbone):
         with self._lock:
             self._tasks.register(name, TaskFile(path, head))
         return name
+
+    def register_files(self, files: Mapping[str, Path], *, check: Callable[[Path, TaskState], object] | None = None) -> None:
+        """Add tasks of files by name, of which nothing is read until they are used; see `register_task`.
+
+        Args:
+            files: by the tasks' names. They have to stay where they are.
+            check: refuses, by an `InputError`, what was read of a file.
+
+        Raises:
+            InputError: a name is taken or none, or there is no such file; then none is added.
+        """
+        found = {name: TaskFile(expanded(path).absolute(), check=check) for name, path in files.items()}
+        with self._lock:
+            for name, file in found.items():
+                self._tasks.check_new(name)
+                if not file.path.is_file():
+                    raise InputError(f"no task file at {file.path}; check the path")
+            for name, file in found.items():
+                self._tasks.register(name, file)
 
     # ------------------------------------------------------------------ module plumbing
 

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -15,14 +15,16 @@ from img2img.masks.task_state import TaskState
 from img2img.masks.tensors import all_tensors, total_bytes
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_ATTRIBUTES = frozenset(vars(nn.ModuleDict()))
 
 
 @dataclass(frozen=True)
 class TaskFile:
-    """Where a registered task is, and what makes its head if that is of the user's own class."""
+    """Where a registered task is, what makes its head if that is of the user's own class, and what checks it once it is read."""
 
     path: Path
-    head: Callable[[], nn.Module] | None
+    head: Callable[[], nn.Module] | None = None
+    check: Callable[[Path, TaskState], object] | None = None
 
 
 def check_task_name(name: str) -> None:
@@ -31,7 +33,7 @@ def check_task_name(name: str) -> None:
         raise InputError(f"task name {name[:40]!r}… has {len(name)} letters: use {MAX_NAME} at most, since it names a file too")
     if not _TASK_NAME.fullmatch(name):
         raise InputError(f"task name {name!r}: use letters, digits, '_' and '-' only, since it names a file too")
-    if hasattr(nn.ModuleDict(), name):
+    if hasattr(nn.ModuleDict, name) or name in _ATTRIBUTES:
         raise InputError(f"task name {name!r} is a word that PyTorch's modules reserve; choose another name")
 
 
@@ -49,7 +51,7 @@ class TaskStore(nn.Module):
         super().__init__()
         self.loaded_bytes = loaded_bytes
         self.states = nn.ModuleDict()
-        self._names: list[str] = []
+        self._names: dict[str, None] = {}  # in order
         self._files: dict[str, TaskFile] = {}
         self._loaded: OrderedDict[str, int] = OrderedDict()
 
@@ -64,7 +66,7 @@ class TaskStore(nn.Module):
     def require(self, name: str) -> None:
         """Raise an `InputError` that names the tasks there are unless `name` is one."""
         if name not in self._names:
-            shown = ", ".join(self._names[:10]) + (", …" if len(self._names) > 10 else "")
+            shown = ", ".join(list(self._names)[:10]) + (", …" if len(self._names) > 10 else "")
             raise InputError(f"no task {name!r}; this network has {shown or 'none'}")
 
     def check_new(self, name: str) -> None:
@@ -95,13 +97,13 @@ class TaskStore(nn.Module):
         """Add a task that lives in memory."""
         self.check_new(name)
         self._keep(name, state)
-        self._names.append(name)  # last: a name that has nothing would break every later use
+        self._names[name] = None  # last: a name that has nothing would break every later use
 
     def register(self, name: str, file: TaskFile) -> None:
         """Add a task that is read when it is first used, and again after it was dropped."""
         self.check_new(name)
         self._files[name] = file
-        self._names.append(name)
+        self._names[name] = None
 
     def pin(self, name: str) -> None:
         """Keep a registered task that was read in memory from now on: it is about to change."""
@@ -110,7 +112,7 @@ class TaskStore(nn.Module):
 
     def remove(self, name: str) -> None:
         """Forget a task; its file stays."""
-        self._names.remove(name)
+        del self._names[name]
         self._files.pop(name, None)
         self._loaded.pop(name, None)
         if name in self.states:
@@ -123,10 +125,18 @@ class TaskStore(nn.Module):
         for table in tables:  # under both names while that of the list changes, or an interrupt could lose the task
             if old in table:
                 table[new] = table[old]
-        self._names[self._names.index(old)] = new
+        self._names = {new if name == old else name: None for name in self._names}
         for table in tables:
             if old in table:
                 del table[old]
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module's, but frozen tasks, which are in evaluation mode, are not gone through: there may be a thousand."""
+        self.training = self.states.training = mode
+        for state in self.states.children():
+            if not state.frozen:
+                state.train(mode)
+        return self
 
     def _keep(self, name: str, state: TaskState) -> None:
         self.states[name] = state.train(self.training)

@@ -13,10 +13,55 @@
 
 Every metric object has `update`, `compute` and `reset`. `compute` returns a `dict[str, float]` of plain floats, and raises
 `InputError` before anything has been measured. Batches come from any device. Of several processes one measures a whole set, so
-none of them sums over processes (`sync_on_compute=False`). This package imports nothing but plain Python by itself, so that
-`sequence` needs neither torchmetrics nor kornia. It knows no tasks.
+none of them sums over processes (`sync_on_compute=False`). It knows no tasks.
+
+This package imports nothing but plain Python by itself. What tasks use of it stands here under its name too, and its module is
+imported when it is first used: torchmetrics takes as long to import as torch, and who runs a task measures nothing.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from img2img.metrics.decathlon import FINETUNED, DecathlonScore, decathlon_score, score_per_parameter
 
-__all__ = ["FINETUNED", "DecathlonScore", "decathlon_score", "score_per_parameter"]
+if TYPE_CHECKING:
+    from img2img.metrics.accuracy import AccuracyMetrics
+    from img2img.metrics.colour import ColourMetrics, LabMetrics
+    from img2img.metrics.image_quality import ImageQualityMetrics, LightMatchedMetrics
+    from img2img.metrics.segmentation import SegmentationMetrics, majority_class
+    from img2img.metrics.style import StyleMetrics, StyleWeights, gram, perceptual_distance, style_terms
+
+__all__ = [
+    "FINETUNED",
+    "AccuracyMetrics",
+    "ColourMetrics",
+    "DecathlonScore",
+    "ImageQualityMetrics",
+    "LabMetrics",
+    "LightMatchedMetrics",
+    "SegmentationMetrics",
+    "StyleMetrics",
+    "StyleWeights",
+    "decathlon_score",
+    "gram",
+    "majority_class",
+    "perceptual_distance",
+    "score_per_parameter",
+    "style_terms",
+]
+
+_MODULES = {
+    "accuracy": ("AccuracyMetrics",),
+    "colour": ("ColourMetrics", "LabMetrics"),
+    "image_quality": ("ImageQualityMetrics", "LightMatchedMetrics"),
+    "segmentation": ("SegmentationMetrics", "majority_class"),
+    "style": ("StyleMetrics", "StyleWeights", "gram", "perceptual_distance", "style_terms"),
+}
+_ORIGINS = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:  # PEP 562
+    if name not in _ORIGINS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_ORIGINS[name]}"), name)
+    return value

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
+from img2img import metrics as measures
 from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
-from img2img.metrics.accuracy import AccuracyMetrics
 from img2img.tasks.base import TASKS, Metrics, Task, combine, need, pixels, unit
 from img2img.tasks.lettering import fit
 
@@ -94,7 +94,7 @@ class Classification(Task):
 
     def metrics(self) -> Metrics:
         """Top-1, top-5 where there are more than five classes, and the accuracy of each class."""
-        return combine(classification=AccuracyMetrics(self.classes))
+        return combine(classification=measures.AccuracyMetrics(self.classes))
 
     def baseline(self, example: Any) -> Tensor:
         """The classes' frequencies in the training set, for every image."""

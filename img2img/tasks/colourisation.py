@@ -9,9 +9,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from img2img import metrics as measures
 from img2img.data.base import Batch, ImageDataset
-from img2img.metrics.colour import ColourMetrics, LabMetrics
-from img2img.metrics.image_quality import ImageQualityMetrics
 from img2img.tasks.base import TASKS, Example, Metrics, Task, combine, unit
 from img2img.tasks.colour_bins import BinOptions, ColourBins
 from img2img.tasks.image_output import PerceptualTerm
@@ -130,7 +129,7 @@ class Colourisation(Task):
         """ab error and delta E."""
         if self.metric != Colourisation.metric:  # a subclass's own
             return self.metrics()
-        return combine(lab=LabMetrics())
+        return combine(lab=measures.LabMetrics())
 
     def baseline(self, example: Example) -> Tensor:
         """No colour at all."""
@@ -147,7 +146,8 @@ class Colourisation(Task):
 
 class _ColourMetrics(Metrics):
     def __init__(self, task: Colourisation) -> None:
-        self._task, self._lab, self._images = task, LabMetrics(), (ImageQualityMetrics(), ColourMetrics())
+        self._task, self._lab = task, measures.LabMetrics()
+        self._images = (measures.ImageQualityMetrics(), measures.ColourMetrics())
 
     def update(self, prediction: Tensor, example: Example) -> None:
         self._lab.update(prediction, example.target)

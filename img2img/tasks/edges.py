@@ -5,16 +5,13 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
-from kornia.filters import sobel
 from torch import Tensor
 
+from img2img import metrics as measures
 from img2img.backbones.hed import HED, load_hed
 from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
-from img2img.metrics.colour import ColourMetrics
-from img2img.metrics.image_quality import ImageQualityMetrics, LightMatchedMetrics
 from img2img.tasks.base import TASKS, Example, Metrics, combine, mean_colour, unit
-from img2img.tasks.canny import canny_edges
 from img2img.tasks.image_output import ImageOutput
 
 Drawing = Literal["pair", "canny", "sobel", "hed"]
@@ -74,8 +71,12 @@ class EdgeColouring(ImageOutput):
         if self.drawing == "hed":
             strength = self._detector.to(batch.image.device)(batch.image)
         elif self.drawing == "canny":
+            from img2img.tasks.canny import canny_edges  # with kornia, as sobel
+
             strength = canny_edges(batch.image)
         else:
+            from kornia.filters import sobel
+
             strength = sobel(unit(batch.image), eps=1e-12).mean(1, keepdim=True).mul(4).clamp(0, 1)
         return (1 - strength).expand(-1, 3, -1, -1)
 
@@ -91,7 +92,9 @@ class EdgeColouring(ImageOutput):
 
     def metrics(self) -> Metrics:
         """Those of images, and light-matched MSE: edges do not tell how bright the photo was."""
-        return combine(images=ImageQualityMetrics(), light=LightMatchedMetrics(), colour=ColourMetrics())
+        return combine(
+            images=measures.ImageQualityMetrics(), light=measures.LightMatchedMetrics(), colour=measures.ColourMetrics()
+        )
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
         """RGB in [0, 1]: `sigmoid(colour + gain * ink)`, three channels of the raw output each; ink is 1 - input.

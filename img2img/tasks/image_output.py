@@ -9,12 +9,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from img2img import metrics as measures
 from img2img.backbones.perceptual import NETWORKS, PerceptualNetwork, feature_network
 from img2img.data.base import ImageDataset
 from img2img.errors import InputError
-from img2img.metrics.colour import ColourMetrics
-from img2img.metrics.image_quality import ImageQualityMetrics
-from img2img.metrics.style import perceptual_distance
 from img2img.tasks.adversary import Adversary, GanOptions
 from img2img.tasks.base import Example, Metrics, Task, combine
 from img2img.validation import Options, checked
@@ -63,7 +61,7 @@ class PerceptualTerm:
         network = self.network.to(prediction.device)
         with torch.no_grad():
             wanted = network(target)
-        return perceptual_distance(network(prediction), wanted).mean()
+        return measures.perceptual_distance(network(prediction), wanted).mean()
 
 
 class ImageLoss:
@@ -147,13 +145,13 @@ class ImageOutput(Task):
 
     def metrics(self) -> Metrics:
         """SSIM, MSE and PSNR; CIEDE2000 and the colourfulness ratio."""
-        return combine(images=ImageQualityMetrics(), colour=ColourMetrics())
+        return combine(images=measures.ImageQualityMetrics(), colour=measures.ColourMetrics())
 
     def primary_metrics(self) -> Metrics:
         """MSE."""
         if self.metric != ImageOutput.metric:  # a subclass's own
             return self.metrics()
-        return combine(images=ImageQualityMetrics(("MSE",)))
+        return combine(images=measures.ImageQualityMetrics(("MSE",)))
 
     def to_image(self, prediction: Tensor, input: Tensor) -> Tensor:
         """The prediction itself."""

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from img2img import metrics as measures
 from img2img.data.base import VOID, Batch, ImageDataset
 from img2img.errors import InputError
-from img2img.metrics.segmentation import SegmentationMetrics, majority_class
 from img2img.tasks.base import TASKS, Metrics, Task, combine, need, unit
 from img2img.validation import mapping, one_of
 from img2img.validation.arguments import shown
@@ -88,7 +88,7 @@ class Segmentation(Task):
             found = np.bincount(label.ravel(), minlength=VOID + 1)
             counts += found
             together += np.where(found > 0, found[:VOID].sum(), 0)
-        self.majority = majority_class(torch.from_numpy(counts[:VOID]))
+        self.majority = measures.majority_class(torch.from_numpy(counts[:VOID]))
         if self._weighted:
             weights = median_frequency(counts[: self.out_channels], together[: self.out_channels])
             self._weights[: self.out_channels] = torch.from_numpy(weights).float()
@@ -162,13 +162,13 @@ class Segmentation(Task):
 
     def metrics(self) -> Metrics:
         """mIoU, pixel accuracy, boundary F1 and IoU of each class."""
-        return combine(segmentation=SegmentationMetrics(self.classes))
+        return combine(segmentation=measures.SegmentationMetrics(self.classes))
 
     def primary_metrics(self) -> Metrics:
         """Without boundary F1, which takes as long as a small network."""
         if self.metric != Segmentation.metric:  # a subclass's own
             return self.metrics()
-        return combine(segmentation=SegmentationMetrics(self.classes, boundary=False))
+        return combine(segmentation=measures.SegmentationMetrics(self.classes, boundary=False))
 
     def baseline(self, example: Any) -> Tensor:
         """The training set's most frequent class everywhere."""

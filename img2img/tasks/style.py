@@ -7,13 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from img2img import metrics as measures
 from img2img.backbones.perceptual import NETWORKS, PerceptualNetwork, feature_network
 from img2img.data.base import Batch, ImageDataset
 from img2img.data.datasets.sample_photos import style_image
 from img2img.data.images.decode import read_image
 from img2img.errors import InputError
-from img2img.metrics.image_quality import ImageQualityMetrics
-from img2img.metrics.style import StyleMetrics, StyleWeights, gram, style_terms
 from img2img.tasks.base import TASKS, Example, Metrics, Task, unit
 
 SAMPLE = "sample:"
@@ -92,20 +91,20 @@ class Style(Task):
         )
 
     @cached_property
-    def _targets(self) -> tuple[dict[str, Tensor], StyleWeights]:
+    def _targets(self) -> tuple[dict[str, Tensor], "measures.StyleWeights"]:
         """The style's Gram matrices and each layer's weight."""
         network = self._perceptual
         style, content = self._layers()
         with torch.no_grad():
             features = network(self.style_image)
-        grams = {layer: gram(features[layer]) for layer in style}
-        return grams, StyleWeights(
+        grams = {layer: measures.gram(features[layer]) for layer in style}
+        return grams, measures.StyleWeights(
             style={k: self._weights["style"] / (len(grams) * g.square().sum().item()) for k, g in grams.items()},
             content={k: self._weights["content"] / (len(content) * features[k].square().mean().item()) for k in content},
             variation=self._weights["variation"],
         )
 
-    def _on(self, device: torch.device) -> tuple[PerceptualNetwork, dict[str, Tensor], StyleWeights]:
+    def _on(self, device: torch.device) -> tuple[PerceptualNetwork, dict[str, Tensor], "measures.StyleWeights"]:
         grams, weights = self._targets
         return self._perceptual.to(device), {k: g.to(device) for k, g in grams.items()}, weights
 
@@ -131,7 +130,7 @@ class Style(Task):
         prediction = self.prediction(raw, example.input)
         with torch.no_grad():
             content = network(example.target)
-        return style_terms(prediction, network(prediction), content, grams, weights)["total style loss"].mean()
+        return measures.style_terms(prediction, network(prediction), content, grams, weights)["total style loss"].mean()
 
     def metrics(self) -> Metrics:
         """Style, content and total style loss; SSIM to the photo beside them."""
@@ -160,13 +159,13 @@ class Style(Task):
 class _StyleFigures(Metrics):
     def __init__(self, task: Style) -> None:
         self._task = task
-        self._style: StyleMetrics | None = None
-        self._images = ImageQualityMetrics()
+        self._style: measures.StyleMetrics | None = None
+        self._images = measures.ImageQualityMetrics()
 
     def update(self, prediction: Tensor, example: Example) -> None:
         network, grams, weights = self._task._on(prediction.device)
         if self._style is None:
-            self._style = StyleMetrics(network, grams, weights)
+            self._style = measures.StyleMetrics(network, grams, weights)
         self._style.update(prediction, example.target)
         self._images.update(prediction, example.target)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from img2img.errors import InputError, first_line, is_out_of_memory
 from img2img.files.atomic import write_atomic, write_bytes
-from img2img.files.json_files import read_json, write_json
+from img2img.files.json_files import read_json
 from img2img.files.tensors import tensor_bytes
 from img2img.masks.file_header import checksum
 
@@ -33,7 +33,8 @@ _CHANGED = "it was changed after it was written: its checksum differs"
 def write_checked_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
     """Write a JSON object with its checksum, atomically."""
     plain = json.loads(json.dumps(value, allow_nan=False))  # as it will read back
-    write_json(path, plain | {_KEY: checksum(plain, {})})
+    # In one line: json indents in Python, an order slower, and what a hundred tasks keep is written after each of them.
+    write_bytes(path, json.dumps(plain | {_KEY: checksum(plain, {})}, allow_nan=False).encode())
 
 
 def read_checked_json(path: str | os.PathLike[str], *, remedy: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def collect_results(
                 baseline_metrics=record.baseline,
             )
         )
-    matrix: list[list[float | None]] = [row + [None] * (len(finished) - len(row)) for row in progress.rows]
+    matrix = progress.value_matrix()
     skills = transfer.skill_matrix(matrix, baselines, higher)
     # Forward transfer wants each task's metric just before its own training: the row above its own.
     with_before = [list(row) for row in matrix]

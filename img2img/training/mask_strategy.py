@@ -152,7 +152,7 @@ class MaskStrategy(Strategy):
                 finetuned.add()
             else:
                 network.add_task(name, method, head=self.context.head(name), norm=config.norm, start_from=start_from)
-        self.context.place(network)
+        self._place(name)
         module = network.task_module(name)
         yield Phase(
             module=module,
@@ -225,6 +225,11 @@ class MaskStrategy(Strategy):
 
     def _file(self, name: str) -> Path:
         return task_path(self._bundle, name)
+
+    def _place(self, name: str) -> None:
+        """Place a new task, with the bases: the backbone and the other tasks, maybe a thousand, are in their place."""
+        for module in (self.context.network.state(name), *self.context.network.bases().values()):
+            self.context.place(module)
 
     def _make_basis(self, name: str | None) -> None:
         """Make a basis of the experiment, unless a task before used it, or the bundle of the backbone has the very same."""

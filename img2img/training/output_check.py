@@ -1,10 +1,13 @@
-"""OutputCheck: a fixed batch of each task with the outputs it once gave, which show whether anything changed since."""
+"""OutputCheck: what is looked at again of finished tasks: their metrics, and a fixed batch of each with the outputs it once gave,
+which show whether anything changed since.
+"""
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +34,40 @@ class OutputCheck:
 
     folder: Path
     images: int
+
+    def measure(
+        self,
+        names: Sequence[str],
+        task_data: Mapping[str, TaskData],
+        run_of: Callable[[str], Network],
+        evaluator: Evaluator,
+        *,
+        when: Literal["every", "end"],
+        last: bool,
+    ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+        """Measure the newest of the tasks `names`, and look at the earlier ones as far as that is due.
+
+        Args:
+            names: the finished tasks, in order, the newest with them.
+            task_data: the tasks by name.
+            run_of: gives the network of a task, as it is now.
+            evaluator: runs it.
+            when: finished tasks are measured again after "every" task, or at the "end".
+            last: whether the newest task is the last of the sequence.
+
+        Returns:
+            The metrics on the test sets of those that were measured, in order; and the largest change of an output of the
+            earlier tasks whose outputs were compared: all, or the newest ones.
+        """
+        all_due = when == "every" or last
+        measured: dict[str, dict[str, float]] = {}
+        compared = names[:-1] if all_due else names[:-1][-NEWEST:]
+        for name in names if all_due else names[-1:]:
+            images = task_data[name].parts.test
+            measured[name] = evaluator.metrics(run_of(name), task_data[name].task, images)
+            if when == "end" and name != names[-1]:
+                images.forget()
+        return measured, {name: self.change(name, run_of(name), evaluator) for name in compared}
 
     def save(self, task_data: TaskData, network: Network, evaluator: Evaluator) -> None:
         """Keep the inputs of a task that has just been learned, and what its network makes of them."""

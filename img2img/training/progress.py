@@ -48,9 +48,12 @@ def read_progress(experiment: Experiment) -> Progress:
 
 def write_progress(experiment: Experiment, progress: Progress) -> None:
     """Write `progress.json`, atomically, with the fingerprints of the finished tasks."""
-    fingerprints = {task.name: task_fingerprint(experiment, task) for task in experiment.tasks if task.name in progress.tasks}
+    known = progress.fingerprints  # those of finished tasks were compared when the progress was read
+    for task in experiment.tasks:
+        if task.name in progress.tasks and task.name not in known:
+            known[task.name] = task_fingerprint(experiment, task)
     backbone = backbone_fingerprint(experiment) if experiment.first_trains_backbone else None
-    written = progress.model_copy(update={"fingerprints": fingerprints, "backbone": backbone})
+    written = progress.model_copy(update={"backbone": backbone})
     write_checked_json(experiment.folder / "progress.json", written.model_dump())
 
 

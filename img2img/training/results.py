@@ -253,7 +253,9 @@ class Progress(Stored):
     """By method and task."""
     shared_bytes: Size = 0
     rows: list[list[Number | None]] = Field(default_factory=list)
-    """After each task the primary metric of each task until then, as it was last measured."""
+    """After each task the primary metric of the newest tasks until then, those that were measured: one at least, in order. Those
+    before are as in the row above. So the file grows with what was measured, and not with the square of the tasks.
+    """
     changes: list[dict[str, Number]] = Field(default_factory=list)
     """After each task the largest change of an output of each earlier task whose outputs were compared."""
     environment: dict[str, Any] = Field(default_factory=dict)
@@ -266,6 +268,14 @@ class Progress(Stored):
             if len(rows) != count:
                 raise ValueError(f"{name}: expected one for each of {count} tasks, got {len(rows)}")
         for index, row in enumerate(self.rows):
-            if len(row) != index + 1:
-                raise ValueError(f"rows[{index}]: expected a number for each task until then, got {len(row)}")
+            if not 1 <= len(row) <= index + 1:
+                raise ValueError(f"rows[{index}]: expected one number a task that was measured, 1 to {index + 1}, got {len(row)}")
         return self
+
+    def value_matrix(self) -> list[list[float | None]]:
+        """`[t][i]`: the primary metric of task i as it was last measured when task t was learned, null above the diagonal."""
+        matrix: list[list[float | None]] = []
+        for index, row in enumerate(self.rows):
+            known = matrix[-1][: index + 1 - len(row)] if matrix else []
+            matrix.append([*known, *row, *[None] * (len(self.rows) - index - 1)])
+        return matrix

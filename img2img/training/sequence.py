@@ -23,7 +23,7 @@ from img2img.training.distributed import Processes, start_fabric
 from img2img.training.environment import environment
 from img2img.training.log import TrainingLog
 from img2img.training.loop import Fitted, Progress, fit, outcome_of
-from img2img.training.output_check import NEWEST, OutputCheck
+from img2img.training.output_check import OutputCheck
 from img2img.training.output_images import Preview
 from img2img.training.progress import read_progress, write_progress
 from img2img.training.record import Records
@@ -80,6 +80,7 @@ class SequenceRunner:
         if device.threads is not None:
             torch.set_num_threads(device.threads)
         self.strategy: Strategy = experiment.strategy.build()
+        self._remeasured = experiment.evaluation.remeasured(cannot_forget=self.strategy.cannot_forget)
         for train in (experiment.train, *(task.train for task in experiment.tasks)):
             check_shares(train.batch_size, self.processes.world_size)
         self.progress = read_progress(experiment)
@@ -137,8 +138,9 @@ class SequenceRunner:
             for method in self.task_data[name].config.compare:
                 if name not in self.progress.comparisons.get(method.kind, {}):
                     self._compare(name, method)
-            for part in (self.task_data[name].parts.train, self.task_data[name].parts.val):
-                part.forget()  # forty tasks of ImageNet take a hundred gigabytes; test images are measured again and again
+            parts = self.task_data[name].parts
+            for part in (parts.train, parts.val, *(() if self._remeasured == "every" else (parts.test,))):
+                part.forget()  # forty tasks of ImageNet take a hundred gigabytes; those measured after every task are kept
         return self.network
 
     @property
@@ -350,11 +352,9 @@ class SequenceRunner:
         """Measure the newest task, and all earlier ones if that is due; compare stored outputs bit for bit; save all."""
         name, strategy, known = names[-1], self.strategy, self.task_data
         task_data, metric = known[name], known[name].task.metric
-        when = self.experiment.evaluation.remeasured(cannot_forget=strategy.cannot_forget)
-        all_due = when == "every" or len(names) == len(self.experiment.sequence)
-        due, compared = (names, names[:-1]) if all_due else ([name], names[:-1][-NEWEST:])
-        measured = {n: self.evaluator.metrics(self.run_of(n), known[n].task, known[n].parts.test) for n in due}
-        changes = {n: self._output_check.change(n, self.run_of(n), self.evaluator) for n in compared}
+        measured, changes = self._output_check.measure(
+            names, known, self.run_of, self.evaluator, when=self._remeasured, last=len(names) == len(self.experiment.sequence)
+        )
         baseline = self.evaluator.metrics(None, task_data.task, task_data.parts.test)
         self._output_check.save(task_data, self.run_of(name), self.evaluator)
         metrics, progress = finite(measured[name]), self.progress
@@ -369,9 +369,7 @@ class SequenceRunner:
             finetuned=strategy.finetuned(name),
         )
         progress.shared_bytes, progress.environment = strategy.shared_bytes(), self._environment
-        row = dict(zip(names[:-1], progress.rows[-1], strict=True)) if progress.rows else {}
-        row |= {n: finite(found)[known[n].task.metric] for n, found in measured.items()}
-        progress.rows.append([row[n] for n in names])
+        progress.rows.append([finite(found)[known[n].task.metric] for n, found in measured.items()])
         progress.changes.append(changes)
         intact = self.network.hash_backbone() == self.network.backbone_sha256
         if not intact or not all(map(math.isfinite, changes.values())):

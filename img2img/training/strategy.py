@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from img2img.backbones import Backbone
 from img2img.data import Parts
-from img2img.data.augment import Augment
 from img2img.data.loader import TrainBatches
 from img2img.data.pad_crop import PadCrop
 from img2img.errors import InputError
@@ -25,6 +25,9 @@ from img2img.training.optimiser import Groups
 from img2img.training.results import FinetunedResult
 from img2img.training.strategies import AnyStrategy
 from img2img.training.strategy_files import read_learned, write_learned
+
+if TYPE_CHECKING:
+    from img2img.data.augment import Augment
 
 ExtraLoss = Callable[[Tensor, Tensor], Tensor | None]
 """`extra(input, raw output)`: what a method adds to the task's loss on a training batch, a scalar; None for nothing."""
@@ -57,12 +60,14 @@ class TaskData:
         size = options.batch_size if batch_size is None else batch_size
         return TrainBatches(self.parts.train, augment, batch_size=size, seed=seed, workers=options.workers)
 
-    def _augment(self) -> Augment | PadCrop:
+    def _augment(self) -> "Augment | PadCrop":
         """Of images with a category that keep their scale and colours, by whole batches; else one by one."""
         options = self.options.augmentation
         plain = options.zoom == (1, 1) and not options.jitter and self.parts.train.categories is not None
         if options.pad or plain:
             return PadCrop(options.crop, pad=options.pad, flip=options.flip)
+        from img2img.data.augment import Augment  # with albumentations, so only where it is used
+
         return Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)
 
 

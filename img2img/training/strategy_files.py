@@ -27,8 +27,10 @@ def write_learned(folder: Path, names: Sequence[str], own: Mapping[str, Tensor],
 
 def remove_older(folder: Path, names: Sequence[str]) -> None:
     """Remove what the tasks shared before the newest of `names`, once that one counts as finished."""
-    for count in range(len(names)):
-        _shared(folder, count).unlink(missing_ok=True)
+    kept = _shared(folder, len(names))
+    for path in kept.parent.glob("shared after *.safetensors"):
+        if path != kept:
+            path.unlink(missing_ok=True)
 
 
 def read_learned(folder: Path, names: Sequence[str]) -> tuple[dict[str, Tensors], Tensors]:

@@ -32,7 +32,7 @@ _LISTS = (collections.abc.Sequence, collections.abc.Collection, collections.abc.
 class Options(BaseModel):
     """A group of options: frozen, no other keys, nothing coerced; a field's docstring says what it is for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

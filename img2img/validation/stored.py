@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Stored(BaseModel):
     """A JSON object of a file; keys that it does not know are left out."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 Whole = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]

@@ -85,7 +85,7 @@ class Service:
         Raises:
             InputError: the bound on memory is too low for one of them; then what is offered is as it was.
         """
-        model, limits, tasks = self.model, self.limits, self.model.tasks
+        model, limits, tasks = self.model, self.limits, dict(self.model.tasks)
         known = self.pixels
         found = {task: known.get(task) or min(limits.pixels, max_pixels(model, task, limits.image_bytes)) for task in tasks}
         for task, pixels in found.items():

@@ -274,7 +274,8 @@ INFO: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_a_task_says_of_itself_is_typed(mine: Path, tmp_path: Path, info: dict[str, Any], message: str) -> None:
     forge(mine / "tasks" / "parts.safetensors", lambda header: header["info"].update(info))
     for door in (
-        lambda: img2img.load(mine),
+        lambda: img2img.load(mine).run("parts", IMAGE),
+        lambda: img2img.load(mine).tasks["parts"],
         lambda: export_bundle(mine, tmp_path / "out", format="safetensors"),
         lambda: join_bundles(tmp_path / "joint", [mine]),
     ):

@@ -20,8 +20,10 @@ from web_bundles import image_bundle, make_bundle, photo, same, task_file
 
 import img2img
 from img2img import InputError
+from img2img.bundle import load_bundle
 from img2img.data.base import Batch
 from img2img.inference import Model
+from img2img.masks import task_network
 
 ImageLike = NDArray[np.uint8]
 
@@ -168,6 +170,46 @@ def test_merged_networks_are_kept_within_a_bound(bundle: Path, monkeypatch: pyte
     for name in ("parts", "colour", "parts", "edges"):
         assert np.array_equal(model.run(name, image), expected[name])
     assert list(merged._by_task) == ["parts", "edges"], "those used last"
+
+
+def test_a_bundle_is_opened_unread_and_a_damaged_task_stops_nobody_but_its_own(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "opened"))
+    (folder / "tasks" / "edges.safetensors").write_bytes(b"damaged")
+    read: list[str] = []
+    load_file = task_network.load_task_file
+    monkeypatch.setattr(task_network, "load_task_file", lambda path, *args: (read.append(path.stem), load_file(path, *args))[1])
+    model = img2img.load(folder)
+    assert list(model.tasks) == ["parts", "colour", "edges", "clean"]
+    assert read == []
+    expected = img2img.load(bundle).run("colour", _image())
+    read.clear()
+    assert np.array_equal(model.run("colour", _image()), expected)
+    assert model.tasks["colour"].kind == "colourisation"
+    assert read == ["colour"], "once, and no other"
+    for use in (lambda: model.run("edges", _image()), lambda: model.tasks["edges"], lambda: load_bundle(folder)):
+        with pytest.raises(InputError, match=r"edges\.safetensors"):
+            use()
+    (folder / "tasks" / "clean.safetensors").unlink()
+    with pytest.raises(InputError, match=r"clean\.safetensors"):
+        img2img.load(folder)
+
+
+def test_of_many_tasks_those_used_last_stay_in_memory(bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "many"))
+    names = [f"colour{i}" for i in range(30)]
+    for name in names:
+        shutil.copy(folder / "tasks" / "colour.safetensors", folder / "tasks" / f"{name}.safetensors")
+    description = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(description | {"tasks": names}))
+    model = img2img.load(folder)
+    store = model.network._tasks
+    model.task(names[0])
+    store.loaded_bytes = 3 * sum(store._loaded.values())
+    outputs = [model.run(name, _image()) for name in names]
+    assert all(np.array_equal(output, outputs[0]) for output in outputs)
+    assert store.loaded() == tuple(names[-3:])
 
 
 @pytest.mark.parametrize("weights", ["cached", "merged"])

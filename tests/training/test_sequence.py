@@ -284,6 +284,8 @@ def test_finished_tasks_are_measured_again_when_it_is_due(
     ]
     results = collect_results(runner.experiment, runner.progress, network)
     assert results.forgetting.remeasured == ("end" if calls[1] == 1 else "every")
-    assert [len(row) for row in runner.progress.rows] == [1, 2, 3, 4, 5]
+    assert [len(row) for row in runner.progress.rows] == calls, "what was measured, and nothing twice"
+    matrix = results.forgetting.value_matrix
+    assert [[value is None for value in row] for row in matrix] == [[i > t for i in range(5)] for t in range(5)]
     if method == "masks":
-        assert all(row == runner.progress.rows[-1][: len(row)] for row in runner.progress.rows)
+        assert all(row[: t + 1] == matrix[-1][: t + 1] for t, row in enumerate(matrix))
