@@ -58,7 +58,7 @@ def test_completion_loads_nothing_heavy() -> None:
 
 
 def test_a_config_is_composed_without_what_only_other_methods_need() -> None:
-    compose = "from img2img.training.compose import compose\nassert compose('image_to_image', []).method.name == 'piggyback'"
+    compose = "from img2img.training.compose import compose\nassert compose('image_to_image', []).method.name == 'sparse_signs'"
     loaded, output, returned = loaded_after(compose)
     assert (returned, "hydra" in loaded) == (0, True), output
     assert not {"torchvision", "segmentation_models_pytorch", "albumentations", "matplotlib"} & loaded

@@ -197,7 +197,7 @@ def test_jobs_of_a_multirun_join_into_what_the_sequence_learns(tmp_path: Path, j
     jobs = [tmp_path / "side" / number for number in ("0", "1")]
     for job, name in zip(jobs, ("landscape", "edges"), strict=True):
         log = (job / "log.txt").read_text()
-        assert f"{name}: is learned (piggyback)" in log
+        assert f"{name}: is learned (sparse_signs)" in log
         assert log.count("is learned") == 1, "the other job's lines are not in it"
         assert [task["name"] for task in json.loads((job / "results.json").read_text())["tasks"]] == ["shapes", name]
     assert sorted(path.name for path in (tmp_path / "side").iterdir()) == ["0", "1", "multirun.yaml"]
