@@ -24,7 +24,7 @@ from img2img.validation import WHOLE, check_key, did_you_mean
 
 ENDING = "imagenet12_accuracy"
 """The key of the Decathlon's config that says how its score is computed; no other script has it."""
-ONLY_HERE = ("hydra", "data_root", ENDING)
+ONLY_HERE = ("hydra", "data_root", "launcher", ENDING)
 """Keys of the config that other keys refer to, or scripts read themselves, and the experiment does not know."""
 _DEFAULTS = "_defaults"
 
