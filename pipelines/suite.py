@@ -12,7 +12,6 @@ from pathlib import Path
 
 from img2img.errors import InputError
 from img2img.files.paths import expanded
-from img2img.launch.options import LAUNCHERS, read_launcher
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,12 +30,13 @@ def main(arguments: list[str]) -> None:
         type=int,
         help="runs at a time, or jobs of a launcher; 1 by default, each with threads=1 where there are more",
     )
-    parser.add_argument("--launcher", choices=list(LAUNCHERS), help="each task of a run is a job of its own; launcher.KEY=VALUE")
+    parser.add_argument("--launcher", choices=["ray", "slurm"], help="each task of a run is a job of its own; launcher.KEY=VALUE")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     from img2img.research.suites.runner import backbone_jobs, describe, launch_jobs, load_suite, method_jobs, run_jobs
     from img2img.research.suites.schema import RUNS
+    from img2img.training.config.launcher import read_launcher
     from img2img.training.distributed import refuse_several_processes
 
     file = ROOT / "configs" / "suite" / f"{options.suite}.yaml"
@@ -54,9 +54,7 @@ def main(arguments: list[str]) -> None:
             failed = launch_jobs(suite.pipeline, jobs, launcher, store=options.store)
         else:
             if of_launcher:
-                raise InputError(
-                    f"{of_launcher[0]}: expected --launcher {' or '.join(LAUNCHERS)} with it, or none of its options"
-                )
+                raise InputError(f"{of_launcher[0]}: expected --launcher ray or slurm with it, or none")
             parallel = options.parallel or 1
             more += ["device.threads=1"] if parallel > 1 else []
             pipeline = ROOT / "pipelines" / f"{suite.pipeline}.py"

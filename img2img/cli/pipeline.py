@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -16,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from img2img.cli.memory import keep_freed_memory
 from img2img.cli.output import USER_ERRORS, one_message
 from img2img.errors import InputError
-from img2img.launch.options import launcher_defaults, read_launcher
 from img2img.launch.store import is_remote
 from img2img.training.compose import (
     ENDING,
@@ -26,6 +24,7 @@ from img2img.training.compose import (
     plain_config,
     register_defaults,
 )
+from img2img.training.config.launcher import read_launcher
 from img2img.training.run_folder import SavedConfig
 
 _AFTER_THE_FIRST = 3.0
@@ -82,8 +81,6 @@ def start(main: Callable[[], object], *, experiment: bool = True) -> None:
     with _ending():
         check_overrides(sys.argv[1:], experiment=experiment)
         register_defaults(config_folders(sys.argv[1:]))
-        for name, node in launcher_defaults().items():
-            ConfigStore.instance().store(group="launcher", name=name, node=node)
         before = os.environ.get(_FULL_ERROR)
         os.environ[_FULL_ERROR] = "1"  # Hydra then raises what it would print
         try:

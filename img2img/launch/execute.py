@@ -57,8 +57,8 @@ def _enter(job: Job) -> None:
         os.chdir(job.cwd)
     elif not Store(job.root).remote:
         raise InputError(
-            f"{socket.gethostname()} has no folder {job.cwd}, where the launch was started: start it in a folder that all machines "
-            "see, or give out=s3://… and absolute paths of the data"
+            f"{socket.gethostname()} has no folder {job.cwd}, where the launch was started: start it in a folder that all "
+            "machines see, or give out=s3://… and absolute paths of the data"
         )
 
 

@@ -7,7 +7,7 @@ from img2img.errors import InputError, first_line
 from img2img.extras import require
 from img2img.launch.execute import execute
 from img2img.launch.jobs import Ended, Job
-from img2img.launch.options import RayOptions
+from img2img.training.config.launcher import RayOptions
 
 GB = 2**30
 

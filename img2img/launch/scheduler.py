@@ -1,10 +1,11 @@
-"""Jobs in the order that they allow: started when all that they need is there, started again when they are lost, shown as one view."""
+"""Jobs in the order that they allow: started when what they need is there, and again when they are lost; shown as one view."""
 
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -15,8 +16,8 @@ from img2img.errors import InputError
 from img2img.files.lock import check_free, hold
 from img2img.launch.execute import STATUS
 from img2img.launch.jobs import JOBS, Ended, Job, is_finished
-from img2img.launch.options import LauncherOptions, RayOptions, SlurmOptions
 from img2img.launch.store import Store
+from img2img.training.config.launcher import LauncherOptions, RayOptions, SlurmOptions
 
 logger = logging.getLogger("img2img")
 
@@ -86,11 +87,17 @@ def run_jobs(
         for store in roots.values():
             if not store.remote:
                 check_free(store.path())
+                stack.callback(_remove_empty, store.path(JOBS))
                 stack.enter_context(hold(store.path(JOBS)))
         cpu_only = all(job.config.get("device", {}).get("accelerator") == "cpu" for job in jobs)
         launcher = stack.enter_context(closing(launcher or launcher_of(options, cpu_only=cpu_only)))
         view = stack.enter_context(_View.of(jobs, roots))
         return _Schedule(jobs, options, launcher, view, finished).run()
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def check_finished(errors: Mapping[str, str], jobs: Sequence[Job]) -> None:

@@ -8,8 +8,8 @@ from img2img.errors import InputError, first_line
 from img2img.extras import require
 from img2img.launch.execute import execute
 from img2img.launch.jobs import JOBS, Ended, Job
-from img2img.launch.options import SlurmOptions
 from img2img.launch.store import Store
+from img2img.training.config.launcher import SlurmOptions
 
 
 class SlurmLauncher:

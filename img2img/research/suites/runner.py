@@ -15,12 +15,12 @@ from img2img.files.json_files import read_json
 from img2img.files.lock import FolderInUseError, check_free
 from img2img.files.writable import check_writable
 from img2img.files.yaml import read_yaml
-from img2img.launch.options import LauncherOptions
 from img2img.research.suites.schema import RUNS, About, MethodInfo
 from img2img.research.suites.sheets import IMAGES
 from img2img.research.suites.store import describe_store, read_store, store_run
 from img2img.research.suites.suite import GROUPS
 from img2img.research.suites.summary import finish
+from img2img.training.config.launcher import LauncherOptions
 from img2img.validation import call_with
 
 logger = logging.getLogger("img2img")

@@ -61,8 +61,3 @@ def read_launcher(given: Mapping[str, Any]) -> LauncherOptions:
     if name not in LAUNCHERS:
         raise InputError(f"launcher={name!r}: {did_you_mean(str(name), list(LAUNCHERS))}expected one of {', '.join(LAUNCHERS)}")
     return checked(LAUNCHERS[name], options, what="launcher")
-
-
-def launcher_defaults() -> dict[str, dict[str, Any]]:
-    """What a config has under `launcher`, by the launcher's name."""
-    return {name: {"name": name, **options().model_dump(mode="json")} for name, options in LAUNCHERS.items()}
