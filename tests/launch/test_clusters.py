@@ -192,7 +192,7 @@ def test_slurms_jobs_by_the_local_executor_are_started_again_when_they_are_lost(
     run = tmp_path / "run"
     watching = Watching(run, lambda watching: os.kill(watching.process(EVERY + 10), signal.SIGKILL))
     watching.start()
-    launched(slowly(str(run)), SlurmOptions(cluster="local", parallel=2))
+    launched(slowly(str(run)), SlurmOptions(cluster="local", parallel=1))
     watching.ended()
     assert files(run / "bundle") == expected
     assert steps_done(tmp_path) <= TOTAL + EVERY + 25

@@ -150,6 +150,19 @@ def test_the_joined_run_is_that_of_one_process_and_a_lost_job_goes_on_from_its_c
     assert launched(longer).started == [("join", 0)]
 
 
+def test_tasks_on_a_backbone_that_none_of_them_trains_need_nothing_of_each_other(
+    whole: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Their heads differ, so that each alone would describe the backbone by another number of outputs."""
+    random = {"mode": "random", "kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}
+    changes = {"backbone": random, "sequence": ["colour", "edges"], "compare": {}}
+    assert [job.needs for job in jobs_of(whole("apart", **changes))] == [(), (), ("colour", "edges")]
+    img2img.run(whole("alone", **changes), bars=False)
+    launched(whole("apart", **changes))
+    assert files(tmp_path / "apart" / "bundle") == files(tmp_path / "alone" / "bundle")
+    assert results(tmp_path / "apart") == results(tmp_path / "alone")
+
+
 def test_a_task_that_fails_leaves_the_others_and_the_same_command_learns_what_is_missing(
     whole: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -239,7 +252,7 @@ def test_each_task_of_each_method_of_a_suite_is_a_job_after_the_backbone_of_its_
         "landscape.safetensors", "shapes.safetensors",
     ]  # fmt: skip
     describe(suite, store, out)
-    assert [(run.label, run.seed) for run in read_store(store)[1].values()] == [("tuned", 0), ("masks", 0)]
+    assert [(run.label, run.seed) for run in read_store(store)[1].values()] == [("masks", 0), ("tuned", 0)]
     backbones = {(folder / "bundle" / "backbone.safetensors").read_bytes() for folder in (out / "masks/0", out / "backbone/0")}
     assert len(backbones) == 1
     wrong = method_jobs(suite, tmp_path / "wrong", ["masks"], [0], [f"backbone_from={tmp_path / 'nowhere'}"])
