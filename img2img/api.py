@@ -18,10 +18,15 @@ from img2img.training import run as running
 from img2img.training.config.read import merged
 from img2img.training.run import Then
 from img2img.training.run_folder import SavedConfig
+from img2img.training.sequence import ProgressFor
 
 
 def run(
-    config: Mapping[str, Any], *, composed: SavedConfig | None = None, then: Then | None = None, bars: bool = True
+    config: Mapping[str, Any],
+    *,
+    composed: SavedConfig | None = None,
+    then: Then | None = None,
+    bars: bool | ProgressFor = True,
 ) -> dict[str, Any]:
     """Run an experiment into its folder, see `training.run.run`, and write the page `report.html` there."""
     return running.run(config, composed=composed, then=then, report=write_report, bars=bars)

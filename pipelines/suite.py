@@ -2,6 +2,7 @@
 
 python pipelines/suite.py image_to_image data_root=DATA --store docs/results/image_to_image --parallel 2
 python pipelines/suite.py image_to_image data_root=DATA --methods piggyback finetune --seeds 0
+python pipelines/suite.py image_to_image data_root=DATA --launcher ray launcher.address=auto launcher.gpus=1
 """
 
 import argparse
@@ -24,12 +25,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", nargs="*", type=int, help="the suite's by default; without any, only renew the store's titles")
     parser.add_argument("--out", type=expanded, help="where the runs go; runs/SUITE by default")
     parser.add_argument("--store", type=expanded, help="a folder for metrics, configs and a few images of the runs, for a report")
-    parser.add_argument("--parallel", type=int, default=1, help="runs at a time, each with threads=1 then")
+    parser.add_argument(
+        "--parallel",
+        type=int,
+        help="runs at a time, or jobs of a launcher; 1 by default, each with threads=1 where there are more",
+    )
+    parser.add_argument("--launcher", choices=["ray", "slurm"], help="each task of a run is a job of its own; launcher.KEY=VALUE")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
-    from img2img.research.suites.runner import backbone_jobs, describe, load_suite, method_jobs, run_jobs
+    from img2img.research.suites.runner import backbone_jobs, describe, launch_jobs, load_suite, method_jobs, run_jobs
     from img2img.research.suites.schema import RUNS
+    from img2img.training.config.launcher import read_launcher
     from img2img.training.distributed import refuse_several_processes
 
     file = ROOT / "configs" / "suite" / f"{options.suite}.yaml"
@@ -39,18 +46,40 @@ def main(arguments: list[str]) -> None:
         out = options.out or ROOT / "runs" / suite.name
         seeds = list(suite.seeds) if options.seeds is None else options.seeds
         labels = list(suite.methods) if options.methods is None else options.methods
-        more = [*options.overrides, *(["device.threads=1"] if options.parallel > 1 else [])]
-        pipeline = ROOT / "pipelines" / f"{suite.pipeline}.py"
-        failed = run_jobs(pipeline, backbone_jobs(suite, out, seeds, more), parallel=options.parallel, store=None)
-        if not failed:
-            jobs = method_jobs(suite, out, labels, seeds, more)
-            failed = run_jobs(pipeline, jobs, parallel=options.parallel, store=options.store)
+        of_launcher = [override for override in options.overrides if override.startswith("launcher")]
+        more = [override for override in options.overrides if override not in of_launcher]
+        if options.launcher is not None:
+            launcher = read_launcher({"name": options.launcher, "parallel": options.parallel, **_launcher(of_launcher)})
+            jobs = backbone_jobs(suite, out, seeds, more) + method_jobs(suite, out, labels, seeds, more)
+            failed = launch_jobs(suite.pipeline, jobs, launcher, store=options.store)
+        else:
+            if of_launcher:
+                raise InputError(f"{of_launcher[0]}: expected --launcher ray or slurm with it, or none")
+            parallel = options.parallel or 1
+            more += ["device.threads=1"] if parallel > 1 else []
+            pipeline = ROOT / "pipelines" / f"{suite.pipeline}.py"
+            failed = run_jobs(pipeline, backbone_jobs(suite, out, seeds, more), parallel=parallel, store=None)
+            if not failed:
+                jobs = method_jobs(suite, out, labels, seeds, more)
+                failed = run_jobs(pipeline, jobs, parallel=parallel, store=options.store)
         if options.store is not None and (options.store / RUNS).exists():
             describe(suite, options.store, out)
     except InputError as error:
         sys.exit(f"error: {error}")
     if failed:
-        sys.exit("error: failed, see console.txt in " + ", ".join(str(job.folder) for job in failed))
+        reasons = "see console.txt in" if options.launcher is None else "the reasons are above:"
+        sys.exit(f"error: failed, {reasons} " + ", ".join(str(job.folder) for job in failed))
+
+
+def _launcher(overrides: list[str]) -> dict[str, object]:
+    """The options among overrides `launcher.KEY=VALUE`."""
+    from omegaconf import OmegaConf
+
+    found = OmegaConf.to_container(OmegaConf.from_dotlist(overrides))
+    given = found.get("launcher", {}) if isinstance(found, dict) else {}
+    if not isinstance(given, dict):
+        raise InputError(f"launcher={given}: expected --launcher {given}")
+    return {str(key): value for key, value in given.items()}
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ from img2img.tasks import base as tasks
 from img2img.training import results
 from img2img.training.config import ExperimentConfig, TrainOptions
 from img2img.training.config.experiment import TaskTemplate
+from img2img.training.config.launcher import LAUNCHERS
 from img2img.training.run import FOLDERS
 from img2img.validation import Options
 
@@ -336,6 +337,11 @@ def _paths(kind: type[BaseModel], above: str = "") -> Iterator[str]:
 def test_the_reference_has_every_key_of_the_config(heading: str, kind: Any) -> None:
     documented = _keys("config.md", heading)
     assert sorted(documented) == sorted(_paths(kind))
+
+
+def test_the_reference_has_every_key_of_the_launchers() -> None:
+    keys = {f"launcher.{name}" for options in LAUNCHERS.values() for name in options.model_fields}
+    assert set(_keys("config.md", "The launcher")) == keys
 
 
 def test_the_reference_has_every_command() -> None:

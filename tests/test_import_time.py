@@ -12,7 +12,7 @@ import img2img
 
 HEAVY = (
     "torch", "numpy", "PIL", "safetensors", "torchvision", "segmentation_models_pytorch", "albumentations", "matplotlib",
-    "fastapi", "hydra", "omegaconf", "lightning_fabric", "huggingface_hub", "cv2", "onnx", "yaml",
+    "fastapi", "hydra", "omegaconf", "lightning_fabric", "huggingface_hub", "cv2", "onnx", "yaml", "ray", "submitit",
 )  # fmt: skip
 
 

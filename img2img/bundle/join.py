@@ -108,7 +108,7 @@ class _Joint:
         load_tasks(folder, description["tasks"], network, backbone)  # and that each would open, before it is joined
         self.description = self.description or description
         for key, what in (("sha256", "backbone"), ("spec", "description of the backbone"), ("select", "selection of weights")):
-            if description[key] != self.description[key]:
+            if _without_head(description[key]) != _without_head(self.description[key]):
                 raise InputError(
                     f"{folder} has another {what} than the bundles before it ({description[key]!r:.60}, not "
                     f"{self.description[key]!r:.60}): its masks mean nothing there; train its tasks on the same backbone, with "
@@ -128,6 +128,11 @@ class _Joint:
                     f"{folder} and {self.tasks[name]} have different tasks {name!r}: learn one of them under another name, or "
                     "leave it out"
                 )
+
+
+def _without_head(value: Any) -> Any:
+    """A backbone's description without the outputs of the head that it was made with, which no bundle holds."""
+    return {key: each for key, each in value.items() if key != "out_channels"} if isinstance(value, dict) else value
 
 
 Content = tuple[dict[str, Any], dict[str, Tensor]]

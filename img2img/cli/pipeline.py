@@ -1,6 +1,5 @@
 """What the scripts in `pipelines/` share: from a composed config to a run, with a user's mistakes as one message."""
 
-import functools
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from img2img.cli.memory import keep_freed_memory
 from img2img.cli.output import USER_ERRORS, one_message
 from img2img.errors import InputError
+from img2img.launch.store import is_remote
 from img2img.training.compose import (
     ENDING,
     check_overrides,
@@ -24,6 +24,7 @@ from img2img.training.compose import (
     plain_config,
     register_defaults,
 )
+from img2img.training.config.launcher import read_launcher
 from img2img.training.run_folder import SavedConfig
 
 _AFTER_THE_FIRST = 3.0
@@ -107,6 +108,13 @@ def _run(config: DictConfig, then: Callable[[Any, Mapping[str, Any]], object] | 
 
     with job_errors():
         plain = plain_config(config)
+        if config.get("launcher") is not None:
+            _launch(plain, config, then)
+            return
+        if is_remote(plain["out"]):
+            raise InputError(
+                f"out={plain['out']} is no folder: expected one, or a launcher, which copies into a bucket: launcher=ray"
+            )
         if not in_multirun():
             run(plain, composed=_composed(config), then=then)
             return
@@ -118,18 +126,31 @@ def _run(config: DictConfig, then: Callable[[Any, Mapping[str, Any]], object] | 
         run(plain | {"out": HydraConfig.get().runtime.output_dir}, composed=_composed(config), then=then, bars=False)
 
 
+def _launch(plain: Mapping[str, Any], config: DictConfig, then: Callable[[Any, Mapping[str, Any]], object] | None) -> None:
+    """Run the experiment by the config's launcher, its tasks side by side, see `img2img.launch`."""
+    from img2img.launch.jobs import jobs_of
+    from img2img.launch.scheduler import check_finished, run_jobs
+
+    given = OmegaConf.to_container(config.launcher, resolve=True)
+    assert isinstance(given, dict)
+    options = read_launcher({str(key): value for key, value in given.items()})
+    if in_multirun():
+        plain = {**plain, "out": HydraConfig.get().runtime.output_dir}
+    composed = _composed(OmegaConf.masked_copy(config, [str(key) for key in config if key != "launcher"]))
+    jobs = jobs_of(plain, threads=options.cpus, composed=composed, then=then)
+    check_finished(run_jobs(jobs, options), jobs)
+
+
 def run_decathlon(config: DictConfig) -> None:
     """Run the experiment of the config, then score it and write the challenge server's file where its images are there.
 
     `imagenet12_accuracy` of the config is the given network's, see `img2img.research.decathlon.check_given`.
     """
-    from img2img.research.decathlon import check_given, finish
-    from img2img.training.config import read_experiment
+    from img2img.research.decathlon import ending
 
     with job_errors():
-        given = config.get(ENDING)
-        given = None if given is None else check_given(given, read_experiment(plain_config(config)))
-    _run(config, functools.partial(finish, imagenet12_accuracy=given))
+        then = ending(config.get(ENDING), plain_config(config))
+    _run(config, then)
 
 
 def run_study(config: DictConfig) -> None:
@@ -139,6 +160,8 @@ def run_study(config: DictConfig) -> None:
 
     with job_errors():
         refuse_several_processes("ImpressLearn's study")
+        if config.get("launcher") is not None:
+            raise InputError("ImpressLearn's study runs in one process: leave launcher out")
         run(plain_config(config), composed=_composed(config))
 
 

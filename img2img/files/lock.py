@@ -104,6 +104,17 @@ def check_free(folder: str | os.PathLike[str]) -> None:
         os.close(handle)
 
 
+def forget_elsewhere(folder: str | os.PathLike[str]) -> None:
+    """Remove the lock that a process of another machine left in a folder: the caller knows that it has ended.
+
+    The lock of a process of this machine, in whatever container, stays: the kernel knows whether it lives.
+    """
+    path = expanded(folder) / NAME
+    holder = _of_file(path)
+    if holder is not None and holder.host != socket.gethostname() and not (holder.boot and holder.boot == _boot()):
+        path.unlink(missing_ok=True)
+
+
 def _wait_for(path: Path, wait: float) -> int:
     until = time.monotonic() + wait
     while True:

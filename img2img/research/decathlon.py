@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from img2img.data.base import Batch
@@ -12,7 +13,8 @@ from img2img.files.json_files import write_json
 from img2img.metrics import decathlon_score, score_per_parameter
 from img2img.metrics.decathlon import FINETUNED
 from img2img.research.strategies.separate import SeparateNetworks
-from img2img.training.config import Experiment
+from img2img.training.config import Experiment, read_experiment
+from img2img.training.run import Then
 from img2img.training.sequence import SequenceRunner
 from img2img.training.strategies import MASKS
 
@@ -56,6 +58,15 @@ def check_given(accuracy: Any, experiment: Experiment) -> float:
             f"{IMAGENET} too"
         )
     return float(accuracy)
+
+
+def ending(accuracy: Any, config: Mapping[str, Any]) -> Then:
+    """What a Decathlon's run ends with, see `finish`; `accuracy` as of `check_given`, None where none is given.
+
+    Raises:
+        InputError: see `check_given`.
+    """
+    return partial(finish, imagenet12_accuracy=None if accuracy is None else check_given(accuracy, read_experiment(config)))
 
 
 def finish(runner: SequenceRunner, results: Mapping[str, Any], *, imagenet12_accuracy: float | None = None) -> None:

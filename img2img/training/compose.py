@@ -19,12 +19,13 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 from img2img.errors import InputError
 from img2img.masks import METHODS
 from img2img.training.config import ExperimentConfig
+from img2img.training.config.launcher import LAUNCHERS
 from img2img.training.strategies import STRATEGIES, comparison_methods
 from img2img.validation import WHOLE, check_key, did_you_mean
 
 ENDING = "imagenet12_accuracy"
 """The key of the Decathlon's config that says how its score is computed; no other script has it."""
-ONLY_HERE = ("hydra", "data_root", ENDING)
+ONLY_HERE = ("hydra", "data_root", "launcher", ENDING)
 """Keys of the config that other keys refer to, or scripts read themselves, and the experiment does not know."""
 _DEFAULTS = "_defaults"
 
@@ -76,7 +77,7 @@ def _defaults_of(method: str) -> dict[str, Any]:
 def register_defaults(folders: Sequence[Path]) -> None:
     """Make the defaults of the typed config known to Hydra, so that YAML need not repeat them and every key can be overridden.
 
-    `experiment_defaults` holds an experiment's, and the group `method` those of each method.
+    `experiment_defaults` holds an experiment's, the groups `method` and `launcher` those of each method and launcher.
 
     Args:
         folders: where YAML files are looked for, see `config_folders`.
@@ -87,6 +88,8 @@ def register_defaults(folders: Sequence[Path]) -> None:
     config = ExperimentConfig.model_construct(**given).model_dump(mode="json")
     config["compare"] = {name: [] for name in comparison_methods()}
     store.store(name="experiment_defaults", node={name: config[name] for name in given})
+    for launcher, options in LAUNCHERS.items():
+        store.store(group="launcher", name=launcher, node={"name": launcher, **options().model_dump(mode="json")})
     store.repo["method"] = _Methods({path.stem for folder in folders for path in (folder / "method").glob("*.yaml")})
 
 

@@ -21,7 +21,7 @@ from img2img.training.mask_report import describe_masks
 from img2img.training.output_images import save_outputs
 from img2img.training.panels import save_panels
 from img2img.training.run_folder import SavedConfig, alone, clear, keep_config
-from img2img.training.sequence import SequenceRunner
+from img2img.training.sequence import ProgressFor, SequenceRunner
 from img2img.training.strategies import MASKS
 
 Then = Callable[[SequenceRunner, Mapping[str, Any]], object]
@@ -43,7 +43,7 @@ def run(
     composed: SavedConfig | None = None,
     then: Then | None = None,
     report: Report | None = None,
-    bars: bool = True,
+    bars: bool | ProgressFor = True,
 ) -> dict[str, Any]:
     """Run an experiment into its folder and write `results.json`, `masks.json`, `images/` and `outputs/` there.
 
@@ -55,7 +55,7 @@ def run(
         composed: what `config/` keeps; None for `config` itself.
         then: called with the finished run and its results, before the images and the page; None for nothing.
         report: writes the page, see `img2img.run`; None for no page.
-        bars: show the progress on the console.
+        bars: show the progress on the console; or what makes something else that shows it.
 
     Returns:
         The results, as in `results.json`.
@@ -82,7 +82,7 @@ LOWER = (
 
 
 def _run(
-    runner: SequenceRunner, composed: SavedConfig, then: Then | None, report: Report | None, *, bars: bool
+    runner: SequenceRunner, composed: SavedConfig, then: Then | None, report: Report | None, *, bars: bool | ProgressFor
 ) -> dict[str, Any]:
     experiment = runner.experiment
     runner.prepare()
@@ -103,7 +103,7 @@ def _run(
 
             return update
 
-        network = runner.run(progress_for=progress_for if bars else None)
+        network = runner.run(progress_for=bars if callable(bars) else progress_for if bars else None)
         results = _results(runner, network)
         write_json(experiment.folder / "results.json", results)
         if then is not None:

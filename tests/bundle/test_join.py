@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from joblib.externals.loky import get_reusable_executor
 from scripts import run_script
 from torch import nn
 
@@ -169,9 +168,7 @@ def test_a_bundle_in_use_is_refused_in_the_end_and_left_as_it_was(tmp_path: Path
     assert not (tmp_path / "nowhere").exists()
 
 
-# Two at a time need two new processes, whose imports take longer than all else: joblib runs the jobs of one at a time in this.
-@pytest.mark.parametrize("jobs_at_a_time", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_jobs_of_a_multirun_join_into_what_the_sequence_learns(tmp_path: Path, jobs_at_a_time: int) -> None:
+def test_runs_of_a_multirun_join_into_what_the_sequence_learns(tmp_path: Path) -> None:
     """The commands of docs/guides/devices.md, with less to learn."""
     small = [
         "experiment=demo", "compare.decoder_only=[]", "masks.trainable_copies=null", "backbone=image_transformer",
@@ -189,10 +186,8 @@ def test_jobs_of_a_multirun_join_into_what_the_sequence_learns(tmp_path: Path, j
     learn("whole", "[shapes,landscape,edges]")
     done = run_script(
         "image_to_image", "-m", *small, f"backbone_from={tmp_path / 'first'}", "sequence=[shapes,landscape],[shapes,edges]",
-        f"out={tmp_path / 'side'}", "hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs_at_a_time}",
+        f"out={tmp_path / 'side'}",
     )  # fmt: skip
-    if jobs_at_a_time > 1:
-        get_reusable_executor().shutdown(wait=True)  # joblib keeps the jobs' processes for later
     assert done.code == 0, done
     jobs = [tmp_path / "side" / number for number in ("0", "1")]
     for job, name in zip(jobs, ("landscape", "edges"), strict=True):

@@ -94,7 +94,8 @@ def _check_suite(arguments: list[str]) -> None:
     spec.loader.exec_module(script)
     jobs: list[suite.Job] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suite, "run_jobs", lambda pipeline, some, **options: jobs.extend(some) or [])
+        for run_them in ("run_jobs", "launch_jobs"):
+            patch.setattr(suite, run_them, lambda pipeline, some, *options, **more: jobs.extend(some) or [])
         script.main(arguments)
     # The first stands for all: they differ in what the suite's own config says, which test_suite_runner.py composes.
     name = next(argument for argument in arguments if not argument.startswith("-"))

@@ -20,6 +20,7 @@ from img2img.research.suites.sheets import IMAGES
 from img2img.research.suites.store import describe_store, read_store, store_run
 from img2img.research.suites.suite import GROUPS
 from img2img.research.suites.summary import finish
+from img2img.training.config.launcher import LauncherOptions
 from img2img.validation import call_with
 
 logger = logging.getLogger("img2img")
@@ -180,21 +181,77 @@ def run_jobs(pipeline: Path, jobs: Sequence[Job], *, parallel: int, store: Path 
             logger.error("%s, seed %d: failed: %s", job.label, job.seed, _cause((job.folder / "console.txt").read_text("utf-8")))
         else:
             logger.info("%s, seed %d: finished", job.label, job.seed)
-            if store is not None and job.label != "backbone":
-                if other := other_data(job.folder, store, but=(job.label, job.seed)):
-                    logger.error("%s, seed %d: not stored: %s", job.label, job.seed, other)
-                    return False
-                store_run(job.folder, store, label=job.label, seed=job.seed)
-        return code == 0
+        return code == 0 and _stored(job, store)
 
+    _check_folders(jobs, store)
+    with ThreadPoolExecutor(parallel) as pool:
+        return [job for job, fine in zip(jobs, pool.map(run, jobs), strict=True) if not fine]
+
+
+def _check_folders(jobs: Sequence[Job], store: Path | None) -> None:
     if store is not None:
         check_writable(check_folder(store, "--store"), "--store", IMAGES)
         if (store / RUNS).exists():
             read_store(store)
     for folder in dict.fromkeys(job.folder.parent for job in jobs):
         check_writable(check_folder(folder, "--out"), "--out")
-    with ThreadPoolExecutor(parallel) as pool:
-        return [job for job, fine in zip(jobs, pool.map(run, jobs), strict=True) if not fine]
+
+
+def _stored(job: Job, store: Path | None) -> bool:
+    """Add a finished run to the store, if there is one; False where its data is not that of the results stored before."""
+    if store is None or job.label == "backbone":
+        return True
+    if other := other_data(job.folder, store, but=(job.label, job.seed)):
+        logger.error("%s, seed %d: not stored: %s", job.label, job.seed, other)
+        return False
+    store_run(job.folder, store, label=job.label, seed=job.seed)
+    return True
+
+
+def launch_jobs(pipeline: str, jobs: Sequence[Job], options: LauncherOptions, *, store: Path | None) -> list[Job]:
+    """Run jobs by a launcher: each task of each method and seed on its own, as soon as what it needs is there.
+
+    Args:
+        pipeline: the script's name, whose config they start from.
+        jobs: what to run, those that train backbones among them.
+        options: of the launcher.
+        store: see `run_jobs`.
+
+    Raises:
+        InputError: as of `run_jobs`; or a run's config cannot be used, another process works in its folder, or there is no such
+            cluster.
+
+    Returns:
+        As `run_jobs`.
+    """
+    from omegaconf import OmegaConf
+
+    from img2img.launch.jobs import Job as Part
+    from img2img.launch.jobs import jobs_of
+    from img2img.launch.scheduler import run_jobs as run_parts
+    from img2img.research.decathlon import ending
+    from img2img.training.compose import ENDING, compose, plain_config
+    from img2img.training.run_folder import SavedConfig
+
+    _check_folders(jobs, store)
+    runs = {f"{job.label}, seed {job.seed}": job for job in jobs}
+    parts: list[Part] = []
+    for name, job in runs.items():
+        composed = compose(pipeline, job.overrides)
+        plain = plain_config(composed)
+        source = plain.get("backbone_from")
+        trained = [each for each, other in runs.items() if other.label == "backbone" and source == str(other.folder)]
+        then = ending(composed.get(ENDING), plain) if pipeline == "decathlon" else None
+        saved = SavedConfig(OmegaConf.to_yaml(composed), OmegaConf.to_yaml(OmegaConf.create(job.overrides)))
+        parts += jobs_of(plain, name=name, needs=trained, threads=options.cpus, composed=saved, then=then)
+    refused: list[Job] = []
+
+    def finished(part: Part) -> None:
+        if part.ends_run and not _stored(runs[part.name], store):
+            refused.append(runs[part.name])
+
+    errors = run_parts(parts, options, finished=finished)
+    return [job for name, job in runs.items() if name in errors] + refused
 
 
 def other_data(run: Path, store: Path, *, but: tuple[str, int] | None = None) -> str | None:
