@@ -69,8 +69,7 @@ def _take(progress: Progress, other: Progress, name: str) -> None:
     for method, of_tasks in other.comparisons.items():
         if name in of_tasks:
             progress.comparisons.setdefault(method, {})[name] = of_tasks[name]
-    before = progress.rows[-1] if progress.rows else []
-    progress.rows.append([*before, other.tasks[name].value])
+    progress.rows.append([other.tasks[name].value])
     progress.changes.append({})
     progress.shared_bytes, progress.environment = other.shared_bytes, other.environment
 
