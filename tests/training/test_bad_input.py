@@ -274,8 +274,11 @@ def test_a_task_that_does_not_say_its_kind_is_refused(config: Make, tmp_path: Pa
     network, _ = load_bundle(tmp_path / "run" / "bundle")
     network.state("disks").info.clear()
     network.save_task("disks", tmp_path / "run" / "bundle" / "tasks" / "disks.safetensors")
+    model = img2img.load(str(tmp_path / "run"))  # a task's file is read when it is used
     with pytest.raises(InputError, match="task kind None is unknown"):
-        img2img.load(str(tmp_path / "run"))
+        model.run("disks", np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(InputError, match="task kind None is unknown"):
+        load_bundle(tmp_path / "run" / "bundle")
 
 
 def test_segmentation_without_labels_says_what_it_needs(config: Make) -> None:

@@ -173,16 +173,21 @@ def test_no_threads_are_refused(config: Make) -> None:
         run(config(device={"threads": 0}))
 
 
-def test_a_finished_task_keeps_its_test_images_alone_in_memory(config: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("remeasure", "kept"), [("every", True), ("end", False)])
+def test_a_finished_task_keeps_at_most_its_test_images_in_memory(
+    config: Make, tmp_path: Path, remeasure: str, kept: bool
+) -> None:
     for i in range(60):
         (tmp_path / f"data/{i % 2}").mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40), (4 * i, 0, 90 * (i % 2))).save(tmp_path / f"data/{i % 2}/{i}.png")
     task = {"task": {"kind": "classification"}, "data": {"kind": "class_folder", "root": str(tmp_path / "data")}}
-    runner = SequenceRunner(read_experiment(config(tasks={"a": task, "b": task}, sequence=["a", "b"])))
+    runner = SequenceRunner(
+        read_experiment(config(tasks={"a": task, "b": task}, sequence=["a", "b"], evaluation={"remeasure": remeasure}))
+    )
     runner.run()
     for task_data in runner.task_data.values():
         parts = task_data.parts
-        assert [part.bytes_kept > 0 for part in (parts.train, parts.val, parts.test)] == [False, False, True]
+        assert [part.bytes_kept > 0 for part in (parts.train, parts.val, parts.test)] == [False, False, kept]
 
 
 def test_a_task_that_needs_categories_says_so_for_data_without(config: Make, tmp_path: Path) -> None:

@@ -191,5 +191,5 @@ def test_scores_norm_state_with_head_and_whole_networks_have_rates_of_their_own(
 
     assert rates(network.task_module("a")) == {(4, 3, 3, 3): 1e-4, (4,): 1e-2, (2, 4, 1, 1): 1e-2, (2,): 1e-2}
     assert set(rates(plain).values()) == {1e-3}
-    options = OptimiserOptions(mask_lr=1e-4, lr=1e-3)
+    options = OptimiserOptions(mask_lr=1e-4, lr=1e-3, head_lr=None)
     assert set(rates(network.task_module("a")).values()) == {1e-4, 1e-3}, "without head_lr they train at lr"

@@ -114,7 +114,7 @@ def test_the_time_and_the_steps_of_a_first_task_count_its_backbone(whole: Whole)
 
 def test_a_part_of_a_training_scales_every_rate_that_is_set() -> None:
     assert {name for name in OptimiserOptions.model_fields if name.endswith("lr")} == set(RATES)
-    with_ = context(steps=9, optimiser={"lr": 0.5, "mask_lr": 0.25, "norm_lr": 0.125})
+    with_ = context(steps=9, optimiser={"lr": 0.5, "mask_lr": 0.25, "norm_lr": 0.125, "head_lr": None})
     options = with_.options("colour", steps=4, rate=0.5)
     rates = options.optimiser
     assert (options.steps, rates.lr, rates.mask_lr, rates.norm_lr, rates.head_lr) == (4, 0.25, 0.125, 0.0625, None)
