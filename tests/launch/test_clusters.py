@@ -55,7 +55,7 @@ def small(config: Config, out: str) -> Config:
 def slowly(config_in: Callable[..., Config], tmp_path: Path) -> Callable[..., Config]:
     """`slowly(out)`: an experiment whose two tasks take some seconds each."""
     (tmp_path / "steps").mkdir()
-    module = tmp_path / "my_slow_steps.py"
+    module = tmp_path / f"slow_{tmp_path.name}.py"  # of its own name, since a process keeps the first of a name
     module.write_text(SLOW.format(folder=str(tmp_path / "steps")))
     return lambda out: small(config_in(tmp_path), out) | {"imports": [str(module)]}
 
