@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -262,13 +262,7 @@ def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone
     Raises:
         InputError: a file is missing, damaged, or does not belong to the others, or there is no task.
     """
-    folder = expanded(folder)
-    description = read_bundle(folder)
-    check_has_tasks(folder, description)
-    network, backbone = load_backbone(folder, description)
-    load_tasks(folder, description["tasks"], network, backbone)
-    network.eval()
-    return network, backbone
+    return _with_tasks(folder, load_tasks)
 
 
 def open_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone]:
@@ -284,11 +278,18 @@ def open_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone
         InputError: a file is missing, the backbone or a basis is damaged, or there is no task. What the file of a task holds is
             checked when it is read.
     """
+    return _with_tasks(folder, register_tasks)
+
+
+def _with_tasks(
+    folder: str | os.PathLike[str], add: Callable[[Path, Sequence[str], MaskedNetwork, Backbone], None]
+) -> tuple[MaskedNetwork, Backbone]:
+    """The network of a bundle in evaluation mode, with its tasks as `add` adds them, and the plain backbone."""
     folder = expanded(folder)
     description = read_bundle(folder)
     check_has_tasks(folder, description)
     network, backbone = load_backbone(folder, description)
-    register_tasks(folder, description["tasks"], network, backbone)
+    add(folder, description["tasks"], network, backbone)
     network.eval()
     return network, backbone
 

@@ -101,14 +101,13 @@ def measure_again(experiment: Experiment) -> None:
             return
         runner.prepare()
         stored = OutputCheck(runner.folder / "output_check", experiment.evaluation.check_images)
-        changes = {name: stored.change(name, runner.run_of(name), runner.evaluator) for name in names}
-        if not all(map(math.isfinite, changes.values())):
-            raise RuntimeError(f"outputs of finished tasks are not finite: {changes}: a bug in img2img, please report it")
-        row = []
-        for name in names:
-            task, images = runner.task_data[name].task, runner.task_data[name].parts.test
-            row.append(finite(runner.evaluator.metrics(runner.run_of(name), task, images))[task.metric])
-        progress.rows[-1] = row
-        progress.changes[-1] = {name: changes[name] for name in names[:-1]}
+        measured, changes = stored.measure(names, runner.task_data, runner.run_of, runner.evaluator, when="end", last=True)
+        newest = {names[-1]: stored.change(names[-1], runner.run_of(names[-1]), runner.evaluator)}
+        if not all(map(math.isfinite, (changes | newest).values())):
+            raise RuntimeError(
+                f"outputs of finished tasks are not finite: {changes | newest}: a bug in img2img, please report it"
+            )
+        progress.rows[-1] = [finite(found)[runner.task_data[name].task.metric] for name, found in measured.items()]
+        progress.changes[-1] = changes
         progress.planned = names
         write_progress(experiment, progress)

@@ -63,8 +63,7 @@ def collect_results(
         with_before[i - 1][i] = tasks[i].before
     forward = transfer.forward_transfer(transfer.skill_matrix(with_before, baselines, higher))
     weights = network.masked_weights()
-    sizes = {name: weight.numel() for name, weight in weights.items()}
-    own = names_of_copies(experiment.masks.trainable_copies or (), sizes) if experiment.strategy.kind == MASKS else []
+    own = names_of_copies(experiment.masks.trainable_copies or (), weights) if experiment.strategy.kind == MASKS else []
     changes = [change for row in progress.changes for change in row.values()]
     return Results(
         version=VERSION,

@@ -107,8 +107,7 @@ class MaskStrategy(Strategy):
 
     def check(self, experiment: Experiment, network: MaskedNetwork) -> None:
         """Refuse patterns of copied weights that fit none."""
-        sizes = {name: weight.numel() for name, weight in network.masked_weights().items()}
-        names_of_copies(experiment.masks.trainable_copies or (), sizes)
+        names_of_copies(experiment.masks.trainable_copies or (), network.masked_weights())
 
     def begin(self, context: Context) -> None:
         """With the bases of the bundle that the backbone is from, if it is from one."""

@@ -172,7 +172,10 @@ class Mixed(MaskMethod):
         return self.inner.penalty(_masked(masks))
 
     def _split(self, layers: Mapping[str, Layer]) -> tuple[dict[str, Layer], dict[str, Layer]]:
-        copied = {name: layers[name] for name in names_of_copies(self.trainable_copies, _sizes(layers))}
+        copied = {
+            name: layers[name]
+            for name in names_of_copies(self.trainable_copies, {name: layer.weight for name, layer in layers.items()})
+        }
         return copied, {name: layer for name, layer in layers.items() if name not in copied}
 
     @staticmethod
@@ -180,36 +183,32 @@ class Mixed(MaskMethod):
         return {name: part[name] for name in layers for part in parts if name in part}
 
 
-def names_of_copies(copies: Sequence[str] | float, sizes: Mapping[str, int]) -> list[str]:
-    """The names of the weights that are copied, in the order of `sizes`, which has how many elements each weight has.
+def names_of_copies(copies: Sequence[str] | float, weights: Mapping[str, Tensor]) -> list[str]:
+    """The names of the weights that are copied, in their order.
 
     Args:
         copies: patterns or a share, see `Mixed`.
-        sizes: of all masked weights, by name.
+        weights: all that are masked, by name.
 
     Raises:
         InputError: a pattern fits none.
     """
     if isinstance(copies, int | float):
-        room, found, names = copies * sum(sizes.values()), set(), list(sizes)
-        for _, index in sorted((size, -index) for index, size in enumerate(sizes.values())):
-            name = names[-index]
-            room -= sizes[name]
+        sizes = [weight.numel() for weight in weights.values()]
+        room, found, names = copies * sum(sizes), set(), list(weights)
+        for size, index in sorted((size, -index) for index, size in enumerate(sizes)):
+            room -= size
             if room < 0:
                 break
-            found.add(name)
-        return [name for name in sizes if name in found]
+            found.add(names[-index])
+        return [name for name in names if name in found]
     for pattern in copies:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in sizes):
-            some = ", ".join(list(sizes)[-4:])
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in weights):
+            some = ", ".join(list(weights)[-4:])
             raise InputError(
                 f"trainable_copies={pattern!r} fits no weight that is masked; name some of this network, such as {some}, or none"
             )
-    return [name for name in sizes if any(fnmatch.fnmatchcase(name, pattern) for pattern in copies)]
-
-
-def _sizes(layers: Mapping[str, Layer]) -> dict[str, int]:
-    return {name: layer.weight.numel() for name, layer in layers.items()}
+    return [name for name in weights if any(fnmatch.fnmatchcase(name, pattern) for pattern in copies)]
 
 
 def _masked(masks: Mapping[str, Mask]) -> dict[str, Mask]:
