@@ -1,6 +1,10 @@
-"""Each format computes what the library computes, for every kind of task, several methods and several networks."""
+"""Each format computes what the library computes; what cannot be exported says so and leaves no file."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +16,14 @@ import pytest
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+import img2img
+from img2img import InputError, MaskedNetwork, masks
 from img2img.data.base import Batch
-from img2img.export import export_task, load_exported
-from img2img.export.graph import served_input
+from img2img.export import export_bundle, export_task, load_exported, load_tasks
+from img2img.export.check import check_agreement
+from img2img.export.graph import TaskGraph, served_input, task_graph
 from img2img.inference.evaluator import Evaluator
 from img2img.tasks import build_task
 
@@ -176,3 +184,152 @@ def test_every_level_of_an_8_bit_image_reaches_the_network_exactly(make: Callabl
     _, task = make()
     levels = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
     assert torch.equal(served_input(task, levels.float() / 255), task.served_input(Batch(image=levels)))
+
+
+def graph_of(make: Callable[..., Any], kind: str) -> TaskGraph:
+    network, task = make(kind=kind)
+    return task_graph(network, "it", task, raw=False)
+
+
+def test_a_file_that_computes_something_else_is_refused(make: Callable[..., Any]) -> None:
+    graph = graph_of(make, "colourisation")
+    shapes = [(2, 8, 12)]
+    assert check_agreement(graph, graph, shapes, what="it").difference == 0
+    with pytest.raises(InputError, match=r"it\.onnx.*0\.001"):
+        check_agreement(lambda x: graph(x) + 1e-3, graph, shapes, what="it.onnx")
+    with pytest.raises(InputError, match="differs"):
+        check_agreement(lambda x: graph(x) * float("nan"), graph, shapes, what="it")
+    with pytest.raises(InputError, match="expected"):
+        check_agreement(lambda x: graph(x)[..., :4], graph, shapes, what="it")
+    with pytest.raises(InputError, match="does not run on 2 images of 8 x 12"):
+        check_agreement(lambda x: graph(x[:, :2]), graph, shapes, what="it")
+
+
+def test_labels_may_differ_where_two_classes_are_level_and_nowhere_else(make: Callable[..., Any]) -> None:
+    graph = graph_of(make, "segmentation")
+    with torch.no_grad():
+        graph.network.head.weight[:] = graph.network.head.weight[0]
+        graph.network.head.bias[:] = torch.tensor([1.0, 1.0, -1.0])
+    level = check_agreement(lambda x: graph(x) ^ 1, graph, [(1, 8, 8)], what="it")
+    assert (level.difference, level.labels) == (0, 1)
+    with pytest.raises(InputError, match="differs"):
+        check_agreement(lambda x: torch.full_like(graph(x), 2), graph, [(1, 8, 8)], what="it")
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_a_missing_package_is_named_with_its_command(
+    package: str, make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, task = make()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"'{package}'.*pip install 'img2img\[export\]'"):
+        export_task(network, "it", task, tmp_path / "it.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_fails_its_check_is_not_kept(
+    make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("img2img.export.check.TOLERANCE", -1.0)
+    network, task = make(kind="style")
+    (tmp_path / "it.pt2").write_bytes(b"an earlier one")
+    for ending in ("safetensors", "pt2"):
+        with pytest.raises(InputError, match="not kept"):
+            export_task(network, "it", task, tmp_path / f"it.{ending}")
+    assert [p.name for p in tmp_path.iterdir()] == ["it.pt2"]
+    assert (tmp_path / "it.pt2").read_bytes() == b"an earlier one"
+
+
+def test_what_is_asked_for_must_make_sense(make: Callable[..., Any], tmp_path: Path) -> None:
+    network, task = make()
+    with pytest.raises(InputError, match=r"it\.tflite.*onnx, pt2, safetensors"):
+        export_task(network, "it", task, tmp_path / "it.tflite")
+    with pytest.raises(InputError, match="'coreml'"):
+        export_task(network, "it", task, tmp_path / "it.onnx", format="coreml")
+    with pytest.raises(InputError, match="no task"):
+        export_task(network, "other", task, tmp_path / "it.onnx")
+    with pytest.raises(InputError, match="pad or resize them to 16 x 12"):
+        export_task(network, "it", task, tmp_path / "it.onnx", size=(13, 12))
+
+
+def test_a_network_of_the_users_own_class_is_sent_to_merge(tmp_path: Path) -> None:
+    network = MaskedNetwork(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 3, 1)), head="1")
+    network.add_task("it", masks.Piggyback(), head=nn.Conv2d(4, 3, 1))
+    with pytest.raises(InputError, match=r"Sequential.*network\.merge"):
+        export_task(network, "it", build_task({"kind": "style"}), tmp_path / "it.pt2")
+
+
+def test_a_task_that_no_graph_can_hold_says_so(make: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, task = make(kind="style")
+    monkeypatch.setattr(task, "prediction", lambda raw, input: raw * float(raw.sum()), raising=True)
+    with pytest.raises(InputError, match=r"'it' does not become a graph"):
+        export_task(network, "it", task, tmp_path / "it.pt2")
+
+
+@pytest.mark.slow
+def test_onnxruntime_keeps_nothing_in_the_home(tmp_path: Path) -> None:
+    """From 1.29 on it makes an ID of the machine and a database of reports there."""
+    program = """
+import onnx
+from img2img.export.onnx_file import runner
+node = onnx.helper.make_node("Relu", ["image"], ["y"])
+values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("image", "y")]
+graph = onnx.helper.make_graph([node], "g", values[:1], values[1:])
+model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+import torch
+print(runner(model.SerializeToString())(torch.ones(1)).tolist())
+"""
+    others = {k: v for k, v in os.environ.items() if k not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "CI")}
+    done = subprocess.run([sys.executable, "-c", program], env=others | {"HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert done.stdout.strip() == "[1.0]", done.stderr
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name or path.name == "deviceid"]
+
+
+# ---------------------------------------------------------------------- all tasks of a bundle
+
+
+def run(path: Path, images: np.ndarray) -> np.ndarray:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"image": images})[0]
+
+
+def test_all_tasks_of_a_bundle(bundle: Path, tmp_path: Path) -> None:
+    made = export_bundle(bundle, tmp_path / "out", format="safetensors")
+    assert [entry.path.name for entry in made] == ["disks.safetensors", "ink.safetensors", "paint.safetensors"]
+    assert made[1].values["figures"] == {"MSE": 0.25}
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    expected = img2img.load(bundle).predict("disks", image)
+    x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    assert torch.equal(load_exported(made[0].path)[0](x)[0].argmax(0), expected)
+
+
+def test_some_tasks_and_wrong_ones(bundle: Path, tmp_path: Path) -> None:
+    assert [e.path.name for e in export_bundle(bundle.parent, tmp_path, format="safetensors", tasks=["ink"])] == [
+        "ink.safetensors"
+    ]
+    with pytest.raises(InputError, match=r"'inks' .*disks, ink, paint"):
+        export_bundle(bundle, tmp_path, format="safetensors", tasks=["inks"])
+    with pytest.raises(InputError, match="expected one of onnx, pt2, safetensors"):
+        export_bundle(bundle, tmp_path, format="h5")
+
+
+@pytest.mark.slow
+def test_small_files_beside_one_file_of_weights(bundle: Path, tmp_path: Path) -> None:
+    made = {entry.path.stem: entry for entry in export_bundle(bundle, tmp_path / "out", format="onnx_shared")}
+    network, tasks = load_tasks(bundle)
+    weights = network.masked_weights()
+    assert (tmp_path / "out" / "backbone.bin").stat().st_size == 4 * sum(w.numel() for w in weights.values())
+    # Binary masks are a bit a weight; an affine task's weights are no bits, and it keeps its own.
+    assert made["ink"].bytes < 4 * sum(w.numel() for w in weights.values()) / 4 < made["paint"].bytes
+    images = np.random.default_rng(0).random((3, 3, 16, 20), np.float32)
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "out", moved)
+    x = torch.from_numpy(images)
+    with torch.no_grad():
+        raw = {name: network(x, task=name) for name in network.tasks()}
+    assert (run(moved / "disks.onnx", images) == raw["disks"].argmax(1).numpy()).mean() > 0.999
+    for name in ("ink", "paint"):
+        expected = tasks[name].prediction(raw[name], x)
+        np.testing.assert_allclose(run(moved / f"{name}.onnx", images), expected, rtol=0, atol=2e-6)
+    (moved / "backbone.bin").write_bytes(b"another")
+    with pytest.raises(InputError, match=r"backbone\.bin holds another backbone"):
+        export_bundle(bundle, moved, format="onnx_shared")

@@ -1,4 +1,4 @@
-"""Atomic files: the old one or the new one, whatever happens."""
+"""Atomic files, the old one or the new one whatever happens; memory that runs out while one is read is no damage of it."""
 
 import errno
 import os
@@ -7,16 +7,23 @@ import socket
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 
-from img2img import InputError
-from img2img.errors import first_line
+from img2img.backbones.pretrained import read_tensors
+from img2img.cli.output import one_message
+from img2img.cli.pipeline import job_errors
+from img2img.errors import InputError, TrainingDivergedError, first_line
 from img2img.files.atomic import clear_leftovers, temporary_beside, write_atomic
 from img2img.files.json_files import read_json, write_json
+from img2img.files.unpickle import read_pickled_arrays
+from img2img.training.checked_files import read_checked_tensors, write_checked_tensors
+from img2img.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -177,3 +184,61 @@ def test_the_first_line_of_a_message_even_of_an_empty_or_endless_one() -> None:
     assert first_line(RuntimeError("")) == "RuntimeError"
     assert first_line(RuntimeError(" \n ")) == "RuntimeError"
     assert len(first_line(RuntimeError("x" * 10_000_000))) < 400
+
+
+SHORT = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+
+
+def _weights(path: Path) -> Any:
+    safetensors.torch.save_file({"x": torch.zeros(3)}, path)
+    return read_tensors(path)
+
+
+def _checkpoint(path: Path) -> Any:
+    save_checkpoint(path, {"fingerprint": "a", "x": torch.zeros(3)})
+    return load_checkpoint(path, fingerprint="a")
+
+
+def _sealed(path: Path) -> Any:
+    write_checked_tensors(path, {"x": torch.zeros(3)})
+    return read_checked_tensors(path, remedy="delete it")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError(SHORT)])
+@pytest.mark.parametrize("read", [_weights, _checkpoint, _sealed])
+def test_memory_that_runs_out_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], Any], error: Exception
+) -> None:
+    path = tmp_path / ("a.pt" if read is _checkpoint else "a.safetensors")
+    read(path)
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    for place in ("safetensors.torch.load_file", "safetensors.torch.load", "torch.load"):
+        monkeypatch.setattr(place, fail)
+    with pytest.raises(type(error)) as raised:
+        read(path)
+    assert raised.value is error
+
+
+def test_nor_of_a_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> bytes:
+        raise MemoryError
+
+    (tmp_path / "a").touch()
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(MemoryError):
+        read_pickled_arrays(tmp_path / "a", dtypes=("u1",), expected="arrays", remedy="none")
+
+
+@pytest.mark.parametrize("guard", [one_message, job_errors])
+@pytest.mark.parametrize(
+    "error", [InputError("wrong"), TrainingDivergedError("the loss is nan"), MemoryError(), OSError(28, "No space left")]
+)
+def test_what_ends_a_command_is_one_line(guard: Any, error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, guard():
+        raise error
+    said = capsys.readouterr().err + str(ended.value.code)
+    assert "error: " in said
+    assert "wrong" in said or "nan" in said or "memory" in said or "space" in said
