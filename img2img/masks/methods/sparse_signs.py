@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,12 +140,25 @@ class SparseSigns(SignsMethod):
         if self.share is None or not trained:
             return
         for group in [trained] if self.share_of == "network" else [[mask] for mask in trained]:
-            sizes = [in_memory(mask.score.detach()).abs() for mask in group if mask.score is not None]
-            cuts = cuts_at(sizes, number_of_ones(self.share, sum(map(len, sizes))))
-            if cuts[0].score <= below(self.threshold):  # fewer reach τ
-                cuts = [Cut(self.threshold)] * len(group)
+            cuts = self._cuts([in_memory(mask.score.detach()) for mask in group if mask.score is not None])
             for mask, cut in zip(group, cuts, strict=True):
                 mask.cut = cut
+
+    def _cuts(self, scores: list[Tensor]) -> list[Cut]:
+        """The cut of each of several vectors of scores. Those below τ, which are most, are not sorted."""
+        assert self.share is not None
+        allowed, lowest = number_of_ones(self.share, sum(map(len, scores))), below(self.threshold)
+        moving: list[Tensor] = []
+        if scores[0].device.type == "cpu":
+            values = [vector.numpy() for vector in scores]  # three times as fast as PyTorch's comparisons
+            reach = [(vector > lowest) | (vector < -lowest) for vector in values]
+            if sum(map(np.count_nonzero, reach)) >= allowed:
+                moving = [torch.from_numpy(np.abs(vector[at])) for vector, at in zip(values, reach, strict=True)]
+        else:
+            sizes = [vector.abs() for vector in scores]
+            moving = [vector[vector > lowest] for vector in sizes]
+        fewer = sum(map(len, moving)) < allowed
+        return [Cut(self.threshold)] * len(scores) if fewer else cuts_at(moving, allowed)
 
     def penalty(self, masks: Mapping[str, Mask]) -> Tensor | None:
         """`λ mean(|R|) / τ`; None when λ is 0."""
