@@ -13,13 +13,15 @@ from img2img.cli.pipeline import plain_config
 from img2img.masks import TaskModule
 from img2img.research.impresslearn.options import read_study
 from img2img.research.strategies import PackNet
-from img2img.training.compose import compose
+from img2img.research.suites.runner import load_suite
+from img2img.training.compose import compose, config_folder
 from img2img.training.config import Experiment, OptimiserOptions, TaskConfig, TrainOptions, ValidationOptions, read_experiment
 from img2img.training.mask_strategy import groups_of
 from img2img.training.optimiser import DenseAdam, Groups, all_groups, all_of, build_optimisers, schedule
 from img2img.validation import checked
 
 DATA = "data_root=somewhere"
+CONFIGS = config_folder()
 
 
 def _experiment(*overrides: str, pipeline: str = "imagenet_to_sketch") -> Experiment:
@@ -110,7 +112,7 @@ def test_the_decathlons_final_training_takes_train_and_val_and_keeps_the_last_st
         assert task.train.validation.keep == "last"
 
 
-def test_ksm_has_30_epochs_of_the_superclasses_and_the_first_trains_the_backbone() -> None:
+def test_the_twenty_superclasses_have_30_epochs_of_adam_and_the_first_trains_the_backbone_as_cpg_does() -> None:
     experiment = _experiment("experiment=cifar100_twenty", DATA, "method=ksm", pipeline="cifar100")
     assert list(experiment.sequence) == [f"superclass_{i}" for i in range(1, 21)]
     assert [task.data.options["number"] for task in experiment.tasks] == list(range(1, 21))
@@ -119,6 +121,33 @@ def test_ksm_has_30_epochs_of_the_superclasses_and_the_first_trains_the_backbone
     assert (options.epochs, options.steps) == (0, -(-30 * 2250 // 32))
     assert _rates(_module(masks.KSM()), options, 1, 2250)["scores"] == ("Adam", 1e-4)
     assert _rates(_module(masks.KSM()), options, 16.1, 2250)["scores"] == ("Adam", 1e-5)
+    first = _task(experiment, "superclass_1").train
+    cpg = _task(_experiment("experiment=cifar100_twenty", "protocol=cifar_cpg", DATA, pipeline="cifar100"), "superclass_2").train
+    for options in (first, cpg):
+        chosen = options.optimiser
+        assert (options.epochs, options.batch_size, options.schedule.decay_at) == (100, 32, (0.5, 0.8))
+        assert (chosen.name, chosen.lr, chosen.momentum, chosen.nesterov, chosen.weight_decay) == ("sgd", 1e-2, 0.9, True, 4e-5)
+        assert options.validation.keep == "last"
+
+
+def test_cpgs_scripts_have_100_epochs_of_nesterov_and_adam_for_the_mask_alone() -> None:
+    given = ("experiment=cifar100_twenty", "protocol=cifar_cpg", DATA)
+    options = _task(_experiment(*given, "method=ksm", pipeline="cifar100"), "superclass_7").train.in_steps(2250)
+    assert options.steps == -(-100 * 2250 // 32)
+    expected = {"scores": ("Adam", 5e-4), "norm": ("SGD", 1e-2), "head": ("SGD", 1e-2)}
+    for epoch, factor in ((1, 1.0), (50.9, 1.0), (51.1, 0.1), (80.9, 0.1), (81.1, 0.01)):
+        at = {role: (kind, pytest.approx(rate * factor)) for role, (kind, rate) in expected.items()}
+        assert _rates(_module(masks.KSM()), options, epoch, 2250) == at
+    optimisers = build_optimisers(_groups(_module())(options.optimiser), options.optimiser)
+    assert [group["nesterov"] for group in all_groups(optimisers) if "nesterov" in group] == [True, True]
+    pruned = load_suite(CONFIGS / "suite" / "cifar100_cpg.yaml").variant("packnet").overrides
+    experiment = _experiment(*given, *pruned, pipeline="cifar100")
+    options, strategy = _task(experiment, "superclass_7").train.in_steps(3200), experiment.strategy.build()
+    assert isinstance(strategy, PackNet)
+    retraining = round(options.steps * strategy.retrain)
+    assert (options.steps - retraining, retraining) == (100 * 100, 30 * 100)
+    assert (strategy.first, strategy.later, strategy.retrain_lr) == (0.6, 0.6, 0.1)
+    assert [round(share * 30) for share in strategy.retrain_decay_at] == [25]
 
 
 def test_individual_networks_have_sgd_with_momentum_at_1e_3() -> None:

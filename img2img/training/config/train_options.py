@@ -29,6 +29,8 @@ class OptimiserOptions(Options):
     """Of a masked task's head where it is another; None: `name`."""
     momentum: float = Field(default=0.9, ge=0)
     """Of "sgd"."""
+    nesterov: bool = False
+    """Nesterov's momentum, of "sgd"."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Of networks and heads; scores, which it would pull to the threshold, and normalisation parameters never get any."""
     lr: float = Field(default=3e-3, gt=0)
@@ -144,8 +146,9 @@ class TrainOptions(Options):
     def plain(self) -> dict[str, Any]:
         """As plain values, for fingerprints: without options that are off, as before these options existed."""
         plain = self.model_dump(exclude=None if self.average.decay else {"average"})
-        if self.optimiser.mask == "adam":
-            del plain["optimiser"]["mask"]
+        later = {"mask": "adam", "nesterov": False}
+        optimiser = plain["optimiser"]
+        plain["optimiser"] = {key: value for key, value in optimiser.items() if key not in later or value != later[key]}
         return plain
 
     def in_steps(self, images: int) -> Self:
