@@ -14,6 +14,7 @@ from img2img.masks import TaskModule
 from img2img.research.impresslearn.options import read_study
 from img2img.research.strategies import PackNet
 from img2img.research.suites.runner import load_suite
+from img2img.training.backbone import starting_backbone
 from img2img.training.compose import compose, config_folder
 from img2img.training.config import Experiment, OptimiserOptions, TaskConfig, TrainOptions, ValidationOptions, read_experiment
 from img2img.training.mask_strategy import groups_of
@@ -199,6 +200,25 @@ def test_scores_and_norm_state_never_decay_and_weights_do() -> None:
     assert {group["weight_decay"] for group in all_groups(build_optimisers(_groups(plain)(options), options))} == {0.1}
 
 
+@pytest.mark.parametrize(
+    ("role", "expected"), [("scores", ("Adam", 0.25, 0.01)), ("weight", ("SGD", 0.5, 0.1))], ids=["scores", "weight"]
+)
+def test_a_masks_role_says_how_its_parameters_are_trained(role: str, expected: tuple[Any, ...], monkeypatch: Any) -> None:
+    module = _module()
+    kinds = {type(mask) for mask in module.state.masks.children()}
+    for kind in kinds:
+        monkeypatch.setattr(kind, "trained_as", role)  # as a new method's masks would have it
+    options = OptimiserOptions(name="sgd", lr=0.5, weight_decay=0.1, mask_lr=0.25, mask_weight_decay=0.01)
+    scores = {id(p) for mask in module.state.masks.children() for p in mask.parameters()}
+    found = {
+        (type(optimiser).__name__.removeprefix("Dense"), group["lr"], group["weight_decay"])
+        for optimiser in build_optimisers(groups_of(module)(options), options)
+        for group in optimiser.param_groups
+        if {id(p) for p in group["params"]} & scores
+    }
+    assert found == {expected}
+
+
 def test_the_scores_optimiser_can_be_chosen_and_then_the_scaling_of_gradients_matters() -> None:
     moved: dict[str, torch.Tensor] = {}
     for scaling in ("none", "average"):
@@ -287,22 +307,32 @@ def test_a_member_of_a_family_can_differ_and_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "name", "family", "rate", "batch"),
+    ("pipeline", "name", "family", "rates", "batch"),
     [
-        ("cifar100", "cifar100_impresslearn", "superclass", 2e-2, 64),
-        ("imagenet_to_sketch", "split_imagenet", "split", 2.5e-3, 96),
+        ("cifar100", "cifar100_impresslearn", "superclass", (1e-3, 2e-2), 64),
+        ("imagenet_to_sketch", "split_imagenet", "split", (2.5e-3, 2.5e-3), 96),
     ],
 )
 def test_impressions_of_residual_networks_are_learned_as_table_3_has_it(
-    pipeline: str, name: str, family: str, rate: float, batch: int
+    pipeline: str, name: str, family: str, rates: tuple[float, float], batch: int
 ) -> None:
     experiment = _experiment(f"experiment={name}", DATA, pipeline=pipeline)
-    for task in (f"{family}_1", experiment.sequence[-1]):  # masks, and what combines them
+    for task, rate, decay in zip((f"{family}_1", experiment.sequence[-1]), rates, (0.0, 0.1), strict=True):
         options, method = _task(experiment, task).train.in_steps(3200), _task(experiment, task).method
         assert options.batch_size == batch
         assert _rates(_module(masks.SupSup()), options, 1)["scores"] == ("Adam", rate)
+        groups = groups_of(_module(masks.SupSup()))(options.optimiser)
+        assert groups[0].weight_decay == decay, "the table's decay is of the coefficients"
         assert getattr(method, "penalty_weight", 5e-3) == 5e-3
     assert isinstance(method, masks.ImpressLearn)
+    if name == "cifar100_impresslearn":
+        network = starting_backbone(experiment, 5)
+        weights = {n: p for n, p in network.named_parameters() if p.ndim > 1}
+        assert len(weights) - 3 == 18, "21 layers with the three shortcuts"
+        assert sum(p.numel() for p in weights.values()) == pytest.approx(6.2e6, rel=0.02), "table 2"
+        assert all(len(p.abs().unique()) == 1 for p in weights.values()), "one size a layer, the sign by chance"
+        assert _task(experiment, "superclass_1").method == masks.SupSup(allocation="erdos_renyi")
+        assert experiment.bases["random"].model_dump()["allocation"] == "erdos_renyi"
 
 
 def test_impressions_of_lenet_are_learned_as_table_3_has_it() -> None:

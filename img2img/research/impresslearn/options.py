@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from img2img.errors import InputError
-from img2img.validation import call_with
+from img2img.validation import call_with, one_of
 
 Kind = Literal["heterogeneous", "homogeneous", "random"]
 """Where a basis has its masks from: one of each basis task, all of the first one, or drawn."""
@@ -48,7 +48,8 @@ class InferenceOptions:
 
     Attributes:
         tasks: how many new tasks are learned, among which the task of a batch is found; 0 leaves this out.
-        density: of the heterogeneous masks that they combine.
+        density: of the masks that they combine.
+        kind: where these masks are from. Among random ones the task is found far more often than among trained ones.
         count: how many masks they combine.
         epochs: passes over the training images for the coefficients; each number is a measurement of its own.
         batches: batches of each task's test images whose task is sought, here and for the masks of basis tasks.
@@ -57,6 +58,7 @@ class InferenceOptions:
 
     tasks: int = 250
     density: float = 0.1
+    kind: Kind = "heterogeneous"
     count: int = 100
     epochs: Sequence[int] = (1,)
     batches: int = 1
@@ -65,6 +67,7 @@ class InferenceOptions:
     def __post_init__(self) -> None:
         _at_least_one("inference", self, "count", "batches", "batch_size")
         _not_below_zero("inference", self, "tasks")
+        one_of("inference.kind", self.kind, KINDS)
         if self.tasks and (not self.epochs or min(self.epochs) < 1 or len(set(self.epochs)) < len(self.epochs)):
             raise InputError(f"inference.epochs={list(self.epochs)}: expected one number or more, each once and 1 or more")
 

@@ -84,7 +84,7 @@ def _needed(experiment: Experiment, task: TaskConfig, earlier: Sequence[TaskConf
     elif task.start_from is not None:
         needed.add(task.start_from)
     found: dict[str, Any] = {
-        "basis": None if basis is None else basis.model_dump(),
+        "basis": None if basis is None else {k: v for k, v in basis.model_dump().items() if (k, v) != ("allocation", "layer")},
         "tasks": {each.name: each.plain() for each in earlier if each.name in needed},
     }
     if source is not None:

@@ -32,7 +32,9 @@ class OptimiserOptions(Options):
     nesterov: bool = False
     """Nesterov's momentum, of "sgd"."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Of networks and heads; scores, which it would pull to the threshold, and normalisation parameters never get any."""
+    """Of networks and heads; normalisation parameters never get any, and what masks learn has `mask_weight_decay`."""
+    mask_weight_decay: float = Field(default=0.0, ge=0)
+    """Of what masks learn: for coefficients, such as ImpressLearn's. Scores it pulls to their threshold."""
     lr: float = Field(default=3e-3, gt=0)
     """Learning rate of networks, or parts of them, that are trained themselves."""
     mask_lr: float = Field(default=3.5e-4, gt=0)
@@ -146,7 +148,7 @@ class TrainOptions(Options):
     def plain(self) -> dict[str, Any]:
         """As plain values, for fingerprints: without options that are off, as before these options existed."""
         plain = self.model_dump(exclude=None if self.average.decay else {"average"})
-        later = {"mask": "adam", "nesterov": False}
+        later = {"mask": "adam", "nesterov": False, "mask_weight_decay": 0.0}
         optimiser = plain["optimiser"]
         plain["optimiser"] = {key: value for key, value in optimiser.items() if key not in later or value != later[key]}
         return plain
