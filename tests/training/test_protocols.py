@@ -286,6 +286,14 @@ def test_epochs_become_steps_that_cover_them() -> None:
 NOTHING = {"name": "x", "out": "x", "backbone": {}, "method": {}, "sequence": ["t"]}
 
 
+def test_options_that_are_off_do_not_change_what_a_training_depends_on() -> None:
+    plain = TrainOptions(steps=1).plain()
+    assert not {"mask", "nesterov", "mask_weight_decay"} & plain["optimiser"].keys()
+    assert "cutout" not in plain["augmentation"]
+    on = TrainOptions(steps=1).changed(optimiser={"nesterov": True, "mask_weight_decay": 0.1}, augmentation={"cutout": 8}).plain()
+    assert (on["optimiser"]["nesterov"], on["optimiser"]["mask_weight_decay"], on["augmentation"]["cutout"]) == (True, 0.1, 8)
+
+
 @pytest.mark.parametrize("count", [0, -1, 1.5, True])
 def test_a_family_needs_a_count(count: Any) -> None:
     with pytest.raises(InputError, match=r"tasks\.t got count"):

@@ -163,7 +163,8 @@ class TaskTemplate(Options):
     """
     start_from: str | None = None
     """An earlier task, of the sequence or of the bundle that the backbone is from, whose masks and normalisation state this one
-    starts from; "nearest": the one whose normalisation statistics are nearest to those of this task's images.
+    starts from; "nearest": the one whose normalisation statistics are nearest to those of this task's images. With methods
+    that train a network for each task: an earlier task of the sequence, whose network this one starts from.
     """
     finetuned: FinetunedOptions | None = None
     """A fine-tuned network that the task is made of; null for none."""

@@ -82,6 +82,10 @@ class AugmentationOptions(Options):
     """Mirror half the crops."""
     jitter: float = Field(default=0.0, ge=0)
     """Strength of colour jitter, 0 for none."""
+    cutout: int = Field(default=0, ge=0)
+    """Side in pixels of a square that is made black, at a random place of each crop, partly outside too (DeVries and Taylor 2017);
+    for images of one category each whose scale and colours are kept. 0 for none.
+    """
 
 
 class ValidationOptions(Options):
@@ -150,6 +154,8 @@ class TrainOptions(Options):
         plain = self.model_dump(exclude=None if self.average.decay else {"average"})
         later = {"mask": "adam", "nesterov": False, "mask_weight_decay": 0.0}
         optimiser = plain["optimiser"]
+        if not self.augmentation.cutout:
+            del plain["augmentation"]["cutout"]
         plain["optimiser"] = {key: value for key, value in optimiser.items() if key not in later or value != later[key]}
         return plain
 
