@@ -87,8 +87,8 @@ def torchvision_classifier(
         )
     if not width > 0 or (width != 1 and (family is not _RESNET or weights is not None)):
         raise InputError(
-            f"torchvision's {name} got width {width} and the weights {str(weights)!r}: expected a factor above 0, and 1 but for a "
-            "ResNet whose weights are null"
+            f"torchvision's {name} got width {width} and the weights {str(weights)!r}: expected a factor above 0, and 1 but "
+            "for a ResNet whose weights are null"
         )
     # Weights that a file overwrites are not drawn first: of VGG-16 that takes seconds.
     with nullcontext() if weights is None else torch.device("meta"):
@@ -136,7 +136,7 @@ def _set_small_stem(network: Any) -> None:
 
 
 def _scale_channels(network: Any, width: float) -> None:
-    """Replace every convolution and normalisation of a ResNet by one of `width` times the channels, in and out, drawn as torchvision does."""
+    """Replace each convolution and normalisation of a ResNet by one of `width` times the channels, drawn as torchvision does."""
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d):
             inputs = module.in_channels if module is network.conv1 else round(module.in_channels * width)

@@ -34,7 +34,8 @@ class Basis(nn.Module):
     Attributes:
         kind: what the masks consist of.
         names: the K masks' names: the tasks that they are from, or "0", "1", ... of random ones.
-        recipe: how random masks were drawn, `{"density": ..., "seed": ...}`, and their "allocation" if not by layer, which is all that a file holds of them; else None.
+        recipe: how random masks were drawn, `{"density": ..., "seed": ...}`, and their "allocation" if that is not "layer", which
+            is all that a file holds of them; else None.
         sha256: over the kind, the weights' names and shapes and all masks; the same on any device.
     """
 

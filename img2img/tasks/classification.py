@@ -52,7 +52,9 @@ class Classification(Task):
                 "class, or name them in the data config"
             )
         if not 0 <= label_smoothing < 1:
-            raise InputError(f"classification got label_smoothing={label_smoothing}: expected 0, for none, to below 1, such as 0.1")
+            raise InputError(
+                f"classification got label_smoothing={label_smoothing}: expected 0, for none, to below 1, such as 0.1"
+            )
         self.label_smoothing = label_smoothing
         self.classes = tuple(classes)
         self.square = square

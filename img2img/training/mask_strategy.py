@@ -37,8 +37,8 @@ def masked_groups(
 ) -> list[ParameterGroup]:
     """The groups of a task that trains masks.
 
-    Scores decay only where `mask_weight_decay` says so: decay pulls them to the threshold. What a mask's parameters are is told by
-    `Mask.trained_as`.
+    Scores decay only where `mask_weight_decay` says so: decay pulls them to the threshold. `Mask.trained_as` says what a mask's
+    parameters are.
 
     Args:
         options: the rates and so on.

@@ -68,8 +68,8 @@ class TaskData:
             return PadCrop(options.crop, pad=options.pad, flip=options.flip, cutout=options.cutout)
         if options.cutout:
             raise InputError(
-                f"tasks.{self.name} has train.augmentation.cutout={options.cutout}: expected 0 unless images have one category each "
-                "and keep their scale and colours (zoom: [1, 1], jitter: 0)"
+                f"tasks.{self.name} has train.augmentation.cutout={options.cutout}: expected 0 unless images have one category "
+                "each and keep their scale and colours (zoom: [1, 1], jitter: 0)"
             )
         from img2img.data.augment import Augment  # with albumentations, so only where it is used
 

@@ -109,7 +109,11 @@ def test_a_narrow_resnet_is_torchvisions_with_fewer_channels() -> None:
     assert narrow(torch.rand(2, 3, 32, 32)).shape == (2, 5)
     assert narrow.spec["width"] == 0.75
     assert "width" not in whole.spec
-    for wrong in ({"name": "vgg16", "width": 0.5}, {"name": "resnet18", "width": 0.5, "weights": "imagenet"}, {"name": "resnet18", "width": 0.0}):
+    for wrong in (
+        {"name": "vgg16", "width": 0.5},
+        {"name": "resnet18", "width": 0.5, "weights": "imagenet"},
+        {"name": "resnet18", "width": 0.0},
+    ):
         with pytest.raises(InputError, match="width"):
             torchvision_classifier(out_channels=2, **wrong)  # type: ignore[arg-type]
 

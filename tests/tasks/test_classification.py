@@ -73,7 +73,9 @@ def test_a_result_is_the_image_over_the_name_of_its_class() -> None:
 
 
 def test_smoothed_labels_change_the_loss_of_training_and_nothing_that_is_stored() -> None:
-    plain, smooth = (build_task({"kind": "classification", "classes": ["a", "b", "c", "d"], **o}) for o in ({}, {"label_smoothing": 0.2}))
+    plain, smooth = (
+        build_task({"kind": "classification", "classes": ["a", "b", "c", "d"], **o}) for o in ({}, {"label_smoothing": 0.2})
+    )
     raw = torch.tensor([[3.0, 0.0, -1.0, 0.5]])
     example = plain.example(Batch(image=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), category=torch.tensor([1])))
     log = raw.log_softmax(1)[0]

@@ -75,7 +75,9 @@ class SeparateNetworks(Strategy):
         for task in experiment.tasks:
             if task.start_from is not None and (self.learns_first or task.start_from == "nearest"):
                 expected = "none with this method" if self.learns_first else "the name of an earlier task with this method"
-                raise InputError(f"tasks.{task.name}.start_from={task.start_from!r} and method {self.name!r}: expected {expected}")
+                raise InputError(
+                    f"tasks.{task.name}.start_from={task.start_from!r} and method {self.name!r}: expected {expected}"
+                )
 
     def begin(self, context: Context) -> None:
         """No network yet."""

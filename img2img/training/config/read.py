@@ -149,7 +149,9 @@ def _backbone(given: Mapping[str, Any]) -> BackboneConfig:
         raise InputError(f"backbone.half={half!r}: expected true, to round the weights to half precision, or false")
     init = one_of("backbone.init", options.pop("init", "kaiming_normal"), get_args(RandomInit))
     if init != "kaiming_normal" and mode != "random":
-        raise InputError(f"backbone.init={init!r} with backbone.mode={mode!r}: expected mode 'random', whose weights are drawn so")
+        raise InputError(
+            f"backbone.init={init!r} with backbone.mode={mode!r}: expected mode 'random', whose weights are drawn so"
+        )
     if options.get("weights") is None and "weights" not in inspect.signature(BACKBONES.find(options.get("kind"))).parameters:
         options.pop("weights", None)  # a kind need not know of weights
     return BackboneConfig(mode, Spec.of(BACKBONES, options, what="backbone", later=("out_channels",)), None, half, init)

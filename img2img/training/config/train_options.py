@@ -83,7 +83,7 @@ class AugmentationOptions(Options):
     jitter: float = Field(default=0.0, ge=0)
     """Strength of colour jitter, 0 for none."""
     cutout: int = Field(default=0, ge=0)
-    """Side in pixels of a square that is made black, at a random place of each crop, partly outside too (DeVries and Taylor 2017);
+    """Side in pixels of a square that is made black at a random place of each crop (DeVries and Taylor 2017), partly outside too;
     for images of one category each whose scale and colours are kept. 0 for none.
     """
 

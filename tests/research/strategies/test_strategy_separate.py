@@ -79,7 +79,7 @@ def test_a_task_starts_from_the_network_of_another_with_a_head_of_its_own() -> N
     assert {name for name in source if not name.startswith("head.")} <= same
     plain = snapshot(strategy.context.network.backbone)
     assert not torch.equal(plain["encoder.0.weight"], source["encoder.0.weight"]), "which has moved"
-    assert not HEAD <= same
+    assert HEAD - same, "a fresh head"
     other = begun(FineTune(), _starting("more", "colour"))  # learned on its own, as for a comparison
     next(other.learn("more"))
     own, backbone = snapshot(_network(other, "more").model), snapshot(other.context.network.backbone)

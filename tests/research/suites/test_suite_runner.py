@@ -186,7 +186,12 @@ def test_scalings_of_the_scores_gradients_are_compared_where_they_can_act() -> N
 
 def test_the_decathlons_augmentations_are_cuts_or_whole_images_mirrored_or_not() -> None:
     found = _experiments("decathlon_augmentation")
-    for label, square, flip in (("crop", 72, False), ("crop_mirror", 72, True), ("resize", 64, False), ("resize_mirror", 64, True)):
+    for label, square, flip in (
+        ("crop", 72, False),
+        ("crop_mirror", 72, True),
+        ("resize", 64, False),
+        ("resize_mirror", 64, True),
+    ):
         assert len(found[label].tasks) == 9
         for task in found[label].tasks:
             assert (task.data.options["square"], task.data.options["middle"]) == (square, 64)
