@@ -222,8 +222,8 @@ class ExperimentConfig(Run):
 
     backbone: Mapping[str, Any]
     """`mode`, `half` and `init`, see `BackboneConfig`; a backbone's `kind` and options with `weights`, see
-    `backbones.build_backbone`. With the mode "bundle" only `weights`, a bundle's folder or a run's: the backbone and what of it is
-    masked are that bundle's.
+    `backbones.build_backbone`. With the mode "bundle" only `weights`, a bundle's folder or a run's: the backbone and what of it
+    is masked are that bundle's.
     """
     method: Mapping[str, Any]
     """`name` and options of the mask method of every task that does not train the backbone, or of a comparison method."""

@@ -147,7 +147,7 @@ def _backbone(given: Mapping[str, Any]) -> BackboneConfig:
     half = options.pop("half", False)
     if not isinstance(half, bool):
         raise InputError(f"backbone.half={half!r}: expected true, to round the weights to half precision, or false")
-    init = one_of("backbone.init", options.pop("init", "kaiming_normal"), get_args(RandomInit))
+    init: Any = one_of("backbone.init", options.pop("init", "kaiming_normal"), get_args(RandomInit))
     if init != "kaiming_normal" and mode != "random":
         raise InputError(
             f"backbone.init={init!r} with backbone.mode={mode!r}: expected mode 'random', whose weights are drawn so"
