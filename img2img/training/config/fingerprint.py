@@ -23,8 +23,8 @@ def backbone_fingerprint(experiment: Experiment) -> str:
     """Of the training of the backbone by the first task."""
     task = experiment.tasks[0]
     train = task.train.plain()
-    for option in ("mask_lr", "head_lr", "norm_lr", "head"):  # of masked tasks
-        del train["optimiser"][option]
+    for option in ("mask", "mask_lr", "mask_weight_decay", "head_lr", "norm_lr", "head"):  # of masked tasks
+        train["optimiser"].pop(option, None)
     del train["schedule"]["head_first"]
     return _hash(
         {

@@ -175,7 +175,9 @@ def test_rows_of_imagenet_to_sketch_are_those_of_the_papers() -> None:
 
 def test_scalings_of_the_scores_gradients_are_compared_where_they_can_act() -> None:
     labels = ("adam", "sgd_none_10", "sgd_average_1", "sgd_individual_1", "sgd_proportional_100")
-    found = {label: experiment.tasks[1] for label, experiment in _experiments("score_scaling", *labels).items()}
+    experiments = _experiments("score_scaling", *labels)
+    assert len({backbone_fingerprint(experiment) for experiment in experiments.values()}) == 1, "all start from one backbone"
+    found = {label: experiment.tasks[1] for label, experiment in experiments.items()}
     assert [(task.train.optimiser.mask, task.train.optimiser.mask_lr) for task in found.values()] == [
         ("adam", 1e-4), ("sgd", 10), ("sgd", 1), ("sgd", 1), ("sgd", 100)
     ]  # fmt: skip
