@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from img2img.errors import InputError
-from img2img.validation import call_with, one_of
+from img2img.validation import call_with
 
 Kind = Literal["heterogeneous", "homogeneous", "random"]
 """Where a basis has its masks from: one of each basis task, all of the first one, or drawn."""
@@ -67,7 +67,6 @@ class InferenceOptions:
     def __post_init__(self) -> None:
         _at_least_one("inference", self, "count", "batches", "batch_size")
         _not_below_zero("inference", self, "tasks")
-        one_of("inference.kind", self.kind, KINDS)
         if self.tasks and (not self.epochs or min(self.epochs) < 1 or len(set(self.epochs)) < len(self.epochs)):
             raise InputError(f"inference.epochs={list(self.epochs)}: expected one number or more, each once and 1 or more")
 
