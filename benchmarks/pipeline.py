@@ -1,11 +1,11 @@
-"""What of a bare training loop's speed the pipeline keeps: VGG16-BN at 32 px, batches of 32, bfloat16, channels_last, processor time.
+"""The pipeline's speed beside a bare training loop's: VGG16-BN at 32 px, batches of 32, bfloat16, channels_last.
 
     taskset -c 1 python benchmarks/pipeline.py data_root=DATA method=piggyback
     taskset -c 1 python benchmarks/pipeline.py data_root=DATA method=finetune train.optimiser.name=sgd
 
-One task of CIFAR-100 is learned as `experiment=cifar100_twenty` learns it, on a random backbone. After each of its steps a bare loop (the
-same network by SGD, one batch over and over) does one too, so that both meet the same load of the machine. Processor time counts, not
-the clock's. An epoch's images a second are those of its steps, one validation and its share of the checkpoints.
+One task of CIFAR-100 is learned as `experiment=cifar100_twenty` learns it, on a random backbone. After each of its steps a bare
+loop (the same network by SGD, one batch over and over) does one too, so that both meet the same load of the machine. Processor
+time counts, not the clock's. An epoch's images a second are those of its steps, one validation and its share of the checkpoints.
 """
 
 import statistics
