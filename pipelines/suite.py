@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> None:
         help="runs at a time, or jobs of a launcher; 1 by default, each with threads=1 where there are more",
     )
     parser.add_argument("--launcher", choices=["ray", "slurm"], help="each task of a run is a job of its own; launcher.KEY=VALUE")
+    parser.add_argument("--choose", action="store_true", help="print the method of each task that validates best in the store")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
@@ -64,11 +65,24 @@ def main(arguments: list[str]) -> None:
                 failed = run_jobs(pipeline, jobs, parallel=parallel, store=options.store)
         if options.store is not None and (options.store / RUNS).exists():
             describe(suite, options.store, out)
+        if options.choose:
+            _print_choice(options.store)
     except InputError as error:
         sys.exit(f"error: {error}")
     if failed:
         reasons = "see console.txt in" if options.launcher is None else "the reasons are above:"
         sys.exit(f"error: failed, {reasons} " + ", ".join(str(job.folder) for job in failed))
+
+
+def _print_choice(store: Path | None) -> None:
+    """Print the label of each task's best method by validation."""
+    from img2img.research.suites.suite import read_suite
+    from img2img.research.suites.summary import chosen_by_validation
+
+    if store is None:
+        raise InputError("--choose reads what was stored: give --store too")
+    for task, (label, value) in chosen_by_validation(read_suite(store)).items():
+        print(f"{task}: {label} (validation {value:.4f})")
 
 
 def _launcher(overrides: list[str]) -> dict[str, object]:

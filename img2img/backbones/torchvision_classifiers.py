@@ -49,6 +49,7 @@ def torchvision_classifier(
     weights: str | os.PathLike[str] | None = None,
     stem: Literal["imagenet", "cifar"] = "imagenet",
     norm_affine: bool = True,
+    width: float = 1.0,
     output: Output = "head",
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
@@ -64,6 +65,8 @@ def torchvision_classifier(
             (He et al. 2016, section 4.2), instead of 7x7 and stride 2.
         norm_affine: whether batch normalisation has a scale and a shift. Without them masks are all that a task learns on
             a random backbone (Wortsman et al., "Supermasks in superposition", 2020).
+        width: multiplies all channels of a ResNet without weights: 0.75 is the narrow ResNet-18 of 6.28 million parameters, 48 to
+            384 channels, of the size that ImpressLearn's table 2 has for split CIFAR-100.
         output: where the last linear layer stands, see `Classifier`.
         mean: see `Backbone`.
         std: see `Backbone`.
@@ -82,22 +85,30 @@ def torchvision_classifier(
             f"torchvision's {name} got norm_affine: false with the weights {str(weights)!r}: expected one of them, since trained "
             "weights rely on the scale and shift of their normalisation; set norm_affine: true or weights: null"
         )
+    if not width > 0 or (width != 1 and (family is not _RESNET or weights is not None)):
+        raise InputError(
+            f"torchvision's {name} got width {width} and the weights {str(weights)!r}: expected a factor above 0, and 1 but "
+            "for a ResNet whose weights are null"
+        )
     # Weights that a file overwrites are not drawn first: of VGG-16 that takes seconds.
     with nullcontext() if weights is None else torch.device("meta"):
         network = torchvision.models.get_model(name, weights=None)
-    last = network.get_submodule(family.last)
+    features = network.get_submodule(family.last).in_features
     network.set_submodule(family.last, nn.Identity())
     if stem == "cifar":
         _set_small_stem(network)
+    if width != 1:
+        _scale_channels(network, width)
     if not norm_affine:
         _drop_affine(network, name)
     if weights is not None:
         _load(network, weights, name, family.last)
     spec: dict[str, Any] = {"kind": "torchvision", "name": name, "out_channels": out_channels, "stem": stem}
     spec |= {"norm_affine": norm_affine, "output": output, "mean": mean, "std": std}
+    spec |= {} if width == 1 else {"width": width}
     return Classifier(
         network,
-        last.in_features,
+        features if width == 1 else round(features * width),
         out_channels=out_channels,
         min_size=family.min_size,
         spec=spec,
@@ -122,6 +133,21 @@ def _set_small_stem(network: Any) -> None:
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
     network.conv1 = conv
     network.maxpool = nn.Identity()
+
+
+def _scale_channels(network: Any, width: float) -> None:
+    """Replace each convolution and normalisation of a ResNet by one of `width` times the channels, drawn as torchvision does."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d):
+            inputs = module.in_channels if module is network.conv1 else round(module.in_channels * width)
+            new = nn.Conv2d(
+                inputs, round(module.out_channels * width), module.kernel_size, module.stride, module.padding,  # type: ignore[arg-type]
+                module.dilation, module.groups, bias=module.bias is not None,  # type: ignore[arg-type]
+            )  # fmt: skip
+            nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+            network.set_submodule(name, new)
+        elif isinstance(module, _BatchNorm):
+            network.set_submodule(name, type(module)(round(module.num_features * width)))
 
 
 def _drop_affine(network: nn.Module, name: str) -> None:

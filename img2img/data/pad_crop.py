@@ -1,4 +1,4 @@
-"""The augmentation of small images, whole batches at once: a border, a random cut of it, a mirror."""
+"""The augmentation of small images, whole batches at once: a border, a random cut of it, a mirror, a square left out."""
 
 from dataclasses import replace
 
@@ -18,15 +18,18 @@ class PadCrop:
         crop: side of the result in pixels.
         pad: width of the border in pixels.
         flip: mirror left and right with probability 1/2.
+        cutout: side in pixels of a black square, whose middle is a random pixel of the result (DeVries and Taylor 2017); 0: none.
 
     Raises:
         InputError: an option is out of range.
     """
 
-    def __init__(self, crop: int, *, pad: int = 0, flip: bool = True) -> None:
-        if crop < 1 or pad < 0:
-            raise InputError(f"crop={crop}, pad={pad}: expected a side of 1 pixel or more, and a border of 0 or more")
-        self.crop, self.pad, self.flip = crop, pad, flip
+    def __init__(self, crop: int, *, pad: int = 0, flip: bool = True, cutout: int = 0) -> None:
+        if crop < 1 or pad < 0 or cutout < 0:
+            raise InputError(
+                f"crop={crop}, pad={pad}, cutout={cutout}: expected a side of 1 pixel or more, and 0 or more of the others"
+            )
+        self.crop, self.pad, self.flip, self.cutout = crop, pad, flip, cutout
 
     def batch(self, images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
         """Cuts of (N, H, W) or (N, H, W, C) images: (N, C, crop, crop), C = 1 for the former.
@@ -52,6 +55,11 @@ class PadCrop:
         cut = windows[np.arange(count), top, left]
         cut[mirrored] = cut[mirrored][..., ::-1]
         done: NDArray[np.uint8] = np.ascontiguousarray(cut)
+        if self.cutout:
+            places = np.arange(self.crop)
+            first = rng.integers(self.crop, size=(2, count, 1)) - self.cutout // 2
+            rows, columns = (first <= places) & (places < first + self.cutout)
+            done[np.broadcast_to((rows[:, :, None] & columns[:, None, :])[:, None], done.shape)] = 0
         return done
 
     def __call__(self, sample: Sample, seed: int) -> Sample:

@@ -31,7 +31,9 @@ class Mask(nn.Module, ABC):
     """Whether freezing keeps the effective weight bit for bit."""
 
     trained_as: ClassVar[Literal["scores", "weight"]] = "scores"
-    """How its parameters are to be trained: at the masks' rate and without weight decay, or as a network's weights are."""
+    """How its parameters are to be trained: "scores" by `train.optimiser.mask`, at `mask_lr`, with `mask_weight_decay`, 0 by
+    default; "weight" as a network's weights are, by `name`, at `lr`, with `weight_decay`.
+    """
 
     effect: ClassVar[str] = "zeroed"
     """What a mask does to weights, in the word that tables and figures use, see `affected`."""

@@ -14,7 +14,7 @@ from img2img.files.paths import expanded
 from img2img.files.untrusted import naming
 from img2img.masks.basis_file import MAX_MEMBERS, PARTS, Kind, read_basis_file, write_basis_file
 from img2img.masks.bits import pack_bits, unpack_bits
-from img2img.masks.layers import Layer
+from img2img.masks.layers import Layer, erdos_renyi, number_of_ones
 from img2img.masks.tensors import without_cast
 from img2img.validation import one_of
 
@@ -34,7 +34,8 @@ class Basis(nn.Module):
     Attributes:
         kind: what the masks consist of.
         names: the K masks' names: the tasks that they are from, or "0", "1", ... of random ones.
-        recipe: how random masks were drawn, `{"density": ..., "seed": ...}`, which is all that a file holds of them; else None.
+        recipe: how random masks were drawn, `{"density": ..., "seed": ...}`, and their "allocation" if that is not "layer", which
+            is all that a file holds of them; else None.
         sha256: over the kind, the weights' names and shapes and all masks; the same on any device.
     """
 
@@ -44,7 +45,7 @@ class Basis(nn.Module):
         names: Sequence[str],
         shapes: Mapping[str, torch.Size],
         parts: Mapping[str, Mapping[str, Tensor]],
-        recipe: Mapping[str, float] | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> None:
         """From what `pack` makes of each mask: `parts[weight][part]` has a row for each of `names`."""
         super().__init__()
@@ -59,7 +60,14 @@ class Basis(nn.Module):
 
     @classmethod
     def random(
-        cls, layers: Mapping[str, Layer], *, count: int, density: float, seed: int, kind: Literal["binary", "signed"] = "binary"
+        cls,
+        layers: Mapping[str, Layer],
+        *,
+        count: int,
+        density: float,
+        seed: int,
+        kind: Literal["binary", "signed"] = "binary",
+        allocation: Literal["layer", "erdos_renyi"] = "layer",
     ) -> Self:
         """Masks drawn uniformly "without repetition until the desired sparsity is reached" (ImpressLearn, section 3).
 
@@ -69,11 +77,13 @@ class Basis(nn.Module):
             density: the fraction in (0, 1] that is not zero: exactly `round(density * n)` of a weight's n values, at least one.
             seed: of a generator of the basis's own.
             kind: "signed" makes each one -1 or 1, half of the time each.
+            allocation: "erdos_renyi" gives each weight a density of its own, `density` over all of them, see `SupSup`.
 
         Raises:
             InputError: an option is not allowed.
         """
         one_of("random basis kind", kind, ("binary", "signed"))
+        one_of("random basis allocation", allocation, ("layer", "erdos_renyi"))
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_MEMBERS:
             raise InputError(f"random basis count={count!r}: expected a whole number of masks, 1 to {MAX_MEMBERS}, such as 10")
         values = count * sum(layer.weight.numel() for layer in layers.values())
@@ -85,9 +95,11 @@ class Basis(nn.Module):
             raise InputError(f"random basis seed={seed!r}: expected a whole number of 64 bits; the masks follow from it")
         generator = torch.Generator().manual_seed(seed)
         shapes = {name: layers[name].weight.shape for name in sorted(layers)}
+        densities = dict.fromkeys(shapes, density) if allocation == "layer" else erdos_renyi(shapes, density)
+        recipe = {"density": float(density), "seed": seed} | ({} if allocation == "layer" else {"allocation": allocation})
         parts = {}
         for name, shape in shapes.items():
-            ones = max(1, round(density * shape.numel()))
+            ones = number_of_ones(densities[name], shape.numel())
             rows = []
             for _ in range(count):
                 mask = torch.zeros(shape.numel(), dtype=torch.int8)
@@ -96,7 +108,7 @@ class Basis(nn.Module):
                     mask[mask != 0] -= 2 * torch.randint(2, (ones,), generator=generator, dtype=torch.int8)
                 rows.append(pack(kind, mask))
             parts[name] = stack(rows)
-        return cls(kind, [str(i) for i in range(count)], shapes, parts, {"density": float(density), "seed": seed})
+        return cls(kind, [str(i) for i in range(count)], shapes, parts, recipe)
 
     @property
     def count(self) -> int:

@@ -86,6 +86,6 @@ def _fits(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
         for part, dtype in PARTS[header["kind"]].items():
             columns = {name: n if part == "values" else -(-n // 8) for name, n in sizes.items()}
             expected |= {f"{part}/{name}": (dtype, (count, n)) for name, n in columns.items()}
-    elif header["recipe"].keys() != {"density", "seed"}:
+    elif header["recipe"].keys() - {"allocation"} != {"density", "seed"}:
         return False
     return expected == {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}

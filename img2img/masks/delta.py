@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from img2img.errors import InputError
 from img2img.masks.base import MaskMethod
-from img2img.masks.layers import Layer
+from img2img.masks.layers import Layer, number_of_ones
 from img2img.masks.methods.mixed import TrainableCopy
 from img2img.masks.methods.signs import SignsMask, SignsMethod
 from img2img.masks.methods.sparse_signs import SparseSigns
-from img2img.masks.methods.supsup import above, cuts_at, in_memory, number_of_ones
+from img2img.masks.methods.supsup import above, cuts_at, in_memory
 from img2img.masks.stored_tensors import head_tensors, matching
 from img2img.masks.task_network import TaskNetwork
 from img2img.masks.task_state import NormMode, TaskState

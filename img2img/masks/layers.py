@@ -1,7 +1,7 @@
 """The layers of a backbone: which tensors are masked, which are normalisation state, and what a mask may know of its layer."""
 
 import fnmatch
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -270,3 +270,26 @@ def kernel_sum(a: Tensor, b: Tensor, kernel_dims: int) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):  # a backward pass may run inside such a region
         summed = torch.einsum(f"{letters},{letters}->{kept}", a, b)
     return summed.view(*summed.shape, *[1] * kernel_dims)
+
+
+def number_of_ones(density: float, size: int) -> int:
+    """`density * size` to the nearest whole number, at least 1: a layer without any passes nothing on."""
+    return max(1, round(density * size))
+
+
+def erdos_renyi(shapes: Mapping[str, torch.Size], density: float) -> dict[str, float]:
+    """Erdős-Rényi-Kernel densities: `min(1, ε Σ axes / Π axes)` for each layer, ε such that all layers together have `density`.
+
+    For a convolution that is `ε (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w)` (Evci et al. 2020, section 3).
+    """
+    densities = dict.fromkeys(shapes, 1.0)
+    ratios = {name: sum(shape) / shape.numel() for name, shape in shapes.items()}
+    free = set(shapes)
+    while free:
+        budget = density * sum(s.numel() for s in shapes.values()) - sum(shapes[n].numel() for n in shapes.keys() - free)
+        scale = budget / sum(sum(shapes[name]) for name in free)
+        full = {name for name in free if scale * ratios[name] >= 1}
+        if not full:  # else what they cannot take goes to the others, which raises the scale
+            return densities | {name: scale * ratios[name] for name in free}
+        free -= full
+    return densities

@@ -32,6 +32,8 @@ class Classification(Task):
     Args:
         classes: the class names by index.
         square: images were made squares, whatever their proportions (the option `square` of the data, from which it comes).
+        label_smoothing: of training alone: the target is so much of the uniform distribution and the rest of the class
+            (Szegedy et al. 2016, section 7; `torch.nn.CrossEntropyLoss`).
     """
 
     metric: ClassVar[str] = "top-1"
@@ -43,12 +45,17 @@ class Classification(Task):
     has_square: ClassVar[bool] = True
     forms: ClassVar[tuple[str, ...]] = ("image", "scores")
 
-    def __init__(self, *, classes: Sequence[str], square: bool = False) -> None:
+    def __init__(self, *, classes: Sequence[str], square: bool = False, label_smoothing: float = 0.0) -> None:
         if len(classes) < 2:
             raise InputError(
                 f"classification needs two classes or more, got {list(classes)}: add a folder of images for each further "
                 "class, or name them in the data config"
             )
+        if not 0 <= label_smoothing < 1:
+            raise InputError(
+                f"classification got label_smoothing={label_smoothing}: expected 0, for none, to below 1, such as 0.1"
+            )
+        self.label_smoothing = label_smoothing
         self.classes = tuple(classes)
         self.square = square
         self.out_channels = len(self.classes)
@@ -84,8 +91,8 @@ class Classification(Task):
         return raw.float()
 
     def loss(self, raw: Tensor, example: Any) -> Tensor:
-        """Mean cross entropy."""
-        return F.cross_entropy(raw.float(), example.target)
+        """Mean cross entropy, with the targets smoothed by `label_smoothing`."""
+        return F.cross_entropy(raw.float(), example.target, label_smoothing=self.label_smoothing)
 
     def distillation(self, raw: Tensor, target: Tensor, *, temperature: float) -> Tensor:
         """The cross entropy of class probabilities softened by T (Li and Hoiem 2016, equations 2 to 4)."""

@@ -22,7 +22,7 @@ def starting_backbone(experiment: Experiment, out_channels: int) -> Backbone:
     torch.manual_seed(experiment.seed_of("backbone"))
     backbone = config.build(out_channels)
     if config.mode == "random":  # a network's own start is made for training: it has biases, and other scales
-        randomise(backbone, kind="kaiming_normal", seed=experiment.seed_of("backbone"))
+        randomise(backbone, kind=config.init, seed=experiment.seed_of("backbone"))
     if config.mode != "first_task":
         finish_backbone(experiment, backbone)
     return backbone

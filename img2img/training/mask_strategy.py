@@ -37,7 +37,8 @@ def masked_groups(
 ) -> list[ParameterGroup]:
     """The groups of a task that trains masks.
 
-    Scores never decay: weight decay would pull them to the threshold.
+    Scores decay only where `mask_weight_decay` says so: decay pulls them to the threshold. `Mask.trained_as` says what a mask's
+    parameters are.
 
     Args:
         options: the rates and so on.
@@ -49,7 +50,7 @@ def masked_groups(
     head_lr = options.lr if options.head_lr is None else options.head_lr
     norm_lr = head_lr if options.norm_lr is None else options.norm_lr
     return [
-        ParameterGroup(scores, options.mask, options.mask_lr),
+        ParameterGroup(scores, options.mask, options.mask_lr, options.mask_weight_decay),
         ParameterGroup(norm, options.name, norm_lr),
         ParameterGroup(head, options.name if options.head is None else options.head, head_lr, options.weight_decay),
         ParameterGroup(weights, options.name, options.lr, options.weight_decay),

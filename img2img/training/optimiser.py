@@ -57,7 +57,7 @@ def _build(kind: OptimiserName, groups: list[dict[str, Any]], options: Optimiser
     if kind == "adam":
         return DenseAdam(groups, fused=True)
     if kind == "sgd":
-        return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, fused=True)
+        return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.nesterov, fused=True)
     return torch.optim.RMSprop(groups)
 
 

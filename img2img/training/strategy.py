@@ -65,7 +65,12 @@ class TaskData:
         options = self.options.augmentation
         plain = options.zoom == (1, 1) and not options.jitter and self.parts.train.categories is not None
         if options.pad or plain:
-            return PadCrop(options.crop, pad=options.pad, flip=options.flip)
+            return PadCrop(options.crop, pad=options.pad, flip=options.flip, cutout=options.cutout)
+        if options.cutout:
+            raise InputError(
+                f"tasks.{self.name} has train.augmentation.cutout={options.cutout}: expected 0 unless images have one category "
+                "each and keep their scale and colours (zoom: [1, 1], jitter: 0)"
+            )
         from img2img.data.augment import Augment  # with albumentations, so only where it is used
 
         return Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)

@@ -99,6 +99,25 @@ def test_weights_of_a_file_fill_the_trunk_and_leave_the_last_layer_out(tmp_path:
 
 
 @torch.no_grad()
+def test_a_narrow_resnet_is_torchvisions_with_fewer_channels() -> None:
+    narrow = torchvision_classifier("resnet18", out_channels=5, weights=None, stem="cifar", width=0.75)
+    whole = torchvision_classifier("resnet18", out_channels=5, weights=None, stem="cifar")
+    shapes = {name: p.shape for name, p in narrow.named_parameters()}
+    for name, p in whole.named_parameters():
+        scaled = [n if n in (3, 5) or (axis > 1) else round(0.75 * n) for axis, n in enumerate(p.shape)]
+        assert list(shapes[name]) == scaled, name
+    assert narrow(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+    assert narrow.spec["width"] == 0.75
+    assert "width" not in whole.spec
+    for wrong in (
+        {"name": "vgg16", "width": 0.5},
+        {"name": "resnet18", "width": 0.5, "weights": "imagenet"},
+        {"name": "resnet18", "width": 0.0},
+    ):
+        with pytest.raises(InputError, match="width"):
+            torchvision_classifier(out_channels=2, **wrong)  # type: ignore[arg-type]
+
+
 def test_the_small_stem_keeps_a_image_of_32_pixels_at_its_size() -> None:
     net = torchvision_classifier("resnet18", out_channels=2, stem="cifar").eval()
     trunk = net.trunk

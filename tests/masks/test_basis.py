@@ -16,6 +16,7 @@ from img2img.masks import Layer, basis_of_tasks
 from img2img.masks.basis import Basis, pack
 from img2img.masks.basis_file import MAX_MEMBERS, VERSION, Kind
 from img2img.masks.methods.impresslearn import ImpressLearn
+from img2img.masks.methods.supsup import SupSup
 
 KINDS: list[Kind] = ["binary", "signed", "real"]
 
@@ -178,6 +179,20 @@ def test_random_masks_have_exactly_the_rounded_number_of_ones(density: float, ki
         nonzero = (basis.masks(name) != 0).flatten(1).sum(1)
         assert nonzero.tolist() == [max(1, round(density * n))] * 4
     assert (basis.count, basis.kind, basis.names) == (4, kind, ("0", "1", "2", "3"))
+
+
+def test_random_masks_have_erdos_renyi_densities_like_trained_ones_and_a_file_keeps_them(tmp_path: Path) -> None:
+    layers = _layers((16, 16, 3, 3), (40, 90), (5, 40))
+    basis = Basis.random(layers, count=3, density=0.1, seed=1, allocation="erdos_renyi")
+    trained = SupSup(density=0.1, allocation="erdos_renyi").counts(layers)
+    assert len(set(trained.values())) == 3
+    for name, count in trained.items():
+        assert basis.masks(name).flatten(1).sum(1).tolist() == [count] * 3
+    path = basis.save(tmp_path / "b.safetensors")
+    assert Basis.load(path, layers).sha256 == basis.sha256 != Basis.random(layers, count=3, density=0.1, seed=1).sha256
+    assert Basis.random(layers, count=3, density=0.1, seed=1).recipe == {"density": 0.1, "seed": 1}
+    with pytest.raises(InputError, match="allocation"):
+        Basis.random(layers, count=3, density=0.1, seed=1, allocation="global")  # type: ignore[arg-type]
 
 
 def test_random_masks_overlap_by_chance_alone_and_cover_all_elements_alike() -> None:

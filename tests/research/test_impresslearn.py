@@ -74,6 +74,28 @@ def test_own_masks_learn_wrong_ones_guess_and_combinations_learn_with_more_impre
     assert all(0.2 < row["overlap"] < 1 / 0.3 for row in results["overlaps"])
 
 
+def test_the_tasks_that_are_inferred_combine_masks_of_the_kind_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    add_basis = measurements._add_basis
+
+    def noted(bench: StudyNetwork, name: str, kind: Any, count: int) -> None:
+        made.append(f"{name}: {kind}")
+        add_basis(bench, name, kind, count)
+
+    monkeypatch.setattr(measurements, "_add_basis", noted)
+    monkeypatch.setattr("img2img.research.impresslearn.write_report", lambda folder, results: None)
+    small = {"counts": [6], "kinds": ["random"], "new_tasks": 1, "basis_tasks": 0, "wrong_masks": 1, "variants": {"counts": []}}
+    config = {**TINY, **small, "inference": {**TINY["inference"], "kind": "random"}, "weights": "signed_constant", "outputs": 20}
+    results = run({**config, "out": str(tmp_path)})
+    (row,) = results["inference"]
+    assert (row["kind"], row["tasks"], row["count"]) == ("random", 3, 6)
+    assert made == ["random_6: random", "inference_random_1: random"]
+    with pytest.raises(InputError, match="inference got kind: 'made'"):
+        read_study({**config, "out": "x", "inference": {"kind": "made"}})
+
+
 def test_the_files_of_a_study_say_what_its_results_say(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, results = finished
     assert json.loads((folder / "results.json").read_text(encoding="utf-8")) == results

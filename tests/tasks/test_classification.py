@@ -70,3 +70,17 @@ def test_a_result_is_the_image_over_the_name_of_its_class() -> None:
     torch.testing.assert_close(shown[:, :, :100], enlarged[:, :, :100])
     assert not torch.equal(shown[0, :, 110:], shown[1, :, 110:]), "the names differ"
     assert torch.equal(shown[0, :, 110:], shown[3, :, 110:]), "and are the same for one class"
+
+
+def test_smoothed_labels_change_the_loss_of_training_and_nothing_that_is_stored() -> None:
+    plain, smooth = (
+        build_task({"kind": "classification", "classes": ["a", "b", "c", "d"], **o}) for o in ({}, {"label_smoothing": 0.2})
+    )
+    raw = torch.tensor([[3.0, 0.0, -1.0, 0.5]])
+    example = plain.example(Batch(image=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), category=torch.tensor([1])))
+    log = raw.log_softmax(1)[0]
+    assert float(smooth.loss(raw, example)) == pytest.approx(float(-(0.85 * log[1] + 0.05 * (log.sum() - log[1]))))
+    assert float(plain.loss(raw, example)) == pytest.approx(float(-log[1]))
+    assert smooth.options() == plain.options()
+    with pytest.raises(InputError, match="label_smoothing=1"):
+        build_task({"kind": "classification", "classes": ["a", "b"], "label_smoothing": 1.0})

@@ -13,13 +13,16 @@ from img2img.cli.pipeline import plain_config
 from img2img.masks import TaskModule
 from img2img.research.impresslearn.options import read_study
 from img2img.research.strategies import PackNet
-from img2img.training.compose import compose
+from img2img.research.suites.runner import load_suite
+from img2img.training.backbone import starting_backbone
+from img2img.training.compose import compose, config_folder
 from img2img.training.config import Experiment, OptimiserOptions, TaskConfig, TrainOptions, ValidationOptions, read_experiment
 from img2img.training.mask_strategy import groups_of
 from img2img.training.optimiser import DenseAdam, Groups, all_groups, all_of, build_optimisers, schedule
 from img2img.validation import checked
 
 DATA = "data_root=somewhere"
+CONFIGS = config_folder()
 
 
 def _experiment(*overrides: str, pipeline: str = "imagenet_to_sketch") -> Experiment:
@@ -110,7 +113,7 @@ def test_the_decathlons_final_training_takes_train_and_val_and_keeps_the_last_st
         assert task.train.validation.keep == "last"
 
 
-def test_ksm_has_30_epochs_of_the_superclasses_and_the_first_trains_the_backbone() -> None:
+def test_the_twenty_superclasses_have_30_epochs_of_adam_and_the_first_trains_the_backbone_as_cpg_does() -> None:
     experiment = _experiment("experiment=cifar100_twenty", DATA, "method=ksm", pipeline="cifar100")
     assert list(experiment.sequence) == [f"superclass_{i}" for i in range(1, 21)]
     assert [task.data.options["number"] for task in experiment.tasks] == list(range(1, 21))
@@ -119,6 +122,33 @@ def test_ksm_has_30_epochs_of_the_superclasses_and_the_first_trains_the_backbone
     assert (options.epochs, options.steps) == (0, -(-30 * 2250 // 32))
     assert _rates(_module(masks.KSM()), options, 1, 2250)["scores"] == ("Adam", 1e-4)
     assert _rates(_module(masks.KSM()), options, 16.1, 2250)["scores"] == ("Adam", 1e-5)
+    first = _task(experiment, "superclass_1").train
+    cpg = _task(_experiment("experiment=cifar100_twenty", "protocol=cifar_cpg", DATA, pipeline="cifar100"), "superclass_2").train
+    for options in (first, cpg):
+        chosen = options.optimiser
+        assert (options.epochs, options.batch_size, options.schedule.decay_at) == (100, 32, (0.5, 0.8))
+        assert (chosen.name, chosen.lr, chosen.momentum, chosen.nesterov, chosen.weight_decay) == ("sgd", 1e-2, 0.9, True, 4e-5)
+        assert options.validation.keep == "last"
+
+
+def test_cpgs_scripts_have_100_epochs_of_nesterov_and_adam_for_the_mask_alone() -> None:
+    given = ("experiment=cifar100_twenty", "protocol=cifar_cpg", DATA)
+    options = _task(_experiment(*given, "method=ksm", pipeline="cifar100"), "superclass_7").train.in_steps(2250)
+    assert options.steps == -(-100 * 2250 // 32)
+    expected = {"scores": ("Adam", 5e-4), "norm": ("SGD", 1e-2), "head": ("SGD", 1e-2)}
+    for epoch, factor in ((1, 1.0), (50.9, 1.0), (51.1, 0.1), (80.9, 0.1), (81.1, 0.01)):
+        at = {role: (kind, pytest.approx(rate * factor)) for role, (kind, rate) in expected.items()}
+        assert _rates(_module(masks.KSM()), options, epoch, 2250) == at
+    optimisers = build_optimisers(_groups(_module())(options.optimiser), options.optimiser)
+    assert [group["nesterov"] for group in all_groups(optimisers) if "nesterov" in group] == [True, True]
+    pruned = load_suite(CONFIGS / "suite" / "cifar100_cpg.yaml").variant("packnet").overrides
+    experiment = _experiment(*given, *pruned, pipeline="cifar100")
+    options, strategy = _task(experiment, "superclass_7").train.in_steps(3200), experiment.strategy.build()
+    assert isinstance(strategy, PackNet)
+    retraining = round(options.steps * strategy.retrain)
+    assert (options.steps - retraining, retraining) == (100 * 100, 30 * 100)
+    assert (strategy.first, strategy.later, strategy.retrain_lr) == (0.6, 0.6, 0.1)
+    assert [round(share * 30) for share in strategy.retrain_decay_at] == [25]
 
 
 def test_individual_networks_have_sgd_with_momentum_at_1e_3() -> None:
@@ -168,6 +198,25 @@ def test_scores_and_norm_state_never_decay_and_weights_do() -> None:
     assert decays == {"scores": 0.0, "norm": 0.0, "head": 0.1}
     plain = build_backbone({"kind": "lenet", "hidden": [4], "out_channels": 2})
     assert {group["weight_decay"] for group in all_groups(build_optimisers(_groups(plain)(options), options))} == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("role", "expected"), [("scores", ("Adam", 0.25, 0.01)), ("weight", ("SGD", 0.5, 0.1))], ids=["scores", "weight"]
+)
+def test_a_masks_role_says_how_its_parameters_are_trained(role: str, expected: tuple[Any, ...], monkeypatch: Any) -> None:
+    module = _module()
+    kinds = {type(mask) for mask in module.state.masks.children()}
+    for kind in kinds:
+        monkeypatch.setattr(kind, "trained_as", role)  # as a new method's masks would have it
+    options = OptimiserOptions(name="sgd", lr=0.5, weight_decay=0.1, mask_lr=0.25, mask_weight_decay=0.01)
+    scores = {id(p) for mask in module.state.masks.children() for p in mask.parameters()}
+    found = {
+        (type(optimiser).__name__.removeprefix("Dense"), group["lr"], group["weight_decay"])
+        for optimiser in build_optimisers(groups_of(module)(options), options)
+        for group in optimiser.param_groups
+        if {id(p) for p in group["params"]} & scores
+    }
+    assert found == {expected}
 
 
 def test_the_scores_optimiser_can_be_chosen_and_then_the_scaling_of_gradients_matters() -> None:
@@ -237,6 +286,14 @@ def test_epochs_become_steps_that_cover_them() -> None:
 NOTHING = {"name": "x", "out": "x", "backbone": {}, "method": {}, "sequence": ["t"]}
 
 
+def test_options_that_are_off_do_not_change_what_a_training_depends_on() -> None:
+    plain = TrainOptions(steps=1).plain()
+    assert not {"mask", "nesterov", "mask_weight_decay"} & plain["optimiser"].keys()
+    assert "cutout" not in plain["augmentation"]
+    on = TrainOptions(steps=1).changed(optimiser={"nesterov": True, "mask_weight_decay": 0.1}, augmentation={"cutout": 8}).plain()
+    assert (on["optimiser"]["nesterov"], on["optimiser"]["mask_weight_decay"], on["augmentation"]["cutout"]) == (True, 0.1, 8)
+
+
 @pytest.mark.parametrize("count", [0, -1, 1.5, True])
 def test_a_family_needs_a_count(count: Any) -> None:
     with pytest.raises(InputError, match=r"tasks\.t got count"):
@@ -258,22 +315,32 @@ def test_a_member_of_a_family_can_differ_and_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "name", "family", "rate", "batch"),
+    ("pipeline", "name", "family", "rates", "batch"),
     [
-        ("cifar100", "cifar100_impresslearn", "superclass", 2e-2, 64),
-        ("imagenet_to_sketch", "split_imagenet", "split", 2.5e-3, 96),
+        ("cifar100", "cifar100_impresslearn", "superclass", (1e-3, 2e-2), 64),
+        ("imagenet_to_sketch", "split_imagenet", "split", (2.5e-3, 2.5e-3), 96),
     ],
 )
 def test_impressions_of_residual_networks_are_learned_as_table_3_has_it(
-    pipeline: str, name: str, family: str, rate: float, batch: int
+    pipeline: str, name: str, family: str, rates: tuple[float, float], batch: int
 ) -> None:
     experiment = _experiment(f"experiment={name}", DATA, pipeline=pipeline)
-    for task in (f"{family}_1", experiment.sequence[-1]):  # masks, and what combines them
+    for task, rate, decay in zip((f"{family}_1", experiment.sequence[-1]), rates, (0.0, 0.1), strict=True):
         options, method = _task(experiment, task).train.in_steps(3200), _task(experiment, task).method
         assert options.batch_size == batch
         assert _rates(_module(masks.SupSup()), options, 1)["scores"] == ("Adam", rate)
+        groups = groups_of(_module(masks.SupSup()))(options.optimiser)
+        assert groups[0].weight_decay == decay, "the table's decay is of the coefficients"
         assert getattr(method, "penalty_weight", 5e-3) == 5e-3
     assert isinstance(method, masks.ImpressLearn)
+    if name == "cifar100_impresslearn":
+        network = starting_backbone(experiment, 5)
+        weights = {n: p for n, p in network.named_parameters() if p.ndim > 1}
+        assert len(weights) - 3 == 18, "21 layers with the three shortcuts"
+        assert sum(p.numel() for p in weights.values()) == pytest.approx(6.2e6, rel=0.02), "table 2"
+        assert all(len(p.abs().unique()) == 1 for p in weights.values()), "one size a layer, the sign by chance"
+        assert _task(experiment, "superclass_1").method == masks.SupSup(allocation="erdos_renyi")
+        assert experiment.bases["random"].model_dump()["allocation"] == "erdos_renyi"
 
 
 def test_impressions_of_lenet_are_learned_as_table_3_has_it() -> None:

@@ -157,8 +157,8 @@ class Piggyback(MaskMethod):
             scores would start with small weights masked out. Here the *margin* is proportional, `R = τ + (init - τ) |W| / mean
             |W|`, the mean over all masked weights of the network: every weight is kept at the start as the paper wants it,
             `|∂R| / |R - τ|` is alike in all layers, and the mean margin is that of "ones".
-        gradient_scaling: "average" divides the gradient by the layer's mean `|W|` (the paper's second alternative, for SGD;
-            Adam is indifferent to it), "individual" by each `|W|`, which leaves the sign of `W`.
+        gradient_scaling: "average" divides the gradient by the layer's mean `|W|` (the paper's second alternative, for SGD),
+            "individual" by each `|W|`, which leaves the sign of `W`. Adam is indifferent to either; see `train.optimiser.mask`.
         granularity: a mask value for each "element", or one for each k x k "kernel".
         ternary: masks in {-1, 0, 1}, with the cut-offs τ and -τ (the paper's variant "with two cut-off thresholds").
     """

@@ -13,10 +13,10 @@ from torch import Tensor
 from img2img.errors import InputError
 from img2img.masks.base import METHODS, Mask
 from img2img.masks.basis import Basis
-from img2img.masks.layers import Layer
+from img2img.masks.layers import Layer, number_of_ones
 from img2img.masks.methods.piggyback import below
 from img2img.masks.methods.signs import Signs, SignsMask, SignsMethod
-from img2img.masks.methods.supsup import Cut, above, cuts_at, in_memory, number_of_ones
+from img2img.masks.methods.supsup import Cut, above, cuts_at, in_memory
 from img2img.masks.ternary import TernaryMask
 from img2img.validation import one_of
 

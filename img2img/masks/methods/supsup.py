@@ -14,7 +14,7 @@ from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor
-from img2img.masks.layers import Layer
+from img2img.masks.layers import Layer, erdos_renyi, number_of_ones
 from img2img.validation import one_of
 
 Allocation = Literal["layer", "global", "erdos_renyi"]
@@ -207,26 +207,3 @@ class SupSup(MaskMethod):
         cuts = cuts_at(scores, number_of_ones(self.density, sum(map(len, scores))))
         for mask, cut in zip(trained, cuts, strict=True):
             mask.cut = cut
-
-
-def number_of_ones(density: float, size: int) -> int:
-    """`density * size` to the nearest whole number, at least 1: a layer without any passes nothing on."""
-    return max(1, round(density * size))
-
-
-def erdos_renyi(shapes: Mapping[str, torch.Size], density: float) -> dict[str, float]:
-    """Erdős-Rényi-Kernel densities: `min(1, ε Σ axes / Π axes)` for each layer, ε such that all layers together have `density`.
-
-    For a convolution that is `ε (n_in + n_out + k_h + k_w) / (n_in n_out k_h k_w)` (Evci et al. 2020, section 3).
-    """
-    densities = dict.fromkeys(shapes, 1.0)
-    ratios = {name: sum(shape) / shape.numel() for name, shape in shapes.items()}
-    free = set(shapes)
-    while free:
-        budget = density * sum(s.numel() for s in shapes.values()) - sum(shapes[n].numel() for n in shapes.keys() - free)
-        scale = budget / sum(sum(shapes[name]) for name in free)
-        full = {name for name in free if scale * ratios[name] >= 1}
-        if not full:  # else what they cannot take goes to the others, which raises the scale
-            return densities | {name: scale * ratios[name] for name in free}
-        free -= full
-    return densities

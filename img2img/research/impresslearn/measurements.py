@@ -119,11 +119,11 @@ def inference(bench: StudyNetwork, epochs: int) -> Row:
     "one_shot" and "halving" are `by_gradient`'s, and "every_task" takes the most certain of all tasks' outputs (`by_entropy`).
     """
     options = bench.study.inference
-    name = f"inference_{epochs}"
+    name = f"inference_{epochs}" if options.kind == "heterogeneous" else f"inference_{options.kind}_{epochs}"
     jobs = [Job(f"{name}_on_{number}", number) for number in bench.study.new_numbers(options.tasks)]
 
     def measure() -> Row:
-        _add_basis(bench, name, "heterogeneous", options.count)
+        _add_basis(bench, name, options.kind, options.count)
         bench.learn(jobs, _combine(bench, name), epochs=epochs, folder=name)
         names = [job.task for job in jobs]
         batches = {job.task: _test_batches(bench, job.number) for job in jobs}
@@ -134,6 +134,7 @@ def inference(bench: StudyNetwork, epochs: int) -> Row:
         }
         tested = jobs[: bench.study.new_tasks]
         return {
+            "kind": options.kind,
             "epochs": epochs,
             "tasks": len(jobs),
             "count": options.count,

@@ -48,7 +48,8 @@ class InferenceOptions:
 
     Attributes:
         tasks: how many new tasks are learned, among which the task of a batch is found; 0 leaves this out.
-        density: of the heterogeneous masks that they combine.
+        density: of the masks that they combine.
+        kind: where these masks are from. Among random ones the task is found far more often than among trained ones.
         count: how many masks they combine.
         epochs: passes over the training images for the coefficients; each number is a measurement of its own.
         batches: batches of each task's test images whose task is sought, here and for the masks of basis tasks.
@@ -57,6 +58,7 @@ class InferenceOptions:
 
     tasks: int = 250
     density: float = 0.1
+    kind: Kind = "heterogeneous"
     count: int = 100
     epochs: Sequence[int] = (1,)
     batches: int = 1

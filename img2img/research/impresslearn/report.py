@@ -100,10 +100,12 @@ def _basis(results: Mapping[str, Any], densities: Sequence[float]) -> list[str]:
 
 
 def _inference(results: Mapping[str, Any]) -> list[str]:
-    header = ["tasks", "masks", "epochs", "seed", "batches", "one shot", "halving", "every task", "accuracy"]
+    header = ["tasks", "kind", "masks", "epochs", "seed", "batches", "one shot", "halving", "every task", "accuracy"]
     rows = [
         [
-            *(str(row[key]) for key in ("tasks", "count", "epochs", "seed", "batches")),
+            str(row["tasks"]),
+            row.get("kind", "heterogeneous"),
+            *(str(row[key]) for key in ("count", "epochs", "seed", "batches")),
             *(_percent(row[key]) for key in ("one_shot", "halving", "every_task", "accuracy")),
         ]
         for row in results["inference"]

@@ -62,6 +62,7 @@ class _BasisTask(_Row):
 
 
 class _Inference(_Row):
+    kind: str = "heterogeneous"  # the only one of earlier results
     tasks: int
     count: int
     epochs: int

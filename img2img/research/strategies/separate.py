@@ -10,9 +10,11 @@ from img2img.backbones import build_backbone
 from img2img.bundle import HEAD
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
+from img2img.masks import MaskedNetwork
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.instance_norm import use_instance_statistics
 from img2img.masks.tensors import total_bytes
+from img2img.training.config import Experiment
 from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, Strategy, evaluated
 
@@ -68,6 +70,15 @@ class SeparateNetworks(Strategy):
     cannot_forget: ClassVar[bool] = True
     trained: ClassVar[tuple[str, ...] | None] = None
 
+    def check(self, experiment: Experiment, network: MaskedNetwork) -> None:
+        """Refuse a start from another task that the method cannot have."""
+        for task in experiment.tasks:
+            if task.start_from is not None and (self.learns_first or task.start_from == "nearest"):
+                expected = "none with this method" if self.learns_first else "the name of an earlier task with this method"
+                raise InputError(
+                    f"tasks.{task.name}.start_from={task.start_from!r} and method {self.name!r}: expected {expected}"
+                )
+
     def begin(self, context: Context) -> None:
         """No network yet."""
         super().begin(context)
@@ -79,8 +90,12 @@ class SeparateNetworks(Strategy):
         return iter(())
 
     def learn(self, name: str) -> Iterator[Phase]:
-        """Train a copy of the backbone."""
+        """Train a copy of the backbone, or of the network of the task that `start_from` names, with a fresh head."""
         network = self._add(name, self.context.head(name))
+        start_from = self.context.task_data[name].config.start_from
+        if start_from in self._networks:  # it is not where a task is learned on its own, for comparison (`compare`)
+            tensors = self._networks[start_from].model.state_dict()
+            network.model.load_state_dict({k: t for k, t in tensors.items() if k.partition(".")[0] != HEAD}, strict=False)
         yield Phase(module=network, head=None if self.learns_first else network.head)  # from scratch all of it is fresh
 
     def _add(self, name: str, head: nn.Module) -> PartlyTrained:

@@ -86,26 +86,31 @@ class Suite:
 def load_suite(file: Path) -> Suite:
     """The suite of a YAML file.
 
-    With `base: NAME` it is the suite of NAME.yaml beside it, but for the keys that it has itself; `methods` may then be a list,
-    of those labels of the base that it takes.
+    With `base: NAME` it is the suite of NAME.yaml beside it, which may have a base too, but for the keys that it has itself;
+    `methods` may then be a list, of those labels of the base that it takes.
 
     Raises:
         InputError: no such file or base, an unknown key, or a value that cannot be used.
     """
+    suite: Suite = call_with(Suite, _inherited(file), what=str(file))
+    return suite
+
+
+def _inherited(file: Path) -> dict[str, Any]:
+    """What a suite's file says, on top of what its base says, and the base's own."""
     content = _content(file)
     base = content.pop("base", None)
-    if base is not None:
-        inherited = _content(file.with_name(f"{base}.yaml"))
-        methods = content.get("methods", inherited["methods"])
-        if isinstance(methods, list):
-            unknown = [label for label in methods if label not in inherited["methods"]]
-            if unknown:
-                known = ", ".join(inherited["methods"])
-                raise InputError(f"{file}: the base {base!r} has no method {unknown[0]!r}; it has {known}")
-            methods = {label: inherited["methods"][label] for label in methods}
-        content = {**inherited, **content, "methods": methods}
-    suite: Suite = call_with(Suite, content, what=str(file))
-    return suite
+    if base is None:
+        return content
+    inherited = _inherited(file.with_name(f"{base}.yaml"))
+    methods = content.get("methods", inherited["methods"])
+    if isinstance(methods, list):
+        unknown = [label for label in methods if label not in inherited["methods"]]
+        if unknown:
+            known = ", ".join(inherited["methods"])
+            raise InputError(f"{file}: the base {base!r} has no method {unknown[0]!r}; it has {known}")
+        methods = {label: inherited["methods"][label] for label in methods}
+    return {**inherited, **content, "methods": methods}
 
 
 def _content(file: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A suite in short: `summary.json`, and its headline table as Markdown for documents."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.reports import text
 from img2img.research.suites.aggregate import Stat, final, learned, mean_skill, moved, seconds, sizes, task_bytes
-from img2img.research.suites.schema import SUMMARY, Summary, SummaryCell, SummaryTask
+from img2img.research.suites.schema import SUMMARY, Summary, SummaryCell, SummaryTask, TaskRecord
 from img2img.research.suites.sheets import update_sheets
 from img2img.research.suites.store import PATIENCE
 from img2img.research.suites.suite import Method, Suite, read_suite
@@ -68,6 +69,31 @@ def environment_of(suite: Suite, key: str) -> str | None:
     """What the runs say of their environment: one value, several as "a, b", or None."""
     values = [run.record.environment.get(key) for run in suite.runs]
     return ", ".join(dict.fromkeys(str(value) for value in values if value)) or None
+
+
+def chosen_by_validation(suite: Suite) -> dict[str, tuple[str, float]]:
+    """By task, the label of the method that validates best, as a mean over its seeds, and that value. The test plays no part.
+
+    Of equal methods the first counts. Tasks that were never validated have no entry.
+    """
+    found: dict[str, tuple[str, float]] = {}
+    for task in suite.tasks:
+        for method in suite.methods:
+            values = [value for run in method.runs if (value := _validated(run.task(task.name))) is not None]
+            if not values:
+                continue
+            mean = statistics.fmean(values)
+            before = found.get(task.name)
+            if before is None or (mean > before[1] if task.higher_is_better else mean < before[1]):
+                found[task.name] = (method.label, mean)
+    return found
+
+
+def _validated(task: TaskRecord | None) -> float | None:
+    """The validation of the state that was kept; steps of the last of several phases come last."""
+    if task is None:
+        return None
+    return next((value for step, value in reversed(task.curve) if step == task.best_step), None)
 
 
 def headline(suite: Suite) -> str:

@@ -18,6 +18,7 @@ from img2img.data import DataSpec
 from img2img.data.disk_cache import DiskCache
 from img2img.files.paths import expanded
 from img2img.masks import MaskMethod
+from img2img.masks.random_weights import Kind as RandomInit
 from img2img.masks.task_state import NormMode
 from img2img.tasks import Task
 from img2img.training.config.train_options import TrainOptions
@@ -102,6 +103,7 @@ class RandomBasis(Options):
     density: float
     seed: int
     kind: str = "binary"
+    allocation: Literal["layer", "erdos_renyi"] = "layer"
 
 
 class MaskOptions(Options):
@@ -161,7 +163,8 @@ class TaskTemplate(Options):
     """
     start_from: str | None = None
     """An earlier task, of the sequence or of the bundle that the backbone is from, whose masks and normalisation state this one
-    starts from; "nearest": the one whose normalisation statistics are nearest to those of this task's images.
+    starts from; "nearest": the one whose normalisation statistics are nearest to those of this task's images. With methods
+    that train a network for each task: an earlier task of the sequence, whose network this one starts from.
     """
     finetuned: FinetunedOptions | None = None
     """A fine-tuned network that the task is made of; null for none."""
@@ -218,8 +221,9 @@ class ExperimentConfig(Run):
     """The form of a config: what `configs/` compose, and what Python may give."""
 
     backbone: Mapping[str, Any]
-    """`mode` and `half`, see `BackboneConfig`; a backbone's `kind` and options with `weights`, see `backbones.build_backbone`.
-    With the mode "bundle" only `weights`, a bundle's folder or a run's: the backbone and what of it is masked are that bundle's.
+    """`mode`, `half` and `init`, see `BackboneConfig`; a backbone's `kind` and options with `weights`, see
+    `backbones.build_backbone`. With the mode "bundle" only `weights`, a bundle's folder or a run's: the backbone and what of it
+    is masked are that bundle's.
     """
     method: Mapping[str, Any]
     """`name` and options of the mask method of every task that does not train the backbone, or of a comparison method."""
@@ -242,12 +246,14 @@ class BackboneConfig:
         spec: what builds it, its weights included; of a bundle None.
         source: the bundle that it is taken from; None with other modes.
         half: its weights are rounded to half precision once they are final, so that a bundle stores them in half the bytes.
+        init: the distribution of a random backbone's weights, see `masks.randomise`.
     """
 
     mode: BackboneMode
     spec: Spec[Backbone] | None
     source: Source | None
     half: bool = False
+    init: RandomInit = "kaiming_normal"
 
     def options(self) -> dict[str, Any]:
         """The kind and options."""
@@ -260,7 +266,10 @@ class BackboneConfig:
         """As a config has it, with the files that it names."""
         if self.source is not None:
             return {"mode": self.mode, "weights": str(self.source.folder)}
-        return {"mode": self.mode, **self.options(), **({"half": True} if self.half else {})}
+        return {"mode": self.mode, **self.options(), **({"half": True} if self.half else {}), **self._drawn()}
+
+    def _drawn(self) -> dict[str, str]:
+        return {} if self.init == "kaiming_normal" else {"init": self.init}
 
     def plain(self) -> dict[str, Any]:
         """What a training depends on, wherever a bundle's folder is."""

@@ -23,8 +23,8 @@ def backbone_fingerprint(experiment: Experiment) -> str:
     """Of the training of the backbone by the first task."""
     task = experiment.tasks[0]
     train = task.train.plain()
-    for option in ("mask_lr", "head_lr", "norm_lr", "head"):  # of masked tasks
-        del train["optimiser"][option]
+    for option in ("mask", "mask_lr", "mask_weight_decay", "head_lr", "norm_lr", "head"):  # of masked tasks
+        train["optimiser"].pop(option, None)
     del train["schedule"]["head_first"]
     return _hash(
         {
@@ -84,7 +84,7 @@ def _needed(experiment: Experiment, task: TaskConfig, earlier: Sequence[TaskConf
     elif task.start_from is not None:
         needed.add(task.start_from)
     found: dict[str, Any] = {
-        "basis": None if basis is None else basis.model_dump(),
+        "basis": None if basis is None else {k: v for k, v in basis.model_dump().items() if (k, v) != ("allocation", "layer")},
         "tasks": {each.name: each.plain() for each in earlier if each.name in needed},
     }
     if source is not None:

@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from img2img.backbones import BACKBONES
 from img2img.data import DataSpec
 from img2img.errors import InputError
 from img2img.masks import METHODS, MaskMethod, Mixed
 from img2img.masks.methods.signs import SignsMethod
+from img2img.masks.random_weights import Kind as RandomInit
 from img2img.masks.task_store import check_task_name
 from img2img.registry import import_modules
 from img2img.tasks import TASKS
@@ -25,7 +26,7 @@ from img2img.training.config.experiment import (
 from img2img.training.config.train_options import TrainOptions
 from img2img.training.source import Source
 from img2img.training.strategies import MASKS, STRATEGIES, strategy_of
-from img2img.validation import WHOLE, Spec, checked
+from img2img.validation import WHOLE, Spec, checked, one_of
 
 EVERY_TASK = "all"
 """What the commands take for all tasks of a bundle, so that no task can have the name."""
@@ -146,9 +147,14 @@ def _backbone(given: Mapping[str, Any]) -> BackboneConfig:
     half = options.pop("half", False)
     if not isinstance(half, bool):
         raise InputError(f"backbone.half={half!r}: expected true, to round the weights to half precision, or false")
+    init: Any = one_of("backbone.init", options.pop("init", "kaiming_normal"), get_args(RandomInit))
+    if init != "kaiming_normal" and mode != "random":
+        raise InputError(
+            f"backbone.init={init!r} with backbone.mode={mode!r}: expected mode 'random', whose weights are drawn so"
+        )
     if options.get("weights") is None and "weights" not in inspect.signature(BACKBONES.find(options.get("kind"))).parameters:
         options.pop("weights", None)  # a kind need not know of weights
-    return BackboneConfig(mode, Spec.of(BACKBONES, options, what="backbone", later=("out_channels",)), None, half)
+    return BackboneConfig(mode, Spec.of(BACKBONES, options, what="backbone", later=("out_channels",)), None, half, init)
 
 
 def _check_selected(given: ExperimentConfig, source: Source | None) -> None:

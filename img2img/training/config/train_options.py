@@ -29,8 +29,12 @@ class OptimiserOptions(Options):
     """Of a masked task's head where it is another; None: `name`."""
     momentum: float = Field(default=0.9, ge=0)
     """Of "sgd"."""
+    nesterov: bool = False
+    """Nesterov's momentum, of "sgd"."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Of networks and heads; scores, which it would pull to the threshold, and normalisation parameters never get any."""
+    """Of networks and heads; normalisation parameters never get any, and what masks learn has `mask_weight_decay`."""
+    mask_weight_decay: float = Field(default=0.0, ge=0)
+    """Of what masks learn: for coefficients, such as ImpressLearn's. Scores it pulls to their threshold."""
     lr: float = Field(default=3e-3, gt=0)
     """Learning rate of networks, or parts of them, that are trained themselves."""
     mask_lr: float = Field(default=3.5e-4, gt=0)
@@ -78,6 +82,10 @@ class AugmentationOptions(Options):
     """Mirror half the crops."""
     jitter: float = Field(default=0.0, ge=0)
     """Strength of colour jitter, 0 for none."""
+    cutout: int = Field(default=0, ge=0)
+    """Side in pixels of a square that is made black at a random place of each crop (DeVries and Taylor 2017), partly outside too;
+    for images of one category each whose scale and colours are kept. 0 for none.
+    """
 
 
 class ValidationOptions(Options):
@@ -144,8 +152,11 @@ class TrainOptions(Options):
     def plain(self) -> dict[str, Any]:
         """As plain values, for fingerprints: without options that are off, as before these options existed."""
         plain = self.model_dump(exclude=None if self.average.decay else {"average"})
-        if self.optimiser.mask == "adam":
-            del plain["optimiser"]["mask"]
+        later = {"mask": "adam", "nesterov": False, "mask_weight_decay": 0.0}
+        optimiser = plain["optimiser"]
+        if not self.augmentation.cutout:
+            del plain["augmentation"]["cutout"]
+        plain["optimiser"] = {key: value for key, value in optimiser.items() if key not in later or value != later[key]}
         return plain
 
     def in_steps(self, images: int) -> Self:

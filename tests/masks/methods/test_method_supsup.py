@@ -7,7 +7,8 @@ from torch import Tensor
 
 from img2img import InputError, MaskedNetwork
 from img2img.masks import Layer
-from img2img.masks.methods.supsup import SupSup, TopKMask, above, cut_at, erdos_renyi, in_memory
+from img2img.masks.layers import erdos_renyi
+from img2img.masks.methods.supsup import SupSup, TopKMask, above, cut_at, in_memory
 
 
 def _mask(score: Tensor, count: int) -> TopKMask:

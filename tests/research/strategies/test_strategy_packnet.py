@@ -56,6 +56,18 @@ def test_pruning_keeps_the_largest_magnitudes_of_each_layer(strategy: PackNet) -
     assert before[CONV1].std() > before[CONV2].std() * 1.05
 
 
+def test_retraining_decays_where_it_is_asked_to() -> None:
+    for shares in ((), (0.8333,)):
+        strategy = begun(PackNet(retrain_decay_at=shares))
+        first(strategy)
+        (training, retraining) = learned(strategy, "colour")
+        assert training.options is None or training.options.schedule.decay_at != (0.8333,)
+        assert retraining.options is not None
+        assert retraining.options.schedule.decay_at == shares
+    with pytest.raises(InputError, match="retrain_decay_at=2"):
+        PackNet(retrain_decay_at=[2])
+
+
 def test_pruning_by_hand() -> None:
     strategy = begun(PackNet(first=0.5, later=0.5))
     strategy.add("classes", strategy.context.head("classes"))

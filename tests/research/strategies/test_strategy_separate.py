@@ -1,6 +1,7 @@
 """A network a task: what is trained in each, what stays frozen, and what is stored."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from img2img.masks import MaskedNetwork
 from img2img.research.strategies import DecoderOnly, FineTune, HeadOnly, PartlyTrained, Scratch
 from img2img.research.strategies.separate import SeparateNetworks
 from img2img.training.run import run
-from img2img.training.strategy import Strategy
+from img2img.training.strategy import Context, Strategy
 
 ENCODER = {"encoder.0.weight", "encoder.0.bias", "encoder.1.weight", "encoder.1.bias"}
 DECODER = {name.replace("encoder", "decoder") for name in ENCODER}
@@ -56,6 +57,42 @@ def test_what_is_trained_and_nothing_else_moves(kind: type[Any], trainable: set[
     statistics = {f"{child}.{name}" for child in moving for name in STATISTICS}
     assert changed(before, model) == trainable | statistics, "the statistics of what is fixed are fixed"
     assert next(phases, None) is None
+
+
+def _starting(name: str, start_from: str) -> Context:
+    """What a strategy works with, where a task starts from another."""
+    plain = context()
+    changed_task = replace(plain.task_data[name], config=replace(plain.task_data[name].config, start_from=start_from))
+    tasks = tuple(changed_task.config if task.name == name else task for task in plain.experiment.tasks)
+    experiment = plain.experiment.model_copy(update={"tasks": tasks})
+    return replace(plain, experiment=experiment, task_data={**plain.task_data, name: changed_task})
+
+
+def test_a_task_starts_from_the_network_of_another_with_a_head_of_its_own() -> None:
+    strategy = begun(FineTune(), _starting("more", "colour"))
+    first(strategy)
+    learned(strategy, "colour")
+    source = snapshot(_network(strategy, "colour").model)
+    next(strategy.learn("more"))
+    started = snapshot(_network(strategy, "more").model)
+    same = {name for name in source if source[name].shape == started[name].shape and torch.equal(source[name], started[name])}
+    assert {name for name in source if not name.startswith("head.")} <= same
+    plain = snapshot(strategy.context.network.backbone)
+    assert not torch.equal(plain["encoder.0.weight"], source["encoder.0.weight"]), "which has moved"
+    assert HEAD - same, "a fresh head"
+    other = begun(FineTune(), _starting("more", "colour"))  # learned on its own, as for a comparison
+    next(other.learn("more"))
+    own, backbone = snapshot(_network(other, "more").model), snapshot(other.context.network.backbone)
+    assert torch.equal(own["encoder.0.weight"], backbone["encoder.0.weight"])
+
+
+def test_a_start_that_a_method_cannot_have_is_refused() -> None:
+    for strategy, start in ((FineTune(), "nearest"), (Scratch(), "colour")):
+        given = _starting("more", start)
+        with pytest.raises(InputError, match="start_from"):
+            strategy.check(given.experiment, given.network)
+    given = _starting("more", "colour")
+    FineTune().check(given.experiment, given.network)
 
 
 def test_parameters_beside_the_children_are_fixed_unless_all_is_trained() -> None:

@@ -16,7 +16,8 @@ from img2img.research.suites.paired_differences import Gain, gain, gain_points, 
 from img2img.research.suites.plot_style import save_png
 from img2img.research.suites.quality_figures import affected_figure, curve_figure, pareto_front, quality_bytes_figure
 from img2img.research.suites.store import store_run, training_curve
-from img2img.research.suites.suite import Method, TaskInfo, read_suite
+from img2img.research.suites.suite import Method, Run, TaskInfo, read_suite
+from img2img.research.suites.summary import chosen_by_validation
 from img2img.research.suites.tables import winners
 
 
@@ -297,3 +298,20 @@ def test_the_wide_table_is_tasks_by_methods(made: tuple[Path, Path]) -> None:
     first = table(made[1], "headline")[0]
     assert first == {"task": "streets", "metric": "mIoU", "higher_is_better": True, "baseline": 0.2, "piggyback": 0.55,
                      "sequential": pytest.approx(0.2), "finetune": 0.5}  # fmt: skip
+
+
+def test_validation_chooses_and_the_test_images_do_not(tmp_path: Path) -> None:
+    suite = read_suite(bare_suite(tmp_path / "suite", "piggyback", "finetune", "sequential"))
+    # Best in validation: of a score the highest, of an error the lowest, at the step that was kept.
+    validated = {"piggyback": (0.3, 50.0), "finetune": (0.6, 70.0), "sequential": (0.5, 90.0)}
+
+    def run(of: Run, label: str) -> Run:
+        score, error = validated[label]
+        curves = {"streets": [(20, 0.9), (40, score)], "colour": [(40, error)]}
+        tasks = [task.model_copy(update={"curve": curves.get(task.name, [])}) for task in of.record.tasks]
+        return replace(of, record=of.record.model_copy(update={"tasks": tasks}))
+
+    methods = tuple(replace(m, runs=tuple(run(each, m.label) for each in m.runs)) for m in suite.methods)
+    found = chosen_by_validation(replace(suite, methods=methods))
+    assert found == {"streets": ("finetune", pytest.approx(0.6)), "colour": ("piggyback", pytest.approx(50.0))}
+    assert chosen_by_validation(suite).keys() <= {"streets", "colour", "edges"}

@@ -157,6 +157,49 @@ def test_piggyback_as_the_special_case_of_affine_masks_is_that_of_the_method() -
         assert ours.train == theirs.train, f"{row}: the protocol is the affine paper's"
 
 
+def test_rows_of_imagenet_to_sketch_are_those_of_the_papers() -> None:
+    rows = ("ksm", "ksm_soft", "piggyback_kernel")
+    labels = (*rows, *(f"{row}_frozen" for row in rows), "piggyback", "affine_no_bias", "finetune", "finetune_sgd")
+    found = _experiments("imagenet_to_sketch", *labels)
+    bare = found["affine_no_bias"].tasks[0].method
+    assert bare == Affine(learned=("k2",), start=(1.0, 0.0, 0.0, 0.0)), "row 5 of the affine paper starts at the network itself"
+    for row in rows:
+        own, frozen = found[row], found[f"{row}_frozen"]
+        assert (own.masks.norm, frozen.masks.norm) == ("own", found["piggyback"].masks.norm)
+        assert own.tasks[0].method == frozen.tasks[0].method
+        assert own.tasks[0].train == frozen.tasks[0].train
+    of = {label: found[label].tasks[0].train.optimiser for label in ("finetune", "finetune_sgd")}
+    assert (of["finetune"].name, of["finetune"].lr) == ("adam", 1e-4), "SGD is the paper's for VGG alone"
+    assert (of["finetune_sgd"].name, of["finetune_sgd"].lr, of["finetune_sgd"].momentum) == ("sgd", 1e-3, 0.9)
+
+
+def test_scalings_of_the_scores_gradients_are_compared_where_they_can_act() -> None:
+    labels = ("adam", "sgd_none_10", "sgd_average_1", "sgd_individual_1", "sgd_proportional_100")
+    experiments = _experiments("score_scaling", *labels)
+    assert len({backbone_fingerprint(experiment) for experiment in experiments.values()}) == 1, "all start from one backbone"
+    found = {label: experiment.tasks[1] for label, experiment in experiments.items()}
+    assert [(task.train.optimiser.mask, task.train.optimiser.mask_lr) for task in found.values()] == [
+        ("adam", 1e-4), ("sgd", 10), ("sgd", 1), ("sgd", 1), ("sgd", 100)
+    ]  # fmt: skip
+    scalings = [task.method_spec.options.get("gradient_scaling") for task in found.values()]
+    assert scalings == ["none", "none", "average", "individual", "none"]
+    assert found["sgd_proportional_100"].method_spec.options["start"] == "proportional"
+
+
+def test_the_decathlons_augmentations_are_cuts_or_whole_images_mirrored_or_not() -> None:
+    found = _experiments("decathlon_augmentation")
+    for label, square, flip in (
+        ("crop", 72, False),
+        ("crop_mirror", 72, True),
+        ("resize", 64, False),
+        ("resize_mirror", 64, True),
+    ):
+        assert len(found[label].tasks) == 9
+        for task in found[label].tasks:
+            assert (task.data.options["square"], task.data.options["middle"]) == (square, 64)
+            assert (task.train.augmentation.crop, task.train.augmentation.flip) == (64, flip)
+
+
 NEW = [f"superclass_{number}" for number in range(16, 21)]
 
 
@@ -178,7 +221,10 @@ def test_impresslearns_bases_on_split_cifar() -> None:
         "hybrid": ("impressions", 15, True),
         "hybrid_homogeneous": ("homogeneous", 15, True),
     }
-    assert set(found) == set(wanted)
+    assert set(found) == {*wanted, "basis_gn"}
+    unnamed = found["basis_gn"].tasks[-5:]
+    assert [task.data.options["number"] for task in unnamed] == [1, 2, 3, 4, 5], "the first tasks again, without their label"
+    assert {task.method for task in unnamed} == {ImpressLearn(basis="impressions", penalty_weight=5e-3, hybrid_density=0.1)}
     for label, (basis, count, hybrid) in wanted.items():
         experiment = found[label]
         first, new = experiment.tasks[:-5], experiment.tasks[-5:]
@@ -186,13 +232,17 @@ def test_impresslearns_bases_on_split_cifar() -> None:
         for task in new:
             assert task.data.options["number"] == int(task.name.rpartition("_")[2])
             if basis is None:
-                assert task.method == SupSup(density=0.1)
+                assert task.method == SupSup(density=0.1, allocation="erdos_renyi")
+                assert (task.train.optimiser.mask_lr, task.train.optimiser.mask_weight_decay) == (1e-3, 0)
             else:
+                assert (task.train.optimiser.mask_lr, task.train.optimiser.mask_weight_decay) == (2e-2, 0.1)
                 expected = ImpressLearn(basis=basis, penalty_weight=5e-3, hybrid=hybrid, hybrid_density=0.1)
                 assert task.method == expected, label
         if basis is None or basis == "random":
             assert not first, "nothing else is trained"
-            assert basis is None or experiment.bases[basis] == RandomBasis(count=count, density=0.1, seed=0)
+            assert basis is None or experiment.bases[basis] == RandomBasis(
+                count=count, density=0.1, seed=0, allocation="erdos_renyi"
+            )
             continue
         made = experiment.bases[basis]
         assert isinstance(made, BasisOfTasks)
