@@ -1,5 +1,6 @@
 """Piggyback: binary masks learned through thresholded scores (Mallya, Davis and Lazebnik, ECCV 2018)."""
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ def select(weight: Tensor, score: Tensor, threshold: float) -> Tensor:
     return weight * as_factor(score >= threshold)
 
 
+@functools.cache
 def below(threshold: float) -> float:
     """The float32 number next below `threshold` rounded to float32."""
     return torch.nextafter(*torch.tensor([threshold, -math.inf], dtype=torch.float32)).item()
