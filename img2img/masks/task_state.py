@@ -75,10 +75,11 @@ class TaskState(nn.Module):
         for key, mask in self.masks.items():
             yield self._names[key], mask  # type: ignore[misc]
 
-    def effective(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The effective weight of every masked one of `weights`."""
+    def effective(self, weights: Mapping[str, Tensor], types: Mapping[str, torch.dtype] | None = None) -> dict[str, Tensor]:
+        """The effective weight of every masked one of `weights`; in training those in `types` are rounded to that type."""
         self.prepare()
-        return {name: mask(weights[name]) for name, mask in self.named_masks()}
+        types = types or {}
+        return {name: mask(weights[name], types.get(name)) for name, mask in self.named_masks()}
 
     def prepare(self) -> None:
         """Let the method do what spans all masks; while in training, before any of them is used."""
