@@ -235,9 +235,7 @@ class TaskNetwork(FrozenBackbone):
                 outputs[index] = tree_map(lambda t, r=row: t[r], out)
         return outputs
 
-    def _effective(
-        self, task: str, state: TaskState, types: Mapping[str, torch.dtype] | None = None
-    ) -> dict[str, Tensor]:
+    def _effective(self, task: str, state: TaskState, types: Mapping[str, torch.dtype] | None = None) -> dict[str, Tensor]:
         """The effective weights of the masked tensors that have a mask; of a task in training those in `types` in that type."""
         if not state.frozen and (self.training or torch.is_grad_enabled()):
             return state.effective(self.masked_weights(), types)

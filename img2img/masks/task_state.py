@@ -115,7 +115,8 @@ class TaskState(nn.Module):
 
     def norm_tensors(self) -> dict[str, Tensor]:
         """The normalisation parameters and buffers, by their names in the backbone; the tensors themselves."""
-        tensors = dict(self.norm.named_parameters()) | dict(self.norm.named_buffers())
+        # Read from their tables: at every call, where PyTorch's own walk over modules would take as long as a small layer.
+        tensors: dict[str, Any] = {**self.norm._parameters, **self.norm._buffers}
         return {self._names[key]: tensor for key, tensor in tensors.items()}
 
     def densities(self) -> dict[str, float]:
@@ -169,5 +170,6 @@ class TaskState(nn.Module):
 
     def versions(self) -> tuple[int, ...]:
         """Counters that change whenever a mask's tensors are written in place or replaced; the cache's key."""
-        tensors = (*self.masks.parameters(), *self.masks.buffers())
+        tables = [table for mask in self.masks.modules() for table in (mask._parameters, mask._buffers)]
+        tensors = [tensor for table in tables for tensor in table.values() if tensor is not None]
         return tuple(v for t in tensors if not t.is_inference() for v in (id(t), t._version))

@@ -151,7 +151,7 @@ def test_the_module_runs_as_a_program() -> None:
 PROGRAM = """
 import resource
 import numpy as np
-from img2img.cli.memory import keep_freed_memory
+from img2img.cli.process import keep_freed_memory
 
 keep_freed_memory()
 

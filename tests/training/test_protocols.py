@@ -9,11 +9,10 @@ from torch import nn
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.backbones import build_backbone
-from img2img.cli.pipeline import plain_config
 from img2img.masks import TaskModule
 from img2img.research.impresslearn.options import read_study
 from img2img.research.strategies import PackNet
-from img2img.training.compose import compose
+from img2img.training.compose import compose, plain_config
 from img2img.training.config import Experiment, OptimiserOptions, TaskConfig, TrainOptions, ValidationOptions, read_experiment
 from img2img.training.mask_strategy import groups_of
 from img2img.training.optimiser import DenseAdam, Groups, all_groups, all_of, build_optimisers, schedule

@@ -210,13 +210,14 @@ class AffineMask(BinaryMask):
         return out
 
     def decode(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """`M`, and the four coefficients as what multiplies the weight."""
-        return (*super().decode(weight), *(broadcast(self.layer, k) for k in self.values().values()))
+        """The effective weight, so that a switch of tasks only copies it: the sum takes five passes over the weights."""
+        k = {name: broadcast(self.layer, k) for name, k in self.values().items()} | self.numbers
+        (mask,) = super().decode(weight)
+        return (combine(weight, mask, tuple(k.values()), torch.empty_like(weight, requires_grad=False)),)
 
     def write(self, weight: Tensor, decoded: tuple[Tensor, ...], out: Tensor) -> Tensor:
         """`k0 W + k1 1 + k2 M + k3 W∘M`."""
-        k = dict(zip(K, decoded[1:], strict=True)) | self.numbers
-        return combine(weight, decoded[0], tuple(k.values()), out)
+        return out.copy_(decoded[0])
 
     def freeze(self) -> None:
         """Keep the mask, one bit each, and the coefficients."""

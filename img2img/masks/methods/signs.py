@@ -72,9 +72,7 @@ class _ShiftedWeight(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, score: Tensor, scale: Tensor, layer: Layer, signs: Signs, dtype: torch.dtype
-    ) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, score: Tensor, scale: Tensor, layer: Layer, signs: Signs, dtype: torch.dtype) -> Tensor:
         factor = broadcast(layer, to_half(scale).float())
         ctx.save_for_backward(score, factor)
         ctx.layer, ctx.signs, ctx.scales = layer, signs, len(scale)
