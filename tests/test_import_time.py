@@ -77,6 +77,15 @@ def test_a_task_is_run_without_what_only_a_training_needs(bundle: Path) -> None:
     assert (returned, loaded) == (0, {"torch", "numpy", "PIL", "safetensors"}), output
 
 
+def test_a_training_loads_fabric_without_the_metrics_whose_version_it_asks_for() -> None:
+    code = "import sys, img2img.training.loop\n"
+    code += "from lightning_fabric.utilities.imports import _TORCHMETRICS_GREATER_EQUAL_1_0_0 as asked\n"
+    code += "assert asked and 'torchmetrics' not in sys.modules and 'matplotlib' not in sys.modules\n"
+    code += "from torchmetrics import MeanMetric\nMeanMetric()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 WATCHED = (*HEAVY, "kornia", "skimage", "timm", "torchmetrics", "matplotlib.pyplot")
 STEPS = {
     "masks": "import img2img; img2img.MaskedNetwork; from img2img.masks import analysis, plots",
