@@ -31,7 +31,7 @@ def network() -> tuple[nn.Module, MaskedNetwork]:
     plain = smp.Unet("resnet34", encoder_weights=None).to(device(), memory_format=torch.channels_last).eval()
     net = MaskedNetwork(plain, head="segmentation_head").to(device(), memory_format=torch.channels_last)
     for name, method in METHODS.items():
-        task = name.replace(", ", "-")
+        task = name.replace(", ", "-").replace(" ", "-")
         net.add_task(task, method(), head=copy.deepcopy(plain.segmentation_head))
         with torch.no_grad():  # half of the bits, whatever the method starts with
             for _, mask in net.state(task).named_masks():

@@ -69,6 +69,10 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_after("import img2img\nimg2img.__version__")[0] == set()
 
 
+def test_a_pipeline_settles_how_threads_wait_before_torch_is_loaded() -> None:
+    assert "torch" not in loaded_after("import img2img.cli.pipeline")[0]
+
+
 def test_a_task_is_run_without_what_only_a_training_needs(bundle: Path) -> None:
     run = f"import img2img\nimport numpy as np\nmodel = img2img.load({str(bundle)!r})\n"
     run += "for task in ('parts', 'clean'): model.run(task, np.zeros((32, 32, 3), np.uint8))\n"
