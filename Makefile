@@ -8,7 +8,7 @@ LOCK   := build/lock
 # What belongs to torch is left out of constraints.txt: machines with a GPU need another torch, and it brings its own.
 TORCHS := torch|torchvision|triton|nvidia-.*|cuda-.*|sympy|mpmath|networkx|setuptools
 
-.PHONY: demo test test-slow lint install lock clean
+.PHONY: demo test test-slow bench lint install lock clean
 
 install: $(READY)
 
@@ -43,6 +43,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# The short forms of all benchmarks, under ten minutes; it fails when a ratio is worse than its goal, see benchmarks/common.py.
+bench: $(READY)
+	$(BIN)/python benchmarks/common.py
 
 # The documentation as a site in build/docs; a warning, such as a link that leads nowhere, is an error.
 .PHONY: docs

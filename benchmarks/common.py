@@ -1,11 +1,19 @@
-"""What the benchmarks share: alternating rounds, medians, ratios to a named peer taken in the same run."""
+"""What the benchmarks share: alternating rounds, medians, ratios to a named peer taken in the same run, goals.
+
+    make bench
+    python benchmarks/common.py small_images disk
+
+runs the short forms of all benchmarks, or of those named, and fails when a ratio is worse than it may be, see `judge`.
+"""
 
 import gc
 import platform
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -38,8 +46,17 @@ def _cpu_name() -> str:
         return platform.processor() or "CPU"
 
 
+def clock() -> float:
+    """Seconds: processor time of one thread on a CPU, which other work on the machine hardly changes; else the time of day."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time() if alone else time.perf_counter()
+
+
 def alternate(functions: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of each function, by round. Every round runs all of them once, so that noise of the machine hits all alike."""
+    """Seconds of `clock` of each function, by round.
+
+    Every round runs all of them once, so that noise of the machine hits all alike.
+    """
     for _ in range(warmup):
         for function in functions.values():
             function()
@@ -48,12 +65,17 @@ def alternate(functions: Mapping[str, Callable[[], object]], *, rounds: int, war
         for name, function in functions.items():
             gc.disable()
             synchronise()
-            start = time.perf_counter()
+            start = clock()
             function()
             synchronise()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
             gc.enable()
     return times
+
+
+def per_round(times: Mapping[str, Sequence[float]], name: str, peer: str) -> list[float]:
+    """The ratios of one's times to its peer's, round by round."""
+    return [a / b for a, b in zip(times[name], times[peer], strict=True)]
 
 
 def ratio(seconds: list[float], peer: list[float]) -> float:
@@ -76,3 +98,70 @@ def report(title: str, times: Mapping[str, list[float]], *, peers: list[str]) ->
 
 def console() -> Console:
     return Console(width=130)
+
+
+_worse: list[str] = []
+
+
+def judge(what: str, ratios: Sequence[float], goal: float, *, known: float | None = None) -> None:
+    """Print a ratio to its peer beside its goal; `end` fails if it is worse.
+
+    The ratio is the median over the rounds, its noise half of their interquartile range. It is worse when it is above the goal
+    by more than the noise. A goal that is known to be missed is judged by `known` in its place, the ratio that was last measured:
+    what fails is then a step back.
+
+    Args:
+        what: names it and its peer.
+        ratios: by round; one number where nothing is left to chance.
+        goal: the largest ratio that is wanted.
+        known: measured and above the goal.
+    """
+    middle, noise = statistics.median(ratios), 0.0
+    if len(ratios) > 1:
+        low, _, high = statistics.quantiles(ratios, n=4)
+        noise = (high - low) / 2
+    limit = goal if known is None else known
+    verdict = "reached" if middle <= goal else "within the noise" if middle <= goal + noise else "missed, as known"
+    if middle > limit + noise:
+        verdict = "WORSE"
+        _worse.append(what)
+    missed = "" if known is None else f", known to be {known:g}"
+    print(f"{what}: {middle:.3f} ± {noise:.3f} (goal {goal:g}{missed}): {verdict}", flush=True)
+
+
+def end() -> None:
+    """Exit with an error if a ratio was worse than it may be."""
+    if _worse:
+        sys.exit("worse than it may be: " + "; ".join(_worse))
+
+
+SHORT = (
+    "training_step",
+    "deployment",
+    "disk",
+    "drift",
+    "many_tasks",
+    "large_folder",
+    "stacked_training",
+    "small_images",
+    "inference",
+)
+"""The benchmarks that have a short form."""
+
+
+def run_short(names: Sequence[str]) -> None:
+    """Run short forms, each in a process of its own, and exit with an error if one fails."""
+    failed = []
+    for name in names:
+        began = time.monotonic()
+        print(f"--- {name}", flush=True)
+        command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), "--short"]
+        if subprocess.run(command, check=False).returncode:
+            failed.append(name)
+        print(f"    {time.monotonic() - began:.0f} s", flush=True)
+    if failed:
+        sys.exit(f"worse, or broken: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    run_short(sys.argv[1:] or SHORT)

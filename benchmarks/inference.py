@@ -7,25 +7,54 @@ task's own prediction and image.
 """
 
 import argparse
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
-from common import alternate, environment, report
+from common import alternate, end, environment, judge, per_round, report
 from torch.nn import functional as F
 
 import img2img
+from img2img.backbones import build_backbone
+from img2img.bundle import HEAD, add_task_to_bundle, save_backbone
 from img2img.data.base import Batch
+from img2img.masks import MaskedNetwork, Piggyback
+from img2img.tasks import build_task
 from img2img.tasks.base import pixels
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle")
+    parser.add_argument("bundle", nargs="?", help="by default one of a random U-Net")
     parser.add_argument("--task", default="colour")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--short", action="store_true", help="small images alone, fewer rounds")
     options = parser.parse_args()
+    options.rounds = 5 if options.short else options.rounds
     print(environment())
+    with tempfile.TemporaryDirectory() as folder:
+        if options.bundle is None:
+            options.bundle, options.task = random_bundle(Path(folder, "bundle")), "denoised"
+        measure(options)
+    end()
+
+
+def random_bundle(folder: Path) -> Path:
+    """A bundle of a random U-Net with one task."""
+    torch.manual_seed(0)
+    task = build_task({"kind": "denoising"})
+    backbone = build_backbone({"kind": "smp", "arch": "unet", "encoder": "resnet18", "weights": None, "out_channels": 4})
+    network = MaskedNetwork(backbone, head=HEAD)
+    save_backbone(folder, network, backbone.spec)
+    network.add_task("denoised", Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
+    info = {"figures": {task.metric: 1.0}, "side": 192}
+    add_task_to_bundle(folder, network, "denoised", options=task.options(), info=info)
+    return folder
+
+
+def measure(options: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     small = [rng.integers(0, 256, (192, 256, 3), dtype=np.uint8) for _ in range(8)]
     large = rng.integers(0, 256, (1200, 1600, 3), dtype=np.uint8)
@@ -50,7 +79,14 @@ def main() -> None:
         "merged, one by one, bfloat16": lambda: [half.run(name, image) for image in small],
         "merged, in batches of 8, bfloat16": lambda: half.run(name, small, batch_size=8),
     }
-    report("eight images of 256 x 192", alternate(runs, rounds=options.rounds), peers=["by hand"])
+    if options.short:
+        runs = {name: runs[name] for name in ("by hand", "cached, one by one", "merged, one by one")}
+    times = alternate(runs, rounds=options.rounds)
+    report("eight images of 256 x 192", times, peers=["by hand"])
+    for kind in ("cached, one by one", "merged, one by one"):
+        judge(f"model.run, {kind} / by hand", per_round(times, kind, "by hand"), 1.03)
+    if options.short:
+        return
     runs = {
         "by hand": lambda: by_hand(large),
         "whole": lambda: merged.run(name, large, tile=None),

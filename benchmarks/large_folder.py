@@ -23,7 +23,7 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
-from common import console, environment
+from common import console, end, environment, judge, per_round
 from rich.table import Table
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
@@ -40,13 +40,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2000, help="how many JPEGs; about 50 KB each")
     parser.add_argument("--folder", type=Path, help="where they are, or are rendered to and left; by default they are deleted")
+    parser.add_argument("--short", action="store_true", help="320 images")
     options = parser.parse_args()
+    options.images = 320 if options.short else options.images
     print(environment())
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         folder = Path(scratch) / "jpegs" if options.folder is None else options.folder / "jpegs"
         render(folder, options.images)
         measure(folder, Path(scratch) / "cache", options.images)
+    end()
 
 
 def measure(folder: Path, cache: Path, images: int) -> None:
@@ -63,7 +66,10 @@ def measure(folder: Path, cache: Path, images: int) -> None:
         "cache_dir, first epoch": lambda: stored.iterate(),
         "fast_decode, no cache": lambda: stream(folder, None, fast_decode=True).iterate(),
     }
-    report(f"first epoch of {images} images", alternate(sources, batches))
+    times = alternate(sources, batches)
+    report(f"first epoch of {images} images", times)
+    judge(f"time an image, no cache / {PEER}", per_round(times, "no cache", PEER), 1.0)
+    judge(f"time an image, cache_dir, first epoch / {PEER}", per_round(times, "cache_dir, first epoch", PEER), 1.0)
     grown = memory() - before
     for _ in itertools.islice(stored.iterate(), images // BATCH + 1):
         pass  # the rest of the epoch
@@ -73,7 +79,9 @@ def measure(folder: Path, cache: Path, images: int) -> None:
         "cache_dir, second epoch": lambda: stored.iterate(images // BATCH + 1),
         "cache_dir, a later run": lambda: stream(folder, DiskCache(cache, 10**11)).iterate(),
     }
-    report(f"second epoch of {images} images", alternate(sources, batches))
+    times = alternate(sources, batches)
+    report(f"second epoch of {images} images", times)
+    judge(f"time an image, cache_dir, second epoch / {PEER}", per_round(times, "cache_dir, second epoch", PEER), 0.2)
     size = sum(path.stat().st_size for path in cache.rglob("*"))
     console().print(
         f"list, open and the first batch: {start:.2f} s; memory that is this process's own: {grown / 1e6:+.0f} MB in the first "

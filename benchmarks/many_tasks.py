@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import console, environment
+from common import console, end, environment, judge
 from rich.table import Table
 
 import img2img
@@ -142,16 +142,21 @@ def main() -> None:
     parser.add_argument("--method", default="piggyback", help="of the sequence")
     parser.add_argument("--bundle", type=int, default=1000, help="tasks of the large bundle; 0 for none")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--short", action="store_true", help="24 tasks, a bundle of 200")
     options = parser.parse_args()
+    if options.short:
+        options.tasks, options.bundle = 24, 200
     torch.set_num_threads(1)
     print(environment())
     with tempfile.TemporaryDirectory() as folder:
         if options.tasks:
             seconds = sequence(Path(folder, "run"), options.tasks, options.method)
             tenth, last = (statistics.median(seconds[i - NEAR : i + NEAR]) for i in (10, len(seconds) - NEAR))
+            judge(f"a task about the last of {options.tasks} / about the tenth", [last / tenth], 1.1)
             print(f"a sequence of {options.tasks} tasks, {options.method}: processor time of a task about the tenth "
                   f"{tenth * 1e3:.0f} ms, about the last {last * 1e3:.0f} ms, ratio {last / tenth:.3f}")  # fmt: skip
         if not options.bundle:
+            end()
             return
         folders = {f"a bundle of {count}, one task run": Path(folder, str(count)) for count in (1, options.bundle)}
         for count, path in zip((1, options.bundle), folders.values(), strict=True):
@@ -167,9 +172,12 @@ def main() -> None:
             middle = statistics.median(values)
             table.add_row(name, f"{middle * 1e3:.0f}", f"{min(values) * 1e3:.0f}", f"{middle / peer:.2f}")
         console().print(table)
+        seconds = found[f"a bundle of {options.bundle}, one task run"]
+        judge(f"a bundle of {options.bundle} opened, one task run / 0.5 s", [value / 0.5 for value in seconds], 1.0)
         read = min(options.bundle, 500)
         first, half, all_ = growing_memory(list(folders.values())[-1], read)
         print(f"peak memory after one task was read {first:.0f} MB, {read // 2} {half:.0f} MB, {read} {all_:.0f} MB")
+    end()
 
 
 if __name__ == "__main__":

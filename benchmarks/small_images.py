@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from common import alternate, environment, report
+from common import alternate, end, environment, judge, per_round, report
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
@@ -25,7 +25,9 @@ BATCHES, SIZE = 10, 128
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--short", action="store_true", help="fewer rounds")
     options = parser.parse_args()
+    options.rounds = 7 if options.short else options.rounds
     print(environment())
     rng = np.random.default_rng(0)
     images, categories = rng.integers(0, 256, (2500, 32, 32, 3), dtype=np.uint8), rng.integers(0, 5, 2500)
@@ -45,7 +47,11 @@ def main() -> None:
         "PadCrop, one image at a time": lambda: [singly.batch(step) for step in range(BATCHES)],
         "PadCrop, whole batches": lambda: [whole.batch(step) for step in range(BATCHES)],
     }
-    report(f"{BATCHES} batches of {SIZE}", alternate(runs, rounds=options.rounds), peers=[next(iter(runs))])
+    peer_name, _, whole_batches = runs
+    times = alternate(runs, rounds=options.rounds)
+    report(f"{BATCHES} batches of {SIZE}", times, peers=[peer_name])
+    judge(f"{whole_batches} / {peer_name}", per_round(times, whole_batches, peer_name), 1.0)
+    end()
 
 
 class _Samples(ArrayDataset):

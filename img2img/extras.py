@@ -1,6 +1,11 @@
 """Packages that only a part of the library needs, with the command that installs them."""
 
 import importlib
+import importlib.metadata
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from img2img.errors import InputError
@@ -32,3 +37,26 @@ def require(package: str, *, extra: str, what: str) -> Any:
 def is_missing(error: ImportError, package: str) -> bool:
     """Whether an error of importing `package` says that it is not installed, and not that an import inside of it failed."""
     return isinstance(error, ModuleNotFoundError) and error.name is not None and f"{package}.".startswith(f"{error.name}.")
+
+
+@contextmanager
+def version_alone(package: str) -> Iterator[None]:
+    """In the block, importing `package` gives a module that has its version and nothing else, unless it is loaded already.
+
+    For an import of another package in the block, which loads all of this one to ask for its version.
+    """
+    try:
+        version = None if package in sys.modules else importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    if version is None:
+        yield
+        return
+    stand_in = ModuleType(package)
+    stand_in.__dict__["__version__"] = version
+    sys.modules[package] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(package) is stand_in:
+            del sys.modules[package]

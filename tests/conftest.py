@@ -15,8 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from img2img.cli.process import bound_spinning
+
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # of tests that import onnxruntime themselves
+bound_spinning()  # of processes that tests start: this one has a single thread
 
 
 # The networks of the tests are tiny: threads would only wait for each other.

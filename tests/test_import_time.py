@@ -69,12 +69,25 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_after("import img2img\nimg2img.__version__")[0] == set()
 
 
+def test_a_pipeline_settles_how_threads_wait_before_torch_is_loaded() -> None:
+    assert "torch" not in loaded_after("import img2img.cli.pipeline")[0]
+
+
 def test_a_task_is_run_without_what_only_a_training_needs(bundle: Path) -> None:
     run = f"import img2img\nimport numpy as np\nmodel = img2img.load({str(bundle)!r})\n"
     run += "for task in ('parts', 'clean'): model.run(task, np.zeros((32, 32, 3), np.uint8))\n"
     run += "for name in ('torchmetrics', 'kornia', 'timm'): assert name not in sys.modules, name"
     loaded, output, returned = loaded_after(run)
     assert (returned, loaded) == (0, {"torch", "numpy", "PIL", "safetensors"}), output
+
+
+def test_a_training_loads_fabric_without_the_metrics_whose_version_it_asks_for() -> None:
+    code = "import sys, img2img.training.loop\n"
+    code += "from lightning_fabric.utilities.imports import _TORCHMETRICS_GREATER_EQUAL_1_0_0 as asked\n"
+    code += "assert asked and 'torchmetrics' not in sys.modules and 'matplotlib' not in sys.modules\n"
+    code += "from torchmetrics import MeanMetric\nMeanMetric()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 WATCHED = (*HEAVY, "kornia", "skimage", "timm", "torchmetrics", "matplotlib.pyplot")

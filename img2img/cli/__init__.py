@@ -70,6 +70,8 @@ app.add_typer(share.app, name="share", rich_help_panel=_EXPORT)
 def main() -> None:
     """Run the command of `sys.argv`; an error that the user can mend is one line on stderr and exit code 1."""
     from img2img.cli.output import one_message
+    from img2img.cli.process import bound_spinning
 
+    bound_spinning()
     with one_message():
         app(prog_name="img2img")

@@ -25,8 +25,8 @@ from img2img.cli.add_task import (
     Values,
     task_and_data,
 )
-from img2img.cli.memory import keep_freed_memory
 from img2img.cli.options import BundleOption
+from img2img.cli.process import keep_freed_memory
 
 if TYPE_CHECKING:
     from img2img.training.results import TaskResult

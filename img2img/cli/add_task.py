@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from img2img.cli.memory import keep_freed_memory
 from img2img.cli.options import Bundle
+from img2img.cli.process import keep_freed_memory
 from img2img.errors import InputError
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml

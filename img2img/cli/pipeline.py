@@ -1,31 +1,26 @@
-"""What the scripts in `pipelines/` share: from a composed config to a run, with a user's mistakes as one message."""
+"""What the scripts in `pipelines/` share: from a composed config to a run, with a user's mistakes as one message.
+
+What a run needs is imported when it starts: how threads wait is settled before torch is loaded.
+"""
 
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from img2img.cli.memory import keep_freed_memory
 from img2img.cli.output import USER_ERRORS, one_message
+from img2img.cli.process import bound_spinning, keep_freed_memory
 from img2img.errors import InputError
-from img2img.launch.store import is_remote
-from img2img.training.compose import (
-    ENDING,
-    check_overrides,
-    composition_error,
-    config_folders,
-    plain_config,
-    register_defaults,
-)
-from img2img.training.config.launcher import read_launcher
-from img2img.training.run_folder import SavedConfig
+
+if TYPE_CHECKING:
+    from img2img.training.run_folder import SavedConfig
 
 _AFTER_THE_FIRST = 3.0
 """Seconds that all processes but the first wait before they report an error: where all meet the same, it alone is heard, since
@@ -78,7 +73,10 @@ def start(main: Callable[[], object], *, experiment: bool = True) -> None:
         experiment: its config is an experiment's, whose keys are checked.
     """
     keep_freed_memory()
+    bound_spinning()
     with _ending():
+        from img2img.training.compose import check_overrides, composition_error, config_folders, register_defaults
+
         check_overrides(sys.argv[1:], experiment=experiment)
         register_defaults(config_folders(sys.argv[1:]))
         before = os.environ.get(_FULL_ERROR)
@@ -97,6 +95,8 @@ def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], o
 
     Each job of a multirun gets the folder that Hydra has for it, `out/NUMBER`, and shows no bars, which would mix with others'.
     """
+    from img2img.training.compose import ENDING
+
     with job_errors():
         if ENDING in config:
             raise InputError(f"the key {ENDING} is of pipelines/decathlon.py alone: leave it out")
@@ -105,6 +105,8 @@ def run_config(config: DictConfig, *, then: Callable[[Any, Mapping[str, Any]], o
 
 def _run(config: DictConfig, then: Callable[[Any, Mapping[str, Any]], object] | None) -> None:
     from img2img.api import run
+    from img2img.launch.store import is_remote
+    from img2img.training.compose import plain_config
 
     with job_errors():
         plain = plain_config(config)
@@ -130,6 +132,7 @@ def _launch(plain: Mapping[str, Any], config: DictConfig, then: Callable[[Any, M
     """Run the experiment by the config's launcher, its tasks side by side, see `img2img.launch`."""
     from img2img.launch.jobs import jobs_of
     from img2img.launch.scheduler import check_finished, run_jobs
+    from img2img.training.config.launcher import read_launcher
 
     given = OmegaConf.to_container(config.launcher, resolve=True)
     assert isinstance(given, dict)
@@ -147,6 +150,7 @@ def run_decathlon(config: DictConfig) -> None:
     `imagenet12_accuracy` of the config is the given network's, see `img2img.research.decathlon.check_given`.
     """
     from img2img.research.decathlon import ending
+    from img2img.training.compose import ENDING, plain_config
 
     with job_errors():
         then = ending(config.get(ENDING), plain_config(config))
@@ -156,6 +160,7 @@ def run_decathlon(config: DictConfig) -> None:
 def run_study(config: DictConfig) -> None:
     """Run the study of the config, see `img2img.research.impresslearn`."""
     from img2img.research.impresslearn import run
+    from img2img.training.compose import plain_config
     from img2img.training.distributed import refuse_several_processes
 
     with job_errors():
@@ -165,7 +170,9 @@ def run_study(config: DictConfig) -> None:
         run(plain_config(config), composed=_composed(config))
 
 
-def _composed(config: DictConfig) -> SavedConfig:
+def _composed(config: DictConfig) -> "SavedConfig":
     """What the run folder keeps; with interpolations, so that a path shows which data it is from."""
+    from img2img.training.run_folder import SavedConfig
+
     overrides = OmegaConf.to_yaml(HydraConfig.get().overrides.task) if HydraConfig.initialized() else None
     return SavedConfig(OmegaConf.to_yaml(config), overrides)

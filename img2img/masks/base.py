@@ -40,16 +40,28 @@ class Mask(nn.Module, ABC):
 
     frozen: bool = False
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """The effective weight: same shape, dtype and memory format as `weight`. Gradients go to the mask's own parameters."""
+    def forward(self, weight: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """The effective weight: same shape, dtype and memory format as `weight`. Gradients go to the mask's own parameters.
+
+        Args:
+            weight: `W`.
+            dtype: of a mask in training, the type to which autocast would cast the result; None for `weight`'s own.
+        """
         if not self.frozen:
-            return self.effective(weight)
+            return self.effective(weight) if dtype in (None, weight.dtype) else self.effective_as(weight, dtype)
         # Into the weight's own memory format, or the result's strides, and with them the kernels, would differ from training's.
         return self.write(weight, self.decode(weight), torch.empty_like(weight, requires_grad=False))
 
     @abstractmethod
     def effective(self, weight: Tensor) -> Tensor:
         """The effective weight while training, differentiable by the mask's parameters."""
+
+    def effective_as(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """`effective`, rounded to `dtype`: bit for bit what autocast makes of it, gradients too.
+
+        A mask may override it where rounding at once saves passes over memory.
+        """
+        return self.effective(weight).to(dtype)
 
     @abstractmethod
     def decode(self, weight: Tensor) -> tuple[Tensor, ...]:

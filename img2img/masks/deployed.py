@@ -28,7 +28,7 @@ class DeployedNetwork(nn.Module):
     `activate` writes a task's effective weights and normalisation state into the copy's own tensors: they stay where they
     are, so that a compiled or captured graph stays valid. `deactivate` brings the backbone back, exactly, from the network,
     with which the copy shares its frozen weights (memory: one more set of weights, and for each prepared task one byte a weight
-    of an element-wise mask, or the changed weight itself of a mask of real values).
+    of an element-wise mask, or the changed weight itself of an affine mask or one of real values).
 
     Args:
         network: gives the tasks. Tasks are read when they are prepared; changes after that are not seen.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.errors import InputError, first_line
-from img2img.masks.functional_module import EvalScope, FunctionalModule
+from img2img.masks.functional_module import AutocastUse, EvalScope, FunctionalModule, autocast_dtype
 from img2img.masks.instance_norm import use_instance_statistics
 from img2img.masks.layers import IsNorm, Layer, Selection, as_select, assign_roles, describe_layers
 from img2img.masks.maskable import check_copyable, check_selection
@@ -38,6 +38,7 @@ class FrozenBackbone(nn.Module):
     _written: list[int]
     _layers: dict[str, Layer] | None
     _functional: dict[bool, FunctionalModule]
+    _autocast: dict[torch.dtype, frozenset[str]]
 
     def __init__(self, backbone: nn.Module, head: str | None, select: Selection, is_norm: IsNorm, *, strict: bool = True) -> None:
         super().__init__()
@@ -64,6 +65,7 @@ class FrozenBackbone(nn.Module):
         self.backbone_sha256 = self.hash_backbone()
         self._compile_options: dict[str, Any] | None = None
         self._head_checked = head is None
+        self._autocast = {}
         self._reset_tensors()
 
     def frozen_tensors(self) -> dict[str, Tensor]:
@@ -148,8 +150,8 @@ class FrozenBackbone(nn.Module):
             try:
                 if functional is not None:
                     return functional(tensors, args, kwargs, eval_scope=eval_scope)
-                if not self._head_checked:
-                    return self._run_and_check_head(tensors, args, kwargs, eval_scope, by_instance)
+                if not self._head_checked or self._autocast_is_new():
+                    return self._run_and_look(tensors, args, kwargs, eval_scope, by_instance)
                 # Taken away meanwhile: a call within this one, by a hook, gets another.
                 kept = self._functional.pop(by_instance, None) or self._new_functional_module(by_instance)
                 try:
@@ -160,23 +162,45 @@ class FrozenBackbone(nn.Module):
                 self._check_whole(error)
                 raise
 
-    def _run_and_check_head(
+    def autocast_types(self) -> dict[str, torch.dtype]:
+        """The types to which autocast casts masked weights that are used once, by name; empty outside of autocast regions.
+
+        A call has shown which these are. A backbone that calls its layers in another way each time keeps to what was seen first.
+        """
+        dtype = self._autocast_dtype()
+        return {} if dtype is None else dict.fromkeys(self._autocast.get(dtype, ()), dtype)
+
+    def _autocast_dtype(self) -> torch.dtype | None:
+        weight = next((self.frozen_tensors()[name] for name in self.roles.masked), None)
+        return None if weight is None or weight.dtype != torch.float32 else autocast_dtype(weight.device)
+
+    def _autocast_is_new(self) -> bool:
+        dtype = self._autocast_dtype()
+        return dtype is not None and dtype not in self._autocast
+
+    def _run_and_look(
         self, tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], eval_scope: EvalScope, by_instance: bool
     ) -> Any:
-        assert self.head_name is not None
-        passed: list[Any] = []
+        """The first call, and the first under autocast: what it is given and what it does with it is looked at."""
         functional = FunctionalModule(self.backbone, self._norm_names, separate_hooks=True)
         if by_instance:
             use_instance_statistics(functional.module)
-        slot = functional.module.get_submodule(self.head_name)
-        slot.register_forward_hook(lambda module, inputs, output: passed.append(output))
+        passed: list[Any] = []
+        if self.head_name is not None:
+            slot = functional.module.get_submodule(self.head_name)
+            slot.register_forward_hook(lambda module, inputs, output: passed.append(output))
+        dtype = self._autocast_dtype()
+        float32 = [name for name in self.roles.masked if tensors[name].dtype == torch.float32]
+        use = None if dtype is None else AutocastUse(functional.module, float32, dtype)
         features = functional(tensors, args, kwargs, eval_scope=eval_scope)
-        if len(passed) != 1 or passed[0] is not features:
+        if self.head_name is not None and (len(passed) != 1 or passed[0] is not features):
             raise InputError(
                 f"head={self.head_name!r} is not the last operation of the backbone, which returned something else than "
                 "its output: wrap the backbone so that the head comes last, or use head=None"
             )
         self._head_checked = True
+        if use is not None and dtype is not None:
+            self._autocast[dtype] = use.found()
         return features
 
     def _check_whole(self, error: BaseException) -> None:

@@ -80,6 +80,48 @@ class FunctionalModule:
         return self.module(*args, **kwargs)
 
 
+class AutocastUse:
+    """Finds the weights that a call casts by autocast where they are used, once each.
+
+    Such a weight may be given in autocast's type in the first place: the outputs are the same bit for bit. It is one of a layer
+    of PyTorch's own that runs once in the call, inside of the autocast region. A weight that is used twice is none: the sum of
+    its gradients would be rounded.
+
+    Args:
+        module: of which a call is watched; hooks are registered on it.
+        names: of the weights to look at.
+        dtype: autocast's type.
+    """
+
+    def __init__(self, module: nn.Module, names: Collection[str], dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._uses: dict[str, list[bool]] = {}
+        places = [name for _, _, name in _slots(module)]
+        for name in names:
+            owner, _, leaf = name.rpartition(".")
+            layer = module.get_submodule(owner)
+            # A subclass may do anything with its weight first.
+            if leaf == "weight" and type(layer) in _CAST_WEIGHTS and places.count(name) == 1:
+                uses = self._uses[name] = []
+                layer.register_forward_pre_hook(lambda layer, args, uses=uses: uses.append(self._casts(args)))
+
+    def _casts(self, args: tuple[Any, ...]) -> bool:
+        return bool(args) and isinstance(args[0], Tensor) and autocast_dtype(args[0].device) == self._dtype
+
+    def found(self) -> frozenset[str]:
+        """Their names, after the call."""
+        return frozenset(name for name, uses in self._uses.items() if uses == [True])
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The type to which operations on `device` cast float32 tensors now; None outside of an autocast region."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+
+
+_CAST_WEIGHTS = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
+)  # fmt: skip
+"""The layers whose call is one operation that autocast runs in its own type."""
 _HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 
 

@@ -207,7 +207,7 @@ class TaskNetwork(FrozenBackbone):
         if not isinstance(task, str):
             return self._mixed(args, list(task), kwargs)
         state = self.state(task)
-        tensors = state.norm_tensors() | self._effective(task, state)
+        tensors = state.norm_tensors() | self._effective(task, state, self.autocast_types())
         by_instance = state.norm_mode == "instance"
         features = self.run_with(tensors, args, kwargs, eval_scope=state.eval_scope(), by_instance=by_instance, compiled=True)
         return features if state.head is None else state.head(features)
@@ -235,10 +235,10 @@ class TaskNetwork(FrozenBackbone):
                 outputs[index] = tree_map(lambda t, r=row: t[r], out)
         return outputs
 
-    def _effective(self, task: str, state: TaskState) -> dict[str, Tensor]:
-        """The effective weights of the masked tensors that have a mask."""
+    def _effective(self, task: str, state: TaskState, types: Mapping[str, torch.dtype] | None = None) -> dict[str, Tensor]:
+        """The effective weights of the masked tensors that have a mask; of a task in training those in `types` in that type."""
         if not state.frozen and (self.training or torch.is_grad_enabled()):
-            return state.effective(self.masked_weights())
+            return state.effective(self.masked_weights(), types)
         with self._lock:
             version = state.versions()
             cached = self._cache.get(task, version)

@@ -75,10 +75,11 @@ class TaskState(nn.Module):
         for key, mask in self.masks.items():
             yield self._names[key], mask  # type: ignore[misc]
 
-    def effective(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The effective weight of every masked one of `weights`."""
+    def effective(self, weights: Mapping[str, Tensor], types: Mapping[str, torch.dtype] | None = None) -> dict[str, Tensor]:
+        """The effective weight of every masked one of `weights`; in training those in `types` are rounded to that type."""
         self.prepare()
-        return {name: mask(weights[name]) for name, mask in self.named_masks()}
+        types = types or {}
+        return {name: mask(weights[name], types.get(name)) for name, mask in self.named_masks()}
 
     def prepare(self) -> None:
         """Let the method do what spans all masks; while in training, before any of them is used."""
@@ -114,7 +115,8 @@ class TaskState(nn.Module):
 
     def norm_tensors(self) -> dict[str, Tensor]:
         """The normalisation parameters and buffers, by their names in the backbone; the tensors themselves."""
-        tensors = dict(self.norm.named_parameters()) | dict(self.norm.named_buffers())
+        # Read from their tables: at every call, where PyTorch's own walk over modules would take as long as a small layer.
+        tensors: dict[str, Any] = {**self.norm._parameters, **self.norm._buffers}
         return {self._names[key]: tensor for key, tensor in tensors.items()}
 
     def densities(self) -> dict[str, float]:
@@ -168,5 +170,6 @@ class TaskState(nn.Module):
 
     def versions(self) -> tuple[int, ...]:
         """Counters that change whenever a mask's tensors are written in place or replaced; the cache's key."""
-        tensors = (*self.masks.parameters(), *self.masks.buffers())
+        tables = [table for mask in self.masks.modules() for table in (mask._parameters, mask._buffers)]
+        tensors = [tensor for table in tables for tensor in table.values() if tensor is not None]
         return tuple(v for t in tensors if not t.is_inference() for v in (id(t), t._version))

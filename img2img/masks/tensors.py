@@ -30,6 +30,12 @@ def copy_into(module: nn.Module, values: Mapping[str, Tensor]) -> None:
         tensors[name].copy_(value)
 
 
+def widened(gradient: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
+    """A gradient in `dtype`, and whether it is a copy: only that may be written into, others may use what autograd gives."""
+    wide = gradient.to(dtype)
+    return wide, wide is not gradient
+
+
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """SHA-256 over the names, shapes and float32 values of `tensors`, sorted by name.
 

@@ -19,11 +19,14 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from img2img.errors import InputError
+from img2img.extras import version_alone
+
+with version_alone("torchmetrics"):  # which would load scipy and matplotlib, and take up to two seconds
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
 T = TypeVar("T")
 

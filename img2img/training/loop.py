@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from img2img.data.loader import timed
@@ -22,7 +21,7 @@ from img2img.training.average import WeightAverage
 from img2img.training.callback import Callback
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.config import TrainOptions
-from img2img.training.distributed import Processes
+from img2img.training.distributed import Fabric, Processes
 from img2img.training.log import TrainingLog
 from img2img.training.optimiser import Groups, all_groups, all_of, build_optimisers, schedule, schedulers, start_momentum
 from img2img.training.precise_bn import precise_bn

@@ -66,45 +66,26 @@ class DenseAdam(torch.optim.Adam):
 
     On a CPU PyTorch's fused kernel copies each tensor that is not contiguous before and after its work: with channels_last the
     step takes 1.6 times as long. It also takes a gradient of another memory format than its parameter's for one of the same,
-    without an error (seen in PyTorch 2.14). So during a step each parameter stands as a contiguous view of the same memory,
-    with its dimensions in the order of their strides, and so do its gradient and its moments. Adam works element by element:
-    the results are the same bit for bit.
+    without an error (seen in PyTorch 2.14). So the kernel is given contiguous views of the same memory: of each parameter, its
+    gradient and its moments, with the dimensions in the order of the parameter's strides. Adam works element by element: the
+    results are the same bit for bit, and parameters and state keep their form.
     """
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step, see `torch.optim.Adam.step`."""
-        loss = None
-        if closure is not None:  # with the parameters as they are
-            with torch.enable_grad():
-                loss = closure()
-        moved: list[tuple[nn.Parameter, Tensor, Tensor, list[int]]] = []
-        try:
-            for parameter in (p for group in self.param_groups for p in group["params"]):
-                gradient = parameter.grad
-                if gradient is None or parameter.device.type != "cpu":
-                    continue
-                if gradient.stride() != parameter.stride():
-                    gradient = parameter.grad = torch.empty_like(parameter).copy_(gradient)
+    def _init_group(self, group: dict[str, Any], params: list[Tensor], *lists: list[Tensor]) -> bool:
+        """What PyTorch's own collects for its kernel, as contiguous views."""
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is not None and parameter.device.type == "cpu" and gradient.stride() != parameter.stride():
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        has_complex: bool = super()._init_group(group, params, *lists)  # type: ignore[misc]
+        *tensors, _ = lists  # the last are the steps
+        for i, parameter in enumerate(params):
+            if parameter.device.type == "cpu" and not parameter.is_contiguous():
                 order = sorted(range(parameter.ndim), key=parameter.stride, reverse=True)
-                if not parameter.is_contiguous() and parameter.data.permute(order).is_contiguous():
-                    moved.append((parameter, parameter.data, gradient, order))
-                    self._permute_moments(parameter, order)
-                    _set(parameter, parameter.data.permute(order), gradient.permute(order))
-            super().step()
-        finally:
-            for parameter, data, gradient, order in moved:
-                _set(parameter, data, gradient)
-                self._permute_moments(parameter, [order.index(dim) for dim in range(len(order))])
-        return loss
-
-    def _permute_moments(self, parameter: nn.Parameter, order: list[int]) -> None:
-        state = self.state.get(parameter, {})
-        state.update({key: x.permute(order) for key, x in state.items() if isinstance(x, Tensor) and x.ndim == len(order)})
-
-
-def _set(parameter: nn.Parameter, data: Tensor, gradient: Tensor) -> None:
-    parameter.grad = None  # the shapes of both must fit at every moment
-    parameter.data, parameter.grad = data, gradient
+                for of_kind in (params, *tensors):
+                    if of_kind:  # there are no maxima without amsgrad
+                        of_kind[i] = of_kind[i].detach().permute(order)
+        return has_complex
 
 
 def start_momentum(optimisers: Sequence[torch.optim.Optimizer]) -> None:

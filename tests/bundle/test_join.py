@@ -18,9 +18,8 @@ from img2img import InputError, MaskedNetwork, masks
 from img2img.backbones import build_backbone
 from img2img.bundle import HEAD, add_task_to_bundle, delete_task_from_bundle, join, load_bundle, read_bundle, save_backbone
 from img2img.bundle.join import join_bundles
-from img2img.cli.pipeline import plain_config
 from img2img.files.lock import FolderInUseError, hold
-from img2img.training.compose import compose
+from img2img.training.compose import compose, plain_config
 from img2img.training.config import read_experiment
 from img2img.training.sequence import SequenceRunner
 

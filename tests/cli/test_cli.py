@@ -1,6 +1,7 @@
 """The command line: what it prints, what it writes, and how it fails."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from img2img import __version__
 from img2img.cli import main
+from img2img.cli.process import bound_spinning
 from img2img.research.suites.store import store_run
 
 
@@ -151,7 +153,7 @@ def test_the_module_runs_as_a_program() -> None:
 PROGRAM = """
 import resource
 import numpy as np
-from img2img.cli.memory import keep_freed_memory
+from img2img.cli.process import keep_freed_memory
 
 keep_freed_memory()
 
@@ -174,3 +176,16 @@ def test_freed_blocks_are_used_again_unless_the_user_has_set_malloc_up(monkeypat
     assert new_pages() < 1000
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     assert new_pages() > 20_000
+
+
+def test_waiting_threads_spin_for_a_bounded_time_unless_the_user_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        for other in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+            monkeypatch.delenv(other, raising=False)
+        monkeypatch.setenv(name, "active" if name == "OMP_WAIT_POLICY" else "7")
+        before = dict(os.environ)
+        bound_spinning()
+        assert dict(os.environ) == before
+        monkeypatch.delenv(name)
+        bound_spinning()
+        assert 0 < int(os.environ["GOMP_SPINCOUNT"]) < 300_000

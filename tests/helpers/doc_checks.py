@@ -16,11 +16,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from img2img.api import run
 from img2img.backbones import BACKBONES, build_backbone
-from img2img.cli.pipeline import plain_config
 from img2img.research.impresslearn.options import read_study
 from img2img.research.suites import runner as suite
 from img2img.tasks import task_class
-from img2img.training.compose import compose
+from img2img.training.compose import compose, plain_config
 from img2img.training.config import Experiment, read_experiment
 
 FILLED = {"DATA": "my", "METHOD": "finetune", "SEED": "0", "BACKBONE": "runs/demo", "OUT": "runs/out", "NAME": "pacs"}

@@ -224,6 +224,53 @@ def test_a_compiled_network_trains_as_an_uncompiled_one(method: str) -> None:
     assert torch.equal(evaluate(net, "first", x), evaluate(twin, "first", x))
 
 
+@pytest.mark.parametrize("layers", ["conv2d", "transposed2d", "linear", "attention", "tied"])
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_given_in_autocasts_type_train_as_those_that_autocast_casts(
+    method: str, layers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, x = LAYERS[layers]()
+    net = network(backbone)
+    net.add_task("first", METHODS[method]())
+    twin = copy.deepcopy(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        train(net, "first", x)
+        expected = {"conv2d": 2, "transposed2d": 3, "linear": 2, "attention": 0, "tied": 1}
+        trained = any(True for _ in net.state("first").parameters())
+        assert len(net.autocast_types()) == (expected[layers] if trained else 0)
+        assert set(net.autocast_types().values()) <= {torch.bfloat16}
+        monkeypatch.setattr(MaskedNetwork, "autocast_types", lambda self: {})
+        train(twin, "first", x)
+    monkeypatch.undo()
+    assert net.autocast_types() == {}
+    theirs = twin.state("first").state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in net.state("first").state_dict().items())
+
+
+class Odd(nn.Module):
+    """One layer runs twice, one outside of autocast, one as PyTorch's own do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice, self.outside, self.once = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.once(self.twice(self.twice(x))).float()
+        with torch.autocast("cpu", enabled=False):
+            return self.outside(x)
+
+
+def test_weights_that_autocast_does_not_cast_once_stay_as_they_are() -> None:
+    net, x = MaskedNetwork(Odd()), torch.randn(4, 6)
+    net.add_task("first", masks.Piggyback())
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(2):
+            net(x, task="first").sum().backward()
+        assert net.autocast_types() == {"once.weight": torch.bfloat16}
+        merged = net.merge("first")
+    assert torch.equal(merged.once.weight, net.backbone.once.weight), "not rounded"
+
+
 def _roles(layers: str) -> dict[str, set[str]]:
     net = MaskedNetwork(LAYERS[layers]()[0])
     return {"masked": set(net.roles.masked), "fixed": set(net.roles.fixed_parameters), "norm": set(net.roles.norm_parameters)}

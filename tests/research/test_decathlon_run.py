@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import img2img
 from img2img.api import run
 from img2img.backbones import build_backbone
-from img2img.cli.pipeline import plain_config, run_config, run_decathlon
+from img2img.cli.pipeline import run_config, run_decathlon
 from img2img.data.base import Batch
 from img2img.data.cache import CachedDataset
 from img2img.data.datasets.decathlon import DECATHLON, Decathlon
@@ -25,7 +25,7 @@ from img2img.metrics import decathlon_score
 from img2img.metrics.decathlon import FINETUNED
 from img2img.research.decathlon import MADE, OFFICIAL, SEEN, finish, note_of, predict, score_of
 from img2img.tasks import Task, build_task
-from img2img.training.compose import compose
+from img2img.training.compose import compose, plain_config
 from img2img.training.config import read_experiment
 
 pytestmark = pytest.mark.usefixtures("without_curves")

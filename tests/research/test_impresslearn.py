@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 
 from img2img import InputError
-from img2img.cli.pipeline import plain_config
 from img2img.cli.report import report as report_command
 from img2img.files.lock import FolderInUseError, hold
 from img2img.masks import SupSup
@@ -27,7 +26,7 @@ from img2img.research.impresslearn.report import rebuild_report
 from img2img.research.impresslearn.resume_check import check_earlier
 from img2img.research.impresslearn.study_network import Job, StudyNetwork
 from img2img.research.impresslearn.table2 import TABLE_2, Row
-from img2img.training.compose import compose
+from img2img.training.compose import compose, plain_config
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 

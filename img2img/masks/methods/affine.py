@@ -15,6 +15,7 @@ from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor
 from img2img.masks.layers import Layer
 from img2img.masks.methods.piggyback import below, select
+from img2img.masks.tensors import widened
 from img2img.validation import one_of
 
 Surrogate = Literal["identity", "sigmoid"]
@@ -93,26 +94,33 @@ class _AffineWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, score: Tensor, layer: Layer, channel_wise: bool, sigmoid: bool, *k: Tensor | float
+        ctx: Any,
+        weight: Tensor,
+        score: Tensor,
+        layer: Layer,
+        channel_wise: bool,
+        sigmoid: bool,
+        dtype: torch.dtype,
+        *k: Tensor | float,
     ) -> Tensor:
         k = tuple(broadcast(layer, x) if isinstance(x, Tensor) else x for x in k)
         ctx.save_for_backward(weight, score, *(x if isinstance(x, Tensor) else None for x in k[2:]))
         ctx.layer, ctx.channel_wise, ctx.sigmoid = layer, channel_wise, sigmoid
         ctx.numbers = [None if isinstance(x, Tensor) else x for x in k[2:]]
-        return combine(weight, score, k, torch.empty_like(weight, requires_grad=False))
+        return combine(weight, score, k, torch.empty_like(weight, requires_grad=False)).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, score, *saved = ctx.saved_tensors
         k2, k3 = (number if tensor is None else tensor for tensor, number in zip(saved, ctx.numbers, strict=True))
-        gradient = grads[0]
         if weight.dtype not in (torch.float32, torch.float64):
-            weight, gradient = weight.float(), gradient.float()
+            weight = weight.float()
+        gradient, own = widened(grads[0], weight.dtype)
 
         def total(x: Tensor) -> Tensor:
             return ctx.layer.channel_sums(x) if ctx.channel_wise else x.sum().float()
 
-        _, by_score, _, _, _, *by_k = ctx.needs_input_grad
+        _, by_score, _, _, _, _, *by_k = ctx.needs_input_grad
         found: list[Tensor | None] = [None] * 4
         if by_k[0]:
             found[0] = total(gradient * weight)
@@ -124,17 +132,17 @@ class _AffineWeight(torch.autograd.Function):
             found[2] = total(room) if by_k[2] else None
             found[3] = total(room.mul_(weight)) if by_k[3] else None
         if not by_score:
-            return None, None, None, None, None, *found
+            return None, None, None, None, None, None, *found
         if _is(k3, 0):
-            gradient = torch.mul(gradient, k2, out=room)
+            gradient = torch.mul(gradient, k2, out=gradient if own else room)
         elif _is(k3, 1) and _is(k2, 0):
-            gradient = torch.mul(gradient, weight, out=room)
+            gradient = torch.mul(gradient, weight, out=gradient if own else room)
         else:
             gradient = torch.mul(weight, k3, out=room).add_(k2).mul_(gradient)
         gradient = gradient.float()
         if ctx.sigmoid:
             gradient = torch.ops.aten.sigmoid_backward(gradient, torch.sigmoid(score))
-        return None, gradient, None, None, None, *found
+        return None, gradient, None, None, None, None, *found
 
 
 def broadcast(layer: Layer, k: Tensor) -> Tensor:
@@ -192,19 +200,24 @@ class AffineMask(BinaryMask):
 
     def effective(self, weight: Tensor) -> Tensor:
         """`k0 W + k1 1 + k2 M + k3 W∘M`; see `_AffineWeight` for the gradients."""
+        return self.effective_as(weight, weight.dtype)
+
+    def effective_as(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """`k0 W + k1 1 + k2 M + k3 W∘M`, rounded."""
         assert self.score is not None
         k = (self._held() | self.numbers).values()
-        out: Tensor = _AffineWeight.apply(weight, self.score, self.layer, self.channel_wise, self.sigmoid, *k)
+        out: Tensor = _AffineWeight.apply(weight, self.score, self.layer, self.channel_wise, self.sigmoid, dtype, *k)
         return out
 
     def decode(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """`M`, and the four coefficients as what multiplies the weight."""
-        return (*super().decode(weight), *(broadcast(self.layer, k) for k in self.values().values()))
+        """The effective weight, so that a switch of tasks only copies it: the sum takes five passes over the weights."""
+        k = {name: broadcast(self.layer, k) for name, k in self.values().items()} | self.numbers
+        (mask,) = super().decode(weight)
+        return (combine(weight, mask, tuple(k.values()), torch.empty_like(weight, requires_grad=False)),)
 
     def write(self, weight: Tensor, decoded: tuple[Tensor, ...], out: Tensor) -> Tensor:
         """`k0 W + k1 1 + k2 M + k3 W∘M`."""
-        k = dict(zip(K, decoded[1:], strict=True)) | self.numbers
-        return combine(weight, decoded[0], tuple(k.values()), out)
+        return out.copy_(decoded[0])
 
     def freeze(self) -> None:
         """Keep the mask, one bit each, and the coefficients."""

@@ -1,5 +1,6 @@
 """Piggyback: binary masks learned through thresholded scores (Mallya, Davis and Lazebnik, ECCV 2018)."""
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import as_factor
 from img2img.masks.layers import Layer, kernel_sum
+from img2img.masks.tensors import widened
 from img2img.masks.ternary import TernaryMask, check_signs
 from img2img.validation import one_of
 
@@ -28,22 +30,23 @@ class _ThresholdedWeight(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, score: Tensor, threshold: float, kernel_dims: int, scaling: Scaling) -> Tensor:
+    def forward(
+        ctx: Any, weight: Tensor, score: Tensor, threshold: float, kernel_dims: int, scaling: Scaling, dtype: torch.dtype
+    ) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.kernel_dims, ctx.scaling = kernel_dims, scaling
-        return select(weight, score, threshold)
+        return select(weight, score, threshold).to(dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None, None, None, None]:
         (weight,) = ctx.saved_tensors
-        if ctx.scaling == "individual":
-            gradient = kernel_sum(grads[0], weight.sign(), ctx.kernel_dims)
-        else:
-            gradient = kernel_sum(grads[0], weight, ctx.kernel_dims)
+        gradient, own = widened(grads[0], weight.dtype)
+        factor = weight.sign() if ctx.scaling == "individual" else weight
+        gradient = gradient.mul_(factor) if own and ctx.kernel_dims == 0 else kernel_sum(gradient, factor, ctx.kernel_dims)
         gradient = gradient.float()
         if ctx.scaling == "average":
             gradient = gradient.div_(weight.abs().mean().float())
-        return None, gradient, None, None, None
+        return None, gradient, None, None, None, None
 
 
 def select(weight: Tensor, score: Tensor, threshold: float) -> Tensor:
@@ -59,6 +62,7 @@ def select(weight: Tensor, score: Tensor, threshold: float) -> Tensor:
     return weight * as_factor(score >= threshold)
 
 
+@functools.cache
 def below(threshold: float) -> float:
     """The float32 number next below `threshold` rounded to float32."""
     return torch.nextafter(*torch.tensor([threshold, -math.inf], dtype=torch.float32)).item()
@@ -83,8 +87,12 @@ class PiggybackMask(BinaryMask):
 
     def effective(self, weight: Tensor) -> Tensor:
         """`W ∘ M`; the gradient of the loss by the score is the one by the effective weight, times `W`, scaled."""
+        return self.effective_as(weight, weight.dtype)
+
+    def effective_as(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """`W ∘ M`, rounded."""
         assert self.score is not None
-        out: Tensor = _ThresholdedWeight.apply(weight, self.score, self.threshold, self.kernel_dims, self.scaling)
+        out: Tensor = _ThresholdedWeight.apply(weight, self.score, self.threshold, self.kernel_dims, self.scaling, dtype)
         return out
 
     def write(self, weight: Tensor, decoded: tuple[Tensor, ...], out: Tensor) -> Tensor:
@@ -96,10 +104,12 @@ class _TernaryWeight(torch.autograd.Function):
     """`W ∘ T`, `T = 1[R >= τ] - 1[R <= -τ]`, with the straight-through gradient of the binary mask."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, score: Tensor, threshold: float, kernel_dims: int, scaling: Scaling) -> Tensor:
+    def forward(
+        ctx: Any, weight: Tensor, score: Tensor, threshold: float, kernel_dims: int, scaling: Scaling, dtype: torch.dtype
+    ) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.kernel_dims, ctx.scaling = kernel_dims, scaling
-        return weight * ternary(score, threshold)
+        return (weight * ternary(score, threshold)).to(dtype)
 
     backward = _ThresholdedWeight.backward
 
@@ -130,8 +140,12 @@ class TernaryPiggybackMask(TernaryMask):
 
     def effective(self, weight: Tensor) -> Tensor:
         """`W ∘ T`."""
+        return self.effective_as(weight, weight.dtype)
+
+    def effective_as(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """`W ∘ T`, rounded."""
         assert self.score is not None
-        out: Tensor = _TernaryWeight.apply(weight, self.score, self.threshold, self.kernel_dims, self.scaling)
+        out: Tensor = _TernaryWeight.apply(weight, self.score, self.threshold, self.kernel_dims, self.scaling, dtype)
         return out
 
     def write(self, weight: Tensor, decoded: tuple[Tensor, ...], out: Tensor) -> Tensor:

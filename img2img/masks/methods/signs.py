@@ -18,6 +18,7 @@ from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
 from img2img.masks.layers import Layer
+from img2img.masks.tensors import widened
 from img2img.masks.ternary import check_signs
 from img2img.validation import one_of
 
@@ -67,27 +68,33 @@ class _ShiftedWeight(torch.autograd.Function):
     """`W + s ∘ T` with the gradients `∂R = s ∘ G`, straight through and of all weights, and `∂s = Σ G ∘ T` over what s scales.
 
     `s` is rounded to float16 here, and its gradient passes that by: what is validated while it is trained is what is stored,
-    and freezing changes nothing. Of the weight's size only R is saved, which exists anyway; T is computed again.
+    and freezing changes nothing. Of the weight's size only R is saved, which exists anyway, and T is computed again. Where the
+    result is rounded to half precision, T is saved: memory that the result would take otherwise.
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, score: Tensor, scale: Tensor, layer: Layer, signs: Signs) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, score: Tensor, scale: Tensor, layer: Layer, signs: Signs, dtype: torch.dtype) -> Tensor:
         factor = broadcast(layer, to_half(scale).float())
-        ctx.save_for_backward(score, factor)
+        of_score = signs(score)
+        saved = of_score if dtype != weight.dtype else None
+        ctx.save_for_backward(score, factor, saved)
         ctx.layer, ctx.signs, ctx.scales = layer, signs, len(scale)
-        return shift(weight, signs(score), factor, torch.empty_like(weight, requires_grad=False))
+        # Into the memory of T where that fits and is free: new memory costs as much as the arithmetic.
+        fits = saved is None and of_score.dtype == weight.dtype and of_score.stride() == weight.stride()
+        room = of_score if fits else torch.empty_like(weight, requires_grad=False)
+        return shift(weight, of_score, factor, room).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        score, factor = ctx.saved_tensors
-        gradient = grads[0].float()
+        score, factor, saved = ctx.saved_tensors
+        gradient, own = widened(grads[0], torch.float32)
         by_score = by_scale = None
-        if ctx.needs_input_grad[1]:
-            by_score = gradient * factor
         if ctx.needs_input_grad[2]:
-            moved = ctx.signs(score).mul_(gradient)
+            moved = ctx.signs(score).mul_(gradient) if saved is None else saved * gradient
             by_scale = ctx.layer.channel_sums(moved) if ctx.scales > 1 else moved.sum().view(1)
-        return None, by_score, by_scale, None, None
+        if ctx.needs_input_grad[1]:
+            by_score = gradient.mul_(factor) if own else gradient * factor
+        return None, by_score, by_scale, None, None, None
 
 
 class SignsMask(BinaryMask):
@@ -118,7 +125,11 @@ class SignsMask(BinaryMask):
 
     def effective(self, weight: Tensor) -> Tensor:
         """`W + s ∘ T`; see `_ShiftedWeight` for the gradients."""
-        out: Tensor = _ShiftedWeight.apply(weight, self.score, self.scale, self.layer, self.signs())
+        return self.effective_as(weight, weight.dtype)
+
+    def effective_as(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """`W + s ∘ T`, rounded."""
+        out: Tensor = _ShiftedWeight.apply(weight, self.score, self.scale, self.layer, self.signs(), dtype)
         return out
 
     def decode(self, weight: Tensor) -> tuple[Tensor, ...]:

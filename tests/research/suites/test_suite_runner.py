@@ -9,13 +9,12 @@ import pytest
 from scripts import run_script
 
 from img2img import InputError
-from img2img.cli.pipeline import plain_config
 from img2img.files.lock import hold
 from img2img.masks import Affine, ImpressLearn, SupSup
 from img2img.research.suites.runner import Suite, _cause, about, backbone_jobs, describe, load_suite, method_jobs, run_jobs
 from img2img.research.suites.sheets import read_sheet
 from img2img.research.suites.store import read_store
-from img2img.training.compose import compose
+from img2img.training.compose import compose, plain_config
 from img2img.training.config import BasisOfTasks, Experiment, RandomBasis, backbone_fingerprint, read_experiment
 from img2img.validation import call_with
 
