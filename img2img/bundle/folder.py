@@ -25,6 +25,7 @@ from img2img.files.tensors import tensor_shapes
 from img2img.files.untrusted import naming
 from img2img.masks import Basis, MaskedNetwork
 from img2img.masks.storage import read_header
+from img2img.masks.task_state import TaskState
 from img2img.masks.task_store import check_task_name
 from img2img.tasks.stored import check_info, stored_task
 
@@ -247,8 +248,12 @@ def check_has_tasks(folder: Path, description: Mapping[str, Any]) -> None:
         )
 
 
-def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone]:
+def load_bundle(folder: str | os.PathLike[str], **bounds: int | None) -> tuple[MaskedNetwork, Backbone]:
     """Rebuild the network of a bundle and load all of its tasks.
+
+    Args:
+        folder: the bundle's.
+        bounds: of memory, see `load_backbone`; with `loaded_bytes` tasks are read again from their files after they were dropped.
 
     Returns:
         The network in evaluation mode, and the plain backbone, which knows `stride`, `min_size` and `make_head`.
@@ -259,25 +264,48 @@ def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone
     folder = expanded(folder)
     description = read_bundle(folder)
     check_has_tasks(folder, description)
-    network, backbone = load_backbone(folder, description)
-    load_tasks(folder, description["tasks"], network, backbone)
+    network, backbone = load_backbone(folder, description, **bounds)
+    for name in description["tasks"]:
+        load_task(folder, name, network, backbone, register=bounds.get("loaded_bytes") is not None)
     network.eval()
     return network, backbone
 
 
 def load_tasks(folder: Path, names: Sequence[str], network: MaskedNetwork, backbone: Backbone) -> None:
-    """Load tasks of a bundle into `network`, and check that what they say of themselves fits their heads.
+    """`load_task` of each, kept in memory."""
+    for name in names:
+        load_task(folder, name, network, backbone)
+
+
+def load_task(
+    folder: Path, name: str, network: MaskedNetwork, backbone: Backbone, *, path: Path | None = None, register: bool = False
+) -> TaskState:
+    """Load a task of a bundle into `network`, and check that what it says of itself fits its head.
+
+    Args:
+        folder: the bundle's.
+        name: the task's in the network, and in the bundle.
+        network: where it goes.
+        backbone: the plain backbone.
+        path: its file; by default the bundle's.
+        register: drop it from memory when others need the room, and read it again when it is used, see
+            `MaskedNetwork.register_task`.
 
     Raises:
-        InputError: a file is missing, damaged, of another network, or its head does not give what the task needs.
+        InputError: a file is missing, damaged, of another network, or its head does not give what the task needs. The network is
+            as it was.
     """
-    for name in names:
-        path = task_path(folder, name)
-        network.load_task(path, name=name)
+    path = path or task_path(folder, name)
+    (network.register_task if register else network.load_task)(path, name=name)
+    try:
         state = network.state(name)
         check_info(path, state.info)
         with naming(path):
             check_head(backbone, state.head, stored_task(state.info).out_channels)
+    except BaseException:
+        network.delete_task(name)
+        raise
+    return state
 
 
 def check_bundle(folder: str | os.PathLike[str]) -> None:
@@ -291,8 +319,17 @@ def check_bundle(folder: str | os.PathLike[str]) -> None:
     load_tasks(folder, description["tasks"], *load_backbone(folder, description))
 
 
-def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedNetwork, Backbone]:
-    """The network of a bundle without its tasks, and the plain backbone."""
+def load_backbone(
+    folder: Path, description: Mapping[str, Any], *, cache_bytes: int | None = None, loaded_bytes: int | None = None
+) -> tuple[MaskedNetwork, Backbone]:
+    """The network of a bundle without its tasks, and the plain backbone.
+
+    Args:
+        folder: the bundle's.
+        description: of `read_bundle`.
+        cache_bytes: as of `MaskedNetwork`, whose own by default.
+        loaded_bytes: likewise.
+    """
     path = folder / "backbone.safetensors"
     if not path.is_file():
         raise InputError(f"no backbone at {path}: copy the bundle again, whole")
@@ -302,7 +339,9 @@ def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedN
         backbone.load_state_dict(safetensors.torch.load(path.read_bytes()), strict=False)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise InputError(f"{path} is damaged or of another network ({first_line(error)}): copy it again") from error
-    network = MaskedNetwork(backbone, head=HEAD, select=description["select"], strict=False)
+    bounds = {"cache_bytes": cache_bytes, "loaded_bytes": loaded_bytes}
+    given: Any = {name: value for name, value in bounds.items() if value is not None}
+    network = MaskedNetwork(backbone, head=HEAD, select=description["select"], strict=False, **given)
     if network.backbone_sha256 != description["sha256"]:
         raise InputError(
             f"the backbone in {path} has the SHA-256 {network.backbone_sha256[:12]}…, bundle.json says "

@@ -1,5 +1,6 @@
 """A bundle ready to run: its tasks on images of any kind and size."""
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from img2img import validation
-from img2img.bundle import bundle_folder, load_bases, load_bundle, load_tasks, read_bundle, task_path
+from img2img.bundle import bundle_folder, load_bases, load_bundle, load_task, read_bundle, task_path
 from img2img.data.images.bit_depth import check_white
 from img2img.data.images.listing import list_images
 from img2img.errors import InputError, memory_explained
@@ -20,7 +21,8 @@ from img2img.inference.conversion import ImageLike, OpenedImages
 from img2img.inference.device import chosen_device
 from img2img.inference.evaluator import Evaluator, Network
 from img2img.inference.memory_estimate import memory_needed, network_bytes
-from img2img.inference.merged_networks import MergedNetworks
+from img2img.inference.merged_networks import MERGED_BYTES, MergedNetworks
+from img2img.inference.mixed_batches import Batching, MixedBatches, run_by_task
 from img2img.inference.open_images import FailedImage, as_many, folder_of, open_each, open_one
 from img2img.inference.prediction import (
     OVERLAP,
@@ -33,9 +35,9 @@ from img2img.inference.prediction import (
     tile_for,
     view_of,
 )
-from img2img.inference.task_info import TaskInfo
+from img2img.inference.task_files import BundleChanges, TaskFiles
+from img2img.inference.task_info import LoadedTask, TaskInfo
 from img2img.tasks import Task
-from img2img.tasks.stored import stored_task
 
 Weights = Literal["cached", "merged"]
 Precision = Literal["float32", "bfloat16"]
@@ -45,8 +47,8 @@ Errors = Literal["raise", "return"]
 class Model:
     """A backbone and its tasks, ready to run. Usually made by `img2img.load`.
 
-    Calls may come from several threads at once. With cached weights they take turns; with merged ones they run side by side.
-    A model can be pickled, and so sent to a worker process.
+    Calls may come from several threads at once. With cached weights they take turns; with merged ones they run side by side; with
+    `batching` they are gathered into batches of mixed tasks. A model can be pickled, and so sent to a worker process.
 
     Args:
         folder: the bundle's.
@@ -54,6 +56,10 @@ class Model:
         precision: "bfloat16" runs the network in mixed precision: faster where the processor has it, and less exact.
         weights: "cached" computes a task's weights when they are needed and keeps them, up to a gigabyte; "merged" makes an
             ordinary network of each task that is used, and keeps those used last, up to two gigabytes.
+        weights_bytes: another bound on the weights that are kept so; the task used last is always kept.
+        loaded_bytes: keep no more of the tasks themselves (masks, normalisation, head) than this, those used last, and read the
+            others from their files again when they are used; None: all. For bundles of hundreds of tasks.
+        batching: how calls of several threads are gathered; None: they are not.
 
     Raises:
         InputError: see `bundle.load_bundle`; or an option is unknown, or the device is not there.
@@ -72,28 +78,45 @@ class Model:
         device: str = "auto",
         precision: Precision = "float32",
         weights: Weights = "cached",
+        weights_bytes: int | None = None,
+        loaded_bytes: int | None = None,
+        batching: Batching | None = None,
     ) -> None:
         validation.one_of("precision", precision, get_args(Precision))
         validation.one_of("weights", weights, get_args(Weights))
+        validation.whole_number("weights_bytes", weights_bytes)
+        validation.whole_number("loaded_bytes", loaded_bytes)
         self.folder = validation.path("folder", folder)
         self.device = chosen_device(device)
-        self.network, self.backbone = load_bundle(self.folder)
+        self._files = TaskFiles(self.folder, read_bundle(self.folder)["tasks"])
+        self._registers = loaded_bytes is not None
+        self.network, self.backbone = load_bundle(self.folder, cache_bytes=weights_bytes, loaded_bytes=loaded_bytes)
         self.network.to(self.device)
         self._bfloat16 = precision == "bfloat16"
         self._evaluator = Evaluator(stride=self.backbone.stride, min_size=self.backbone.min_size, device=self.device)
-        self._tasks: dict[str, Task] = {name: stored_task(self.network.state(name).info) for name in self.network.tasks()}
-        self._merged = MergedNetworks(self.network) if weights == "merged" else None
-        self._network_bytes: dict[str, float] = {}
+        self._tasks = {name: self._loaded(name) for name in self.network.tasks()}
+        self._merged = MergedNetworks(self.network, weights_bytes or MERGED_BYTES) if weights == "merged" else None
+        self._network_bytes: dict[Any, float] = {}
+        self.batches: MixedBatches | None = None
+        if batching is not None:
+            on_cpu = self.device.type == "cpu"
+            self._alone = on_cpu if batching.exact is None else batching.exact
+            self.batches = MixedBatches(self._run_batch, batching, 2 if on_cpu and weights == "merged" else 1)
 
     # ------------------------------------------------------------------ what there is
 
     @property
     def tasks(self) -> dict[str, TaskInfo]:
         """The tasks by name, in the order in which they were learned."""
-        return {
-            name: TaskInfo.of(name, task, self.network.state(name), task_path(self.folder, name))
-            for name, task in self._tasks.items()
-        }
+        return {name: loaded.info or self._info(name, loaded.task) for name, loaded in self._tasks.items()}
+
+    def _loaded(self, name: str) -> LoadedTask:
+        loaded = LoadedTask.of(self.network.state(name))
+        # While it is at hand: later it may have to be read again.
+        return dataclasses.replace(loaded, info=self._info(name, loaded.task)) if self._registers else loaded
+
+    def _info(self, name: str, task: Task) -> TaskInfo:
+        return TaskInfo.of(name, task, self.network.state(name), task_path(self.folder, name))
 
     def task(self, name: str) -> Task:
         """The `Task` of a name: its loss, metrics and how its results are shown.
@@ -103,27 +126,53 @@ class Model:
         """
         if not isinstance(name, str) or name not in self._tasks:
             raise InputError(f"no task {name!r} in this bundle; it has {', '.join(self._tasks) or 'none'}")
-        return self._tasks[name]
+        return self._tasks[name].task
+
+    def bundle_changes(self) -> BundleChanges:
+        """How the bundle's folder differs from what was loaded; it reads no more than it must, so it may be asked every second.
+
+        Raises:
+            InputError: `bundle.json` or the header of a task's file is damaged.
+        """
+        return self._files.changes(read_bundle(self.folder)["tasks"])
 
     def load_new_tasks(self) -> list[str]:
         """Load the tasks that came into the bundle since it was opened; the others go on as they are. Their names.
 
         Raises:
-            InputError: see `bundle.load_tasks`. The model is as it was.
+            InputError: see `bundle.load_task`. The model is as it was.
         """
         description = read_bundle(self.folder)
         names = [name for name in description["tasks"] if name not in self._tasks]
         load_bases(self.folder, description["bases"], self.network)
+        self._files.take(names)
         try:
-            load_tasks(self.folder, names, self.network, self.backbone)
+            for name in names:
+                load_task(self.folder, name, self.network, self.backbone, register=self._registers).eval()
+            loaded = {name: self._loaded(name) for name in names}
         except BaseException:
             for name in set(names) & set(self.network.tasks()):
                 self.network.delete_task(name)
+            self._files.drop(names)
             raise
-        for name in names:
-            self.network.state(name).eval()
-        self._tasks = self._tasks | {name: stored_task(self.network.state(name).info) for name in names}
+        self._tasks = self._tasks | loaded
         return names
+
+    def remove_tasks(self, names: Iterable[str]) -> None:
+        """Forget tasks; their files stay. No call may be running them."""
+        for name in names:
+            self.task(name)
+            self._tasks = {other: loaded for other, loaded in self._tasks.items() if other != name}
+            self._files.drop([name])
+            if self._merged is not None:
+                self._merged.drop(name)
+            self.network.delete_task(name)
+
+    def weights_kept(self) -> dict[str, int]:
+        """Of the weights that are kept for tasks: their `bytes`, and how often they were there (`hits`) or not (`misses`)."""
+        if self._merged is not None:
+            return {"bytes": self._merged.bytes(), "hits": self._merged.hits, "misses": self._merged.misses}
+        return self.network.cache_counts()
 
     # ------------------------------------------------------------------ running
 
@@ -204,7 +253,8 @@ class Model:
 
     def _white(self, name: str, white: Any = None) -> int | None:
         """The value that is white in images of 16 bits for a task: the one given, or the one that it learned from."""
-        return check_white(self.network.state(name).info.get("white") if white is None else white, "white")
+        self.task(name)
+        return check_white(self._tasks[name].white if white is None else white, "white")
 
     def stream(
         self,
@@ -251,10 +301,11 @@ class Model:
             InputError: no such task, an option out of range, or a view that `run` would refuse.
         """
         checked = self._checked_options(task, form=None, side=side, tile=tile)
-        setting = self._setting(task, size, side=checked["side"], tile=checked["tile"])
-        if task not in self._network_bytes:
-            self._network_bytes[task] = network_bytes(setting)
-        return memory_needed(size, setting, self._network_bytes[task])
+        setting = self._setting(task, size, side=checked["side"], tile=checked["tile"], gathered=False)
+        alike = self._tasks[task].shape  # of hundreds of tasks most take as much as another
+        if alike not in self._network_bytes:
+            self._network_bytes[alike] = network_bytes(setting)
+        return memory_needed(size, setting, self._network_bytes[alike])
 
     def _checked_options(self, name: str, *, form: Any, side: Any, tile: Any) -> dict[str, Any]:
         task = self.task(name)
@@ -278,26 +329,39 @@ class Model:
             return [one.error for one in opened if isinstance(one, FailedImage)]
         size = sound[0].size
         try:
-            with self._explained(name, size):
+            with self._explained(name, size), self._announced():
                 return results(sound, self._setting(name, size, side=checked["side"], tile=checked["tile"]), checked["form"])
         except (InputError, MemoryError) as error:
             return [error] * len(sound)
 
-    def _setting(self, name: str, size: tuple[int, int], *, side: int | None, tile: int | None) -> RunSettings:
-        task, network = self.task(name), functools.cache(lambda: self._network(name))  # sizes alone need none
-        state = self.network.state(name)
-        by_instance = state.norm_mode == "instance"
-        view = view_of(task, size, side=side, measured_side=state.info.get("side"), tile=tile, by_instance=by_instance)
+    def _setting(
+        self, name: str, size: tuple[int, int], *, side: int | None, tile: int | None, gathered: bool = True
+    ) -> RunSettings:
+        task, loaded = self.task(name), self._tasks[name]
+        alone = functools.cache(lambda: self._network(name))  # sizes alone need none
+        batches = self.batches if gathered else None
+        by_instance = loaded.by_instance
+        view = view_of(task, size, side=side, measured_side=loaded.side, tile=tile, by_instance=by_instance)
         if by_instance and tile is not None:
             tile = max(tile, *view)  # one tile, so that what it normalises by is that of the whole view
 
         def with_precision(x: Tensor) -> Tensor:
-            plain = network()
+            if batches is not None:
+                return task.compact(batches(name, x))
+            plain = alone()
             with self._autocast():
                 return task.compact(plain(x))
 
         tile = tile_for(task, tile)
         return RunSettings(task=task, network=with_precision, evaluator=self._evaluator, view=view, tile=tile, overlap=OVERLAP)
+
+    @torch.no_grad()
+    def _run_batch(self, tasks: Sequence[str], inputs: Sequence[Tensor]) -> Iterator[tuple[list[int], list[Tensor]]]:
+        with self._autocast():
+            yield from run_by_task(tasks, inputs, self._network, alone=self._alone)
+
+    def _announced(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.batches is None else self.batches.announced()
 
     def _explained(self, name: str, size: tuple[int, int]) -> AbstractContextManager[None]:
         remedy = "make the image smaller, or lower side=, tile= or batch_size="
@@ -311,7 +375,12 @@ class Model:
 
 
 def load(
-    folder: str | os.PathLike[str], *, device: str = "auto", precision: Precision = "float32", weights: Weights = "cached"
+    folder: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    precision: Precision = "float32",
+    weights: Weights = "cached",
+    **more: Any,
 ) -> Model:
     """Open a bundle, or a run's folder, which has one in `bundle/`.
 
@@ -320,8 +389,9 @@ def load(
         device: see `Model`, as are `precision` and `weights`.
         precision: "float32" or "bfloat16".
         weights: "cached" or "merged".
+        more: `weights_bytes`, `loaded_bytes` and `batching` of `Model`.
 
     Raises:
         InputError: nothing there, or a file is damaged; see `bundle.load_bundle`.
     """
-    return Model(bundle_folder(validation.path("folder", folder)), device=device, precision=precision, weights=weights)
+    return Model(bundle_folder(validation.path("folder", folder)), device=device, precision=precision, weights=weights, **more)

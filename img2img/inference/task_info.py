@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from img2img.data.images.bit_depth import check_white
 from img2img.masks.base import affected
 from img2img.masks.task_state import TaskState
 from img2img.tasks import Task
+from img2img.tasks.stored import stored_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +73,34 @@ class TaskInfo:
             side=state.info.get("side"),
             white=check_white(state.info.get("white"), "white"),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedTask:
+    """What running a task needs to know of it beside its network, so that its file need not be read for that.
+
+    Attributes:
+        task: the task.
+        by_instance: its network normalises by each image's own statistics.
+        side: as of `TaskInfo`, as is `white`.
+        white: as it stands in the file, not yet checked.
+        info: what there is to say of it; None where that is found out when it is asked for.
+    """
+
+    task: Task
+    by_instance: bool
+    side: int | None
+    white: Any
+    info: TaskInfo | None = None
+
+    @classmethod
+    def of(cls, state: TaskState) -> "LoadedTask":
+        """Of a task in a masked network."""
+        info = state.info
+        by_instance = state.norm_mode == "instance"
+        return cls(task=stored_task(info), by_instance=by_instance, side=info.get("side"), white=info.get("white"))
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What the memory that its network takes depends on; equal for tasks that take the same."""
+        return type(self.task), self.task.out_channels, self.task.compact_channels, self.by_instance

@@ -37,6 +37,8 @@ def load_task_file(
     bases: Mapping[str, Basis],
     find: FindTask,
     head: nn.Module | None = None,
+    *,
+    checksum: str | None = None,
 ) -> tuple[str, TaskState]:
     """Read and check a task file against a backbone, and make its frozen state; returns the saved name with it.
 
@@ -46,12 +48,17 @@ def load_task_file(
         bases: those of the network, by name.
         find: gives the task that the file's masks may be coded relative to.
         head: if the file cannot rebuild one; it is written into after everything else was checked.
+        checksum: what the file's must be: that of the header when the task was registered; None for any.
 
     Raises:
-        InputError: the file is damaged, of a newer format, or for another backbone, basis or task.
+        InputError: the file is damaged, of a newer format, or for another backbone, basis or task, or another file by now.
     """
     path = expanded(path)
     header, tensors = read_task_file(path)
+    if checksum is not None and header["checksum"] != checksum:
+        raise InputError(
+            f"{path} was replaced by another file since the task was registered: delete_task it and register it again"
+        )
     check_backbone(path, header, backbone)
     check_basis(path, header, bases)
     references = read_references(path, header, find)

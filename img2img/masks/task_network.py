@@ -66,10 +66,13 @@ class TaskNetwork(FrozenBackbone):
 
     def _read(self, file: TaskFile) -> TaskState:
         head = None if file.head is None else file.head()
-        return self._placed(self._load(file.path, head)[1])
+        return self._placed(self._load(file.path, head, file.checksum)[1])
 
-    def _load(self, path: str | os.PathLike[str], head: nn.Module | None) -> tuple[str, TaskState]:
-        return load_task_file(path, self, self.bases(), lambda name: self.state(name) if name in self.tasks() else None, head)
+    def _load(self, path: str | os.PathLike[str], head: nn.Module | None, checksum: str | None = None) -> tuple[str, TaskState]:
+        def find(name: str) -> TaskState | None:
+            return self.state(name) if name in self.tasks() else None
+
+        return load_task_file(path, self, self.bases(), find, head, checksum=checksum)
 
     def add_task(
         self,
@@ -250,6 +253,14 @@ class TaskNetwork(FrozenBackbone):
         """Bytes of effective weights held for evaluation."""
         return self._cache.bytes()
 
+    def cache_counts(self) -> dict[str, int]:
+        """`bytes` of the effective weights held for evaluation, and how often they were there (`hits`) or not (`misses`)."""
+        return {"bytes": self._cache.bytes(), "hits": self._cache.hits, "misses": self._cache.misses}
+
+    def loaded_bytes(self) -> int:
+        """Bytes of the tasks in memory that were read from their files when they were used."""
+        return self._tasks.loaded_total()
+
     # ------------------------------------------------------------------ files of tasks
 
     def save_task(
@@ -312,7 +323,7 @@ class TaskNetwork(FrozenBackbone):
         check_backbone(path, header, self)
         name = header["task"] if name is None else name
         with self._lock:
-            self._tasks.register(name, TaskFile(path, head))
+            self._tasks.register(name, TaskFile(path, head, header["checksum"]))
         return name
 
     # ------------------------------------------------------------------ module plumbing

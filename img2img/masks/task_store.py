@@ -19,10 +19,11 @@ _TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class TaskFile:
-    """Where a registered task is, and what makes its head if that is of the user's own class."""
+    """Where a registered task is, what makes its head if that is of the user's own class, and the checksum in its header."""
 
     path: Path
     head: Callable[[], nn.Module] | None
+    checksum: str
 
 
 def check_task_name(name: str) -> None:
@@ -60,6 +61,10 @@ class TaskStore(nn.Module):
     def loaded(self) -> tuple[str, ...]:
         """The tasks in memory."""
         return tuple(name for name in self._names if name in self.states)
+
+    def loaded_total(self) -> int:
+        """Bytes of the tasks that were read from files and may be dropped again."""
+        return sum(self._loaded.values())
 
     def require(self, name: str) -> None:
         """Raise an `InputError` that names the tasks there are unless `name` is one."""

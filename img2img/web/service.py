@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from img2img.errors import InputError, is_out_of_memory
 from img2img.inference import Model, TaskInfo
-from img2img.web.cancellation import Cancellation
+from img2img.inference.cancellation import Cancellation
 from img2img.web.image_decode import decode, open_upload
 from img2img.web.limits import Limits, RefusedError, check_pixels
 from img2img.web.mask_figures import mask_figures

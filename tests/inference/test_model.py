@@ -157,17 +157,19 @@ def test_merged_weights_give_the_same_bits(model: Model, bundle: Path) -> None:
         assert np.array_equal(merged.run(name, image), model.run(name, image))
 
 
-def test_merged_networks_are_kept_within_a_bound(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, image = img2img.load(bundle, weights="merged"), _image()
+@pytest.mark.parametrize("weights", ["cached", "merged"])
+def test_the_weights_of_tasks_are_kept_within_a_bound(bundle: Path, weights: Any) -> None:
+    model, image = img2img.load(bundle, weights=weights), _image()
     expected = {name: model.run(name, image) for name in model.tasks}
-    merged = model._merged
-    assert merged is not None
-    assert list(merged._by_task) == list(model.tasks)
-    size = sum(t.numel() * t.element_size() for t in merged["colour"].state_dict().values())
-    monkeypatch.setattr("img2img.inference.merged_networks.MERGED_BYTES", int(2.5 * size))
-    for name in ("parts", "colour", "parts", "edges"):
-        assert np.array_equal(model.run(name, image), expected[name])
-    assert list(merged._by_task) == ["parts", "edges"], "those used last"
+    whole = model.weights_kept()
+    assert (whole["hits"], whole["misses"]) == (0, len(expected))
+    one = whole["bytes"] / len(expected)
+    bounded = img2img.load(bundle, weights=weights, weights_bytes=int(2.5 * one))
+    for name in ("parts", "colour", "parts", "edges", "parts"):
+        assert np.array_equal(bounded.run(name, image), expected[name])
+    kept = bounded.weights_kept()
+    assert (kept["hits"], kept["misses"]) == (2, 3), "those used last are there"
+    assert kept["bytes"] <= 2.5 * one
 
 
 @pytest.mark.parametrize("weights", ["cached", "merged"])

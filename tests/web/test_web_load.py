@@ -75,7 +75,7 @@ def test_nothing_runs_on_for_who_has_left(local: Callable[..., str], reference: 
 
 
 def test_threads_that_nobody_stops_run_as_ever(reference: Any) -> None:
-    from img2img.web.cancellation import Cancellation
+    from img2img.inference.cancellation import Cancellation
 
     stop = Cancellation()
     stop.cancel(RuntimeError("stopped"))

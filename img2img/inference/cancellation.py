@@ -37,6 +37,13 @@ class Cancellation:
             _here.stop = None
 
 
+def check_here() -> None:
+    """Raise the error, if this thread's work was cancelled: for a thread that waits and runs no layers meanwhile."""
+    stop = getattr(_here, "stop", None)
+    if stop is not None:
+        stop.check()
+
+
 @functools.cache
 def _watch_layers() -> None:
     # One hook for all modules, since those of a module of its own would make attention take another kernel. It does nothing in
@@ -45,6 +52,4 @@ def _watch_layers() -> None:
 
 
 def _look(module: Any, arguments: Any) -> None:
-    stop = getattr(_here, "stop", None)
-    if stop is not None:
-        stop.check()
+    check_here()
