@@ -162,10 +162,8 @@ def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
         if task not in description["tasks"]:
             raise InputError(f"no task {task!r} in {folder}; it has {', '.join(description['tasks']) or 'none'}")
         names = [name for name in description["tasks"] if name != task]
+        check_not_referred_to(folder, task, names)
         headers = {name: read_header(task_path(folder, name)) for name in names}
-        relatives = [name for name, header in headers.items() if (header["relative_to"] or {}).get("task") == task]
-        if relatives:
-            raise InputError(f"the masks of {', '.join(relatives)} are coded relative to those of {task!r}: delete those first")
         used = {(header["basis"] or {}).get("name") for header in headers.values()}
         unused = {name: sha256 for name, sha256 in description["bases"].items() if name not in used}
         kept = {name: sha256 for name, sha256 in description["bases"].items() if name in used}
@@ -174,6 +172,18 @@ def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
         task_path(folder, task).unlink(missing_ok=True)
         for sha256 in set(unused.values()) - set(kept.values()):
             basis_path(folder, sha256).unlink(missing_ok=True)
+
+
+def check_not_referred_to(folder: Path, task: str, others: Iterable[str]) -> None:
+    """Refuse to delete or replace a task that others cannot be read without.
+
+    Raises:
+        InputError: the masks of another one are coded relative to its masks.
+    """
+    headers = {name: read_header(task_path(folder, name)) for name in others}
+    relatives = [name for name, header in headers.items() if (header["relative_to"] or {}).get("task") == task]
+    if relatives:
+        raise InputError(f"the masks of {', '.join(relatives)} are coded relative to those of {task!r}: delete those first")
 
 
 def bundle_folder(folder: str | os.PathLike[str]) -> Path:

@@ -58,7 +58,7 @@ class Batching:
 def run_by_task(
     tasks: Sequence[str], inputs: Sequence[Tensor], network: Callable[[str], Network], *, alone: bool
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """The outputs of a batch of mixed tasks, task after task as `MaskedNetwork` runs one, but handed out as soon as they are there.
+    """The outputs of a batch of mixed tasks, task after task as `MaskedNetwork` runs one, each as soon as it is there.
 
     Args:
         tasks: the task of each input.
