@@ -35,7 +35,7 @@ from img2img.inference.prediction import (
     tile_for,
     view_of,
 )
-from img2img.inference.task_files import BundleChanges, TaskFiles
+from img2img.inference.task_files import BundleChanges, TaskFileError, TaskFiles
 from img2img.inference.task_info import LoadedTask, TaskInfo
 from img2img.tasks import Task
 
@@ -88,8 +88,7 @@ class Model:
         validation.whole_number("loaded_bytes", loaded_bytes)
         self.folder = validation.path("folder", folder)
         self.device = chosen_device(device)
-        self._files = TaskFiles(self.folder, read_bundle(self.folder)["tasks"])
-        self._registers = loaded_bytes is not None
+        self._files, self._registers = TaskFiles(self.folder, read_bundle(self.folder)["tasks"]), loaded_bytes is not None
         self.network, self.backbone = load_bundle(self.folder, cache_bytes=weights_bytes, loaded_bytes=loaded_bytes)
         self.network.to(self.device)
         self._bfloat16 = precision == "bfloat16"
@@ -245,9 +244,7 @@ class Model:
             given: Any = images
             if not many:
                 task_white = self._white(name, white)
-                if task_white not in opened:
-                    opened[task_white] = open_one(images, white=task_white)
-                given = opened[task_white]
+                given = opened[task_white] = opened.get(task_white) or open_one(images, white=task_white)
             results[name] = self.run(name, given, **options)
         return results
 
@@ -368,6 +365,10 @@ class Model:
         return memory_explained(f"while {name!r} ran on an image of {size[1]} x {size[0]}", remedy)
 
     def _network(self, name: str) -> Network:
+        try:
+            self.network.state(name)
+        except InputError as error:
+            raise TaskFileError(str(error)) from error
         return (lambda x: self.network(x, task=name)) if self._merged is None else self._merged[name]
 
     def _autocast(self) -> AbstractContextManager[Any]:

@@ -5,6 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from img2img.bundle import task_path
+from img2img.errors import InputError
+
+
+class TaskFileError(InputError):
+    """The file of a task that was dropped from memory cannot be read again: it has gone, or is another one by now."""
+
 
 _Stamp = tuple[int, int, int]
 

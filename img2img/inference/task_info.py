@@ -82,6 +82,7 @@ class LoadedTask:
     Attributes:
         task: the task.
         by_instance: its network normalises by each image's own statistics.
+        head: a description of its head: equal for heads that take the same memory.
         side: as of `TaskInfo`, as is `white`.
         white: as it stands in the file, not yet checked.
         info: what there is to say of it; None where that is found out when it is asked for.
@@ -89,6 +90,7 @@ class LoadedTask:
 
     task: Task
     by_instance: bool
+    head: str
     side: int | None
     white: Any
     info: TaskInfo | None = None
@@ -98,9 +100,10 @@ class LoadedTask:
         """Of a task in a masked network."""
         info = state.info
         by_instance = state.norm_mode == "instance"
-        return cls(task=stored_task(info), by_instance=by_instance, side=info.get("side"), white=info.get("white"))
+        head, side, white = repr(state.head), info.get("side"), info.get("white")
+        return cls(task=stored_task(info), by_instance=by_instance, head=head, side=side, white=white)
 
     @property
     def shape(self) -> tuple[Any, ...]:
         """What the memory that its network takes depends on; equal for tasks that take the same."""
-        return type(self.task), self.task.out_channels, self.task.compact_channels, self.by_instance
+        return type(self.task), self.task.compact_channels, self.by_instance, self.head

@@ -16,6 +16,7 @@ import anyio.to_thread
 from img2img.errors import InputError, is_out_of_memory
 from img2img.inference import Model
 from img2img.inference.cancellation import Cancellation
+from img2img.inference.task_files import TaskFileError
 from img2img.web.image_decode import decode, open_upload
 from img2img.web.limits import Limits, RefusedError, check_pixels
 from img2img.web.memory_limit import MemoryBudget, bytes_needed
@@ -243,6 +244,9 @@ def with_refusals(work: Callable[[], T]) -> T:
         return work()
     except RefusedError:
         raise
+    except TaskFileError as error:
+        log.exception("a task cannot be read")
+        raise RefusedError(503, "the task's file cannot be read now, or is being replaced: try again in a moment") from error
     except InputError as error:
         raise RefusedError(422, str(error)) from error
     except Exception as error:

@@ -93,6 +93,17 @@ def test_hundreds_of_tasks_are_served_in_a_fixed_memory(local: Callable[..., str
     assert len(model.network._tasks.loaded()) < count, "most are in their files alone"
 
 
+def test_a_file_that_has_gone_or_changed_is_no_fault_of_the_client(local: Callable[..., str], tmp_path: Path) -> None:
+    folder = many_tasks(tmp_path / "many", 4)
+    url = local(img2img.load(folder, device="cpu", weights="merged", weights_bytes=1, loaded_bytes=1))
+    expected = img2img.load(folder).run("task3", photo())
+    (folder / "tasks" / "task2.safetensors").unlink()
+    shutil.copy(folder / "tasks" / "task1.safetensors", folder / "tasks" / "task0.safetensors")
+    for task in ("task2", "task0"):
+        assert "try again" in error(httpx.post(f"{url}{API}/run/{task}", content=encoded(photo()), timeout=60), 503)
+    assert same(opened(httpx.post(f"{url}{API}/run/task3", content=encoded(photo()), timeout=60)), expected)
+
+
 # ---------------------------------------------------------------------- tasks that come and go
 
 
