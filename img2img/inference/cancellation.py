@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,10 +16,13 @@ class Cancellation:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self._wake: Callable[[], None] | None = None
 
     def cancel(self, error: Exception) -> None:
         """Have the work end with `error` before its next layer, or at its next `check`."""
         self.error = self.error or error
+        if (wake := self._wake) is not None:
+            wake()
 
     def check(self) -> None:
         """Raise the error, if the work was cancelled."""
@@ -35,6 +38,22 @@ class Cancellation:
             yield
         finally:
             _here.stop = None
+
+
+@contextmanager
+def woken_by_cancel(wake: Callable[[], None]) -> Iterator[None]:
+    """Within the block this thread waits, and `wake` is called when its work is cancelled, or if it was before."""
+    stop: Cancellation | None = getattr(_here, "stop", None)
+    if stop is None:
+        yield
+        return
+    stop._wake = wake
+    try:
+        if stop.error is not None:  # before anybody could be woken
+            wake()
+        yield
+    finally:
+        stop._wake = None
 
 
 def check_here() -> None:

@@ -18,13 +18,11 @@ from torch import Tensor
 
 from img2img import validation
 from img2img.errors import InputError
-from img2img.inference.cancellation import Cancellation, check_here
+from img2img.inference.cancellation import Cancellation, check_here, woken_by_cancel
 from img2img.inference.evaluator import Network
 
 IDLE_SECONDS = 10.0
 """After so long without an input the threads that run batches end; the next input starts them again."""
-
-_POLL_SECONDS = 0.05
 
 Run = Callable[[Sequence[str], Sequence[Tensor]], Iterator[tuple[list[int], list[Tensor]]]]
 """From the tasks and inputs of a batch to the places of those that are done and their outputs, as they are done."""
@@ -179,8 +177,10 @@ class MixedBatches:
                 threading.Thread(target=self._serve, name="img2img batches", daemon=True).start()
         self._announce(0)
         try:
-            while not call.done.wait(_POLL_SECONDS):
-                check_here()
+            # No polling: of many threads that wait long it would take more time than their networks.
+            with woken_by_cancel(call.done.set):
+                call.done.wait()
+            check_here()
         except BaseException:
             call.given_up = True
             raise

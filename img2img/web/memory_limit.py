@@ -13,7 +13,7 @@ from img2img.inference.cancellation import check_here
 BYTES_PER_PIXEL = 4
 """Bytes a pixel of the image, which the service holds beside what runs on it, and at most of each result as a file."""
 
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.5
 
 _STEPS = tuple(1 << n for n in reversed(range(17)))
 
