@@ -1,5 +1,6 @@
 """`img2img serve`: a bundle in the browser."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -23,12 +24,28 @@ def serve(
     max_megapixels: Annotated[float, typer.Option(help="Largest image.")] = 24,
     max_memory_gb: Annotated[float, typer.Option(help="Memory for all images that run at once, without the model.")] = 4,
     max_seconds: Annotated[float, typer.Option(help="Longest run of an image.")] = 120,
-    concurrency: Annotated[int, typer.Option(min=1, help="Images that run at once.")] = 2,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Images at once; twice --batch-max by default, or 2.", show_default=False)
+    ] = None,
+    batch_max: Annotated[int, typer.Option(min=1, help="Images of a batch of mixed tasks; 1 for no batches.")] = 8,
+    batch_window_ms: Annotated[float, typer.Option(help="Longest time that a batch waits for requests that are being read.")] = 5,
+    exact: Annotated[
+        bool | None,
+        typer.Option("--exact/--no-exact", help="Run images of one task alone or together; alone on a CPU.", show_default=False),
+    ] = None,
+    max_weights_gb: Annotated[
+        float | None, typer.Option(help="Memory for the weights that are kept of tasks.", show_default=False)
+    ] = None,
     queue: Annotated[int, typer.Option(min=1, help="Requests that wait; more are refused.")] = 16,
     grace: Annotated[float, typer.Option(help="Seconds that a stopped service takes to finish what it runs.")] = 9,
     teach: Annotated[
         bool, typer.Option("--teach", help="Let the page train further tasks, on this machine alone; runs/teach has their files.")
     ] = False,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Who has the token in it may add and delete tasks over HTTP.", show_default=False),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the bundle's folder: tasks come and go with it.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Serve a bundle until Ctrl-C: a page to try its tasks, and an HTTP API at /api/v1.
@@ -37,14 +54,28 @@ def serve(
 
     Example: img2img serve runs/demo --open
     """
+    from img2img.inference import Batching
     from img2img.web import Limits, TeachOptions
     from img2img.web import serve as serve_bundle
 
     limits = Limits(
         upload_bytes=round(max_mb * 1e6), memory_bytes=round(max_memory_gb * 1e9), pixels=round(max_megapixels * 1e6),
-        concurrency=concurrency, queue=queue, run_seconds=max_seconds, grace_seconds=grace,
+        concurrency=concurrency or (2 if batch_max == 1 else 2 * batch_max), queue=queue, run_seconds=max_seconds,
+        grace_seconds=grace,
     )  # fmt: skip
     serve_bundle(
         bundle, host=host, port=port, names=name or (), device=device, precision=precision, limits=limits,
-        teach=TeachOptions() if teach else None, open_browser=open_,
+        batching=Batching(batch_max=batch_max, window=batch_window_ms / 1000, exact=exact),
+        weights_bytes=None if max_weights_gb is None else round(max_weights_gb * 1e9),
+        teach=TeachOptions() if teach else None, token=None if token_file is None else _token(token_file), watch=watch,
+        open_browser=open_,
     )  # fmt: skip
+
+
+def _token(path: Path) -> str:
+    from img2img.errors import InputError
+
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--token-file {path} cannot be read ({error}): expected a file with the token") from error
