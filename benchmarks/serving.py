@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=300, help="a round, of each kind of traffic")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--batch-max", type=int, default=8, help="images of a batch")
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--weights-gb", type=float, default=0.3, help="bound on the weights that are kept")
     parser.add_argument("--backbone", type=json.loads, default=LITE0, help="as JSON")
@@ -131,7 +132,8 @@ def main() -> None:
         bundle = Path(folder) / "bundle"
         make_bundle(bundle, options.tasks, options.backbone)
         bound = ("--max-weights-gb", str(options.weights_gb))
-        services = {"without": start(bundle, "--batch-max", "1", *bound), "mixed batches": start(bundle, *bound)}
+        most = {"without": 1, "mixed batches": options.batch_max}
+        services = {name: start(bundle, "--batch-max", str(count), *bound) for name, count in most.items()}
         try:
             for kind in ("uniform", "skewed", "bursty"):
                 compare(kind, services, files, options)

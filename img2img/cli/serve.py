@@ -1,11 +1,11 @@
 """`img2img serve`: a bundle in the browser."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import Bundle, Device
+from img2img.cli.options import Address, Bundle, Device, Gpus, OnRay
 
 
 def serve(
@@ -25,9 +25,12 @@ def serve(
     max_memory_gb: Annotated[float, typer.Option(help="Memory for all images that run at once, without the model.")] = 4,
     max_seconds: Annotated[float, typer.Option(help="Longest run of an image.")] = 120,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Images at once; twice --batch-max by default, or 2.", show_default=False)
+        int | None, typer.Option(min=1, help="Images at once; by default two batches of them.", show_default=False)
     ] = None,
-    batch_max: Annotated[int, typer.Option(min=1, help="Images of a batch of mixed tasks; 1 for no batches.")] = 8,
+    batch_max: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images of a batch of mixed tasks; 8, or 1 on a CPU, which is none.", show_default=False),
+    ] = None,
     batch_window_ms: Annotated[float, typer.Option(help="Longest time that a batch waits for requests that are being read.")] = 5,
     exact: Annotated[
         bool | None,
@@ -47,6 +50,12 @@ def serve(
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the bundle's folder: tasks come and go with it.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    launcher: OnRay = None,
+    address: Address = None,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="At most so many on Ray; one for each GPU or core by default.", show_default=False)
+    ] = None,
+    gpus: Gpus = None,
 ) -> None:
     """Serve a bundle until Ctrl-C: a page to try its tasks, and an HTTP API at /api/v1.
 
@@ -55,21 +64,30 @@ def serve(
     Example: img2img serve runs/demo --open
     """
     from img2img.inference import Batching
+    from img2img.inference.device import chosen_device, usual_batch
     from img2img.web import Limits, TeachOptions
     from img2img.web import serve as serve_bundle
 
     limits = Limits(
         upload_bytes=round(max_mb * 1e6), memory_bytes=round(max_memory_gb * 1e9), pixels=round(max_megapixels * 1e6),
-        concurrency=concurrency or (2 if batch_max == 1 else 2 * batch_max), queue=queue, run_seconds=max_seconds,
+        concurrency=concurrency or 2 * (batch_max or usual_batch(chosen_device(device))), queue=queue, run_seconds=max_seconds,
         grace_seconds=grace,
     )  # fmt: skip
-    serve_bundle(
-        bundle, host=host, port=port, names=name or (), device=device, precision=precision, limits=limits,
-        batching=Batching(batch_max=batch_max, window=batch_window_ms / 1000, exact=exact),
-        weights_bytes=None if max_weights_gb is None else round(max_weights_gb * 1e9),
-        teach=TeachOptions() if teach else None, token=None if token_file is None else _token(token_file), watch=watch,
-        open_browser=open_,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "host": host, "port": port, "names": name or (), "device": device, "precision": precision, "limits": limits,
+        "batching": Batching(batch_max=batch_max, window=batch_window_ms / 1000, exact=exact),
+        "weights_bytes": None if max_weights_gb is None else round(max_weights_gb * 1e9),
+        "token": None if token_file is None else _token(token_file),
+    }  # fmt: skip
+    if launcher is not None:
+        from img2img.errors import InputError
+        from img2img.launch.ray_service import serve_on_ray
+
+        if teach or open_:
+            raise InputError("--launcher ray with --teach or --open: a cluster serves no single user; leave one out")
+        serve_on_ray(bundle, address=address, replicas=replicas, gpus=gpus, **options)
+        return
+    serve_bundle(bundle, teach=TeachOptions() if teach else None, watch=watch, open_browser=open_, **options)
 
 
 def _token(path: Path) -> str:

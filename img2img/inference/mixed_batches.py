@@ -33,7 +33,8 @@ class Batching:
     """How calls are gathered.
 
     Attributes:
-        batch_max: samples of a batch.
+        batch_max: samples of a batch; None: 8, or 1 on a CPU, where batches of mixed tasks save no time. With 1 calls are not
+            gathered.
         window: seconds that a batch waits for calls that have begun and have not come to the network yet.
         exact: run every call alone in its forward pass, so that its result has the same bits as that of a call that meets no
             others. Without it samples of one task share a pass, and kernels for larger batches add up in another order. None: on
@@ -43,7 +44,7 @@ class Batching:
         InputError: one of them is out of range.
     """
 
-    batch_max: int = 8
+    batch_max: int | None = None
     window: float = 0.005
     exact: bool | None = None
 
@@ -115,15 +116,16 @@ class MixedBatches:
 
     Args:
         run: runs a batch.
-        batching: how.
+        most: samples of a batch.
+        window: as of `Batching`.
         workers: batches that run at once.
 
     Attributes:
         counts: what has been run.
     """
 
-    def __init__(self, run: Run, batching: Batching, workers: int) -> None:
-        self._run, self._batching, self._workers = run, batching, workers
+    def __init__(self, run: Run, most: int, *, window: float, workers: int = 1) -> None:
+        self._run, self._most, self._window, self._workers = run, most, window, workers
         self._calls: list[_Call] = []
         self._changed = threading.Condition()
         self._threads = 0
@@ -132,7 +134,7 @@ class MixedBatches:
         self.counts = BatchCounts()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"run": self._run, "batching": self._batching, "workers": self._workers}
+        return {"run": self._run, "most": self._most, "window": self._window, "workers": self._workers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -202,7 +204,7 @@ class MixedBatches:
             if not self._changed.wait_for(lambda: self._calls, IDLE_SECONDS):
                 self._threads -= 1
                 return None
-            until = self._calls[0].since + self._batching.window
+            until = self._calls[0].since + self._window
             while self._announced and (left := until - time.monotonic()) > 0 and self._calls and not self._is_full():
                 self._changed.wait(left)
             batch = self._taken()
@@ -214,7 +216,7 @@ class MixedBatches:
 
     def _is_full(self) -> bool:
         kind = self._calls[0].kind
-        return sum(len(call.input) for call in self._calls if call.kind == kind) >= self._batching.batch_max
+        return sum(len(call.input) for call in self._calls if call.kind == kind) >= self._most
 
     def _taken(self) -> list[_Call]:
         """The oldest call, and others of its size: those of its task, then the next oldest; no more than this worker's share."""
@@ -223,7 +225,7 @@ class MixedBatches:
             return []
         first = self._calls[0]
         alike = sorted((c for c in self._calls if c.kind == first.kind), key=lambda c: c.task != first.task)
-        most = min(self._batching.batch_max, -(-sum(len(c.input) for c in alike) // self._workers))
+        most = min(self._most, -(-sum(len(c.input) for c in alike) // self._workers))
         batch: list[_Call] = []
         for call in alike:
             if batch and sum(len(c.input) for c in batch) + len(call.input) > most:

@@ -17,7 +17,7 @@ from img2img.data.images.listing import list_images
 from img2img.errors import InputError, memory_explained
 from img2img.inference.chunked import RunSettings
 from img2img.inference.conversion import ImageLike, OpenedImages
-from img2img.inference.device import chosen_device
+from img2img.inference.device import chosen_device, usual_batch
 from img2img.inference.evaluator import Evaluator, Network
 from img2img.inference.memory_estimate import memory_needed, network_bytes
 from img2img.inference.merged_networks import MERGED_BYTES, MergedNetworks
@@ -57,7 +57,7 @@ class Model:
         weights_bytes: another bound on the weights that are kept so; the task used last is always kept.
         loaded_bytes: another bound on the tasks themselves that are kept (masks, normalisation, head), 256 MB by default. Those
             used last are kept, and the others are read from their files again when they are used.
-        batching: how calls of several threads are gathered; None: they are not.
+        batching: how calls of several threads are gathered; None: they are not, as on a CPU unless it has a `batch_max`.
 
     Raises:
         InputError: see `bundle.open_bundle`; or an option is unknown, or the device is not there.
@@ -95,10 +95,11 @@ class Model:
         self._merged = MergedNetworks(self.network, weights_bytes or MERGED_BYTES) if weights == "merged" else None
         self._network_bytes: dict[Any, float] = {}
         self.batches: MixedBatches | None = None
-        if batching is not None:
+        if batching is not None and (most := batching.batch_max or usual_batch(self.device)) > 1:
             on_cpu = self.device.type == "cpu"
             self._alone = on_cpu if batching.exact is None else batching.exact
-            self.batches = MixedBatches(self._run_batch, batching, 2 if on_cpu and weights == "merged" else 1)
+            workers = 2 if on_cpu and weights == "merged" else 1
+            self.batches = MixedBatches(self._run_batch, most, window=batching.window, workers=workers)
 
     # ------------------------------------------------------------------ what there is
 
@@ -270,7 +271,7 @@ class Model:
     ) -> Iterator[Any]:
         """Results one after another, for more images than fit into memory; `run` says what the arguments are."""
         checked = self._checked_options(task, form=form, side=side, tile=tile)
-        size = validation.whole_number("batch_size", batch_size) or (1 if self.device.type == "cpu" else 8)
+        size = validation.whole_number("batch_size", batch_size) or usual_batch(self.device)
         going_on = validation.one_of("errors", errors, get_args(Errors)) == "return"
         opened = open_each(as_many(images), white=self._white(task, white))
 

@@ -136,8 +136,8 @@ def serve(
         device: "cpu", "cuda", ..., or "auto".
         precision: "float32" or "bfloat16".
         limits: the bounds; the usual ones by default, and twice as many images at once as a batch has.
-        batching: how requests are gathered into batches; the usual way by default. One of a `batch_max` of 1 is none: then
-            tasks run side by side, as many as `Limits.concurrency` says.
+        batching: how requests are gathered into batches; the usual way by default. Where a batch has one image (the usual way
+            on a CPU) tasks run side by side, as many as `Limits.concurrency` says.
         weights_bytes: as of `Model`.
         loaded_bytes: likewise.
         teach: lets the page train further tasks, on this machine alone; None for none.
@@ -149,39 +149,60 @@ def serve(
         InputError: no bundle, no such device, the port is in use, a package is not installed, or others than this machine's
             users could train.
     """
-    # No library shall look for newer versions or models on the network: the bundle has all that is served.
-    os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
     _require_packages()
-    local = _is_local(host)
+    local = is_local(host)
     if teach is not None and (names or not local):
         got = ", ".join([*([] if local else [f"--host {host}"]), *(f"--name {name}" for name in names)])
         raise InputError(
             f"--teach with {got}: expected this machine alone, since whoever reaches the page could train; leave one out"
         )
-    from img2img.inference import Batching, load
-    from img2img.inference.device import chosen_device
     from img2img.web.shutdown import uvicorn_server
 
-    listening = listen(host, port)
-    with listening:
-        batching = batching or Batching()
-        gathers = batching.batch_max > 1
-        limits = limits or (Limits(concurrency=2 * batching.batch_max) if gathers else Limits())
-        merged = not gathers or chosen_device(device).type == "cpu"  # on a CPU batches run side by side too
-        model = load(
-            bundle, device=device, precision=precision, weights="merged" if merged else "cached",
-            weights_bytes=weights_bytes, loaded_bytes=loaded_bytes, batching=batching if gathers else None,
+    with listen(host, port) as listening:
+        app = bundle_app(
+            bundle, host=host, names=names, device=device, precision=precision, limits=limits, batching=batching,
+            weights_bytes=weights_bytes, loaded_bytes=loaded_bytes, teach=teach, token=token, watch=watch,
         )  # fmt: skip
-        known_hosts = (*LOCAL, *names) if local else (*LOCAL, *names, host, socket.gethostname(), socket.getfqdn())
-        app = build_app(model, limits, hosts=known_hosts, any_address=not local, teach=teach, token=token, watch=watch)
-        url = _url(host, listening.getsockname()[1])
-        print(f"img2img serves {', '.join(model.tasks)} at {url} (Ctrl-C stops it)", flush=True)
+        url = url_of(host, listening.getsockname()[1])
+        print(f"img2img serves {', '.join(app.state.service.tasks.infos)} at {url} (Ctrl-C stops it)", flush=True)
         if not local:
             print("whoever can reach this machine can use it", flush=True)
         if open_browser:
             webbrowser.open(url)
         with rate_limited_logging(), contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down, and raises the signal again
             uvicorn_server(app).run(sockets=[listening])
+
+
+def bundle_app(
+    bundle: str | Path,
+    *,
+    host: str,
+    names: Sequence[str] = (),
+    device: str = "auto",
+    precision: Any = "float32",
+    limits: Limits | None = None,
+    batching: "Batching | None" = None,
+    weights_bytes: int | None = None,
+    loaded_bytes: int | None = None,
+    **more: Any,
+) -> "FastAPI":
+    """The application of a bundle on a device; `more` goes to `build_app`, and the other arguments are those of `serve`."""
+    # No library shall look for newer versions or models on the network: the bundle has all that is served.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+    from img2img.inference import Batching, load
+    from img2img.inference.device import chosen_device, usual_batch
+
+    batching = batching or Batching()
+    place = chosen_device(device)
+    most = batching.batch_max or usual_batch(place)
+    merged = most == 1 or place.type == "cpu"  # on a CPU batches run side by side too
+    model = load(
+        bundle, device=device, precision=precision, weights="merged" if merged else "cached", weights_bytes=weights_bytes,
+        loaded_bytes=loaded_bytes, batching=batching,
+    )  # fmt: skip
+    local = is_local(host)
+    hosts = (*LOCAL, *names) if local else (*LOCAL, *names, host, socket.gethostname(), socket.getfqdn())
+    return build_app(model, limits or Limits(concurrency=2 * most), hosts=hosts, any_address=not local, **more)
 
 
 def _require_packages() -> None:
@@ -210,14 +231,16 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _url(host: str, port: int) -> str:
+def url_of(host: str, port: int) -> str:
+    """Where a browser on this machine finds what listens at an address."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 

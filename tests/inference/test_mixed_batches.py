@@ -56,7 +56,7 @@ def test_every_call_gets_its_own_answer_bit_for_bit(bundle: Path, weights: Any) 
 
 def test_samples_of_one_task_that_share_a_pass_differ_by_rounding_alone(bundle: Path) -> None:
     """A larger batch may take other kernels, which add up in another order: no more than one step of 255, and rarely."""
-    model = img2img.load(bundle, device="cpu", batching=Batching(window=0.05, exact=False))
+    model = img2img.load(bundle, device="cpu", batching=Batching(batch_max=8, window=0.05, exact=False))
     asked, plain = calls(40, tasks=("colour", "edges"), size=1), img2img.load(bundle, device="cpu")
     for (task, image), answer in zip(asked, answers(model, asked), strict=True):
         difference = np.abs(answer.astype(int) - plain.run(task, image))
@@ -79,7 +79,7 @@ def test_equal_batches_give_equal_bits(bundle: Path) -> None:
 
 
 def test_tiles_lists_and_tensors_go_through_batches_too(bundle: Path) -> None:
-    model, plain = (img2img.load(bundle, device="cpu", batching=one) for one in (Batching(), None))
+    model, plain = (img2img.load(bundle, device="cpu", batching=one) for one in (Batching(batch_max=8), None))
     large = np.asarray(photo(300, 200))
     assert np.array_equal(model.run("edges", large, tile=160), plain.run("edges", large, tile=160))
     several = torch.rand(3, 3, 40, 40)
@@ -109,7 +109,7 @@ class Doubling:
 
 
 def test_a_call_that_meets_no_others_does_not_wait() -> None:
-    batches = MixedBatches(Doubling(), Batching(window=10), 1)
+    batches = MixedBatches(Doubling(), 8, window=10)
     began = time.monotonic()
     with batches.announced():
         assert torch.equal(batches("a", torch.ones(1, 2)), torch.full((1, 2), 2.0))
@@ -118,7 +118,7 @@ def test_a_call_that_meets_no_others_does_not_wait() -> None:
 
 def test_a_batch_waits_for_announced_calls_within_its_window() -> None:
     run = Doubling()
-    batches = MixedBatches(run, Batching(window=10), 1)
+    batches = MixedBatches(run, 8, window=10)
     with ThreadPoolExecutor(1) as pool:
         with batches.announced():
             other = pool.submit(batches, "b", torch.zeros(1, 2))
@@ -127,14 +127,14 @@ def test_a_batch_waits_for_announced_calls_within_its_window() -> None:
             batches("a", torch.ones(1, 2))
         other.result(10)
         assert run.batches == [["b", "a"]]
-        short = MixedBatches(run, Batching(window=0.01), 1)
+        short = MixedBatches(run, 8, window=0.01)
         with short.announced():  # and comes with nothing
             pool.submit(short, "b", torch.zeros(1, 2)).result(10)
 
 
 def test_batches_are_of_one_size_oldest_first_and_no_larger_than_asked() -> None:
     run = Doubling()
-    batches = MixedBatches(run, Batching(batch_max=2, window=0), 1)
+    batches = MixedBatches(run, 2, window=0)
     run.go.clear()
     with ThreadPoolExecutor(6) as pool:
         asked = []
@@ -149,7 +149,7 @@ def test_batches_are_of_one_size_oldest_first_and_no_larger_than_asked() -> None
 
 def test_what_fails_fails_alone() -> None:
     run = Doubling()
-    batches = MixedBatches(run, Batching(window=10), 1)
+    batches = MixedBatches(run, 8, window=10)
     with ThreadPoolExecutor(3) as pool, batches.announced():
         asked = []
         for number, task in enumerate(("a", "bad", "c")):
@@ -165,7 +165,7 @@ def test_what_fails_fails_alone() -> None:
 
 def test_who_is_cancelled_waits_no_more_and_a_batch_for_nobody_ends() -> None:
     run = Doubling()
-    batches = MixedBatches(run, Batching(window=0), 1)
+    batches = MixedBatches(run, 8, window=0)
     run.go.clear()
     stop = Cancellation()
 
@@ -187,8 +187,13 @@ def test_who_is_cancelled_waits_no_more_and_a_batch_for_nobody_ends() -> None:
         assert other.result(10) is not None
 
 
+def test_on_a_cpu_calls_are_gathered_only_where_a_batch_is_asked_for(bundle: Path) -> None:
+    assert img2img.load(bundle, device="cpu", batching=Batching()).batches is None
+    assert img2img.load(bundle, device="cpu", batching=Batching(batch_max=2)).batches is not None
+
+
 def test_batches_and_models_with_them_can_be_pickled(bundle: Path) -> None:
-    model = img2img.load(bundle, device="cpu", batching=Batching())
+    model = img2img.load(bundle, device="cpu", batching=Batching(batch_max=8))
     image = np.asarray(photo())
     expected = model.run("edges", image)
     assert np.array_equal(pickle.loads(pickle.dumps(model)).run("edges", image), expected)

@@ -64,7 +64,7 @@ def check_answers(url: str, folder: Path, *, tasks: int, requests: int, threads:
 
 def test_no_answer_is_wrong_or_crossed(local: Callable[..., str], tmp_path: Path) -> None:
     folder = many_tasks(tmp_path / "many", 8)
-    model = img2img.load(folder, device="cpu", weights="merged", batching=Batching())
+    model = img2img.load(folder, device="cpu", weights="merged", batching=Batching(batch_max=8))
     check_answers(local(model, concurrency=16), folder, tasks=8, requests=150, threads=12)
     counts = model.batches.counts
     assert counts.calls >= 150
@@ -75,7 +75,7 @@ def test_no_answer_is_wrong_or_crossed(local: Callable[..., str], tmp_path: Path
 def test_no_answer_of_ten_thousand_is_wrong_or_crossed(local: Callable[..., str], tmp_path: Path) -> None:
     """Of 50 tasks, of which no more than a few are kept in memory."""
     folder = many_tasks(tmp_path / "many", 50)
-    options: Any = {"weights_bytes": 2_000_000, "loaded_bytes": 300_000, "batching": Batching()}
+    options: Any = {"weights_bytes": 2_000_000, "loaded_bytes": 300_000, "batching": Batching(batch_max=8)}
     model = img2img.load(folder, device="cpu", weights="merged", **options)
     check_answers(local(model, concurrency=16), folder, tasks=50, requests=10_000, threads=16)
     assert model.batches.counts.calls >= 10_000
@@ -118,7 +118,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def batched(folder: Path) -> Any:
-    return img2img.load(folder, device="cpu", weights="merged", loaded_bytes=1 << 20, batching=Batching())
+    return img2img.load(folder, device="cpu", weights="merged", loaded_bytes=1 << 20, batching=Batching(batch_max=8))
 
 
 def names(url: str) -> list[str]:
