@@ -1,6 +1,7 @@
 """The images of folders, lists, WebDataset shards and Parquet files, as pieces of work that processes share out.
 
-Each image has a name of its own, which is that of its result: the path below its folder, or that in its shard or file.
+Each image has a name of its own, which is that of its result: the path below its folder, or that in its shard or file. Processes
+that read need no torch, so `img2img.data` is imported where the pieces are made, and nowhere else.
 """
 
 import hashlib
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.images.listing import EXTENSIONS, list_images
 from img2img.errors import InputError, first_line
 from img2img.files.paths import expanded
 
@@ -25,7 +25,7 @@ Done = NDArray[np.uint64]
 FILES = 32
 """Files that are one piece of work."""
 ROWS = 8
-"""Rows of a Parquet file that are read at once."""
+"""Images that a worker holds at once."""
 COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
 """The columns of a Parquet file that may have images, the first of them that it has: bytes, or a structure with `bytes`."""
 
@@ -56,6 +56,8 @@ def without(piece: Piece, done: Done) -> Piece | None:
 
 def pieces_of(sources: Iterable[str], out: Path) -> Iterator[Piece]:
     """Work for one process at a time: some files, a shard, or a row group of a Parquet file."""
+    from img2img.data.images.listing import EXTENSIONS, list_images
+
     outputs: dict[str, str] = {}
 
     def new(name: str, source: Any) -> str:
@@ -70,7 +72,7 @@ def pieces_of(sources: Iterable[str], out: Path) -> Iterator[Piece]:
             files = [(new(path.relative_to(source).as_posix(), path), str(path.absolute())) for path in paths]
         elif source.suffix == ".tar":
             new(source.stem, source)
-            yield {"kind": "tar", "path": str(source.absolute())}
+            yield {"kind": "tar", "path": str(source.absolute()), "endings": sorted(EXTENSIONS)}
             continue
         elif source.suffix == ".parquet":
             new(source.stem, source)
@@ -136,7 +138,7 @@ def images_of(piece: Piece, done: Done) -> Iterator[dict[str, Any]]:
         with tarfile.open(piece["path"], mode="r|*") as shard:
             for member in shard:
                 name = f"{stem}/{_inside(member.name)}"
-                if not member.isfile() or PurePosixPath(name).suffix.lower() not in EXTENSIONS or name in names:
+                if not member.isfile() or PurePosixPath(name).suffix.lower() not in piece["endings"] or name in names:
                     continue
                 twice = output_of(name) in outputs
                 names.add(name)
@@ -164,3 +166,18 @@ def _in_parquet(piece: Piece, stem: str, done: Done) -> Iterator[dict[str, Any]]
                     yield _image(name, image=content)
                 else:
                     yield _image(name, error=f"row {number - 1} has no bytes of an image")
+
+
+def tables_of(piece: Piece, done: Done) -> Iterator[Any]:
+    """The images of a piece of work that are not done yet, a few at a time; files by their path, others as bytes."""
+    import pyarrow
+
+    fields = [("input", pyarrow.string()), ("path", pyarrow.string()), ("image", pyarrow.binary()), ("error", pyarrow.string())]
+    some: list[dict[str, Any]] = []
+    for image in images_of(piece, done):
+        some.append(image)
+        if len(some) >= ROWS:
+            yield pyarrow.Table.from_pylist(some, schema=pyarrow.schema(fields))
+            some = []
+    if some:
+        yield pyarrow.Table.from_pylist(some, schema=pyarrow.schema(fields))

@@ -5,12 +5,13 @@ after the result is there. So a run that is killed anywhere goes on where its ma
 again, into the same file.
 """
 
+import errno
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from img2img.files.json_files import read_json, write_json
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.inference.open_images import open_each
-from img2img.launch.image_sources import Done, Piece, hash_of, images_of, output_of, pieces_of, without
+from img2img.launch.image_sources import ROWS, Done, Piece, hash_of, output_of, pieces_of, tables_of, without
 from img2img.launch.ray_launcher import connected
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ MANIFEST = "manifest.jsonl"
 """A line for each result: `input`, `task`, `output`, `bundle` and `error`."""
 RUN = "run.json"
 """What the results are made of, and how."""
-ROWS = 8
-"""Images that a worker holds at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +90,10 @@ def run_on_ray(
             package for it is missing.
         FolderInUseError: another process writes there.
     """
-    out = expanded(run.out).absolute()
+    out, bundle = expanded(run.out).absolute(), bundle_folder(run.bundle).absolute()
+    run = replace(run, bundle=str(bundle), out=str(out))
     pieces = list(pieces_of(run.sources, out))
-    checksums = {task: _checksum(bundle_folder(run.bundle), task) for task in run.tasks}
+    checksums = {task: _checksum(bundle, task) for task in run.tasks}
     with hold(out):
         manifest = _begun(out, run, checksums, overwrite=overwrite)
         done = _known(manifest, len(run.tasks))
@@ -128,7 +128,7 @@ def _results(
 
         def read(batch: dict[str, Any]) -> Iterator[Any]:
             for piece in batch["piece"]:
-                yield from _tables(json.loads(piece), ray.get(known))
+                yield from tables_of(json.loads(piece), ray.get(known))
 
         rows = data.from_items([{"piece": json.dumps(piece)} for piece in pieces], override_num_blocks=min(len(pieces), 2000))
         # Reading waits for disks: it takes no core from the workers, which would else keep all of them.
@@ -202,29 +202,19 @@ class _Worker:
         ending = ".json" if isinstance(result, dict) else ".png"
         output = output_of(name, task if len(self._run.tasks) > 1 else "", ending)
         target = expanded(self._run.out) / output
-        if isinstance(result, dict):
-            write_json(target, result)
-        else:
-            write_atomic(target, lambda temporary: result.save(temporary, format="PNG"))
+        try:
+            if isinstance(result, dict):
+                write_json(target, result)
+            else:
+                write_atomic(target, lambda temporary: result.save(temporary, format="PNG"))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # the next file would meet it as well
+                raise
+            return self._row(name, task, str(error))
         return self._row(name, task, None, output)
 
     def _row(self, name: str, task: str, error: str | None, output: str | None = None) -> dict[str, Any]:
         return {"input": name, "task": task, "output": output, "error": error and " ".join(error.split())}
-
-
-def _tables(piece: Piece, done: Done) -> Iterator[Any]:
-    """The images of a piece of work that are not done yet, a few at a time; files by their path, others as bytes."""
-    import pyarrow
-
-    fields = [("input", pyarrow.string()), ("path", pyarrow.string()), ("image", pyarrow.binary()), ("error", pyarrow.string())]
-    some: list[dict[str, Any]] = []
-    for image in images_of(piece, done):
-        some.append(image)
-        if len(some) >= ROWS:
-            yield pyarrow.Table.from_pylist(some, schema=pyarrow.schema(fields))
-            some = []
-    if some:
-        yield pyarrow.Table.from_pylist(some, schema=pyarrow.schema(fields))
 
 
 def _begun(out: Path, run: ImageRun, checksums: dict[str, str], *, overwrite: bool) -> Path:

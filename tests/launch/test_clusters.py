@@ -153,6 +153,7 @@ def parent(process: int) -> int:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Two nodes with a core each."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # or workers get nothing where anything else runs
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
