@@ -90,14 +90,12 @@ def run(
     if launcher is not None:
         del model  # the workers have it
         options = {"form": form, "side": side, "white": white, "device": device, "precision": precision}
-        done = _run_on_ray(bundle, names, images, out, options, address=address, workers=workers, gpus=gpus, overwrite=overwrite)
-        typer.echo(
-            json.dumps(done)
-            if as_json
-            else "{images} images done, {failed} results failed, {before} images before".format(**done)
-        )
-        if done["failed"]:
-            raise typer.Exit(1)
+        if frames or batch_size is not None:
+            raise InputError(
+                "--launcher ray with --frames or --batch-size: it takes images alone, and batches as usual; leave it out"
+            )
+        how = {"address": address, "workers": workers, "gpus": gpus, "overwrite": overwrite}
+        _run_on_ray(bundle, names, images, out, options, how, as_json=as_json)
         return
     forms = {name: form or model.task(name).forms[0] for name in names}
     out = expanded(out)
@@ -128,15 +126,20 @@ def run(
 
 
 def _run_on_ray(
-    bundle: Path, names: Sequence[str], images: Sequence[Path], out: Path, options: dict[str, Any], **how: Any
-) -> dict[str, int]:
+    bundle: Path, names: Sequence[str], images: Sequence[Path], out: Path, options: dict[str, Any], how: dict[str, Any], *,
+    as_json: bool,
+) -> None:  # fmt: skip
     from img2img.launch.ray_images import MANIFEST, ImageRun, run_on_ray
 
     sources = tuple(str(path) for path in images)
-    run = ImageRun(bundle=str(bundle), tasks=tuple(names), sources=sources, out=str(out), **options)
-    done = dataclasses.asdict(run_on_ray(run, **how))
+    counts = run_on_ray(ImageRun(bundle=str(bundle), tasks=tuple(names), sources=sources, out=str(out), **options), **how)
     print(f"each result has a line in {out / MANIFEST}", file=sys.stderr)
-    return done
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(counts)))
+    else:
+        typer.echo(f"{counts.images} images done, {counts.failed} results failed, {counts.before} images before")
+    if counts.failed:
+        raise typer.Exit(1)
 
 
 def _run_jobs(

@@ -52,6 +52,7 @@ def serve(
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     launcher: OnRay = None,
     address: Address = None,
+    min_replicas: Annotated[int, typer.Option(min=1, help="At least so many on Ray; with 2 an update makes nobody wait.")] = 1,
     replicas: Annotated[
         int | None, typer.Option(min=1, help="At most so many on Ray; one for each GPU or core by default.", show_default=False)
     ] = None,
@@ -85,7 +86,7 @@ def serve(
 
         if teach or open_:
             raise InputError("--launcher ray with --teach or --open: a cluster serves no single user; leave one out")
-        serve_on_ray(bundle, address=address, replicas=replicas, gpus=gpus, **options)
+        serve_on_ray(bundle, address=address, min_replicas=min_replicas, replicas=replicas, gpus=gpus, **options)
         return
     serve_bundle(bundle, teach=TeachOptions() if teach else None, watch=watch, open_browser=open_, **options)
 

@@ -24,6 +24,7 @@ def serve_on_ray(
     host: str = "127.0.0.1",
     port: int = 7860,
     address: str | None = None,
+    min_replicas: int = 1,
     replicas: int | None = None,
     gpus: float | None = None,
     limits: Limits | None = None,
@@ -43,6 +44,8 @@ def serve_on_ray(
         port: likewise.
         address: of the cluster; see `connected`. What is served there goes on after this returns, until `serve shutdown` of Ray
             ends it. Without a cluster it is served until Ctrl-C.
+        min_replicas: at least. With two one answers while the other is replaced; with one requests wait until the new one has
+            its model.
         replicas: at most; None: one for each GPU, or for each core where there is none.
         gpus: of a replica; None: one where the cluster has any.
         limits: of a replica; those of connections and of the shutdown are Ray Serve's.
@@ -67,7 +70,9 @@ def serve_on_ray(
     try:
         there = ray.cluster_resources()
         gpus = (1 if there.get("GPU") else 0) if gpus is None else gpus
-        most = replicas or max(1, int(there["GPU"] / gpus if gpus else there.get("CPU", 1)))
+        most = replicas or max(min_replicas, int(there["GPU"] / gpus if gpus else there.get("CPU", 1)))
+        if most < min_replicas:
+            raise InputError(f"--replicas {most} with --min-replicas {min_replicas}: expected as many at least")
 
         def build() -> "FastAPI":
             return bundle_app(folder, host=host, limits=limits, watch=True, **options)
@@ -77,7 +82,11 @@ def serve_on_ray(
             name=NAME,
             ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
             max_ongoing_requests=limits.concurrency + limits.queue,
-            autoscaling_config={"min_replicas": 1, "max_replicas": most, "target_ongoing_requests": limits.concurrency},
+            autoscaling_config={
+                "min_replicas": min_replicas,
+                "max_replicas": most,
+                "target_ongoing_requests": limits.concurrency,
+            },
             graceful_shutdown_timeout_s=limits.grace_seconds,
         )
         serve.start(http_options={"host": host, "port": port})

@@ -177,6 +177,7 @@ def test_what_is_there_is_not_overwritten_unasked(bundle: Path, photos: Path, tm
         (("run", "style", "a.png", "--out", "out"), "no task 'style'"),
         (("run", "colour", "a.png", "--out", "out", "--form", "labels"), "a colourisation task gives image"),
         (("run", "all", "a.png", "--out", "out", "--form", "labels"), "of several tasks, but colour"),
+        (("run", "colour", "a.png", "--out", "out", "--launcher", "ray", "--frames"), "--launcher ray with --frames"),
         (("run", "colour", "a.png", "more/a.png", "--out", "out"), "would both become"),
         (("tasks", "show", ".", "x"), "no bundle in"),
     ],
