@@ -163,10 +163,8 @@ def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
         if task not in description["tasks"]:
             raise InputError(f"no task {task!r} in {folder}; it has {', '.join(description['tasks']) or 'none'}")
         names = [name for name in description["tasks"] if name != task]
+        check_not_referred_to(folder, task, names)
         headers = {name: read_header(task_path(folder, name)) for name in names}
-        relatives = [name for name, header in headers.items() if (header["relative_to"] or {}).get("task") == task]
-        if relatives:
-            raise InputError(f"the masks of {', '.join(relatives)} are coded relative to those of {task!r}: delete those first")
         used = {(header["basis"] or {}).get("name") for header in headers.values()}
         unused = {name: sha256 for name, sha256 in description["bases"].items() if name not in used}
         kept = {name: sha256 for name, sha256 in description["bases"].items() if name in used}
@@ -175,6 +173,18 @@ def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
         task_path(folder, task).unlink(missing_ok=True)
         for sha256 in set(unused.values()) - set(kept.values()):
             basis_path(folder, sha256).unlink(missing_ok=True)
+
+
+def check_not_referred_to(folder: Path, task: str, others: Iterable[str]) -> None:
+    """Refuse to delete or replace a task that others cannot be read without.
+
+    Raises:
+        InputError: the masks of another one are coded relative to its masks.
+    """
+    headers = {name: read_header(task_path(folder, name)) for name in others}
+    relatives = [name for name, header in headers.items() if (header["relative_to"] or {}).get("task") == task]
+    if relatives:
+        raise InputError(f"the masks of {', '.join(relatives)} are coded relative to those of {task!r}: delete those first")
 
 
 def bundle_folder(folder: str | os.PathLike[str]) -> Path:
@@ -265,11 +275,15 @@ def load_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone
     return _with_tasks(folder, load_tasks)
 
 
-def open_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone]:
+def open_bundle(folder: str | os.PathLike[str], **bounds: int | None) -> tuple[MaskedNetwork, Backbone]:
     """Rebuild the network of a bundle, with tasks of which each is read, and checked, when it is first used.
 
-    Of a thousand tasks those that are used take time and memory (`loaded_bytes` of `MaskedNetwork`), and no others. The files
-    have to stay where they are.
+    Of a thousand tasks those that are used take time and memory, and no others. Beyond `loaded_bytes` those used last are kept,
+    and the others are read again. The files have to stay where they are.
+
+    Args:
+        folder: the bundle's.
+        bounds: as of `load_backbone`.
 
     Returns:
         As of `load_bundle`.
@@ -278,17 +292,17 @@ def open_bundle(folder: str | os.PathLike[str]) -> tuple[MaskedNetwork, Backbone
         InputError: a file is missing, the backbone or a basis is damaged, or there is no task. What the file of a task holds is
             checked when it is read.
     """
-    return _with_tasks(folder, register_tasks)
+    return _with_tasks(folder, register_tasks, **bounds)
 
 
 def _with_tasks(
-    folder: str | os.PathLike[str], add: Callable[[Path, Sequence[str], MaskedNetwork, Backbone], None]
+    folder: str | os.PathLike[str], add: Callable[[Path, Sequence[str], MaskedNetwork, Backbone], None], **bounds: int | None
 ) -> tuple[MaskedNetwork, Backbone]:
     """The network of a bundle in evaluation mode, with its tasks as `add` adds them, and the plain backbone."""
     folder = expanded(folder)
     description = read_bundle(folder)
     check_has_tasks(folder, description)
-    network, backbone = load_backbone(folder, description)
+    network, backbone = load_backbone(folder, description, **bounds)
     add(folder, description["tasks"], network, backbone)
     network.eval()
     return network, backbone
@@ -315,6 +329,15 @@ def load_tasks(folder: Path, names: Sequence[str], network: MaskedNetwork, backb
         _check_task(backbone, path, network.state(name))
 
 
+def check_task_file(path: Path, network: MaskedNetwork, backbone: Backbone) -> None:
+    """Refuse the file of a task that could not be one of a bundle's; `network` has the tasks and bases that it may need.
+
+    Raises:
+        InputError: see `load_tasks`.
+    """
+    network.check_file(path, check=partial(_check_task, backbone))
+
+
 def _check_task(backbone: Backbone, path: Path, state: TaskState) -> None:
     """Refuse a task whose head does not give what its file says of it."""
     check_info(path, state.info)
@@ -333,8 +356,14 @@ def check_bundle(folder: str | os.PathLike[str]) -> None:
     load_tasks(folder, description["tasks"], *load_backbone(folder, description))
 
 
-def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedNetwork, Backbone]:
-    """The network of a bundle without its tasks, and the plain backbone."""
+def load_backbone(folder: Path, description: Mapping[str, Any], **bounds: int | None) -> tuple[MaskedNetwork, Backbone]:
+    """The network of a bundle without its tasks, and the plain backbone.
+
+    Args:
+        folder: the bundle's.
+        description: of `read_bundle`.
+        bounds: `cache_bytes` and `loaded_bytes` of `MaskedNetwork`; None for its own.
+    """
     path = folder / "backbone.safetensors"
     if not path.is_file():
         raise InputError(f"no backbone at {path}: copy the bundle again, whole")
@@ -344,7 +373,8 @@ def load_backbone(folder: Path, description: Mapping[str, Any]) -> tuple[MaskedN
         backbone.load_state_dict(safetensors.torch.load(path.read_bytes()), strict=False)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise InputError(f"{path} is damaged or of another network ({first_line(error)}): copy it again") from error
-    network = MaskedNetwork(backbone, head=HEAD, select=description["select"], strict=False)
+    given: Any = {name: value for name, value in bounds.items() if value is not None}
+    network = MaskedNetwork(backbone, head=HEAD, select=description["select"], strict=False, **given)
     if network.backbone_sha256 != description["sha256"]:
         raise InputError(
             f"the backbone in {path} has the SHA-256 {network.backbone_sha256[:12]}…, bundle.json says "

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from img2img.backbones import Backbone
 from img2img.backbones.head_check import check_head
 from img2img.bundle import (
     PATIENCE,
@@ -20,6 +21,8 @@ from img2img.bundle import (
     bundle_folder,
     check_has_tasks,
     check_not_planned,
+    check_not_referred_to,
+    check_task_file,
     load_backbone,
     load_tasks,
     read_bundle,
@@ -29,12 +32,13 @@ from img2img.errors import InputError
 from img2img.files.atomic import clear_leftovers, write_atomic
 from img2img.files.json_files import write_json
 from img2img.files.lock import hold
+from img2img.files.paths import expanded
 from img2img.files.untrusted import naming
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
 from img2img.masks.adapter_files import Adapter, read_adapter
 from img2img.masks.adapter_tasks import add_adapter
-from img2img.masks.storage import check_backbone, check_basis, read_task_file
+from img2img.masks.storage import check_backbone, check_basis, read_header, read_task_file
 from img2img.masks.task_store import check_task_name
 from img2img.tasks import build_task
 from img2img.tasks.stored import stored_task
@@ -166,6 +170,48 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 def _copy(source: Path, target: Path) -> None:
     if source.resolve() != target.resolve():
         write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
+
+
+def add_task_file(
+    folder: str | os.PathLike[str],
+    path: Path,
+    network: MaskedNetwork,
+    backbone: Backbone,
+    *,
+    name: str | None = None,
+    replace: bool = False,
+) -> str:
+    """Put the file of one task into a bundle, after checking everything in it; the task's name.
+
+    Args:
+        folder: the bundle's.
+        path: the task's file.
+        network: the bundle's, with the tasks and bases that the file may need.
+        backbone: the plain backbone.
+        name: another name than the one in the file.
+        replace: take the place of a task of that name.
+
+    Raises:
+        FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
+        InputError: the file is damaged, of another network, or needs a basis or a task that the bundle has not; there is a task
+            of that name, or the masks of another one are coded relative to it; or the bundle's run still has to learn it. The
+            bundle is as it was.
+    """
+    folder = expanded(folder)
+    name = str(read_header(path)["task"]) if name is None else name
+    check_task_name(name)
+    with hold(folder, wait=PATIENCE):
+        description = read_bundle(folder)
+        others = [other for other in description["tasks"] if other != name]
+        if len(others) < len(description["tasks"]):
+            if not replace:
+                raise InputError(f"there is a task {name!r} in {folder}: give the new one another name, or replace it")
+            check_not_referred_to(folder, name, others)
+        check_not_planned(folder, [name])
+        check_task_file(path, network, backbone)
+        _copy(path, task_path(folder, name))
+        write_json(folder / "bundle.json", description | {"tasks": [*others, name]})
+    return name
 
 
 @dataclass(frozen=True)

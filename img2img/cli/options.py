@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,6 +23,20 @@ BundleOption = Annotated[
 DEFAULT_BUNDLE = Path("runs/demo")
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+OnRay = Annotated[
+    Literal["ray"] | None,
+    typer.Option("--launcher", help="Work on a Ray cluster, or on a Ray of this machine.", show_default=False),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT", envvar="RAY_ADDRESS", help="Of the Ray cluster; auto for this machine's.", show_default=False
+    ),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(min=0, help="GPUs of a worker on Ray; 1 where there are any, 0.5 shares one.", show_default=False),
+]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, mps; auto takes a GPU where there is one.")]
 
 

@@ -1,5 +1,6 @@
 """`img2img run`: tasks on files, folders and videos."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import DEFAULT_BUNDLE, BundleOption, Device, Json, Overwrite
+from img2img.cli.options import DEFAULT_BUNDLE, Address, BundleOption, Device, Gpus, Json, OnRay, Overwrite
 from img2img.files.paths import expanded
 
 if TYPE_CHECKING:
@@ -18,9 +19,16 @@ ALL = "all"
 
 
 def run(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or all.", show_default=False)],
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="A task's name, several with commas between, or all.", show_default=False)
+    ],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES...", help="Images, folders of them, or videos.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="Images, folders of them, or videos; on Ray also lists (.txt), shards (.tar) and Parquet, but no videos.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.", show_default=False)],
     bundle: BundleOption = DEFAULT_BUNDLE,
@@ -41,13 +49,19 @@ def run(
     precision: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is faster where the processor has it.")
     ] = "float32",
+    launcher: OnRay = None,
+    address: Address = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes on Ray; one for each GPU or core by default.", show_default=False)
+    ] = None,
+    gpus: Gpus = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Run a task on images and write what it makes of them, each as DIR/NAME.png.
+    """Run tasks on images and write what they make of them, each as DIR/NAME.png.
 
-    Folders keep their subfolders; with the task "all" each task has a folder of its own. A file that cannot be read or written
-    is named, the others are done, and the exit code is 1.
+    Folders keep their subfolders; of several tasks each has a folder of its own. A file that cannot be read or written is named,
+    the others are done, and the exit code is 1.
 
     Examples:
 
@@ -66,19 +80,29 @@ def run(
             f"{bundle} has a task {ALL!r}, and that name stands for every task: name another task, or run this one in Python, "
             f"img2img.load({str(bundle)!r}).run({ALL!r}, ...)"
         )
-    names = list(model.tasks) if task == ALL else [task]
+    names = list(model.tasks) if task == ALL else list(dict.fromkeys(task.split(",")))
     for name in names:
         model.task(name)
     lacking = [name for name in names if form is not None and form not in model.task(name).forms]
-    if task == ALL and lacking:
-        raise InputError(f"form={form!r} with the task 'all', but {', '.join(lacking)} cannot give it: name one task that can")
+    if len(names) > 1 and lacking:
+        raise InputError(f"form={form!r} of several tasks, but {', '.join(lacking)} cannot give it: name one task that can")
     model.check(names[0], form=form, side=side)
+    if launcher is not None:
+        del model  # the workers have it
+        options = {"form": form, "side": side, "white": white, "device": device, "precision": precision}
+        if frames or batch_size is not None:
+            raise InputError(
+                "--launcher ray with --frames or --batch-size: it takes images alone, and batches as usual; leave it out"
+            )
+        how = {"address": address, "workers": workers, "gpus": gpus, "overwrite": overwrite}
+        _run_on_ray(bundle, names, images, out, options, how, as_json=as_json)
+        return
     forms = {name: form or model.task(name).forms[0] for name in names}
     out = expanded(out)
     jobs: list[Job] = []
     for name in names:
         ending = ".json" if forms[name] == "scores" else ".png"
-        target = out / name if task == ALL else out
+        target = out / name if len(names) > 1 or task == ALL else out
         jobs += plan(images, target, name, ending=ending, frames=frames, results=out)
     if not frames and any(job.video for job in jobs):
         for name in names:
@@ -98,6 +122,23 @@ def run(
         typer.echo(json.dumps({"results": done, "failed": failed}))
     if failed:
         print(f"{failed} of {len(jobs)} failed, {len(done)} are done", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _run_on_ray(
+    bundle: Path, names: Sequence[str], images: Sequence[Path], out: Path, options: dict[str, Any], how: dict[str, Any], *,
+    as_json: bool,
+) -> None:  # fmt: skip
+    from img2img.launch.ray_images import MANIFEST, ImageRun, run_on_ray
+
+    sources = tuple(str(path) for path in images)
+    counts = run_on_ray(ImageRun(bundle=str(bundle), tasks=tuple(names), sources=sources, out=str(out), **options), **how)
+    print(f"each result has a line in {out / MANIFEST}", file=sys.stderr)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(counts)))
+    else:
+        typer.echo(f"{counts.images} images done, {counts.failed} results failed, {counts.before} images before")
+    if counts.failed:
         raise typer.Exit(1)
 
 

@@ -7,6 +7,11 @@ import torch
 from img2img.errors import InputError, first_line
 
 
+def usual_batch(device: torch.device) -> int:
+    """Images that run together where nobody said how many: 8, or 1 on a CPU, whose caches hold no more."""
+    return 1 if device.type == "cpu" else 8
+
+
 def chosen_device(name: Any) -> torch.device:
     """The device of a name; of "auto" a GPU where there is one.
 

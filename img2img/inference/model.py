@@ -17,10 +17,11 @@ from img2img.data.images.listing import list_images
 from img2img.errors import InputError, memory_explained
 from img2img.inference.chunked import RunSettings
 from img2img.inference.conversion import ImageLike, OpenedImages
-from img2img.inference.device import chosen_device
+from img2img.inference.device import chosen_device, usual_batch
 from img2img.inference.evaluator import Evaluator, Network
 from img2img.inference.memory_estimate import memory_needed, network_bytes
-from img2img.inference.merged_networks import MergedNetworks
+from img2img.inference.merged_networks import MERGED_BYTES, MergedNetworks
+from img2img.inference.mixed_batches import Batching, MixedBatches, run_by_task
 from img2img.inference.open_images import FailedImage, as_many, folder_of, open_each, open_one
 from img2img.inference.prediction import (
     OVERLAP,
@@ -33,22 +34,19 @@ from img2img.inference.prediction import (
     tile_for,
     view_of,
 )
-from img2img.inference.task_info import TaskInfo, TaskInfos
+from img2img.inference.task_info import BundleChanges, TaskFacts, TaskFileError, TaskInfo, TaskInfos
 from img2img.tasks import Task
-from img2img.tasks.stored import stored_task
 
 Weights = Literal["cached", "merged"]
 Precision = Literal["float32", "bfloat16"]
 Errors = Literal["raise", "return"]
-_NAMED = 20
-"""Tasks that a message names."""
 
 
 class Model:
     """A backbone and its tasks, ready to run. Usually made by `img2img.load`.
 
-    Calls may come from several threads at once. With cached weights they take turns; with merged ones they run side by side.
-    A model can be pickled, and so sent to a worker process.
+    Calls may come from several threads at once. With cached weights they take turns; with merged ones they run side by side; with
+    `batching` they are gathered into batches of mixed tasks. A model can be pickled, and so sent to a worker process.
 
     Args:
         folder: the bundle's.
@@ -56,6 +54,10 @@ class Model:
         precision: "bfloat16" runs the network in mixed precision: faster where the processor has it, and less exact.
         weights: "cached" computes a task's weights when they are needed and keeps them, up to a gigabyte; "merged" makes an
             ordinary network of each task that is used, and keeps those used last, up to two gigabytes.
+        weights_bytes: another bound on the weights that are kept so; the task used last is always kept.
+        loaded_bytes: another bound on the tasks themselves that are kept (masks, normalisation, head), 256 MB by default. Those
+            used last are kept, and the others are read from their files again when they are used.
+        batching: how calls of several threads are gathered; None: they are not, as on a CPU unless it has a `batch_max`.
 
     Raises:
         InputError: see `bundle.open_bundle`; or an option is unknown, or the device is not there.
@@ -74,19 +76,30 @@ class Model:
         device: str = "auto",
         precision: Precision = "float32",
         weights: Weights = "cached",
+        weights_bytes: int | None = None,
+        loaded_bytes: int | None = None,
+        batching: Batching | None = None,
     ) -> None:
         validation.one_of("precision", precision, get_args(Precision))
         validation.one_of("weights", weights, get_args(Weights))
+        validation.whole_number("weights_bytes", weights_bytes)
+        validation.whole_number("loaded_bytes", loaded_bytes)
         self.folder = validation.path("folder", folder)
         self.device = chosen_device(device)
-        self.network, self.backbone = open_bundle(self.folder)
+        self.network, self.backbone = open_bundle(self.folder, cache_bytes=weights_bytes, loaded_bytes=loaded_bytes)
         self.network.to(self.device)
         self._bfloat16 = precision == "bfloat16"
         self._evaluator = Evaluator(stride=self.backbone.stride, min_size=self.backbone.min_size, device=self.device)
-        self._tasks: dict[str, Task] = {}
+        self._facts: dict[str, TaskFacts] = {}
         self._infos: dict[str, TaskInfo] = {}
-        self._merged = MergedNetworks(self.network) if weights == "merged" else None
-        self._network_bytes: dict[str, float] = {}
+        self._merged = MergedNetworks(self.network, weights_bytes or MERGED_BYTES) if weights == "merged" else None
+        self._network_bytes: dict[Any, float] = {}
+        self.batches: MixedBatches | None = None
+        if batching is not None and (most := batching.batch_max or usual_batch(self.device)) > 1:
+            on_cpu = self.device.type == "cpu"
+            self._alone = on_cpu if batching.exact is None else batching.exact
+            workers = 2 if on_cpu and weights == "merged" else 1
+            self.batches = MixedBatches(self._run_batch, most, window=batching.window, workers=workers)
 
     # ------------------------------------------------------------------ what there is
 
@@ -111,13 +124,26 @@ class Model:
         Raises:
             InputError: there is none of that name, or its file is damaged or does not belong to the backbone.
         """
-        if not isinstance(name, str) or name not in self.network.tasks():
-            names = self.network.tasks()
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            raise InputError(f"no task {name!r} in this bundle; it has {', '.join(names[:_NAMED])}{more}")
-        if name not in self._tasks:
-            self._tasks[name] = stored_task(self.network.state(name).info)
-        return self._tasks[name]
+        return self._facts_of(name).task
+
+    def _facts_of(self, name: str) -> TaskFacts:
+        self.network.check_has(name)
+        if name not in self._facts:
+            self._facts[name] = TaskFacts.of(self.network.state(name))
+        return self._facts[name]
+
+    def bundle_changes(self) -> BundleChanges:
+        """How the bundle's folder differs from what the model has; it reads `bundle.json` alone, so it may be asked every second.
+
+        Raises:
+            InputError: `bundle.json` is damaged.
+        """
+        listed, known = read_bundle(self.folder)["tasks"], self.network.tasks()
+        return BundleChanges(
+            added=tuple(name for name in listed if name not in known),
+            removed=tuple(name for name in known if name not in listed),
+            replaced=tuple(name for name in self.network.replaced_files() if name in listed),
+        )
 
     def load_new_tasks(self) -> list[str]:
         """Add the tasks that came into the bundle since it was opened, each read once; the others go on as they are. Their names.
@@ -133,11 +159,24 @@ class Model:
             for name in names:
                 self.task(name)
         except BaseException:
-            for name in names:
-                self._tasks.pop(name, None)
-                self.network.delete_task(name)
+            self.remove_tasks(names)
             raise
         return names
+
+    def remove_tasks(self, names: Iterable[str]) -> None:
+        """Forget tasks; their files stay. No call may be running them."""
+        for name in names:
+            self.network.delete_task(name)
+            self._facts.pop(name, None)
+            self._infos.pop(name, None)
+            if self._merged is not None:
+                self._merged.drop(name)
+
+    def weights_kept(self) -> dict[str, int]:
+        """Of the weights that are kept for tasks: their `bytes`, and how often they were there (`hits`) or not (`misses`)."""
+        if self._merged is not None:
+            return {"bytes": self._merged.bytes(), "hits": self._merged.hits, "misses": self._merged.misses}
+        return self.network.cache_counts()
 
     # ------------------------------------------------------------------ running
 
@@ -210,15 +249,13 @@ class Model:
             given: Any = images
             if not many:
                 task_white = self._white(name, white)
-                if task_white not in opened:
-                    opened[task_white] = open_one(images, white=task_white)
-                given = opened[task_white]
+                given = opened[task_white] = opened.get(task_white) or open_one(images, white=task_white)
             results[name] = self.run(name, given, **options)
         return results
 
     def _white(self, name: str, white: Any = None) -> int | None:
         """The value that is white in images of 16 bits for a task: the one given, or the one that it learned from."""
-        return check_white(self.network.state(name).info.get("white") if white is None else white, "white")
+        return check_white(self._facts_of(name).white if white is None else white, "white")
 
     def stream(
         self,
@@ -234,7 +271,7 @@ class Model:
     ) -> Iterator[Any]:
         """Results one after another, for more images than fit into memory; `run` says what the arguments are."""
         checked = self._checked_options(task, form=form, side=side, tile=tile)
-        size = validation.whole_number("batch_size", batch_size) or (1 if self.device.type == "cpu" else 8)
+        size = validation.whole_number("batch_size", batch_size) or usual_batch(self.device)
         going_on = validation.one_of("errors", errors, get_args(Errors)) == "return"
         opened = open_each(as_many(images), white=self._white(task, white))
 
@@ -265,11 +302,12 @@ class Model:
             InputError: no such task, an option out of range, or a view that `run` would refuse.
         """
         checked = self._checked_options(task, form=None, side=side, tile=tile)
-        size = (self.task(task).enlarges * size[0], self.task(task).enlarges * size[1])
-        setting = self._setting(task, size, side=checked["side"], tile=checked["tile"])
-        if task not in self._network_bytes:
-            self._network_bytes[task] = network_bytes(setting)
-        return memory_needed(size, setting, self._network_bytes[task])
+        facts = self._facts_of(task)
+        size = (facts.task.enlarges * size[0], facts.task.enlarges * size[1])
+        setting = self._setting(task, size, side=checked["side"], tile=checked["tile"], gathered=False)
+        if facts.shape not in self._network_bytes:  # of hundreds of tasks most take as much as another
+            self._network_bytes[facts.shape] = network_bytes(setting)
+        return memory_needed(size, setting, self._network_bytes[facts.shape])
 
     def _checked_options(self, name: str, *, form: Any, side: Any, tile: Any) -> dict[str, Any]:
         task = self.task(name)
@@ -294,32 +332,46 @@ class Model:
         try:
             sound = [one.enlarged(self.task(name).enlarges) for one in sound]
             size = sound[0].size
-            with self._explained(name, size):
+            with self._explained(name, size), nullcontext() if self.batches is None else self.batches.announced():
                 return results(sound, self._setting(name, size, side=checked["side"], tile=checked["tile"]), checked["form"])
         except (InputError, MemoryError) as error:
             return [error] * len(sound)
 
-    def _setting(self, name: str, size: tuple[int, int], *, side: int | None, tile: int | None) -> RunSettings:
-        task, network = self.task(name), functools.cache(lambda: self._network(name))  # sizes alone need none
-        state = self.network.state(name)
-        by_instance = state.norm_mode == "instance"
-        view = view_of(task, size, side=side, measured_side=state.info.get("side"), tile=tile, by_instance=by_instance)
+    def _setting(
+        self, name: str, size: tuple[int, int], *, side: int | None, tile: int | None, gathered: bool = True
+    ) -> RunSettings:
+        facts = self._facts_of(name)
+        task, by_instance = facts.task, facts.by_instance
+        alone = functools.cache(lambda: self._network(name))  # sizes alone need none
+        batches = self.batches if gathered else None
+        view = view_of(task, size, side=side, measured_side=facts.side, tile=tile, by_instance=by_instance)
         if by_instance and tile is not None:
             tile = max(tile, *view)  # one tile, so that what it normalises by is that of the whole view
 
         def with_precision(x: Tensor) -> Tensor:
-            plain = network()
+            if batches is not None:
+                return task.compact(batches(name, x))
+            plain = alone()
             with self._autocast():
                 return task.compact(plain(x))
 
         tile = tile_for(task, tile)
         return RunSettings(task=task, network=with_precision, evaluator=self._evaluator, view=view, tile=tile, overlap=OVERLAP)
 
+    @torch.no_grad()
+    def _run_batch(self, tasks: Sequence[str], inputs: Sequence[Tensor]) -> Iterator[tuple[list[int], list[Tensor]]]:
+        with self._autocast():
+            yield from run_by_task(tasks, inputs, self._network, alone=self._alone)
+
     def _explained(self, name: str, size: tuple[int, int]) -> AbstractContextManager[None]:
         remedy = "make the image smaller, or lower side=, tile= or batch_size="
         return memory_explained(f"while {name!r} ran on an image of {size[1]} x {size[0]}", remedy)
 
     def _network(self, name: str) -> Network:
+        try:
+            self.network.state(name)
+        except InputError as error:
+            raise TaskFileError(str(error)) from error
         return (lambda x: self.network(x, task=name)) if self._merged is None else self._merged[name]
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -327,7 +379,12 @@ class Model:
 
 
 def load(
-    folder: str | os.PathLike[str], *, device: str = "auto", precision: Precision = "float32", weights: Weights = "cached"
+    folder: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    precision: Precision = "float32",
+    weights: Weights = "cached",
+    **more: Any,
 ) -> Model:
     """Open a bundle, or a run's folder, which has one in `bundle/`.
 
@@ -336,8 +393,9 @@ def load(
         device: see `Model`, as are `precision` and `weights`.
         precision: "float32" or "bfloat16".
         weights: "cached" or "merged".
+        more: `weights_bytes`, `loaded_bytes` and `batching` of `Model`.
 
     Raises:
         InputError: nothing there, or a file is damaged; see `bundle.open_bundle`.
     """
-    return Model(bundle_folder(validation.path("folder", folder)), device=device, precision=precision, weights=weights)
+    return Model(bundle_folder(validation.path("folder", folder)), device=device, precision=precision, weights=weights, **more)

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from img2img.data.images.bit_depth import check_white
+from img2img.errors import InputError
 from img2img.masks.base import affected
 from img2img.masks.task_state import TaskState
 from img2img.tasks import Task
+from img2img.tasks.stored import stored_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,3 +101,57 @@ class TaskInfos(Mapping[str, TaskInfo]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """What running a task needs to know of it beside its network, so that its file need not be read again for that.
+
+    Attributes:
+        task: the task.
+        by_instance: its network normalises by each image's own statistics.
+        head: a description of its head: equal for heads that take the same memory.
+        side: as of `TaskInfo`, as is `white`.
+        white: as it stands in the file, not yet checked.
+    """
+
+    task: Task
+    by_instance: bool
+    head: str
+    side: int | None
+    white: Any
+
+    @classmethod
+    def of(cls, state: TaskState) -> "TaskFacts":
+        """Of a task in a masked network."""
+        info = state.info
+        by_instance = state.norm_mode == "instance"
+        head, side, white = repr(state.head), info.get("side"), info.get("white")
+        return cls(task=stored_task(info), by_instance=by_instance, head=head, side=side, white=white)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What the memory that its network takes depends on; equal for tasks that take the same."""
+        return type(self.task), self.task.compact_channels, self.by_instance, self.head
+
+
+class TaskFileError(InputError):
+    """A task's file, which could be read before, cannot be read again: it has gone, or is another one by now."""
+
+
+@dataclass(frozen=True)
+class BundleChanges:
+    """How a bundle differs from what a model has of it.
+
+    Attributes:
+        added: tasks that came.
+        removed: tasks that went.
+        replaced: tasks of the same name with another file.
+    """
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.replaced)

@@ -12,6 +12,37 @@ from img2img.training.config.launcher import RayOptions
 GB = 2**30
 
 
+def connected(address: str | None, *, what: str) -> tuple[Any, bool, bool]:
+    """Ray, connected to a cluster, or started on this machine alone. Nothing is reported to Ray's makers.
+
+    Args:
+        address: of the cluster's head, HOST:PORT or "auto" for the one of this machine; None: that of the variable RAY_ADDRESS;
+            where it is not set, Ray is started on this machine.
+        what: what needs it, for the message.
+
+    Returns:
+        Ray's module; whether the connection was made here, so that it is to be closed by `shutdown`; whether Ray was started with
+        it, and ends with it.
+
+    Raises:
+        InputError: Ray is not installed, or the cluster cannot be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
+    ray = require("ray", extra="ray", what=what)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if ray.is_initialized():
+        return ray, False, False
+    own = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error", **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"no Ray cluster at {address} ({first_line(error)}): start one (ray start --head), give its address, or leave the "
+            "address out to use this machine"
+        ) from error
+    return ray, True, address == "local"
+
+
 class RayLauncher:
     """Each job is a Ray task in a process that ends with it. Ray does not start it again: `run_jobs` does.
 
@@ -24,23 +55,12 @@ class RayLauncher:
     """
 
     def __init__(self, options: RayOptions, *, cpu_only: bool = False) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
-        ray = self._ray = require("ray", extra="ray", what="launcher=ray")
         self._options, self._cpu_only = options, cpu_only
         self._names: dict[Any, str] = {}
-        self._started = not ray.is_initialized()
-        address = options.address or os.environ.get("RAY_ADDRESS") or "local"
-        if self._started:
-            own = {"include_dashboard": False} if address == "local" else {}
-            try:
-                ray.init(address=address, log_to_driver=False, logging_level="error", **own)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise InputError(
-                    f"no Ray cluster at {address} ({first_line(error)}): start one (ray start --head), give launcher.address, or "
-                    "leave it out to use this machine"
-                ) from error
+        ray, self._started, local = connected(options.address, what="launcher=ray")
+        self._ray = ray
         try:
-            needs = self._needs(local=self._started and address == "local")
+            needs = self._needs(local=local)
         except BaseException:
             self.close()
             raise

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -31,14 +31,24 @@ MAX_OPTIONS = 4096
 """Entries of a list among the options of a mask method at most, such as patterns of weight names."""
 
 
+class LoadedFile(NamedTuple):
+    """A task that was read: the name under which it was saved, what it owns, and the checksum of its file."""
+
+    name: str
+    state: TaskState
+    checksum: str
+
+
 def load_task_file(
     path: str | os.PathLike[str],
     backbone: FrozenBackbone,
     bases: Mapping[str, Basis],
     find: FindTask,
     head: nn.Module | None = None,
-) -> tuple[str, TaskState]:
-    """Read and check a task file against a backbone, and make its frozen state; returns the saved name with it.
+    *,
+    checksum: str | None = None,
+) -> LoadedFile:
+    """Read and check a task file against a backbone, and make its frozen state.
 
     Args:
         path: the file.
@@ -46,12 +56,18 @@ def load_task_file(
         bases: those of the network, by name.
         find: gives the task that the file's masks may be coded relative to.
         head: if the file cannot rebuild one; it is written into after everything else was checked.
+        checksum: what the file's must be; None for any.
 
     Raises:
-        InputError: the file is damaged, of a newer format, or for another backbone, basis or task.
+        InputError: the file is damaged, of a newer format, or for another backbone, basis or task, or another file by now.
     """
     path = expanded(path)
     header, tensors = read_task_file(path)
+    if checksum is not None and header["checksum"] != checksum:
+        raise InputError(
+            f"{path} was replaced by another file since the task was first read: delete_task it and register it again, or open "
+            "the bundle again"
+        )
     check_backbone(path, header, backbone)
     check_basis(path, header, bases)
     references = read_references(path, header, find)
@@ -88,7 +104,7 @@ def load_task_file(
     state.info = header["info"]
     if passed is not None:
         copy_into(passed, groups["head"])
-    return header["task"], state
+    return LoadedFile(header["task"], state, header["checksum"])
 
 
 def _decode_masks(

@@ -1,6 +1,7 @@
 """One frozen backbone, many tasks, each with a mask, a normalisation state and a head."""
 
 import copy
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,14 +12,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from img2img.errors import InputError
-from img2img.files.paths import expanded
 from img2img.masks.base import METHODS, MaskMethod
 from img2img.masks.basis import Basis
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.instance_norm import check_batch_norm
 from img2img.masks.layers import IsNorm, Selection, is_normalisation, is_weight
 from img2img.masks.storage import check_backbone, read_header
-from img2img.masks.task_loading import load_task_file
+from img2img.masks.task_loading import LoadedFile, load_task_file
 from img2img.masks.task_saving import save_task_file
 from img2img.masks.task_state import NormMode, TaskState
 from img2img.masks.task_store import TaskFile, TaskStore
@@ -55,6 +55,10 @@ class TaskNetwork(FrozenBackbone):
         """The names of the tasks, in the order in which they were added."""
         return self._tasks.names()
 
+    def check_has(self, task: str) -> None:
+        """Raise an `InputError` that names the tasks there are unless `task` is one."""
+        self._tasks.require(task)
+
     def state(self, task: str) -> TaskState:
         """What `task` owns: masks, norm state, head. A registered task is read from its file if need be.
 
@@ -64,15 +68,17 @@ class TaskNetwork(FrozenBackbone):
         with self._lock:
             return self._tasks.get(task, self._read)
 
-    def _read(self, file: TaskFile) -> TaskState:
-        head = None if file.head is None else file.head()
-        state = self._load(file.path, head)[1]
+    def _read(self, file: TaskFile) -> tuple[TaskState, str]:
+        loaded = self._load(file.path, None if file.head is None else file.head(), file.checksum)
         if file.check is not None:
-            file.check(file.path, state)
-        return self._placed(state)
+            file.check(file.path, loaded.state)
+        return self._placed(loaded.state), loaded.checksum
 
-    def _load(self, path: str | os.PathLike[str], head: nn.Module | None) -> tuple[str, TaskState]:
-        return load_task_file(path, self, self.bases(), lambda name: self.state(name) if name in self.tasks() else None, head)
+    def _load(self, path: str | os.PathLike[str], head: nn.Module | None, checksum: str | None = None) -> LoadedFile:
+        def find(name: str) -> TaskState | None:
+            return self.state(name) if name in self.tasks() else None
+
+        return load_task_file(path, self, self.bases(), find, head, checksum=checksum)
 
     def add_task(
         self,
@@ -253,6 +259,14 @@ class TaskNetwork(FrozenBackbone):
         """Bytes of effective weights held for evaluation."""
         return self._cache.bytes()
 
+    def cache_counts(self) -> dict[str, int]:
+        """`bytes` of the effective weights held for evaluation, and how often they were there (`hits`) or not (`misses`)."""
+        return {"bytes": self._cache.bytes(), "hits": self._cache.hits, "misses": self._cache.misses}
+
+    def loaded_bytes(self) -> int:
+        """Bytes of the tasks in memory that were read from their files when they were used."""
+        return self._tasks.loaded_total()
+
     # ------------------------------------------------------------------ files of tasks
 
     def save_task(
@@ -287,10 +301,10 @@ class TaskNetwork(FrozenBackbone):
         Raises:
             InputError: the file is damaged, of a newer format, or for another backbone. The network is as it was.
         """
-        saved_name, state = self._load(path, head)
-        name = saved_name if name is None else name
-        self._check_new(name, state.head)
-        self._add(name, state)
+        loaded = self._load(path, head)
+        name = loaded.name if name is None else name
+        self._check_new(name, loaded.state.head)
+        self._add(name, loaded.state)
         return name
 
     def register_task(
@@ -310,12 +324,12 @@ class TaskNetwork(FrozenBackbone):
             InputError: it is no task file, of a newer format, or for another backbone. What the rest of the file holds is
                 checked when it is read.
         """
-        path = expanded(path).absolute()
-        header = read_header(path)
-        check_backbone(path, header, self)
+        file = TaskFile.at(path, head=head)
+        header = read_header(file.path)
+        check_backbone(file.path, header, self)
         name = header["task"] if name is None else name
         with self._lock:
-            self._tasks.register(name, TaskFile(path, head))
+            self._tasks.register(name, dataclasses.replace(file, checksum=header["checksum"]))
         return name
 
     def register_files(self, files: Mapping[str, Path], *, check: Callable[[Path, TaskState], object] | None = None) -> None:
@@ -328,7 +342,7 @@ class TaskNetwork(FrozenBackbone):
         Raises:
             InputError: a name is taken or none, or there is no such file; then none is added.
         """
-        found = {name: TaskFile(expanded(path).absolute(), check=check) for name, path in files.items()}
+        found = {name: TaskFile.at(path, check=check) for name, path in files.items()}
         with self._lock:
             for name, file in found.items():
                 self._tasks.check_new(name)
@@ -336,6 +350,14 @@ class TaskNetwork(FrozenBackbone):
                     raise InputError(f"no task file at {file.path}; check the path")
             for name, file in found.items():
                 self._tasks.register(name, file)
+
+    def check_file(self, path: str | os.PathLike[str], *, check: Callable[[Path, TaskState], object] | None = None) -> None:
+        """Raise the `InputError` by which a task's file would be refused when it is used; see `register_files`."""
+        self._read(TaskFile.at(path, check=check))
+
+    def replaced_files(self) -> tuple[str, ...]:
+        """The registered tasks whose file has gone, or is another one by now; it looks at the files' times, sizes and inodes."""
+        return self._tasks.replaced()
 
     # ------------------------------------------------------------------ module plumbing
 

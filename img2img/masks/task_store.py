@@ -1,5 +1,7 @@
 """The tasks of a network by name: in memory, or registered from disk and loaded when used."""
 
+import dataclasses
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, MutableMapping
@@ -10,6 +12,7 @@ from typing import Any, Self
 from torch import nn
 
 from img2img.errors import InputError
+from img2img.files.paths import expanded
 from img2img.files.untrusted import MAX_NAME
 from img2img.masks.task_state import TaskState
 from img2img.masks.tensors import all_tensors, total_bytes
@@ -20,11 +23,39 @@ _ATTRIBUTES = frozenset(vars(nn.ModuleDict()))
 
 @dataclass(frozen=True)
 class TaskFile:
-    """Where a registered task is, what makes its head if that is of the user's own class, and what checks it once it is read."""
+    """Where a registered task is.
+
+    Attributes:
+        path: its file.
+        head: makes its head if that is of the user's own class.
+        check: refuses, by an `InputError`, what was read of it.
+        checksum: of the file that was read first: what is read again later must be the same. None before.
+        stamp: time, size and inode of the file when it was registered; None where there was none.
+    """
 
     path: Path
     head: Callable[[], nn.Module] | None = None
     check: Callable[[Path, TaskState], object] | None = None
+    checksum: str | None = None
+    stamp: tuple[int, int, int] | None = None
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str], **more: Any) -> "TaskFile":
+        """The file that is at `path` now."""
+        path = expanded(path).absolute()
+        return cls(path, stamp=_stamp(path), **more)
+
+    def is_replaced(self) -> bool:
+        """Whether another file is at its path now, or none."""
+        return _stamp(self.path) != self.stamp
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def check_task_name(name: str) -> None:
@@ -63,10 +94,14 @@ class TaskStore(nn.Module):
         """The tasks in memory."""
         return tuple(name for name in self._names if name in self.states)
 
+    def loaded_total(self) -> int:
+        """Bytes of the tasks that were read from files and may be dropped again."""
+        return sum(self._loaded.values())
+
     def require(self, name: str) -> None:
         """Raise an `InputError` that names the tasks there are unless `name` is one."""
-        if name not in self._names:
-            shown = ", ".join(list(self._names)[:10]) + (", …" if len(self._names) > 10 else "")
+        if not isinstance(name, str) or name not in self._names:
+            shown = ", ".join(list(self._names)[:20]) + (f" and {len(self._names) - 20} more" if len(self._names) > 20 else "")
             raise InputError(f"no task {name!r}; this network has {shown or 'none'}")
 
     def check_new(self, name: str) -> None:
@@ -75,15 +110,16 @@ class TaskStore(nn.Module):
         if name in self._names:
             raise InputError(f"there is a task {name!r} already; delete_task it first or choose another name")
 
-    def get(self, name: str, read: Callable[[TaskFile], TaskState]) -> TaskState:
-        """The task, by `read` from its file if need be.
+    def get(self, name: str, read: Callable[[TaskFile], tuple[TaskState, str]]) -> TaskState:
+        """The task, by `read` from its file if need be, which gives the file's checksum too.
 
         Raises:
-            InputError: there is no such task, or its file is not what it was when it was registered.
+            InputError: there is no such task, or its file cannot be read, or is another one than that which was read before.
         """
         self.require(name)
         if name not in self.states:
-            state = read(self._files[name])
+            state, checksum = read(self._files[name])
+            self._files[name] = dataclasses.replace(self._files[name], checksum=checksum)
             self._keep(name, state)
             self._loaded[name] = total_bytes(all_tensors(state))
             while sum(self._loaded.values()) > self.loaded_bytes and len(self._loaded) > 1:
@@ -104,6 +140,10 @@ class TaskStore(nn.Module):
         self.check_new(name)
         self._files[name] = file
         self._names[name] = None
+
+    def replaced(self) -> tuple[str, ...]:
+        """The registered tasks whose file has gone, or is another one by now."""
+        return tuple(name for name, file in self._files.items() if file.is_replaced())
 
     def pin(self, name: str) -> None:
         """Keep a registered task that was read in memory from now on: it is about to change."""

@@ -14,16 +14,23 @@ class WeightCache:
 
     Args:
         limit: the bound in bytes; the least recently used task is dropped first, and one that is larger is never kept.
+
+    Attributes:
+        hits: how often `get` found what it was asked for.
+        misses: how often it did not.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.hits = self.misses = 0
         self._entries: OrderedDict[str, tuple[Version, dict[str, Tensor]]] = OrderedDict()
 
     def get(self, task: str, version: Version) -> dict[str, Tensor] | None:
         """What is kept of `task`, if it is of this version."""
         if task not in self._entries or self._entries[task][0] != version:
+            self.misses += 1
             return None
+        self.hits += 1
         self._entries.move_to_end(task)
         return self._entries[task][1]
 

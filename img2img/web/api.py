@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from PIL import Image
 from starlette.datastructures import UploadFile
 
@@ -39,7 +39,7 @@ _ERROR = {
         "application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}}
     },
 }
-_ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((403, 404, 408, 413, 415, 422, 500, 503), _ERROR)
+ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 404, 408, 409, 413, 415, 422, 500, 503), _ERROR)
 
 _PNG: dict[str, Any] = {"content": {"image/png": {}}}
 _NO_STORE = {"cache-control": "no-store"}
@@ -49,8 +49,8 @@ _Form = Annotated[str | None, Query(description="one of the task's forms, the fi
 
 
 def api_routes(service: Service, *, teaches: bool = False) -> APIRouter:
-    """What there is under `PREFIX`: `GET health`, `tasks`, `samples` and `masks`, `POST run/TASK`, `run` and `preview`."""
-    router = APIRouter(prefix=PREFIX, responses=_ERRORS)
+    """What uses the tasks: `GET health`, `tasks`, `samples` and `masks`, `POST run/TASK`, `run` and `preview`, under `PREFIX`."""
+    router = APIRouter(prefix=PREFIX, responses=ERRORS)
 
     @router.get("/health")
     async def health() -> dict[str, Any]:
@@ -64,8 +64,8 @@ def api_routes(service: Service, *, teaches: bool = False) -> APIRouter:
         """The tasks in the order in which they were learned, and the limits of the service."""
         return {
             "tasks": [
-                {**dataclasses.asdict(info), "pixels": service.pixels[name], "colours": _colours(info)}
-                for name, info in service.tasks.items()
+                {**dataclasses.asdict(info), "pixels": service.tasks.pixels[name], "colours": _colours(info)}
+                for name, info in service.tasks.infos.items()
             ],
             "samples": sample_names(),
             "teaches": teaches,
@@ -94,7 +94,7 @@ def api_routes(service: Service, *, teaches: bool = False) -> APIRouter:
     )
     async def run_all(request: Request, side: _Side = None) -> Response:
         """Every task on one image: a zip with `TASK.png` for each."""
-        answer = await _ask(service, list(service.tasks), request, form=None, side=side)
+        answer = await _ask(service, list(service.tasks.infos), request, form=None, side=side)
         return Response(_zipped(answer.results), media_type="application/zip", headers=_timing(answer))
 
     @router.post("/preview", response_class=Response, responses={200: _PNG}, openapi_extra=_BODY)
@@ -128,18 +128,14 @@ def api_routes(service: Service, *, teaches: bool = False) -> APIRouter:
 
     async def _figures() -> dict[str, tuple[str, bytes]]:
         with service.admitted():
-            return await service.work(service.mask_figures)
-
-    @router.api_route("/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
-    async def nothing(rest: str) -> Response:
-        return JSONResponse({"error": f"nothing at {PREFIX}/{rest}: see docs/guides/serve.md"}, status_code=404)
+            return await service.work(service.tasks.mask_figures)
 
     return router
 
 
 async def _ask(service: Service, tasks: list[str], request: Request, *, form: str | None, side: int | None) -> Answer:
     for task in tasks:  # before the image is sent, which may take long
-        service.check(task, form=form)
+        service.tasks.check(task, form=form)
     with service.admitted():
         image = await read_upload(request, service.limits, field="image")
         return await service.run(tasks, image, finish=_written, form=form, side=side, disconnected=request.is_disconnected)

@@ -31,10 +31,11 @@ class Limits:
 
     Attributes:
         upload_bytes: of an image's file.
-        memory_bytes: of all images that run at once; what one may take of it is decided before it is decoded, by its pixels and
-            those that the network would see (`budget`).
+        memory_bytes: of all images that run at once; what one takes of it is known before it is decoded, by its pixels and those
+            that the network would see, and it waits until there is so much.
         pixels: of an image, whatever it would take; decided before it is decoded, and again at the size the network would see.
-        concurrency: images that run at once.
+        concurrency: images that are decoded, run and written at once, where the memory allows. Of a model with `Batching` it has
+            to be larger than a batch.
         queue: requests that wait for their turn; more are refused.
         upload_seconds: for a request to arrive, and for its answer to be taken.
         run_seconds: for an image to run, once its turn has come.
@@ -42,6 +43,7 @@ class Limits:
             three.
         connections: open ones; idle ones make room for new ones.
         address_connections: of them, those from one address other than this machine's own.
+        task_bytes: of a task's file that is uploaded to be served.
 
     Raises:
         InputError: one of them is out of range.
@@ -57,14 +59,15 @@ class Limits:
     grace_seconds: float = 9.0
     connections: int = 256
     address_connections: int = 64
+    task_bytes: int = 500_000_000
 
     def __post_init__(self) -> None:
         _check_positive(self)
 
     @property
     def image_bytes(self) -> int:
-        """What one image may take of the memory."""
-        return self.memory_bytes // self.concurrency
+        """What one image may take of the memory: half, so that others run beside it."""
+        return self.memory_bytes // min(2, self.concurrency)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,19 @@
 """How much memory an image takes, before it is run: what a service's bound on memory means in pixels."""
 
 import math
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from img2img.errors import InputError
 from img2img.inference import Model
+from img2img.inference.cancellation import check_here
 
 BYTES_PER_PIXEL = 4
 """Bytes a pixel of the image, which the service holds beside what runs on it, and at most of each result as a file."""
+
+_POLL_SECONDS = 0.5
 
 _STEPS = tuple(1 << n for n in reversed(range(17)))
 
@@ -38,3 +44,41 @@ def max_pixels(model: Model, task: str, most: int) -> int:
             fits = False
         side += step if fits else 0
     return side * side
+
+
+class MemoryBudget:
+    """Memory that images take while they run, and wait for, first come, first served.
+
+    Args:
+        limit: bytes of all that run at once; one that needs more than all runs alone.
+
+    Attributes:
+        taken: bytes that are taken now.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.taken = limit, 0
+        self._queue: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, bytes_: int) -> Iterator[None]:
+        """Within the block so many bytes are taken; a thread whose work is cancelled waits no more."""
+        bytes_ = min(bytes_, self.limit)
+        turn = object()
+        with self._changed:
+            self._queue.append(turn)
+            try:
+                while self._queue[0] is not turn or self.taken + bytes_ > self.limit:
+                    self._changed.wait(_POLL_SECONDS)
+                    check_here()
+                self.taken += bytes_
+            finally:
+                self._queue.remove(turn)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.taken -= bytes_
+                self._changed.notify_all()

@@ -1,5 +1,6 @@
 """The service as a whole: `build_app` puts its parts together, `serve` runs it."""
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -19,7 +20,10 @@ from img2img.web.log_rate_limit import rate_limited_logging
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from img2img.inference import Model
+    from img2img.inference import Batching, Model
+
+MIN_TOKEN = 16
+"""Letters that a token has at least."""
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -31,31 +35,40 @@ def build_app(
     hosts: Sequence[str] = LOCAL,
     any_address: bool = False,
     teach: TeachOptions | None = None,
+    token: str | None = None,
+    watch: bool = False,
 ) -> "FastAPI":
     """The page and the API of a model as one application.
 
     Args:
-        model: with `weights="merged"`, so that tasks run side by side.
+        model: with `batching`, so that requests share batches, or `weights="merged"`, so that tasks run side by side.
         limits: the bounds; the usual ones by default.
         hosts: names under which it may be reached.
         any_address: it may be reached under any IP address too.
         teach: lets the page train further tasks, for `LOCAL` hosts alone; None for none.
+        token: lets whoever has it add and delete tasks; None for nobody.
+        watch: follow the bundle's folder, whatever changes it.
 
     Raises:
-        InputError: a package is not installed, the model has no tasks, or others than this machine's users could train.
+        InputError: a package is not installed, the token is too short, the model has no tasks, or others than this machine's
+            users could train.
     """
     _require_packages()
     from fastapi import FastAPI
 
     from img2img.web.api import PREFIX, api_routes
+    from img2img.web.monitoring import MonitoringMiddleware, Requests, monitoring_routes
     from img2img.web.page import page_routes
     from img2img.web.security import SecurityMiddleware
     from img2img.web.service import Service
+    from img2img.web.tasks_api import TASKS_PATH, nothing_here, task_routes
 
+    if token is not None and len(token) < MIN_TOKEN:
+        raise InputError(f"the token has {len(token)} letters: expected {MIN_TOKEN} or more, such as of openssl rand -hex 32")
     limits = limits or Limits()
-    service = Service(model, limits)
-    larger: dict[str, tuple[int, float]] = {}
-    routers = [page_routes()]
+    service, requests = Service(model, limits), Requests()
+    larger = {} if token is None else {f"{PREFIX}{TASKS_PATH}": (limits.task_bytes, limits.upload_seconds)}
+    routers = [page_routes(), monitoring_routes(service, requests)]
     at_end = contextlib.ExitStack()
     if teach is not None:
         from img2img.web.teach import Teacher
@@ -70,14 +83,18 @@ def build_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.ensure_future(service.tasks.watch()) if watch else None
         with at_end:
             yield
+        if watching is not None:
+            watching.cancel()
 
     # FastAPI's pages of documentation load scripts from elsewhere.
     about: Any = {"title": "img2img", "version": __version__, "openapi_url": f"{PREFIX}/openapi.json"}
     app = FastAPI(docs_url=None, redoc_url=None, lifespan=lifespan, **about)
     _answer_errors(app)
-    for router in (*routers, api_routes(service, teaches=teach is not None)):
+    api = api_routes(service, teaches=teach is not None)
+    for router in (*routers, api, task_routes(service, token=token), nothing_here()):
         app.include_router(router)
     app.add_middleware(
         SecurityMiddleware,
@@ -87,6 +104,7 @@ def build_app(
         body_seconds=limits.upload_seconds,
         larger=larger,
     )
+    app.add_middleware(MonitoringMiddleware, service=service, requests=requests)
     app.state.service = service
     return app
 
@@ -100,7 +118,12 @@ def serve(
     device: str = "auto",
     precision: Any = "float32",
     limits: Limits | None = None,
+    batching: "Batching | None" = None,
+    weights_bytes: int | None = None,
+    loaded_bytes: int | None = None,
     teach: TeachOptions | None = None,
+    token: str | None = None,
+    watch: bool = False,
     open_browser: bool = False,
 ) -> None:
     """Serve a bundle until Ctrl-C: a page at `/`, and the HTTP API at `/api/v1`.
@@ -112,39 +135,74 @@ def serve(
         names: further names under which the service is reached, such as that of a proxy before it.
         device: "cpu", "cuda", ..., or "auto".
         precision: "float32" or "bfloat16".
-        limits: the bounds; the usual ones by default.
+        limits: the bounds; the usual ones by default, and twice as many images at once as a batch has.
+        batching: how requests are gathered into batches; the usual way by default. Where a batch has one image (the usual way
+            on a CPU) tasks run side by side, as many as `Limits.concurrency` says.
+        weights_bytes: as of `Model`.
+        loaded_bytes: likewise.
         teach: lets the page train further tasks, on this machine alone; None for none.
+        token: as of `build_app`.
+        watch: likewise.
         open_browser: open the page when it is there.
 
     Raises:
         InputError: no bundle, no such device, the port is in use, a package is not installed, or others than this machine's
             users could train.
     """
-    # No library shall look for newer versions or models on the network: the bundle has all that is served.
-    os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
     _require_packages()
-    local = _is_local(host)
+    local = is_local(host)
     if teach is not None and (names or not local):
         got = ", ".join([*([] if local else [f"--host {host}"]), *(f"--name {name}" for name in names)])
         raise InputError(
             f"--teach with {got}: expected this machine alone, since whoever reaches the page could train; leave one out"
         )
-    from img2img.inference import load
     from img2img.web.shutdown import uvicorn_server
 
-    listening = listen(host, port)
-    with listening:
-        model = load(bundle, device=device, weights="merged", precision=precision)
-        known_hosts = (*LOCAL, *names) if local else (*LOCAL, *names, host, socket.gethostname(), socket.getfqdn())
-        app = build_app(model, limits, hosts=known_hosts, any_address=not local, teach=teach)
-        url = _url(host, listening.getsockname()[1])
-        print(f"img2img serves {', '.join(model.tasks)} at {url} (Ctrl-C stops it)", flush=True)
+    with listen(host, port) as listening:
+        app = bundle_app(
+            bundle, host=host, names=names, device=device, precision=precision, limits=limits, batching=batching,
+            weights_bytes=weights_bytes, loaded_bytes=loaded_bytes, teach=teach, token=token, watch=watch,
+        )  # fmt: skip
+        url = url_of(host, listening.getsockname()[1])
+        print(f"img2img serves {', '.join(app.state.service.tasks.infos)} at {url} (Ctrl-C stops it)", flush=True)
         if not local:
             print("whoever can reach this machine can use it", flush=True)
         if open_browser:
             webbrowser.open(url)
         with rate_limited_logging(), contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down, and raises the signal again
             uvicorn_server(app).run(sockets=[listening])
+
+
+def bundle_app(
+    bundle: str | Path,
+    *,
+    host: str,
+    names: Sequence[str] = (),
+    device: str = "auto",
+    precision: Any = "float32",
+    limits: Limits | None = None,
+    batching: "Batching | None" = None,
+    weights_bytes: int | None = None,
+    loaded_bytes: int | None = None,
+    **more: Any,
+) -> "FastAPI":
+    """The application of a bundle on a device; `more` goes to `build_app`, and the other arguments are those of `serve`."""
+    # No library shall look for newer versions or models on the network: the bundle has all that is served.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
+    from img2img.inference import Batching, load
+    from img2img.inference.device import chosen_device, usual_batch
+
+    batching = batching or Batching()
+    place = chosen_device(device)
+    most = batching.batch_max or usual_batch(place)
+    merged = most == 1 or place.type == "cpu"  # on a CPU batches run side by side too
+    model = load(
+        bundle, device=device, precision=precision, weights="merged" if merged else "cached", weights_bytes=weights_bytes,
+        loaded_bytes=loaded_bytes, batching=batching,
+    )  # fmt: skip
+    local = is_local(host)
+    hosts = (*LOCAL, *names) if local else (*LOCAL, *names, host, socket.gethostname(), socket.getfqdn())
+    return build_app(model, limits or Limits(concurrency=2 * most), hosts=hosts, any_address=not local, **more)
 
 
 def _require_packages() -> None:
@@ -173,14 +231,16 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _url(host: str, port: int) -> str:
+def url_of(host: str, port: int) -> str:
+    """Where a browser on this machine finds what listens at an address."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 

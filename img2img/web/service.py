@@ -7,24 +7,22 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio.to_thread
 
 from img2img.errors import InputError, is_out_of_memory
-from img2img.inference import Model, TaskInfo
-from img2img.web.cancellation import Cancellation
+from img2img.inference import Model
+from img2img.inference.cancellation import Cancellation
+from img2img.inference.task_info import TaskFileError
 from img2img.web.image_decode import decode, open_upload
 from img2img.web.limits import Limits, RefusedError, check_pixels
-from img2img.web.mask_figures import mask_figures
-from img2img.web.memory_limit import bytes_needed, max_pixels
+from img2img.web.memory_limit import MemoryBudget, bytes_needed
+from img2img.web.served_tasks import ServedTasks
 
 T = TypeVar("T")
-
-MIN_PIXELS = 64 * 64
-"""Pixels of an image that a service must be able to take."""
 
 CANCEL_SECONDS = 1.5
 """Seconds after which the client is answered, though its cancelled work has not ended."""
@@ -55,22 +53,21 @@ class Service:
     """A model within limits, as the API offers it.
 
     Args:
-        model: with merged weights, so that tasks run side by side.
+        model: with `Batching`, so that requests share batches, or with merged weights, so that tasks run side by side.
         limits: the bounds.
 
     Raises:
         InputError: the bound on memory is too low for this model.
 
     Attributes:
-        pixels: the most that a square image may have, by task.
+        tasks: those that are offered.
+        memory: what images that run take.
     """
 
     def __init__(self, model: Model, limits: Limits) -> None:
         self.model, self.limits = model, limits
-        self.tasks: dict[str, TaskInfo] = {}
-        self.pixels: dict[str, int] = {}
-        self._figures: dict[str, tuple[str, bytes]] | None = None
-        self.take_tasks()
+        self.tasks = ServedTasks(model, limits)
+        self.memory = MemoryBudget(limits.memory_bytes)
         self.stopping = False
         self._admitted = 0
         self._running: set[Cancellation] = set()
@@ -78,30 +75,6 @@ class Service:
         self._slots = asyncio.Semaphore(limits.concurrency)
         # A pool of its own: anyio's is shared with whatever else runs in the process.
         self._threads = anyio.CapacityLimiter(limits.concurrency)
-
-    def take_tasks(self) -> None:
-        """Offer the tasks that the model has now.
-
-        Raises:
-            InputError: the bound on memory is too low for one of them; then what is offered is as it was.
-        """
-        model, limits, tasks = self.model, self.limits, dict(self.model.tasks)
-        known = self.pixels
-        found = {task: known.get(task) or min(limits.pixels, max_pixels(model, task, limits.image_bytes)) for task in tasks}
-        for task, pixels in found.items():
-            if pixels < min(MIN_PIXELS, limits.pixels):
-                least = bytes_needed(model, [task], (64, 64)) * limits.concurrency
-                raise InputError(
-                    f"memory_bytes={limits.memory_bytes:,}: {task} needs {least:,} for {limits.concurrency} images of 64 x 64 "
-                    "at once: allow more memory, or fewer at once"
-                )
-        self.pixels, self.tasks, self._figures = found, tasks, None
-
-    def mask_figures(self) -> dict[str, tuple[str, bytes]]:
-        """As of the module of that name, drawn once for the tasks that there are."""
-        if self._figures is None:
-            self._figures = mask_figures(self.model)
-        return self._figures
 
     @property
     def running(self) -> int:
@@ -169,9 +142,8 @@ class Service:
         Raises:
             RefusedError: no such task or form, no image, one that is too large, or a failure.
         """
-        for task in tasks:
-            self.check(task, form=form)
-        return await self.work(functools.partial(self._work, tasks, image, finish, form, side), disconnected=disconnected)
+        async with self.tasks.in_use(tasks, form=form):
+            return await self.work(functools.partial(self._work, tasks, image, finish, form, side), disconnected=disconnected)
 
     async def work(self, work: Callable[[], T], *, disconnected: Callable[[], Awaitable[bool]] | None = None) -> T:
         """What `work` returns, in a thread, when its turn comes; `disconnected` as of `run`.
@@ -230,39 +202,36 @@ class Service:
             self._running.discard(stop)
             self._slots.release()
 
-    def check(self, task: str, *, form: str | None = None) -> None:
-        """Refuse a task that is not there (404) or a form that it has not (422)."""
-        if task not in self.tasks:
-            raise RefusedError(404, f"no task {task!r} here; there is {', '.join(self.tasks) or 'none'}")
-        forms = self.tasks[task].forms
-        if form is not None and form not in forms:
-            raise RefusedError(422, f"form={form!r}: {task} gives {', '.join(forms)}")
-
     def _work(self, tasks: list[str], upload: bytes, finish: Callable[[Any], Any], form: str | None, side: int | None) -> Answer:
-        began = time.perf_counter()
         image = open_upload(upload, self.limits)
         for task in tasks:
             # Tasks of whole images see them at a size of their own.
-            task_side = self.tasks[task].side if self.model.task(task).image_level else None
+            task_side = self.tasks.infos[task].side if self.model.task(task).image_level else None
             check_pixels(image.size, side or task_side, self.limits)
-        self._check_memory(tasks, image.size, side)
-        decode(image)
-        results = {task: finish(self.model.run(task, image, form=form, side=side)) for task in tasks}
-        return Answer(results, image.size, time.perf_counter() - began)
+        with self.memory.take(self._memory_needed(tasks, image.size, side)), self._announced():
+            began = time.perf_counter()
+            decode(image)
+            results = {task: finish(self.model.run(task, image, form=form, side=side)) for task in tasks}
+            return Answer(results, image.size, time.perf_counter() - began)
 
-    def _check_memory(self, tasks: list[str], size: tuple[int, int], side: int | None) -> None:
+    def _announced(self) -> AbstractContextManager[None]:
+        """Batches that are not full wait for this image, which is decoded first."""
+        return nullcontext() if self.model.batches is None else self.model.batches.announced()
+
+    def _memory_needed(self, tasks: list[str], size: tuple[int, int], side: int | None) -> int:
         try:
             bytes_, most = bytes_needed(self.model, tasks, size, side), self.limits.image_bytes
         except InputError as error:
             raise RefusedError(413, str(error)) from error
         if bytes_ > most:
-            pixels = min(self.pixels[task] for task in tasks)
+            pixels = min(self.tasks.pixels[task] for task in tasks)
             asked, smaller = ("", "") if side is None else (f" with side={side}", ", or give a smaller side")
             raise RefusedError(
                 413,
                 f"an image of {size[0]} x {size[1]} pixels{asked} would take {bytes_ / 1e9:.1f} GB for {', '.join(tasks)}: "
                 f"expected {most / 1e9:.1f} GB at most, such as {pixels:,} pixels; make it smaller{smaller}",
             )
+        return bytes_
 
     def _too_long(self) -> RefusedError:
         seconds = f"{self.limits.run_seconds:g} s"
@@ -275,6 +244,9 @@ def with_refusals(work: Callable[[], T]) -> T:
         return work()
     except RefusedError:
         raise
+    except TaskFileError as error:
+        log.exception("a task cannot be read")
+        raise RefusedError(503, "the task's file cannot be read now, or is being replaced: try again in a moment") from error
     except InputError as error:
         raise RefusedError(422, str(error)) from error
     except Exception as error:

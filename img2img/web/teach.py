@@ -93,7 +93,7 @@ class Teacher:
                 check_task_name(name)
             except InputError as error:
                 raise RefusedError(422, str(error)) from error
-            if name in self._service.tasks or (self._folder / name).exists():
+            if name in self._service.tasks.infos or (self._folder / name).exists():
                 raise RefusedError(409, f"there is a task {name!r} already: choose another name")
             if not 1 <= steps <= self.options.steps:
                 raise RefusedError(422, f"steps={steps}: expected 1 to {self.options.steps:,}")
@@ -234,7 +234,7 @@ class Teacher:
         for path in reversed(found):
             with contextlib.suppress(InputError, TypeError, KeyError):
                 job = Job(**read_json(path))
-                if job.name == path.parent.name and job.state != "done" and job.name not in self._service.tasks:
+                if job.name == path.parent.name and job.state != "done" and job.name not in self._service.tasks.infos:
                     job.state = "stopped" if job.state == "running" else job.state
                     self._job, self._files = job, TeachFiles(path.parent / "data", job.kind, self.options)
                     return
@@ -290,8 +290,7 @@ class Teacher:
         job.seconds += time.monotonic() - self._began
         if state == "done":
             try:
-                self._service.model.load_new_tasks()
-                self._service.take_tasks()
+                self._service.tasks.load_new()
             except Exception as error:
                 log.exception("the new task cannot be loaded")
                 state, message = "failed", f"it is learned, and cannot be served: {error}"

@@ -52,6 +52,9 @@ def test_all_tasks_have_a_folder_each_and_json_lists_them(bundle: Path, photos: 
     assert listed["failed"] == 0
     assert [row["task"] for row in listed["results"]] == ["parts", "colour", "edges", "clean"]
     assert all(Path(row["output"]).is_file() and Path(row["output"]).name == "a.png" for row in listed["results"])
+    result = call("run", "edges,colour", photos / "a.png", "--out", tmp_path / "two", "--bundle", bundle, "--json")
+    assert [row["task"] for row in json.loads(result.stdout)["results"]] == ["edges", "colour"]
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["colour", "edges"]
 
 
 def test_labels_are_written_as_indices(bundle: Path, photos: Path, tmp_path: Path) -> None:
@@ -173,7 +176,8 @@ def test_what_is_there_is_not_overwritten_unasked(bundle: Path, photos: Path, tm
     [
         (("run", "style", "a.png", "--out", "out"), "no task 'style'"),
         (("run", "colour", "a.png", "--out", "out", "--form", "labels"), "a colourisation task gives image"),
-        (("run", "all", "a.png", "--out", "out", "--form", "labels"), "with the task 'all', but colour"),
+        (("run", "all", "a.png", "--out", "out", "--form", "labels"), "of several tasks, but colour"),
+        (("run", "colour", "a.png", "--out", "out", "--launcher", "ray", "--frames"), "--launcher ray with --frames"),
         (("run", "colour", "a.png", "more/a.png", "--out", "out"), "would both become"),
         (("tasks", "show", ".", "x"), "no bundle in"),
     ],

@@ -159,17 +159,19 @@ def test_merged_weights_give_the_same_bits(model: Model, bundle: Path) -> None:
         assert np.array_equal(merged.run(name, image), model.run(name, image))
 
 
-def test_merged_networks_are_kept_within_a_bound(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, image = img2img.load(bundle, weights="merged"), _image()
+@pytest.mark.parametrize("weights", ["cached", "merged"])
+def test_the_weights_of_tasks_are_kept_within_a_bound(bundle: Path, weights: Any) -> None:
+    model, image = img2img.load(bundle, weights=weights), _image()
     expected = {name: model.run(name, image) for name in model.tasks}
-    merged = model._merged
-    assert merged is not None
-    assert list(merged._by_task) == list(model.tasks)
-    size = sum(t.numel() * t.element_size() for t in merged["colour"].state_dict().values())
-    monkeypatch.setattr("img2img.inference.merged_networks.MERGED_BYTES", int(2.5 * size))
-    for name in ("parts", "colour", "parts", "edges"):
-        assert np.array_equal(model.run(name, image), expected[name])
-    assert list(merged._by_task) == ["parts", "edges"], "those used last"
+    whole = model.weights_kept()
+    assert (whole["hits"], whole["misses"]) == (0, len(expected))
+    one = whole["bytes"] / len(expected)
+    bounded = img2img.load(bundle, weights=weights, weights_bytes=int(2.5 * one))
+    for name in ("parts", "colour", "parts", "edges", "parts"):
+        assert np.array_equal(bounded.run(name, image), expected[name])
+    kept = bounded.weights_kept()
+    assert (kept["hits"], kept["misses"]) == (2, 3), "those used last are there"
+    assert kept["bytes"] <= 2.5 * one
 
 
 def test_a_bundle_is_opened_unread_and_a_damaged_task_stops_nobody_but_its_own(
@@ -179,7 +181,12 @@ def test_a_bundle_is_opened_unread_and_a_damaged_task_stops_nobody_but_its_own(
     (folder / "tasks" / "edges.safetensors").write_bytes(b"damaged")
     read: list[str] = []
     load_file = task_network.load_task_file
-    monkeypatch.setattr(task_network, "load_task_file", lambda path, *args: (read.append(path.stem), load_file(path, *args))[1])
+
+    def noted(path: Path, *args: Any, **options: Any) -> Any:
+        read.append(path.stem)
+        return load_file(path, *args, **options)
+
+    monkeypatch.setattr(task_network, "load_task_file", noted)
     model = img2img.load(folder)
     assert list(model.tasks) == ["parts", "colour", "edges", "clean"]
     assert read == []
@@ -203,13 +210,12 @@ def test_of_many_tasks_those_used_last_stay_in_memory(bundle: Path, tmp_path: Pa
         shutil.copy(folder / "tasks" / "colour.safetensors", folder / "tasks" / f"{name}.safetensors")
     description = json.loads((folder / "bundle.json").read_text())
     (folder / "bundle.json").write_text(json.dumps(description | {"tasks": names}))
-    model = img2img.load(folder)
-    store = model.network._tasks
-    model.task(names[0])
-    store.loaded_bytes = 3 * sum(store._loaded.values())
+    one = img2img.load(folder)
+    one.task(names[0])
+    model = img2img.load(folder, loaded_bytes=int(3.5 * one.network.loaded_bytes()))
     outputs = [model.run(name, _image()) for name in names]
     assert all(np.array_equal(output, outputs[0]) for output in outputs)
-    assert store.loaded() == tuple(names[-3:])
+    assert model.network._tasks.loaded() == tuple(names[-3:])
 
 
 @pytest.mark.parametrize("weights", ["cached", "merged"])

@@ -112,7 +112,7 @@ def test_what_cannot_be_measured(config: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'finetune'.*no bundle"):
         evaluate_run(folder)
     folder = _run(config(sequence=["disks"], out=str(tmp_path / "masks")))
-    with pytest.raises(InputError, match="no task 'colour' in this bundle"):
+    with pytest.raises(InputError, match="no task 'colour'"):
         evaluate_run(folder, tasks=["colour"])
 
 

@@ -50,12 +50,12 @@ def http(url: str) -> Iterator[httpx.Client]:
 
 
 @contextlib.contextmanager
-def serving(model: Any, *, teach: Any = None, **limits: Any) -> Iterator[str]:
+def serving(model: Any, *, teach: Any = None, token: str | None = None, watch: bool = False, **limits: Any) -> Iterator[str]:
     from img2img.web import Limits, build_app
     from img2img.web.server import listen
     from img2img.web.shutdown import uvicorn_server
 
-    app = build_app(model, Limits(**limits), teach=teach)
+    app = build_app(model, Limits(**limits), teach=teach, token=token, watch=watch)
     with listen("127.0.0.1", 0) as listening:
         server = uvicorn_server(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

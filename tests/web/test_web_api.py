@@ -168,7 +168,7 @@ def test_many_at_once_do_not_mix(http: httpx.Client, reference: Any) -> None:
 
 def test_it_describes_itself(http: httpx.Client) -> None:
     paths = http.get(f"{API}/openapi.json").json()["paths"]
-    names = ("health", "tasks", "run/{task}", "run", "preview", "samples/{name}", "masks", "masks/{name}")
+    names = ("health", "tasks", "tasks/{name}", "run/{task}", "run", "preview", "samples/{name}", "masks", "masks/{name}")
     assert set(paths) == {f"{API}/{name}" for name in names}
     assert "multipart/form-data" in paths[f"{API}/run"]["post"]["requestBody"]["content"]
 

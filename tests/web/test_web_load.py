@@ -75,7 +75,7 @@ def test_nothing_runs_on_for_who_has_left(local: Callable[..., str], reference: 
 
 
 def test_threads_that_nobody_stops_run_as_ever(reference: Any) -> None:
-    from img2img.web.cancellation import Cancellation
+    from img2img.inference.cancellation import Cancellation
 
     stop = Cancellation()
     stop.cancel(RuntimeError("stopped"))
@@ -92,7 +92,7 @@ def test_the_limits_follow_from_the_memory(reference: Any) -> None:
         for most in (500_000_000, 2_000_000_000):
             side = round(max_pixels(reference, task, most) ** 0.5)
             assert bytes_needed(reference, [task], (side, side)) <= most < bytes_needed(reference, [task], (side + 8, side + 8))
-    small, large = (Service(reference, Limits(memory_bytes=n)).pixels for n in (1_000_000_000, 4_000_000_000))
+    small, large = (Service(reference, Limits(memory_bytes=n)).tasks.pixels for n in (1_000_000_000, 4_000_000_000))
     assert all(small[task] < large[task] <= 24_000_000 for task in small)
     with pytest.raises(img2img.InputError, match=r"memory_bytes=1,000: disks .*more memory"):
         Service(reference, Limits(memory_bytes=1000))

@@ -1,0 +1,183 @@
+"""The images of folders, lists, WebDataset shards and Parquet files, as pieces of work that processes share out.
+
+Each image has a name of its own, which is that of its result: the path below its folder, or that in its shard or file. Processes
+that read need no torch, so `img2img.data` is imported where the pieces are made, and nowhere else.
+"""
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from img2img.errors import InputError, first_line
+from img2img.files.paths import expanded
+
+Piece = dict[str, Any]
+"""Plain JSON: `kind`, and where the images are."""
+Done = NDArray[np.uint64]
+"""Sorted hashes of the names of images."""
+
+FILES = 32
+"""Files that are one piece of work."""
+ROWS = 8
+"""Images that a worker holds at once."""
+COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "bytes")
+"""The columns of a Parquet file that may have images, the first of them that it has: bytes, or a structure with `bytes`."""
+
+
+def output_of(name: str, task: str = "", ending: str = "") -> str:
+    """The path of a result below the folder for results; `task` is its folder there, "" for none."""
+    return str(PurePosixPath(task) / PurePosixPath(name).with_suffix(ending))
+
+
+def hash_of(name: str) -> int:
+    """Of an image's name, 64 bits: a million names take 8 MB."""
+    return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), "little")
+
+
+def _contains(done: Done, name: str) -> bool:
+    value = np.uint64(hash_of(name))
+    place = int(np.searchsorted(done, value))
+    return place < len(done) and bool(done[place] == value)
+
+
+def without(piece: Piece, done: Done) -> Piece | None:
+    """A piece of work without the files that are done; None where nothing is left of it."""
+    if piece["kind"] != "files":
+        return piece
+    files = [(name, path) for name, path in piece["files"] if not _contains(done, name)]
+    return {**piece, "files": files} if files else None
+
+
+def pieces_of(sources: Iterable[str], out: Path) -> Iterator[Piece]:
+    """Work for one process at a time: some files, a shard, or a row group of a Parquet file."""
+    from img2img.data.images.listing import EXTENSIONS, list_images
+
+    outputs: dict[str, str] = {}
+
+    def new(name: str, source: Any) -> str:
+        other = outputs.setdefault(output_of(name), str(source))
+        if other != str(source):
+            raise InputError(f"{other} and {source} would both become {name}: give them in two calls with two --out")
+        return name
+
+    for source in map(expanded, sources):
+        if source.is_dir():
+            paths = list_images(source, exclude=[out])
+            files = [(new(path.relative_to(source).as_posix(), path), str(path.absolute())) for path in paths]
+        elif source.suffix == ".tar":
+            new(source.stem, source)
+            yield {"kind": "tar", "path": str(source.absolute()), "endings": sorted(EXTENSIONS)}
+            continue
+        elif source.suffix == ".parquet":
+            new(source.stem, source)
+            yield from _row_groups(source.absolute())
+            continue
+        elif source.suffix == ".txt":
+            names = _lines(source)
+            files = [(new(_inside(name), source.parent / name), str((source.parent / name).absolute())) for name in names]
+        else:
+            files = [(new(source.name, source), str(source.absolute()))]
+        for first in range(0, len(files), FILES):
+            yield {"kind": "files", "files": files[first : first + FILES]}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): expected a list of image files, a path a line") from error
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+def _inside(name: str) -> str:
+    """A name below the folder for results, of whatever path."""
+    return "/".join(part for part in PurePosixPath(name).parts if part not in ("/", "..", "."))
+
+
+def _row_groups(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        found = pyarrow.parquet.ParquetFile(path)
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise InputError(f"{path} is no Parquet file ({first_line(error)}): check it, or leave it out") from error
+    names = found.schema_arrow.names
+    column = next((name for name in COLUMNS if name in names), None)
+    if column is None:
+        raise InputError(
+            f"{path} has the columns {', '.join(names)}: expected one of {', '.join(COLUMNS)} with images; rename it"
+        )
+    first = 0
+    for group in range(found.num_row_groups):
+        yield {"kind": "parquet", "path": str(path), "group": group, "first": first, "column": column}
+        first += found.metadata.row_group(group).num_rows
+
+
+def _image(name: str, *, path: str = "", image: bytes = b"", error: str = "") -> dict[str, Any]:
+    return {"input": name, "path": path, "image": image, "error": error}
+
+
+def images_of(piece: Piece, done: Done) -> Iterator[dict[str, Any]]:
+    """The images of a piece of work that are not done yet: `input`, and `path`, the bytes `image`, or an `error`."""
+    if piece["kind"] == "files":
+        yield from (_image(name, path=path) for name, path in piece["files"])
+        return
+    stem = Path(piece["path"]).stem
+    if piece["kind"] == "parquet":
+        yield from _in_parquet(piece, stem, done)
+        return
+    names, outputs = set[str](), set[str]()
+    try:
+        with tarfile.open(piece["path"], mode="r|*") as shard:
+            for member in shard:
+                name = f"{stem}/{_inside(member.name)}"
+                if not member.isfile() or PurePosixPath(name).suffix.lower() not in piece["endings"] or name in names:
+                    continue
+                twice = output_of(name) in outputs
+                names.add(name)
+                outputs.add(output_of(name))
+                if not _contains(done, name):
+                    content = shard.extractfile(member)
+                    error = "another image of the shard has the same name but for its ending: rename it" if twice else ""
+                    yield _image(name, image=b"" if content is None else content.read(), error=error)
+    except (OSError, tarfile.TarError, EOFError) as error:
+        if not _contains(done, f"{stem}.tar"):
+            yield _image(f"{stem}.tar", error=f"the shard ends here or cannot be read ({first_line(error)}): copy it again")
+
+
+def _in_parquet(piece: Piece, stem: str, done: Done) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet
+
+    column, number = piece["column"], piece["first"]
+    file = pyarrow.parquet.ParquetFile(piece["path"])
+    for batch in file.iter_batches(batch_size=ROWS, row_groups=[piece["group"]], columns=[column]):
+        for value in batch.column(0).to_pylist():
+            name, number = f"{stem}/{number:08d}", number + 1
+            if not _contains(done, name):
+                content = value.get("bytes") if isinstance(value, dict) else value
+                if isinstance(content, bytes):
+                    yield _image(name, image=content)
+                else:
+                    yield _image(name, error=f"row {number - 1} has no bytes of an image")
+
+
+def tables_of(piece: Piece, done: Done) -> Iterator[Any]:
+    """The images of a piece of work that are not done yet, a few at a time; files by their path, others as bytes."""
+    import pyarrow
+
+    fields = [("input", pyarrow.string()), ("path", pyarrow.string()), ("image", pyarrow.binary()), ("error", pyarrow.string())]
+    some: list[dict[str, Any]] = []
+    for image in images_of(piece, done):
+        some.append(image)
+        if len(some) >= ROWS:
+            yield pyarrow.Table.from_pylist(some, schema=pyarrow.schema(fields))
+            some = []
+    if some:
+        yield pyarrow.Table.from_pylist(some, schema=pyarrow.schema(fields))

@@ -1,0 +1,259 @@
+"""Many images through tasks on a Ray cluster, through Ray Data: `img2img run TASKS SOURCES --launcher ray`.
+
+Workers read images and write results; each holds the model. The manifest is written by one process alone, a line for each result
+after the result is there. So a run that is killed anywhere goes on where its manifest ends. What was made and not noted is made
+again, into the same file.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from img2img.bundle import bundle_folder, read_bundle, task_path
+from img2img.errors import InputError
+from img2img.extras import require
+from img2img.files.atomic import write_atomic
+from img2img.files.json_files import read_json, write_json
+from img2img.files.lock import hold
+from img2img.files.paths import expanded
+from img2img.inference.open_images import open_each
+from img2img.launch.image_sources import ROWS, Done, Piece, hash_of, output_of, pieces_of, tables_of, without
+from img2img.launch.ray_launcher import connected
+
+if TYPE_CHECKING:
+    from img2img.inference import Model
+
+MANIFEST = "manifest.jsonl"
+"""A line for each result: `input`, `task`, `output`, `bundle` and `error`."""
+RUN = "run.json"
+"""What the results are made of, and how."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRun:
+    """What is to be made of what.
+
+    Attributes:
+        bundle: its folder.
+        tasks: names of its tasks; all run on an image while it is open.
+        sources: images, folders of them, lists of files (.txt, a path a line), WebDataset shards (.tar) and Parquet files.
+        out: the folder for results; of several tasks each has a folder in it.
+        form: as of `Model.run`, as are `side` and `white`.
+        side: see there.
+        white: see there.
+        precision: as of `Model`, as is `device`.
+        device: see there.
+    """
+
+    bundle: str
+    tasks: tuple[str, ...]
+    sources: tuple[str, ...]
+    out: str
+    form: str | None = None
+    side: int | None = None
+    white: int | None = None
+    precision: Any = "float32"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images have been done: by this call, of those the ones with an error, and before it."""
+
+    images: int
+    failed: int
+    before: int
+
+
+def run_on_ray(
+    run: ImageRun, *, address: str | None = None, workers: int | None = None, gpus: float | None = None, overwrite: bool = False
+) -> Counts:
+    """Run tasks on many images, or go on with it: each image ends with one result of each task, or one error.
+
+    Args:
+        run: what.
+        address: of the cluster, see `connected`; all its machines must see the files and the folder for results.
+        workers: processes that hold the model; None: one for each GPU, or each core where there is none.
+        gpus: of a worker; None: one where the cluster has any.
+        overwrite: begin anew where there are results of another bundle or other options.
+
+    Raises:
+        InputError: nothing there, two images that would become one file, results of another run in the folder, or Ray or a
+            package for it is missing.
+        FolderInUseError: another process writes there.
+    """
+    out, bundle = expanded(run.out).absolute(), bundle_folder(run.bundle).absolute()
+    run = replace(run, bundle=str(bundle), out=str(out))
+    pieces = list(pieces_of(run.sources, out))
+    checksums = {task: _checksum(bundle, task) for task in run.tasks}
+    with hold(out):
+        manifest = _begun(out, run, checksums, overwrite=overwrite)
+        done = _known(manifest, len(run.tasks))
+        pieces = [left for piece in pieces if (left := without(piece, done))]
+        count = failed = 0
+        if pieces:
+            with manifest.open("a", encoding="utf-8") as file:
+                for rows in _results(run, pieces, done, address, workers, gpus):
+                    for row in rows:
+                        file.write(json.dumps({**row, "bundle": checksums[row["task"]]}, ensure_ascii=False) + "\n")
+                    file.flush()
+                    count += len(rows)
+                    failed += sum(row["error"] is not None for row in rows)
+        return Counts(count // len(run.tasks), failed, len(done))
+
+
+def _results(
+    run: ImageRun, pieces: Sequence[Piece], done: Done, address: str | None, workers: int | None, gpus: float | None
+) -> Iterator[list[dict[str, Any]]]:
+    """The manifest's rows of some images at a time, as they are done."""
+    require("pyarrow", extra="ray", what="--launcher ray")
+    ray, made, _ = connected(address, what="--launcher ray")
+    data = require("ray.data", extra="ray", what="--launcher ray")
+    try:
+        there = ray.cluster_resources()
+        gpus = (1 if there.get("GPU") else 0) if gpus is None else gpus
+        workers = workers or max(1, int(there["GPU"] / gpus if gpus else there.get("CPU", 1)))
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.target_max_block_size = 16 << 20
+        known = ray.put(done)
+
+        def read(batch: dict[str, Any]) -> Iterator[Any]:
+            for piece in batch["piece"]:
+                yield from tables_of(json.loads(piece), ray.get(known))
+
+        rows = data.from_items([{"piece": json.dumps(piece)} for piece in pieces], override_num_blocks=min(len(pieces), 2000))
+        # Reading waits for disks: it takes no core from the workers, which would else keep all of them.
+        images = rows.map_batches(read, batch_size=1, batch_format="numpy", num_cpus=0, concurrency=2 * workers)
+        results = images.map_batches(
+            _Worker, fn_constructor_args=(run,), batch_size=ROWS, batch_format="pyarrow", num_cpus=1, num_gpus=gpus,
+            concurrency=workers,
+        )  # fmt: skip
+        for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield table.to_pylist()
+    finally:
+        if made:
+            ray.shutdown()
+
+
+class _Worker:
+    """Holds the model, and makes results of images."""
+
+    def __init__(self, run: ImageRun) -> None:
+        import torch
+
+        from img2img.inference import load
+
+        torch.set_num_threads(1)
+        self._run = run
+        self._model: Model = load(run.bundle, device=run.device, precision=run.precision)
+
+    def __call__(self, images: Any) -> Any:
+        """A table of results from one of images."""
+        import pyarrow
+
+        fields = [(name, pyarrow.string()) for name in ("input", "task", "output", "error")]
+        return pyarrow.Table.from_pylist(self.results(images.to_pylist()), schema=pyarrow.schema(fields))
+
+    def results(self, images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The manifest's rows of images, those of an image together, once their results are written."""
+        rows: dict[str, list[dict[str, Any]]] = {image["input"]: [] for image in images}
+        with tempfile.TemporaryDirectory() as folder:
+            sound = []
+            for number, image in enumerate(images):
+                if image["error"]:
+                    rows[image["input"]] = [self._row(image["input"], task, image["error"]) for task in self._run.tasks]
+                    continue
+                path = image["path"]
+                if not path:  # every image is opened by its path, so that all are read alike
+                    path = os.path.join(folder, f"{number}{PurePosixPath(image['input']).suffix}")
+                    Path(path).write_bytes(image["image"])
+                sound.append((image["input"], path))
+            opened: dict[Any, list[Any]] = {}
+            for task in self._run.tasks:
+                white = self._run.white if self._run.white is not None else self._model.tasks[task].white
+                if white not in opened:
+                    opened[white] = list(open_each((path for _, path in sound), white=white))
+                for (name, path), result in zip(sound, self._of(task, opened[white]), strict=True):
+                    rows[name].append(self._written(name, path, task, result))
+        return [row for several in rows.values() for row in several]
+
+    def _of(self, task: str, opened: Sequence[Any]) -> Iterator[Any]:
+        """What comes of images, an error in the place of a result."""
+        sound = iter(
+            self._model.stream(
+                task, [one for one in opened if not hasattr(one, "error")], form=self._run.form, side=self._run.side,
+                errors="return",
+            )
+        )  # fmt: skip
+        return (one.error if hasattr(one, "error") else next(sound) for one in opened)
+
+    def _written(self, name: str, path: str, task: str, result: Any) -> dict[str, Any]:
+        if isinstance(result, Exception):
+            return self._row(name, task, str(result).replace(path, name))
+        ending = ".json" if isinstance(result, dict) else ".png"
+        output = output_of(name, task if len(self._run.tasks) > 1 else "", ending)
+        target = expanded(self._run.out) / output
+        try:
+            if isinstance(result, dict):
+                write_json(target, result)
+            else:
+                write_atomic(target, lambda temporary: result.save(temporary, format="PNG"))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # the next file would meet it as well
+                raise
+            return self._row(name, task, str(error))
+        return self._row(name, task, None, output)
+
+    def _row(self, name: str, task: str, error: str | None, output: str | None = None) -> dict[str, Any]:
+        return {"input": name, "task": task, "output": output, "error": error and " ".join(error.split())}
+
+
+def _begun(out: Path, run: ImageRun, checksums: dict[str, str], *, overwrite: bool) -> Path:
+    """The manifest, of a run that is the same as the one that began it."""
+    path, manifest = out / RUN, out / MANIFEST
+    options = {key: value for key, value in asdict(run).items() if key in ("form", "side", "white", "precision")}
+    now = {"tasks": list(run.tasks), "bundle": checksums, "options": options}
+    if path.is_file() and (before := read_json(path)) != now:
+        differs = [key for key in now if not isinstance(before, dict) or before.get(key) != now[key]]
+        if not overwrite:
+            raise InputError(
+                f"the results in {out} are of another run ({', '.join(differs)} differ): give another --out, or --overwrite to "
+                "make them all anew"
+            )
+        manifest.unlink(missing_ok=True)
+    write_json(path, now)
+    return manifest
+
+
+def _known(manifest: Path, tasks: int) -> Done:
+    """The hashes, sorted, of the images of which the manifest has all results; what it has beyond them is cut off."""
+    hashes: list[int] = []
+    if not manifest.is_file():
+        return np.zeros(0, np.uint64)
+    with manifest.open("r+b") as file:
+        read = complete = rows = 0
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            read, rows = read + len(line), rows + 1
+            if rows % tasks == 0:  # those of an image stand together
+                complete = read
+                hashes.append(hash_of(json.loads(line)["input"]))
+        file.truncate(complete)
+    return np.unique(np.array(hashes, np.uint64))
+
+
+def _checksum(bundle: Path, task: str) -> str:
+    """Of all that a task's results come from: the backbone, as the bundle states it, and the task's file."""
+    digest = hashlib.sha256(str(read_bundle(bundle)["sha256"]).encode())
+    digest.update(task_path(bundle, task).read_bytes())
+    return digest.hexdigest()
