@@ -90,8 +90,7 @@ class Model:
         self.network.to(self.device)
         self._bfloat16 = precision == "bfloat16"
         self._evaluator = Evaluator(stride=self.backbone.stride, min_size=self.backbone.min_size, device=self.device)
-        self._facts: dict[str, TaskFacts] = {}
-        self._infos: dict[str, TaskInfo] = {}
+        self._facts, self._infos = dict[str, TaskFacts](), dict[str, TaskInfo]()
         self._merged = MergedNetworks(self.network, weights_bytes or MERGED_BYTES) if weights == "merged" else None
         self._network_bytes: dict[Any, float] = {}
         self.batches: MixedBatches | None = None
