@@ -77,7 +77,7 @@ class DenseAdam(torch.optim.Adam):
             gradient = parameter.grad
             if gradient is not None and parameter.device.type == "cpu" and gradient.stride() != parameter.stride():
                 parameter.grad = torch.empty_like(parameter).copy_(gradient)
-        has_complex: bool = super()._init_group(group, params, *lists)  # type: ignore[misc]
+        has_complex: bool = super()._init_group(group, params, *lists)
         *tensors, _ = lists  # the last are the steps
         for i, parameter in enumerate(params):
             if parameter.device.type == "cpu" and not parameter.is_contiguous():
