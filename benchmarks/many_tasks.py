@@ -151,8 +151,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.tasks:
             seconds = sequence(Path(folder, "run"), options.tasks, options.method)
-            tenth, last = (statistics.median(seconds[i - NEAR : i + NEAR]) for i in (10, len(seconds) - NEAR))
-            judge(f"a task about the last of {options.tasks} / about the tenth", [last / tenth], 1.1)
+            near = [seconds[i - NEAR : i + NEAR] for i in (10, len(seconds) - NEAR)]
+            tenth, last = map(statistics.median, near)
+            judge(f"a task about the last of {options.tasks} / about the tenth", [b / a for a, b in zip(*near, strict=True)], 1.1)
             print(f"a sequence of {options.tasks} tasks, {options.method}: processor time of a task about the tenth "
                   f"{tenth * 1e3:.0f} ms, about the last {last * 1e3:.0f} ms, ratio {last / tenth:.3f}")  # fmt: skip
         if not options.bundle:
