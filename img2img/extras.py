@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,19 +42,26 @@ def is_missing(error: ImportError, package: str) -> bool:
 
 @contextmanager
 def version_alone(package: str) -> Iterator[None]:
-    """In the block, importing `package` gives a module that has its version and nothing else, unless it is loaded already.
+    """In the block, importing `package` gives a module that has its version, and loads the package when asked for anything else.
 
-    For an import of another package in the block, which loads all of this one to ask for its version.
+    For an import of another package in the block, which would load all of this one to ask for its version. A package that is
+    loaded already, or not installed, stays as it is.
     """
-    try:
-        version = None if package in sys.modules else importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        version = None
-    if version is None:
+    spec = None if package in sys.modules else importlib.util.find_spec(package)
+    if spec is None:
         yield
         return
+
+    def load(name: str) -> Any:
+        if name.startswith("__") and name != "__path__":  # asked of every module by whoever looks through them
+            raise AttributeError(name)
+        if sys.modules.get(package) is stand_in:
+            del sys.modules[package]
+        return getattr(importlib.import_module(package), name)
+
     stand_in = ModuleType(package)
-    stand_in.__dict__["__version__"] = version
+    stand_in.__spec__, stand_in.__file__ = spec, spec.origin
+    stand_in.__dict__.update(__version__=importlib.metadata.version(package), __getattr__=load)
     sys.modules[package] = stand_in
     try:
         yield

@@ -1,5 +1,6 @@
 """What is loaded when: the command line and `import img2img` start without the heavy libraries."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 import img2img
+from img2img.extras import version_alone
 
 HEAVY = (
     "torch", "numpy", "PIL", "safetensors", "torchvision", "segmentation_models_pytorch", "albumentations", "matplotlib",
@@ -162,3 +164,30 @@ def test_the_module_runs_as_the_command_does() -> None:
     ]
     assert done[0].stdout == done[1].stdout
     assert "Usage: img2img run" in done[0].stdout
+
+
+def test_of_a_package_that_is_asked_for_its_version_nothing_is_loaded_until_more_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in {
+        "heavy/__init__.py": "value = 3",
+        "heavy/part.py": "value = 4",
+        "heavy-1.2.dist-info/METADATA": "Metadata-Version: 2.1\nName: heavy\nVersion: 1.2\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with version_alone("heavy"):
+        stand_in = importlib.import_module("heavy")
+        assert stand_in.__version__ == "1.2"
+        assert not hasattr(stand_in, "__wrapped__")
+    assert "heavy" not in sys.modules
+    with version_alone("heavy"):
+        importlib.import_module("heavy")
+        assert importlib.import_module("heavy.part").value == 4
+        assert sys.modules["heavy"].value == 3, "whatever else is asked for is the package's own"
+    with version_alone("heavy"):
+        assert sys.modules["heavy"].value == 3, "one that is loaded stays"
+    with version_alone("no_such_package"):
+        assert "no_such_package" not in sys.modules
+    del sys.modules["heavy"], sys.modules["heavy.part"]
