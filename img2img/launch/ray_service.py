@@ -77,7 +77,7 @@ def serve_on_ray(
         def build() -> "FastAPI":
             return bundle_app(folder, host=host, limits=limits, watch=True, **options)
 
-        service = serve.deployment(
+        service: Any = serve.deployment(
             serve.ingress(build)(),
             name=NAME,
             ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
