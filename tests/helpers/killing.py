@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from img2img.training.optimiser import DenseAdam
+
 T = TypeVar("T")
 
 
@@ -15,7 +17,7 @@ class Killed(BaseException):
 
 
 @contextmanager
-def killed_at(step: int, optimiser: type[torch.optim.Optimizer] = torch.optim.Adam) -> Iterator[None]:
+def killed_at(step: int, optimiser: type[torch.optim.Optimizer] = DenseAdam) -> Iterator[None]:
     """Kill the run in the block at that step of the optimiser, counted over all its trainings; it must get so far."""
     count, original = 0, optimiser.step
 

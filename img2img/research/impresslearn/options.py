@@ -30,7 +30,7 @@ class TrainOptions:
     """
 
     mask_epochs: int = 1
-    alpha_epochs: int = 1
+    alpha_epochs: int = 6
     batch_size: int = 128
     lr: float = 2e-3
     penalty_weight: float = 0.0

@@ -1,0 +1,191 @@
+"""The command line: what it prints, what it writes, and how it fails."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from img2img import __version__
+from img2img.cli import main
+from img2img.cli.process import bound_spinning
+from img2img.research.suites.store import store_run
+
+
+def results() -> dict[str, Any]:
+    """One task, learned by one run."""
+    task = {
+        "name": "streets", "kind": "segmentation", "primary_metric": "mIoU", "higher_is_better": True, "value": 0.5,
+        "baseline": 0.1,
+        "bytes": 10, "density": None, "train_seconds": 1.0, "test_images": 2,
+    }  # fmt: skip
+    return {
+        "version": 2,
+        "backbone": {"name": "unet", "parameters": 10, "sha256": "0" * 64, "bytes": 100},
+        "method": "piggyback",
+        "tasks": [task],
+        "forgetting": {"value_matrix": [[0.5]], "max_abs_output_change": 0.0},
+    }
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "results.json").write_text(json.dumps(results()), encoding="utf-8")
+    (run / "metrics").mkdir()
+    (run / "metrics" / "streets.csv").write_text("step,loss,val mIoU\n1,2.0,0.3\n2,1.0,0.5\n", encoding="utf-8")
+    store_run(run, tmp_path / "suite", label="piggyback", seed=0)
+    return tmp_path / "suite"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `img2img ...`."""
+    monkeypatch.setattr(sys, "argv", ["img2img", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    out, err = capsys.readouterr()
+    return int(exit_.value.code or 0), out, err
+
+
+Fixtures = tuple[pytest.MonkeyPatch, pytest.CaptureFixture[str]]
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fixtures:
+    return monkeypatch, capsys
+
+
+@pytest.mark.slow
+def test_a_suite_becomes_a_page(suite: Path, tmp_path: Path, shell: Fixtures) -> None:
+    out = tmp_path / "out"
+    assert call(*shell, "report", str(suite), "--out", str(out)) == (0, f"{out / 'index.html'}\n", "")
+    assert (out / "summary.json").is_file()
+    assert (out / "tables" / "final.csv").is_file()
+    assert "piggyback" in (out / "index.html").read_text(encoding="utf-8")
+    assert call(*shell, "report", str(suite), "--out", str(out))[0] == 0
+    (out / "index.html").write_text("<title>Home</title>")
+    code, _, said = call(*shell, "report", str(suite), "--out", str(out))
+    assert (code, "index.html of something else" in said) == (1, True)
+    assert (out / "index.html").read_text() == "<title>Home</title>"
+
+
+def test_json_names_page_and_summary(suite: Path, tmp_path: Path, shell: Fixtures) -> None:
+    code, said, _ = call(*shell, "report", str(suite), "--out", str(tmp_path / "out"), "--json")
+    assert code == 0
+    named = json.loads(said)
+    assert named == {"page": str(tmp_path / "out" / "index.html"), "summary": str(tmp_path / "out" / "summary.json")}
+    assert json.loads(Path(named["summary"]).read_text(encoding="utf-8"))["methods"]["piggyback"]["streets"]["mean"] == 0.5
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_one_run_becomes_its_own_page(suite: Path, tmp_path: Path, shell: Fixtures, elsewhere: bool) -> None:
+    run = suite.with_name("run")
+    out = tmp_path / "out" if elsewhere else run
+    code, said, _ = call(*shell, "report", str(run), *(["--out", str(out)] if elsewhere else []))
+    assert (code, said) == (0, f"{out / 'report.html'}\n")
+    assert "<svg" in (out / "report.html").read_text(encoding="utf-8")  # the learning curve came along
+    assert (run / "report.html").is_file() is not elsewhere
+    if elsewhere:
+        logs, notes = sorted((run / "metrics").iterdir()), out / "metrics" / "notes.csv"
+        logs[0].unlink()
+        notes.touch()
+        assert call(*shell, "report", str(run), "--out", str(out))[0] == 0
+        assert sorted(path.name for path in (out / "metrics").iterdir()) == sorted([notes.name, *(p.name for p in logs[1:])])
+        (out / "results.json").write_text("{}")
+        code, _, said = call(*shell, "report", str(run), "--out", str(out))
+        assert code == 1
+        assert "results.json that is not of a run" in said
+        assert (out / "results.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["report", "nowhere", "--out", "x"], "error: no folder at nowhere"),
+     (["report", "nowhere"], "error: no folder at nowhere"),
+     (["report", "damaged", "--out", "x"], "error: damaged/results.json")],
+)  # fmt: skip
+def test_a_users_error_is_one_line_and_code_1(tmp_path: Path, shell: Fixtures, arguments: list[str], said: str) -> None:
+    shell[0].chdir(tmp_path)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "results.json").write_text("{", encoding="utf-8")
+    code, out, err = call(*shell, *arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith(said)
+    assert err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("arguments", [["report"], ["report", "a", "--odd"], ["odd"], ["report", "."]])
+def test_wrong_use_is_code_2(tmp_path: Path, shell: Fixtures, arguments: list[str]) -> None:
+    shell[0].chdir(tmp_path)
+    code, out, err = call(*shell, *arguments)
+    assert (code, out) == (2, "")
+    assert "Usage: img2img" in err
+    assert "Traceback" not in err
+
+
+def test_help_teaches(shell: Fixtures) -> None:
+    code, said, _ = call(*shell, "--help")
+    assert code == 0
+    assert "report" in said
+    assert "methods side by side" in " ".join(said.split())
+    _, said, _ = call(*shell, "report", "--help")
+    for part in ("FOLDER", "--out", "--json", "Example: img2img report docs/results/image_to_image --out report"):
+        assert part in " ".join(said.split())
+
+
+def test_version(shell: Fixtures) -> None:
+    assert call(*shell, "--version") == (0, f"img2img {__version__}\n", "")
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "img2img", "--version"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f"img2img {__version__}\n")
+
+
+# ---------------------------------------------------------------------- how commands that train allocate memory
+
+# What a step does: blocks of some megabytes that are written, freed and made again.
+PROGRAM = """
+import resource
+import numpy as np
+from img2img.cli.process import keep_freed_memory
+
+keep_freed_memory()
+
+def use():
+    blocks = [np.ones(2 ** 21) for _ in range(8)]
+
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc's malloc alone")
+def test_freed_blocks_are_used_again_unless_the_user_has_set_malloc_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def new_pages() -> int:
+        return int(subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout)
+
+    assert new_pages() < 1000
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    assert new_pages() > 20_000
+
+
+def test_waiting_threads_spin_for_a_bounded_time_unless_the_user_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        for other in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+            monkeypatch.delenv(other, raising=False)
+        monkeypatch.setenv(name, "active" if name == "OMP_WAIT_POLICY" else "7")
+        before = dict(os.environ)
+        bound_spinning()
+        assert dict(os.environ) == before
+        monkeypatch.delenv(name)
+        bound_spinning()
+        assert 0 < int(os.environ["GOMP_SPINCOUNT"]) < 300_000
