@@ -201,10 +201,10 @@ def test_a_killed_adversarial_training_ends_bit_equal_and_stores_no_discriminato
     config: Make, tmp_path: Path, method: dict[str, Any]
 ) -> None:
     whole = run(_experiment(config, tmp_path / "whole", method))
-    # The first task takes 8 steps. Then each step counts twice, the discriminator's first: in the network's sixth, after the
-    # checkpoint that follows the fourth, and from there in the discriminator's sixth.
+    # The first task takes 8 steps: in the network's sixth of the second, when the discriminator has done its own and there is a
+    # checkpoint after the fourth; and from there in the network's sixth again.
     again = _experiment(config, tmp_path / "run", method)
-    resumed = killed_again_and_again(lambda: run(again), 20, 3)
+    resumed = killed_again_and_again(lambda: run(again), 14, 2)
     assert [task["metrics"] for task in resumed["tasks"]] == [task["metrics"] for task in whole["tasks"]]
     folders = tmp_path / "whole", tmp_path / "run"
     for name in ("edges.csv", "disks.csv"):
