@@ -211,6 +211,8 @@ def gain_bytes_figure(points: Sequence[tuple[Method, float, float, float | None]
     shown = [(m, size, max(gain, _LOWEST_GAIN)) for m, size, gain, _ in points]
     figure, axes = _against_bytes(shown, below=_LOWEST_GAIN)
     low, high = axes.get_ylim()
+    bars = [(gain - error, gain + error) for _, _, gain, error in points if error is not None and gain >= _LOWEST_GAIN]
+    low, high = min([low, *(end - 0.005 for end, _ in bars)]), max([high, *(end + 0.005 for _, end in bars)])
     axes.set_ylim(low - 0.04 * (high - low) * sum(gain < _LOWEST_GAIN for _, _, gain, _ in points), high)  # room for their names
     axes.axhline(0, color="0.35", linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
     for method, size, gain, error in points:
@@ -218,7 +220,8 @@ def gain_bytes_figure(points: Sequence[tuple[Method, float, float, float | None]
             axes.errorbar(size, gain, yerr=error, color=look(method.index)["color"], elinewidth=1, capsize=2, zorder=2)
     front = pareto_front([(size, gain) for _, size, gain, _ in points])
     axes.plot(*zip(*front, strict=True), color="0.55", linewidth=1.2, drawstyle="steps-post", zorder=1)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.0f} %".replace("-", "−") if value else "0"))
+    axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], min_n_ticks=3))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.3g} %".replace("-", "−") if value else "0"))
     axes.set_xlabel("stored for a task (logarithmic)")
     axes.set_ylabel(plain(f"mean gain over {reference} of the same seed", 90))
     figure.draw_without_rendering()
@@ -284,6 +287,7 @@ def _place_names(axes: Axes, points: Sequence[tuple[Method, float, float, str]],
         away = -_NEAR if left else _gap(shift, height)
         axes.annotate(name, (x, y), xytext=(away, shift), textcoords="offset points", va="center", fontsize=8.5,
                       ha="right" if left else "left", color=_INK,
+                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
                       arrowprops=line if away > _NEAR else None)  # fmt: skip
 
 
