@@ -27,6 +27,7 @@ from img2img.training.checked_files import read_checked_json, write_checked_json
 from img2img.training.checkpoint import load_checkpoint, save_checkpoint
 from img2img.training.config import read_experiment
 from img2img.training.environment import commit_of, environment
+from img2img.training.optimiser import DenseAdam
 from img2img.training.progress import read_progress
 from img2img.training.sequence import SequenceRunner
 from img2img.training.strategy_files import read_learned, write_learned
@@ -121,7 +122,7 @@ def test_what_another_run_finished_in_the_meantime_is_seen(config: Make, tmp_pat
     def late(folder: Path) -> Any:
         monkeypatch.setattr(run_folder, "hold", original)
         train(config(sequence=["disks"]))
-        monkeypatch.setattr(torch.optim.Adam, "step", refuse)
+        monkeypatch.setattr(DenseAdam, "step", refuse)
         return original(folder)
 
     monkeypatch.setattr(run_folder, "hold", late)
@@ -274,7 +275,7 @@ def test_a_damaged_stored_output_is_found_before_training_and_the_remedy_works(
     content = path.read_bytes()
     output = safetensors.torch.load(content)["output"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.Adam, "step", refuse)
+        patch.setattr(DenseAdam, "step", refuse)
         for wrong in (
             content[:-1] + bytes([content[-1] ^ 1]),
             b"",

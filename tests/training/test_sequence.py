@@ -23,6 +23,7 @@ from img2img.training import sequence as sequence_module
 from img2img.training.collect import collect_results
 from img2img.training.config import read_experiment
 from img2img.training.loop import fit
+from img2img.training.optimiser import DenseAdam
 from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 
@@ -155,7 +156,7 @@ def test_a_run_killed_between_training_and_bookkeeping_repeats_no_step(
         with pytest.raises(Killed):
             run(config(**options))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.Adam, "step", _refuse)  # not one step is taken again
+        patch.setattr(DenseAdam, "step", _refuse)  # not one step is taken again
         run(config(sequence=["disks", "colour"][: 1 + (name == "colour")]))
     assert _untimed(run(config(**options))) == _untimed(whole)
     assert _same(_tensors(tmp_path / "run"), _tensors(two[0]))
