@@ -137,7 +137,7 @@ class Model:
         Raises:
             InputError: `bundle.json` is damaged.
         """
-        listed, known = read_bundle(self.folder)["tasks"], self.network.tasks()
+        listed, known = (dict.fromkeys(names) for names in (read_bundle(self.folder)["tasks"], self.network.tasks()))
         return BundleChanges(
             added=tuple(name for name in listed if name not in known),
             removed=tuple(name for name in known if name not in listed),

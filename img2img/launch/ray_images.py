@@ -26,7 +26,7 @@ from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.inference.open_images import open_each
 from img2img.launch.image_sources import ROWS, Done, Piece, hash_of, output_of, pieces_of, tables_of, without
-from img2img.launch.ray_launcher import connected
+from img2img.launch.ray_launcher import connected, processes_for
 
 if TYPE_CHECKING:
     from img2img.inference import Model
@@ -118,9 +118,8 @@ def _results(
     ray, made, _ = connected(address, what="--launcher ray")
     data = require("ray.data", extra="ray", what="--launcher ray")
     try:
-        there = ray.cluster_resources()
-        gpus = (1 if there.get("GPU") else 0) if gpus is None else gpus
-        workers = workers or max(1, int(there["GPU"] / gpus if gpus else there.get("CPU", 1)))
+        gpus, room = processes_for(ray.cluster_resources(), gpus)
+        workers = workers or room
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
         context.target_max_block_size = 16 << 20

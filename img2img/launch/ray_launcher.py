@@ -1,6 +1,7 @@
 """Jobs as tasks of a Ray cluster, or of a Ray that is started for them on this machine."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from img2img.errors import InputError, first_line
@@ -41,6 +42,23 @@ def connected(address: str | None, *, what: str) -> tuple[Any, bool, bool]:
             "address out to use this machine"
         ) from error
     return ray, True, address == "local"
+
+
+def processes_for(there: Mapping[str, float], gpus: float | None) -> tuple[float, int]:
+    """The GPUs of a process that holds a model, and how many such processes a cluster has room for, one at least.
+
+    Args:
+        there: the cluster's resources, as Ray names them.
+        gpus: of a process; None: one where the cluster has any.
+
+    Raises:
+        InputError: GPUs are asked for, and the cluster has none.
+    """
+    if gpus is None:
+        gpus = 1 if there.get("GPU") else 0
+    if gpus and not there.get("GPU"):
+        raise InputError(f"--gpus {gpus:g}: the cluster has no GPU; leave it out, or add a machine that has one")
+    return gpus, max(1, int(there["GPU"] / gpus if gpus else there.get("CPU", 1)))
 
 
 class RayLauncher:

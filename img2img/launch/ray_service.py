@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from img2img.bundle import bundle_folder, check_has_tasks, read_bundle
 from img2img.errors import InputError
 from img2img.extras import require
-from img2img.launch.ray_launcher import connected
+from img2img.launch.ray_launcher import connected, processes_for
 from img2img.web import Limits
 from img2img.web.server import bundle_app, url_of
 
@@ -68,9 +68,8 @@ def serve_on_ray(
 
     limits = limits or Limits()
     try:
-        there = ray.cluster_resources()
-        gpus = (1 if there.get("GPU") else 0) if gpus is None else gpus
-        most = replicas or max(min_replicas, int(there["GPU"] / gpus if gpus else there.get("CPU", 1)))
+        gpus, room = processes_for(ray.cluster_resources(), gpus)
+        most = replicas or max(min_replicas, room)
         if most < min_replicas:
             raise InputError(f"--replicas {most} with --min-replicas {min_replicas}: expected as many at least")
 

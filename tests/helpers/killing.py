@@ -34,6 +34,19 @@ def killed_at(step: int, optimiser: type[torch.optim.Optimizer] = DenseAdam) -> 
             yield
 
 
+def refuse_steps(patch: pytest.MonkeyPatch) -> None:
+    """Let every step of a pipeline's optimiser fail from now on: not one shall be taken again.
+
+    The pipeline's own class is patched. PyTorch wraps the step of a class when the class is first used, so a patch of `Adam`
+    would stay in `DenseAdam` for all tests that follow.
+    """
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a step was taken")
+
+    patch.setattr(DenseAdam, "step", refuse)
+
+
 def killed_again_and_again(run: Callable[[], T], *steps: int) -> T:
     """What `run()` gives in the end: it is killed at each of these steps, counted anew at each start, and started again.
 

@@ -27,6 +27,7 @@ from img2img import InputError
 from img2img.launch import ray_images
 from img2img.launch.image_sources import images_of, pieces_of
 from img2img.launch.ray_images import MANIFEST, ImageRun, run_on_ray
+from img2img.launch.ray_launcher import processes_for
 
 TASKS = ("colour", "edges")
 
@@ -256,3 +257,13 @@ def test_ray_serve_has_the_same_page_and_answers_and_its_bundle_is_replaced(tmp_
 
         serve.shutdown()
         ray.shutdown()
+
+
+def test_a_cluster_has_room_for_a_process_a_gpu_or_else_a_core() -> None:
+    assert processes_for({"CPU": 8.0}, None) == (0, 8)
+    assert processes_for({"CPU": 8.0, "GPU": 2.0}, None) == (1, 2)
+    assert processes_for({"CPU": 8.0, "GPU": 2.0}, 0.25) == (0.25, 8)
+    assert processes_for({"CPU": 8.0, "GPU": 2.0}, 0) == (0, 8)
+    assert processes_for({}, None) == (0, 1)
+    with pytest.raises(InputError, match=r"--gpus 0\.5: the cluster has no GPU"):
+        processes_for({"CPU": 8.0}, 0.5)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from killing import Killed, killed_at
+from killing import Killed, killed_at, refuse_steps
 
 from img2img import InputError
 from img2img.api import run
@@ -27,7 +27,6 @@ from img2img.training.checked_files import read_checked_json, write_checked_json
 from img2img.training.checkpoint import load_checkpoint, save_checkpoint
 from img2img.training.config import read_experiment
 from img2img.training.environment import commit_of, environment
-from img2img.training.optimiser import DenseAdam
 from img2img.training.progress import read_progress
 from img2img.training.sequence import SequenceRunner
 from img2img.training.strategy_files import read_learned, write_learned
@@ -47,11 +46,6 @@ def tree(folder: Path) -> dict[str, bytes]:
 def train(config: dict[str, Any]) -> None:
     """A run's training, without its report."""
     SequenceRunner(read_experiment(config)).run()
-
-
-def refuse(*args: Any, **kwargs: Any) -> None:
-    """In place of a step."""
-    raise AssertionError("a step was taken")
 
 
 def flipped(content: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
@@ -122,7 +116,7 @@ def test_what_another_run_finished_in_the_meantime_is_seen(config: Make, tmp_pat
     def late(folder: Path) -> Any:
         monkeypatch.setattr(run_folder, "hold", original)
         train(config(sequence=["disks"]))
-        monkeypatch.setattr(DenseAdam, "step", refuse)
+        refuse_steps(monkeypatch)
         return original(folder)
 
     monkeypatch.setattr(run_folder, "hold", late)
@@ -275,7 +269,7 @@ def test_a_damaged_stored_output_is_found_before_training_and_the_remedy_works(
     content = path.read_bytes()
     output = safetensors.torch.load(content)["output"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DenseAdam, "step", refuse)
+        refuse_steps(patch)
         for wrong in (
             content[:-1] + bytes([content[-1] ^ 1]),
             b"",
