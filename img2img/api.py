@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from img2img import validation
-from img2img.bundle import bundle_folder, check_bundle, check_not_planned, read_bundle, task_path
+from img2img.bundle import bundle_folder, check_bundle, check_not_packaged, check_not_planned, read_bundle, task_path
 from img2img.bundle.join import join_bundles
 from img2img.errors import InputError
 from img2img.files.paths import paths_in
@@ -161,6 +161,7 @@ def _learn(
     if not isinstance(method, str):
         method = validation.mapping("method", method, {"name": "sparse_signs"})
     folder = bundle_folder(validation.path("bundle", bundle))
+    check_not_packaged(folder)
     description = read_bundle(folder)
     out = Path("runs") / name if out is None else validation.path("out", out)
     _check_out(out, folder, data)

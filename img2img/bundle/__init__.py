@@ -3,10 +3,10 @@
 from img2img.bundle.description import FORMAT, VERSION
 from img2img.bundle.folder import (
     HEAD,
-    PATIENCE,
     add_task_to_bundle,
     basis_path,
     bundle_folder,
+    changing,
     check_bundle,
     check_has_tasks,
     check_not_planned,
@@ -24,17 +24,19 @@ from img2img.bundle.folder import (
     save_backbone,
     task_path,
 )
+from img2img.bundle.packaged import check_not_packaged, packaged_bundles
 
 __all__ = [
     "FORMAT",
     "HEAD",
-    "PATIENCE",
     "VERSION",
     "add_task_to_bundle",
     "basis_path",
     "bundle_folder",
+    "changing",
     "check_bundle",
     "check_has_tasks",
+    "check_not_packaged",
     "check_not_planned",
     "check_not_referred_to",
     "check_outside",
@@ -45,6 +47,7 @@ __all__ = [
     "load_bundle",
     "load_tasks",
     "open_bundle",
+    "packaged_bundles",
     "read_bundle",
     "register_tasks",
     "save_backbone",

@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from img2img.backbones import Backbone
 from img2img.backbones.head_check import check_head
 from img2img.backbones.stored import rebuild_backbone
 from img2img.bundle.description import FORMAT, VERSION, read_description
+from img2img.bundle.packaged import check_not_packaged, packaged_bundle
 from img2img.errors import InputError, first_line
 from img2img.files.atomic import write_bytes
 from img2img.files.json_files import read_json, write_json
@@ -53,9 +55,22 @@ def save_backbone(
     blob = safetensors.torch.save(tensors, metadata={"format": FORMAT})
     description = {"format": FORMAT, "version": VERSION, "sha256": network.backbone_sha256, "spec": dict(spec)}
     description |= {"select": ["*"] if select is None else list(select)}
-    with hold(folder, wait=PATIENCE):
+    with changing(folder):
         write_bytes(folder / "backbone.safetensors", blob)
         write_json(folder / "bundle.json", description | _kept(folder, description))
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """The block changes a bundle, and nobody else does meanwhile.
+
+    Raises:
+        FolderInUseError: another process changes it, and has not ended in `PATIENCE` seconds.
+        InputError: it came with img2img.
+    """
+    check_not_packaged(folder)
+    with hold(folder, wait=PATIENCE):
+        yield
 
 
 def _compact(tensor: Tensor) -> Tensor:
@@ -94,7 +109,7 @@ def add_task_to_bundle(
         InputError: another task of the bundle combines another basis of that name.
     """
     folder = expanded(folder)
-    with hold(folder, wait=PATIENCE):
+    with changing(folder):
         description = read_bundle(folder)
         bases = dict(description["bases"])
         used = network.state(task).method.basis_name()
@@ -158,7 +173,7 @@ def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
     read_bundle(folder)  # before anything is written
     if (run := _run_of(folder)) is not None:
         check_free(run)  # a run that goes on needs all of its tasks
-    with hold(folder, wait=PATIENCE):
+    with changing(folder):
         description = read_bundle(folder)
         if task not in description["tasks"]:
             raise InputError(f"no task {task!r} in {folder}; it has {', '.join(description['tasks']) or 'none'}")
@@ -188,8 +203,11 @@ def check_not_referred_to(folder: Path, task: str, others: Iterable[str]) -> Non
 
 
 def bundle_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder of a bundle: the one given, or the `bundle` folder of a run."""
+    """The folder of a bundle: the one given, the `bundle` folder of a run, or the bundle of that name that comes with img2img."""
     folder = expanded(folder)
+    packaged = packaged_bundle(folder)
+    if packaged is not None:
+        return packaged
     inner = folder / "bundle"
     return inner if (inner / "bundle.json").is_file() else folder
 

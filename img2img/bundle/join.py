@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from img2img.backbones import Backbone
 from img2img.backbones.head_check import check_head
 from img2img.bundle import (
-    PATIENCE,
     add_task_to_bundle,
     basis_path,
     bundle_folder,
+    changing,
     check_has_tasks,
+    check_not_packaged,
     check_not_planned,
     check_not_referred_to,
     check_task_file,
@@ -31,7 +32,6 @@ from img2img.bundle import (
 from img2img.errors import InputError
 from img2img.files.atomic import clear_leftovers, write_atomic
 from img2img.files.json_files import write_json
-from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.files.untrusted import naming
 from img2img.files.writable import check_writable
@@ -61,15 +61,16 @@ def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLi
         The names of all tasks in the bundle, in order.
 
     Raises:
-        InputError: a bundle is missing or damaged, the backbones differ, or two tasks or bases of one name do, the run whose
-            bundle is at `into` still has to learn a task of such a name, or another process has been changing the bundle for ten
-            minutes.
+        InputError: a bundle is missing or damaged, the backbones differ, two tasks or bases of one name do, the run whose bundle
+            is at `into` still has to learn a task of such a name, the bundle there came with img2img, or another process has
+            been changing it for ten minutes.
     """
     if not sources:
         raise InputError("no bundles to join: name the folders of one or more runs or bundles")
     target = bundle_folder(into)
+    check_not_packaged(target)
     check_writable(target, "into", "tasks", "bases")
-    with hold(target, wait=PATIENCE):
+    with changing(target):
         clear_leftovers(target, below=1)
         present = (target / "bundle.json").is_file()
         folders = [bundle_folder(folder) for folder in ([into] if present else []) + list(sources)]
@@ -200,7 +201,7 @@ def add_task_file(
     folder = expanded(folder)
     name = str(read_header(path)["task"]) if name is None else name
     check_task_name(name)
-    with hold(folder, wait=PATIENCE):
+    with changing(folder):
         description = read_bundle(folder)
         others = [other for other in description["tasks"] if other != name]
         if len(others) < len(description["tasks"]):
@@ -256,6 +257,7 @@ def import_adapter(
             it was.
     """
     folder = bundle_folder(bundle)
+    check_not_packaged(folder)
     description = read_bundle(folder)
     check_task_name(task)
     if task in description["tasks"]:

@@ -17,7 +17,7 @@ from img2img.data.images.listing import list_images
 from img2img.errors import InputError, memory_explained
 from img2img.inference.chunked import RunSettings
 from img2img.inference.conversion import ImageLike, OpenedImages
-from img2img.inference.device import chosen_device, usual_batch
+from img2img.inference.device import chosen_device, usual_batch, warn_of_emulation
 from img2img.inference.evaluator import Evaluator, Network
 from img2img.inference.memory_estimate import memory_needed, network_bytes
 from img2img.inference.merged_networks import MERGED_BYTES, MergedNetworks
@@ -51,7 +51,7 @@ class Model:
     Args:
         folder: the bundle's.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" for a GPU where there is one.
-        precision: "bfloat16" runs the network in mixed precision: faster where the processor has it, and less exact.
+        precision: "bfloat16" runs the network in mixed precision: faster where the device has instructions for it, less exact.
         weights: "cached" computes a task's weights when they are needed and keeps them, up to a gigabyte; "merged" makes an
             ordinary network of each task that is used, and keeps those used last, up to two gigabytes.
         weights_bytes: another bound on the weights that are kept so; the task used last is always kept.
@@ -89,6 +89,8 @@ class Model:
         self.network, self.backbone = open_bundle(self.folder, cache_bytes=weights_bytes, loaded_bytes=loaded_bytes)
         self.network.to(self.device)
         self._bfloat16 = precision == "bfloat16"
+        if self._bfloat16:
+            warn_of_emulation(self.device, "precision=bfloat16", "leave it out")
         self._evaluator = Evaluator(stride=self.backbone.stride, min_size=self.backbone.min_size, device=self.device)
         self._facts, self._infos = dict[str, TaskFacts](), dict[str, TaskInfo]()
         self._merged = MergedNetworks(self.network, weights_bytes or MERGED_BYTES) if weights == "merged" else None

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from img2img.errors import InputError
+from img2img.files.shipped import shipped_folder
 from img2img.masks import METHODS
 from img2img.training.config import ExperimentConfig
 from img2img.training.config.launcher import LAUNCHERS
@@ -31,10 +32,8 @@ _DEFAULTS = "_defaults"
 
 
 def config_folder() -> Path:
-    """The folder that holds `base.yaml`, `experiment/` and so on: beside the package in a checkout, inside it where installed."""
-    package = Path(__file__).parents[1]
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+    """The folder that holds `base.yaml`, `experiment/` and so on: see `shipped_folder`."""
+    return shipped_folder("configs")
 
 
 def config_folders(arguments: Sequence[str] = ()) -> list[Path]:

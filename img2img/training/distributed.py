@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from img2img.errors import InputError
 from img2img.extras import version_alone
+from img2img.inference.device import chosen_device, computes_bfloat16, warn_of_emulation
 
 with version_alone("torchmetrics"):  # which would load scipy and matplotlib, and take up to two seconds
     from lightning_fabric import Fabric
@@ -85,6 +86,20 @@ def start_fabric(*, accelerator: str, precision: str, devices: int | str = 1, no
             ) from error
         raise InputError(f"{devices} devices on {nodes} machines cannot be used ({error}): see docs/guides/devices.md") from error
     return fabric
+
+
+def training_precision(precision: str, accelerator: str) -> str:
+    """Fabric's precision for that of the config, on the device that Fabric will take; see `DeviceOptions`."""
+    names = {"gpu": "auto", "tpu": "cpu"}
+    try:
+        device = chosen_device(names.get(accelerator, accelerator))
+    except InputError:
+        device = torch.device("cpu")  # Fabric refuses it with its own reason
+    if precision == "auto":
+        return "bf16-mixed" if computes_bfloat16(device) else "32-true"
+    if precision.startswith("bf16"):
+        warn_of_emulation(device, f"device.precision={precision}", "device.precision=auto takes it where it is fast")
+    return precision
 
 
 def _end_messages() -> None:

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 
 
-def environment(*, processes: int = 1) -> dict[str, Any]:
-    """What a number was measured on: commit, hardware, versions; and how many processes trained together.
+def environment(*, processes: int = 1, precision: str | None = None) -> dict[str, Any]:
+    """What a number was measured on: commit, hardware, versions; and how many processes trained together, in which precision.
 
     `commit` is None unless this package's files are in a git repository and under its control: an installed package may lie in
     a folder of somebody else's.
     """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{_processor()}, {torch.get_num_threads()} threads"
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    return {"commit": commit_of(Path(__file__)), "device": device, **versions, "processes": processes}
+    found = {"commit": commit_of(Path(__file__)), "device": device, **versions, "processes": processes}
+    return found if precision is None else found | {"precision": precision}
 
 
 def _processor() -> str:

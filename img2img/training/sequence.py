@@ -19,7 +19,7 @@ from img2img.masks import MaskedNetwork
 from img2img.masks.layers import is_weight
 from img2img.training.backbone import backbone_of_run, finish_backbone, starting_backbone
 from img2img.training.config import Experiment, backbone_fingerprint, task_fingerprint
-from img2img.training.distributed import Processes, start_fabric
+from img2img.training.distributed import Processes, start_fabric, training_precision
 from img2img.training.environment import environment
 from img2img.training.log import TrainingLog
 from img2img.training.loop import Fitted, Progress, fit, outcome_of
@@ -73,8 +73,9 @@ class SequenceRunner:
         self.folder = experiment.folder
         self._progress_for: ProgressFor | None = None
         device = experiment.device
+        precision = training_precision(device.precision, device.accelerator)
         self._fabric = start_fabric(
-            accelerator=device.accelerator, precision=device.precision, devices=device.devices, nodes=device.nodes
+            accelerator=device.accelerator, precision=precision, devices=device.devices, nodes=device.nodes
         )
         self.processes = Processes(self._fabric)
         if device.threads is not None:
@@ -86,7 +87,7 @@ class SequenceRunner:
         self.progress = read_progress(experiment)
         check_names(experiment, self.progress.tasks)
         # At the start: the files of a repository may change while it runs.
-        self._environment = environment(processes=self.processes.world_size)
+        self._environment = environment(processes=self.processes.world_size, precision=precision)
         self.task_data: dict[str, TaskData] = {}
         self.records = Records(experiment)
         self._output_check = OutputCheck(self.folder / "output_check", experiment.evaluation.check_images)

@@ -50,8 +50,8 @@ def build_app(
         watch: follow the bundle's folder, whatever changes it.
 
     Raises:
-        InputError: a package is not installed, the token is too short, the model has no tasks, or others than this machine's
-            users could train.
+        InputError: a package is not installed, the token is too short, the model has no tasks, or with `teach` others than this
+            machine's users could train, or the bundle came with img2img.
     """
     _require_packages()
     from fastapi import FastAPI
@@ -158,6 +158,10 @@ def serve(
         )
     from img2img.web.shutdown import uvicorn_server
 
+    if teach is not None:
+        from img2img.bundle import bundle_folder, check_not_packaged
+
+        check_not_packaged(bundle_folder(bundle))
     with listen(host, port) as listening:
         app = bundle_app(
             bundle, host=host, names=names, device=device, precision=precision, limits=limits, batching=batching,

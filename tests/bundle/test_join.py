@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,23 @@ from torch import nn
 import img2img
 from img2img import InputError, MaskedNetwork, masks
 from img2img.backbones import build_backbone
-from img2img.bundle import HEAD, add_task_to_bundle, delete_task_from_bundle, join, load_bundle, read_bundle, save_backbone
+from img2img.bundle import (
+    HEAD,
+    add_task_to_bundle,
+    bundle_folder,
+    delete_task_from_bundle,
+    join,
+    load_bundle,
+    read_bundle,
+    save_backbone,
+)
 from img2img.bundle.join import join_bundles
 from img2img.files.lock import FolderInUseError, hold
 from img2img.training.compose import compose, plain_config
 from img2img.training.config import read_experiment
 from img2img.training.sequence import SequenceRunner
+from img2img.web.limits import TeachOptions
+from img2img.web.server import serve
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 
@@ -151,7 +163,7 @@ def test_two_joins_and_a_deletion_at_a_time_lose_nothing_of_each_other(tmp_path:
 
 def test_a_bundle_in_use_is_refused_in_the_end_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = bundle(tmp_path / "run" / "bundle", {"first": 1, "a": 2}), bundle(tmp_path / "two", {"b": 2})
-    monkeypatch.setattr(join, "PATIENCE", 0.1)
+    monkeypatch.setattr("img2img.bundle.folder.PATIENCE", 0.1)
     before = files(one)
     with hold(one):
         with pytest.raises(FolderInUseError, match="bundle is in use by"):
@@ -165,6 +177,40 @@ def test_a_bundle_in_use_is_refused_in_the_end_and_left_as_it_was(tmp_path: Path
     with pytest.raises(InputError, match="no bundle in"):
         delete_task_from_bundle(tmp_path / "nowhere", "a")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_bundle_that_came_with_img2img_is_opened_by_name_and_never_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = bundle(tmp_path / "bundles" / "first", {"a": 1})
+    other = bundle(tmp_path / "other", {"b": 2})
+    monkeypatch.setattr("img2img.bundle.packaged.shipped_folder", lambda name: tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert bundle_folder("first") == packaged
+    assert img2img.load("first").tasks.keys() == {"a"}
+    before = files(packaged)
+    learned = network()
+    learned.add_task("c", masks.Piggyback(), head=nn.Conv2d(2, 6, 1))
+    learned.freeze_task("c")
+    changes: list[Callable[[], object]] = [
+        lambda: join_bundles("first", [other]),
+        lambda: join_bundles(packaged, [other]),
+        lambda: join.import_adapter(tmp_path / "adapter", "first", "c"),
+        lambda: delete_task_from_bundle(bundle_folder("first"), "a"),
+        lambda: save_backbone(packaged, network(seed=1), network(seed=1).spec),  # type: ignore[arg-type]
+        lambda: add_task_to_bundle(packaged, learned, "c", options={"kind": "edges"}, info={}),
+        lambda: img2img.add_task("first", "c", task={"kind": "edges"}, data={"kind": "samples"}),
+        lambda: serve("first", port=0, teach=TeachOptions()),
+    ]
+    for change in changes:
+        with pytest.raises(InputError, match=r"came with img2img .* `img2img join my_first first`"):
+            change()
+    assert files(packaged) == before
+    # The command that the message names makes a copy that can be changed; a folder of one's own comes first.
+    assert join_bundles("my_first", ["first"]) == ["a"]
+    assert join_bundles("my_first", [other]) == ["a", "b"]
+    shutil.copytree(other, "first")
+    assert bundle_folder("first") == Path("first")
 
 
 def test_runs_of_a_multirun_join_into_what_the_sequence_learns(tmp_path: Path) -> None:

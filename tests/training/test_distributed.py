@@ -24,7 +24,7 @@ from img2img.tasks import build_task
 from img2img.tasks.base import Example
 from img2img.training import sequence
 from img2img.training.config import read_experiment
-from img2img.training.distributed import Processes, refuse_several_processes, start_fabric
+from img2img.training.distributed import Processes, refuse_several_processes, start_fabric, training_precision
 from img2img.training.sequence import SequenceRunner
 
 ONE = {"accelerator": "cpu", "threads": 1}
@@ -282,6 +282,20 @@ def test_a_loss_is_a_mean_over_as_many_terms_as_it_says(kind: str) -> None:
     mean = sum(n * loss for n, loss in zip(counts, losses, strict=True)) / sum(counts)
     torch.testing.assert_close(mean, task.loss(raw, example))
     assert sum(counts) == pytest.approx(float(task.loss_count(example)), rel=1e-6 if weighted else 0)
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+def test_bfloat16_is_taken_where_the_processor_has_it_and_warned_of_where_not(
+    instructions: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": instructions}, raising=False)
+    assert training_precision("auto", "cpu") == ("bf16-mixed" if instructions else "32-true")
+    assert training_precision("32-true", "cpu") == "32-true"
+    assert caplog.text == ""
+    assert training_precision("bf16-mixed", "cpu") == "bf16-mixed"
+    assert ("device.precision=bf16-mixed: this processor has no instructions for bfloat16" in caplog.text) is not instructions
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # torch before it had the function
+    assert training_precision("auto", "cpu") == "32-true"
 
 
 def test_mixed_precision_is_not_announced(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,7 @@ class DeviceOptions(Options):
     nodes: int = 1
     """Machines."""
     precision: str = "32-true"
-    """Lightning Fabric's, of training alone."""
+    """Lightning Fabric's, of training alone; "auto": "bf16-mixed" on a device with instructions for bfloat16, else "32-true"."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads, None for all; outputs are bit-equal for one number of threads only."""
     channels_last: bool = True

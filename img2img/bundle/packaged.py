@@ -1,0 +1,32 @@
+"""Bundles that come with img2img: they are opened by name, and never changed."""
+
+from pathlib import Path
+
+from img2img.errors import InputError
+from img2img.files.shipped import shipped_folder
+
+
+def packaged_bundles() -> dict[str, Path]:
+    """The folders of the bundles that come with img2img, by name."""
+    return {path.parent.name: path.parent for path in sorted(shipped_folder("bundles").glob("*/bundle.json"))}
+
+
+def packaged_bundle(folder: Path) -> Path | None:
+    """The folder of the packaged bundle that a path names; None where it names none, or something is there by that name."""
+    if folder.exists() or len(folder.parts) != 1:
+        return None
+    return packaged_bundles().get(folder.name)
+
+
+def check_not_packaged(folder: Path) -> None:
+    """Refuse to change a bundle that came with img2img: an upgrade replaces it, and others may use it.
+
+    Raises:
+        InputError: it is one.
+    """
+    for name, packaged in packaged_bundles().items():
+        if folder.resolve() == packaged.resolve():
+            raise InputError(
+                f"the bundle {name!r} came with img2img and is not changed: expected one of your own; copy it first with "
+                f"`img2img join my_{name} {name}`, then use my_{name}"
+            )
