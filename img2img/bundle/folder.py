@@ -18,7 +18,7 @@ from img2img.backbones import Backbone
 from img2img.backbones.head_check import check_head
 from img2img.backbones.stored import rebuild_backbone
 from img2img.bundle.description import FORMAT, VERSION, read_description
-from img2img.bundle.packaged import check_not_packaged, packaged_bundle
+from img2img.bundle.packaged import check_not_packaged, packaged_bundle, packaged_bundles
 from img2img.errors import InputError, first_line
 from img2img.files.atomic import write_bytes
 from img2img.files.json_files import read_json, write_json
@@ -259,7 +259,11 @@ def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = expanded(folder) / "bundle.json"
     if not path.is_file():
-        raise InputError(f"no bundle in {folder}: expected the file bundle.json there; give the folder that a run wrote")
+        known = ", ".join(packaged_bundles())
+        raise InputError(
+            f"no bundle in {folder}: expected the file bundle.json there; give the folder that a run wrote"
+            + (f", or the name of a bundle that comes with img2img ({known})" if known else "")
+        )
     description = read_description(path)
     for task in description["tasks"]:
         _check_listed(path.parent, task)

@@ -36,6 +36,8 @@ def info(
 def _installed() -> dict[str, Any]:
     import torch
 
+    from img2img.bundle import packaged_bundles
+
     def version(package: str) -> str | None:
         try:
             return importlib.metadata.version(package)
@@ -44,7 +46,7 @@ def _installed() -> dict[str, Any]:
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts: dict[str, Any] = {"img2img": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    facts |= {"cpu threads": torch.get_num_threads(), "gpus": gpus or ["none"]}
+    facts |= {"cpu threads": torch.get_num_threads(), "gpus": gpus or ["none"], "bundles": list(packaged_bundles())}
     return facts | {package: version(package) for package in PACKAGES}
 
 

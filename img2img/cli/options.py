@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, and the rule for files that are there already."""
+"""Arguments and options that several commands have, and the rules for files that are read, or are there already."""
 
 import os
 from collections.abc import Iterable
@@ -12,15 +12,19 @@ from img2img.files.paths import expanded
 
 Bundle = Annotated[
     Path,
-    typer.Argument(metavar="BUNDLE", help="A bundle's folder, or that of the run that made it.", show_default=False),
+    typer.Argument(metavar="BUNDLE", help="A bundle's folder, that of the run that made it, or starter.", show_default=False),
 ]
 BundleOption = Annotated[
     Path,
     typer.Option(
-        "--bundle", "-b", metavar="BUNDLE", envvar="IMG2IMG_BUNDLE", help="A bundle's folder, or that of the run that made it."
+        "--bundle",
+        "-b",
+        metavar="BUNDLE",
+        envvar="IMG2IMG_BUNDLE",
+        help="A bundle's folder, that of the run that made it, or starter, which comes with img2img.",
     ),
 ]
-DEFAULT_BUNDLE = Path("runs/demo")
+DEFAULT_BUNDLE = Path("starter")
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 OnRay = Annotated[
@@ -49,3 +53,15 @@ def check_new(targets: Iterable[Path], *, overwrite: bool) -> None:
     for target in () if overwrite else targets:
         if os.path.lexists(expanded(target)):
             raise InputError(f"{target} is there already: give another --out, or --overwrite to replace what is there")
+
+
+def read_text(path: Path, option: str, what: str) -> str:
+    """The text of the file that an option names.
+
+    Raises:
+        InputError: it cannot be read, or is no text.
+    """
+    try:
+        return expanded(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{option} {path} cannot be read ({error}): expected a file with {what}") from error

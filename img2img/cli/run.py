@@ -65,7 +65,7 @@ def run(
 
     Examples:
 
-        img2img run colour photo.jpg --out coloured
+        img2img run gogh photo.jpg --out painted
 
         img2img run all photos/ holiday.mp4 --bundle runs/demo --out made
     """

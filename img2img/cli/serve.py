@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import Address, Bundle, Device, Gpus, OnRay
+from img2img.cli.options import Address, Bundle, Device, Gpus, OnRay, read_text
 
 
 def serve(
@@ -78,7 +78,7 @@ def serve(
         "host": host, "port": port, "names": name or (), "device": device, "precision": precision, "limits": limits,
         "batching": Batching(batch_max=batch_max, window=batch_window_ms / 1000, exact=exact),
         "weights_bytes": None if max_weights_gb is None else round(max_weights_gb * 1e9),
-        "token": None if token_file is None else _token(token_file),
+        "token": None if token_file is None else read_text(token_file, "--token-file", "the token"),
     }  # fmt: skip
     if launcher is not None:
         from img2img.errors import InputError
@@ -89,12 +89,3 @@ def serve(
         serve_on_ray(bundle, address=address, min_replicas=min_replicas, replicas=replicas, gpus=gpus, **options)
         return
     serve_bundle(bundle, teach=TeachOptions() if teach else None, watch=watch, open_browser=open_, **options)
-
-
-def _token(path: Path) -> str:
-    from img2img.errors import InputError
-
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--token-file {path} cannot be read ({error}): expected a file with the token") from error

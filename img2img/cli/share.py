@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import Bundle, BundleOption, Json, Overwrite, check_new
+from img2img.cli.options import Bundle, BundleOption, Json, Overwrite, check_new, read_text
 from img2img.cli.output import print_facts
 
 app = typer.Typer(help="Share a bundle: write it with a model card, or send it to the Hub.", no_args_is_help=True)
@@ -20,6 +20,10 @@ def save(
     bundle: Bundle,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or one that this command wrote.")],
     license: License = None,
+    notes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Markdown for the end of the card, such as the terms of images.", show_default=False),
+    ] = None,
 ) -> None:
     """Write a bundle in the Hub's conventions, with a model card made from its results. Nothing is sent.
 
@@ -27,7 +31,8 @@ def save(
     """
     from img2img.hub import save_pretrained
 
-    typer.echo(str(save_pretrained(bundle, folder, license=license)))
+    text = None if notes is None else read_text(notes, "--notes", "Markdown")
+    typer.echo(str(save_pretrained(bundle, folder, license=license, notes=text)))
 
 
 @app.command()

@@ -23,7 +23,15 @@ _METRICS = {"mIoU": "mean_iou", "MSE": "mse", "top-1": "accuracy"}
 """The Hub's names of metrics that it knows."""
 
 
-def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, run: Path | None, license: str | None) -> Any:
+def model_card(
+    folder: Path,
+    *,
+    name: str,
+    results: Mapping[str, Any] | None,
+    run: Path | None,
+    license: str | None,
+    notes: str | None = None,
+) -> Any:
     """The card, a `huggingface_hub.ModelCard`.
 
     Args:
@@ -32,6 +40,7 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
         results: the contents of the run's `results.json`, or None.
         run: the run's folder, for the data of its tasks; None for none.
         license: of the weights, or None.
+        notes: Markdown for the end of the card, such as the terms of the training images.
 
     Raises:
         InputError: the results are of another backbone, or a file cannot be read.
@@ -66,8 +75,10 @@ def model_card(folder: Path, *, name: str, results: Mapping[str, Any] | None, ru
             *_what(folder, description, rows, config),
             *_metrics(rows, results),
             *_use(name, rows),
+            *_training(results),
             *_data(rows, config),
             *_limits(rows, license),
+            *([] if notes is None else ["", notes.strip()]),
         )
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
@@ -77,6 +88,8 @@ class _ShownTask(Stored):
     name: str = ""
     baseline: Number | None = None
     test_images: Number | None = None
+    train_seconds: Number | None = None
+    steps: Number | None = None
 
 
 class _ShownForgetting(Stored):
@@ -89,6 +102,7 @@ class _Shown(Stored):
     backbone: dict[str, Any] = Field(default_factory=dict)
     tasks: list[_ShownTask] = Field(default_factory=list)
     forgetting: _ShownForgetting = _ShownForgetting()
+    environment: dict[str, Any] = Field(default_factory=dict)
 
 
 def _check(results: Mapping[str, Any]) -> None:
@@ -181,6 +195,17 @@ def _metrics(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> l
     if change is not None:
         lines.append(f"Largest change of any earlier task's output while later ones were learned: {change:g}.\n")
     return lines
+
+
+def _training(results: Mapping[str, Any] | None) -> list[str]:
+    """How long the tasks were trained, and on what; nothing where no results say so."""
+    shown = _Shown.model_validate(results or {})
+    if not shown.tasks or any(task.train_seconds is None or task.steps is None for task in shown.tasks):
+        return []
+    minutes, steps = (sum(getattr(task, name) for task in shown.tasks) for name in ("train_seconds", "steps"))
+    where = [f"{key} {_one_line(shown.environment[key])}" for key in ("device", "torch", "commit") if shown.environment.get(key)]
+    each = ", ".join(f"{_one_line(task.name)} {task.steps:,g}" for task in shown.tasks)
+    return ["## Training\n", f"{steps:,g} steps in {minutes / 60:,.0f} minutes; {', '.join(where)}. Steps: {each}.\n"]
 
 
 def _use(name: str, rows: list[dict[str, Any]]) -> list[str]:

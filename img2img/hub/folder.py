@@ -29,6 +29,7 @@ def save_pretrained(
     results: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     license: str | None = None,
     repo_id: str | None = None,
+    notes: str | None = None,
 ) -> Path:
     """Write a bundle with a model card into `folder`, which then is the new one whole, or as it was.
 
@@ -39,6 +40,7 @@ def save_pretrained(
         results: a run's `results.json` or its contents, for the card; None takes that of the run's folder, if there is one.
         license: of the weights, as the Hub names licences ("apache-2.0"); None leaves it out.
         repo_id: the name that the card's example loads; None for the folder's name.
+        notes: Markdown for the end of the card, such as the terms of the training images.
 
     Raises:
         InputError: no bundle there, a file of it is missing, results of another backbone, or a `folder` with other files.
@@ -63,7 +65,7 @@ def save_pretrained(
         check_has_tasks(expanded(source) if isinstance(source, str | os.PathLike) else temporary, description)
         found = results if results is not None or run is None else run / "results.json"
         values = dict(found) if isinstance(found, Mapping) else None if found is None else read_json(found)
-        card = model_card(temporary, name=repo_id or folder.name, results=values, run=run, license=license)
+        card = model_card(temporary, name=repo_id or folder.name, results=values, run=run, license=license, notes=notes)
         (temporary / "README.md").write_text(str(card), encoding="utf-8")
         config = {"library_name": "img2img", "backbone": description["spec"], "tasks": description["tasks"]}
         write_json(temporary / "config.json", config)

@@ -390,7 +390,7 @@ def load(
     """Open a bundle, or a run's folder, which has one in `bundle/`.
 
     Args:
-        folder: the bundle.
+        folder: the bundle; or "starter", which comes with img2img.
         device: see `Model`, as are `precision` and `weights`.
         precision: "float32" or "bfloat16".
         weights: "cached" or "merged".

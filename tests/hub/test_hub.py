@@ -53,7 +53,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         task = build_task(options)
         network.add_task(name, masks.Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
         add_task_to_bundle(folder / "bundle", network, name, options=task.options(), info={"figures": FIGURES[name]})
-        entries.append({"name": name, "baseline": 0.25, "test_images": 7, "value": FIGURES[name][task.metric]})
+        value = FIGURES[name][task.metric]
+        entries.append({"name": name, "baseline": 0.25, "test_images": 7, "value": value, "steps": 500, "train_seconds": 100})
     (folder / "config").mkdir()
     (folder / "config" / "config.yaml").write_text(
         "backbone: {weights: /home/someone/weights.pt}\n"
@@ -63,6 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "  colour: {data: {kind: image_folder, root: /home/someone/photos, resize: 96}}\n"
     )
     results = {"backbone": {"sha256": network.backbone_sha256}, "tasks": entries, "forgetting": {"max_abs_output_change": 0.0}}
+    results["environment"] = {"device": "an [old] one", "torch": "2.11", "commit": None}
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 
@@ -183,7 +185,12 @@ def test_the_card_holds_what_the_files_say(run: Path, tmp_path: Path) -> None:
     assert f"{(folder / 'backbone.safetensors').stat().st_size:,} bytes" in card.text
     assert 'img2img.from_pretrained("me/tiny")' in card.text
     assert "image_folder (resize 96)" in card.text
+    assert (
+        "1,500 steps in 5 minutes; device an \\[old\\] one, torch 2.11. Steps: disks 500, sky 500, colour 500." in card.text
+    )
     assert "someone" not in card.content  # no paths of this machine
+    noted = hub.save_pretrained(run, folder, notes="## Terms\n\nMine.\n")
+    assert (noted / "README.md").read_text().endswith("keep the terms of their owners.\n\n## Terms\n\nMine.\n")
 
 
 def test_a_bundle_alone_has_a_card_without_baselines(run: Path, tmp_path: Path) -> None:
@@ -191,6 +198,7 @@ def test_a_bundle_alone_has_a_card_without_baselines(run: Path, tmp_path: Path) 
     text = (hub.save_pretrained(bundle, tmp_path / "shared") / "README.md").read_text()
     assert "| disks | segmentation | piggyback | mIoU ↑ | 0.75 | — | — |" in text
     assert "do not say which images" in text
+    assert "## Training" not in text
     assert "No licence was stated" in text
     with_results = hub.save_pretrained(bundle, tmp_path / "shared", results=run / "results.json")
     assert "0.25 (majority class)" in (with_results / "README.md").read_text()
