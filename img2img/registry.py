@@ -189,8 +189,18 @@ def import_modules(names: Iterable[str]) -> None:
         importlib.invalidate_caches()  # the file may have been written a moment ago
         if name.endswith(".py"):
             _import_file(name)
+            name = str(expanded(name).resolve())
         else:
             _import_module(name)
+        _imported[name] = None
+
+
+_imported: dict[str, None] = {}
+
+
+def imported() -> tuple[str, ...]:
+    """What `import_modules` has imported, files by their full path: what a process on another machine is to import as well."""
+    return tuple(_imported)
 
 
 def _import_file(name: str) -> None:

@@ -27,6 +27,7 @@ from img2img.files.paths import expanded
 from img2img.inference.open_images import open_each
 from img2img.launch.image_sources import ROWS, Done, Piece, hash_of, output_of, pieces_of, tables_of, without
 from img2img.launch.ray_launcher import connected, processes_for
+from img2img.registry import import_modules, imported
 
 if TYPE_CHECKING:
     from img2img.inference import Model
@@ -51,6 +52,7 @@ class ImageRun:
         white: see there.
         precision: as of `Model`, as is `device`.
         device: see there.
+        imports: modules of the user's own that workers import first, see `import_modules`.
     """
 
     bundle: str
@@ -62,6 +64,7 @@ class ImageRun:
     white: int | None = None
     precision: Any = "float32"
     device: str = "auto"
+    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def run_on_ray(
         FolderInUseError: another process writes there.
     """
     out, bundle = expanded(run.out).absolute(), bundle_folder(run.bundle).absolute()
-    run = replace(run, bundle=str(bundle), out=str(out))
+    run = replace(run, bundle=str(bundle), out=str(out), imports=run.imports or imported())
     pieces = list(pieces_of(run.sources, out))
     checksums = {task: _checksum(bundle, task) for task in run.tasks}
     with hold(out):
@@ -152,6 +155,7 @@ class _Worker:
         from img2img.inference import load
 
         torch.set_num_threads(1)
+        import_modules(run.imports)
         self._run = run
         self._model: Model = load(run.bundle, device=run.device, precision=run.precision)
 

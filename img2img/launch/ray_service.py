@@ -8,6 +8,7 @@ from img2img.bundle import bundle_folder, check_has_tasks, read_bundle
 from img2img.errors import InputError
 from img2img.extras import require
 from img2img.launch.ray_launcher import connected, processes_for
+from img2img.registry import import_modules, imported
 from img2img.web import Limits
 from img2img.web.server import bundle_app, url_of
 
@@ -73,7 +74,10 @@ def serve_on_ray(
         if most < min_replicas:
             raise InputError(f"--replicas {most} with --min-replicas {min_replicas}: expected as many at least")
 
+        modules = imported()
+
         def build() -> "FastAPI":
+            import_modules(modules)
             return bundle_app(folder, host=host, limits=limits, watch=True, **options)
 
         service: Any = serve.deployment(

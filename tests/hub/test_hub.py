@@ -185,9 +185,7 @@ def test_the_card_holds_what_the_files_say(run: Path, tmp_path: Path) -> None:
     assert f"{(folder / 'backbone.safetensors').stat().st_size:,} bytes" in card.text
     assert 'img2img.from_pretrained("me/tiny")' in card.text
     assert "image_folder (resize 96)" in card.text
-    assert (
-        "1,500 steps in 5 minutes; device an \\[old\\] one, torch 2.11. Steps: disks 500, sky 500, colour 500." in card.text
-    )
+    assert "1,500 steps in 5 minutes; device an \\[old\\] one, torch 2.11. Steps: disks 500, sky 500, colour 500." in card.text
     assert "someone" not in card.content  # no paths of this machine
     noted = hub.save_pretrained(run, folder, notes="## Terms\n\nMine.\n")
     assert (noted / "README.md").read_text().endswith("keep the terms of their owners.\n\n## Terms\n\nMine.\n")

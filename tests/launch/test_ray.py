@@ -23,7 +23,7 @@ from web_bundles import encoded, image_bundle, make_bundle, photo, same, task_fi
 from web_service import API, opened
 
 import img2img
-from img2img import InputError
+from img2img import InputError, registry
 from img2img.launch import ray_images
 from img2img.launch.image_sources import images_of, pieces_of
 from img2img.launch.ray_images import MANIFEST, ImageRun, run_on_ray
@@ -119,6 +119,23 @@ def test_a_run_that_is_killed_goes_on_and_each_image_has_one_result(
     done = run_on_ray(run)
     assert (done.before, done.images) == (10, 0)
     check_results(out, bundle, tmp_path, 3)
+
+
+def test_workers_import_what_the_command_has_imported(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_imported", {})
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    Path("my_kinds_for_ray.py").write_text("")
+    registry.import_modules(["my_kinds_for_ray.py", "json"])
+    photo(20, 20).save("p.png")
+    began: list[ImageRun] = []
+    monkeypatch.setattr(ray_images, "_results", lambda run, *_: began.append(run) or iter(()))
+    run_on_ray(ImageRun(bundle=str(bundle), tasks=TASKS, sources=("p.png",), out="out"))
+    assert began[0].imports == (str(tmp_path / "my_kinds_for_ray.py"), "json")
+    monkeypatch.delitem(sys.modules, "my_kinds_for_ray")
+    monkeypatch.chdir("out")  # a worker is started elsewhere
+    ray_images._Worker(began[0])
+    assert "my_kinds_for_ray" in sys.modules
 
 
 def test_results_of_another_run_are_not_mixed_with_these(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
