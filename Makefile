@@ -8,7 +8,7 @@ LOCK   := build/lock
 # What belongs to torch is left out of constraints.txt: machines with a GPU need another torch, and it brings its own.
 TORCHS := torch|torchvision|triton|nvidia-.*|cuda-.*|sympy|mpmath|networkx|setuptools
 
-.PHONY: demo test test-slow bench lint install lock clean
+.PHONY: demo starter test test-slow bench lint install lock clean
 
 install: $(READY)
 
@@ -32,6 +32,12 @@ lock:
 
 demo: $(READY)
 	$(BIN)/python pipelines/image_to_image.py experiment=demo
+
+# Trains the bundle that comes with img2img, for hours, from the images in DATA; after an interruption the same command goes on.
+starter: $(READY)
+	$(if $(DATA),,$(error make starter DATA=FOLDER: expected the folder with photos/, ccp/, camvid/, styles/ and weights/))
+	$(BIN)/python pipelines/image_to_image.py experiment=starter data_root=$(DATA) launcher=ray
+	$(BIN)/img2img share save runs/starter bundles/starter --license other --notes bundles/terms.md
 
 test: $(READY) lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
