@@ -202,8 +202,9 @@ class Model:
                 classification: "image" (with the class's name) or "scores" (a dict of probabilities by class, the likeliest
                 first; of a tensor a tensor, in the order of the classes).
             side: the shorter side in pixels at which the network sees the image; what it finds is brought back to the full
-                size. None: the image's own; for classification the side that the task was measured on. A task whose
-                images were made squares (the option `square` of its data) sees a square of it.
+                size. None: the image's own; for segmentation and colourisation no more than the side that the task was
+                measured on, and for classification that side. A task whose images were made squares (the option `square` of its
+                data) sees a square of it.
             tile: images with a longer side than this run in overlapping tiles, one image after another; None: whole. A task with
                 instance statistics always sees the whole image, of four million pixels at most unless this is None.
             batch_size: images of one size that run together; None: 8, or 1 on a CPU, whose caches hold no more.

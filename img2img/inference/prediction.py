@@ -54,6 +54,14 @@ def tile_for(task: Task, tile: int | None) -> int | None:
     return min(tile, max(2 * OVERLAP, math.isqrt(TILE_VALUES // task.out_channels)))
 
 
+def usual_side(task: Task, size: Size, measured_side: int | None) -> int | None:
+    """The shorter side at which the network sees an image (height, width) where nobody says it; None: the image's own."""
+    if task.image_level:
+        return measured_side
+    larger = measured_side is not None and min(size) > measured_side
+    return measured_side if task.at_measured_side and larger else None
+
+
 def view_of(
     task: Task, size: Size, *, side: int | None, measured_side: int | None, tile: int | None, by_instance: bool = False
 ) -> Size:
@@ -70,8 +78,7 @@ def view_of(
     Raises:
         InputError: that is too large.
     """
-    if side is None and task.image_level:
-        side = measured_side
+    side = usual_side(task, size, measured_side) if side is None else side
     view = size if side is None else (side, side) if task.square else _with_shorter_side(size, side)
     what, remedy = f"the image of {size[1]} x {size[0]} with side={side}", "give a smaller side="
     if view[0] * view[1] > max(MAX_PIXELS, size[0] * size[1]):

@@ -51,6 +51,8 @@ class Task(ABC):
         has_classes: its constructor takes the data's `classes`.
         compares_images: predictions and targets, made images by `to_image`, should look alike: perceptual metrics compare them.
         image_level: one answer for a whole image, in place of one for each pixel.
+        at_measured_side: what it finds lies in large shapes, not in fine lines: by default an image larger than those that it was
+            measured on is seen at their size, and what is found is brought to the image's.
         has_square: its constructor takes `square`, whether the data's images were made squares.
         square: it learned from images that were made squares, whatever their proportions, and is shown such when it is used.
         in_parts: each pixel of a prediction, and of what is shown of it, depends on that pixel of the raw output and of the input
@@ -72,6 +74,7 @@ class Task(ABC):
     has_classes: ClassVar[bool] = False
     compares_images: ClassVar[bool] = False
     image_level: ClassVar[bool] = False
+    at_measured_side: ClassVar[bool] = False
     has_square: ClassVar[bool] = False
     square: bool = False
     in_parts: ClassVar[bool] = False

@@ -48,6 +48,7 @@ class Colourisation(Task):
     higher_is_better: ClassVar[bool] = False
     baseline_name: ClassVar[str] = "grey copy"
     compares_images: ClassVar[bool] = True
+    at_measured_side: ClassVar[bool] = True
     in_parts: ClassVar[bool] = True
     out_channels = 2
 

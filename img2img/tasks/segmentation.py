@@ -56,6 +56,7 @@ class Segmentation(Task):
     higher_is_better: ClassVar[bool] = True
     baseline_name: ClassVar[str] = "majority class"
     has_classes: ClassVar[bool] = True
+    at_measured_side: ClassVar[bool] = True
     in_parts: ClassVar[bool] = True
     forms: ClassVar[tuple[str, ...]] = ("colours", "labels", "overlay")
 

@@ -16,6 +16,7 @@ import anyio.to_thread
 from img2img.errors import InputError, is_out_of_memory
 from img2img.inference import Model
 from img2img.inference.cancellation import Cancellation
+from img2img.inference.prediction import usual_side
 from img2img.inference.task_info import TaskFileError
 from img2img.web.image_decode import decode, open_upload
 from img2img.web.limits import Limits, RefusedError, check_pixels
@@ -205,9 +206,8 @@ class Service:
     def _work(self, tasks: list[str], upload: bytes, finish: Callable[[Any], Any], form: str | None, side: int | None) -> Answer:
         image = open_upload(upload, self.limits)
         for task in tasks:
-            # Tasks of whole images see them at a size of their own.
-            task_side = self.tasks.infos[task].side if self.model.task(task).image_level else None
-            check_pixels(image.size, side or task_side, self.limits)
+            usual = usual_side(self.model.task(task), (image.height, image.width), self.tasks.infos[task].side)
+            check_pixels(image.size, side or usual, self.limits)
         with self.memory.take(self._memory_needed(tasks, image.size, side)), self._announced():
             began = time.perf_counter()
             decode(image)

@@ -63,12 +63,22 @@ def test_tasks_say_what_they_are(model: Model) -> None:
 def test_a_result_is_what_the_network_gives(model: Model, name: str) -> None:
     image = _image(37, 50)
     expected = _by_hand(model, name, image).mul(255).round().byte().permute(1, 2, 0).numpy()
-    result = model.run(name, image)
+    result = model.run(name, image, side=37)
     assert result.shape == image.shape
     assert np.abs(result.astype(int) - expected).max() <= 1
-    made = model.run(name, Image.fromarray(image))
+    made = model.run(name, Image.fromarray(image), side=37)
     assert made.size == (50, 37)
     assert np.array_equal(np.asarray(made), result)
+
+
+@pytest.mark.parametrize(("name", "small"), [("parts", True), ("colour", True), ("edges", False), ("clean", False)])
+def test_what_lies_in_large_shapes_is_looked_for_at_the_measured_size(model: Model, name: str, small: bool) -> None:
+    large, measured = _image(70, 90), model.tasks[name].side
+    assert measured == 32
+    assert np.array_equal(model.run(name, large), model.run(name, large, side=measured if small else 70))
+    assert not np.array_equal(model.run(name, large, side=measured), model.run(name, large, side=70))
+    for shape in ((32, 60), (20, 60)):  # no image is enlarged for it
+        assert np.array_equal(model.run(name, _image(*shape)), model.run(name, _image(*shape), side=shape[0]))
 
 
 def test_a_tensor_keeps_its_precision_and_batch(model: Model) -> None:
