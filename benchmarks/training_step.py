@@ -34,7 +34,7 @@ from img2img.cli.process import keep_freed_memory
 from img2img.data.base import Batch
 from img2img.tasks import build_task
 from img2img.training.config import TrainOptions
-from img2img.training.distributed import start_fabric
+from img2img.training.distributed import start_fabric, training_precision
 from img2img.training.log import TrainingLog
 from img2img.training.loop import fit
 from img2img.training.mask_strategy import groups_of
@@ -190,11 +190,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--methods", nargs="+", default=ALL, choices=[BARE, *ALL])
-    parser.add_argument("--precision", default="bf16-mixed", choices=["bf16-mixed", "32-true"])
+    parser.add_argument("--precision", default="auto", choices=["auto", "bf16-mixed", "32-true"])
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--short", action="store_true", help="64 px, the methods that have a goal, fewer rounds")
     parser.add_argument("--one", choices=["times", "peak"], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.precision = training_precision(options.precision, "auto")
     if options.one:
         print(json.dumps(one(options)))
         return
