@@ -28,6 +28,7 @@ COMMANDS = {
     "train": ["train", *OVERRIDES],
     "list": ["tasks", "list", "made", "--json"],
     "run": ["run", "colour", "made/images", "--bundle", "made", "--out", "out", "--json"],
+    "starter": ["run", "denoise", "made/images/colour.png", "--out", "starter", "--json"],
     "mine": ["train", "--config-dir", "mine", "experiment=mine", "--cfg", "job"],
     "wrong": ["train", "--config-dir", "mine", "experiment=mine", "train.stepz=1"],
 }
@@ -62,7 +63,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("img2img", "configs"):
+    for name in ("img2img", "configs", "bundles"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, str(folder)], cwd=source, check=True, capture_output=True)
@@ -110,6 +111,11 @@ def test_a_task_is_trained_and_run_away_from_the_checkout(place: Path, answers: 
     results = json.loads(answers["run"]["out"])["results"]
     assert {Path(result["output"]).name for result in results} == {p.name for p in (place / "made" / "images").glob("*.png")}
     assert all((place / result["output"]).is_file() for result in results)
+
+
+def test_the_bundle_that_comes_with_it_runs_without_a_training(place: Path, answers: dict[str, Any]) -> None:
+    assert not answers["starter"]["code"], answers["starter"]
+    assert (place / "starter" / "colour.png").is_file()
 
 
 def test_an_experiment_of_ones_own_is_found_and_a_wrong_key_named(answers: dict[str, Any]) -> None:

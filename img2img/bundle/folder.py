@@ -205,11 +205,10 @@ def check_not_referred_to(folder: Path, task: str, others: Iterable[str]) -> Non
 def bundle_folder(folder: str | os.PathLike[str]) -> Path:
     """The folder of a bundle: the one given, the `bundle` folder of a run, or the bundle of that name that comes with img2img."""
     folder = expanded(folder)
-    packaged = packaged_bundle(folder)
-    if packaged is not None:
-        return packaged
-    inner = folder / "bundle"
-    return inner if (inner / "bundle.json").is_file() else folder
+    for place in (folder / "bundle", folder):
+        if (place / "bundle.json").is_file():
+            return place
+    return packaged_bundle(folder) or folder
 
 
 def check_outside(bundle: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:

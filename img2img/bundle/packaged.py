@@ -12,10 +12,8 @@ def packaged_bundles() -> dict[str, Path]:
 
 
 def packaged_bundle(folder: Path) -> Path | None:
-    """The folder of the packaged bundle that a path names; None where it names none, or something is there by that name."""
-    if folder.exists() or len(folder.parts) != 1:
-        return None
-    return packaged_bundles().get(folder.name)
+    """The folder of the bundle that comes with img2img by that name; None where a path is more than a name, or there is none."""
+    return packaged_bundles().get(folder.name) if len(folder.parts) == 1 else None
 
 
 def check_not_packaged(folder: Path) -> None:

@@ -209,7 +209,9 @@ def test_a_bundle_that_came_with_img2img_is_opened_by_name_and_never_changed(
     # The command that the message names makes a copy that can be changed; a folder of one's own comes first.
     assert join_bundles("my_first", ["first"]) == ["a"]
     assert join_bundles("my_first", [other]) == ["a", "b"]
-    shutil.copytree(other, "first")
+    Path("first").mkdir()  # of results, for instance
+    assert bundle_folder("first") == packaged
+    shutil.copytree(other, "first", dirs_exist_ok=True)
     assert bundle_folder("first") == Path("first")
 
 

@@ -1,0 +1,54 @@
+"""The bundle that comes with img2img: its files are whole, and each task does on photographs that it never saw what it is for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import skimage.transform
+from numpy.typing import NDArray
+from skimage.color import rgb2lab
+
+import img2img
+from img2img.bundle import check_bundle
+from img2img.inference import Model
+
+STARTER = Path(__file__).parents[2] / "bundles" / "starter"
+Pixels = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return img2img.load("starter")
+
+
+@pytest.fixture(scope="module")
+def photo() -> Pixels:
+    photo: Pixels = np.ascontiguousarray(skimage.data.coffee()[::2, ::2])
+    return photo
+
+
+def error(one: Pixels, other: Pixels) -> float:
+    return float(np.mean((one.astype(float) - other) ** 2))
+
+
+def test_its_files_are_whole_and_small(model: Model) -> None:
+    assert model.folder == STARTER
+    check_bundle(STARTER)
+    assert sum(path.stat().st_size for path in STARTER.rglob("*") if path.is_file()) <= 16e6
+    card = (STARTER / "README.md").read_text(encoding="utf-8")
+    assert "for research and education, not for commercial use" in card
+    assert all(f"| {task} |" in card for task in model.tasks)
+
+
+def test_noise_is_removed(model: Model, photo: Pixels) -> None:
+    noise = 25 * np.random.default_rng(0).standard_normal(photo.shape)
+    noisy = np.clip(photo + noise, 0, 255).astype(np.uint8)
+    assert error(model.run("denoise", noisy), photo) < 0.4 * error(noisy, photo)
+
+
+def test_a_grey_photo_gets_colours_and_keeps_its_lines(model: Model, photo: Pixels) -> None:
+    grey = np.repeat(photo.mean(2, keepdims=True).astype(np.uint8), 3, 2)
+    coloured = rgb2lab(model.run("colour", grey))
+    assert np.abs(coloured[..., 1:]).mean() > 8
+    assert np.abs(coloured[..., 0] - rgb2lab(grey)[..., 0]).mean() < 2
