@@ -101,6 +101,7 @@ def measure_again(experiment: Experiment) -> None:
             return
         runner.prepare()
         stored = OutputCheck(runner.folder / "output_check", experiment.evaluation.check_images)
+        stored.complete(names, runner.task_data, runner.run_of, runner.evaluator)
         measured, changes = stored.measure(names, runner.task_data, runner.run_of, runner.evaluator, when="end", last=True)
         newest = {names[-1]: stored.change(names[-1], runner.run_of(names[-1]), runner.evaluator)}
         if not all(map(math.isfinite, (changes | newest).values())):

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
-import skimage.transform
 from numpy.typing import NDArray
 from skimage.color import rgb2lab
 
@@ -24,7 +23,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def photo() -> Pixels:
-    photo: Pixels = np.ascontiguousarray(skimage.data.coffee()[::2, ::2])
+    photo: Pixels = np.ascontiguousarray(skimage.data.chelsea()[:200, 100:300])
     return photo
 
 

@@ -146,7 +146,9 @@ def test_the_joined_run_is_that_of_one_process_and_a_lost_job_goes_on_from_its_c
     longer = whole("alone")
     longer["tasks"]["more"] = longer["tasks"]["soft"]
     longer["sequence"] = [*longer["sequence"], "more"]
+    (alone / "output_check" / "disks.safetensors").unlink()  # it is stored anew, as a run without a launcher does
     assert launched(longer).started == [("more", 0), ("join", 0)]
+    assert (alone / "output_check" / "disks.safetensors").is_file()
     assert json.loads((alone / "bundle" / "bundle.json").read_text())["tasks"] == longer["sequence"]
     assert launched(longer).started == [("join", 0)]
 
