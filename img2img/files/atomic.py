@@ -66,7 +66,14 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it that are missing, so that a power cut does not take them away again."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            break
+        except FileExistsError:
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise
+            # It was there, and another process removed it before pathlib could see that it is a folder.
     for path in missing:
         sync_folder(path.parent)
 

@@ -204,7 +204,7 @@ def test_hed_is_five_sides_of_vgg16_mixed(hed_file, size):
     edges = load_hed(hed_file)(image)
     assert edges.shape == (2, 1, *size)
     assert edges.std() > 0.01
-    torch.testing.assert_close(edges, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(edges, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_edges_by_hed_are_drawn_in_training_and_taken_as_they_are_afterwards(hed_file):

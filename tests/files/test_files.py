@@ -22,7 +22,7 @@ from img2img.backbones.pretrained import read_tensors
 from img2img.cli.output import one_message
 from img2img.cli.pipeline import job_errors
 from img2img.errors import LONGEST, InputError, TrainingDivergedError, first_line
-from img2img.files.atomic import clear_leftovers, temporary_beside, write_atomic
+from img2img.files.atomic import clear_leftovers, make_folder, temporary_beside, write_atomic
 from img2img.files.json_files import parse_json, read_json, write_json
 from img2img.files.unpickle import read_pickled_arrays
 from img2img.files.untrusted import check_plain, mapping
@@ -332,3 +332,23 @@ def test_arrays_of_another_type_are_refused(tmp_path) -> None:
 def test_a_missing_file_says_what_to_do(tmp_path) -> None:
     with pytest.raises(InputError, match=r"nowhere.*a pickle of a test"):
         read(tmp_path / "nowhere", "u1")
+
+
+def test_a_folder_that_another_process_removes_at_this_moment_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir, folder = os.mkdir, tmp_path / "a"
+    raced: list[str] = []
+
+    def race(path: Any, *more: Any) -> None:
+        if not raced:
+            raced.append(str(path))
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))  # and it is gone when pathlib looks at it
+        mkdir(path, *more)
+
+    monkeypatch.setattr(os, "mkdir", race)
+    make_folder(folder)
+    assert raced == [str(folder)]
+    assert folder.is_dir()
+    make_folder(folder)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        make_folder(tmp_path / "file")

@@ -144,7 +144,8 @@ def test_the_loss_and_the_soft_target_are_the_paper_s(options: dict[str, Any], m
         mean = paper_annealed_mean(softmax(raw[n, :, y, x].double().numpy()), centres, temperature=0.38)
         np.testing.assert_allclose(ab[n, :, y, x].numpy(), mean, atol=1e-3)
     monkeypatch.setattr(colour_bins, "_AT_ONCE", 1 << 30)
-    assert torch.equal(task.prediction(raw, example.input), ab), "read in parts or as a whole"
+    # Read in parts or as a whole: on some processors a product of other rows is rounded otherwise.
+    torch.testing.assert_close(task.prediction(raw, example.input), ab, rtol=1e-5, atol=1e-4)
 
 
 def test_a_temperature_of_one_is_the_mean_and_a_low_one_the_likeliest_bin() -> None:
