@@ -51,8 +51,10 @@ def bare_loop() -> Callable[[], None]:
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, fused=True)
     images, classes = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8), torch.randint(0, 5, (BATCH,))
 
+    mixed = training_precision("auto", "cpu") == "bf16-mixed"
+
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=training_precision("auto", "cpu") == "bf16-mixed"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             output = network((images.float() / 255).contiguous(memory_format=torch.channels_last))
         loss = nn.functional.cross_entropy(output.float(), classes)
         optimiser.zero_grad()

@@ -90,9 +90,8 @@ def start_fabric(*, accelerator: str, precision: str, devices: int | str = 1, no
 
 def training_precision(precision: str, accelerator: str) -> str:
     """Fabric's precision for that of the config, on the device that Fabric will take; see `DeviceOptions`."""
-    names = {"gpu": "auto", "tpu": "cpu"}
     try:
-        device = chosen_device(names.get(accelerator, accelerator))
+        device = chosen_device("auto" if accelerator == "gpu" else accelerator)
     except InputError:
         device = torch.device("cpu")  # Fabric refuses it with its own reason
     if precision == "auto":

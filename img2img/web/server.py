@@ -71,11 +71,13 @@ def build_app(
     routers = [page_routes(), monitoring_routes(service, requests)]
     at_end = contextlib.ExitStack()
     if teach is not None:
+        from img2img.bundle import check_not_packaged
         from img2img.web.teach import Teacher
         from img2img.web.teach_api import ZIP_PATH, teach_routes
 
         if any_address or not set(hosts) <= set(LOCAL):
             raise InputError(f"teach for {', '.join(hosts)}: expected this machine alone; leave out teach, or the other hosts")
+        check_not_packaged(model.folder)
         teacher = Teacher(service, teach)
         at_end.callback(teacher.close)
         larger[f"{PREFIX}{ZIP_PATH}"] = (teach.upload_bytes, teach.upload_seconds)
@@ -146,8 +148,7 @@ def serve(
         open_browser: open the page when it is there.
 
     Raises:
-        InputError: no bundle, no such device, the port is in use, a package is not installed, or others than this machine's
-            users could train.
+        InputError: no bundle, no such device, the port is in use, or a package is not installed; or what `build_app` refuses.
     """
     _require_packages()
     local = is_local(host)
@@ -158,10 +159,6 @@ def serve(
         )
     from img2img.web.shutdown import uvicorn_server
 
-    if teach is not None:
-        from img2img.bundle import bundle_folder, check_not_packaged
-
-        check_not_packaged(bundle_folder(bundle))
     with listen(host, port) as listening:
         app = bundle_app(
             bundle, host=host, names=names, device=device, precision=precision, limits=limits, batching=batching,
