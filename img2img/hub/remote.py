@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from img2img import validation
+from img2img.bundle.folder import bundle_folder
 from img2img.errors import InputError, first_line
 from img2img.extras import require
-from img2img.files.paths import expanded
 from img2img.hub.folder import FILES, bundle_in, save_pretrained
 from img2img.inference import Model, load
 from img2img.masks import MaskedNetwork
@@ -27,10 +27,12 @@ def pretrained_folder(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder of a shared bundle: the one given, or the cache's copy of a repository, fetched if need be.
+    """The folder of a shared bundle: the one given, one that comes with img2img, or the cache's copy of a repository, fetched if
+    need be.
 
     Args:
-        name_or_folder: a folder, which is taken as it is; else the name of a repository on the Hub, "owner/name".
+        name_or_folder: a folder, which is taken as it is; else the name of a bundle that comes with img2img, such as "starter", or
+            of a repository on the Hub, "owner/name".
         revision: a branch, tag or commit of the repository; None for its main branch.
         cache_dir: where copies are kept; None for the Hub's own cache.
         token: for private repositories; None for the one that `hf auth login` stored.
@@ -39,8 +41,9 @@ def pretrained_folder(
     Raises:
         InputError: no such folder or repository, no connection, or no bundle in it.
     """
-    if expanded(name_or_folder).is_dir():
-        return bundle_in(expanded(name_or_folder))
+    folder = bundle_folder(name_or_folder)
+    if folder.is_dir():
+        return bundle_in(folder)
     name = os.fspath(name_or_folder)
     if isinstance(name_or_folder, Path) or not _REPO.fullmatch(name) or name.startswith("."):
         raise InputError(

@@ -64,7 +64,6 @@ def collect_results(
     forward = transfer.forward_transfer(transfer.skill_matrix(with_before, baselines, higher))
     weights = network.masked_weights()
     own = names_of_copies(experiment.masks.trainable_copies or (), weights) if experiment.strategy.kind == MASKS else []
-    changes = [change for row in progress.changes for change in row.values()]
     return Results(
         version=VERSION,
         experiment=experiment.name,
@@ -86,7 +85,7 @@ def collect_results(
         tasks=tasks,
         forgetting=ForgettingResult(
             value_matrix=matrix,
-            max_abs_output_change=max(changes, default=0.0),
+            max_abs_output_change=progress.largest_output_change(),
             remeasured=experiment.evaluation.remeasured(cannot_forget=experiment.strategy.builder.cannot_forget),
         ),
         transfer=TransferResult(

@@ -135,7 +135,7 @@ class ForgettingResult(Stored):
     value_matrix: list[list[Number | None]]
     """`[t][i]`: the primary metric of task i on its test set after task t was learned, null above the diagonal."""
     max_abs_output_change: Number | None
-    """Over the outputs of all earlier tasks that were compared, at the end all of them."""
+    """Over the outputs of all earlier tasks, see `Progress.largest_output_change`."""
     remeasured: Literal["every", "end"] = "every"
     """Whether earlier tasks were measured again after every task, or at the end; rows before it repeat what was measured."""
 
@@ -271,6 +271,14 @@ class Progress(Stored):
             if not 1 <= len(row) <= index + 1:
                 raise ValueError(f"rows[{index}]: expected one number a task that was measured, 1 to {index + 1}, got {len(row)}")
         return self
+
+    def largest_output_change(self) -> float | None:
+        """The largest change of an output of an earlier task; None where one of them was never compared, or there is none."""
+        compared = {name for row in self.changes for name in row}
+        if not compared.issuperset(list(self.tasks)[:-1]):
+            return None
+        found = [change for row in self.changes for change in row.values()]
+        return None if None in found else max(found, default=None)
 
     def value_matrix(self) -> list[list[float | None]]:
         """`[t][i]`: the primary metric of task i as it was last measured when task t was learned, null above the diagonal."""

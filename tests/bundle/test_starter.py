@@ -38,6 +38,7 @@ def test_its_files_are_whole_and_small(model: Model) -> None:
     card = (STARTER / "README.md").read_text(encoding="utf-8")
     assert "for research and education, not for commercial use" in card
     assert all(f"| {task} |" in card for task in model.tasks)
+    assert img2img.from_pretrained("starter").folder == STARTER, "as the example of its card has it"
 
 
 def test_noise_is_removed(model: Model, photo: Pixels) -> None:

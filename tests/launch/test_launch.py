@@ -149,6 +149,7 @@ def test_the_joined_run_is_that_of_one_process_and_a_lost_job_goes_on_from_its_c
     (alone / "output_check" / "disks.safetensors").unlink()  # it is stored anew, as a run without a launcher does
     assert launched(longer).started == [("more", 0), ("join", 0)]
     assert (alone / "output_check" / "disks.safetensors").is_file()
+    assert results(alone)["forgetting"]["max_abs_output_change"] == 0
     assert json.loads((alone / "bundle" / "bundle.json").read_text())["tasks"] == longer["sequence"]
     assert launched(longer).started == [("join", 0)]
 
@@ -181,6 +182,22 @@ def test_a_task_that_fails_leaves_the_others_and_the_same_command_learns_what_is
         check_finished(errors, jobs)
     assert [name for name, _ in launched(right).started] == ["edges", "soft", "join"]
     assert list(img2img.load(str(tmp_path / "run")).tasks) == names
+
+
+def test_without_its_join_a_run_does_not_say_that_nothing_changed(
+    whole: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(experiment: Any) -> None:
+        raise RuntimeError("lost")
+
+    two = whole("run", sequence=["disks", "colour"])
+    with monkeypatch.context() as patch:
+        patch.setattr("img2img.launch.execute.measure_again", lost)
+        assert list(run_jobs(jobs_of(two), OPTIONS, launcher=InProcess())) == ["join"]
+    img2img.run(two, bars=False)
+    assert results(tmp_path / "run")["forgetting"]["max_abs_output_change"] is None
+    launched(two)
+    assert results(tmp_path / "run")["forgetting"]["max_abs_output_change"] == 0
 
 
 def test_a_job_that_is_lost_again_and_again_fails(whole: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
