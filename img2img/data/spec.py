@@ -127,6 +127,7 @@ class DataSpec:
             depends: dict[str, Any] = {
                 "kind": self.kind,
                 "options": arguments,
+                "classes": list(images.classes),  # that of a folder has another number once another folder is there
                 "files": {key: _stamp(path) for key, path in named},
                 "size": {key: self.options.get(key) for key in ("resize", "square", "white", "fast_decode")},
                 "versions": {"img2img": __version__, "Pillow": PIL.__version__, "format": _FORMAT},

@@ -31,8 +31,8 @@ def pretrained_folder(
     need be.
 
     Args:
-        name_or_folder: a folder, which is taken as it is; else the name of a bundle that comes with img2img, such as "starter", or
-            of a repository on the Hub, "owner/name".
+        name_or_folder: a folder, which is taken as it is; else the name of a bundle that comes with img2img, such as "starter",
+            or of a repository on the Hub, "owner/name".
         revision: a branch, tag or commit of the repository; None for its main branch.
         cache_dir: where copies are kept; None for the Hub's own cache.
         token: for private repositories; None for the one that `hf auth login` stored.

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from img2img import validation
-from img2img.data.base import Batch
+from img2img.data.base import Batch, ImageDataset
 from img2img.data.images.decode import MAX_PIXELS, check_enlarged
 from img2img.errors import InputError
 from img2img.inference.chunked import RunSettings, Size, predicted_rows
@@ -23,6 +23,8 @@ TILE_VALUES = 64 * TILE * TILE
 """What a head may give at once for a tile, of a task that keeps little of it, see `Task.compact`."""
 WHOLE_PIXELS = 4 * TILE * TILE
 """What a network may see at once of an image that cannot be cut into tiles, since the task is about the whole of it."""
+
+_LOOKED_AT = 64
 
 
 def checked_side(side: Any) -> int | None:
@@ -52,6 +54,16 @@ def tile_for(task: Task, tile: int | None) -> int | None:
     if tile is None or task.compact_channels == task.out_channels:
         return tile
     return min(tile, max(2 * OVERLAP, math.isqrt(TILE_VALUES // task.out_channels)))
+
+
+def measured_side(task: Task, images: ImageDataset) -> int | None:
+    """The shorter side of the images that a task is measured on, of at most `_LOOKED_AT` of them, evenly spread.
+
+    Where sides differ the largest of them; None of a task about whole images, each of which was then measured at its own size.
+    """
+    count = min(len(images), _LOOKED_AT)
+    sides = {min(images[i * len(images) // count].image.shape[:2]) for i in range(count)}
+    return None if task.image_level and len(sides) > 1 else max(sides)
 
 
 def usual_side(task: Task, size: Size, measured_side: int | None) -> int | None:

@@ -29,8 +29,8 @@ class TaskInfo:
         effect: what the masks do to weights, such as "zeroed" or "moved"; None likewise.
         affected: the fraction of the weights that they do that to.
         bytes: of its file; None where the model has none.
-        side: the shorter side in pixels of the images that it was measured on; None where the file does not say. Of a task
-            whose images were made squares, both sides.
+        side: the shorter side in pixels of the images that it was measured on, see `prediction.measured_side`; None where the
+            file does not say. Of a task whose images were made squares, both sides.
         white: the value that was white in the 16-bit images that it learned from; None for 65535, or where none was given.
     """
 

@@ -101,7 +101,7 @@ def measure_again(experiment: Experiment) -> None:
             return
         runner.prepare()
         stored = OutputCheck(runner.folder / "output_check", experiment.evaluation.check_images)
-        stored.complete(names, runner.task_data, runner.run_of, runner.evaluator)
+        anew = stored.complete(names, runner.task_data, runner.run_of, runner.evaluator)
         measured, changes = stored.measure(names, runner.task_data, runner.run_of, runner.evaluator, when="end", last=True)
         newest = {names[-1]: stored.change(names[-1], runner.run_of(names[-1]), runner.evaluator)}
         if not all(map(math.isfinite, (changes | newest).values())):
@@ -109,6 +109,6 @@ def measure_again(experiment: Experiment) -> None:
                 f"outputs of finished tasks are not finite: {changes | newest}: a bug in img2img, please report it"
             )
         progress.rows[-1] = [finite(found)[runner.task_data[name].task.metric] for name, found in measured.items()]
-        progress.changes[-1] = changes
+        progress.changes[-1] = {name: change for name, change in changes.items() if name not in anew}
         progress.planned = names
         write_progress(experiment, progress)

@@ -198,18 +198,20 @@ class FrozenBackbone(nn.Module):
                 f"head={self.head_name!r} is not the last operation of the backbone, which returned something else than "
                 "its output: wrap the backbone so that the head comes last, or use head=None"
             )
+        self._check_whole()
         self._head_checked = True
         if use is not None and dtype is not None:
             self._autocast[dtype] = use.found()
         return features
 
-    def _check_whole(self, error: BaseException) -> None:
+    def _check_whole(self, error: BaseException | None = None) -> None:
         """Raise if something wrote into the backbone's tensors; all are looked at, and their values only if that shows one."""
         written = self._frozen is not None and _versions(self._frozen) != self._written
         if written and self.hash_backbone() != self.backbone_sha256:
+            what = "" if error is None else f", or what ended this call ({type(error).__name__}),"
             raise RuntimeError(
-                f"the backbone is no longer what it was when this network was made: a layer, or what ended this call "
-                f"({type(error).__name__}), wrote into its weights. Make or load the network again"
+                f"the backbone is no longer what it was when this network was made: a layer{what} wrote into its weights. Make "
+                "or load the network again"
             ) from error
 
     def _new_functional_module(self, by_instance: bool) -> FunctionalModule:

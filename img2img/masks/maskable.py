@@ -37,6 +37,11 @@ def check_copyable(backbone: nn.Module) -> None:
                 f"{module_name or 'the module'} of the backbone is compiled by torch.jit, whose weights cannot be exchanged: "
                 "give it before it was scripted or traced"
             )
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            raise InputError(
+                f"{module_name or 'the embedding'} of the backbone has max_norm={module.max_norm:g}, so that calls change its "
+                "weights: scale them once and set max_norm to None"
+            )
         for leaf, tensor in tensors:
             if is_lazy(tensor):
                 raise InputError(

@@ -8,10 +8,12 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from img2img.errors import TrainingDivergedError
 from img2img.masks.base import Mask, MaskMethod
 from img2img.masks.binary import BinaryMask
 from img2img.masks.bits import Bits, pack_bits
 from img2img.masks.functional_module import EvalScope
+from img2img.masks.tensors import all_finite
 
 NormMode = Literal["own", "statistics", "frozen", "instance"]
 """What of the normalisation is a task's own: parameters and running statistics, the statistics alone, or nothing; "instance": its
@@ -134,9 +136,19 @@ class TaskState(nn.Module):
         return next((mask.effect for _, mask in self.named_masks() if mask.binary() is not None), None)
 
     def freeze(self) -> None:
-        """End the training: scores become stored bits, nothing requires grad, evaluation mode for good."""
+        """End the training: scores become stored bits, nothing requires grad, evaluation mode for good.
+
+        Raises:
+            TrainingDivergedError: a trained value is NaN or infinite: its bit would mean nothing.
+        """
         if not self.frozen:
             self.prepare()
+            if not all_finite(self.parameters()):
+                name = next(name for name, parameter in self.named_parameters() if not all_finite([parameter]))
+                raise TrainingDivergedError(
+                    f"{name} of the task holds values that are NaN or infinite: its training has diverged, and it is not frozen; "
+                    "lower the learning rates, or look for broken images"
+                )
             self._change(lambda twin, _: twin.freeze(), frozen=True)
         self.requires_grad_(False)
         self.zero_grad(set_to_none=True)

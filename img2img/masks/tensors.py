@@ -56,3 +56,9 @@ def without_cast(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return new if new.dtype == tensor.dtype else torch.empty_like(new, dtype=tensor.dtype).copy_(tensor)
 
     return apply
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no value is NaN or infinite; one look at the device."""
+    found = [tensor.isfinite().all() for tensor in tensors]
+    return not found or bool(torch.stack(found).all())

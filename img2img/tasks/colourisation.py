@@ -69,7 +69,7 @@ class Colourisation(Task):
         read = min(len(images), _COUNTED)
         counts = torch.zeros(len(self.bins), dtype=torch.int64)
         for i in range(read):
-            image = torch.from_numpy(images[i * len(images) // read].image[::2, ::2]).permute(2, 0, 1)[None]
+            image = torch.from_numpy(images[i * len(images) // read].image[::2, ::2].copy()).permute(2, 0, 1)[None]
             counts += self.bins.counts(rgb_to_lab(unit(image))[0, 1:].flatten(1).T)
         self.bins.fit(counts)
 

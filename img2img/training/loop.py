@@ -14,16 +14,26 @@ from torch import Tensor, nn
 
 from img2img.data.loader import timed
 from img2img.errors import InputError, TrainingDivergedError, memory_explained
+from img2img.masks.tensors import all_finite
 from img2img.tasks.adversary import Adversary
 from img2img.tasks.base import Example
 from img2img.training.adversarial_training import AdversarialTraining
 from img2img.training.average import WeightAverage
-from img2img.training.callback import Callback
+from img2img.training.callback import Callback, load_states
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.config import TrainOptions
 from img2img.training.distributed import Fabric, Processes
 from img2img.training.log import TrainingLog
-from img2img.training.optimiser import Groups, all_groups, all_of, build_optimisers, schedule, schedulers, start_momentum
+from img2img.training.optimiser import (
+    Groups,
+    all_groups,
+    all_of,
+    build_optimisers,
+    check_one_optimiser,
+    schedule,
+    schedulers,
+    start_momentum,
+)
 from img2img.training.precise_bn import precise_bn
 from img2img.training.results import Outcome
 
@@ -155,7 +165,7 @@ def fit(
     Raises:
         TrainingDivergedError: the loss or the validation is NaN or infinite; nothing is saved of it.
         OutOfMemoryError: names the batch size and crop to try.
-        InputError: the checkpoint is damaged or of another configuration.
+        InputError: the checkpoint is damaged or of another configuration, or the precision cannot have several optimisers.
     """
     processes = Processes(fabric)
     against = task.adversary()
@@ -166,10 +176,11 @@ def fit(
         batches = batches.part(processes.rank, processes.world_size)
         processes.own_randomness()
     optimisers = build_optimisers((groups or all_of(module))(options.optimiser), options.optimiser)
+    check_one_optimiser(optimisers, fabric)
     wrapped, *fabric_optimisers = fabric.setup(module, *optimisers)
+    trained = [p for group in all_groups(optimisers) for p in group["params"]]
     average = None
     if options.average.decay:
-        trained = [p for group in all_groups(optimisers) for p in group["params"]]
         average = WeightAverage(module, trained, options.average)
         callbacks = [*callbacks, average]  # last: what the others set right after a step is averaged
     averaged = nullcontext if average is None else average.applied
@@ -188,8 +199,8 @@ def fit(
             set_random_states(state)
         start, seconds, rows, best = saved["step"], saved["seconds"], saved["rows"], saved["best"]
         running, since, tables = saved["running"].to(fabric.device), saved["since"], saved["tables"]
-        for callback, state in zip(callbacks, saved["callbacks"], strict=False):  # a preview, the last one, comes and goes
-            callback.load_state(state)
+        fabric.strategy.precision.load_state_dict(saved["precision"])
+        load_states(callbacks, saved["callbacks"], checkpoint)
     rates = schedulers(optimisers, options, start=start)
     processes.broadcast(module)
     log.start(rows, tables)
@@ -200,6 +211,7 @@ def fit(
         parameter.requires_grad_(False)
 
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    intervals = (options.log_every, options.validation.every, options.checkpoint_every)
     module.train()
 
     stream = timed(batches.iterate(start), checkpoint.stem, workers=options.workers)
@@ -226,14 +238,15 @@ def fit(
             for optimiser in fabric_optimisers:
                 optimiser.zero_grad()
             fabric.backward(loss)
-            processes.add_gradients(p for group in all_groups(optimisers) for p in group["params"])
+            processes.add_gradients(trained)
         running += whole
         since += 1
         # Before the step, so that the weights are still those of the last good one. On a GPU looking is a
         # synchronisation, so there it happens with the log.
         done = step + 1
-        logged = done % options.log_every == 0 or done == options.steps
-        if logged or fabric.device.type == "cpu":
+        last = done == options.steps
+        logged, validated, saves = (last or done % every == 0 for every in intervals)
+        if logged or validated or saves or fabric.device.type == "cpu":
             _require_finite(float(running), task, step, options)
         for optimiser in fabric_optimisers:
             optimiser.step()
@@ -242,9 +255,10 @@ def fit(
         for callback in callbacks:
             callback.after_step()
 
-        validated = done % options.validation.every == 0 or done == options.steps
         value = None
         if validated:
+            if not all_finite(trained):
+                raise TrainingDivergedError(_diverged("a trained weight or score", task, step, options))
             examples = (task.example(batch.to(fabric.device)) for batch in batches.iterate(done))
             inputs = (example.input.contiguous(memory_format=memory_format) for example in examples)
             with averaged():
@@ -271,7 +285,7 @@ def fit(
             since = 0
             if progress is not None:
                 progress(done, loss=mean, best=best["value"])
-        if done % options.checkpoint_every == 0 or done == options.steps:
+        if saves:
             log.write()  # first: a run that was killed after its last checkpoint does no more steps
             processes.average_statistics(module)  # one state is saved, and all go on from it
             if average is not None:
@@ -289,7 +303,8 @@ def fit(
                 "seconds": time.monotonic() - began,
                 "rows": log.rows,
                 "tables": log.tables,
-                "callbacks": [callback.state() for callback in callbacks],
+                "callbacks": {type(callback).__name__: callback.state() for callback in callbacks},
+                "precision": fabric.strategy.precision.state_dict(),  # the scale of the loss under 16-mixed
                 "running": running,
                 "since": since,
             }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from img2img.bundle import add_task_to_bundle, load_bases, task_path
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
+from img2img.inference.prediction import measured_side
 from img2img.masks import Basis, Identity, MaskedNetwork, TaskModule, basis_of_tasks
 from img2img.masks.flips import FlipMeter
 from img2img.masks.methods.mixed import names_of_copies
@@ -185,8 +186,9 @@ class MaskStrategy(Strategy):
         """Write the newest task's file into the bundle."""
         name = names[-1]
         task_data = self.context.task_data[name]
-        side = min(task_data.parts.test[0].image.shape[:2])
-        info: dict[str, Any] = {"figures": dict(metrics), "side": side}  # the format's own key
+        info: dict[str, Any] = {"figures": dict(metrics)}  # the format's own key
+        if (side := measured_side(task_data.task, task_data.parts.test)) is not None:
+            info["side"] = side
         if task_data.parts.test.white is not None:
             info["white"] = task_data.parts.test.white
         if (finetuned := self.finetuned(name)) is not None:

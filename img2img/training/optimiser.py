@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from img2img.errors import InputError
 from img2img.training.config import OptimiserName, OptimiserOptions, TrainOptions
+from img2img.training.distributed import Fabric
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,20 @@ def build_optimisers(groups: Sequence[ParameterGroup], options: OptimiserOptions
             settings = {"params": list(group.parameters), "lr": group.lr, "weight_decay": group.weight_decay}
             of_kind.setdefault(group.optimiser, []).append(settings)
     return [_build(kind, settings, options) for kind, settings in of_kind.items()]
+
+
+def check_one_optimiser(optimisers: Sequence[torch.optim.Optimizer], fabric: Fabric) -> None:
+    """Refuse several optimisers where the loss is scaled: the step of the first may change the scale of the others' gradients.
+
+    Raises:
+        InputError: names the precision and the ways out.
+    """
+    precision = fabric.strategy.precision.precision
+    if precision == "16-mixed" and len(optimisers) > 1:
+        raise InputError(
+            f"device.precision={precision} with {len(optimisers)} optimisers: expected one, as it scales the loss; give "
+            "device.precision=bf16-mixed or 32-true, or one optimiser for all (train.optimiser.mask, head and name)"
+        )
 
 
 def _build(kind: OptimiserName, groups: list[dict[str, Any]], options: OptimiserOptions) -> torch.optim.Optimizer:

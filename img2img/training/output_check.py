@@ -102,7 +102,7 @@ class OutputCheck:
         task_data: Mapping[str, TaskData],
         run_of: Callable[[str], Network],
         evaluator: Evaluator,
-    ) -> None:
+    ) -> list[str]:
         """Store the outputs of finished tasks, as they are now, where they are missing.
 
         Args:
@@ -110,13 +110,18 @@ class OutputCheck:
             task_data: the tasks by name.
             run_of: gives the network of a task, as it is now.
             evaluator: runs it.
+
+        Returns:
+            The names of these: a comparison right after it says nothing about them.
         """
         names = list(names)
-        for name in (name for name in names if name not in self.stored(names)):
+        anew = [name for name in names if name not in self.stored(names)]
+        for name in anew:
             logger.warning(
                 "%s: its stored output is missing: from here on its outputs are compared with those that it gives now", name
             )
             self.save(task_data[name], run_of(name), evaluator)
+        return anew
 
     def _read(self, name: str) -> dict[str, Tensor]:
         path = self._path(name)

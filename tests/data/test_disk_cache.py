@@ -276,6 +276,20 @@ def test_labels_depend_on_the_options_and_on_the_file_of_the_classes(tmp_path: P
     assert len(list(cache.folder.glob("*/index"))) == 4
 
 
+def test_a_new_folder_of_a_class_changes_the_numbers_of_the_others(tmp_path: Path, cache: DiskCache) -> None:
+    for name in ("cat", "dog", "bear"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        for i in range(10):
+            noise = np.random.default_rng(i).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / "classes" / name / f"{i}.png")
+        train = build_data({"kind": "class_folder", "root": str(tmp_path / "classes"), "resize": 10}, cache=cache).train
+        shown = [train[i] for i in range(len(train))]
+        assert {(sample.name or "").split("/")[0] for sample in shown} == set(train.classes)
+        for sample in shown:
+            assert sample.category is not None
+            assert (sample.name or "").startswith(train.classes[sample.category])
+
+
 def test_a_set_that_is_read_from_no_file_stays_in_memory(cache: DiskCache) -> None:
     class Made(ImageDataset):
         reads = 0

@@ -21,9 +21,11 @@ from web_bundles import image_bundle, make_bundle, photo, same, task_file
 import img2img
 from img2img import InputError
 from img2img.bundle import load_bundle
-from img2img.data.base import Batch
+from img2img.data.base import Batch, ImageDataset, Sample
 from img2img.inference import Model
+from img2img.inference.prediction import measured_side
 from img2img.masks import task_network
+from img2img.tasks import build_task
 
 ImageLike = NDArray[np.uint8]
 
@@ -69,6 +71,26 @@ def test_a_result_is_what_the_network_gives(model: Model, name: str) -> None:
     made = model.run(name, Image.fromarray(image), side=37)
     assert made.size == (50, 37)
     assert np.array_equal(np.asarray(made), result)
+
+
+class _Blank(ImageDataset):
+    """Grey images of given sizes."""
+
+    def __init__(self, *sizes: tuple[int, int]) -> None:
+        self.sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(image=np.zeros((*self.sizes[index], 3), np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+def test_the_first_test_image_alone_does_not_say_at_which_size_a_task_was_measured(kind: str) -> None:
+    task = build_task({"kind": kind, "classes": ["a", "b"]})
+    assert measured_side(task, _Blank((48, 64), (60, 48))) == 48
+    assert measured_side(task, _Blank((32, 32), (96, 128), (64, 64))) == (96 if kind == "segmentation" else None)
 
 
 @pytest.mark.parametrize(("name", "small"), [("parts", True), ("colour", True), ("edges", False), ("clean", False)])

@@ -124,6 +124,35 @@ def test_a_network_of_which_nothing_can_be_masked_is_refused(backbone: nn.Module
         MaskedNetwork(backbone)
 
 
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_an_embedding_that_changes_with_every_call_is_refused(kind: type[nn.Module]) -> None:
+    for given in ((4, 2), (4, 2, None)):
+        MaskedNetwork(nn.Sequential(kind(*given), nn.Linear(2, 2)))
+    with pytest.raises(InputError, match=r"^0 of the backbone has max_norm=0\.5.*set max_norm to None"):
+        MaskedNetwork(nn.Sequential(kind(4, 2, max_norm=0.5), nn.Linear(2, 2)))
+
+
+class _Counting(nn.Module):
+    """Writes into its own weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 2))
+        self.scale = nn.Parameter(torch.ones(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.scale.mul_(2)
+        return x @ self.weight * self.scale
+
+
+def test_a_layer_that_writes_into_the_backbone_is_found_by_the_first_call() -> None:
+    network = MaskedNetwork(nn.Sequential(_Counting()), select=lambda name, module, parameter: name == "0.weight")
+    network.add_task("a", masks.Piggyback())
+    with pytest.raises(RuntimeError, match="wrote into its weights"):
+        network(torch.ones(1, 2), task="a")
+
+
 def test_a_recurrent_layers_weights_are_masked_when_a_function_selects_them() -> None:
     """Its calls read a list of its own, and not its parameters."""
 

@@ -9,6 +9,7 @@ from mask_zoo import WithHead, evaluate, head, train
 from torch import nn
 
 from img2img import InputError, MaskedNetwork, masks
+from img2img.errors import TrainingDivergedError
 
 
 @pytest.fixture
@@ -68,6 +69,23 @@ def test_a_continued_task_begins_where_it_ended_and_others_stay_bit_equal(net: M
     assert not torch.equal(evaluate(net, "b", x), before["b"])
     assert all(torch.equal(evaluate(net, task, x), before[task]) for task in "ac")
     assert net.hash_backbone() == net.backbone_sha256
+
+
+@pytest.mark.parametrize(
+    "method", [masks.Piggyback(), masks.SupSup(), masks.KSM(), masks.SparseSigns()], ids=lambda m: type(m).__name__
+)
+def test_a_training_that_has_diverged_is_not_frozen(net: MaskedNetwork, method: masks.MaskMethod, x: torch.Tensor) -> None:
+    state = net.add_task("d", method, head=head())
+    name, score = next((n, p) for n, p in state.named_parameters() if n.startswith("masks"))
+    with torch.no_grad():
+        score.view(-1)[0] = torch.nan
+    with pytest.raises(TrainingDivergedError, match=f"^{name} of the task .*NaN"):
+        net.freeze_task("d")
+    assert not state.frozen
+    with torch.no_grad():
+        score.nan_to_num_(0.0)
+    net.freeze_task("d")
+    assert state.frozen
 
 
 def test_continuing_a_task_in_training_changes_nothing(net: MaskedNetwork) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from img2img import InputError, MaskedNetwork, masks
@@ -17,7 +19,7 @@ from img2img.training.backbone import starting_backbone
 from img2img.training.compose import compose, config_folder, plain_config
 from img2img.training.config import Experiment, OptimiserOptions, TaskConfig, TrainOptions, ValidationOptions, read_experiment
 from img2img.training.mask_strategy import groups_of
-from img2img.training.optimiser import DenseAdam, Groups, all_groups, all_of, build_optimisers, schedule
+from img2img.training.optimiser import DenseAdam, Groups, all_groups, all_of, build_optimisers, check_one_optimiser, schedule
 from img2img.validation import checked
 
 DATA = "data_root=somewhere"
@@ -240,6 +242,16 @@ def test_the_scores_optimiser_can_be_chosen_and_then_the_scaling_of_gradients_ma
         moved[scaling] = before - score.detach()
     size = network.masked_weights()["0.weight"].abs().mean()
     torch.testing.assert_close(moved["average"], moved["none"] / size, rtol=1e-4, atol=0)
+
+
+def test_several_optimisers_are_refused_where_the_first_ones_step_may_change_the_scale_of_the_others_gradients() -> None:
+    network = nn.Linear(3, 2)
+    optimisers = [torch.optim.Adam([network.weight]), torch.optim.SGD([network.bias], lr=1.0)]
+    scaled = Fabric(accelerator="cpu", plugins=MixedPrecision("16-mixed", device="cpu", scaler=torch.amp.GradScaler("cpu")))
+    check_one_optimiser(optimisers, Fabric(accelerator="cpu", precision="bf16-mixed"))
+    check_one_optimiser(optimisers[:1], scaled)
+    with pytest.raises(InputError, match=r"16-mixed with 2 optimisers.*bf16-mixed"):
+        check_one_optimiser(optimisers, scaled)
 
 
 @pytest.mark.parametrize(

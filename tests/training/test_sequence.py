@@ -133,6 +133,22 @@ def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path) -
             assert preview.width / preview.height == 2 / 3  # two square images; inputs, outputs and targets in rows
 
 
+def test_what_is_watched_may_change_when_a_training_with_averages_goes_on(config: Make, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"sequence": ["disks"], "evaluation": {"check_images": 2, "panels": 2}}
+    made = config(out=str(tmp_path / "whole"), **options)
+    made["train"] = {**made["train"], "average": {"decay": 0.5}}
+    run(made)
+    for killed, previews in ((True, 2), (False, 0)):
+        again = {**made, "out": str(tmp_path / "run"), "evaluation": {**options["evaluation"], "previews": previews}}
+        if killed:
+            with killed_at(7):
+                run(again)
+            assert (tmp_path / "run" / "checkpoints" / "disks.pt").is_file()
+        else:
+            run(again)
+    assert _same(_tensors(tmp_path / "run"), _tensors(tmp_path / "whole"))
+
+
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", ["disks", "colour"])
 def test_a_run_killed_between_training_and_bookkeeping_repeats_no_step(
