@@ -38,7 +38,7 @@ def _module(name: str) -> str:
     return next((n for n in (name, name.rpartition(".")[0]) if n in MODULES), name)
 
 
-def test_the_graph_of_imports_has_no_circle() -> None:
+def test_the_graph_of_imports_has_no_cycle() -> None:
     graph = {name: {_module(found) for found, _ in _imports(path.read_text())} & MODULES.keys() for name, path in MODULES.items()}
     order = list(TopologicalSorter(graph).static_order())
     assert set(order) == set(MODULES)
@@ -46,7 +46,7 @@ def test_the_graph_of_imports_has_no_circle() -> None:
     assert order.index("img2img.masks.storage") < order.index("img2img.masks.network") < order.index("img2img.masks")
 
 
-def test_a_circle_would_be_found() -> None:
+def test_a_cycle_would_be_found() -> None:
     sources = {"a": "def f():\n    from img2img.masks.b import x", "b": "if TYPE_CHECKING:\n    import img2img.masks.a"}
     graph = {
         f"img2img.masks.{name}": {m for found, _ in _imports(source) for m in (found, found.rpartition(".")[0])}
