@@ -2,7 +2,7 @@
 
 import copy
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import torch
@@ -35,6 +35,7 @@ class FrozenBackbone(nn.Module):
     """
 
     _frozen: dict[str, Tensor] | None
+    _watched: list[Tensor]
     _written: list[int]
     _layers: dict[str, Layer] | None
     _functional: dict[bool, FunctionalModule]
@@ -73,7 +74,8 @@ class FrozenBackbone(nn.Module):
         with self._lock:
             if self._frozen is None:
                 self._frozen = detached(all_tensors(self.backbone))
-                self._written = _versions(self._frozen)
+                self._watched = [tensor for tensor in self._frozen.values() if not tensor.is_inference()]
+                self._written = _versions(self._watched)
             return self._frozen
 
     def norm_modules(self) -> tuple[str, ...]:
@@ -139,7 +141,7 @@ class FrozenBackbone(nn.Module):
             functional: where it runs, see `functional_module_with_hooks`; by default the one that is kept for it.
 
         Raises:
-            RuntimeError: the call ended by an error, and the backbone is no longer what it was.
+            RuntimeError: the call, whether it ended by an error or not, has changed the backbone.
         """
         frozen = self.frozen_tensors()
         if not torch.is_grad_enabled():  # PyTorch takes other kernels of linear layers for weights that require grad, even so
@@ -149,18 +151,21 @@ class FrozenBackbone(nn.Module):
         with self._lock:
             try:
                 if functional is not None:
-                    return functional(tensors, args, kwargs, eval_scope=eval_scope)
-                if not self._head_checked or self._autocast_is_new():
-                    return self._run_and_look(tensors, args, kwargs, eval_scope, by_instance)
-                # Taken away meanwhile: a call within this one, by a hook, gets another.
-                kept = self._functional.pop(by_instance, None) or self._new_functional_module(by_instance)
-                try:
-                    return kept(tensors, args, kwargs, eval_scope=eval_scope, compiled=compiled)
-                finally:
-                    self._functional[by_instance] = kept
+                    output = functional(tensors, args, kwargs, eval_scope=eval_scope)
+                elif not self._head_checked or self._autocast_is_new():
+                    output = self._run_and_look(tensors, args, kwargs, eval_scope, by_instance)
+                else:
+                    # Taken away meanwhile: a call within this one, by a hook, gets another.
+                    kept = self._functional.pop(by_instance, None) or self._new_functional_module(by_instance)
+                    try:
+                        output = kept(tensors, args, kwargs, eval_scope=eval_scope, compiled=compiled)
+                    finally:
+                        self._functional[by_instance] = kept
             except BaseException as error:
                 self._check_whole(error)
                 raise
+            self._check_whole()
+            return output
 
     def autocast_types(self) -> dict[str, torch.dtype]:
         """The types to which autocast casts masked weights that are used once, by name; empty outside of autocast regions.
@@ -198,7 +203,6 @@ class FrozenBackbone(nn.Module):
                 f"head={self.head_name!r} is not the last operation of the backbone, which returned something else than "
                 "its output: wrap the backbone so that the head comes last, or use head=None"
             )
-        self._check_whole()
         self._head_checked = True
         if use is not None and dtype is not None:
             self._autocast[dtype] = use.found()
@@ -206,13 +210,15 @@ class FrozenBackbone(nn.Module):
 
     def _check_whole(self, error: BaseException | None = None) -> None:
         """Raise if something wrote into the backbone's tensors; all are looked at, and their values only if that shows one."""
-        written = self._frozen is not None and _versions(self._frozen) != self._written
-        if written and self.hash_backbone() != self.backbone_sha256:
+        if self._frozen is None or (versions := _versions(self._watched)) == self._written:
+            return
+        if self.hash_backbone() != self.backbone_sha256:
             what = "" if error is None else f", or what ended this call ({type(error).__name__}),"
             raise RuntimeError(
                 f"the backbone is no longer what it was when this network was made: a layer{what} wrote into its weights. Make "
                 "or load the network again"
             ) from error
+        self._written = versions
 
     def _new_functional_module(self, by_instance: bool) -> FunctionalModule:
         functional = FunctionalModule(self.backbone, self._norm_names)
@@ -250,7 +256,7 @@ class FrozenBackbone(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # What is copied: no lock, nothing derived, and a copy is not compiled.
         state = self.__dict__.copy()
-        for key in ("_lock", "_cache", "_frozen", "_written", "_layers", "_functional"):
+        for key in ("_lock", "_cache", "_frozen", "_watched", "_written", "_layers", "_functional"):
             state.pop(key, None)
         return state | {"_compile_options": None}
 
@@ -260,6 +266,6 @@ class FrozenBackbone(nn.Module):
         self._reset_tensors()
 
 
-def _versions(tensors: Mapping[str, Tensor]) -> list[int]:
+def _versions(tensors: Iterable[Tensor]) -> list[int]:
     """Counters of the writes into each tensor."""
-    return [tensor._version for tensor in tensors.values() if not tensor.is_inference()]
+    return [tensor._version for tensor in tensors]
