@@ -13,9 +13,9 @@ from img2img.bundle import add_task_to_bundle, load_bases, task_path
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
 from img2img.masks import Basis, Identity, MaskedNetwork, TaskModule, basis_of_tasks
+from img2img.masks.analysis import relative_parameters
 from img2img.masks.flips import FlipMeter
 from img2img.masks.methods.mixed import names_of_copies
-from img2img.masks.parameter_count import relative_parameters
 from img2img.masks.task_state import TaskState
 from img2img.masks.tensors import total_bytes
 from img2img.training.callback import Callback
