@@ -1,4 +1,4 @@
-"""A task's training log: rows as CSV, scalars for TensorBoard."""
+"""What a training tells: its log, with rows as CSV and scalars for TensorBoard; and callbacks, told by the loop."""
 
 import csv
 import math
@@ -78,6 +78,23 @@ class TrainingLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+class Callback:
+    """What a strategy does in the middle of a training, told of steps and validations; subclasses override what they need."""
+
+    def after_step(self) -> None:
+        """After each step of the optimisers: to set right what they may not change."""
+
+    def after_validation(self, step: int, log: TrainingLog) -> None:
+        """After each validation, to add to the log."""
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values for a checkpoint, from which `load_state` goes on."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -18,10 +18,9 @@ from img2img.masks.flips import FlipMeter
 from img2img.masks.methods.mixed import names_of_copies
 from img2img.masks.task_state import TaskState
 from img2img.masks.tensors import total_bytes
-from img2img.training.callback import Callback
 from img2img.training.config import BasisOfTasks, Experiment, OptimiserOptions
 from img2img.training.finetuned import FinetunedTask
-from img2img.training.log import TrainingLog
+from img2img.training.log import Callback, TrainingLog
 from img2img.training.optimiser import Groups, ParameterGroup
 from img2img.training.results import FinetunedResult
 from img2img.training.strategies import MASKS, STRATEGIES

@@ -13,8 +13,7 @@ from img2img.data.split import limit
 from img2img.errors import InputError
 from img2img.files.atomic import write_atomic
 from img2img.tasks.base import pixels
-from img2img.training.callback import Callback
-from img2img.training.log import TrainingLog
+from img2img.training.log import Callback, TrainingLog
 
 SIDE = 160
 """The longer side of a tile, in pixels: larger images are made smaller, far smaller ones larger by a whole factor."""
