@@ -303,7 +303,7 @@ def relative_parameters(network: MaskedNetwork) -> float:
 
     So count Piggyback, `(32 n + 9 n) / 32 n = 1.28` for nine tasks (section 6), and the affine paper ("counting all tasks and
     excluding the classifiers", tables 1 to 4). Bases of ImpressLearn, which tasks share, are counted by its table 2, see
-    `img2img.research.impresslearn.table2`.
+    `img2img.research.impresslearn.results`.
 
     Raises:
         InputError: a task is still in training.
