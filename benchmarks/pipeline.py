@@ -24,9 +24,9 @@ from torch import nn
 from img2img.backbones import build_backbone
 from img2img.inference.evaluator import Evaluator
 from img2img.training import loop, sequence
-from img2img.training.callback import Callback
 from img2img.training.compose import compose, plain_config
 from img2img.training.distributed import training_precision
+from img2img.training.log import Callback
 from img2img.training.run import run
 
 STEPS, BATCH, IMAGES, CHECKPOINT_EVERY = 14, 32, 2250, 700

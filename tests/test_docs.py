@@ -28,15 +28,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from doc_checks import TINY, TINY_NETWORK, TINY_TRAIN, check_command, check_config
 from doc_pages import (
     DOCS,
     PAGES,
     ROOT,
     SHELLS,
+    TINY,
+    TINY_NETWORK,
+    TINY_TRAIN,
     Block,
     anchors,
     blocks,
+    check_command,
+    check_config,
     commands,
     inline_commands,
     inline_configs,

@@ -1,5 +1,6 @@
 """What is loaded when: the command line and `import img2img` start without the heavy libraries."""
 
+import ast
 import importlib
 import json
 import subprocess
@@ -141,6 +142,18 @@ def test_the_core_loads_what_it_uses_and_matplotlib_only_to_draw_and_pyplot_neve
 def test_neither_the_metrics_of_a_sequence_nor_the_backbones_load_a_heavy_library(steps: dict[str, Any]) -> None:
     assert not {"kornia", "torchmetrics", "torchvision"} & set(steps["sequence metrics"])
     assert not {"segmentation_models_pytorch", "timm", "torchvision", "huggingface_hub"} & set(steps["backbones"])
+
+
+def test_the_mask_core_imports_its_modules_at_their_tops_and_never_its_package() -> None:
+    """The rest, circles and other rooms, is checked by import-linter."""
+    for path in sorted((Path(img2img.__file__).parent / "masks").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                own = [name for name in names if name and name.split(".")[0] == "img2img"]
+                assert not own or node in tree.body, f"{path}: {own} within a function, or for types alone"
+                assert "img2img.masks" not in own, path
 
 
 def test_nothing_of_pytorch_is_replaced_by_an_import_or_after_a_call(steps: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from img2img.errors import InputError
-from img2img.files.shipped import shipped_folder
+from img2img.files.paths import shipped_folder
 
 
 def packaged_bundles() -> dict[str, Path]:

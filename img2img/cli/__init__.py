@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
     # The mask core can be installed without it.
     sys.exit("error: the command line needs more than the mask core: pip install 'img2img[images,train]'")
 
-from img2img.cli import absorb, add_task, evaluate, export, info, report, run, serve, share, tasks, train
+from img2img.cli import add_task, evaluate, export, info, report, run, serve, share, tasks, train
 from img2img.version import __version__
 
 app = typer.Typer(
@@ -53,7 +53,7 @@ _TRAIN, _USE, _EXPORT = "Train", "Use", "Export and share"
 app.command(rich_help_panel=_TRAIN)(train.demo)
 app.command(rich_help_panel=_TRAIN, context_settings=_HYDRA)(train.train)
 app.command(rich_help_panel=_TRAIN)(add_task.add_task)
-app.command(rich_help_panel=_TRAIN)(absorb.absorb)
+app.command(rich_help_panel=_TRAIN)(add_task.absorb)
 app.command(rich_help_panel=_TRAIN)(share.join)
 app.command(rich_help_panel=_TRAIN)(share.import_adapter)
 app.command(rich_help_panel=_TRAIN)(evaluate.evaluate)

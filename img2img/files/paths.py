@@ -1,4 +1,4 @@
-"""The one way in which a path that a user gave is read."""
+"""Paths: the one way in which one that a user gave is read, and folders that come with the package."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -32,3 +32,10 @@ def paths_in(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str,
             yield from paths_in(value, f"{above}{key}.")
         elif isinstance(value, str) and "\0" not in value and key not in ("kind", "name"):
             yield f"{above}{key}", expanded(value)
+
+
+def shipped_folder(name: str) -> Path:
+    """A folder that a wheel carries inside the package, and that lies beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name

@@ -21,10 +21,9 @@ from img2img.masks.methods.piggyback import Piggyback
 from img2img.masks.methods.signs import DenseSigns
 from img2img.masks.methods.sparse_signs import SparseSigns
 from img2img.masks.methods.supsup import SupSup
-from img2img.masks.network import MaskedNetwork
+from img2img.masks.network import MaskedNetwork, TaskModule
 from img2img.masks.random_weights import randomise
 from img2img.masks.task_basis import basis_of_tasks
-from img2img.masks.task_module import TaskModule
 
 __all__ = [
     "DAN",

@@ -13,9 +13,8 @@ from img2img.errors import InputError
 from img2img.files.paths import expanded
 from img2img.files.untrusted import naming
 from img2img.masks.basis_file import MAX_MEMBERS, PARTS, Kind, read_basis_file, write_basis_file
-from img2img.masks.bits import pack_bits, unpack_bits
 from img2img.masks.layers import Layer, erdos_renyi, number_of_ones
-from img2img.masks.tensors import without_cast
+from img2img.masks.tensors import pack_bits, unpack_bits, without_cast
 from img2img.validation import one_of
 
 MAX_DRAWN = 1 << 32

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from img2img.errors import InputError
 from img2img.masks.base import Mask
-from img2img.masks.bits import pack_bits, unpack_bits
 from img2img.masks.layers import Layer
+from img2img.masks.tensors import pack_bits, unpack_bits
 
 
 class BinaryMask(Mask):

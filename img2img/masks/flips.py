@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from img2img.masks.bits import Bits, count_ones
 from img2img.masks.task_state import TaskState
+from img2img.masks.tensors import Bits, count_ones
 
 
 @dataclass(frozen=True)

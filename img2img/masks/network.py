@@ -1,7 +1,7 @@
 """`MaskedNetwork`: one frozen backbone, many tasks, and what is made of them: merged, deployed and trained modules."""
 
 import copy
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -9,9 +9,36 @@ from torch import nn
 from img2img.masks.deployed import DeployedNetwork
 from img2img.masks.instance_norm import use_instance_statistics
 from img2img.masks.task_inference import by_norm_statistics
-from img2img.masks.task_module import TaskModule
 from img2img.masks.task_network import TaskNetwork
 from img2img.masks.tensors import copy_into
+
+
+class TaskModule(nn.Module):
+    """One task of a `MaskedNetwork` as a module of its own: what an optimiser, Fabric or DDP is given.
+
+    Inactive tasks' parameters would fail DDP, and the backbone has nothing to train.
+    """
+
+    def __init__(self, network: TaskNetwork, task: str) -> None:
+        super().__init__()
+        self.state = network.state(task)
+        self.task = task
+        self._network = (network,)  # in a tuple, so that it is not registered
+
+    @property
+    def network(self) -> TaskNetwork:
+        """The network that the task belongs to."""
+        return self._network[0]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's output for this task."""
+        return self.network(*args, task=self.task, **kwargs)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch the network, and with it the task."""
+        self.network.train(mode)
+        self.training = mode
+        return self
 
 
 class MaskedNetwork(TaskNetwork):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from img2img.errors import InputError
-from img2img.masks.bits import pack_bits
 from img2img.masks.task_state import TaskState
+from img2img.masks.tensors import pack_bits
 
 FindTask = Callable[[str], TaskState | None]
 """`find(name)`: the task of that name, of the network that a file is read for; None if there is none."""

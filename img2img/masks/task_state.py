@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from img2img.errors import TrainingDivergedError
 from img2img.masks.base import Mask, MaskMethod
 from img2img.masks.binary import BinaryMask
-from img2img.masks.bits import Bits, pack_bits
 from img2img.masks.functional_module import EvalScope
-from img2img.masks.tensors import all_finite
+from img2img.masks.tensors import Bits, all_finite, pack_bits
 
 NormMode = Literal["own", "statistics", "frozen", "instance"]
 """What of the normalisation is a task's own: parameters and running statistics, the statistics alone, or nothing; "instance": its

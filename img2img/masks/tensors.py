@@ -1,10 +1,17 @@
-"""Small helpers for tensors and for dicts of tensors by name."""
+"""Small helpers for tensors, for dicts of tensors by name, and for packed bits: a bool tensor at one bit an element."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+Bits = npt.NDArray[np.uint8]
+"""Packed bits as numpy has them."""
+
+_ONES_IN_A_BYTE = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
 
 
 def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -62,3 +69,28 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no value is NaN or infinite; one look at the device."""
     found = [tensor.isfinite().all() for tensor in tensors]
     return not found or bool(torch.stack(found).all())
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """Pack a bool tensor, in row-major order of its shape, into uint8, eight to a byte, first bit lowest."""
+    flat = mask.detach().cpu().contiguous().view(-1).numpy()
+    return torch.from_numpy(np.packbits(flat, bitorder="little")).to(mask.device)
+
+
+def as_factor(mask: Tensor) -> Tensor:
+    """A bool tensor as one of int8 zeros and ones, without a copy: multiplying by it is half as fast again on a CPU."""
+    return mask.view(torch.int8)
+
+
+def unpack_bits(bits: Tensor, shape: torch.Size) -> Tensor:
+    """The bool tensor of `shape` that `pack_bits` packed."""
+    if bits.device.type == "cpu":
+        flat = np.unpackbits(bits.numpy(), count=shape.numel(), bitorder="little")
+        return torch.from_numpy(flat).view(torch.bool).view(shape)
+    shifts = torch.arange(8, dtype=torch.uint8, device=bits.device)
+    return (bits.unsqueeze(1) >> shifts & 1).view(-1)[: shape.numel()].view(shape).bool()
+
+
+def count_ones(bits: Bits) -> int:
+    """How many bits are one."""
+    return int(_ONES_IN_A_BYTE[bits].sum(dtype=np.int64))

@@ -9,8 +9,8 @@ from torch import Tensor
 from img2img.errors import InputError
 from img2img.masks.base import Mask
 from img2img.masks.binary import BinaryMask
-from img2img.masks.bits import pack_bits, unpack_bits
 from img2img.masks.layers import Layer
+from img2img.masks.tensors import pack_bits, unpack_bits
 
 
 class TernaryMask(BinaryMask):

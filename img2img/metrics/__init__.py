@@ -9,7 +9,6 @@
 - `per_image`: a mean over images, the base of most of the above, and the checks of their inputs.
 - `extra_metrics`: metrics of torchmetrics in addition to those of a task.
 - `sequence`: skills relative to a baseline, backward and forward transfer, forgetting. Plain Python.
-- `decathlon`: the score of the Visual Domain Decathlon, also exported here. Plain Python.
 
 Every metric object has `update`, `compute` and `reset`. `compute` returns a `dict[str, float]` of plain floats, and raises
 `InputError` before anything has been measured. Batches come from any device. Of several processes one measures a whole set, so
@@ -22,8 +21,6 @@ imported when it is first used: torchmetrics takes as long to import as torch, a
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from img2img.metrics.decathlon import FINETUNED, DecathlonScore, decathlon_score, score_per_parameter
-
 if TYPE_CHECKING:
     from img2img.metrics.accuracy import AccuracyMetrics
     from img2img.metrics.colour import ColourMetrics, LabMetrics
@@ -32,21 +29,17 @@ if TYPE_CHECKING:
     from img2img.metrics.style import StyleMetrics, StyleWeights, gram, perceptual_distance, style_terms
 
 __all__ = [
-    "FINETUNED",
     "AccuracyMetrics",
     "ColourMetrics",
-    "DecathlonScore",
     "ImageQualityMetrics",
     "LabMetrics",
     "LightMatchedMetrics",
     "SegmentationMetrics",
     "StyleMetrics",
     "StyleWeights",
-    "decathlon_score",
     "gram",
     "majority_class",
     "perceptual_distance",
-    "score_per_parameter",
     "style_terms",
 ]
 

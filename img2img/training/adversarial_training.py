@@ -7,10 +7,9 @@ from torch import Tensor
 
 from img2img.tasks.adversary import Adversary
 from img2img.tasks.base import Example
-from img2img.training.callback import Callback
 from img2img.training.config import TrainOptions
 from img2img.training.distributed import Fabric, Processes
-from img2img.training.log import TrainingLog
+from img2img.training.log import Callback, TrainingLog
 from img2img.training.optimiser import schedule
 
 

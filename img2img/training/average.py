@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from img2img.masks.base import Mask
-from img2img.training.callback import Callback
 from img2img.training.config import AverageOptions
+from img2img.training.log import Callback
 
 
 def decay_at(updates: int, decay: float) -> float:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from img2img.errors import InputError
-from img2img.files.shipped import shipped_folder
+from img2img.files.paths import shipped_folder
 from img2img.masks import METHODS
 from img2img.training.config import ExperimentConfig
 from img2img.training.config.launcher import LAUNCHERS

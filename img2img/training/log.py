@@ -1,4 +1,4 @@
-"""A task's training log: rows as CSV, scalars for TensorBoard."""
+"""What a training tells: its log, with rows as CSV and scalars for TensorBoard; and callbacks, told by the loop."""
 
 import csv
 import math
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from img2img.errors import InputError
 from img2img.files.atomic import write_atomic
 
 WRITE_EVERY = 2.0
@@ -80,6 +81,23 @@ class TrainingLog:
             self._writer.close()
 
 
+class Callback:
+    """What a strategy does in the middle of a training, told of steps and validations; subclasses override what they need."""
+
+    def after_step(self) -> None:
+        """After each step of the optimisers: to set right what they may not change."""
+
+    def after_validation(self, step: int, log: TrainingLog) -> None:
+        """After each validation, to add to the log."""
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values for a checkpoint, from which `load_state` goes on."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+
+
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
 
@@ -90,3 +108,22 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             writer.writerows(rows)
 
     write_atomic(path, write)
+
+
+def load_states(callbacks: Sequence[Callback], states: Mapping[str, dict[str, Any]], checkpoint: Path) -> None:
+    """Let callbacks go on from their states in a checkpoint, which are told by the names of their classes.
+
+    One whose state is empty, such as a preview, may be new or be left out.
+
+    Raises:
+        InputError: the state of one is missing.
+    """
+    for callback in callbacks:
+        name = type(callback).__name__
+        if name in states:
+            callback.load_state(states[name])
+        elif callback.state():
+            raise InputError(
+                f"the checkpoint {checkpoint} has no state of {name}: expected it, as this training has one; delete the "
+                "checkpoint, and the task starts again; finished tasks are kept"
+            )

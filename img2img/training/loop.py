@@ -19,11 +19,10 @@ from img2img.tasks.adversary import Adversary
 from img2img.tasks.base import Example
 from img2img.training.adversarial_training import AdversarialTraining
 from img2img.training.average import WeightAverage
-from img2img.training.callback import Callback, load_states
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.config import TrainOptions
 from img2img.training.distributed import Fabric, Processes
-from img2img.training.log import TrainingLog
+from img2img.training.log import Callback, TrainingLog, load_states
 from img2img.training.optimiser import (
     Groups,
     all_groups,

@@ -14,15 +14,14 @@ from img2img.errors import InputError
 from img2img.inference.evaluator import Network
 from img2img.inference.prediction import measured_side
 from img2img.masks import Basis, Identity, MaskedNetwork, TaskModule, basis_of_tasks
+from img2img.masks.analysis import relative_parameters
 from img2img.masks.flips import FlipMeter
 from img2img.masks.methods.mixed import names_of_copies
-from img2img.masks.parameter_count import relative_parameters
 from img2img.masks.task_state import TaskState
 from img2img.masks.tensors import total_bytes
-from img2img.training.callback import Callback
 from img2img.training.config import BasisOfTasks, Experiment, OptimiserOptions
 from img2img.training.finetuned import FinetunedTask
-from img2img.training.log import TrainingLog
+from img2img.training.log import Callback, TrainingLog
 from img2img.training.optimiser import Groups, ParameterGroup
 from img2img.training.results import FinetunedResult
 from img2img.training.strategies import MASKS, STRATEGIES

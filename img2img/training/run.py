@@ -18,8 +18,7 @@ from img2img.masks import MaskedNetwork
 from img2img.training.collect import collect_results
 from img2img.training.config import read_experiment
 from img2img.training.mask_report import describe_masks
-from img2img.training.output_images import save_outputs
-from img2img.training.panels import save_panels
+from img2img.training.output_images import save_outputs, save_panels
 from img2img.training.run_folder import SavedConfig, alone, clear, keep_config
 from img2img.training.sequence import ProgressFor, SequenceRunner
 from img2img.training.strategies import MASKS

@@ -18,8 +18,8 @@ from img2img.errors import InputError
 from img2img.inference.evaluator import Evaluator, Network
 from img2img.masks import MaskedNetwork
 from img2img.tasks import Task
-from img2img.training.callback import Callback
 from img2img.training.config import Experiment, TaskConfig, TrainOptions
+from img2img.training.log import Callback
 from img2img.training.loop import Batches, Objective
 from img2img.training.optimiser import Groups
 from img2img.training.results import FinetunedResult

@@ -157,7 +157,7 @@ def serve(
         raise InputError(
             f"--teach with {got}: expected this machine alone, since whoever reaches the page could train; leave one out"
         )
-    from img2img.web.shutdown import uvicorn_server
+    from img2img.web.uvicorn_server import uvicorn_server
 
     with listen(host, port) as listening:
         app = bundle_app(

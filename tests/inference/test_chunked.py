@@ -18,7 +18,7 @@ from img2img.inference import Model, chunked, prediction, resize
 from img2img.inference.evaluator import Evaluator
 from img2img.inference.resize import brought_back, resized_rows, rows_needed
 from img2img.inference.tiling import run_any_size
-from img2img.tasks import canny
+from img2img.tasks import edges
 
 ImageLike = NDArray[np.uint8]
 
@@ -47,7 +47,7 @@ def classifier(make_bundle: Callable[..., Path]) -> Model:
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "CHUNK_PIXELS", 5000)
     monkeypatch.setattr(resize, "_AT_ONCE", 9000)
-    monkeypatch.setattr(canny, "WHOLE", 20_000)
+    monkeypatch.setattr(edges, "WHOLE", 20_000)
 
 
 def _image(height: int, width: int) -> ImageLike:
@@ -66,7 +66,7 @@ def _both(model: Model, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any])
         assert called
     with monkeypatch.context() as patch:
         patch.setattr(prediction, "in_parts", lambda *_: False)
-        patch.setattr(canny, "WHOLE", 1 << 30)
+        patch.setattr(edges, "WHOLE", 1 << 30)
         return parts, run()
 
 
@@ -178,7 +178,7 @@ def test_canny_in_strips_is_kornias() -> None:
         images = torch.from_numpy(np.stack([_image(*size), _image(*size)[::-1]])).permute(0, 3, 1, 2)
         expected = kornias(images / 255)[1]
         assert expected.mean() > 0.01
-        assert (canny.canny_edges(images) != expected).float().mean() < 1e-4
+        assert (edges.canny_edges(images) != expected).float().mean() < 1e-4
 
 
 def test_a_view_is_bounded(model: Model, classifier: Model) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from img2img import InputError
 from img2img.masks import coding
-from img2img.masks.bits import pack_bits, unpack_bits
 from img2img.masks.coding import coder, decode, encode, entropy_bits
+from img2img.masks.tensors import pack_bits, unpack_bits
 
 DENSITIES = [0.0, 1e-4, 0.02, 0.5, 0.97, 1.0]
 HEADER_BITS = 8 * 16  # kind, counts, CRC-32 and the coder's last words

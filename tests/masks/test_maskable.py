@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations, prune
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.backbones import build_backbone
-from img2img.masks.parameter_count import relative_parameters, task_bits
+from img2img.masks.analysis import relative_parameters, task_bits
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -21,9 +21,7 @@ from img2img.data.base import Batch
 from img2img.data.cache import CachedDataset
 from img2img.data.datasets.decathlon import DECATHLON, Decathlon
 from img2img.errors import InputError
-from img2img.metrics import decathlon_score
-from img2img.metrics.decathlon import FINETUNED
-from img2img.research.decathlon import MADE, OFFICIAL, SEEN, finish, note_of, predict, score_of
+from img2img.research.decathlon import FINETUNED, MADE, OFFICIAL, SEEN, decathlon_score, finish, note_of, predict, score_of
 from img2img.tasks import Task, build_task
 from img2img.training.compose import compose, plain_config
 from img2img.training.config import read_experiment

@@ -23,9 +23,9 @@ from img2img.research.impresslearn import measurements, run
 from img2img.research.impresslearn.numbered_tasks import NumberedTasks, build_numbered_tasks, standardised, synthetic_tasks
 from img2img.research.impresslearn.options import Study, TrainOptions, read_study
 from img2img.research.impresslearn.report import rebuild_report
+from img2img.research.impresslearn.results import TABLE_2, TableRow
 from img2img.research.impresslearn.resume_check import check_earlier
 from img2img.research.impresslearn.study_network import Job, StudyNetwork
-from img2img.research.impresslearn.table2 import TABLE_2, Row
 from img2img.training.compose import compose, plain_config
 
 pytestmark = pytest.mark.usefixtures("without_curves")
@@ -233,7 +233,7 @@ def test_a_mask_of_the_workbench_is_the_one_that_its_task_alone_would_get(tmp_pa
 
 
 @pytest.mark.parametrize("row", TABLE_2, ids=lambda row: f"{row.data}, {row.network}")
-def test_table_2_comes_out_as_it_is_printed(row: Row) -> None:
+def test_table_2_comes_out_as_it_is_printed(row: TableRow) -> None:
     for got, printed in zip((row.mask, row.task, row.savings), row.printed, strict=True):
         digits = len(f"{printed}".partition(".")[2]) if printed != int(printed) else 0
         assert abs(got - printed) < 10**-digits, "the paper cuts digits off as often as it rounds"

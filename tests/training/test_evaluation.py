@@ -23,7 +23,7 @@ from img2img.errors import InputError
 from img2img.reports.page import write_report
 from img2img.training.evaluation import evaluate_run
 from img2img.training.output_check import max_abs_difference
-from img2img.training.panels import overview
+from img2img.training.output_images import overview
 from img2img.training.run import run
 
 Make = Callable[..., dict[str, Any]]

@@ -53,7 +53,7 @@ def http(url: str) -> Iterator[httpx.Client]:
 def serving(model: Any, *, teach: Any = None, token: str | None = None, watch: bool = False, **limits: Any) -> Iterator[str]:
     from img2img.web import Limits, build_app
     from img2img.web.server import listen
-    from img2img.web.shutdown import uvicorn_server
+    from img2img.web.uvicorn_server import uvicorn_server
 
     app = build_app(model, Limits(**limits), teach=teach, token=token, watch=watch)
     with listen("127.0.0.1", 0) as listening:

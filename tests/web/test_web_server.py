@@ -25,8 +25,8 @@ from web_service import ROOT, start
 import img2img
 from img2img import InputError
 from img2img.web import TeachOptions, build_app, security, serve
-from img2img.web.connections import Connection
 from img2img.web.server import listen
+from img2img.web.uvicorn_server import Connection
 
 
 def test_it_talks_to_nobody_and_ctrl_c_stops_it(bundle: Path, tmp_path: Path) -> None:

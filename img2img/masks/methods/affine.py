@@ -12,10 +12,9 @@ from img2img.errors import InputError
 from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
-from img2img.masks.bits import as_factor
 from img2img.masks.layers import Layer
 from img2img.masks.methods.piggyback import below, select
-from img2img.masks.tensors import widened
+from img2img.masks.tensors import as_factor, widened
 from img2img.validation import one_of
 
 Surrogate = Literal["identity", "sigmoid"]

@@ -13,8 +13,8 @@ from img2img.errors import InputError
 from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
-from img2img.masks.bits import as_factor
 from img2img.masks.layers import Layer, erdos_renyi, number_of_ones
+from img2img.masks.tensors import as_factor
 from img2img.validation import one_of
 
 Allocation = Literal["layer", "global", "erdos_renyi"]

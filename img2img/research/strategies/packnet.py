@@ -10,7 +10,7 @@ from img2img.errors import InputError
 from img2img.inference.evaluator import Network
 from img2img.masks.coding import encode
 from img2img.research.strategies.shared import SharedNorm, SharedStrategy, within
-from img2img.training.callback import Callback
+from img2img.training.log import Callback
 from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, in_range
 from img2img.validation import one_of

@@ -18,10 +18,9 @@ from img2img.bundle import HEAD
 from img2img.masks import MaskedNetwork, Mixed, Piggyback, SparseSigns
 from img2img.research.strategies import EWC, FineTune, HeadOnly, Joint, LwF, PackNet, Scratch, Sequential
 from img2img.training.average import WeightAverage, decay_at
-from img2img.training.callback import Callback
 from img2img.training.config import AverageOptions, OptimiserOptions, TrainOptions
 from img2img.training.config.read import merged
-from img2img.training.log import TrainingLog
+from img2img.training.log import Callback, TrainingLog
 from img2img.training.loop import fit
 from img2img.training.mask_strategy import FlipLog, groups_of
 from img2img.training.optimiser import all_of, build_optimisers, start_momentum

@@ -1,24 +1,46 @@
-"""Connections that stall: uvicorn bounds how long an idle one is kept, and nothing else. Here each stage has its time.
+"""uvicorn within limits: connections that stall, and a graceful shutdown.
 
-From its beginning, or the answer before, until the head of a request is whole: `HEAD_SECONDS`. The body: `guard` bounds it. An
-answer that its client does not take: `Limits.upload_seconds`. Beyond `Limits.connections`, and from one address
-`Limits.address_connections`, the connection that has been idle the longest makes room; where all are busy the new one is refused.
+uvicorn bounds how long an idle connection is kept, and nothing else. Here each stage has its time. From its beginning, or the
+answer before, until the head of a request is whole: `HEAD_SECONDS`. The body: `security` bounds it. An answer that its client
+does not take: `Limits.upload_seconds`. Beyond `Limits.connections`, and from one address `Limits.address_connections`, the
+connection that has been idle the longest makes room; where all are busy the new one is refused.
+
+At the shutdown active requests finish within a grace time, and new ones get 503.
 """
 
 import asyncio
 import ipaddress
+import logging
+import socket
+import time
 from typing import Any
 
+import anyio
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from img2img.web.limits import Limits
 from img2img.web.security import error_body
+from img2img.web.service import CANCEL_SECONDS, Service
 
 HEAD_SECONDS = 15.0
 KEEP_ALIVE = 5
 """Seconds of `HEAD_SECONDS` for which uvicorn keeps a connection without a new request."""
 
 POLL_SECONDS = 0.5
+
+SHUTDOWN_SECONDS = CANCEL_SECONDS + 1.5
+"""Seconds that the shutdown itself may take."""
+
+
+def uvicorn_server(app: Any) -> uvicorn.Server:
+    """A server for an application of `server.build_app`, within its limits."""
+    service: Service = app.state.service
+    config = uvicorn.Config(
+        app, http=connection_class(service.limits), ws="none", log_config=None, log_level="warning", access_log=False,
+        server_header=False, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    return _Server(config, service)
 
 
 def connection_class(limits: Limits) -> type[asyncio.Protocol]:
@@ -98,3 +120,32 @@ class Connection(H11Protocol):
         again = "retry-after: 2\r\n" if status == 503 else ""
         self.transport.write(f"{head}{again}connection: close\r\n\r\n".encode() + content)
         self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, while the socket still listens and answers; then as uvicorn does."""
+        self._service.stop()
+        await self._quiet(self._service.limits.grace_seconds - SHUTDOWN_SECONDS)
+        self._service.end()
+        await self._quiet(CANCEL_SECONDS + 0.5)
+        # uvicorn would print a traceback for each request that it cuts off.
+        log = logging.getLogger("uvicorn.error")
+        level = log.level
+        log.setLevel(logging.CRITICAL)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            log.setLevel(level)
+
+    async def _quiet(self, seconds: float) -> None:
+        """Wait until nothing runs or waits and every answer is on its way; or a second Ctrl-C, or the time is over."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.force_exit:
+            await anyio.sleep(0.05)  # also for an answer that has been made and not sent
+            if not self._service.busy and not any(c.unsent for c in self.server_state.connections if isinstance(c, Connection)):
+                return
