@@ -5,7 +5,6 @@ colours, weights bring the rare, saturated ones to bear, and the annealed mean p
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Annotated, Any
 
 import torch
@@ -62,6 +61,7 @@ class ColourBins:
     Attributes:
         options: likewise.
         index: (Q, 2) the centres in units of the grid, a and b, sorted.
+        centres: (Q, 2) likewise in Lab units.
         sigma: deviation of the Gaussians in Lab units.
         weights: (Q,) of pixels by their nearest bin, see `class_weights`; ones until `fit`.
     """
@@ -69,16 +69,12 @@ class ColourBins:
     def __init__(self, options: BinOptions) -> None:
         self.options = options
         self.index = gamut_bins(options.grid) if options.centres is None else torch.tensor(options.centres)
+        self.centres = options.grid * self.index.float()  # now: one first made while a graph is traced would be a part of it
         self.sigma = options.grid / 2 if options.sigma is None else options.sigma
         self.weights = torch.ones(len(self.index), dtype=torch.float32)
 
     def __len__(self) -> int:
         return len(self.index)
-
-    @cached_property
-    def centres(self) -> Tensor:
-        """(Q, 2) a and b of the bins in Lab units."""
-        return self.options.grid * self.index.float()
 
     def stored(self) -> dict[str, Any]:
         """What running needs, as plain JSON values."""

@@ -19,6 +19,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "segmentation": {"kind": "segmentation", "classes": ["ground", "disk", "sky"]},
     "classification": {"kind": "classification", "classes": ["a", "b", "c", "d"]},
     "colourisation": {"kind": "colourisation"},
+    "bins": {"kind": "colourisation", "bins": {"grid": 40}},
+    "super_resolution": {"kind": "super_resolution", "factor": 2},
     "style": {"kind": "style"},
     "edges": {"kind": "edges", "drawing": "sobel"},
     "canny": {"kind": "edges", "drawing": "canny"},
