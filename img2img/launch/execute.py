@@ -99,7 +99,7 @@ def _learn(experiment: Experiment, sources: Mapping[str, Path], store: Store, st
             runner.prepare()
             clear(runner.folder, runner.progress, experiment)
             keep_config(runner.folder, SavedConfig.plain({"sequence": list(experiment.sequence)}))
-            with logged_to(runner.folder / "log.txt", Console()):
+            with logged_to(Console(), runner.folder / "log.txt"):
                 runner.run(progress_for=status.progress_for)
 
 
