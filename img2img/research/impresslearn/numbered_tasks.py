@@ -12,7 +12,7 @@ from torch import Tensor
 
 from img2img.backbones.lenet import MNIST_MEAN, MNIST_STD
 from img2img.data.arrays import ArrayDataset
-from img2img.data.datasets.mnist import ANGLES, permuted_task, rotated_task
+from img2img.data.datasets.mnist import ANGLES, permuted, permuted_task, rotated_task
 from img2img.errors import InputError
 from img2img.research.impresslearn.options import CLASSES
 from img2img.research.impresslearn.stacked_training import Batch
@@ -167,7 +167,7 @@ def synthetic_tasks(*, size: int = 8, train: int = 2000, test: int = 500, noise:
 
     def source(number: int, part: Part) -> ArrayDataset:
         images, classes = drawn[part]
-        names, change = [str(c) for c in range(CLASSES)], partial(_permuted, number=number)
+        names, change = [str(c) for c in range(CLASSES)], partial(permuted, number=number)
         return ArrayDataset(images, classes, classes=names, name=f"made-{number}-{part}", change=change)
 
     return NumberedTasks("permutation", source)
@@ -176,8 +176,3 @@ def synthetic_tasks(*, size: int = 8, train: int = 2000, test: int = 500, noise:
 def _speckled(rng: np.random.Generator, count: int, size: int) -> NDArray[np.uint8]:
     values = rng.integers(0, 256, (count, size, size), dtype=np.uint8)
     return np.where(rng.random(values.shape) < 0.25, values, np.uint8(0))
-
-
-def _permuted(images: NDArray[np.uint8], *, number: int) -> NDArray[np.uint8]:
-    pixels = images.reshape(len(images), -1)
-    return pixels[:, np.random.default_rng(number).permutation(pixels.shape[1])].reshape(images.shape)
