@@ -25,7 +25,7 @@ from img2img.training.run_folder import SavedConfig, alone, clear, keep_config
 from img2img.training.sequence import SequenceRunner
 
 STATUS = "status.json"
-"""Of a job in its folder: where it runs and how far it is, see `Status`."""
+"""Of a job in its folder: where it runs and how far it is, see `_Status`."""
 _EVERY = 2.0
 """Seconds between two writings of it."""
 
