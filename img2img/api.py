@@ -14,6 +14,7 @@ from img2img.files.writable import check_writable
 from img2img.masks import METHODS
 from img2img.masks.task_store import check_task_name
 from img2img.registry import import_modules
+from img2img.reports.page import write_report
 from img2img.training import run as running
 from img2img.training.config.read import merged
 from img2img.training.run import Then
@@ -30,13 +31,6 @@ def run(
 ) -> dict[str, Any]:
     """Run an experiment into its folder, see `training.run.run`, and write the page `report.html` there."""
     return running.run(config, composed=composed, then=then, report=write_report, bars=bars)
-
-
-def write_report(folder: Path) -> Path:
-    """Write the page of a finished run, see `reports.page.write_report`."""
-    from img2img.reports import page  # with matplotlib, at the end of the run
-
-    return page.write_report(folder)
 
 
 def add_task(

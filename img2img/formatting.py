@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from collections.abc import Sequence
 
 DASH = "—"
 """Stands where there is no value."""
@@ -82,6 +83,12 @@ def escape(text: str) -> str:
     """`text` on one line of HTML that passes through a reader of Markdown: neither sees anything in it but text."""
     line = " ".join(text.split())  # after an empty line Markdown would read on, whatever tag is open
     return "".join(f"&#{ord(c)};" if c.isascii() and not c.isalnum() and c != " " else c for c in line if _is_text(c))
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown; a cell may hold any text."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def _is_text(character: str) -> bool:

@@ -65,7 +65,7 @@ IMAGE_TASKS: Mapping[str, Mapping[str, Any]] = {
 @pytest.fixture
 def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages without learning curves, whose drawing takes longer than the tests' trainings: for tests of something else."""
-    monkeypatch.setattr("img2img.reports.page.learning_curve", lambda *_, **__: "")
+    monkeypatch.setattr("img2img.reports.figures.learning_curve", lambda *_, **__: "")
 
 
 @pytest.fixture(scope="session")

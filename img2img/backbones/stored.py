@@ -32,7 +32,7 @@ def rebuild_backbone(
 
     Args:
         spec: what a file says of it; `weights` in it, of whatever origin, are ignored.
-        shapes: the file's tensors, see `untrusted.tensor_shapes`.
+        shapes: the file's tensors, see `tensors.tensor_shapes`.
         path: the file, for messages.
         with_head: whether the file has the head's tensors too.
 

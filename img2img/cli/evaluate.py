@@ -8,6 +8,7 @@ import typer
 
 from img2img.cli.options import Device, Json
 from img2img.cli.output import print_table
+from img2img.formatting import DASH
 
 
 def evaluate(
@@ -39,4 +40,4 @@ def evaluate(
 
 
 def _shown(value: float | None) -> str:
-    return "—" if value is None else f"{value:.4g}"
+    return DASH if value is None else f"{value:.4g}"

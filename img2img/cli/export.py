@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import Bundle, Json, Overwrite, check_new
+from img2img.cli.options import ALL, Bundle, Json, Overwrite, check_new
 from img2img.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def export(
 
     fixed = None if size is None else _size(size)
     check_outside(bundle, out)
-    names = read_bundle(bundle_folder(bundle))["tasks"] if task == "all" else [task]
-    into_folder = task == "all" or format == SHARED
+    names = read_bundle(bundle_folder(bundle))["tasks"] if task == ALL else [task]
+    into_folder = task == ALL or format == SHARED
     ending = FORMATS.get(format or "onnx", ".onnx")
     check_new((out / f"{name}{ending}" for name in names) if into_folder else [out], overwrite=overwrite)
-    if task == "all":
+    if task == ALL:
         if task in names:
             raise InputError(
                 f"{bundle} has a task {task!r}, and that name stands for every task: name another task, or export this one in "

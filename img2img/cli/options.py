@@ -25,6 +25,9 @@ BundleOption = Annotated[
     ),
 ]
 DEFAULT_BUNDLE = Path("starter")
+ALL = "all"
+"""Stands for every task."""
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task's name.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 OnRay = Annotated[

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from img2img.errors import INTERRUPTED, InputError, TrainingDivergedError
+from img2img.formatting import DASH
 
 USER_ERRORS = (InputError, TrainingDivergedError, OSError, MemoryError)
 """What a user can correct."""
@@ -46,4 +47,4 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
     for key, value in facts.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        typer.echo(f"{key:>28}  {'—' if shown in (None, '') else shown}")
+        typer.echo(f"{key:>28}  {DASH if shown in (None, '') else shown}")

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import DEFAULT_BUNDLE, Address, BundleOption, Device, Gpus, Json, OnRay, Overwrite
+from img2img.cli.options import ALL, DEFAULT_BUNDLE, Address, BundleOption, Device, Gpus, Json, OnRay, Overwrite
 from img2img.files.paths import expanded
 
 if TYPE_CHECKING:
     from img2img.inference import Model
-
-ALL = "all"
 
 
 def run(

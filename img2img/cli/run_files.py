@@ -1,6 +1,5 @@
 """From what a user names on the command line to files that a task makes of it."""
 
-import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,18 +10,16 @@ from img2img.cli.options import check_new
 from img2img.cli.video import VIDEOS, make_frames, make_video, video_ending
 from img2img.data.images.listing import list_images
 from img2img.errors import InputError
-from img2img.files.atomic import clear_leftovers, write_atomic
-from img2img.files.json_files import write_json
+from img2img.files.atomic import clear_leftovers
 from img2img.files.paths import expanded
+from img2img.files.results import write_result
+from img2img.files.writable import ends_all
 
 if TYPE_CHECKING:
     from img2img.inference import Model
 
 Failure = InputError | OSError | MemoryError
 """What one file can fail by, without the others."""
-
-_EVERY_FILE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors of the system that the next file would meet as well."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +110,14 @@ def run_images(model: "Model", jobs: Sequence[Job], *, overwrite: bool, **option
     results = model.stream(jobs[0].task, (job.source for job in jobs), errors="return", **options)
     for job, result in zip(jobs, results, strict=True):
         failed = isinstance(result, InputError | MemoryError)
-        yield job, result if failed else write_result(job.target, result, overwrite=overwrite)
+        yield job, result if failed else _written(job.target, result, overwrite=overwrite)
 
 
 def run_video(model: "Model", job: Job, *, overwrite: bool, **options: Any) -> Failure | None:
     """Make a video's result, a video or a folder of frames; the error where that cannot be."""
 
     def write(path: Path, result: Any) -> None:
-        if (error := write_result(path, result, overwrite=overwrite)) is not None:
+        if (error := _written(path, result, overwrite=overwrite)) is not None:
             raise error
 
     try:
@@ -130,27 +127,17 @@ def run_video(model: "Model", job: Job, *, overwrite: bool, **options: Any) -> F
             clear_leftovers(job.target.parent)  # videos are large
             make_video(model, job.task, job.source, job.target, **options)
     except (InputError, OSError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno in _EVERY_FILE:
+        if ends_all(error):
             raise
         return error
     return None
 
 
-def write_result(path: Path, result: Any, *, overwrite: bool) -> Failure | None:
-    """Write an image as PNG, or scores as JSON; the error where that cannot be.
-
-    Raises:
-        OSError: one that would end every other file as well, such as a full disk.
-    """
+def _written(path: Path, result: Any, *, overwrite: bool) -> Failure | None:
+    """See `write_result`; also the error where there is a file already."""
     try:
         # Looked at again, since names that differ by case alone may be one file.
         check_new([path], overwrite=overwrite)
-        if isinstance(result, dict):
-            write_json(path, result)
-        else:
-            write_atomic(path, lambda temporary: result.save(temporary, format="PNG"))
-    except (InputError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in _EVERY_FILE:
-            raise
+    except InputError as error:
         return error
-    return None
+    return write_result(path, result)

@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import Bundle, BundleOption, Json, Overwrite, check_new, read_text
+from img2img.cli.options import Bundle, BundleOption, Json, Overwrite, TaskName, check_new, read_text
 from img2img.cli.output import print_facts
 
 app = typer.Typer(help="Share a bundle: write it with a model card, or send it to the Hub.", no_args_is_help=True)
 
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task's name.", show_default=False)]
 License = Annotated[str | None, typer.Option(help="Of the weights, as the Hub names licences: apache-2.0.")]
 
 

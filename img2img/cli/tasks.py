@@ -7,13 +7,11 @@ from typing import Annotated
 
 import typer
 
-from img2img.cli.options import Bundle, Json, Overwrite, check_new
+from img2img.cli.options import Bundle, Json, Overwrite, TaskName, check_new
 from img2img.cli.output import print_facts, print_table
 from img2img.formatting import DASH
 
 app = typer.Typer(help="List, show, delete and compare the tasks of a bundle.", no_args_is_help=True)
-
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task's name.", show_default=False)]
 
 
 @app.command("list")

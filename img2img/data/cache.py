@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,11 +100,6 @@ class CachedDataset(ImageDataset):
         self.__dict__.update(state)
         self.forget()
 
-    @property
-    def bytes_kept(self) -> int:
-        """How much memory the kept images take, in bytes."""
-        return self._bytes
-
     def __len__(self) -> int:
         return len(self._dataset)
 
@@ -181,8 +176,8 @@ class CachedDataset(ImageDataset):
         """Those of the set that is read."""
         return self._dataset.common_files()
 
-    def preload(self, progress: Callable[[int, int], object] | None = None) -> None:
-        """Decode until every image is kept or the memory is used up; `progress(done, total)` is called after each.
+    def preload(self) -> None:
+        """Decode until every image is kept or the memory is used up.
 
         What goes to disk is left to whoever asks for it first, which several processes do at once.
         """
@@ -191,8 +186,6 @@ class CachedDataset(ImageDataset):
             return
         for index in range(len(self)):
             self[index]
-            if progress is not None:
-                progress(index + 1, len(self))
             if index not in self._kept:
                 warn_once(
                     f"{self.name}: {len(self._kept)} of {len(self)} images fit into the {self._max_bytes / 1e9:.1f} GB of memory "

@@ -16,6 +16,7 @@ import safetensors
 
 from img2img.errors import InputError
 from img2img.files.paths import expanded
+from img2img.files.writable import FORBIDDEN, FULL
 
 _numbers = itertools.count()
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
@@ -104,7 +105,7 @@ def _disk_error(error: BaseException) -> OSError | None:
     return cause if cause is not None and cause.errno in _OF_THE_DISK else None
 
 
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_OF_THE_DISK = FULL | {errno.EFBIG, errno.EIO}
 
 
 def cannot_write(path: Path, error: OSError) -> OSError:
@@ -116,7 +117,7 @@ def cannot_write(path: Path, error: OSError) -> OSError:
 
 
 def _remedy(number: int | None) -> str:
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if number in FORBIDDEN:
         return "Make the folder writable or choose another one, then run again"
     if number == errno.ENAMETOOLONG:
         return "Choose a shorter name or another folder, then run again"
@@ -124,7 +125,7 @@ def _remedy(number: int | None) -> str:
         return "Raise the limit on the size of files (ulimit -f) or choose another disk, then run again"
     if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
         return "A file is where a folder is needed, or the other way round: choose another path, then run again"
-    if number in (errno.ENOSPC, errno.EDQUOT, None):
+    if number is None or number in FULL:
         return "Free some space or choose another folder, then run again"
     return "Check the path and the disk, then run again"
 

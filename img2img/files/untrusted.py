@@ -8,11 +8,13 @@ from typing import Any
 
 from img2img.errors import InputError
 
+_MAX_TEXT = 1000
+
 MAX_NAME = 200
 """Letters of the longest name: of a task or a basis, which name files, and of a tensor's part of a description."""
 
 
-def check_plain(value: Any, what: str, *, depth: int = 5, most: int = 10_000, longest: int = 1000, largest: float = 1e9) -> None:
+def check_plain(value: Any, what: str, *, depth: int = 5, most: int = 10_000, largest: float = 1e9) -> None:
     """Refuse a value of JSON that is larger than anything that img2img writes in its place.
 
     Args:
@@ -20,24 +22,23 @@ def check_plain(value: Any, what: str, *, depth: int = 5, most: int = 10_000, lo
         what: what it is, for the message.
         depth: of lists and mappings in each other.
         most: entries of a list or mapping.
-        longest: letters of a text.
         largest: absolute value of a number.
 
     Raises:
         InputError: it is larger, or no such value.
     """
-    why = _excess(value, depth, most, longest, largest)
+    why = _excess(value, depth, most, largest)
     if why:
         raise InputError(f"{what} has {why}: the file is damaged or forged; get it again from whoever made it")
 
 
-def _excess(value: Any, depth: int, most: int, longest: int, largest: float) -> str:
+def _excess(value: Any, depth: int, most: int, largest: float) -> str:
     if value is None or isinstance(value, bool):
         return ""
     if isinstance(value, int | float):
         return "" if abs(value) <= largest else f"the number {reprlib.repr(value)}, beyond {largest:g}"
     if isinstance(value, str):
-        return "" if len(value) <= longest else f"a text of {len(value)} letters, more than {longest}"
+        return "" if len(value) <= _MAX_TEXT else f"a text of {len(value)} letters, more than {_MAX_TEXT}"
     if not isinstance(value, list | tuple | dict):
         return f"a {type(value).__name__}"
     if depth == 0:
@@ -45,7 +46,7 @@ def _excess(value: Any, depth: int, most: int, longest: int, largest: float) -> 
     if len(value) > most:
         return f"{len(value)} entries, more than {most}"
     parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-    return next((why for part in parts if (why := _excess(part, depth - 1, most, longest, largest))), "")
+    return next((why for part in parts if (why := _excess(part, depth - 1, most, largest))), "")
 
 
 @contextmanager

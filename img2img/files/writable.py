@@ -7,8 +7,13 @@ from pathlib import Path
 from img2img.errors import InputError
 from img2img.files.paths import expanded
 
-_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def ends_all(error: BaseException) -> bool:
+    """Whether the next file would meet an error as well: the disk is full, or nobody may write to it."""
+    return isinstance(error, OSError) and error.errno in FULL | {errno.EROFS}
 
 
 def check_writable(folder: str | os.PathLike[str], option: str, *inside: str) -> None:
@@ -43,8 +48,8 @@ def _try(folder: Path) -> None:
 
 
 def _remedy(number: int | None) -> str:
-    if number in _FORBIDDEN:
+    if number in FORBIDDEN:
         return "expected a folder that this user may write to; give it the permission, or mount its disk for writing"
-    if number in _FULL:
+    if number in FULL:
         return "expected room on its disk; free some space"
     return "expected a folder that takes files; check its disk"

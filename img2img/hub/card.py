@@ -11,6 +11,7 @@ from img2img.bundle import read_bundle, task_path
 from img2img.errors import InputError
 from img2img.files.untrusted import mapping, naming
 from img2img.files.yaml import read_yaml
+from img2img.formatting import DASH
 from img2img.masks.storage import read_header
 from img2img.tasks.stored import check_info, stored_task
 from img2img.validation import Number, Stored, as_model
@@ -184,8 +185,8 @@ def _metrics(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> l
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        baseline = "—" if row["baseline"] is None else f"{_number(row['baseline'])} ({row['baseline_name']})"
-        value, tested = _number(row["value"]), row["test_images"] or "—"
+        baseline = DASH if row["baseline"] is None else f"{_number(row['baseline'])} ({row['baseline_name']})"
+        value, tested = _number(row["value"]), row["test_images"] or DASH
         lines.append(
             f"| {row['task']} | {row['kind']} | {row['method']} | {row['metric']} {row['arrow']} | {value} | {baseline} | "
             f"{tested} | {row['bytes']:,} |"
@@ -276,4 +277,4 @@ def _one_line(text: Any) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "—" if value is None else f"{value:.4g}"
+    return DASH if value is None else f"{value:.4g}"

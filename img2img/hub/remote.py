@@ -94,8 +94,6 @@ def push_to_hub(
     private: bool = True,
     license: str | None = None,
     token: str | bool | None = None,
-    revision: str | None = None,
-    message: str = "Upload a bundle of img2img",
 ) -> str:
     """Send a bundle with a model card to the Hub; returns the address of the commit.
 
@@ -106,8 +104,6 @@ def push_to_hub(
         private: of a new repository; an existing one stays as it is.
         license: see `save_pretrained`.
         token: with the right to write; None for the one that `hf auth login` stored.
-        revision: the branch; None for the main one.
-        message: of the commit.
 
     Raises:
         InputError: no bundle there, a license for a folder that has its card already, or the Hub refuses or cannot be reached.
@@ -121,20 +117,20 @@ def push_to_hub(
                 f"license={license!r}: {folder} has a model card (README.md) already: expected a license only where a card is to "
                 "be written. Leave it out, or write the folder anew with save_pretrained(..., license=...)"
             )
-        return _send(folder, repo_id, private=private, token=token, revision=revision, message=message)
+        return _send(folder, repo_id, private=private, token=token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = save_pretrained(source, Path(temporary) / "bundle", license=license, repo_id=repo_id)
-        return _send(folder, repo_id, private=private, token=token, revision=revision, message=message)
+        return _send(folder, repo_id, private=private, token=token)
 
 
-def _send(folder: Path, repo_id: str, *, private: bool, token: str | bool | None, revision: str | None, message: str) -> str:
+def _send(folder: Path, repo_id: str, *, private: bool, token: str | bool | None) -> str:
     """Send a folder with a model card; returns the address of the commit."""
     api = _hub().HfApi(token=token)
 
     def send() -> Any:
         api.create_repo(repo_id, private=private, exist_ok=True)
         return api.upload_folder(
-            repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message, allow_patterns=list(FILES)
+            repo_id=repo_id, folder_path=folder, commit_message="Upload a bundle of img2img", allow_patterns=list(FILES)
         )
 
     return str(getattr(_asking(send, what=f"the repository {repo_id!r}"), "commit_url", repo_id))

@@ -291,22 +291,21 @@ class Model:
         """Raise the `InputError` that `run` would raise for these arguments, whatever the image."""
         self._checked_options(task, form=form, side=side, tile=tile)
 
-    def memory(self, task: str, size: tuple[int, int], *, side: int | None = None, tile: int | None = TILE) -> int:
+    def memory(self, task: str, size: tuple[int, int], *, side: int | None = None) -> int:
         """A bound in bytes on what `run` takes for one image beside the loaded model; see `inference.memory_estimate`.
 
         Args:
             task: one of `tasks`.
             size: (height, width) of the image.
             side: as of `run`.
-            tile: as of `run`.
 
         Raises:
             InputError: no such task, an option out of range, or a view that `run` would refuse.
         """
-        checked = self._checked_options(task, form=None, side=side, tile=tile)
+        side = self._checked_options(task, form=None, side=side, tile=TILE)["side"]
         facts = self._facts_of(task)
         size = (facts.task.enlarges * size[0], facts.task.enlarges * size[1])
-        setting = self._setting(task, size, side=checked["side"], tile=checked["tile"], gathered=False)
+        setting = self._setting(task, size, side=side, tile=TILE, gathered=False)
         if facts.shape not in self._network_bytes:  # of hundreds of tasks most take as much as another
             self._network_bytes[facts.shape] = network_bytes(setting)
         return memory_needed(size, setting, self._network_bytes[facts.shape])

@@ -25,7 +25,7 @@ from img2img.training.run_folder import SavedConfig, alone, clear, keep_config
 from img2img.training.sequence import SequenceRunner
 
 STATUS = "status.json"
-"""Of a job in its folder: where it runs and how far it is, see `Status`."""
+"""Of a job in its folder: where it runs and how far it is, see `_Status`."""
 _EVERY = 2.0
 """Seconds between two writings of it."""
 
@@ -99,7 +99,7 @@ def _learn(experiment: Experiment, sources: Mapping[str, Path], store: Store, st
             runner.prepare()
             clear(runner.folder, runner.progress, experiment)
             keep_config(runner.folder, SavedConfig.plain({"sequence": list(experiment.sequence)}))
-            with logged_to(runner.folder / "log.txt", Console()):
+            with logged_to(Console(), runner.folder / "log.txt"):
                 runner.run(progress_for=status.progress_for)
 
 

@@ -5,7 +5,6 @@ after the result is there. So a run that is killed anywhere goes on where its ma
 again, into the same file.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -20,10 +19,10 @@ import numpy as np
 from img2img.bundle import bundle_folder, read_bundle, task_path
 from img2img.errors import InputError
 from img2img.extras import require
-from img2img.files.atomic import write_atomic
 from img2img.files.json_files import read_json, write_json
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
+from img2img.files.results import write_result
 from img2img.inference.open_images import open_each
 from img2img.launch.image_sources import ROWS, Done, Piece, hash_of, output_of, pieces_of, tables_of, without
 from img2img.launch.ray_launcher import connected, processes_for
@@ -204,17 +203,8 @@ class _Worker:
             return self._row(name, task, str(result).replace(path, name))
         ending = ".json" if isinstance(result, dict) else ".png"
         output = output_of(name, task if len(self._run.tasks) > 1 else "", ending)
-        target = expanded(self._run.out) / output
-        try:
-            if isinstance(result, dict):
-                write_json(target, result)
-            else:
-                write_atomic(target, lambda temporary: result.save(temporary, format="PNG"))
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # the next file would meet it as well
-                raise
-            return self._row(name, task, str(error))
-        return self._row(name, task, None, output)
+        error = write_result(expanded(self._run.out) / output, result)
+        return self._row(name, task, None, output) if error is None else self._row(name, task, str(error))
 
     def _row(self, name: str, task: str, error: str | None, output: str | None = None) -> dict[str, Any]:
         return {"input": name, "task": task, "output": output, "error": error and " ".join(error.split())}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from img2img.errors import InputError
@@ -18,6 +17,7 @@ from img2img.launch.execute import STATUS
 from img2img.launch.jobs import JOBS, Ended, Job, is_finished
 from img2img.launch.store import Store
 from img2img.training.config.launcher import LauncherOptions, RayOptions, SlurmOptions
+from img2img.training.run import logged_to
 
 logger = logging.getLogger("img2img")
 
@@ -222,7 +222,7 @@ class _View:
     def of(cls, jobs: Sequence[Job], roots: Mapping[str, Store]) -> Iterator["_View"]:
         """A view for the length of the block."""
         console, bars = Console(stderr=True), sys.stderr.isatty()
-        with _logged(console):
+        with logged_to(console):
             if not bars:
                 yield cls(None, roots, len(jobs))
                 return
@@ -270,22 +270,6 @@ class _View:
         if name.rpartition(": ")[2] != status.get("what"):
             more = f"{status.get('what')}, {more}"
         self._progress.update(self._bars[name], completed=status.get("step"), total=status.get("steps"), more=more)
-
-
-@contextmanager
-def _logged(console: Console) -> Iterator[None]:
-    """Log to a console, on which bars may be, for the length of the block."""
-    handler = RichHandler(console=console, show_path=False, show_level=False)
-    before = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
 
 
 def _line(name: str, status: Any) -> str:

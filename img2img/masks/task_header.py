@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from img2img.errors import InputError
 from img2img.files.json_files import parse_json
 from img2img.masks.file_header import MAX_HEADER, refusing
-from img2img.validation import Number, Size, Stored, as_model
+from img2img.validation import Exact, Number, Size, as_model
 
 FORMAT = "img2img-task"
 VERSION = 2
@@ -21,41 +21,35 @@ CODED = {"bool": torch.bool, "uint8": torch.uint8}
 _REMEDY = "copy it again from where it came from"
 
 
-class _Part(Stored):
-    """An object of the header: it has these fields and no others."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Method(_Part):
+class _Method(Exact):
     name: str
     options: dict[str, Any]
 
 
-class _Storage(_Part):
+class _Storage(Exact):
     weights: Size
     coded_bytes: Size
     entropy_bits: Annotated[Number, Field(ge=0)]
     layers: dict[str, Size]
 
 
-class _RelativeTo(_Part):
+class _RelativeTo(Exact):
     task: str
     sha256: str
 
 
-class _BasisName(_Part):
+class _BasisName(Exact):
     name: str
     sha256: str
 
 
-class _Coded(_Part):
+class _Coded(Exact):
     dtype: Literal["bool", "uint8"]
     shape: Annotated[list[Size], Field(max_length=8)]
     entropy_bits: Annotated[Number, Field(ge=0)]
 
 
-class _Header(_Part):
+class _Header(Exact):
     version: int
     task: str
     method: _Method

@@ -255,10 +255,6 @@ class TaskNetwork(FrozenBackbone):
                 self._cache.put(task, version, cached)
             return cached
 
-    def cached_bytes(self) -> int:
-        """Bytes of effective weights held for evaluation."""
-        return self._cache.bytes()
-
     def cache_counts(self) -> dict[str, int]:
         """`bytes` of the effective weights held for evaluation, and how often they were there (`hits`) or not (`misses`)."""
         return {"bytes": self._cache.bytes(), "hits": self._cache.hits, "misses": self._cache.misses}

@@ -11,7 +11,6 @@ from typing import Any
 from img2img.files.atomic import write_atomic
 from img2img.files.paths import expanded
 from img2img.reports import text
-from img2img.reports.figures import learning_curve
 from img2img.reports.read import read_curve, read_image
 from img2img.tasks.segmentation import palette
 from img2img.training.results import Results, TaskResult, finetuned_steps, read_results
@@ -72,6 +71,8 @@ def _view(folder: Path, results: Results) -> dict[str, Any]:
 
 
 def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | None) -> dict[str, Any]:
+    from img2img.reports.figures import learning_curve  # with matplotlib, at the end of a run
+
     name, primary, higher = task.name, task.primary_metric, task.higher_is_better
     first = [primary, *(key for key in {**task.metrics, **task.baseline_metrics} if key != primary)]
     # The task's own entry decides; the lists beside it may lack the primary metric.

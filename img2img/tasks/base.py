@@ -241,9 +241,9 @@ def pixels(image: Tensor) -> NDArray[np.uint8]:
     return image.mul(255).round_().byte().permute(1, 2, 0).cpu().numpy()
 
 
-def mean_colour(images: ImageDataset, *, most: int = 200) -> Tensor:
-    """The mean RGB colour, (3,) in [0, 1], of the images of a set (of `most` of them, evenly spread, each counting once)."""
-    count = min(len(images), most)
+def mean_colour(images: ImageDataset) -> Tensor:
+    """The mean RGB colour, (3,) in [0, 1], of the images of a set (of 200 of them, evenly spread, each counting once)."""
+    count = min(len(images), 200)
     means = [torch.from_numpy(images[i * len(images) // count].image.mean((0, 1))) for i in range(count)]
     return torch.stack(means).mean(0).float() / 255
 

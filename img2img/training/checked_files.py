@@ -1,30 +1,26 @@
 """Files that a later run reads back: each with a SHA-256 of its content, so that one flipped bit is noticed.
 
-JSON has it under the key `checksum`, a `safetensors` file in its metadata, a checkpoint at its end. What an earlier version wrote
-without one is read as it is, but for checkpoints.
+JSON has it under the key `checksum`, a `safetensors` file in its metadata. Without one, as an earlier version wrote them, they
+are read as they are. Of checkpoints see `checkpoint`.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from img2img.errors import InputError, first_line, is_out_of_memory
-from img2img.files.atomic import write_atomic, write_bytes
+from img2img.files.atomic import write_bytes
 from img2img.files.json_files import read_json
 from img2img.files.tensors import tensor_bytes
 from img2img.masks.file_header import checksum
 
 _KEY = "checksum"
-_END = b"img2img\1"
-"""What a checkpoint ends with, after the digest."""
-_CHANGED = "it was changed after it was written: its checksum differs"
+CHANGED = "it was changed after it was written: its checksum differs"
 
 
 # ---------------------------------------------------------------------- JSON
@@ -48,7 +44,7 @@ def read_checked_json(path: str | os.PathLike[str], *, remedy: str) -> dict[str,
         raise InputError(f"{path} holds {value!r:.60}: expected an object; {remedy}")
     seal = value.pop(_KEY, None)
     if seal is not None and seal != checksum(value, {}):
-        raise InputError(f"{path} cannot be used ({_CHANGED}): {remedy}")
+        raise InputError(f"{path} cannot be used ({CHANGED}): {remedy}")
     return value
 
 
@@ -79,61 +75,5 @@ def read_checked_tensors(path: str | os.PathLike[str], *, remedy: str) -> dict[s
             raise
         raise InputError(f"{path} is damaged ({first_line(error)}): {remedy}") from error
     if seal is not None and seal != checksum({}, tensors):
-        raise InputError(f"{path} is damaged ({_CHANGED}): {remedy}")
+        raise InputError(f"{path} is damaged ({CHANGED}): {remedy}")
     return tensors
-
-
-# ---------------------------------------------------------------------- tensors and plain types, by torch.save
-
-
-class _Hashing:
-    """A file that is written in one go, whose content is hashed on the way."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def write_checked(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
-    """Write tensors and plain types with their checksum, atomically."""
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            hashing = _Hashing(file)
-            torch.save(dict(values), hashing)  # type: ignore[arg-type]  # it needs no more of a file
-            file.write(hashing.digest.digest() + _END)
-
-    write_atomic(path, write)
-
-
-def read_checked(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `write_checked` wrote, on the CPU; tensors and plain types only, nothing is unpickled.
-
-    Raises:
-        ValueError: it is damaged, cut off, or has no checksum.
-    """
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END) - hashlib.sha256().digest_size - len(_END)
-        if size < 0:
-            raise ValueError("it is empty or cut off")
-        file.seek(size)
-        end = file.read()
-        if not end.endswith(_END):
-            raise ValueError("it is cut off, or an earlier version of img2img wrote it without a checksum")
-        file.seek(0)
-        digest = hashlib.sha256()
-        left = size
-        while chunk := file.read(min(left, 1 << 22)):
-            digest.update(chunk)
-            left -= len(chunk)
-        if end.removesuffix(_END) != digest.digest():
-            raise ValueError(_CHANGED)
-    values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return values

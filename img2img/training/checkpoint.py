@@ -1,12 +1,22 @@
-"""Mid-task checkpoints: everything that the rest of the training depends on, so that it ends bit-equal."""
+"""Mid-task checkpoints: everything that the rest of the training depends on, so that it ends bit-equal.
 
+They are written by `torch.save`, with a SHA-256 of the content at their end, so that one flipped bit is noticed.
+"""
+
+import hashlib
 import os
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 
 from img2img.errors import InputError, first_line, is_out_of_memory
-from img2img.training.checked_files import read_checked, write_checked
+from img2img.files.atomic import write_atomic
+from img2img.training.checked_files import CHANGED
+
+_END = b"img2img\1"
+"""What a checkpoint ends with, after the digest."""
 
 
 def random_states() -> dict[str, Any]:
@@ -21,9 +31,16 @@ def set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-def save_checkpoint(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
+def save_checkpoint(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     """Write `values` (tensors and plain types), atomically: a kill or a full disk leaves the earlier checkpoint whole."""
-    write_checked(path, values)
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            hashing = _Hashing(file)
+            torch.save(dict(values), hashing)  # type: ignore[arg-type]  # it needs no more of a file
+            file.write(hashing.digest.digest() + _END)
+
+    write_atomic(path, write)
 
 
 def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str) -> dict[str, Any]:
@@ -33,7 +50,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str) -> dict[s
         InputError: it is damaged, of an earlier version of img2img, or was written under another configuration.
     """
     try:
-        values = read_checked(path)
+        values = _read(path)
         written = values["fingerprint"]
     except Exception as error:  # torch.load raises many kinds on damaged files
         if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None):
@@ -48,3 +65,44 @@ def load_checkpoint(path: str | os.PathLike[str], *, fingerprint: str) -> dict[s
             "or choose another run folder (out=...)"
         )
     return values
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, on the CPU; tensors and plain types only, nothing is unpickled.
+
+    Raises:
+        ValueError: it is damaged, cut off, or has no checksum.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END) - hashlib.sha256().digest_size - len(_END)
+        if size < 0:
+            raise ValueError("it is empty or cut off")
+        file.seek(size)
+        end = file.read()
+        if not end.endswith(_END):
+            raise ValueError("it is cut off, or an earlier version of img2img wrote it without a checksum")
+        file.seek(0)
+        digest = hashlib.sha256()
+        left = size
+        while chunk := file.read(min(left, 1 << 22)):
+            digest.update(chunk)
+            left -= len(chunk)
+        if end.removesuffix(_END) != digest.digest():
+            raise ValueError(CHANGED)
+    values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return values
+
+
+class _Hashing:
+    """A file that is written in one go, whose content is hashed on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()

@@ -81,7 +81,7 @@ def read_run(folder: Path) -> Experiment:
     """The experiment of a run's folder, from the config that it keeps.
 
     A run folder may be a stranger's, so the modules that its config names are not imported: whoever trusts them imports them
-    before, see `plugins.import_modules`. Nor is anything written to its `cache_dir`.
+    before, see `registry.import_modules`. Nor is anything written to its `cache_dir`.
 
     Raises:
         InputError: there is none, it cannot be read, or it names a kind that is not known here.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import torch
-from pydantic import ConfigDict, model_validator
+from pydantic import model_validator
 
 from img2img.files.json_files import read_json
 from img2img.masks import MaskedNetwork
@@ -14,7 +14,7 @@ from img2img.masks.analysis import density_table, density_totals, similarity, va
 from img2img.masks.base import affected
 from img2img.masks.methods.ksm import KSMMask, SoftKSMMask
 from img2img.masks.task_state import TaskState
-from img2img.validation import Number, Stored, as_model
+from img2img.validation import Exact, Number, as_model
 
 VERSION: Final = 1
 ZERO = 0.01
@@ -24,11 +24,7 @@ Values = list[Number | None]
 """One value for each layer; None where a layer has none."""
 
 
-class _Strict(Stored):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Layer(_Strict):
+class Layer(Exact):
     """A masked weight of the backbone."""
 
     name: str
@@ -40,7 +36,7 @@ class Layer(_Strict):
         return self.name.partition(".")[0]
 
 
-class Kernels(_Strict):
+class Kernels(Exact):
     """Of a KSM mask, by layer: the ratios of kernels that are kept, scaled and zero, which sum to 1."""
 
     ones: Values
@@ -48,7 +44,7 @@ class Kernels(_Strict):
     zero: Values
 
 
-class TaskMasks(_Strict):
+class TaskMasks(Exact):
     """The masks of a task.
 
     Attributes:
@@ -80,7 +76,7 @@ class TaskMasks(_Strict):
         return {"density": self.densities, **self.values, **kernels}
 
 
-class Similarity(_Strict):
+class Similarity(Exact):
     """Two matrices over the tasks with binary masks: the ratio of equal values, and the same beyond chance."""
 
     names: list[str]
@@ -88,7 +84,7 @@ class Similarity(_Strict):
     kappa: list[Values]
 
 
-class Masks(_Strict):
+class Masks(Exact):
     """The masks of a network; layers are in the order of depth."""
 
     version: Literal[1] = VERSION

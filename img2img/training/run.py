@@ -91,7 +91,7 @@ def _run(
     clear(experiment.folder, runner.progress, experiment)
     keep_config(experiment.folder, composed)
     console = Console()
-    with logged_to(experiment.folder / "log.txt", console), _bars(console) as shown:
+    with logged_to(console, experiment.folder / "log.txt"), _bars(console) as shown:
 
         def progress_for(what: str, steps: int) -> Any:
             bar = shown.add_task(what, total=steps, metrics="")
@@ -150,13 +150,15 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def logged_to(file: Path, console: Console) -> Iterator[None]:
-    """Log to a file of the run folder and to the console for the length of the block."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+def logged_to(console: Console, file: Path | None = None) -> Iterator[None]:
+    """Log to the console, on which bars may be, and to a file if there is one, for the length of the block."""
     logger = logging.getLogger("img2img")
-    to_file = logging.FileHandler(file, encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    handlers: list[logging.Handler] = [to_file, RichHandler(console=console, show_path=False, show_level=False)]
+    handlers: list[logging.Handler] = [RichHandler(console=console, show_path=False, show_level=False)]
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        to_file = logging.FileHandler(file, encoding="utf-8")
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handlers.append(to_file)
     before = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
     logger.propagate = False  # Hydra's root logger would print each line again

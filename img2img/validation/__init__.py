@@ -3,10 +3,11 @@
 from img2img.validation.arguments import flag, mapping, one_of, path, text, whole_number
 from img2img.validation.messages import WHOLE, check_key, did_you_mean, input_error, paths_of
 from img2img.validation.options import Options, Spec, call_with, checked, parsed
-from img2img.validation.stored import Number, Size, Stored, Whole, as_model, finite
+from img2img.validation.stored import Exact, Number, Size, Stored, Whole, as_model, finite
 
 __all__ = [
     "WHOLE",
+    "Exact",
     "Number",
     "Options",
     "Size",

@@ -10,13 +10,12 @@ from img2img.errors import InputError
 from img2img.files.paths import expanded
 
 
-def whole_number(name: str, value: Any, *, least: int = 1, of: str = "") -> int | None:
-    """`value`, of Python's or numpy's whole numbers, or None.
+def whole_number(name: str, value: Any, *, of: str = "") -> int | None:
+    """`value`, of Python's or numpy's whole numbers from 1 on, or None.
 
     Args:
         name: the argument's, for the message.
         value: what was given.
-        least: the smallest that may be.
         of: what is counted, for the message, such as "pixels".
 
     Raises:
@@ -28,8 +27,8 @@ def whole_number(name: str, value: Any, *, least: int = 1, of: str = "") -> int 
         number = None if isinstance(value, bool) else operator.index(value)
     except (TypeError, ValueError, RuntimeError):  # of an array or a tensor of several
         number = None
-    if number is None or number < least:
-        raise InputError(f"{name}={shown(value)}: expected {least}{f' {of}' * bool(of)} or more, a whole number, or None")
+    if number is None or number < 1:
+        raise InputError(f"{name}={shown(value)}: expected 1{f' {of}' * bool(of)} or more, a whole number, or None")
     return number
 
 

@@ -43,7 +43,8 @@ def input_error(
         key, field = str(step), None if group is None else _fields(group).get(str(step))
         value = value.get(step) if isinstance(value, Mapping) else getattr(value, key, None)
         here = named if group is None else None if field is None else field.annotation
-        title = "a mapping" if _group_of(here) else "" if field is None else field.title or spelled(field.annotation)
+        mapping = _group_of(here) or _group_of(here, mapping=True)
+        title = "a mapping" if mapping else "" if field is None else field.title or spelled(field.annotation)
         last = group or named or last
     known = f"its options are {known_options(last, others)}"
     if first["type"] == "extra_forbidden":

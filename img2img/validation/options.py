@@ -62,7 +62,6 @@ class Spec(Generic[Built]):
         what: str,
         key: str = "kind",
         later: Collection[str] = (),
-        others: Sequence[str] = (),
     ) -> "Spec[Any]":
         """The kind that `given` names under `key`, with the other keys as its options.
 
@@ -72,7 +71,6 @@ class Spec(Generic[Built]):
             what: what messages call such a thing, such as "task".
             key: see `Spec`.
             later: options that `build` may be given, so that they may be missing here.
-            others: options that the caller has taken already, for messages.
 
         Raises:
             InputError: the kind or an option is unknown, one is missing, or a value is of another type.
@@ -81,7 +79,7 @@ class Spec(Generic[Built]):
         kind = options.pop(key, None)
         builder = registry.find(kind)
         what = f"{what} {kind!r}"
-        return cls(what, kind, builder, parsed(builder, options, what=what, others=others, later=later), key)
+        return cls(what, kind, builder, parsed(builder, options, what=what, later=later), key)
 
     def build(self, **more: Any) -> Built:
         """Build it, with `more` options, which go before its own."""
@@ -92,9 +90,9 @@ class Spec(Generic[Built]):
         return {self.key: self.kind, **self.options}
 
 
-def call_with(build: Callable[..., Built], options: Mapping[str, Any], *, what: str, others: Sequence[str] = ()) -> Built:
+def call_with(build: Callable[..., Built], options: Mapping[str, Any], *, what: str) -> Built:
     """`build(**options)`, after a check of the names and of the values, see `parsed`."""
-    return build(**parsed(build, options, what=what, others=others))
+    return build(**parsed(build, options, what=what))
 
 
 def parsed(

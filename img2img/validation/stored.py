@@ -23,6 +23,12 @@ class Stored(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
+class Exact(Stored):
+    """A JSON object of a file that has these keys and no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 Whole = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 """A whole number of 64 bits."""
 Number = Whole | float

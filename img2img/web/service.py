@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import anyio.to_thread
 
 from img2img.errors import InputError, is_out_of_memory
+from img2img.files.writable import FULL
 from img2img.inference import Model
 from img2img.inference.cancellation import Cancellation
 from img2img.inference.prediction import usual_side
@@ -260,7 +261,7 @@ def as_resource_refusal(error: BaseException) -> RefusedError | None:
     """The refusal where memory, disk or open files ran out, or None for another error."""
     if is_out_of_memory(error):
         return RefusedError(503, "not enough memory for an image of this size: make it smaller, or try again later")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         return RefusedError(503, "the service's disk is full: try again later")
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return RefusedError(503, "the service has too many files open: try again later")

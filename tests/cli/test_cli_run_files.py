@@ -183,7 +183,7 @@ def test_a_full_disk_ends_it(bundle: Path, tmp_path: Path, monkeypatch: pytest.M
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("img2img.cli.run_files.write_atomic", full)
+    monkeypatch.setattr("img2img.files.results.write_atomic", full)
     result = call("run", "colour", tmp_path / "photos", "--out", tmp_path / "out", "--bundle", bundle)
     assert isinstance(result.exception, OSError), "every further image would be computed for nothing"
 

@@ -245,7 +245,7 @@ def test_memory_holds_no_image_of_the_disk_and_preload_decodes_none(photos: Path
     assert decoded == []
     for _ in range(2):
         assert parts.train[0].image.shape == (20, 30, 3)
-    assert parts.train.bytes_kept == 0
+    assert parts.train._bytes == 0
     assert not parts.train[0].image.flags.writeable
     parts.train.forget()
     assert parts.train[0].image.shape == (20, 30, 3)
@@ -305,7 +305,7 @@ def test_a_set_that_is_read_from_no_file_stays_in_memory(cache: DiskCache) -> No
     cached = CachedDataset(made, stored=cache.open_set({}))
     assert cached[0] is cached[0]
     assert made.reads == 1
-    assert cached.bytes_kept == 48
+    assert cached._bytes == 48
 
 
 def test_beyond_the_bound_images_are_kept_in_memory(photos: Path, tmp_path: Path, decoded: list[str]) -> None:
@@ -314,7 +314,7 @@ def test_beyond_the_bound_images_are_kept_in_memory(photos: Path, tmp_path: Path
     for _ in range(2):
         for i in range(len(parts.train)):
             np.testing.assert_array_equal(parts.train[i].image, ImageFolder(photos)[int(parts.train[i].name[0])].image)
-    assert 0 < parts.train.bytes_kept < len(parts.train) * 1800
+    assert 0 < parts.train._bytes < len(parts.train) * 1800
     assert cache.used_bytes() <= 12_000
 
 

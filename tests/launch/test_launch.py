@@ -19,10 +19,10 @@ from img2img.launch.execute import execute
 from img2img.launch.jobs import Ended, Job, jobs_of
 from img2img.launch.scheduler import check_finished, run_jobs
 from img2img.launch.store import Store, _Mirror
-from img2img.research.suites.runner import Suite, backbone_jobs, describe, launch_jobs, method_jobs
+from img2img.research.suites.runner import SuiteConfig, backbone_jobs, describe, launch_jobs, method_jobs
 from img2img.research.suites.store import read_store
 from img2img.training.config.launcher import RayOptions, SlurmOptions, read_launcher
-from img2img.validation import call_with
+from img2img.validation import checked
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 
@@ -260,7 +260,7 @@ def test_each_task_of_each_method_of_a_suite_is_a_job_after_the_backbone_of_its_
         "tuned": {"title": "Tuned", "group": "reference", "overrides": ["method=finetune"]},
     }
     made = {"name": "tiny", "title": "Two", "overrides": small, "first": ["sequence=[shapes]"], "seeds": [0], "methods": methods}
-    suite: Suite = call_with(Suite, made, what="suite")
+    suite = checked(SuiteConfig, made, what="suite")
     launcher, out, store = InProcess(), tmp_path / "out", tmp_path / "store"
     monkeypatch.setattr("img2img.launch.scheduler.launcher_of", lambda options, *, cpu_only: launcher)
     jobs = backbone_jobs(suite, out, [0], []) + method_jobs(suite, out, ["masks", "tuned"], [0], [])

@@ -216,13 +216,13 @@ def test_effective_weights_are_cached_in_evaluation_and_dropped_by_train_and_dee
     net: MaskedNetwork, x: torch.Tensor
 ) -> None:
     evaluate(net, "a", x)
-    one = net.cached_bytes()
+    one = net.cache_counts()["bytes"]
     assert one == sum(w.numel() * 4 for w in net.masked_weights().values())
-    assert copy.deepcopy(net).cached_bytes() == 0
+    assert copy.deepcopy(net).cache_counts()["bytes"] == 0
     evaluate(net, "b", x)
-    assert net.cached_bytes() == 2 * one
+    assert net.cache_counts()["bytes"] == 2 * one
     net.train()
-    assert net.cached_bytes() == 0
+    assert net.cache_counts()["bytes"] == 0
 
 
 def test_the_cache_is_bounded_and_drops_the_least_recently_used(x: torch.Tensor) -> None:
@@ -231,10 +231,10 @@ def test_the_cache_is_bounded_and_drops_the_least_recently_used(x: torch.Tensor)
     for task in "abc":
         net.add_task(task, masks.Piggyback(start="uniform"), head=head())
     first = {task: evaluate(net, task, x) for task in "abc"}
-    assert net.cached_bytes() == 2 * weights
+    assert net.cache_counts()["bytes"] == 2 * weights
     assert net._cache.tasks() == ("b", "c")
     assert all(torch.equal(evaluate(net, task, x), first[task]) for task in "abca")
-    assert net.cached_bytes() == 2 * weights
+    assert net.cache_counts()["bytes"] == 2 * weights
 
 
 def test_a_cached_weight_is_never_stale(net: MaskedNetwork, x: torch.Tensor) -> None:

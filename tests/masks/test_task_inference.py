@@ -253,7 +253,7 @@ def test_the_network_is_as_it_was(infer: str, training: bool, inference_mode: bo
     assert net.hash_backbone() == net.backbone_sha256
     assert not any(m._forward_pre_hooks for m in net.modules())
     if training:
-        assert net.cached_bytes() == 0
+        assert net.cache_counts()["bytes"] == 0
     assert found == INFER[infer](net, x), "nothing is learned from being asked"
     net.train()
     net(x, task="t3").sum().backward()

@@ -187,7 +187,7 @@ def test_a_finished_task_keeps_at_most_its_test_images_in_memory(
     runner.run()
     for task_data in runner.task_data.values():
         parts = task_data.parts
-        assert [part.bytes_kept > 0 for part in (parts.train, parts.val, parts.test)] == [False, False, kept]
+        assert [part._bytes > 0 for part in (parts.train, parts.val, parts.test)] == [False, False, kept]
 
 
 def test_a_task_that_needs_categories_says_so_for_data_without(config: Make, tmp_path: Path) -> None:

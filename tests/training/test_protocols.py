@@ -142,7 +142,7 @@ def test_cpgs_scripts_have_100_epochs_of_nesterov_and_adam_for_the_mask_alone() 
         assert _rates(_module(masks.KSM()), options, epoch, 2250) == at
     optimisers = build_optimisers(_groups(_module())(options.optimiser), options.optimiser)
     assert [group["nesterov"] for group in all_groups(optimisers) if "nesterov" in group] == [True, True]
-    pruned = load_suite(CONFIGS / "suite" / "cifar100_cpg.yaml").variant("packnet").overrides
+    pruned = load_suite(CONFIGS / "suite" / "cifar100_cpg.yaml").methods["packnet"].overrides
     experiment = _experiment(*given, *pruned, pipeline="cifar100")
     options, strategy = _task(experiment, "superclass_7").train.in_steps(3200), experiment.strategy.build()
     assert isinstance(strategy, PackNet)

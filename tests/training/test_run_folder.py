@@ -219,7 +219,7 @@ def test_a_disk_that_fills_at_any_write_of_a_checkpoint_is_one_message(tmp_path:
         self.digest.update(data)
         return int(self.file.write(data))
 
-    monkeypatch.setattr("img2img.training.checked_files._Hashing.write", full)
+    monkeypatch.setattr("img2img.training.checkpoint._Hashing.write", full)
     save_checkpoint(path, values | {"step": 1})
     assert written > 10
     for writes in range(written):

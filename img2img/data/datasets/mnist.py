@@ -79,7 +79,7 @@ class Mnist(ArrayDataset):
         name, change = "mnist", None
         if permutation is not None:
             name = f"mnist-permuted{permutation}"
-            change = functools.partial(_permuted, number=permutation) if permutation else None
+            change = functools.partial(permuted, number=permutation) if permutation else None
         elif rotation is not None:
             name, change = f"mnist-rotated{rotation:g}", functools.partial(_rotated, degrees=float(rotation))
         super().__init__(
@@ -121,7 +121,8 @@ def rotated_task(part: Part, *, root: str, number: int, val: int = 0) -> Mnist:
     return Mnist(root=root, part=part, rotation=ANGLES[number - 1], val=val)
 
 
-def _permuted(images: NDArray[np.uint8], *, number: int) -> NDArray[np.uint8]:
+def permuted(images: NDArray[np.uint8], *, number: int) -> NDArray[np.uint8]:
+    """Images (N, H, W) with their pixels in the order of the permutation of that number, see `Mnist`."""
     pixels = images.reshape(len(images), -1)
     order = np.random.default_rng(number).permutation(pixels.shape[1])
     return np.take(pixels, order, axis=1).reshape(images.shape)

@@ -24,7 +24,7 @@ def outlines(
     `inner` is the radius of a ring's hole or of a star's inner corners, relative to `radius`.
 
     Returns:
-        two lists of outlines for `Canvas.patch`; the second lies inside the first.
+        two lists of outlines for `SceneRenderer.patch`; the second lies inside the first.
     """
 
     def around(corners: int, *radii: float) -> list[tuple[float, float]]:

@@ -68,7 +68,7 @@ def run(config: Mapping[str, Any], *, composed: SavedConfig | None = None) -> di
         files = check_images(folder, family)
         keep_config(folder, composed or SavedConfig.plain(config))
         write_record(record_path(folder), files)
-        with logged_to(folder / "log.txt", Console()), memory_explained("in the study", LOWER):
+        with logged_to(Console(), folder / "log.txt"), memory_explained("in the study", LOWER):
             return _run(study, family, config)
 
 

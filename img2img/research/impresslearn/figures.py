@@ -35,9 +35,9 @@ def by_count(rows: Sequence[Row], key: str) -> dict[int, list[float]]:
     return {count: [statistics.fmean(values) for values in seeds.values()] for count, seeds in sorted(grouped.items())}
 
 
-def mean_of(rows: Sequence[Row], key: str = "accuracy") -> float:
-    """The mean of a column."""
-    return statistics.fmean(float(row[key]) for row in rows)
+def mean_of(rows: Sequence[Row]) -> float:
+    """The mean accuracy."""
+    return statistics.fmean(float(row["accuracy"]) for row in rows)
 
 
 def at(rows: Sequence[Row], **values: Any) -> list[Row]:

@@ -100,7 +100,7 @@ class Study:
     Attributes:
         name: what reports call it.
         out: the run folder.
-        data: `kind` ("permuted_mnist", "rotated_mnist" or "made") and options, see `images.build_numbered_tasks`.
+        data: `kind` ("permuted_mnist", "rotated_mnist" or "made") and options, see `numbered_tasks.build_numbered_tasks`.
         hidden: widths of LeNet's hidden layers.
         outputs: of the network. Those beyond the ten classes are never a target: SupSup's superfluous neurons (Wortsman et al.
             2020). With a hundred, and larger batches, the task of a batch is found more often (docs/findings/task_inference.md).

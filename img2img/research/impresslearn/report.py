@@ -8,6 +8,7 @@ from typing import Any
 from img2img.errors import InputError
 from img2img.files.atomic import write_bytes
 from img2img.files.writable import check_writable
+from img2img.formatting import DASH, markdown_table
 from img2img.research.impresslearn.figures import at, by_count, draw, mean_of
 from img2img.research.impresslearn.options import KINDS
 from img2img.research.impresslearn.results import read_study_results
@@ -44,7 +45,7 @@ def write_report(folder: Path, results: Mapping[str, Any]) -> Path:
         parts.append(_overlap(results, densities))
     parts += [_storage(results), _table_2(results)]
     figures = [f"![{_CAPTIONS[path.stem]}](figures/{path.name})\n\n{_CAPTIONS[path.stem]}" for path in drawn]
-    text = "\n\n".join(["\n".join(part) for part in parts] + ["## Figures", *figures]) + "\n"
+    text = "\n\n".join(["\n".join(part).rstrip() for part in parts] + ["## Figures", *figures]) + "\n"
     return write_bytes(folder / "report.md", text.encode())
 
 
@@ -77,7 +78,7 @@ def _accuracy(results: Mapping[str, Any], densities: Sequence[float]) -> list[st
             found = at(results["combined"], density=density, kind=kind)
             if found:
                 rows.append([kind, f"{density:g}", *(_cell(by_count(found, "accuracy").get(count)) for count in counts)])
-    return ["## New tasks", "", *_table(["basis masks", "density", *map(str, counts)], rows)]
+    return ["## New tasks", "", markdown_table(["basis masks", "density", *map(str, counts)], rows)]
 
 
 def _basis(results: Mapping[str, Any], densities: Sequence[float]) -> list[str]:
@@ -96,7 +97,7 @@ def _basis(results: Mapping[str, Any], densities: Sequence[float]) -> list[str]:
         for density in densities
         for key, label in lines.items()
     ]
-    return ["## Basis tasks without their label", "", *_table(["", "density", *map(str, counts)], rows)]
+    return ["## Basis tasks without their label", "", markdown_table(["", "density", *map(str, counts)], rows)]
 
 
 def _inference(results: Mapping[str, Any]) -> list[str]:
@@ -111,7 +112,7 @@ def _inference(results: Mapping[str, Any]) -> list[str]:
         for row in results["inference"]
     ]
     text = "How often the task is found: by one gradient, by several that halve the tasks each, by running every task."
-    return ["## The task of a batch among many", "", text, "", *_table(header, rows)]
+    return ["## The task of a batch among many", "", text, "", markdown_table(header, rows)]
 
 
 def _variants(results: Mapping[str, Any]) -> list[str]:
@@ -120,7 +121,7 @@ def _variants(results: Mapping[str, Any]) -> list[str]:
     found = {name: by_count(at(results["variants"], variant=name), "accuracy") for name in names}
     rows = [[name, *(_cell(points.get(count)) for count in counts)] for name, points in found.items()]
     density = results["variants"][0]["density"]
-    return ["## Variants", "", *_table([f"density {density:g}", *map(str, counts)], rows)]
+    return ["## Variants", "", markdown_table([f"density {density:g}", *map(str, counts)], rows)]
 
 
 def _overlap(results: Mapping[str, Any], densities: Sequence[float]) -> list[str]:
@@ -132,7 +133,7 @@ def _overlap(results: Mapping[str, Any], densities: Sequence[float]) -> list[str
             here = [at(results["overlaps"], kind=kind, density=density, layer=layer) for layer in layers]
             rows.append([kind, f"{density:g}", *(f"{statistics.fmean(row['overlap'] for row in found):.2f}" for found in here)])
     text = "Ones in common, relative to chance: 1 for independent masks, 1 / density for equal ones."
-    return ["## Overlap of masks", "", text, "", *_table(["masks", "density", *layers], rows)]
+    return ["## Overlap of masks", "", text, "", markdown_table(["masks", "density", *layers], rows)]
 
 
 def _storage(results: Mapping[str, Any]) -> list[str]:
@@ -142,7 +143,7 @@ def _storage(results: Mapping[str, Any]) -> list[str]:
         alphas = ", ".join(f"{entry['count']}: {entry['file_bytes']:,}" for entry in row["combined"])
         sizes = [f"{round(row[key]):,}" for key in ("as_the_paper_counts", "coded_bytes", "entropy_bytes", "file_bytes")]
         rows.append([f"{row['density']:g}", *sizes, alphas])
-    return ["## Bytes", "", *_table(header, rows)]
+    return ["## Bytes", "", markdown_table(header, rows)]
 
 
 def _table_2(results: Mapping[str, Any]) -> list[str]:
@@ -159,17 +160,13 @@ def _table_2(results: Mapping[str, Any]) -> list[str]:
         ]
         for row in results["table_2"]
     ]
-    return ["## Table 2 of the paper, computed", "", *_table(header, rows)]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows)]
+    return ["## Table 2 of the paper, computed", "", markdown_table(header, rows)]
 
 
 def _cell(values: Sequence[float] | None) -> str:
     """A mean over seeds, and with several their standard deviation."""
     if values is None:
-        return "—"
+        return DASH
     spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return _percent(statistics.fmean(values)) + spread
 

@@ -111,7 +111,7 @@ class PackNet(SharedStrategy):
         return {name: parameters[name] for name in self.model.roles.masked}
 
     def _only_trainable(self, name: str, gradient: Tensor) -> Tensor:
-        # Optimisers leave a weight whose gradients have all been zero exactly where it is, but for decay, see `_holding`.
+        # Optimisers leave a weight whose gradients have all been zero exactly where it is, but for decay, see `Holding`.
         return gradient * self._trainable[name] if name in self._trainable else gradient
 
     def adopt(self, name: str, head: nn.Module) -> Iterator[Phase]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from img2img.formatting import markdown_table
 from img2img.reports import text
 from img2img.research.suites.aggregate import task_bytes
 from img2img.research.suites.plot_style import WIDE, look, new_figure, plain, tidy
@@ -196,13 +197,13 @@ def pairs_markdown(suite: Suite) -> str:
         return ""
     reference, methods, tasks = found
     head = [f"better than {reference.title} by", *(task.name for task in tasks), "all", "a task"]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for method in methods:
         size = mean_bytes(method, tasks)
         cells = [_cell(gain(method, reference, task)) for task in tasks]
         overall = [_cell(mean_gain(method, reference, tasks))]
         rows.append([method.title, *cells, *overall, text.DASH if size is None else text.size(round(size))])
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+    return markdown_table(head, rows)
 
 
 def _cell(found: Gain | None) -> str:

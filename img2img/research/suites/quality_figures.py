@@ -18,6 +18,7 @@ from img2img.research.suites.suite import Method, TaskInfo
 
 _INK = "#1b1f24"
 _NEAR = 9.0
+_NAME_HEIGHT = 11.0
 _LOGARITHMIC = 20
 """Errors that span more than this factor are drawn on a logarithmic axis."""
 
@@ -264,7 +265,7 @@ def _against_bytes(points: Sequence[tuple[Method, float, float]], *, below: floa
     return figure, axes
 
 
-def _place_names(axes: Axes, points: Sequence[tuple[Method, float, float, str]], *, height: float = 11.0) -> None:
+def _place_names(axes: Axes, points: Sequence[tuple[Method, float, float, str]]) -> None:
     """Names right of their points; where they would overlap, left or moved down, with a thin line back to the point."""
     scale = 72 / axes.figure.dpi
     at = {m: scale * np.asarray(axes.transData.transform((x, y))) for m, x, y, _ in points}
@@ -273,27 +274,27 @@ def _place_names(axes: Axes, points: Sequence[tuple[Method, float, float, str]],
     for method, x, y, name in sorted(points, key=lambda point: -at[point[0]][1]):
         width = 5.5 * len(name) + 4
         # From top to bottom and downwards only, so that the names stand in the order of their points.
-        places: list[tuple[float, bool]] = [(-k * height / 4, False) for k in range(200)]
+        places: list[tuple[float, bool]] = [(-k * _NAME_HEIGHT / 4, False) for k in range(200)]
         if x <= 1.02 * leftmost:
             places.insert(6, (0.0, True))
         for shift, left in places:
-            start, middle = at[method][0] + _gap(shift, height), at[method][1] + shift
+            start, middle = at[method][0] + _gap(shift), at[method][1] + shift
             start = at[method][0] - _NEAR - width if left else start
-            box = (start, middle - height / 2 + 1, start + width, middle + height / 2 - 1)
+            box = (start, middle - _NAME_HEIGHT / 2 + 1, start + width, middle + _NAME_HEIGHT / 2 - 1)
             if start > edge and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in placed):
                 break
         placed.append(box)
         line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4, "relpos": (0, 0.5)}
-        away = -_NEAR if left else _gap(shift, height)
+        away = -_NEAR if left else _gap(shift)
         axes.annotate(name, (x, y), xytext=(away, shift), textcoords="offset points", va="center", fontsize=8.5,
                       ha="right" if left else "left", color=_INK,
                       bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
                       arrowprops=line if away > _NEAR else None)  # fmt: skip
 
 
-def _gap(shift: float, height: float) -> float:
+def _gap(shift: float) -> float:
     """Points between a point and its name: more where a line has to be drawn between them."""
-    return _NEAR if abs(shift) <= height / 2 else 3 * _NEAR
+    return _NEAR if abs(shift) <= _NAME_HEIGHT / 2 else 3 * _NEAR
 
 
 def affected_figure(

@@ -18,72 +18,49 @@ from img2img.files.yaml import read_yaml
 from img2img.research.suites.schema import RUNS, About, MethodInfo
 from img2img.research.suites.sheets import IMAGES
 from img2img.research.suites.store import describe_store, read_store, store_run
-from img2img.research.suites.suite import GROUPS
 from img2img.research.suites.summary import finish
 from img2img.training.config.launcher import LauncherOptions
-from img2img.validation import call_with
+from img2img.validation import Options, checked
 
 logger = logging.getLogger("img2img")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One method of a suite.
-
-    Attributes:
-        title: what reports call it.
-        group: "mask", "comparison" (learns the sequence in one network, or parts of one) or "reference" (a network a task).
-        note: one sentence for the report.
-        overrides: what it changes in the experiment, as on the command line.
-        seeds: its seeds in place of the suite's.
-    """
+class Variant(Options):
+    """One method of a suite."""
 
     title: str
+    """What reports call it."""
     group: Literal["mask", "comparison", "reference"]
+    """"comparison" learns the sequence in one network, or parts of one; "reference" is a network a task."""
     overrides: Sequence[str]
+    """What it changes in the experiment, as on the command line."""
     note: str = ""
+    """One sentence for the report."""
     seeds: Sequence[int] | None = None
+    """Its seeds in place of the suite's."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Suite:
-    """A comparison, as a file under `configs/suite/` describes it.
-
-    Attributes:
-        name: also the name of its folders.
-        title: what the report calls it.
-        overrides: the experiment and what the suite changes in it, as on the command line of the pipeline.
-        pipeline: the script in `pipelines/` that runs it.
-        first: overrides that leave the first task alone in the sequence; each seed's backbone is trained so, once. None where no
-            task trains the backbone.
-        seeds: of every method, in the order in which they are run: all methods of one seed before the next.
-        methods: by label.
-    """
+class SuiteConfig(Options):
+    """A comparison, as a file under `configs/suite/` describes it."""
 
     name: str
+    """Also the name of its folders."""
     title: str
+    """What the report calls it."""
     overrides: Sequence[str]
+    """The experiment and what the suite changes in it, as on the command line of the pipeline."""
     seeds: Sequence[int]
-    methods: Mapping[str, Any]
+    """Of every method, in the order in which they are run: all methods of one seed before the next."""
+    methods: Mapping[str, Variant]
+    """By label."""
     pipeline: str = "image_to_image"
+    """The script in `pipelines/` that runs it."""
     first: Sequence[str] | None = None
-
-    def variant(self, label: str) -> Variant:
-        """The method of that label.
-
-        Raises:
-            InputError: there is none, or it has an option or a group that is unknown.
-        """
-        if label not in self.methods:
-            raise InputError(f"the suite {self.name!r} has no method {label!r}; it has {', '.join(self.methods)}")
-        variant: Variant = call_with(Variant, self.methods[label], what=f"methods.{label}")
-        if variant.group not in GROUPS:
-            known = ", ".join(GROUPS)
-            raise InputError(f"the suite {self.name!r}: methods.{label}.group={variant.group!r}: expected one of {known}")
-        return variant
+    """Overrides that leave the first task alone in the sequence; each seed's backbone is trained so, once. None where no task
+    trains the backbone."""
 
 
-def load_suite(file: Path) -> Suite:
+def load_suite(file: Path) -> SuiteConfig:
     """The suite of a YAML file.
 
     With `base: NAME` it is the suite of NAME.yaml beside it, which may have a base too, but for the keys that it has itself;
@@ -92,8 +69,7 @@ def load_suite(file: Path) -> Suite:
     Raises:
         InputError: no such file or base, an unknown key, or a value that cannot be used.
     """
-    suite: Suite = call_with(Suite, _inherited(file), what=str(file))
-    return suite
+    return checked(SuiteConfig, _inherited(file), what=str(file))
 
 
 def _inherited(file: Path) -> dict[str, Any]:
@@ -130,7 +106,7 @@ class Job:
     overrides: list[str] = field(default_factory=list)
 
 
-def backbone_jobs(suite: Suite, out: Path, seeds: Sequence[int], more: Sequence[str]) -> list[Job]:
+def backbone_jobs(suite: SuiteConfig, out: Path, seeds: Sequence[int], more: Sequence[str]) -> list[Job]:
     """The runs that train the backbone of each seed."""
     jobs: list[Job] = []
     for seed in seeds if suite.first is not None else ():
@@ -140,12 +116,19 @@ def backbone_jobs(suite: Suite, out: Path, seeds: Sequence[int], more: Sequence[
     return jobs
 
 
-def method_jobs(suite: Suite, out: Path, labels: Sequence[str], seeds: Sequence[int], more: Sequence[str]) -> list[Job]:
-    """The runs of the methods, seed by seed."""
-    variants = {label: suite.variant(label) for label in labels}
+def method_jobs(suite: SuiteConfig, out: Path, labels: Sequence[str], seeds: Sequence[int], more: Sequence[str]) -> list[Job]:
+    """The runs of the methods, seed by seed.
+
+    Raises:
+        InputError: there is no method of such a label.
+    """
+    for label in labels:
+        if label not in suite.methods:
+            raise InputError(f"the suite {suite.name!r} has no method {label!r}; it has {', '.join(suite.methods)}")
     jobs = []
     for seed in seeds:
-        for label, variant in variants.items():
+        for label in labels:
+            variant = suite.methods[label]
             if variant.seeds is not None and seed not in variant.seeds:
                 continue
             folder = out / label / str(seed)
@@ -287,16 +270,15 @@ def _cause(console: str) -> str:
     return (reasons or lines or ["no output"])[-1]
 
 
-def about(suite: Suite) -> About:
+def about(suite: SuiteConfig) -> About:
     """The first line of the suite's store: its title, and how its methods are presented."""
-    methods: dict[str, MethodInfo] = {}
-    for label in suite.methods:
-        variant = suite.variant(label)
-        methods[label] = MethodInfo(title=variant.title, group=variant.group, note=variant.note)
+    methods = {
+        label: MethodInfo(title=variant.title, group=variant.group, note=variant.note) for label, variant in suite.methods.items()
+    }
     return About(suite=suite.name, title=suite.title, methods=methods)
 
 
-def describe(suite: Suite, store: Path, out: Path) -> None:
+def describe(suite: SuiteConfig, store: Path, out: Path) -> None:
     """Write into a store how its methods are presented, its `summary.json`, and images of the run folders in `out`."""
     describe_store(store, about(suite))
     finish(store, out)

@@ -10,12 +10,12 @@ Values that a run did not measure are null, or left out.
 import json
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import BaseModel, Field, Strict, model_validator
 
 from img2img.errors import InputError
 from img2img.files.json_files import parse_json
 from img2img.training.mask_report import Masks
-from img2img.validation import Number, Size, Stored, as_model
+from img2img.validation import Exact, Number, Size, as_model
 from img2img.validation.stored import Model
 
 VERSION: Final = 1
@@ -24,16 +24,10 @@ RUNS = "runs.jsonl"
 SUMMARY = "summary.json"
 
 
-class Entry(Stored):
-    """An object of these files: nothing unknown is accepted."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 # ------------------------------------------------------------------ runs.jsonl
 
 
-class MethodInfo(Entry):
+class MethodInfo(Exact):
     """How reports present a method.
 
     Attributes:
@@ -47,7 +41,7 @@ class MethodInfo(Entry):
     note: str = ""
 
 
-class About(Entry):
+class About(Exact):
     """The first line of `runs.jsonl`.
 
     Attributes:
@@ -63,7 +57,7 @@ class About(Entry):
     methods: dict[str, MethodInfo] = Field(default={})
 
 
-class Backbone(Entry):
+class Backbone(Exact):
     """The network that the methods share; see `training.results`."""
 
     name: str
@@ -75,7 +69,7 @@ class Backbone(Entry):
     sha256: str
 
 
-class TaskRecord(Entry):
+class TaskRecord(Exact):
     """A task of a run.
 
     Attributes:
@@ -125,7 +119,7 @@ class TaskRecord(Entry):
     curve: list[Annotated[tuple[int, Number], Strict(False)]] = Field(default=[])
 
 
-class RunRecord(Entry):
+class RunRecord(Exact):
     """One run.
 
     Attributes:
@@ -175,7 +169,7 @@ class RunRecord(Entry):
 # ------------------------------------------------------------------ summary.json
 
 
-class SummaryTask(Entry):
+class SummaryTask(Exact):
     """A task of a suite."""
 
     name: str
@@ -184,7 +178,7 @@ class SummaryTask(Entry):
     baseline: Number | None
 
 
-class SummaryCell(Entry):
+class SummaryCell(Exact):
     """The primary metric of a method on a task, after the whole sequence.
 
     Attributes:
@@ -200,7 +194,7 @@ class SummaryCell(Entry):
     bytes: int | None
 
 
-class Summary(Entry):
+class Summary(Exact):
     """The metrics of a suite in one small object. Tasks that a method lacks have no entry."""
 
     version: Literal[1] = VERSION

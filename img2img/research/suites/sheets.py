@@ -19,11 +19,12 @@ from pydantic import Field, Strict
 
 from img2img.errors import InputError
 from img2img.files.atomic import write_atomic
-from img2img.research.suites.schema import Entry, parse
+from img2img.research.suites.schema import parse
 from img2img.research.suites.suite import Method, Suite, TaskInfo
 from img2img.tasks.base import TASKS
 from img2img.tasks.lettering import fit
 from img2img.training.output_images import Strip, read_strip
+from img2img.validation import Exact
 
 logger = logging.getLogger("img2img")
 
@@ -42,7 +43,7 @@ _GIVEN = ("inputs", "targets")
 _REMEDY = "delete it, and run pipelines/suite.py again to make it from the run folders"
 
 
-class _Layout(Entry):
+class _Layout(Exact):
     """The description of a sheet."""
 
     given: list[str]

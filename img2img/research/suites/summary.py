@@ -1,12 +1,12 @@
 """A suite in short: `summary.json`, and its headline table as Markdown for documents."""
 
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 from img2img.files.json_files import write_json
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
+from img2img.formatting import markdown_table
 from img2img.reports import text
 from img2img.research.suites.aggregate import Stat, final, learned, mean_skill, moved, seconds, sizes, task_bytes
 from img2img.research.suites.schema import SUMMARY, Summary, SummaryCell, SummaryTask, TaskRecord
@@ -131,9 +131,3 @@ def _spread(value: Stat | None) -> str:
         return text.DASH
     mean = text.number(value.mean)
     return mean if value.std is None else f"{mean} ± {float(f'{value.std:.2g}'):,g}"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; a cell may hold any text."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

@@ -12,7 +12,7 @@ from img2img.training.config.experiment import (
     TaskConfig,
 )
 from img2img.training.config.fingerprint import backbone_fingerprint, task_fingerprint
-from img2img.training.config.read import EVERY_TASK, read_experiment
+from img2img.training.config.read import read_experiment
 from img2img.training.config.train_options import (
     AugmentationOptions,
     AverageOptions,
@@ -24,7 +24,6 @@ from img2img.training.config.train_options import (
 )
 
 __all__ = [
-    "EVERY_TASK",
     "AugmentationOptions",
     "AverageOptions",
     "BackboneConfig",
