@@ -1,6 +1,6 @@
 """`model.run` against a hand-written loop over the merged network: what reading types, padding and showing results cost.
 
-    python benchmarks/inference.py runs/demo --task recolour --rounds 9
+    python benchmarks/inference.py runs/demo --task colour --rounds 9
 
 A round runs eight images of 256 x 192, or one of 1600 x 1200. The peer is the merged network alone: pad, run, cut, and the
 task's own prediction and image.
@@ -28,7 +28,7 @@ from img2img.tasks.base import pixels
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", help="by default one of a random U-Net")
-    parser.add_argument("--task", default="recolour")
+    parser.add_argument("--task", default="colour")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--short", action="store_true", help="small images alone, fewer rounds")
     options = parser.parse_args()

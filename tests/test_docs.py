@@ -151,7 +151,7 @@ def _demo() -> dict[str, Any]:
     labelled = {"kind": "image_label_folder", "images": "my/photos", "labels": "my/labels", "classes": "my/classes.txt"}
     tasks = {
         "shapes": ({"kind": "segmentation"}, labelled),
-        "recolour": ({"kind": "colourisation"}, photos),
+        "colour": ({"kind": "colourisation"}, photos),
     }
     return {
         "name": "demo",
