@@ -134,11 +134,11 @@ def test_a_package_that_is_there_and_broken_is_no_missing_one(
 # ---------------------------------------------------------------------- the wheel: its commands, its configs, its templates
 
 OVERRIDES = [
-    "experiment=demo", "sequence=[shapes,recolour]", "compare.decoder_only=[]", "out=made", "train.steps=2",
+    "experiment=demo", "sequence=[shapes,colour]", "compare.decoder_only=[]", "out=made", "train.steps=2",
     "train.validation.every=2", "evaluation.check_images=1", "evaluation.panels=1", "backbone=image_transformer",
     "backbone.width=4", "backbone.blocks=0", "masks.trainable_copies=null", "device.threads=1",
     "train.validation.precise_bn_batches=0", "train.augmentation.crop=32",
-    "tasks.shapes.data.count={train: 8, val: 2, test: 2}", "+tasks.recolour.data.limit={train: 4, val: 2, test: 2}",
+    "tasks.shapes.data.count={train: 8, val: 2, test: 2}", "+tasks.colour.data.limit={train: 4, val: 2, test: 2}",
 ]  # fmt: skip
 MINE = """# @package _global_
 name: mine
@@ -148,8 +148,8 @@ tasks: {colour: {task: {kind: colourisation}, data: {kind: samples}}}
 COMMANDS = {
     "train": ["train", *OVERRIDES],
     "list": ["tasks", "list", "made", "--json"],
-    "run": ["run", "recolour", "made/images", "--bundle", "made", "--out", "out", "--json"],
-    "starter": ["run", "denoise", "made/images/recolour.png", "--out", "starter", "--json"],
+    "run": ["run", "colour", "made/images", "--bundle", "made", "--out", "out", "--json"],
+    "starter": ["run", "denoise", "made/images/colour.png", "--out", "starter", "--json"],
     "mine": ["train", "--config-dir", "mine", "experiment=mine", "--cfg", "job"],
     "wrong": ["train", "--config-dir", "mine", "experiment=mine", "train.stepz=1"],
 }
@@ -227,7 +227,7 @@ def test_a_task_is_trained_and_run_away_from_the_checkout(place: Path, answers: 
     assert not answers["train"]["code"], answers["train"]
     assert (place / "made" / "report.html").is_file()
     assert (place / "made" / "config" / "config.yaml").is_file()
-    assert [task["name"] for task in json.loads(answers["list"]["out"])] == ["shapes", "recolour"]
+    assert [task["name"] for task in json.loads(answers["list"]["out"])] == ["shapes", "colour"]
     assert not answers["run"]["code"], answers["run"]
     results = json.loads(answers["run"]["out"])["results"]
     assert {Path(result["output"]).name for result in results} == {p.name for p in (place / "made" / "images").glob("*.png")}
@@ -236,7 +236,7 @@ def test_a_task_is_trained_and_run_away_from_the_checkout(place: Path, answers: 
 
 def test_the_bundle_that_comes_with_it_runs_without_a_training(place: Path, answers: dict[str, Any]) -> None:
     assert not answers["starter"]["code"], answers["starter"]
-    assert (place / "starter" / "recolour.png").is_file()
+    assert (place / "starter" / "colour.png").is_file()
 
 
 def test_an_experiment_of_ones_own_is_found_and_a_wrong_key_named(answers: dict[str, Any]) -> None:

@@ -222,7 +222,7 @@ def test_runs_of_a_multirun_join_into_what_the_sequence_learns(tmp_path: Path) -
         "backbone.width=4", "backbone.blocks=0",
         "train.steps=3", "train.validation.every=2", "train.validation.precise_bn_batches=2", "evaluation.panels=1",
         "evaluation.check_images=1", "device.threads=1", "device.accelerator=cpu",
-        *(f"tasks.{name}.data.count={{train: 4, val: 2, test: 2}}" for name in ("shapes", "landscape", "drawings")),
+        *(f"tasks.{name}.data.count={{train: 4, val: 2, test: 2}}" for name in ("shapes", "landscape", "edges")),
     ]  # fmt: skip
 
     def learn(out: str, sequence: str) -> None:
@@ -230,27 +230,27 @@ def test_runs_of_a_multirun_join_into_what_the_sequence_learns(tmp_path: Path) -
         SequenceRunner(read_experiment(config)).run()
 
     learn("first", "[shapes]")
-    learn("whole", "[shapes,landscape,drawings]")
+    learn("whole", "[shapes,landscape,edges]")
     done = run_script(
-        "image_to_image", "-m", *small, f"backbone_from={tmp_path / 'first'}", "sequence=[shapes,landscape],[shapes,drawings]",
+        "image_to_image", "-m", *small, f"backbone_from={tmp_path / 'first'}", "sequence=[shapes,landscape],[shapes,edges]",
         f"out={tmp_path / 'side'}",
     )  # fmt: skip
     assert done.code == 0, done
     jobs = [tmp_path / "side" / number for number in ("0", "1")]
-    for job, name in zip(jobs, ("landscape", "drawings"), strict=True):
+    for job, name in zip(jobs, ("landscape", "edges"), strict=True):
         log = (job / "log.txt").read_text()
         assert f"{name}: is learned (sparse_signs)" in log
         assert log.count("is learned") == 1, "the other job's lines are not in it"
         assert [task["name"] for task in json.loads((job / "results.json").read_text())["tasks"]] == ["shapes", name]
     assert sorted(path.name for path in (tmp_path / "side").iterdir()) == ["0", "1", "multirun.yaml"]
-    assert join_bundles(tmp_path / "joined", jobs) == ["shapes", "landscape", "drawings"]
+    assert join_bundles(tmp_path / "joined", jobs) == ["shapes", "landscape", "edges"]
     assert files(tmp_path / "joined") == files(tmp_path / "whole" / "bundle")
     options = ["experiment=demo", "backbone=bundle", f"backbone.weights={tmp_path / 'joined'}", "sequence=[tissue]"]
     more = read_experiment(plain_config(compose("image_to_image", options)))
     assert more.backbone.source is not None
-    assert more.backbone.source.tasks == ("shapes", "landscape", "drawings")
+    assert more.backbone.source.tasks == ("shapes", "landscape", "edges")
     assert {name: task.kind for name, task in img2img.load(str(tmp_path / "joined")).tasks.items()} == {
-        "shapes": "segmentation", "landscape": "segmentation", "drawings": "edges",
+        "shapes": "segmentation", "landscape": "segmentation", "edges": "edges",
     }  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_every_method_can_be_chosen_with_all_its_options(method: str) -> None:
 
 
 @pytest.mark.slow_after(4)
-@pytest.mark.parametrize("backbone", [name for name in _names("backbone") if name not in ("bundle", "starter")])  # are no kinds
+@pytest.mark.parametrize("backbone", [name for name in _names("backbone") if name != "bundle"])  # whose bundle is to be given
 def test_a_backbone_config_builds(backbone: str) -> None:
     options = _compose(f"backbone={backbone}").backbone.options()
     assert build_backbone({**options, "weights": None, "out_channels": 2}).head_channels > 0
@@ -63,9 +63,9 @@ def test_a_backbone_config_builds(backbone: str) -> None:
 
 def test_any_subset_can_be_asked_for_on_the_command_line() -> None:
     experiment = _compose(
-        "experiment=demo", "sequence=[drawings,recolour]", "train.steps=7", "+tasks.drawings.train.augmentation.crop=32"
+        "experiment=demo", "sequence=[edges,colour]", "train.steps=7", "+tasks.edges.train.augmentation.crop=32"
     )
-    assert list(experiment.sequence) == ["drawings", "recolour"]
+    assert list(experiment.sequence) == ["edges", "colour"]
     assert experiment.tasks[0].train.steps == 7
     assert experiment.tasks[0].train.augmentation.crop == 32
 
