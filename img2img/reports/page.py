@@ -12,7 +12,7 @@ from img2img.files.atomic import write_atomic
 from img2img.files.paths import expanded
 from img2img.reports import text
 from img2img.reports.figures import learning_curve
-from img2img.reports.read import read_curve, read_image
+from img2img.reports.read import Training, read_curve, read_image, read_training
 from img2img.tasks.segmentation import palette
 from img2img.training.results import Results, TaskResult, finetuned_steps, read_results
 
@@ -79,7 +79,8 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
     pairs[primary] = (task.value, task.baseline)
     classes = [key for key in pairs if key.startswith(_CLASS)] if task.kind == "segmentation" else []
     colours = [_hex(colour) for colour in palette(len(classes)).tolist()] if classes else []
-    curve, best_step = read_curve(folder, name, primary), None if task.best_step is None else int(task.best_step)
+    training = read_training(folder, name, primary)
+    curve, kept = training and training.curve, training and _kept(training, task)
     other, decoder = read_curve(folder, f"{name}.decoder_only", primary), task.comparisons.get("decoder_only")
     return {
         **task.model_dump(),
@@ -106,10 +107,21 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
         ],
         "image": read_image(folder, name),
         "columns": text.COLUMNS.get(task.kind, text.ANY_COLUMNS),
-        "curve": curve and learning_curve(curve, other, metric=primary, best_step=best_step, key=f"curve-{index + 1}"),
+        "curve": curve and learning_curve(curve, other, metric=primary, kept=kept, key=f"curve-{index + 1}"),
+        "kept": kept,
+        "trainings": training is not None and bool(training.last),
         "steps_from_finetuned": finetuned_steps(task),
         "curve_of_decoder": other is not None,
     }
+
+
+def _kept(training: Training, task: TaskResult) -> int | None:
+    """The step of the curve whose state was kept, which the results count within the last training; None if it is not there."""
+    if training.last is None or task.best_step is None:
+        return None
+    step = training.last + int(task.best_step)
+    value = dict(training.curve.validation).get(step)
+    return None if value is None or task.val not in (None, value) else step
 
 
 def improvement(value: float | None, baseline: float | None, *, higher_is_better: bool) -> float | None:

@@ -94,7 +94,8 @@ class TaskRecord(Entry):
         density: share of ones in its mask.
         train_seconds: of its training, validations included.
         steps: of its training.
-        best_step: the step that validation chose.
+        best_step: the step that validation chose, counted within the last of the task's trainings.
+        val: the primary metric on the validation images, of the state that was kept; left out by earlier versions.
         test_images: how many images the metrics are of.
         data_sha256: of the files that it was learned from.
         metrics: all metrics on the test images when the task was just learned.
@@ -118,6 +119,7 @@ class TaskRecord(Entry):
     train_seconds: Number | None
     steps: int | None = None
     best_step: int | None = None
+    val: Number | None = None
     test_images: int | None = None
     data_sha256: str | None = None
     metrics: dict[str, Number | None] = Field(default={})

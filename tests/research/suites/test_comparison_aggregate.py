@@ -1,6 +1,7 @@
 """The numbers of a comparison: means, skills, pairs, sizes, times, and their tables."""
 
 import csv
+import json
 import re
 import warnings
 from dataclasses import replace
@@ -257,6 +258,16 @@ def test_learning_curves_join_the_phases_of_a_task_and_average_seeds(tmp_path: P
     assert training_curve(tmp_path / "sequential" / "0", "streets", "mIoU") == [], "all tasks trained at once"
 
 
+def test_a_learning_curve_has_as_many_prunings_as_there_were(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    for suffix in ("", *(f".prune{k}" for k in range(1, 13)), ".retrain", ".decoder_only"):
+        (folder / f"streets{suffix}.csv").write_text(f"step,loss,val mIoU\n10,1.0,0.{len(suffix)}\n", encoding="utf-8")
+    (folder / "streets.prune1.extra.csv").write_text("step,loss,val mIoU\n10,1.0,0.9\n", encoding="utf-8")
+    curve = training_curve(tmp_path, "streets", "mIoU")
+    assert curve == [(10 * (i + 1), value) for i, value in enumerate([0.0, *[0.7] * 9, *[0.8] * 3, 0.8])]
+
+
 def test_bars_of_masks_that_zero_and_that_move_say_which_do_what() -> None:
     first, second = (Method(name, name, "mask", "", i, ()) for i, name in enumerate(("bits", "signs")))
     (axes,) = affected_figure({first: "zeroed", second: "moved"}, ["edges"], {first: {"edges": 0.5}, second: {"edges": 0.1}}).axes
@@ -315,3 +326,28 @@ def test_validation_chooses_and_the_test_images_do_not(tmp_path: Path) -> None:
     found = chosen_by_validation(replace(suite, methods=methods))
     assert found == {"streets": ("finetune", pytest.approx(0.6)), "colour": ("piggyback", pytest.approx(50.0))}
     assert chosen_by_validation(suite).keys() <= {"streets", "colour", "edges"}
+
+
+def test_what_was_validated_is_looked_up_by_its_step_only_where_one_training_made_it(tmp_path: Path) -> None:
+    # PackNet's second training keeps its tenth step, whose validation is 0.3; the first training's tenth step had 0.9.
+    stored = results("piggyback", 0)
+    stored["tasks"][0] |= {"best_step": 10, "steps": 50}
+    for label, method, val in (("pruned", "packnet", None), ("pruned_anew", "packnet", 0.3), ("masked", "piggyback", None)):
+        run = tmp_path / label / "0"
+        write_run(run, "piggyback", 0)
+        stored["tasks"][0]["val"] = val
+        (run / "results.json").write_text(json.dumps(stored | {"method": method}), encoding="utf-8")
+        (run / "metrics" / "streets.csv").write_text("step,loss,val mIoU\n10,1,0.9\n40,1,0.8\n", encoding="utf-8")
+        if method == "packnet":
+            (run / "metrics" / "streets.retrain.csv").write_text("step,loss,val mIoU\n10,1,0.3\n", encoding="utf-8")
+        store_run(run, tmp_path / "store", label=label, seed=0)
+    suite = read_suite(tmp_path / "store")
+    assert [run.task("streets").curve[-1] for run in suite.runs if run.record.method == "packnet"] == [(50, 0.3)] * 2  # type: ignore[union-attr]
+
+    def chosen(label: str) -> Any:
+        alone = replace(suite, methods=tuple(method for method in suite.methods if method.label == label))
+        return chosen_by_validation(alone).get("streets")
+
+    assert chosen("pruned") is None, "a run of an earlier version, which did not store the validation"
+    assert chosen("pruned_anew") == ("pruned_anew", 0.3)
+    assert chosen("masked") == ("masked", 0.9)
