@@ -177,12 +177,15 @@ def transfer(method: Method, key: str) -> Stat | None:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The forgetting matrix of a method: row t, column i is the mean over seeds of task i's primary metric after task t."""
+    """The forgetting matrix of a method: row t, column i is the mean over seeds of task i's primary metric after task t.
+
+    None above the diagonal, and where no seed was measured then.
+    """
 
     tasks: tuple[TaskInfo, ...]
     values: list[list[float | None]]
     changes: list[list[float | None]]
-    """The same as the change of skill since the task was learned; None on and above the diagonal's unknown places."""
+    """The same as the change of skill since the task was learned; None where that is not known, as above the diagonal."""
 
 
 def matrix(method: Method, suite: Suite) -> Matrix:
@@ -196,10 +199,9 @@ def matrix(method: Method, suite: Suite) -> Matrix:
     changes: list[list[float | None]] = [[None] * size for _ in tasks]
     for t in range(size):
         for i in range(t + 1):
-            cells = [run.record.value_matrix for run in alike]
-            mean = stat(cell[t][i] for cell in cells)
+            mean = stat(run.after(t, i) for run in alike)
             values[t][i] = None if mean is None else mean.mean
-            pairs = [(skill_of(cell[t][i], tasks[i]), skill_of(cell[i][i], tasks[i])) for cell in cells]
+            pairs = [(skill_of(run.after(t, i), tasks[i]), skill_of(run.after(i, i), tasks[i])) for run in alike]
             change = stat(now - new for now, new in pairs if now is not None and new is not None)
             changes[t][i] = None if change is None else change.mean
     return Matrix(tasks, values, changes)

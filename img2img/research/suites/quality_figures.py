@@ -85,9 +85,8 @@ def forgetting_figure(method: Method, matrix: Matrix) -> Figure:
     size = len(matrix.tasks)
     figure = new_figure(0.95 + 0.46 * size, 0.95 + 0.27 * size)  # three beside each other with six tasks
     axes = figure.subplots()
-    changes = np.array([[0.0 if c is None else c for c in row] for row in matrix.changes])
-    shown = np.ma.masked_array(changes, mask=[[i > t for i in range(size)] for t in range(size)])
-    axes.imshow(shown, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
+    changes = np.array([[math.nan if c is None else c for c in row] for row in matrix.changes])
+    axes.imshow(np.ma.masked_invalid(changes), cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
     for t in range(size):
         for i in range(t + 1):
             value = matrix.values[t][i]
@@ -150,10 +149,10 @@ def time_figure(methods: Sequence[Method], found: Sequence[Stat]) -> Figure:
     axes = figure.subplots()
     tidy(axes, grid="x")
     means = [stat.mean for stat in found]
-    spread = [stat.std or 0.0 for stat in found]
+    spread = [math.nan if stat.std is None else stat.std for stat in found]
     axes.barh(range(len(methods)), means, color=COLOURS[0], height=0.66)
     axes.errorbar(means, range(len(methods)), xerr=spread, fmt="none", ecolor=_INK, elinewidth=1.2, capsize=2)
-    _row_labels(axes, methods, [m + s for m, s in zip(means, spread, strict=True)], text.duration, shown=means)
+    _row_labels(axes, methods, [stat.mean + (stat.std or 0.0) for stat in found], text.duration, shown=means)
     longest = max(means, default=1.0)
     unit, name = (3600, "hours") if longest >= 2 * 3600 else (60, "minutes") if longest >= 120 else (1, "seconds")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:g}"))

@@ -143,7 +143,8 @@ class RunRecord(Entry):
         environment: commit, device, versions.
         transfer: average skill, forgetting, backward and forward transfer.
         max_abs_output_change: the largest change of an earlier task's output.
-        value_matrix: row t, column i: the primary metric of task i after task t was learned.
+        value_matrix: row t, column i: the primary metric of task i after task t was learned, as it was last measured.
+        remeasured: when earlier tasks were measured again: after "every" task or at the "end"; rows before it repeat values then.
         tasks: in the order of training.
         config: as it was when the run was made, without paths of the machine. Nothing here reads it: its keys change.
         masks: what the masks look like.
@@ -162,6 +163,7 @@ class RunRecord(Entry):
     transfer: dict[str, Number | None] = Field(default={})
     max_abs_output_change: Number | None
     value_matrix: list[list[Number | None]]
+    remeasured: Literal["every", "end"] = "every"
     tasks: list[TaskRecord] = Field(min_length=1)
     config: dict[str, Any] | None = None
     masks: Masks | None = None

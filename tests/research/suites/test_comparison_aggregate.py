@@ -8,18 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from comparison_suite import add_run, bare_suite, elsewhere, make_suite, page_of, results, table, write_run
 
-from img2img.research.suites.aggregate import Stat, best, mean_curve, relative_skill
+from img2img.research.suites.aggregate import Stat, best, matrix, mean_curve, relative_skill
 from img2img.research.suites.page_text import spread
 from img2img.research.suites.paired_differences import Gain, gain, gain_points, mean_gain, nearest_mask, pair_rows, pairs
 from img2img.research.suites.plot_style import save_png
-from img2img.research.suites.quality_figures import affected_figure, curve_figure, pareto_front, quality_bytes_figure
+from img2img.research.suites.quality_figures import (
+    affected_figure,
+    curve_figure,
+    forgetting_figure,
+    pareto_front,
+    quality_bytes_figure,
+    time_figure,
+)
 from img2img.research.suites.store import store_run, training_curve
 from img2img.research.suites.suite import Method, Run, TaskInfo, read_suite
 from img2img.research.suites.summary import chosen_by_validation
-from img2img.research.suites.tables import winners
+from img2img.research.suites.tables import _forgetting, winners
 
 
 def test_the_headline_table_gives_mean_spread_direction_and_the_best(made: tuple[Path, Path]) -> None:
@@ -239,6 +247,37 @@ def test_the_forgetting_matrix_is_the_mean_over_seeds(made: tuple[Path, Path]) -
     assert cells["sequential", "edges", "streets"]["skill_change"] == pytest.approx(-0.6875)
     assert ("sequential", "streets", "colour") not in cells
     assert all(row["skill_change"] == 0 for row in cells.values() if row["method"] != "sequential")
+
+
+def test_what_was_measured_at_the_end_alone_is_not_shown_as_measured_in_between(tmp_path: Path) -> None:
+    for seed, remeasured in ((0, "end"), (1, "every")):
+        changed = results("piggyback", seed)
+        changed["forgetting"] |= {"remeasured": remeasured}
+        add_run(tmp_path, "piggyback", changed, seed=seed)
+    suite = read_suite(tmp_path)
+    assert [run.record.remeasured for run in suite.runs] == ["end", "every"]
+    ends = replace(suite.methods[0], runs=suite.methods[0].runs[:1])
+    found = matrix(ends, suite)
+    assert found.values == [[0.5, None, None], [None, 100.0, None], [0.5, 100.0, 1000.0]]
+    assert found.changes == [[0.0, None, None], [None, 0.0, None], [0.0, 0.0, 0.0]]
+    rows = {(row[1], row[2]): row[3:] for row in _forgetting(replace(suite, methods=(ends,)))}
+    assert rows["colour", "streets"] == (None, None)
+    (axes,) = forgetting_figure(ends, found).axes
+    assert axes.texts[1].get_text() == "—"
+    assert axes.images[0].get_array().mask.tolist() == [[False, True, True], [True, False, True], [False] * 3]  # type: ignore[union-attr]
+    assert matrix(suite.methods[0], suite).values[1][0] == 0.6, "of the seed that was measured then"
+    without_skill = replace(found, changes=[[None] * 3] * 3)
+    save_png(forgetting_figure(ends, without_skill), tmp_path / "figure.png")
+
+
+def test_one_seed_has_no_spread_in_the_figure_of_times() -> None:
+    method = Method("a", "a", "mask", "", 0, ())
+    ends = []
+    for std, seeds in ((None, 1), (5.0, 2)):
+        (axes,) = time_figure([method], [Stat(60.0, std, seeds)]).axes
+        ends.append([float(line.get_xdata()[0]) for line in axes.lines])  # type: ignore[index]
+    assert np.isnan(ends[0]).all()
+    assert ends[1] == [55.0, 65.0]
 
 
 def test_learning_curves_join_the_phases_of_a_task_and_average_seeds(tmp_path: Path) -> None:
