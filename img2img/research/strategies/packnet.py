@@ -94,7 +94,7 @@ class PackNet(SharedStrategy):
     def _check_owners(self, count: int) -> None:
         if count > MOST_OWNERS:
             raise InputError(
-                f"method {self.name!r} got {count} owners of weights, which are the tasks and a backbone that was trained elsewhere: "
+                f"method {self.name!r} got {count} owners of weights (tasks, and a backbone that was trained elsewhere): "
                 f"expected {MOST_OWNERS} at most, since their numbers have eight bits; learn fewer tasks, or choose masks"
             )
 
