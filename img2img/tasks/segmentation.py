@@ -67,7 +67,7 @@ class Segmentation(Task):
             raise InputError(f"segmentation needs two classes or more, got {list(classes)}: name them in the data config")
         if len(classes) > VOID:
             raise InputError(
-                f"segmentation got {len(classes)} classes: expected {VOID} at most, since labels have eight bits and {VOID} is void"
+                f"segmentation got {len(classes)} classes: expected {VOID} at most, since labels are 8-bit and {VOID} is void"
             )
         self.classes = tuple(classes)
         self.out_channels = len(self.classes)
