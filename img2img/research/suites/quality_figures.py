@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from img2img.masks.plots import effect_words
 from img2img.reports import text
-from img2img.research.suites.aggregate import Matrix, Sizes, Stat
+from img2img.research.suites.aggregate import Matrix, Sizes, Stat, alike
 from img2img.research.suites.plot_style import COLOURS, WIDE, fill, look, new_figure, plain, side_legend, tidy
 from img2img.research.suites.suite import Method, TaskInfo
 
@@ -25,7 +25,7 @@ _LOGARITHMIC = 20
 def skill_figure(
     methods: Sequence[Method], tasks: Sequence[TaskInfo], skills: Sequence[Sequence[float | None]], *, reference: str | None
 ) -> Figure:
-    """A row a method, a dot a task, a bar for the mean.
+    """A row a method, a dot a task, a bar for the mean of the methods that have the same tasks.
 
     Args:
         methods: the rows.
@@ -46,11 +46,12 @@ def skill_figure(
         axes.annotate(plain(name), (x, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
                       ha="center", va="bottom", fontsize=8, color="0.25")  # fmt: skip
     rows = len(methods)
+    same = alike([frozenset(task.name for task, value in zip(tasks, row, strict=True) if value is not None) for row in skills])
     for y in range(rows):
         if y % 2 == 0:
             axes.axhspan(y - 0.5, y + 0.5, color="0.965", zorder=0, linewidth=0)
         values = [value for value in skills[y] if value is not None]
-        if values and len(values) == max(sum(v is not None for v in row) for row in skills):
+        if values and y in same:
             mean = min(max(sum(values) / len(values), low), high)
             axes.plot([mean, mean], [y - 0.42, y + 0.42], color=_INK, linewidth=2.2, solid_capstyle="butt", zorder=2)
         for i, value in enumerate(skills[y]):

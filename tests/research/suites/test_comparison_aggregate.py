@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 from comparison_suite import add_run, bare_suite, elsewhere, make_suite, page_of, results, table, write_run
 
-from img2img.research.suites.aggregate import Stat, best, matrix, mean_curve, relative_skill
+from img2img.research.suites.aggregate import (
+    Sizes,
+    Stat,
+    best,
+    matrix,
+    mean_curve,
+    mean_skill,
+    relative_skill,
+    seconds,
+    sizes,
+    transfer,
+)
 from img2img.research.suites.page_text import spread
 from img2img.research.suites.paired_differences import Gain, gain, gain_points, mean_gain, nearest_mask, pair_rows, pairs
 from img2img.research.suites.plot_style import save_png
@@ -22,6 +33,7 @@ from img2img.research.suites.quality_figures import (
     forgetting_figure,
     pareto_front,
     quality_bytes_figure,
+    skill_figure,
     time_figure,
 )
 from img2img.research.suites.store import store_run, training_curve
@@ -230,6 +242,47 @@ def test_sizes_count_what_is_shared_once(made: tuple[Path, Path]) -> None:
     assert [by["piggyback"][key] for key in ("shared_bytes", "task_bytes", "total_bytes")] == [1_000_000, 91_500, 1_091_500]
     assert [by["finetune"][key] for key in ("shared_bytes", "total_bytes")] == [0, 3_001_500]
     assert page_of(made[1]).row("Piggyback")[5] == "1.09 MB"
+
+
+def test_seeds_are_averaged_over_the_same_tasks_alone(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    piggyback = next(m for m in suite.methods if m.label == "piggyback")
+    first, second = piggyback.runs
+
+    def without(run: Run, place: int, **changes: Any) -> Run:
+        tasks = [task for i, task in enumerate(run.record.tasks) if i != place]
+        rows = [
+            [value for i, value in enumerate(row) if i != place] for t, row in enumerate(run.record.value_matrix) if t != place
+        ]
+        return elsewhere(run, tasks=tasks, value_matrix=rows, **changes)
+
+    # Two tasks each, and not the same two: the first seed alone. Then two seeds have the other two tasks.
+    apart = replace(piggyback, runs=(without(first, 2), without(second, 1)))
+    assert mean_skill(apart, suite) == (Stat(pytest.approx((0.375 + 0.5) / 2), None, 1), 2)
+    assert sizes(apart) == Sizes(1e6, 60_000)
+    assert seconds(apart) == Stat(121.0, None, 1)
+    assert transfer(apart, "average_skill") == Stat(0.5, None, 1)
+    assert [task.name for task in matrix(apart, suite).tasks] == ["streets", "colour"]
+    assert matrix(apart, suite).values[0][0] == 0.5
+    twice = replace(piggyback, runs=(*apart.runs, without(first, 1, seed=2)))
+    assert mean_skill(twice, suite) == (
+        Stat(pytest.approx((0.375 + 0.75 + 0.5 + 0.7) / 4), pytest.approx(0.0265, abs=1e-4), 2),
+        2,
+    )
+    assert sizes(twice) == Sizes(1e6, 61_000)
+    assert [task.name for task in matrix(twice, suite).tasks] == ["streets", "edges"]
+    # A seed that has them all stands for the method, and one whose metric is missing does not.
+    assert mean_skill(replace(piggyback, runs=(*twice.runs, first)), suite) == (Stat(pytest.approx(1.625 / 3), None, 1), 3)
+    unknown = elsewhere(second, value_matrix=[[0.6, None, None], [0.6, None, None], [0.6, None, 1200.0]])
+    assert mean_skill(replace(piggyback, runs=(without(first, 2), unknown)), suite) == (Stat(pytest.approx(0.4375), None, 1), 2)
+
+
+def test_the_figure_of_skills_has_means_over_the_same_tasks_alone(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    rows = [[0.5, 0.9, None], [0.5, None, 0.1], [0.5, None, 0.3]]
+    (axes,) = skill_figure(suite.methods, suite.tasks, rows, reference=None).axes
+    bars = [line for line in axes.lines if line.get_linewidth() == 2.2]
+    assert [float(bar.get_xdata()[0]) for bar in bars] == pytest.approx([0.3, 0.4])  # type: ignore[index]
 
 
 def test_training_times_are_summed_over_the_tasks(made: tuple[Path, Path]) -> None:
