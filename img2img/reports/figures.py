@@ -22,7 +22,7 @@ _LOGARITHMIC = 20
 """A loss that falls by more than this factor is drawn on a logarithmic axis."""
 
 
-def learning_curve(curve: Curve, other: Curve | None, *, metric: str, best_step: int | None, key: str) -> Markup:
+def learning_curve(curve: Curve, other: Curve | None, *, metric: str, kept: int | None, key: str) -> Markup:
     """The loss and the primary metric over the steps, one above the other, as an `<svg>` element for an HTML page.
 
     The page defines the colours `--ink`, `--soft`, `--line`, `--first` (the task) and `--second` (`other`).
@@ -31,7 +31,7 @@ def learning_curve(curve: Curve, other: Curve | None, *, metric: str, best_step:
         curve: the task's training.
         other: the decoder-only training, dashed.
         metric: the primary metric's name.
-        best_step: the step whose weights were kept; it gets a ring.
+        kept: the step of `curve` whose weights were kept; it gets a ring.
         key: makes the element's ids unique in its page.
     """
     options = {"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 9, "axes.unicode_minus": True}
@@ -47,8 +47,8 @@ def learning_curve(curve: Curve, other: Curve | None, *, metric: str, best_step:
         losses = [value for part in (curve, other) if part is not None for _, value in part.loss]
         if losses and min(losses) > 0 and max(losses) > _LOGARITHMIC * min(losses):
             upper.set_yscale("log")
-        kept = [(step, value) for step, value in curve.validation if step == best_step]
-        lower.plot(*_xy(kept), "o", markersize=10, fillstyle="none", color=_COLOURS["first"], markeredgewidth=1.4)
+        ring = [(step, value) for step, value in curve.validation if step == kept]
+        lower.plot(*_xy(ring), "o", markersize=10, fillstyle="none", color=_COLOURS["first"], markeredgewidth=1.4)
         lower.set_xlabel("step", color=_COLOURS["ink"])
         lower.xaxis.set_major_locator(MaxNLocator(integer=True))
         complete_fonts(figure)

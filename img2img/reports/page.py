@@ -11,7 +11,7 @@ from typing import Any
 from img2img.files.atomic import write_atomic
 from img2img.files.paths import expanded
 from img2img.reports import text
-from img2img.reports.read import read_curve, read_image
+from img2img.reports.read import Training, read_curve, read_image, read_training
 from img2img.tasks.segmentation import palette
 from img2img.training.results import Results, TaskResult, finetuned_steps, read_results
 
@@ -80,7 +80,8 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
     pairs[primary] = (task.value, task.baseline)
     classes = [key for key in pairs if key.startswith(_CLASS)] if task.kind == "segmentation" else []
     colours = [_hex(colour) for colour in palette(len(classes)).tolist()] if classes else []
-    curve, best_step = read_curve(folder, name, primary), None if task.best_step is None else int(task.best_step)
+    training = read_training(folder, name, primary)
+    curve, ring = training and training.curve, training and _ring(training, task)
     other, decoder = read_curve(folder, f"{name}.decoder_only", primary), task.comparisons.get("decoder_only")
     return {
         **task.model_dump(),
@@ -107,10 +108,23 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
         ],
         "image": read_image(folder, name),
         "columns": text.COLUMNS.get(task.kind, text.ANY_COLUMNS),
-        "curve": curve and learning_curve(curve, other, metric=primary, best_step=best_step, key=f"curve-{index + 1}"),
+        "curve": curve and learning_curve(curve, other, metric=primary, kept=ring and ring["step"], key=f"curve-{index + 1}"),
+        "ring": ring,
         "steps_from_finetuned": finetuned_steps(task),
         "curve_of_decoder": other is not None,
     }
+
+
+def _ring(training: Training, task: TaskResult) -> dict[str, Any] | None:
+    """The step of the curve whose state was kept, which the results count within the last training; None if it is not there."""
+    if training.last is None or task.best_step is None:
+        return None
+    step = training.last + int(task.best_step)
+    values = {at: value for at, value in training.curve.validation if at > training.last}
+    if step not in values or task.val not in (None, values[step]):
+        return None
+    best = max(values.values()) if task.higher_is_better else min(values.values())
+    return {"step": step, "best": values[step] == best, "of_several": training.last > 0}
 
 
 def improvement(value: float | None, baseline: float | None, *, higher_is_better: bool) -> float | None:

@@ -3,6 +3,7 @@
 import base64
 import csv
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,42 @@ def read_curve(folder: Path, training: str, metric: str) -> Curve | None:
             "delete it to leave the curve out"
         ) from error
     return Curve(loss, validation) if loss or validation else None
+
+
+@dataclass(frozen=True)
+class Training:
+    """The logs of a task's trainings, one after another.
+
+    Attributes:
+        curve: of all of them, with steps that count on from one to the next.
+        last: the step in it after which the last one began; None where all tasks were trained at once after them.
+    """
+
+    curve: Curve
+    last: int | None
+
+
+def read_training(folder: Path, task: str, metric: str) -> Training | None:
+    """The logs of a task's trainings, in order; None if there are none.
+
+    LwF warms up its head, CPG prunes little by little, PackNet and CPG train again what they keep.
+
+    Raises:
+        InputError: one cannot be read as a log.
+    """
+    names = (path.name for path in (folder / "metrics").glob("*.csv"))
+    prunings = sorted(int(found[1]) for name in names if (found := re.fullmatch(rf"{re.escape(task)}\.prune(\d+)\.csv", name)))
+    whole, start, end = Curve([], []), 0, 0
+    for phase in (".warmup", "", *(f".prune{k}" for k in prunings), ".retrain"):
+        if (curve := read_curve(folder, task + phase, metric)) is None:
+            continue
+        start = end
+        whole.loss.extend((start + step, value) for step, value in curve.loss)
+        whole.validation.extend((start + step, value) for step, value in curve.validation)
+        end = max(step for step, _ in (*whole.loss, *whole.validation))
+    if not end:
+        return None
+    return Training(whole, None if (folder / "metrics" / f"{task}.joint.csv").is_file() else start)
 
 
 @dataclass(frozen=True)

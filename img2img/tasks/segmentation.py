@@ -65,6 +65,10 @@ class Segmentation(Task):
     ) -> None:
         if len(classes) < 2:
             raise InputError(f"segmentation needs two classes or more, got {list(classes)}: name them in the data config")
+        if len(classes) > VOID:
+            raise InputError(
+                f"segmentation got {len(classes)} classes: expected {VOID} at most, since labels are 8-bit and {VOID} is void"
+            )
         self.classes = tuple(classes)
         self.out_channels = len(self.classes)
         self.majority = 0

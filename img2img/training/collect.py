@@ -49,6 +49,7 @@ def collect_results(
                 train_seconds=record.train_seconds,
                 steps=record.steps,
                 best_step=record.best_step,
+                val=record.val,
                 test_images=record.test_images,
                 metrics=record.metrics,
                 finetuned=record.finetuned,

@@ -34,7 +34,6 @@ from img2img.training.optimiser import (
     start_momentum,
 )
 from img2img.training.precise_bn import precise_bn
-from img2img.training.results import Outcome
 
 
 class Objective(Protocol):
@@ -87,34 +86,18 @@ class Fitted:
     """The outcome of a training; the module holds the state that was kept.
 
     Attributes:
-        best: the primary metric on the validation set of the state that was kept.
+        metric: the name of the objective's primary metric.
+        best: that metric on the validation set of the state that was kept.
         best_step: the step after which it was measured.
         seconds: time in the loop, validations included, over all resumptions.
         steps: how many there were.
     """
 
+    metric: str
     best: float
     best_step: int
     seconds: float
     steps: int
-
-
-def outcome_of(before: float | None, fitted: Sequence[Fitted], *, test_images: int) -> Outcome:
-    """What is kept of a task's trainings; the last one's validation counts.
-
-    Args:
-        before: the primary metric before any of them, None where there is none.
-        fitted: their outcomes.
-        test_images: how many the task is tested on.
-    """
-    return Outcome(
-        before=None if before is None or not math.isfinite(before) else before,
-        val=fitted[-1].best if fitted else None,
-        best_step=fitted[-1].best_step if fitted else None,
-        train_seconds=sum(f.seconds for f in fitted),
-        steps=sum(f.steps for f in fitted),
-        test_images=test_images,
-    )
 
 
 def fit(
@@ -315,7 +298,7 @@ def fit(
     module.load_state_dict(best["state"])
     processes.broadcast(module)
     module.eval()
-    return Fitted(best["value"], best["step"], time.monotonic() - began, options.steps)
+    return Fitted(task.metric, best["value"], best["step"], time.monotonic() - began, options.steps)
 
 
 def _all_but(head: nn.Module, module: nn.Module) -> list[nn.Parameter]:

@@ -82,7 +82,9 @@ class TaskResult(Stored):
     train_seconds: Number | None
     steps: Number | None = None
     best_step: Number | None = None
-    """The step whose state was kept."""
+    """The step whose state was kept, counted within the last of the task's trainings."""
+    val: Number | None = None
+    """The primary metric on the validation set, of the state that was kept; null where another metric chose it."""
     test_images: Number | None
     metrics: Metrics = Field(default_factory=dict)
     """All of the task's metrics on the test set."""
@@ -216,7 +218,6 @@ class TaskRecord(Stored):
 
     before: Number | None
     val: Number | None
-    """The primary metric on the validation set, of the state that was kept."""
     best_step: Number | None
     train_seconds: Number
     steps: Number

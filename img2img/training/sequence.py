@@ -22,7 +22,7 @@ from img2img.training.config import Experiment, backbone_fingerprint, task_finge
 from img2img.training.distributed import Processes, start_fabric, training_precision
 from img2img.training.environment import environment
 from img2img.training.log import TrainingLog
-from img2img.training.loop import Fitted, Progress, fit, outcome_of
+from img2img.training.loop import Fitted, Progress, fit
 from img2img.training.output_check import OutputCheck
 from img2img.training.output_images import Preview
 from img2img.training.progress import read_progress, write_progress
@@ -235,7 +235,7 @@ class SequenceRunner:
         _, fitted = self._fit_phases(name, self.strategy.adopt(name, self._backbone.get_submodule(HEAD)))
         if not fitted:
             return outcome
-        more = outcome_of(outcome.before, fitted, test_images=len(self.task_data[name].parts.test))
+        more = self.task_data[name].outcome(outcome.before, fitted)
         return replace(more, train_seconds=outcome.train_seconds + more.train_seconds, steps=outcome.steps + more.steps)
 
     def _trained_backbone(self, name: str) -> Outcome:
@@ -246,7 +246,7 @@ class SequenceRunner:
         fitted = self._fit(name, Phase(module=self._backbone), name, fingerprint=backbone_fingerprint(self.experiment))
         finish_backbone(self.experiment, self._backbone)
         self._set_up(self._backbone)
-        return outcome_of(before, [fitted], test_images=len(self.task_data[name].parts.test))
+        return self.task_data[name].outcome(before, [fitted])
 
     def _taken_backbone(self, name: str) -> Outcome | None:
         """The backbone of another run with the same first task, if the experiment names one."""
@@ -273,7 +273,7 @@ class SequenceRunner:
         except BaseException:
             self.strategy.abandon(name)
             raise
-        return outcome_of(before, fitted, test_images=len(self.task_data[name].parts.test))
+        return self.task_data[name].outcome(before, fitted)
 
     def _fit_phases(self, name: str, phases: Iterator[Phase]) -> tuple[float | None, list[Fitted]]:
         """Do the trainings of a task; the primary metric on the test set before the first, and their outcomes."""

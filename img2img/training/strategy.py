@@ -1,5 +1,6 @@
 """How a sequence is learned: what is trained for each task, what runs it afterwards, and what it stores."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +21,9 @@ from img2img.masks import MaskedNetwork
 from img2img.tasks import Task
 from img2img.training.config import Experiment, TaskConfig, TrainOptions
 from img2img.training.log import Callback
-from img2img.training.loop import Batches, Objective
+from img2img.training.loop import Batches, Fitted, Objective
 from img2img.training.optimiser import Groups
-from img2img.training.results import FinetunedResult
+from img2img.training.results import FinetunedResult, Outcome
 from img2img.training.strategies import AnyStrategy
 from img2img.training.strategy_files import read_learned, write_learned
 
@@ -59,6 +60,23 @@ class TaskData:
         options, augment = self.options, self._augment()
         size = options.batch_size if batch_size is None else batch_size
         return TrainBatches(self.parts.train, augment, batch_size=size, seed=seed, workers=options.workers)
+
+    def outcome(self, before: float | None, fitted: Sequence[Fitted]) -> Outcome:
+        """What is kept of the task's trainings; the last one's validation counts, if it is of the task's metric.
+
+        Args:
+            before: the primary metric before any of them, None where there is none.
+            fitted: their outcomes.
+        """
+        last = fitted[-1] if fitted else None
+        return Outcome(
+            before=None if before is None or not math.isfinite(before) else before,
+            val=None if last is None or last.metric != self.task.metric else last.best,
+            best_step=None if last is None else last.best_step,
+            train_seconds=sum(f.seconds for f in fitted),
+            steps=sum(f.steps for f in fitted),
+            test_images=len(self.parts.test),
+        )
 
     def _augment(self) -> "Augment | PadCrop":
         """Of images with a category that keep their scale and colours, by whole batches; else one by one."""

@@ -276,6 +276,32 @@ def test_every_task_has_a_learning_curve_and_the_compared_ones_have_two_lines(de
     assert "ab error, validation" in page.text
 
 
+def test_the_ring_is_in_the_last_of_a_tasks_trainings(tmp_path: Path) -> None:
+    results = one_task("shapes")
+    folder = write_run(tmp_path / "run", results)
+
+    def ring(**changes: Any) -> str | None:
+        results["tasks"][0] |= changes
+        (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+        source = write_report(folder).read_text(encoding="utf-8")
+        said = re.search(r"The ring is (step \d+), whose weights were kept(.*?)\.", source)
+        assert ("stroke-width: 1.4" in source) == (said is not None)
+        return None if said is None else said[1] + said[2]
+
+    best = ": the best on the validation images"
+    assert ring(best_step=400) == f"step 400{best}"
+    assert ring(best_step=100) == "step 100", "with validation.keep=last another may be the best"
+    # 400 steps, then 200 more of which the hundredth was kept, as PackNet trains.
+    log = "step,loss,val mIoU\n100,0.3,0.61\n200,0.2,0.6\n"
+    (folder / "metrics" / "shapes.retrain.csv").write_text(log, encoding="utf-8")
+    assert ring() == ring(val=0.61) == f"step 500{best} in the last of the task’s trainings"
+    assert ring(val=0.5) is None, "the log is of another training"
+    assert ring(val=None, best_step=300) is None
+    assert ring(best_step=None) is None
+    (folder / "metrics" / "shapes.joint.csv").write_text("step,loss,val mean skill\n100,0.3,0.5\n", encoding="utf-8")
+    assert ring(best_step=100) is None, "all tasks were trained at once after it"
+
+
 def test_the_forgetting_matrix_marks_what_equals_the_diagonal(demo: tuple[Path, Page]) -> None:
     _, page = demo
     matrix = [cells for cells in page.cells if len(cells) == 7]

@@ -398,6 +398,23 @@ def test_what_adds_to_finished_results_is_allowed(finished: tuple[Path, dict[str
         check_earlier(folder, read_study({**TINY, **change, "out": str(folder)}))
 
 
+def test_more_new_tasks_are_measured_where_an_earlier_measurement_had_fewer(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "study")
+    found = []
+    for new_tasks in (2, 3, 4):
+        study = read_study({**TINY, "out": str(tmp_path / "study"), "new_tasks": new_tasks})
+        bench = StudyNetwork(study, build_numbered_tasks(study.data), seed=0, density=0.3)
+        found.append(measurements.inference(bench, 1)["accuracy"])
+        measurements._add_basis(bench, "inference_1", study.inference.kind, study.inference.count)
+        jobs = [Job(f"inference_1_on_{number}", number) for number in (7, 8, 9)][:new_tasks]
+        for job in jobs:
+            bench.network.load_task(bench.path("inference_1", job), name=job.task)
+        assert found[-1] == pytest.approx(sum(bench.accuracy(job.task, job.number) for job in jobs) / len(jobs))
+    assert found[0] == finished[1]["inference"][0]["accuracy"]
+
+
 def test_what_was_not_measured_may_be_asked_for_with_any_options(tmp_path: Path) -> None:
     bare = {**TINY, "inference": {"tasks": 0}, "variants": {"counts": []}}
     study = {key: value for key, value in bare.items() if key != "data"}

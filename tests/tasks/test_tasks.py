@@ -15,7 +15,7 @@ from img2img import InputError
 from img2img.data.base import VOID, Batch, ImageDataset, Sample
 from img2img.tasks import Task, build_task, task_kinds
 from img2img.tasks.base import Example, mean_colour
-from img2img.tasks.segmentation import LOSSES
+from img2img.tasks.segmentation import LOSSES, Segmentation
 
 
 class Images(ImageDataset):
@@ -484,3 +484,9 @@ def test_a_subclass_with_a_primary_metric_of_its_own_validates_by_it() -> None:
     labels = (torch.arange(12) > 5).long().expand(1, 12, 12)
     metrics.update(labels, Example(torch.zeros(1, 3, 12, 12), labels))
     assert metrics.compute()["boundary F1"] == 1
+
+
+def test_more_classes_than_eight_bits_number_beside_void_are_refused() -> None:
+    assert Segmentation(classes=[f"class {i}" for i in range(255)]).out_channels == 255
+    with pytest.raises(InputError, match="256 classes: expected 255 at most"):
+        Segmentation(classes=[f"class {i}" for i in range(256)])

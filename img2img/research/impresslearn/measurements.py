@@ -117,10 +117,12 @@ def inference(bench: StudyNetwork, epochs: int) -> Row:
     """How often the task of a batch is found among many that combine one basis (GN).
 
     "one_shot" and "halving" are `by_gradient`'s, and "every_task" takes the most certain of all tasks' outputs (`by_entropy`).
+    "accuracy" is the mean over as many of the tasks as the study's `new_tasks`.
     """
     options = bench.study.inference
     name = f"inference_{epochs}" if options.kind == "heterogeneous" else f"inference_{options.kind}_{epochs}"
     jobs = [Job(f"{name}_on_{number}", number) for number in bench.study.new_numbers(options.tasks)]
+    tested = jobs[: bench.study.new_tasks]
 
     def measure() -> Row:
         _add_basis(bench, name, options.kind, options.count)
@@ -132,7 +134,6 @@ def inference(bench: StudyNetwork, epochs: int) -> Row:
             "halving": partial(by_gradient, bench.network, tasks=names, halving=True),
             "every_task": partial(by_entropy, bench.network, tasks=names),
         }
-        tested = jobs[: bench.study.new_tasks]
         return {
             "kind": options.kind,
             "epochs": epochs,
@@ -143,7 +144,7 @@ def inference(bench: StudyNetwork, epochs: int) -> Row:
             **{way: found_fraction(infer, batches).accuracy for way, infer in ways.items()},
         }
 
-    return bench.unit(name, [jobs, options.count, options.batches, options.batch_size], measure)
+    return bench.unit(name, [jobs, len(tested), options.count, options.batches, options.batch_size], measure)
 
 
 def variants(bench: StudyNetwork, count: int) -> list[Row]:

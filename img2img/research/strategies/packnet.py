@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
+from img2img.masks import MaskedNetwork
 from img2img.masks.coding import encode
 from img2img.research.strategies.shared import SharedNorm, SharedStrategy, within
+from img2img.training.config import Experiment
 from img2img.training.log import Callback
 from img2img.training.strategies import STRATEGIES
 from img2img.training.strategy import Context, Phase, in_range
@@ -17,6 +19,8 @@ from img2img.validation import one_of
 
 FREE, FIRST = 0, 1
 """The owner of weights that nobody has kept, which are 0, and the first of those who keep some: a task, or the backbone."""
+MOST_OWNERS = 255
+"""Their numbers have eight bits."""
 
 
 class Holding(Callback):
@@ -82,6 +86,17 @@ class PackNet(SharedStrategy):
         in_range(self.name, "retrain_lr", self.retrain_lr, 1e-6, 1)
         for share in self.retrain_decay_at:
             in_range(self.name, "retrain_decay_at", share, 0, 1)
+
+    def check(self, experiment: Experiment, network: MaskedNetwork) -> None:
+        """Refuse more tasks than there are numbers for owners."""
+        self._check_owners(len(experiment.sequence) + experiment.backbone.trained_elsewhere)
+
+    def _check_owners(self, count: int) -> None:
+        if count > MOST_OWNERS:
+            raise InputError(
+                f"method {self.name!r} got {count} owners of weights (tasks, and a backbone that was trained elsewhere): "
+                f"expected {MOST_OWNERS} at most, since their numbers have eight bits; learn fewer tasks, or choose masks"
+            )
 
     def begin(self, context: Context) -> None:
         """Every weight is free, but for those that a backbone which was trained elsewhere keeps."""
@@ -150,6 +165,7 @@ class PackNet(SharedStrategy):
     def prune(self, fraction: float) -> None:
         """Give the newest owner the largest free weights of each layer, and set the others, `fraction` of them, to zero."""
         number = self.owners
+        self._check_owners(number)
         for name, weight in self.weights().items():
             owner = self.owner[name]
             free = owner == FREE

@@ -4,10 +4,13 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from img2img.errors import InputError
 from img2img.metrics.sequence import skill
 from img2img.research.suites.suite import Method, Run, Suite, TaskInfo
+
+Tasks = TypeVar("Tasks", frozenset[str], tuple[str, ...])
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,20 @@ def stat(values: Iterable[float | None]) -> Stat | None:
     # fsum of equal values divided by their number can be one digit off in the last place.
     mean = known[0] if len(set(known)) == 1 else math.fsum(known) / len(known)
     return Stat(mean, statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+
+def alike(keys: Sequence[Tasks]) -> list[int]:
+    """The places of those that have the same tasks, so that nothing is averaged over different ones.
+
+    These are the most tasks that one has; of different ones as many, those that most have, or else the first.
+    """
+    most = max(keys, key=lambda key: (len(key), keys.count(key)), default=None)
+    return [i for i, key in enumerate(keys) if key == most]
+
+
+def _alike(method: Method) -> list[Run]:
+    """The seeds with the same tasks, see `alike`."""
+    return [method.runs[i] for i in alike([frozenset(run.tasks) for run in method.runs])]
 
 
 def final(method: Method, task: TaskInfo) -> Stat | None:
@@ -80,11 +97,12 @@ def skills(method: Method, task: TaskInfo) -> Stat | None:
 
 
 def mean_skill(method: Method, suite: Suite) -> tuple[Stat, int] | None:
-    """The mean skill over the tasks, over seeds, and how many tasks that are; seeds with fewer tasks are left out."""
-    found = [[s for task in suite.tasks if (s := skill_of(run.final(task.name), task)) is not None] for run in method.runs]
-    most = max(map(len, found), default=0)
-    total = stat(math.fsum(known) / most for known in found if len(known) == most and most)
-    return None if total is None else (total, most)
+    """The mean skill over the tasks, over seeds, and how many tasks that are; seeds without the same tasks are left out."""
+    skills = [{task.name: skill_of(run.final(task.name), task) for task in suite.tasks} for run in method.runs]
+    found = [{name: value for name, value in by.items() if value is not None} for by in skills]
+    same = [found[i].values() for i in alike([frozenset(by) for by in found]) if found[i]]
+    total = stat(math.fsum(known) / len(known) for known in same)
+    return None if total is None else (total, len(same[0]))
 
 
 RELATIVE_FLOOR = 0.02
@@ -131,9 +149,8 @@ class Sizes:
 
 
 def sizes(method: Method) -> Sizes | None:
-    """What a method stores; None where a size is not known. Runs with fewer tasks than the longest are left out."""
-    most = max(len(run.tasks) for run in method.runs)
-    whole = [run for run in method.runs if len(run.tasks) == most]
+    """What a method stores; None where a size is not known. Seeds without the same tasks are left out."""
+    whole = _alike(method)
     shared = [size for run in whole if (size := run.shared_bytes) is not None]
     own = [total for run in whole if (total := _total([task.bytes for task in run.record.tasks])) is not None]
     if len(shared) < len(whole) or len(own) < len(whole):
@@ -142,10 +159,8 @@ def sizes(method: Method) -> Sizes | None:
 
 
 def seconds(method: Method) -> Stat | None:
-    """Training time of all tasks together; seeds that lack a time, or a task that others have, are left out."""
-    most = max(len(run.tasks) for run in method.runs)
-    whole = [run for run in method.runs if len(run.tasks) == most]
-    return stat(_total([task.train_seconds for task in run.record.tasks]) for run in whole)
+    """Training time of all tasks together; seeds that lack a time, or that have not the same tasks, are left out."""
+    return stat(_total([task.train_seconds for task in run.record.tasks]) for run in _alike(method))
 
 
 def _total(values: Sequence[float | None]) -> float | None:
@@ -171,35 +186,36 @@ TRANSFER = ("average_skill", "forgetting", "backward", "forward")
 
 
 def transfer(method: Method, key: str) -> Stat | None:
-    """One of `TRANSFER`, as the runs measured it."""
-    return stat(run.record.transfer.get(key) for run in method.runs)
+    """One of `TRANSFER`, as the runs measured it over their tasks; seeds without the same tasks are left out."""
+    return stat(run.record.transfer.get(key) for run in _alike(method))
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """The forgetting matrix of a method: row t, column i is the mean over seeds of task i's primary metric after task t."""
+    """The forgetting matrix of a method: row t, column i is the mean over seeds of task i's primary metric after task t.
+
+    None above the diagonal, and where no seed was measured then.
+    """
 
     tasks: tuple[TaskInfo, ...]
     values: list[list[float | None]]
     changes: list[list[float | None]]
-    """The same as the change of skill since the task was learned; None on and above the diagonal's unknown places."""
+    """The same as the change of skill since the task was learned; None where that is not known, as above the diagonal."""
 
 
 def matrix(method: Method, suite: Suite) -> Matrix:
-    """The mean forgetting matrix, over the runs that learned the same tasks in the same order as the longest, first one."""
-    longest = max(method.runs, key=lambda run: len(run.tasks))
-    alike: list[Run] = [run for run in method.runs if run.tasks == longest.tasks]
+    """The mean forgetting matrix, over the seeds that learned the same tasks in the same order."""
+    runs = [method.runs[i] for i in alike([run.tasks for run in method.runs])]
     by_name = {task.name: task for task in suite.tasks}
-    tasks = tuple(by_name[name] for name in longest.tasks)
+    tasks = tuple(by_name[name] for name in runs[0].tasks)
     size = len(tasks)
     values: list[list[float | None]] = [[None] * size for _ in tasks]
     changes: list[list[float | None]] = [[None] * size for _ in tasks]
     for t in range(size):
         for i in range(t + 1):
-            cells = [run.record.value_matrix for run in alike]
-            mean = stat(cell[t][i] for cell in cells)
+            mean = stat(run.after(t, i) for run in runs)
             values[t][i] = None if mean is None else mean.mean
-            pairs = [(skill_of(cell[t][i], tasks[i]), skill_of(cell[i][i], tasks[i])) for cell in cells]
+            pairs = [(skill_of(run.after(t, i), tasks[i]), skill_of(run.after(i, i), tasks[i])) for run in runs]
             change = stat(now - new for now, new in pairs if now is not None and new is not None)
             changes[t][i] = None if change is None else change.mean
     return Matrix(tasks, values, changes)

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from img2img.masks.plots import effect_words
 from img2img.reports import text
-from img2img.research.suites.aggregate import Matrix, Sizes, Stat
+from img2img.research.suites.aggregate import Matrix, Sizes, Stat, alike
 from img2img.research.suites.plot_style import COLOURS, WIDE, fill, look, new_figure, plain, side_legend, tidy
 from img2img.research.suites.suite import Method, TaskInfo
 
@@ -26,7 +26,7 @@ _LOGARITHMIC = 20
 def skill_figure(
     methods: Sequence[Method], tasks: Sequence[TaskInfo], skills: Sequence[Sequence[float | None]], *, reference: str | None
 ) -> Figure:
-    """A row a method, a dot a task, a bar for the mean.
+    """A row a method, a dot a task, a bar for the mean of the methods that have the same tasks.
 
     Args:
         methods: the rows.
@@ -47,11 +47,12 @@ def skill_figure(
         axes.annotate(plain(name), (x, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
                       ha="center", va="bottom", fontsize=8, color="0.25")  # fmt: skip
     rows = len(methods)
+    same = alike([frozenset(task.name for task, value in zip(tasks, row, strict=True) if value is not None) for row in skills])
     for y in range(rows):
         if y % 2 == 0:
             axes.axhspan(y - 0.5, y + 0.5, color="0.965", zorder=0, linewidth=0)
         values = [value for value in skills[y] if value is not None]
-        if values and len(values) == max(sum(v is not None for v in row) for row in skills):
+        if values and y in same:
             mean = min(max(sum(values) / len(values), low), high)
             axes.plot([mean, mean], [y - 0.42, y + 0.42], color=_INK, linewidth=2.2, solid_capstyle="butt", zorder=2)
         for i, value in enumerate(skills[y]):
@@ -86,9 +87,8 @@ def forgetting_figure(method: Method, matrix: Matrix) -> Figure:
     size = len(matrix.tasks)
     figure = new_figure(0.95 + 0.46 * size, 0.95 + 0.27 * size)  # three beside each other with six tasks
     axes = figure.subplots()
-    changes = np.array([[0.0 if c is None else c for c in row] for row in matrix.changes])
-    shown = np.ma.masked_array(changes, mask=[[i > t for i in range(size)] for t in range(size)])
-    axes.imshow(shown, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
+    changes = np.array([[math.nan if c is None else c for c in row] for row in matrix.changes])
+    axes.imshow(np.ma.masked_invalid(changes), cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
     for t in range(size):
         for i in range(t + 1):
             value = matrix.values[t][i]
@@ -151,10 +151,10 @@ def time_figure(methods: Sequence[Method], found: Sequence[Stat]) -> Figure:
     axes = figure.subplots()
     tidy(axes, grid="x")
     means = [stat.mean for stat in found]
-    spread = [stat.std or 0.0 for stat in found]
+    spread = [math.nan if stat.std is None else stat.std for stat in found]
     axes.barh(range(len(methods)), means, color=COLOURS[0], height=0.66)
     axes.errorbar(means, range(len(methods)), xerr=spread, fmt="none", ecolor=_INK, elinewidth=1.2, capsize=2)
-    _row_labels(axes, methods, [m + s for m, s in zip(means, spread, strict=True)], text.duration, shown=means)
+    _row_labels(axes, methods, [stat.mean + (stat.std or 0.0) for stat in found], text.duration, shown=means)
     longest = max(means, default=1.0)
     unit, name = (3600, "hours") if longest >= 2 * 3600 else (60, "minutes") if longest >= 120 else (1, "seconds")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:g}"))

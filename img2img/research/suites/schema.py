@@ -88,7 +88,8 @@ class TaskRecord(Exact):
         density: share of ones in its mask.
         train_seconds: of its training, validations included.
         steps: of its training.
-        best_step: the step that validation chose.
+        best_step: the step that validation chose, counted within the last of the task's trainings.
+        val: the primary metric on the validation images, of the state that was kept; left out by earlier versions.
         test_images: how many images the metrics are of.
         data_sha256: of the files that it was learned from.
         metrics: all metrics on the test images when the task was just learned.
@@ -112,6 +113,7 @@ class TaskRecord(Exact):
     train_seconds: Number | None
     steps: int | None = None
     best_step: int | None = None
+    val: Number | None = None
     test_images: int | None = None
     data_sha256: str | None = None
     metrics: dict[str, Number | None] = Field(default={})
@@ -135,7 +137,8 @@ class RunRecord(Exact):
         environment: commit, device, versions.
         transfer: average skill, forgetting, backward and forward transfer.
         max_abs_output_change: the largest change of an earlier task's output.
-        value_matrix: row t, column i: the primary metric of task i after task t was learned.
+        value_matrix: row t, column i: the primary metric of task i after task t was learned, as it was last measured.
+        remeasured: when earlier tasks were measured again: after "every" task or at the "end"; rows before it repeat values then.
         tasks: in the order of training.
         config: as it was when the run was made, without paths of the machine. Nothing here reads it: its keys change.
         masks: what the masks look like.
@@ -154,6 +157,7 @@ class RunRecord(Exact):
     transfer: dict[str, Number | None] = Field(default={})
     max_abs_output_change: Number | None
     value_matrix: list[list[Number | None]]
+    remeasured: Literal["every", "end"] = "every"
     tasks: list[TaskRecord] = Field(min_length=1)
     config: dict[str, Any] | None = None
     masks: Masks | None = None

@@ -15,7 +15,7 @@ from img2img.files.atomic import clear_leftovers, write_bytes
 from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
-from img2img.reports.read import read_curve
+from img2img.reports.read import read_training
 from img2img.research.suites.schema import RUNS, About, Backbone, RunRecord, TaskRecord, line, parse
 from img2img.training.mask_report import read_masks
 from img2img.training.results import read_results
@@ -27,11 +27,6 @@ DATA = "DATA"
 PATIENCE = 60.0
 """Seconds to wait for another process that changes the store."""
 _REMEDY = "restore it from a copy, or delete it and store the run again"
-
-PHASES = (".warmup", "", *(f".prune{i}" for i in range(1, 10)), ".retrain")
-"""The trainings of one task by the ends of their logs' names, in order: LwF warms up its head, CPG prunes little by little,
-PackNet trains again.
-"""
 
 
 # ------------------------------------------------------------------ reading
@@ -157,17 +152,11 @@ def _known(model: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def training_curve(run: Path, task: str, metric: str) -> list[tuple[int, float]]:
-    """(step, a metric on the validation images) of a task's training; empty without a log, or where all tasks trained at once."""
-    points: list[tuple[int, float]] = []
+    """(step, a metric on the validation images) of a task's trainings; empty without a log, or where all tasks train at once."""
     if any((run / "metrics").glob("*.joint.csv")):
-        return points  # the log of its first task is the backbone's
-    offset = 0
-    for phase in PHASES:
-        curve = read_curve(run, f"{task}{phase}", metric)
-        if curve is not None:
-            points += [(offset + step, value) for step, value in curve.validation]
-            offset += max(step for step, _ in (*curve.loss, *curve.validation))
-    return points
+        return []  # the log of its first task is the backbone's
+    training = read_training(run, task, metric)
+    return [] if training is None else training.curve.validation
 
 
 def plain_config(path: Path) -> dict[str, Any]:

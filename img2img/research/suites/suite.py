@@ -69,6 +69,11 @@ class Run:
     def _cell(self, row: int, name: str) -> float | None:
         return self.record.value_matrix[row][self.tasks.index(name)] if name in self.tasks else None
 
+    def after(self, t: int, i: int) -> float | None:
+        """The primary metric of task number i after task number t; None where it was not measured then."""
+        between = i < t < len(self.tasks) - 1
+        return None if between and self.record.remeasured == "end" else self.record.value_matrix[t][i]
+
     @property
     def start(self) -> tuple[int, str | None]:
         """Seed and kind of machine (None if not noted): on another machine the same seed gives another backbone."""

@@ -9,10 +9,10 @@ from img2img.files.paths import expanded
 from img2img.formatting import markdown_table
 from img2img.reports import text
 from img2img.research.suites.aggregate import Stat, final, learned, mean_skill, moved, seconds, sizes, task_bytes
-from img2img.research.suites.schema import SUMMARY, Summary, SummaryCell, SummaryTask, TaskRecord
+from img2img.research.suites.schema import SUMMARY, Summary, SummaryCell, SummaryTask
 from img2img.research.suites.sheets import update_sheets
 from img2img.research.suites.store import PATIENCE
-from img2img.research.suites.suite import Method, Suite, read_suite
+from img2img.research.suites.suite import Method, Run, Suite, read_suite
 from img2img.research.suites.tables import winners
 
 
@@ -79,7 +79,7 @@ def chosen_by_validation(suite: Suite) -> dict[str, tuple[str, float]]:
     found: dict[str, tuple[str, float]] = {}
     for task in suite.tasks:
         for method in suite.methods:
-            values = [value for run in method.runs if (value := _validated(run.task(task.name))) is not None]
+            values = [value for run in method.runs if (value := _validated(run, task.name)) is not None]
             if not values:
                 continue
             mean = statistics.fmean(values)
@@ -89,11 +89,18 @@ def chosen_by_validation(suite: Suite) -> dict[str, tuple[str, float]]:
     return found
 
 
-def _validated(task: TaskRecord | None) -> float | None:
-    """The validation of the state that was kept; steps of the last of several phases come last."""
-    if task is None:
+_IN_PHASES = ("lwf", "packnet", "cpg")
+"""Methods with several trainings of a task: `best_step` counts within the last of them, `curve` over all."""
+
+
+def _validated(run: Run, name: str) -> float | None:
+    """The validation of the state that was kept; None where the run lacks the task, or an earlier version did not store it."""
+    task = run.task(name)
+    if task is None or task.val is not None:
+        return None if task is None else task.val
+    if run.record.method in _IN_PHASES:
         return None
-    return next((value for step, value in reversed(task.curve) if step == task.best_step), None)
+    return next((value for step, value in task.curve if step == task.best_step), None)
 
 
 def headline(suite: Suite) -> str:

@@ -12,6 +12,8 @@ from killing import killed_again_and_again
 from tiny_strategies import context
 
 from img2img import InputError
+from img2img.reports.read import read_training
+from img2img.research.suites.store import record_of
 from img2img.training import sequence
 from img2img.training.config import OptimiserOptions
 from img2img.training.config.train_options import RATES
@@ -110,6 +112,25 @@ def test_the_time_and_the_steps_of_a_first_task_count_its_backbone(whole: Whole)
     assert alone["tasks"][0]["steps"] == 8
     assert pruned["tasks"][0]["steps"] == 8 + 3, "the backbone's and a third for retraining"
     assert [task["steps"] for task in pruned["tasks"][1:]] == [8, 8]
+
+
+@pytest.mark.parametrize("name", ["finetune", "lwf", "packnet", "cpg"])
+def test_the_validation_of_the_state_that_was_kept_is_that_of_the_last_training(whole: Whole, name: str) -> None:
+    folder, results = whole(name)
+    record = record_of(folder, label=name, seed=0)
+    for task, stored in zip(results["tasks"], record.tasks, strict=True):
+        training = read_training(folder, task["name"], task["primary_metric"])
+        assert training is not None
+        assert training.last is not None
+        assert (training.last > 0) == (name in ("packnet", "cpg") or (name == "lwf" and task["name"] != "disks"))
+        assert task["val"] == dict(training.curve.validation)[training.last + task["best_step"]]
+        assert stored.val == task["val"]
+
+
+def test_a_training_of_all_tasks_leaves_no_validation_of_one(whole: Whole) -> None:
+    folder, results = whole("joint")
+    assert [task["val"] for task in results["tasks"]] == [None] * 3, "the mean skill of all chose the state"
+    assert read_training(folder, "disks", results["tasks"][0]["primary_metric"]).last is None  # type: ignore[union-attr]
 
 
 def test_a_part_of_a_training_scales_every_rate_that_is_set() -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from img2img import InputError
 from img2img.masks.coding import decode, encode
-from img2img.research.strategies import PackNet
+from img2img.research.strategies import CPG, PackNet
 from img2img.research.strategies.packnet import FIRST, FREE
 from img2img.training.run import run
 from img2img.training.strategy import Phase, Strategy
@@ -90,6 +90,31 @@ def test_ties_leave_exactly_the_asked_share_free(strategy: PackNet) -> None:
             weight.copy_(torch.where(weight < 0, -1.0, 1.0))
     first(strategy)
     assert _owners(strategy) == {CONV1: [54, 54], CONV2: [36, 36]}
+
+
+@pytest.mark.parametrize("kind", [PackNet, CPG])
+@pytest.mark.parametrize(("mode", "most"), [("random", 255), ("pretrained", 254)])
+def test_more_owners_than_eight_bits_number_are_refused_before_any_training(kind: type[PackNet], mode: str, most: int) -> None:
+    strategy = kind()
+    with_ = context(mode=mode)
+    tasks = with_.experiment.tasks
+
+    def check(count: int) -> None:
+        many = with_.experiment.model_copy(update={"tasks": tuple(tasks[0] for _ in range(count))})
+        strategy.check(many, with_.network)
+
+    check(most)
+    with pytest.raises(InputError, match=r"256 owners of weights.*expected 255 at most"):
+        check(most + 1)
+
+
+def test_the_last_number_of_an_owner_is_not_free(strategy: PackNet) -> None:
+    strategy.order = [str(i) for i in range(255)]
+    strategy.prune(0.5)
+    assert (strategy.owner[CONV1] == 255).sum() == 54
+    strategy.order.append("one more")
+    with pytest.raises(InputError, match="256 owners"):
+        strategy.prune(0.5)
 
 
 @pytest.mark.parametrize("order", [("colour", "more"), ("more", "colour")])

@@ -1,24 +1,45 @@
 """The numbers of a comparison: means, skills, pairs, sizes, times, and their tables."""
 
 import csv
+import json
 import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from comparison_suite import add_run, bare_suite, elsewhere, make_suite, page_of, results, table, write_run
 
-from img2img.research.suites.aggregate import Stat, best, mean_curve, relative_skill
+from img2img.research.suites.aggregate import (
+    Sizes,
+    Stat,
+    best,
+    matrix,
+    mean_curve,
+    mean_skill,
+    relative_skill,
+    seconds,
+    sizes,
+    transfer,
+)
 from img2img.research.suites.page_text import spread
 from img2img.research.suites.paired_differences import Gain, gain, gain_points, mean_gain, nearest_mask, pair_rows, pairs
 from img2img.research.suites.plot_style import save_png
-from img2img.research.suites.quality_figures import affected_figure, curve_figure, pareto_front, quality_bytes_figure
+from img2img.research.suites.quality_figures import (
+    affected_figure,
+    curve_figure,
+    forgetting_figure,
+    pareto_front,
+    quality_bytes_figure,
+    skill_figure,
+    time_figure,
+)
 from img2img.research.suites.store import store_run, training_curve
 from img2img.research.suites.suite import Method, Run, TaskInfo, read_suite
 from img2img.research.suites.summary import chosen_by_validation
-from img2img.research.suites.tables import winners
+from img2img.research.suites.tables import _forgetting, winners
 
 
 def test_the_headline_table_gives_mean_spread_direction_and_the_best(made: tuple[Path, Path]) -> None:
@@ -223,6 +244,47 @@ def test_sizes_count_what_is_shared_once(made: tuple[Path, Path]) -> None:
     assert page_of(made[1]).row("Piggyback")[5] == "1.09 MB"
 
 
+def test_seeds_are_averaged_over_the_same_tasks_alone(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    piggyback = next(m for m in suite.methods if m.label == "piggyback")
+    first, second = piggyback.runs
+
+    def without(run: Run, place: int, **changes: Any) -> Run:
+        tasks = [task for i, task in enumerate(run.record.tasks) if i != place]
+        rows = [
+            [value for i, value in enumerate(row) if i != place] for t, row in enumerate(run.record.value_matrix) if t != place
+        ]
+        return elsewhere(run, tasks=tasks, value_matrix=rows, **changes)
+
+    # Two tasks each, and not the same two: the first seed alone. Then two seeds have the other two tasks.
+    apart = replace(piggyback, runs=(without(first, 2), without(second, 1)))
+    assert mean_skill(apart, suite) == (Stat(pytest.approx((0.375 + 0.5) / 2), None, 1), 2)
+    assert sizes(apart) == Sizes(1e6, 60_000)
+    assert seconds(apart) == Stat(121.0, None, 1)
+    assert transfer(apart, "average_skill") == Stat(0.5, None, 1)
+    assert [task.name for task in matrix(apart, suite).tasks] == ["streets", "colour"]
+    assert matrix(apart, suite).values[0][0] == 0.5
+    twice = replace(piggyback, runs=(*apart.runs, without(first, 1, seed=2)))
+    assert mean_skill(twice, suite) == (
+        Stat(pytest.approx((0.375 + 0.75 + 0.5 + 0.7) / 4), pytest.approx(0.0265, abs=1e-4), 2),
+        2,
+    )
+    assert sizes(twice) == Sizes(1e6, 61_000)
+    assert [task.name for task in matrix(twice, suite).tasks] == ["streets", "edges"]
+    # A seed that has them all stands for the method, and one whose metric is missing does not.
+    assert mean_skill(replace(piggyback, runs=(*twice.runs, first)), suite) == (Stat(pytest.approx(1.625 / 3), None, 1), 3)
+    unknown = elsewhere(second, value_matrix=[[0.6, None, None], [0.6, None, None], [0.6, None, 1200.0]])
+    assert mean_skill(replace(piggyback, runs=(without(first, 2), unknown)), suite) == (Stat(pytest.approx(0.4375), None, 1), 2)
+
+
+def test_the_figure_of_skills_has_means_over_the_same_tasks_alone(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    rows = [[0.5, 0.9, None], [0.5, None, 0.1], [0.5, None, 0.3]]
+    (axes,) = skill_figure(suite.methods, suite.tasks, rows, reference=None).axes
+    bars = [line for line in axes.lines if line.get_linewidth() == 2.2]
+    assert [float(bar.get_xdata()[0]) for bar in bars] == pytest.approx([0.3, 0.4])  # type: ignore[index]
+
+
 def test_training_times_are_summed_over_the_tasks(made: tuple[Path, Path]) -> None:
     # 60 + 61 + 62 s with seed 0, 30 s more with seed 1.
     entry = next(row for row in table(made[1], "time") if row["method"] == "piggyback")
@@ -240,6 +302,37 @@ def test_the_forgetting_matrix_is_the_mean_over_seeds(made: tuple[Path, Path]) -
     assert all(row["skill_change"] == 0 for row in cells.values() if row["method"] != "sequential")
 
 
+def test_what_was_measured_at_the_end_alone_is_not_shown_as_measured_in_between(tmp_path: Path) -> None:
+    for seed, remeasured in ((0, "end"), (1, "every")):
+        changed = results("piggyback", seed)
+        changed["forgetting"] |= {"remeasured": remeasured}
+        add_run(tmp_path, "piggyback", changed, seed=seed)
+    suite = read_suite(tmp_path)
+    assert [run.record.remeasured for run in suite.runs] == ["end", "every"]
+    ends = replace(suite.methods[0], runs=suite.methods[0].runs[:1])
+    found = matrix(ends, suite)
+    assert found.values == [[0.5, None, None], [None, 100.0, None], [0.5, 100.0, 1000.0]]
+    assert found.changes == [[0.0, None, None], [None, 0.0, None], [0.0, 0.0, 0.0]]
+    rows = {(row[1], row[2]): row[3:] for row in _forgetting(replace(suite, methods=(ends,)))}
+    assert rows["colour", "streets"] == (None, None)
+    (axes,) = forgetting_figure(ends, found).axes
+    assert axes.texts[1].get_text() == "—"
+    assert axes.images[0].get_array().mask.tolist() == [[False, True, True], [True, False, True], [False] * 3]  # type: ignore[union-attr]
+    assert matrix(suite.methods[0], suite).values[1][0] == 0.6, "of the seed that was measured then"
+    without_skill = replace(found, changes=[[None] * 3] * 3)
+    save_png(forgetting_figure(ends, without_skill), tmp_path / "figure.png")
+
+
+def test_one_seed_has_no_spread_in_the_figure_of_times() -> None:
+    method = Method("a", "a", "mask", "", 0, ())
+    ends = []
+    for std, seeds in ((None, 1), (5.0, 2)):
+        (axes,) = time_figure([method], [Stat(60.0, std, seeds)]).axes
+        ends.append([float(line.get_xdata()[0]) for line in axes.lines])  # type: ignore[index]
+    assert np.isnan(ends[0]).all()
+    assert ends[1] == [55.0, 65.0]
+
+
 def test_learning_curves_join_the_phases_of_a_task_and_average_seeds(tmp_path: Path) -> None:
     for seed, value in ((0, 0.1), (1, 0.3)):
         folder = tmp_path / "sequential" / str(seed)
@@ -255,6 +348,16 @@ def test_learning_curves_join_the_phases_of_a_task_and_average_seeds(tmp_path: P
     assert training_curve(tmp_path / "sequential" / "0", "streets", "mIoU")
     (tmp_path / "sequential" / "0" / "metrics" / "streets.joint.csv").write_text("step,loss\n1,1\n", encoding="utf-8")
     assert training_curve(tmp_path / "sequential" / "0", "streets", "mIoU") == [], "all tasks trained at once"
+
+
+def test_a_learning_curve_has_as_many_prunings_as_there_were(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    for suffix in ("", *(f".prune{k}" for k in range(1, 13)), ".retrain", ".decoder_only"):
+        (folder / f"streets{suffix}.csv").write_text(f"step,loss,val mIoU\n10,1.0,0.{len(suffix)}\n", encoding="utf-8")
+    (folder / "streets.prune1.extra.csv").write_text("step,loss,val mIoU\n10,1.0,0.9\n", encoding="utf-8")
+    curve = training_curve(tmp_path, "streets", "mIoU")
+    assert curve == [(10 * (i + 1), value) for i, value in enumerate([0.0, *[0.7] * 9, *[0.8] * 3, 0.8])]
 
 
 def test_bars_of_masks_that_zero_and_that_move_say_which_do_what() -> None:
@@ -315,3 +418,28 @@ def test_validation_chooses_and_the_test_images_do_not(tmp_path: Path) -> None:
     found = chosen_by_validation(replace(suite, methods=methods))
     assert found == {"streets": ("finetune", pytest.approx(0.6)), "colour": ("piggyback", pytest.approx(50.0))}
     assert chosen_by_validation(suite).keys() <= {"streets", "colour", "edges"}
+
+
+def test_what_was_validated_is_looked_up_by_its_step_only_where_one_training_made_it(tmp_path: Path) -> None:
+    # PackNet's second training keeps its tenth step, whose validation is 0.3; the first training's tenth step had 0.9.
+    stored = results("piggyback", 0)
+    stored["tasks"][0] |= {"best_step": 10, "steps": 50}
+    for label, method, val in (("pruned", "packnet", None), ("pruned_anew", "packnet", 0.3), ("masked", "piggyback", None)):
+        run = tmp_path / label / "0"
+        write_run(run, "piggyback", 0)
+        stored["tasks"][0]["val"] = val
+        (run / "results.json").write_text(json.dumps(stored | {"method": method}), encoding="utf-8")
+        (run / "metrics" / "streets.csv").write_text("step,loss,val mIoU\n10,1,0.9\n40,1,0.8\n", encoding="utf-8")
+        if method == "packnet":
+            (run / "metrics" / "streets.retrain.csv").write_text("step,loss,val mIoU\n10,1,0.3\n", encoding="utf-8")
+        store_run(run, tmp_path / "store", label=label, seed=0)
+    suite = read_suite(tmp_path / "store")
+    assert [run.task("streets").curve[-1] for run in suite.runs if run.record.method == "packnet"] == [(50, 0.3)] * 2  # type: ignore[union-attr]
+
+    def chosen(label: str) -> Any:
+        alone = replace(suite, methods=tuple(method for method in suite.methods if method.label == label))
+        return chosen_by_validation(alone).get("streets")
+
+    assert chosen("pruned") is None, "a run of an earlier version, which did not store the validation"
+    assert chosen("pruned_anew") == ("pruned_anew", 0.3)
+    assert chosen("masked") == ("masked", 0.9)

@@ -222,6 +222,18 @@ def test_published_suites_can_be_read_and_their_summaries_are_those_of_their_run
         assert (folder / "results.json").is_file(), "a study, which pipelines/impresslearn.py runs"
 
 
+@pytest.mark.parametrize("folder", [path for path in PUBLISHED if (path / "runs.jsonl").is_file()], ids=lambda path: path.name)
+def test_published_runs_of_several_trainings_a_task_have_the_best_validation_of_the_last(folder: Path) -> None:
+    for run in read_store(folder)[1].values():
+        for task in run.tasks if run.method in ("lwf", "packnet", "cpg") else ():
+            assert (task.val is None) == (not task.curve)
+            best, ends = max if task.higher_is_better else min, [step for step, _ in task.curve]
+            # The last training began where a validation ended the one before, or at 0.
+            starts = [0, *ends] if task.curve else []
+            parts = [[(step - start, value) for step, value in task.curve if step > start] for start in starts]
+            assert not parts or any((task.best_step, task.val) in part and best(v for _, v in part) == task.val for part in parts)
+
+
 # ------------------------------------------------------------------ masks
 
 
