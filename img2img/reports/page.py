@@ -81,7 +81,8 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
     classes = [key for key in pairs if key.startswith(_CLASS)] if task.kind == "segmentation" else []
     colours = [_hex(colour) for colour in palette(len(classes)).tolist()] if classes else []
     training = read_training(folder, name, primary)
-    curve, ring = training and training.curve, training and _ring(training, task)
+    ring = None if training is None else _ring(training, task)
+    kept = None if ring is None else int(ring["step"])
     other, decoder = read_curve(folder, f"{name}.decoder_only", primary), task.comparisons.get("decoder_only")
     return {
         **task.model_dump(),
@@ -108,7 +109,7 @@ def _task(folder: Path, task: TaskResult, index: int, backbone_bytes: float | No
         ],
         "image": read_image(folder, name),
         "columns": text.COLUMNS.get(task.kind, text.ANY_COLUMNS),
-        "curve": curve and learning_curve(curve, other, metric=primary, kept=ring and ring["step"], key=f"curve-{index + 1}"),
+        "curve": training and learning_curve(training.curve, other, metric=primary, kept=kept, key=f"curve-{index + 1}"),
         "ring": ring,
         "steps_from_finetuned": finetuned_steps(task),
         "curve_of_decoder": other is not None,
