@@ -154,6 +154,9 @@ def absorb(
     from img2img.api import absorb as into_bundle
     from img2img.training.results import read_results
 
+    for word in overrides or ():
+        if "=" not in word and not word.startswith("~"):
+            raise InputError(f"got {word!r} after the file: expected KEY=VALUE; the new task's name goes behind --name")
     keep_freed_memory()
     task, data = _task_and_data(
         pairs=pairs, inputs=inputs, targets=targets, images=images, labels=labels, classes=classes, values=values, suffix=suffix,

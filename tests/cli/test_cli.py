@@ -128,6 +128,21 @@ def test_wrong_use_is_code_2(tmp_path: Path, shell: Fixtures, arguments: list[st
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("arguments", [[], ["out=runs/x"], ["--config-dir", "mine"], ["--multirun"]])
+def test_a_training_of_no_experiment_is_wrong_use(tmp_path: Path, shell: Fixtures, arguments: list[str]) -> None:
+    shell[0].chdir(tmp_path)
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").touch()
+    code, out, err = call(*shell, "train", *arguments)
+    assert (code, out) == (2, "")
+    assert "expected experiment=NAME" in err
+    assert "demo," in err
+    assert ("own," in err) == ("mine" in arguments)
+    assert not (tmp_path / "runs").exists()
+    code, _, err = call(*shell, "train", *arguments, "demo")
+    assert (code, "did you mean experiment=demo?" in err) == (1, True)
+
+
 def test_help_teaches(shell: Fixtures) -> None:
     code, said, _ = call(*shell, "--help")
     assert code == 0

@@ -186,6 +186,9 @@ def test_a_fine_tuned_network_is_absorbed_and_each_step_is_printed(here: Path) -
     biases = {name: t for name, t in model.network.backbone.state_dict().items() if name in model.network.roles.fixed_parameters}
     save_file({name: t.contiguous() for name, t in (plain.state_dict() | biases).items()}, "negative.safetensors")
     options = ["--bundle", "bundle", "--pairs", "pairs", "--share", "0.2", "--steps", "2", *FEW[1:]]
+    assert "'night' after the file: expected KEY=VALUE" in str(
+        call("absorb", "negative.safetensors", "night", *options).exception
+    )
     result = call("absorb", "negative.safetensors", *options)
     assert result.exit_code == 0, f"{result.output} {result.exception}"
     for said in ("the fine-tuned network", "signs of 20.0 %", "normalisation statistics", "training, 2 steps"):
