@@ -18,7 +18,7 @@ from img2img.backbones import Backbone
 from img2img.backbones.head_check import check_head
 from img2img.backbones.stored import rebuild_backbone
 from img2img.bundle.description import FORMAT, VERSION, read_description
-from img2img.bundle.packaged import check_not_packaged, packaged_bundle, packaged_bundles
+from img2img.bundle.packaged import check_not_packaged, near_packaged, packaged_bundle, packaged_bundles
 from img2img.errors import InputError, first_line
 from img2img.files.atomic import write_bytes
 from img2img.files.json_files import read_json, write_json
@@ -260,7 +260,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(packaged_bundles())
         raise InputError(
-            f"no bundle in {folder}: expected the file bundle.json there; give the folder that a run wrote"
+            f"no bundle in {folder}: {near_packaged(folder)}expected the file bundle.json there; give the folder that a run wrote"
             + (f", or the name of a bundle that comes with img2img ({known})" if known else "")
         )
     description = read_description(path)

@@ -71,6 +71,10 @@ def test_scores_are_written_as_json(make_bundle: Any, photos: Path, tmp_path: Pa
     scores = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert set(scores) == {"cat", "dog"}
     assert sum(scores.values()) == pytest.approx(1)
+    arguments = ("run", "animals", photos / "a.png", "-b", animals, "--form", "scores", "-o")
+    assert call(*arguments, tmp_path / "own.json").exit_code == 0
+    assert json.loads((tmp_path / "own.json").read_text(encoding="utf-8")) == scores
+    assert "written as .json" in str(call(*arguments, tmp_path / "own.png").exception)
 
 
 def test_a_form_that_every_task_has_goes_with_all(make_bundle: Any, bundle: Path, photos: Path, tmp_path: Path) -> None:
@@ -160,6 +164,8 @@ def test_a_video_becomes_a_video_or_its_frames(bundle: Path, tmp_path: Path) -> 
     result = call("run", "colour", tmp_path / "no.mp4", "--out", tmp_path / "out", "--bundle", bundle)
     assert result.exit_code == 1
     assert "no.mp4 is not a video that can be read" in result.stderr
+    result = call("run", "colour", tmp_path / "gone.mp4", "--out", tmp_path / "out", "--bundle", bundle)
+    assert "gone.mp4: expected a video; check the path" in result.stderr
 
 
 def test_what_is_there_is_not_overwritten_unasked(bundle: Path, photos: Path, tmp_path: Path) -> None:
@@ -169,6 +175,43 @@ def test_what_is_there_is_not_overwritten_unasked(bundle: Path, photos: Path, tm
     assert isinstance(again.exception, InputError)
     assert "--overwrite" in str(again.exception)
     assert call(*arguments, "--overwrite").exit_code == 0
+
+
+def test_out_may_be_the_one_result_itself(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "result.png"
+    arguments = ("run", "colour", photos / "a.png", "--out", out, "--bundle", bundle)
+    assert call(*arguments).stdout.strip() == str(out)
+    assert Image.open(out).size == (40, 30)
+    assert "--overwrite" in str(call(*arguments).exception)
+    assert call(*arguments, "--overwrite").exit_code == 0
+    here = ("--out", photos / "a.png", "--overwrite", "--bundle", bundle)
+    assert "one of the inputs" in str(call("run", "colour", photos / "a.png", *here).exception)
+    _video(tmp_path / "clip.avi", 3)
+    for sources, other, said in (
+        (("colour", photos / "a.png"), "x.jpg", "this result is written as .png"),
+        (("colour", tmp_path / "clip.avi"), "x.png", "this result is written as .mp4"),
+        (("colour", tmp_path / "clip.avi", "--frames"), "x.png", "without --frames"),
+        (("colour", photos), "x.png", "x.png names a file"),
+        (("colour", photos / "a.png", photos / "b.jpg"), "x.PNG", "names a file"),
+        (("colour,edges", photos / "a.png"), "x.png", "names a file"),
+        (("all", photos / "a.png"), "x.png", "names a file"),
+        (("colour", photos / "a.png", "--launcher", "ray"), "x.png", "expected a folder"),
+    ):
+        refused = call("run", *sources, "--out", tmp_path / other, "--bundle", bundle).exception
+        assert isinstance(refused, InputError)
+        assert said in str(refused)
+        assert not (tmp_path / other).exists()
+    assert call("run", "colour", tmp_path / "clip.avi", "--out", tmp_path / "made.mp4", "--bundle", bundle).exit_code == 0
+    (tmp_path / "v.png").mkdir()
+    assert call("run", "colour", photos / "a.png", "--out", tmp_path / "v.png", "--bundle", bundle).exit_code == 0
+    assert (tmp_path / "v.png" / "a.png").is_file()
+
+
+def test_an_input_that_no_task_can_read_is_named_once(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    result = call("run", "all", photos / "a.png", photos / "gone.png", "--out", tmp_path / "out", "--bundle", bundle)
+    assert result.exit_code == 1
+    assert result.stderr.count("gone.png") == 1
+    assert "1 of 2 inputs failed; 4 of 8 results are done" in result.stderr
 
 
 @pytest.mark.parametrize(

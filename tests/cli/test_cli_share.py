@@ -78,6 +78,14 @@ def test_a_bundle_is_saved_with_a_card_and_pushed_only_when_told(
     monkeypatch.setattr("img2img.hub.push_to_hub", lambda *args, **kwargs: pushed.append((args, kwargs)) or "the address")
     assert call("share", "save", bundle, tmp_path / "demo", "--license", "apache-2.0").exit_code == 0
     assert ModelCard.load(tmp_path / "demo" / "README.md").data.license == "apache-2.0"
+    card = tmp_path / "demo" / "README.md"
+    card.write_text(card.read_text() + "Mine.\n")
+    refused = call("share", "save", bundle, tmp_path / "demo").exception
+    assert isinstance(refused, InputError)
+    assert "--overwrite" in str(refused)
+    assert card.read_text().endswith("Mine.\n")
+    assert call("share", "save", bundle, tmp_path / "demo", "--overwrite", "--license", "apache-2.0").exit_code == 0
+    assert "Mine." not in card.read_text()
     image = np.zeros((32, 32, 3), np.uint8)
     expected = img2img.load(bundle).run("colour", image)
     assert np.array_equal(img2img.from_pretrained(tmp_path / "demo").run("colour", image), expected)

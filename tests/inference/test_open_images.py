@@ -225,7 +225,7 @@ def test_folders_give_the_others_and_the_errors(model: Model, tmp_path: Path) ->
 
 @pytest.mark.parametrize("path", ["m" * 300 + ".png", "a\0b.png"])
 def test_names_that_no_disk_has_are_one_message(model: Model, path: str) -> None:
-    with pytest.raises(InputError, match="cannot be read|no such file: .*: expected an image"):
+    with pytest.raises(InputError, match=r"cannot be read|no such file: .*: expected an image"):
         model.run("colour", path)
 
 
