@@ -18,6 +18,21 @@ def packaged_bundle(folder: Path) -> Path | None:
     return packaged_bundles().get(folder.name) if len(folder.parts) == 1 else None
 
 
+def check_no_bundle(folder: Path) -> None:
+    """Refuse a bundle where the folder of a run is wanted.
+
+    Raises:
+        InputError: it is one, by its folder or by the name under which it comes with img2img.
+    """
+    if (folder / "bundle.json").is_file() or (not folder.is_dir() and packaged_bundle(folder) is not None):
+        run = folder.absolute().parent
+        there = (run / "results.json").is_file()
+        raise InputError(
+            f"{folder} is a bundle, not a run: expected the folder of a run, with results.json and config/; give "
+            + (f"{run}, whose bundle it is" if there else f"such a folder, or see what it has: img2img tasks list {folder}")
+        )
+
+
 def near_packaged(name: str | os.PathLike[str]) -> str:
     """A question that names the bundle of img2img that a name without a folder is nearest to; nothing where none is near."""
     text = os.fspath(name)

@@ -47,6 +47,13 @@ def export(
     check_outside(bundle, out)
     names = read_bundle(bundle_folder(bundle))["tasks"] if task == "all" else [task]
     into_folder = task == "all" or format == SHARED
+    if into_folder and out.suffix in FORMATS.values() and not out.is_dir():
+        raise InputError(f"--out {out} names a file: expected a folder for several files")
+    if not into_folder and format is None and out.suffix not in FORMATS.values():
+        raise InputError(
+            f"--out {out} does not say the format: expected a name with one of the endings {', '.join(FORMATS.values())}, or "
+            f"--format with one of {', '.join(FORMATS)}"
+        )
     ending = FORMATS.get(format or "onnx", ".onnx")
     check_new((out / f"{name}{ending}" for name in names) if into_folder else [out], overwrite=overwrite)
     if task == "all":

@@ -29,7 +29,10 @@ def report(
 
     Example: img2img report docs/results/image_to_image --out report
     """
+    from img2img.bundle.packaged import check_no_bundle
+
     folder, out = expanded(folder), None if out is None else expanded(out)
+    check_no_bundle(folder)
     if not folder.is_dir():
         raise InputError(f"no folder at {folder}: expected a run's, a study's, or a suite's with runs.jsonl; check the path")
     if (folder / "results.json").is_file():

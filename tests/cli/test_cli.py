@@ -106,6 +106,8 @@ def test_one_run_becomes_its_own_page(suite: Path, tmp_path: Path, shell: Fixtur
     ("arguments", "said"),
     [(["report", "nowhere", "--out", "x"], "error: no folder at nowhere"),
      (["report", "nowhere"], "error: no folder at nowhere"),
+     (["report", "starter"], "error: starter is a bundle, not a run: expected the folder of a run, with results.json"),
+     (["evaluate", "starter"], "error: starter is a bundle, not a run: expected the folder of a run, with results.json"),
      (["report", "damaged", "--out", "x"], "error: damaged/results.json")],
 )  # fmt: skip
 def test_a_users_error_is_one_line_and_code_1(tmp_path: Path, shell: Fixtures, arguments: list[str], said: str) -> None:

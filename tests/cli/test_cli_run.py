@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -250,9 +251,18 @@ def test_tasks_are_listed_shown_compared_and_deleted(bundle: Path, tmp_path: Pat
     shutil.copytree(bundle, folder)
     listed = json.loads(call("tasks", "list", folder, "--json").stdout)
     assert [row["name"] for row in listed] == ["parts", "colour", "edges", "clean"]
-    assert "mIoU 0.5" in call("tasks", "list", folder).stdout
+    assert (listed[0]["higher_is_better"], listed[1]["higher_is_better"], listed[0]["baseline"]) == (True, False, None)
+    assert "mIoU ↑ 0.5000" in " ".join(call("tasks", "list", folder).stdout.split())
     shown = json.loads(call("tasks", "show", folder, "parts", "--json").stdout)
     assert (shown["kind"], shown["metrics"]) == ("segmentation", {"mIoU": 0.5})
+    assert shown["legend"].keys() == {"ground", "tree", "house"}
+    colours = np.asarray(img2img.load(folder).run("parts", Image.new("RGB", (32, 32))))
+    assert {"#" + bytes(colour.tolist()).hex() for colour in colours.reshape(-1, 3)} <= set(shown["legend"].values())
+    text = call("tasks", "show", folder, "parts").stdout
+    assert "primary_metric  mIoU ↑\n" in text
+    assert f"colour of tree  {shown['legend']['tree']}\n" in text
+    assert re.search(r"density  0\.\d{4}\n", text)
+    assert "colour of" not in call("tasks", "show", folder, "colour").stdout
     similar = json.loads(call("tasks", "similarity", folder, "--json", "--out", tmp_path / "s.png").stdout)
     assert similar["tasks"] == ["parts", "colour", "edges", "clean"]
     assert np.allclose(np.diag(similar["matrix"]), 1)
@@ -278,7 +288,13 @@ def test_tasks_are_listed_shown_compared_and_deleted(bundle: Path, tmp_path: Pat
     assert not (folder / "tasks" / "colour.safetensors").exists()
     assert list(img2img.load(folder).tasks) == ["parts", "edges", "clean"]
     assert np.array_equal(img2img.load(folder).run("edges", image), before)
-    assert "no task 'colour'" in str(call("tasks", "delete", folder, "colour", "--yes").exception)
+    for options in ((), ("--yes",)):
+        refused = call("tasks", "delete", folder, "colour", *options)
+        assert "no task 'colour'" in str(refused.exception)
+        assert "delete the task" not in refused.output
+    refused = call("tasks", "delete", "starter", "gogh")
+    assert "came with img2img and is not changed" in str(refused.exception)
+    assert "delete the task" not in refused.output
 
 
 def test_info_of_a_bundle_and_of_the_installation(bundle: Path) -> None:
@@ -288,7 +304,25 @@ def test_info_of_a_bundle_and_of_the_installation(bundle: Path) -> None:
     installed = json.loads(call("info", "--json").stdout)
     assert installed["img2img"] == img2img.__version__
     assert installed["torch"]
-    assert f"{'tasks':>28}  parts, colour, edges, clean" in call("info", bundle).stdout
+    assert facts["metrics"]["parts"] == {
+        "metric": "mIoU", "higher_is_better": True, "value": 0.5, "baseline": None, "baseline_name": "majority class"
+    }  # fmt: skip
+    text = call("info", bundle).stdout
+    assert f"{'tasks':>28}  parts, colour, edges, clean" in text
+    assert f"{'test of parts':>28}  mIoU ↑ 0.5000\n" in text
+
+
+def test_the_baseline_of_a_runs_results_is_told(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(bundle, tmp_path / "run" / "bundle")
+    (tmp_path / "run" / "results.json").write_text("{}", encoding="utf-8")  # damaged: nothing is said of it
+    assert json.loads(call("tasks", "show", tmp_path / "run", "parts", "--json").stdout)["baseline"] is None
+    task = SimpleNamespace(name="parts", baseline=0.25)
+    monkeypatch.setattr("img2img.training.results.read_results", lambda _: SimpleNamespace(tasks=[task]))
+    assert json.loads(call("tasks", "show", tmp_path / "run", "parts", "--json").stdout)["baseline"] == 0.25
+    assert "mIoU of the majority class  0.2500\n" in call("tasks", "show", tmp_path / "run", "parts").stdout
+    for command in (("tasks", "list"), ("info",)):
+        text = " ".join(call(*command, tmp_path / "run").stdout.split())
+        assert "0.2500)" in text
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

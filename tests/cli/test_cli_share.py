@@ -63,7 +63,9 @@ def test_all_tasks_go_into_a_folder_and_mistakes_are_named(bundle: Path, tmp_pat
         assert there.stat().st_size == size
     for arguments, said in (
         (("style", "--out", "a.onnx"), "no task 'style'"),
-        (("colour", "--out", "a.jpg"), "expected one of onnx, pt2, safetensors"),
+        (("colour", "--out", "a.jpg"), "or --format with one of onnx, pt2, safetensors"),
+        (("colour", "--out", "a.onnx", "--format", "pt2"), "'pt2' for a.onnx, whose ending is that of 'onnx': expected .pt2"),
+        (("all", "--out", "a.onnx"), "--out a.onnx names a file: expected a folder"),
         (("colour", "--out", "a.onnx", "--size", "big"), "--size 'big': expected height and width"),
     ):
         failed = call("export", bundle, *arguments)
@@ -125,6 +127,10 @@ def test_an_adapter_becomes_a_task_and_a_task_an_adapter(make_bundle: Callable[.
         assert re.search(said, str(failed.exception)), failed.exception
     assert {path.name: path.read_bytes() for path in (target / "tasks").iterdir()} == before
 
+    task = next((trained / "tasks").glob("lora.safetensors"))
+    assert "is the file of a task of img2img, 'lora': expected an adapter" in str(
+        call("import-adapter", task, *into, "new", "--head-of", "first").exception
+    )
     made = call("import-adapter", folder, *into, "new", "--head-of", "first", "--json")
     assert made.exit_code == 0, f"{made.output} {made.exception}"
     facts = json.loads(made.stdout)
