@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import Bundle, Json, Overwrite, check_new
+from img2img.cli.options import Bundle, Json, Overwrite, check_folder_name, check_new
 from img2img.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def export(
     check_outside(bundle, out)
     names = read_bundle(bundle_folder(bundle))["tasks"] if task == "all" else [task]
     into_folder = task == "all" or format == SHARED
-    if into_folder and out.suffix in FORMATS.values() and not out.is_dir():
-        raise InputError(f"--out {out} names a file: expected a folder for several files")
+    if into_folder:
+        check_folder_name(out, *FORMATS.values())
     if not into_folder and format is None and out.suffix not in FORMATS.values():
         raise InputError(
             f"--out {out} does not say the format: expected a name with one of the endings {', '.join(FORMATS.values())}, or "

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import Bundle, BundleOption, Json, Overwrite, check_new, read_text
+from img2img.cli.options import Bundle, BundleOption, Json, Overwrite, check_folder_name, check_new, read_text
 from img2img.cli.output import print_facts
 from img2img.errors import InputError
 from img2img.files.paths import expanded
@@ -146,6 +146,7 @@ def export_adapter(
     from img2img.masks.adapter_tasks import write_adapter
 
     check_outside(bundle, out)
+    check_folder_name(out, ".safetensors")
     names = (PEFT_FILE, CONFIG) if form == "peft" else (LYCORIS_FILE, MODULES_FILE)
     check_new((out / name for name in names), overwrite=overwrite)
     network, _ = load_bundle(bundle_folder(bundle))

@@ -10,6 +10,7 @@ import typer
 from img2img.cli.options import Bundle, Json, Overwrite, check_new
 from img2img.cli.output import print_facts, print_table
 from img2img.cli.task_facts import baselines, legend, measured
+from img2img.errors import InputError
 from img2img.formatting import DASH, number
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def similarity(
 
     if out is not None:
         check_outside(bundle, out)
+        if out.suffix.lower() != ".png":
+            raise InputError(f"--out {out}: the matrix is drawn as PNG; give a name that ends in .png")
         check_new([out], overwrite=overwrite)
     network = load(bundle, device="cpu").network
     found = similarities(network, chance_corrected=corrected)

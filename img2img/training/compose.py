@@ -131,10 +131,15 @@ def _own_hydra() -> Iterator[None]:
         base.version_base = version
 
 
-def check_overrides(arguments: Sequence[str], *, experiment: bool = True) -> None:
+def check_overrides(arguments: Sequence[str], *, experiment: bool = True, named: bool = True) -> None:
     """Check that Hydra can read the `KEY=VALUE` among the arguments of a command, and that the typed config has the keys.
 
     Keys below an option that takes any mapping, such as `tasks`, are left to Hydra and to whatever reads them.
+
+    Args:
+        arguments: of the command.
+        experiment: the config is an experiment's, whose keys are checked.
+        named: the experiment is one of the files in `experiment/`, so that a stray word may be meant for its name.
 
     Raises:
         InputError: it cannot read one, with how to quote it; a word is none; or there is no such key, with the nearest one.
@@ -148,7 +153,7 @@ def check_overrides(arguments: Sequence[str], *, experiment: bool = True) -> Non
         if argument.startswith("-") or before in _TAKE_A_WORD:
             continue
         if not equals and not argument.startswith("~"):
-            raise _no_override(argument, experiment_names(config_folders(arguments)) if experiment else ())
+            raise _no_override(argument, experiment_names(config_folders(arguments)) if experiment and named else ())
         try:
             parsed = parser.parse_override(argument)
         except HydraException as error:

@@ -63,7 +63,7 @@ def evaluate_run(
         if name not in configs:
             raise InputError(
                 f"the bundle of {folder} has a task {name!r} that its config does not have, since it was added later: "
-                f"measure it in the run that learned it, or name others of {', '.join(configs)} (--tasks)"
+                f"measure it in the run that learned it, or name others of {', '.join(configs)} (--task)"
             )
         task_data = prepare(experiment, configs[name])
         images: CachedDataset = getattr(task_data.parts, part)

@@ -107,6 +107,7 @@ def test_one_run_becomes_its_own_page(suite: Path, tmp_path: Path, shell: Fixtur
     [(["report", "nowhere", "--out", "x"], "error: no folder at nowhere"),
      (["report", "nowhere"], "error: no folder at nowhere"),
      (["report", "starter"], "error: starter is a bundle, not a run: expected the folder of a run, with results.json"),
+     (["report", "damaged", "--out", "x.html"], "error: --out x.html names a file: expected a folder"),
      (["evaluate", "starter"], "error: starter is a bundle, not a run: expected the folder of a run, with results.json"),
      (["report", "damaged", "--out", "x"], "error: damaged/results.json")],
 )  # fmt: skip

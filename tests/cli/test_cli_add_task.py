@@ -166,6 +166,7 @@ def test_what_the_options_of_files_stand_for(given: dict[str, str], found: dict[
             "correct the pattern in --match, or",
         ),
         (["--images", "photos", "--labels", "labels", "--classes", "a,b", "--suffix", "_m"], "leave out --suffix and --match"),
+        (["--images", "photos", "demo"], "got 'demo': expected KEY=VALUE"),
         (["--style", "nope.jpg"], "no such file: nope.jpg: expected an image"),
         (["--style", "photos"], "photos is a folder: expected an image"),
         (["--images", "photos", "--style", "s.png", "--perceptual", "magic"], "expected one of lite0"),

@@ -270,6 +270,7 @@ def test_tasks_are_listed_shown_compared_and_deleted(bundle: Path, tmp_path: Pat
     task = folder / "tasks" / "colour.safetensors"
     for out, options, said in (
         (tmp_path / "s.png", (), "there already: .*--overwrite"),
+        (shutil.copy(tmp_path / "s.png", tmp_path / "s.jpg"), ("--overwrite",), "drawn as PNG"),
         (task, (), "within the bundle"),
         (task, ("--overwrite",), "within the bundle"),
     ):

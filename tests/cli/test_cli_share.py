@@ -66,6 +66,7 @@ def test_all_tasks_go_into_a_folder_and_mistakes_are_named(bundle: Path, tmp_pat
         (("colour", "--out", "a.jpg"), "or --format with one of onnx, pt2, safetensors"),
         (("colour", "--out", "a.onnx", "--format", "pt2"), "'pt2' for a.onnx, whose ending is that of 'onnx': expected .pt2"),
         (("all", "--out", "a.onnx"), "--out a.onnx names a file: expected a folder"),
+        (("colour", "--out", "a.onnx", "--format", "onnx_shared"), "names a file: expected a folder"),
         (("colour", "--out", "a.onnx", "--size", "big"), "--size 'big': expected height and width"),
     ):
         failed = call("export", bundle, *arguments)
@@ -112,6 +113,9 @@ def test_an_adapter_becomes_a_task_and_a_task_an_adapter(make_bundle: Callable[.
     assert result.exit_code == 0, f"{result.output} {result.exception}"
     assert [Path(p).name for p in json.loads(result.stdout)] == ["adapter_model.safetensors", "adapter_config.json"]
     assert "--overwrite" in str(call("export-adapter", "lora", "--bundle", trained, "--out", folder).exception)
+    assert "names a file: expected a folder" in str(
+        call("export-adapter", "lora", "--bundle", trained, "--out", tmp_path / "x.safetensors").exception
+    )
     assert "no task 'colour'" in str(call("export-adapter", "colour", "--bundle", trained, "--out", tmp_path / "x").exception)
     assert "lies within the bundle" in str(call("export-adapter", "lora", "--bundle", trained, "--out", trained).exception)
 
