@@ -199,7 +199,7 @@ def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides:
     from img2img.training.compose import check_overrides, compose, without_script_keys
 
     changes = [*([f"method={method}"] if isinstance(method, str) else []), f"name={name}", *overrides]
-    check_overrides(changes)
+    check_overrides(changes, named=False)
     try:
         composed = compose("add_task", changes)
         composed.backbone.weights = str(folder)

@@ -1,5 +1,6 @@
 """A bundle: a backbone and its tasks on disk."""
 
+from img2img.bundle.deletion import check_deletable, check_not_referred_to, delete_task_from_bundle
 from img2img.bundle.description import FORMAT, VERSION
 from img2img.bundle.folder import (
     HEAD,
@@ -10,10 +11,8 @@ from img2img.bundle.folder import (
     check_bundle,
     check_has_tasks,
     check_not_planned,
-    check_not_referred_to,
     check_outside,
     check_task_file,
-    delete_task_from_bundle,
     load_backbone,
     load_bases,
     load_bundle,
@@ -24,7 +23,7 @@ from img2img.bundle.folder import (
     save_backbone,
     task_path,
 )
-from img2img.bundle.packaged import check_not_packaged, packaged_bundles
+from img2img.bundle.packaged import check_no_bundle, check_not_packaged, packaged_bundles
 
 __all__ = [
     "FORMAT",
@@ -35,7 +34,9 @@ __all__ = [
     "bundle_folder",
     "changing",
     "check_bundle",
+    "check_deletable",
     "check_has_tasks",
+    "check_no_bundle",
     "check_not_packaged",
     "check_not_planned",
     "check_not_referred_to",

@@ -18,11 +18,11 @@ from img2img.backbones import Backbone
 from img2img.backbones.head_check import check_head
 from img2img.backbones.stored import rebuild_backbone
 from img2img.bundle.description import FORMAT, VERSION, read_description
-from img2img.bundle.packaged import check_not_packaged, packaged_bundle, packaged_bundles
+from img2img.bundle.packaged import check_not_packaged, near_packaged, packaged_bundle, packaged_bundles
 from img2img.errors import InputError, first_line
 from img2img.files.atomic import write_bytes
 from img2img.files.json_files import read_json, write_json
-from img2img.files.lock import check_free, hold
+from img2img.files.lock import hold
 from img2img.files.paths import expanded
 from img2img.files.tensors import tensor_shapes
 from img2img.files.untrusted import naming
@@ -131,7 +131,7 @@ def _refuse_another_basis(folder: Path, basis: str, tasks: Sequence[str]) -> Non
             raise InputError(f"the task {name!r} in {folder} combines another basis {basis!r}: give the new one another name")
 
 
-def _run_of(folder: Path) -> Path | None:
+def run_of(folder: Path) -> Path | None:
     """The folder of the run that a bundle is, or may be, that of; None for one by another name than `bundle`."""
     folder = folder.absolute()
     return folder.parent if folder.name == "bundle" else None
@@ -147,7 +147,7 @@ def check_not_planned(folder: Path, names: Iterable[str]) -> None:
     Raises:
         InputError: one is planned, or the run's `progress.json` is damaged.
     """
-    run = _run_of(folder)
+    run = run_of(folder)
     if run is None or not (run / "progress.json").is_file():
         return
     progress = read_json(run / "progress.json")
@@ -160,46 +160,6 @@ def check_not_planned(folder: Path, names: Iterable[str]) -> None:
                 f"the run in {run} still has to learn a task {name!r} of its own, whose file will go into {folder}: give the new "
                 "one another name, join them into another folder, or let that run go on without the task in its sequence"
             )
-
-
-def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
-    """Take `task` out of `bundle.json`, then remove its file, and that of a basis which no other task combines.
-
-    Raises:
-        InputError: there is no such task, another one's masks are coded relative to it, or the bundle is that of a run that goes
-            on, or is in use.
-    """
-    folder = expanded(folder)
-    read_bundle(folder)  # before anything is written
-    if (run := _run_of(folder)) is not None:
-        check_free(run)  # a run that goes on needs all of its tasks
-    with changing(folder):
-        description = read_bundle(folder)
-        if task not in description["tasks"]:
-            raise InputError(f"no task {task!r} in {folder}; it has {', '.join(description['tasks']) or 'none'}")
-        names = [name for name in description["tasks"] if name != task]
-        check_not_referred_to(folder, task, names)
-        headers = {name: read_header(task_path(folder, name)) for name in names}
-        used = {(header["basis"] or {}).get("name") for header in headers.values()}
-        unused = {name: sha256 for name, sha256 in description["bases"].items() if name not in used}
-        kept = {name: sha256 for name, sha256 in description["bases"].items() if name in used}
-        # The list goes first: a file that it does not name does no harm.
-        write_json(folder / "bundle.json", description | {"tasks": names, "bases": kept})
-        task_path(folder, task).unlink(missing_ok=True)
-        for sha256 in set(unused.values()) - set(kept.values()):
-            basis_path(folder, sha256).unlink(missing_ok=True)
-
-
-def check_not_referred_to(folder: Path, task: str, others: Iterable[str]) -> None:
-    """Refuse to delete or replace a task that others cannot be read without.
-
-    Raises:
-        InputError: the masks of another one are coded relative to its masks.
-    """
-    headers = {name: read_header(task_path(folder, name)) for name in others}
-    relatives = [name for name, header in headers.items() if (header["relative_to"] or {}).get("task") == task]
-    if relatives:
-        raise InputError(f"the masks of {', '.join(relatives)} are coded relative to those of {task!r}: delete those first")
 
 
 def bundle_folder(folder: str | os.PathLike[str]) -> Path:
@@ -260,7 +220,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(packaged_bundles())
         raise InputError(
-            f"no bundle in {folder}: expected the file bundle.json there; give the folder that a run wrote"
+            f"no bundle in {folder}: {near_packaged(folder)}expected the file bundle.json there; give the folder that a run wrote"
             + (f", or the name of a bundle that comes with img2img ({known})" if known else "")
         )
     description = read_description(path)

@@ -1,9 +1,11 @@
 """Bundles that come with img2img: they are opened by name, and never changed."""
 
+import os
 from pathlib import Path
 
 from img2img.errors import InputError
 from img2img.files.paths import shipped_folder
+from img2img.validation import did_you_mean
 
 
 def packaged_bundles() -> dict[str, Path]:
@@ -14,6 +16,27 @@ def packaged_bundles() -> dict[str, Path]:
 def packaged_bundle(folder: Path) -> Path | None:
     """The folder of the bundle that comes with img2img by that name; None where a path is more than a name, or there is none."""
     return packaged_bundles().get(folder.name) if len(folder.parts) == 1 else None
+
+
+def check_no_bundle(folder: Path) -> None:
+    """Refuse a bundle where the folder of a run is wanted.
+
+    Raises:
+        InputError: it is one, by its folder or by the name under which it comes with img2img.
+    """
+    if (folder / "bundle.json").is_file() or (not folder.is_dir() and packaged_bundle(folder) is not None):
+        run = folder.absolute().parent
+        there = (run / "results.json").is_file()
+        raise InputError(
+            f"{folder} is a bundle, not a run: expected the folder of a run, with results.json and config/; give "
+            + (f"{run}, whose bundle it is" if there else f"such a folder, or see what it has: img2img tasks list {folder}")
+        )
+
+
+def near_packaged(name: str | os.PathLike[str]) -> str:
+    """A question that names the bundle of img2img that a name without a folder is nearest to; nothing where none is near."""
+    text = os.fspath(name)
+    return "" if "/" in text or os.sep in text else did_you_mean(text, packaged_bundles())
 
 
 def check_not_packaged(folder: Path) -> None:

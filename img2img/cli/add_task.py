@@ -1,6 +1,8 @@
 """`img2img add-task` and `img2img absorb`: a new task for a bundle, from images alone or from a fine-tuned network too."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +30,9 @@ Labels = Annotated[Path | None, typer.Option(metavar="DIR", help="Label files; w
 Classes = Annotated[str | None, typer.Option(metavar="NAMES", help="sky,tree,house in the labels' order, or a file.")]
 Values = Annotated[
     str | None, typer.Option(metavar="VALUES", help="Label values of the classes, such as 0,255; or 0=sky,128=tree,255=tree.")
+]
+Void = Annotated[
+    str | None, typer.Option(metavar="VALUES", help="Label values that count nowhere, such as 255 or 11,255; 255 by default.")
 ]
 Suffix = Annotated[
     str | None,
@@ -57,6 +62,7 @@ def add_task(
     labels: Labels = None,
     classes: Classes = None,
     values: Values = None,
+    void: Void = None,
     suffix: Suffix = None,
     match: Match = None,
     style: Style = None,
@@ -88,12 +94,14 @@ def add_task(
     from img2img.api import add_task as add_to_bundle
 
     keep_freed_memory()
+    _check_method(method)
     task, data = _task_and_data(
-        pairs=pairs, inputs=inputs, targets=targets, images=images, labels=labels, classes=classes, values=values, suffix=suffix,
-        match=match, style=style, perceptual=perceptual, config=config, kind=kind, resize=resize,
+        pairs=pairs, inputs=inputs, targets=targets, images=images, labels=labels, classes=classes, values=values, void=void,
+        suffix=suffix, match=match, style=style, perceptual=perceptual, config=config, kind=kind, resize=resize,
     )  # fmt: skip
     train = {} if steps is None else {"steps": steps}
-    run = add_to_bundle(bundle, name, task=task, data=data, method=method, train=train, out=out, overrides=overrides or [])
+    with _in_options(config):
+        run = add_to_bundle(bundle, name, task=task, data=data, method=method, train=train, out=out, overrides=overrides or [])
     typer.echo(f"{name} is in {bundle}; its report: {run / 'report.html'}")
 
 
@@ -116,6 +124,7 @@ def absorb(
     labels: Labels = None,
     classes: Classes = None,
     values: Values = None,
+    void: Void = None,
     suffix: Suffix = None,
     match: Match = None,
     style: Style = None,
@@ -154,17 +163,23 @@ def absorb(
     from img2img.api import absorb as into_bundle
     from img2img.training.results import read_results
 
+    for word in overrides or ():
+        if "=" not in word and not word.startswith("~"):
+            raise InputError(f"got {word!r} after the file: expected KEY=VALUE; the new task's name goes behind --name")
     keep_freed_memory()
+    _check_method(method)
     task, data = _task_and_data(
-        pairs=pairs, inputs=inputs, targets=targets, images=images, labels=labels, classes=classes, values=values, suffix=suffix,
-        match=match, style=style, perceptual=perceptual, config=config, kind=kind, resize=resize,
+        pairs=pairs, inputs=inputs, targets=targets, images=images, labels=labels, classes=classes, values=values, void=void,
+        suffix=suffix, match=match, style=style, perceptual=perceptual, config=config, kind=kind, resize=resize,
     )  # fmt: skip
+    _check_method(method, ("sparse_signs", "dense_signs"))
     name = finetuned.stem if name is None else name
     options: dict[str, Any] = {"name": method} if share is None else {"name": method, "share": share}
-    run = into_bundle(
-        bundle, finetuned, name, task=task, data=data, method=options, distil=distil, train_signs=train_signs,
-        keep_frozen=keep_frozen, train={} if steps is None else {"steps": steps}, out=out, overrides=overrides or [],
-    )  # fmt: skip
+    with _in_options(config):
+        run = into_bundle(
+            bundle, finetuned, name, task=task, data=data, method=options, distil=distil, train_signs=train_signs,
+            keep_frozen=keep_frozen, train={} if steps is None else {"steps": steps}, out=out, overrides=overrides or [],
+        )  # fmt: skip
     (result,) = read_results(run).tasks
     _print_steps(result)
     typer.echo(f"{name} is in {bundle}; its report: {run / 'report.html'}")
@@ -174,6 +189,7 @@ def _task_and_data(
     *,
     perceptual: str,
     values: str | None,
+    void: str | None,
     suffix: str | None,
     match: str | None,
     resize: int | None,
@@ -185,7 +201,7 @@ def _task_and_data(
         InputError: they stand for none.
     """
     task, data = _described({key: value for key, value in given.items() if value is not None}, perceptual)
-    data = data | _of_files(data["kind"], values=values, suffix=suffix, match=match)
+    data = data | _of_files(data["kind"], values=values, void=void, suffix=suffix, match=match)
     return task, data if resize is None else {**data, "resize": resize}
 
 
@@ -215,10 +231,56 @@ def _described(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, Any
             folder = "class_folder" if kind == "classification" else "image_folder"
             return task, {"kind": folder, "root": paths["images"]}
     shown = ", ".join(f"--{key}" for key in paths) or "nothing"
+    for all_of_them in (("inputs", "targets"), ("images", "labels", "classes"), ("images", "kind")):
+        if paths and not paths.keys() - set(all_of_them):
+            lacking = " and ".join(f"--{key}" for key in all_of_them if key not in paths)
+            raise InputError(f"got {shown}: expected {lacking} too; add {'it' if ' ' not in lacking else 'them'}")
     raise InputError(
         f"got {shown}: expected --pairs; --inputs and --targets; --images, --labels and --classes; "
         "--style, perhaps with --images; --images, perhaps with --kind; or --config"
     )
+
+
+def _check_method(method: str, known: Collection[str] = ()) -> None:
+    """Refuse a method that is none of the known ones, by default those that a task of a bundle can have.
+
+    Raises:
+        InputError: with the known ones.
+    """
+    from img2img.masks import METHODS
+    from img2img.training.compose import config_folder
+    from img2img.validation import did_you_mean
+
+    if not known:
+        files = {path.stem for path in (config_folder() / "method").glob("*.yaml")}
+        known = sorted({*METHODS, *files} - {"mixed"})
+    if method not in known:
+        raise InputError(f"--method {method}: {did_you_mean(method, known)}expected one of {', '.join(known)}")
+
+
+@contextmanager
+def _in_options(config: Path | None) -> Iterator[None]:
+    """Errors in the block that name a key of the data's config name the option for it, where options described the data."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        if config is not None:
+            raise
+        for pattern, option in _KEYS:
+            text = re.sub(pattern, option, text)
+        raise InputError(text) from error
+
+
+_KEYS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"\['([^']*\{id\}[^']*)', '([^']*\{id\}[^']*)'\]", r'"\1,\2"'),
+    (r"set `(suffix|match|values)` to", r"give --\1"),
+    (r"`(suffix|match|values|void|images|labels|inputs|targets|classes)`", r"--\1"),
+    (r"\bmatch: order\b", "--match order"),
+    (r"\b(values|void): \[(\d+)(?:, (\d+))?\]", lambda found: f"--{found[1]} {','.join(filter(None, found.groups()[1:]))}"),
+    (r"list the values as void", "list the values with --void"),
+)
+"""How the datasets' errors spell keys and values of the config, and how the command does."""
 
 
 def _names(given: str) -> str | list[str]:
@@ -232,13 +294,18 @@ def _names(given: str) -> str | list[str]:
     return [name.strip() for name in given.split(",")]
 
 
-def _of_files(kind: str, *, values: str | None, suffix: str | None, match: str | None) -> dict[str, Any]:
+def _of_files(kind: str, *, values: str | None, void: str | None, suffix: str | None, match: str | None) -> dict[str, Any]:
     """The options of data of a kind that say which files belong together, and what labels hold.
 
     Raises:
         InputError: such data have none, or the texts cannot be read.
     """
     found: dict[str, Any] = {}
+    if void is not None:
+        ignored = [value.strip() for value in void.split(",")]
+        if not all(value.isascii() and value.isdigit() for value in ignored):
+            raise InputError(f"--void {void}: expected whole numbers such as 255 or 11,255")
+        found["void"] = [int(value) for value in ignored]
     if suffix is not None:
         found["suffix"] = suffix
     if match is not None:
@@ -250,11 +317,10 @@ def _of_files(kind: str, *, values: str | None, suffix: str | None, match: str |
             raise InputError(f"--values {values}: expected whole numbers such as 0,255, or names of them such as 0=sky,255=tree")
         found["values"] = {int(v): name for v, name in pairs} if len(pairs[0]) == 2 else [int(v) for (v,) in pairs]
     wanted = {"image_label_folder": "--labels", "paired_folders": "--targets"}
-    if found and (kind not in wanted or (kind == "paired_folders" and values is not None)):
+    of_labels = not {"values", "void"}.isdisjoint(found)
+    if found and (kind not in wanted or (kind == "paired_folders" and of_labels)):
         given = ", ".join(f"--{key}" for key in found)
-        raise InputError(
-            f"got {given}: expected with --images and --labels{'' if 'values' in found else ', or with --targets'} alone"
-        )
+        raise InputError(f"got {given}: expected with --images and --labels{'' if of_labels else ', or with --targets'} alone")
     return found
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import ALL, Bundle, Json, Overwrite, check_new
+from img2img.cli.options import ALL, Bundle, Json, Overwrite, check_folder_name, check_new
 from img2img.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +47,13 @@ def export(
     check_outside(bundle, out)
     names = read_bundle(bundle_folder(bundle))["tasks"] if task == ALL else [task]
     into_folder = task == ALL or format == SHARED
+    if into_folder:
+        check_folder_name(out, *FORMATS.values())
+    if not into_folder and format is None and out.suffix not in FORMATS.values():
+        raise InputError(
+            f"--out {out} does not say the format: expected a name with one of the endings {', '.join(FORMATS.values())}, or "
+            f"--format with one of {', '.join(FORMATS)}"
+        )
     ending = FORMATS.get(format or "onnx", ".onnx")
     check_new((out / f"{name}{ending}" for name in names) if into_folder else [out], overwrite=overwrite)
     if task == ALL:

@@ -1,5 +1,7 @@
 """`img2img info`: what is installed, and what a bundle is."""
 
+import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -8,8 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+from img2img import formatting
 from img2img.cli.options import Json
 from img2img.cli.output import print_facts
+from img2img.cli.task_facts import baselines, measured
+from img2img.errors import InputError
 from img2img.version import __version__
 
 PACKAGES = (
@@ -28,9 +33,13 @@ def info(
     """
     facts = _installed() if bundle is None else _of_bundle(bundle)
     if as_json:
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps(facts, default=dataclasses.asdict))
         return
-    print_facts(facts)
+    for key in ("backbone bytes", "bytes of tasks"):
+        if key in facts:
+            facts[key] = formatting.size(facts[key])
+    metrics = {f"test of {name}": str(test) for name, test in facts.pop("metrics", {}).items()}
+    print_facts(facts | metrics)
 
 
 def _installed() -> dict[str, Any]:
@@ -52,6 +61,8 @@ def _installed() -> dict[str, Any]:
 
 def _of_bundle(bundle: Path) -> dict[str, Any]:
     from img2img.bundle import bundle_folder, read_bundle, task_path
+    from img2img.masks.storage import read_header
+    from img2img.tasks.stored import stored_task
 
     folder = bundle_folder(bundle)
     description = read_bundle(folder)
@@ -59,6 +70,11 @@ def _of_bundle(bundle: Path) -> dict[str, Any]:
     def size(path: Path) -> int:
         return path.stat().st_size if path.is_file() else 0
 
+    known, metrics = baselines(folder), {}
+    for name in description["tasks"]:
+        with contextlib.suppress(InputError):  # of a kind that is not known here, or without its file
+            told = read_header(task_path(folder, name))["info"]
+            metrics[name] = measured(stored_task(told), told.get("figures", {}), known.get(name))
     tasks = {name: size(task_path(folder, name)) for name in description["tasks"]}
     return {
         "folder": str(folder),
@@ -66,6 +82,7 @@ def _of_bundle(bundle: Path) -> dict[str, Any]:
         "backbone SHA-256": description["sha256"],
         "backbone bytes": size(folder / "backbone.safetensors"),
         "tasks": list(tasks),
+        "metrics": metrics,
         "bytes of tasks": sum(tasks.values()),
         "bases": list(description["bases"]),
     }

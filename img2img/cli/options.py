@@ -58,6 +58,16 @@ def check_new(targets: Iterable[Path], *, overwrite: bool) -> None:
             raise InputError(f"{target} is there already: give another --out, or --overwrite to replace what is there")
 
 
+def check_folder_name(out: Path, *endings: str) -> None:
+    """Refuse an --out for a folder that is named as one of the files that go into it.
+
+    Raises:
+        InputError: it has one of these endings, and no such folder is there.
+    """
+    if out.suffix.lower() in endings and not expanded(out).is_dir():
+        raise InputError(f"--out {out} names a file: expected a folder, which the files go into; leave out {out.suffix}")
+
+
 def read_text(path: Path, option: str, what: str) -> str:
     """The text of the file that an option names.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from img2img.cli.options import check_folder_name
 from img2img.errors import InputError
 from img2img.files.paths import expanded
 
@@ -29,7 +30,12 @@ def report(
 
     Example: img2img report docs/results/image_to_image --out report
     """
+    from img2img.bundle.packaged import check_no_bundle
+
     folder, out = expanded(folder), None if out is None else expanded(out)
+    check_no_bundle(folder)
+    if out is not None:
+        check_folder_name(out, ".html", ".md")
     if not folder.is_dir():
         raise InputError(f"no folder at {folder}: expected a run's, a study's, or a suite's with runs.jsonl; check the path")
     if (folder / "results.json").is_file():

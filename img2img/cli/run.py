@@ -28,7 +28,16 @@ def run(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the results go.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="A folder for the results; of one task and image also its file.",
+            show_default=False,
+        ),
+    ],
     bundle: BundleOption = DEFAULT_BUNDLE,
     form: Annotated[
         str | None, typer.Option(help="What to write: of segmentation colours, labels or overlay; of classes image or scores.")
@@ -56,19 +65,20 @@ def run(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Run tasks on images and write what they make of them, each as DIR/NAME.png.
+    """Run tasks on images and write what they make of them, each as NAME.png in the folder --out, or one as the file --out.
 
     Folders keep their subfolders; of several tasks each has a folder of its own. A file that cannot be read or written is named,
     the others are done, and the exit code is 1.
 
     Examples:
 
-        img2img run gogh photo.jpg --out painted
+        img2img run gogh photo.jpg --out painted.png
 
         img2img run all photos/ holiday.mp4 --bundle runs/demo --out made
     """
-    from img2img.cli.run_files import Job, check_targets, plan
+    from img2img.cli.run_files import Job, check_targets, plan, plan_file
     from img2img.cli.video import check_form
+    from img2img.data.images.listing import EXTENSIONS
     from img2img.errors import InputError
     from img2img.inference import load
 
@@ -86,6 +96,8 @@ def run(
         raise InputError(f"form={form!r} of several tasks, but {', '.join(lacking)} cannot give it: name one task that can")
     model.check(names[0], form=form, side=side)
     if launcher is not None:
+        if out.suffix.lower() in EXTENSIONS and not out.is_dir():
+            raise InputError(f"--launcher ray with --out {out}: expected a folder for its results")
         del model  # the workers have it
         options = {"form": form, "side": side, "white": white, "device": device, "precision": precision}
         if frames or batch_size is not None:
@@ -100,18 +112,23 @@ def run(
     jobs: list[Job] = []
     for name in names:
         ending = ".json" if forms[name] == "scores" else ".png"
-        target = out / name if len(names) > 1 or task == ALL else out
-        jobs += plan(images, target, name, ending=ending, frames=frames, results=out)
+        several = len(names) > 1 or task == ALL
+        one = plan_file(images, out, name, several_tasks=several, ending=ending, frames=frames)
+        target = out / name if several else out
+        jobs += one or plan(images, target, name, ending=ending, frames=frames, results=out)
     if not frames and any(job.video for job in jobs):
         for name in names:
             check_form(forms[name])
     check_targets(jobs, overwrite=overwrite)
     done: list[dict[str, str]] = []
-    failed = 0
+    failed, told = 0, dict[Path, set[str]]()
     for job, error in _run_jobs(model, jobs, overwrite, {"side": side, "batch_size": batch_size, "white": white}, forms):
         if error is not None:
             failed += 1
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            text = " ".join(str(error).split())
+            if text not in told.setdefault(job.source, set()):  # several tasks meet the same
+                told[job.source].add(text)
+                print("error:", text, file=sys.stderr)
             continue
         done.append({"task": job.task, "input": str(job.source), "output": str(job.target)})
         if not as_json:
@@ -119,7 +136,8 @@ def run(
     if as_json:
         typer.echo(json.dumps({"results": done, "failed": failed}))
     if failed:
-        print(f"{failed} of {len(jobs)} failed, {len(done)} are done", file=sys.stderr)
+        inputs = len({job.source for job in jobs})
+        print(f"{len(told)} of {inputs} inputs failed; {len(done)} of {len(jobs)} results are done", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -151,7 +169,7 @@ def _run_jobs(
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task("images", total=len(jobs))
+        bar = bars.add_task("results", total=len(jobs))
         for name, form in forms.items():
             images = [job for job in jobs if job.task == name and not job.video]
             for job, error in run_images(model, images, overwrite=overwrite, form=form, **options):

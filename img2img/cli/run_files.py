@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from img2img.cli.options import check_new
 from img2img.cli.video import VIDEOS, make_frames, make_video, video_ending
-from img2img.data.images.listing import list_images
+from img2img.data.images.listing import EXTENSIONS, list_images
 from img2img.errors import InputError
 from img2img.files.atomic import clear_leftovers
 from img2img.files.paths import expanded
@@ -72,6 +72,29 @@ def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: 
         if other is not job.source:
             raise InputError(f"{other} and {job.source} would both become {job.target}: give them in two calls with two --out")
     return jobs
+
+
+def plan_file(
+    sources: Sequence[Path], out: Path, task: str, *, several_tasks: bool, ending: str, frames: bool
+) -> list[Job] | None:
+    """The one job whose result `out` names as a file; None where it names a folder: one that is there, or no ending of results.
+
+    Raises:
+        InputError: there are several results, or they have another ending.
+    """
+    if out.suffix.lower() not in {*EXTENSIONS, *VIDEOS, ".json"} or out.is_dir():
+        return None
+    source = expanded(sources[0])
+    if several_tasks or len(sources) > 1 or source.is_dir() or frames:
+        raise InputError(
+            f"--out {out} names a file, and there may be several results: expected one task and one image or video without "
+            "--frames; give a folder, such as --out results"
+        )
+    video = source.suffix.lower() in VIDEOS
+    ending = video_ending(source) if video else ending
+    if out.suffix.lower() != ending:
+        raise InputError(f"--out {out}: this result is written as {ending}; give a name that ends so, or a folder")
+    return [Job(task, source, out, video=video)]
 
 
 def check_targets(jobs: Sequence[Job], *, overwrite: bool) -> None:

@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import Bundle, BundleOption, Json, Overwrite, TaskName, check_new, read_text
+from img2img.cli.options import Bundle, BundleOption, Json, Overwrite, TaskName, check_folder_name, check_new, read_text
 from img2img.cli.output import print_facts
+from img2img.errors import InputError
+from img2img.files.paths import expanded
 
 app = typer.Typer(help="Share a bundle: write it with a model card, or send it to the Hub.", no_args_is_help=True)
 
@@ -17,8 +19,9 @@ License = Annotated[str | None, typer.Option(help="Of the weights, as the Hub na
 @app.command()
 def save(
     bundle: Bundle,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or one that this command wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder for it.")],
     license: License = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there, its card included.")] = False,
     notes: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Markdown for the end of the card, such as the terms of images.", show_default=False),
@@ -30,6 +33,10 @@ def save(
     """
     from img2img.hub import save_pretrained
 
+    if not overwrite and (there := expanded(folder)).is_dir() and any(there.iterdir()):
+        raise InputError(
+            f"{folder} is there already, and its README.md may be edited: give another folder, or --overwrite to replace it"
+        )
     text = None if notes is None else read_text(notes, "--notes", "Markdown")
     typer.echo(str(save_pretrained(bundle, folder, license=license, notes=text)))
 
@@ -89,7 +96,6 @@ def import_adapter(
     Example: img2img import-adapter adapters/night --bundle runs/demo --name night --head-of landscape
     """
     from img2img.bundle.join import import_adapter as add_to_bundle
-    from img2img.errors import InputError
     from img2img.files.yaml import read_yaml
 
     options = None
@@ -139,6 +145,7 @@ def export_adapter(
     from img2img.masks.adapter_tasks import write_adapter
 
     check_outside(bundle, out)
+    check_folder_name(out, ".safetensors")
     names = (PEFT_FILE, CONFIG) if form == "peft" else (LYCORIS_FILE, MODULES_FILE)
     check_new((out / name for name in names), overwrite=overwrite)
     network, _ = load_bundle(bundle_folder(bundle))

@@ -3,13 +3,18 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from img2img.cli.options import Bundle, Json, Overwrite, TaskName, check_new
 from img2img.cli.output import print_facts, print_table
-from img2img.formatting import DASH
+from img2img.cli.task_facts import baselines, legend, measured
+from img2img.errors import InputError
+from img2img.formatting import DASH, number
+
+if TYPE_CHECKING:
+    from img2img.inference import Model
 
 app = typer.Typer(help="List, show, delete and compare the tasks of a bundle.", no_args_is_help=True)
 
@@ -22,17 +27,17 @@ def list_tasks(bundle: Bundle, as_json: Json = False) -> None:
     """
     from img2img.inference import load
 
-    infos = load(bundle, device="cpu").tasks
+    model = load(bundle, device="cpu")
+    infos = model.tasks
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(task) for task in infos.values()]))
+        typer.echo(json.dumps([_facts(model, name) for name in infos]))
         return
-    rows = []
+    rows, known = [], baselines(model.folder)
     for task in infos.values():
-        value = task.metrics.get(task.primary_metric)
-        measured = task.primary_metric if value is None else f"{task.primary_metric} {value:.4g}"
+        test = str(measured(model.task(task.name), task.metrics, known.get(task.name)))
         weights = DASH if task.affected is None else f"{task.affected:.1%} {task.effect}"
         size = DASH if task.bytes is None else f"{task.bytes / 1e6:.2f} MB"
-        rows.append((task.name, task.kind, measured, task.method, weights, size))
+        rows.append((task.name, task.kind, test, task.method, weights, size))
     print_table(("task", "kind", "test metric", "masks", "weights", "file"), rows)
 
 
@@ -46,12 +51,27 @@ def show(bundle: Bundle, task: TaskName, as_json: Json = False) -> None:
 
     model = load(bundle, device="cpu")
     model.task(task)
-    facts = dataclasses.asdict(model.tasks[task])
+    facts = _facts(model, task)
     if as_json:
         typer.echo(json.dumps(facts))
         return
-    metrics = facts.pop("metrics")
-    print_facts(facts | {key: None if value is None else f"{value:.4g}" for key, value in metrics.items()})
+    metrics, legend = facts.pop("metrics"), facts.pop("legend")
+    test = measured(model.task(task), metrics, facts.pop("baseline"))
+    facts["primary_metric"] = test.named
+    del facts["higher_is_better"], facts["baseline_name"]
+    shown = {key: number(value) if isinstance(value, float) else value for key, value in facts.items()}
+    shown |= {key: number(value) for key, value in metrics.items()}
+    if test.baseline is not None:
+        shown[f"{test.metric} of the {test.baseline_name}"] = number(test.baseline)
+    print_facts(shown | {f"colour of {name}": colour for name, colour in legend.items()})
+
+
+def _facts(model: "Model", name: str) -> dict[str, Any]:
+    """All that is known of a task, for JSON."""
+    info = model.tasks[name]
+    test = measured(model.task(name), info.metrics, baselines(model.folder).get(name))
+    more = {"higher_is_better": test.higher_is_better, "baseline": test.baseline, "baseline_name": test.baseline_name}
+    return dataclasses.asdict(info) | more | {"legend": legend(info.kind, info.classes)}
 
 
 @app.command()
@@ -64,9 +84,10 @@ def delete(
 
     Example: img2img tasks delete runs/demo gravel --yes
     """
-    from img2img.bundle import bundle_folder, delete_task_from_bundle
+    from img2img.bundle import bundle_folder, check_deletable, delete_task_from_bundle
 
     folder = bundle_folder(bundle)
+    check_deletable(folder, task)  # before it asks
     if not yes:
         typer.confirm(f"delete the task {task!r} from {folder}?", abort=True)
     delete_task_from_bundle(folder, task)
@@ -93,6 +114,8 @@ def similarity(
 
     if out is not None:
         check_outside(bundle, out)
+        if out.suffix.lower() != ".png":
+            raise InputError(f"--out {out}: the matrix is drawn as PNG; give a name that ends in .png")
         check_new([out], overwrite=overwrite)
     network = load(bundle, device="cpu").network
     found = similarities(network, chance_corrected=corrected)

@@ -1,6 +1,7 @@
 """`img2img demo` and `img2img train`: the scripts of `pipelines/`, from anywhere."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,9 @@ Pipeline = Literal["image_to_image", "cifar100", "imagenet_to_sketch", "decathlo
 
 PIPELINE_VARIABLE = "IMG2IMG_PIPELINE"
 """The environment variable that says to further processes of a training which pipeline it is."""
+
+_CHOOSES = re.compile(r"[+~]*experiment\b|--(config-name|cfg|hydra-help|info|version|shell-completion)|-(cn|c|i|sc)\b")
+"""Arguments with which a training is of an experiment that was chosen, or none is started."""
 
 
 def demo(
@@ -48,6 +52,12 @@ def train(
 
         img2img train --pipeline cifar100 experiment=cifar100_reduced data_root=DATA
     """
+    if pipeline == "image_to_image" and not any(_CHOOSES.match(argument) for argument in context.args):
+        from img2img.training.compose import check_overrides, config_folders, experiment_names
+
+        check_overrides(context.args)  # a stray word may be the name of one
+        known = ", ".join(experiment_names(config_folders(context.args)))
+        context.fail(f"no experiment: expected experiment=NAME, NAME one of {known}, or of your own with --config-dir")
     run_pipeline(pipeline, context.args)
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from img2img.errors import InputError
 from img2img.extras import require
 from img2img.files.atomic import write_atomic
+from img2img.files.paths import no_file
 
 if TYPE_CHECKING:
     from img2img.inference import Model
@@ -95,10 +96,11 @@ def _opened(path: Path) -> Iterator[Any]:
     """
     cv2 = require("cv2", extra="images", what="a video")
     try:
-        readable = path.is_file()
+        if not path.is_file():
+            raise no_file(path, "a video")
+        capture = cv2.VideoCapture(str(path))
     except OSError:
-        readable = False
-    capture = cv2.VideoCapture(str(path)) if readable else None
+        capture = None
     try:
         if capture is None or not capture.isOpened():
             known = ", ".join(sorted(VIDEOS))

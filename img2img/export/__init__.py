@@ -181,4 +181,10 @@ def _format_of(path: Path, format: str | None) -> str:
             f"export got the format {format!r} for {path.name or 'a folder'}: expected one of {', '.join(FORMATS)}; give "
             "format=, or a file name with one of the endings " + ", ".join(by_ending)
         )
+    meant = by_ending.get(path.suffix)
+    if meant not in (None, found):
+        raise InputError(
+            f"export got the format {found!r} for {path.name}, whose ending is that of {meant!r}: expected {FORMATS[found]}; "
+            "correct one of them"
+        )
     return found

@@ -1,6 +1,7 @@
 """Paths: the one way in which one that a user gave is read, and folders that come with the package."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,31 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     if found.parts[:1] == ("~",):
         raise InputError(f"{found}: this account has no home folder, so ~ means nothing: give the whole path, or set HOME")
     return found
+
+
+_ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
+"""How a web address begins, also one that a `Path` has taken a slash from; a drive of Windows has one letter."""
+
+
+def no_file(path: str | os.PathLike[str], wanted: str) -> InputError:
+    """The error for a path at which there is no file: a folder, a web address, a pattern, or nothing at all.
+
+    Args:
+        path: what was given.
+        wanted: what the file should be, such as "an image".
+    """
+    text = os.fsdecode(path)
+    if _ADDRESS.match(text):
+        shown = _ADDRESS.sub(r"\1://", text)
+        return InputError(f"{shown} is a web address: expected {wanted} on this machine; download it and give the file")
+    if os.path.isdir(text):
+        return InputError(f"{text} is a folder: expected {wanted}; give a file in it")
+    if set(text) & set("*?["):
+        return InputError(
+            f"no such file: {text} is a pattern that the shell left as it is: expected {wanted}; leave out quotes, check that "
+            "files match it, or give their folder"
+        )
+    return InputError(f"no such file: {text}: expected {wanted}; check the path")
 
 
 def paths_in(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Path]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from img2img import validation
 from img2img.bundle.folder import bundle_folder
+from img2img.bundle.packaged import near_packaged
 from img2img.errors import InputError, first_line
 from img2img.extras import require
 from img2img.hub.folder import FILES, bundle_in, save_pretrained
@@ -49,6 +50,10 @@ def pretrained_folder(
         raise InputError(
             f"no folder {name}: expected a folder that save_pretrained wrote, a bundle or a run, or the name of a repository on "
             "the Hub such as owner/name; check the path"
+        )
+    if near := near_packaged(name):
+        raise InputError(
+            f"no folder {name}: {near}expected a folder, a bundle that comes with img2img, or a repository such as owner/{name}"
         )
     hub = _hub()
     options = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}

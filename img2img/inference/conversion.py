@@ -16,6 +16,7 @@ from img2img.data.images.bit_depth import check_white, current_white, note_highe
 from img2img.data.images.decode import MAX_PIXELS, check_enlarged, open_image, to_rgb
 from img2img.data.images.exif import upright
 from img2img.errors import InputError
+from img2img.inference.remedies import array_remedy, range_remedy, tensor_remedy
 from img2img.tasks.base import pixels
 from img2img.tasks.segmentation import palette
 
@@ -207,7 +208,7 @@ def _from_array(array: NDArray[Any]) -> OpenedImages:
     if array.dtype not in (np.uint8, np.uint16) or shaped.ndim != 3 or shaped.shape[2] not in (1, 3, 4) or not array.size:
         raise InputError(
             f"got an array of {array.shape} {array.dtype}: expected (H, W, 3) uint8 in [0, 255], grey (H, W), RGBA (H, W, 4), or "
-            "those as uint16; convert it (an image in [0, 1]: (255 * x).round().astype('uint8')), and give many as a list"
+            f"those as uint16; {array_remedy(array)}"
         )
     eight = _8_bits(shaped) if array.dtype == np.uint16 else np.ascontiguousarray(shaped)
     if eight.shape[2] == 1:
@@ -229,13 +230,13 @@ def _from_tensor(tensor: Tensor) -> OpenedImages:
     if lack or batch.ndim != 4 or batch.shape[1] not in (1, 3) or not batch.numel() or not batch.is_floating_point():
         raise InputError(
             f"got a tensor of {tuple(tensor.shape)} {tensor.dtype}{lack}: expected (N, 3, H, W) or (3, H, W) "
-            "float in [0, 1], with one channel where grey; convert it (an 8-bit one: x.permute(2, 0, 1) / 255)"
+            f"float in [0, 1], with one channel where grey; {tensor_remedy(tensor)}"
         )
     batch = batch.detach().float()
     # A little beyond the range is what resizing leaves; NaN fails both comparisons.
     low, high = batch.min().item(), batch.max().item()
     if not (low >= -0.05 and high <= 1.05):
-        raise InputError(f"got a tensor with values from {low:g} to {high:g}: expected [0, 1]; divide 8-bit values by 255")
+        raise InputError(f"got a tensor with values from {low:g} to {high:g}: expected [0, 1]; {range_remedy(low, high)}")
     values = batch.clamp(0, 1).mul(255).expand(-1, 3, -1, -1)
     return OpenedImages(values, "tensor", batched=tensor.ndim == 4, origin=str(tensor.device))
 

@@ -102,6 +102,11 @@ class Model:
             workers = 2 if on_cpu and weights == "merged" else 1
             self.batches = MixedBatches(self._run_batch, most, window=batching.window, workers=workers)
 
+    def __repr__(self) -> str:
+        names = self.network.tasks()
+        shown = ", ".join(names[:12]) + (f", ... ({len(names)} tasks)" if len(names) > 12 else "")
+        return f"<Model of {str(self.folder)!r} on {self.device}: {shown}>"
+
     # ------------------------------------------------------------------ what there is
 
     @property
@@ -312,7 +317,7 @@ class Model:
 
     def _checked_options(self, name: str, *, form: Any, side: Any, tile: Any) -> dict[str, Any]:
         task = self.task(name)
-        return {"form": checked_form(task, form), "side": checked_side(side), "tile": checked_tile(tile)}
+        return {"form": checked_form(task, form), "side": checked_side(side, self.backbone.stride), "tile": checked_tile(tile)}
 
     @torch.no_grad()
     def predict(self, task: str, image: ImageLike) -> Tensor:

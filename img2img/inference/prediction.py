@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from img2img import validation
 from img2img.data.base import Batch, ImageDataset
 from img2img.data.images.decode import MAX_PIXELS, check_enlarged
+from img2img.data.warn_once import warn_once
 from img2img.errors import InputError
 from img2img.inference.chunked import RunSettings, Size, predicted_rows
 from img2img.inference.conversion import OpenedImages
@@ -27,9 +28,15 @@ WHOLE_PIXELS = 4 * TILE * TILE
 _LOOKED_AT = 64
 
 
-def checked_side(side: Any) -> int | None:
-    """The shorter side at which the network is to see images, or an `InputError`."""
-    return validation.whole_number("side", side, of="pixel")
+def checked_side(side: Any, stride: int) -> int | None:
+    """The shorter side at which the network is to see images, or an `InputError`; a warning where it is below the stride."""
+    number = validation.whole_number("side", side, of="pixel")
+    if number is not None and number < stride:
+        warn_once(
+            f"side={number} is below the network's stride of {stride}: hardly anything of an image is left at that size, and "
+            "results will be poor; give more"
+        )
+    return number
 
 
 def checked_tile(tile: Any) -> int | None:

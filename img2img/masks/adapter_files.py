@@ -28,6 +28,7 @@ from img2img.files.untrusted import check_plain, naming
 from img2img.masks.adapter_values import Part, ignores_how_it_runs, method_of, mixes_groups
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.real_valued import RealValuedMethod
+from img2img.masks.storage import read_header
 from img2img.masks.stored_tensors import matching
 
 Form = Literal["peft", "lycoris"]
@@ -106,6 +107,7 @@ def read_adapter(path: str | os.PathLike[str], network: FrozenBackbone) -> Adapt
         InputError: the file is damaged, or something in it fits no weight or is no map of a method here; names the tensor.
     """
     file = _file(expanded(path))
+    _refuse_task_file(file)
     config = file.parent / CONFIG
     with naming(file):
         tensors, sha256 = _read_tensors(file, network)
@@ -141,11 +143,23 @@ def _file(path: Path) -> Path:
     if path.is_dir():
         found = [path / name for name in (PEFT_FILE, LYCORIS_FILE) if (path / name).is_file()]
         if len(found) != 1:
-            raise InputError(f"{path} has {'both' if found else 'neither'} {PEFT_FILE} and {LYCORIS_FILE}: name the file")
+            which = f"both {PEFT_FILE} and" if found else f"neither {PEFT_FILE} nor"
+            raise InputError(f"{path} has {which} {LYCORIS_FILE}: name the file")
         return found[0]
     if not path.is_file():
         raise InputError(f"no adapter at {path}: expected PEFT's folder, or a .safetensors file of PEFT or LyCORIS")
     return path
+
+
+def _refuse_task_file(file: Path) -> None:
+    try:
+        header = read_header(file)
+    except InputError:
+        return
+    raise InputError(
+        f"{file} is the file of a task of img2img, {str(header['task'])!r}: expected an adapter of PEFT or LyCORIS; "
+        "`img2img join INTO BUNDLE` puts the tasks of another bundle into one"
+    )
 
 
 def _read_tensors(file: Path, network: FrozenBackbone) -> tuple[dict[str, Tensor], str | None]:

@@ -29,6 +29,11 @@ ENDING = "imagenet12_accuracy"
 ONLY_HERE = ("hydra", "data_root", "launcher", ENDING)
 """Keys of the config that other keys refer to, or scripts read themselves, and the experiment does not know."""
 _DEFAULTS = "_defaults"
+_TAKE_A_WORD = {
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--experimental-rerun", "--info", "-i",
+}  # fmt: skip
+"""Hydra's options whose value may be the next argument."""
 
 
 def config_folder() -> Path:
@@ -126,22 +131,29 @@ def _own_hydra() -> Iterator[None]:
         base.version_base = version
 
 
-def check_overrides(arguments: Sequence[str], *, experiment: bool = True) -> None:
+def check_overrides(arguments: Sequence[str], *, experiment: bool = True, named: bool = True) -> None:
     """Check that Hydra can read the `KEY=VALUE` among the arguments of a command, and that the typed config has the keys.
 
     Keys below an option that takes any mapping, such as `tasks`, are left to Hydra and to whatever reads them.
 
+    Args:
+        arguments: of the command.
+        experiment: the config is an experiment's, whose keys are checked.
+        named: the experiment is one of the files in `experiment/`, so that a stray word may be meant for its name.
+
     Raises:
-        InputError: it cannot read one, with how to quote it; or there is no such key, with the nearest one.
+        InputError: it cannot read one, with how to quote it; a word is none; or there is no such key, with the nearest one.
     """
     parser = OverridesParser.create()
     groups = _groups(config_folders(arguments))
     # Then there may be groups that are not known here.
     elsewhere = any(argument.lstrip("+").startswith(("hydra.searchpath", "--config-path", "-cp")) for argument in arguments)
-    for argument in arguments:
+    for before, argument in zip(("", *arguments), arguments, strict=False):
         key, equals, value = argument.partition("=")
-        if argument.startswith("-") or not (equals or argument.startswith("~")):
+        if argument.startswith("-") or before in _TAKE_A_WORD:
             continue
+        if not equals and not argument.startswith("~"):
+            raise _no_override(argument, experiment_names(config_folders(arguments)) if experiment and named else ())
         try:
             parsed = parser.parse_override(argument)
         except HydraException as error:
@@ -158,6 +170,20 @@ def check_overrides(arguments: Sequence[str], *, experiment: bool = True) -> Non
         known = path[0] in (*groups, *ONLY_HERE) or path[0].startswith("hydra/")
         if experiment and not known and (path[0] in ExperimentConfig.model_fields or not elsewhere):
             check_key(ExperimentConfig, path, what=WHOLE, others=[*groups, "data_root"])
+
+
+def _no_override(word: str, experiments: Collection[str]) -> InputError:
+    """The error for a word among overrides, which may be the name of an experiment."""
+    near = did_you_mean(word, experiments).replace("'", "")
+    meant = f"did you mean experiment={near.removeprefix('did you mean ')}" if near else ""
+    return InputError(
+        f"got {word!r}: {meant}expected KEY=VALUE, such as train.optimiser.lr=1e-3; see docs/reference/config.md for the keys"
+    )
+
+
+def experiment_names(folders: Iterable[Path]) -> list[str]:
+    """The experiments that YAML files in folders of configs describe."""
+    return sorted({path.stem for folder in folders for path in (folder / "experiment").glob("*.yaml")})
 
 
 def _groups(folders: Iterable[Path]) -> list[str]:

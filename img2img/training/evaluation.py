@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from img2img.bundle.packaged import check_no_bundle
 from img2img.data.cache import CachedDataset
 from img2img.errors import InputError, memory_explained
 from img2img.files.paths import expanded
@@ -62,7 +63,7 @@ def evaluate_run(
         if name not in configs:
             raise InputError(
                 f"the bundle of {folder} has a task {name!r} that its config does not have, since it was added later: "
-                f"measure it in the run that learned it, or name others of {', '.join(configs)} (--tasks)"
+                f"measure it in the run that learned it, or name others of {', '.join(configs)} (--task)"
             )
         task_data = prepare(experiment, configs[name])
         images: CachedDataset = getattr(task_data.parts, part)
@@ -88,6 +89,7 @@ def read_run(folder: Path) -> Experiment:
     """
     path = config_path(folder)
     if not path.is_file():
+        check_no_bundle(folder)
         raise InputError(f"no run in {folder}: expected config/config.yaml there; give the folder that `img2img train` wrote")
     config = without_script_keys(read_yaml(path, "the config of a run"))
     config.pop("cache_dir", None)

@@ -106,6 +106,9 @@ def test_one_run_becomes_its_own_page(suite: Path, tmp_path: Path, shell: Fixtur
     ("arguments", "said"),
     [(["report", "nowhere", "--out", "x"], "error: no folder at nowhere"),
      (["report", "nowhere"], "error: no folder at nowhere"),
+     (["report", "starter"], "error: starter is a bundle, not a run: expected the folder of a run, with results.json"),
+     (["report", "damaged", "--out", "x.html"], "error: --out x.html names a file: expected a folder"),
+     (["evaluate", "starter"], "error: starter is a bundle, not a run: expected the folder of a run, with results.json"),
      (["report", "damaged", "--out", "x"], "error: damaged/results.json")],
 )  # fmt: skip
 def test_a_users_error_is_one_line_and_code_1(tmp_path: Path, shell: Fixtures, arguments: list[str], said: str) -> None:
@@ -126,6 +129,21 @@ def test_wrong_use_is_code_2(tmp_path: Path, shell: Fixtures, arguments: list[st
     assert (code, out) == (2, "")
     assert "Usage: img2img" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["out=runs/x"], ["--config-dir", "mine"], ["--multirun"]])
+def test_a_training_of_no_experiment_is_wrong_use(tmp_path: Path, shell: Fixtures, arguments: list[str]) -> None:
+    shell[0].chdir(tmp_path)
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").touch()
+    code, out, err = call(*shell, "train", *arguments)
+    assert (code, out) == (2, "")
+    assert "expected experiment=NAME" in err
+    assert "demo," in err
+    assert ("own," in err) == ("mine" in arguments)
+    assert not (tmp_path / "runs").exists()
+    code, _, err = call(*shell, "train", *arguments, "demo")
+    assert (code, "did you mean experiment=demo?" in err) == (1, True)
 
 
 def test_help_teaches(shell: Fixtures) -> None:

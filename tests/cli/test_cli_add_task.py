@@ -117,10 +117,10 @@ def test_a_set_is_learned_as_it_is_downloaded(here: Path) -> None:
         Image.fromarray(255 * (np.asarray(photo)[..., 0] > 128).astype(np.uint8)).save(here / "manual" / f"{i + 21}_manual1.png")
     options = ["--images", "images", "--labels", "manual", "--classes", "ground, vessel", *FEW]
     refused = call("add-task", "bundle", "vessels", *options)
-    assert "['{id}_training', '{id}_manual1']" in str(refused.exception)
+    assert 'give --match "{id}_training,{id}_manual1", which pairs all of them' in str(refused.exception)
     options += ["--match", "{id}_training,{id}_manual1"]
     refused = call("add-task", "bundle", "vessels", *options)
-    assert "values: [0, 255]" in str(refused.exception)
+    assert "set --values 0,255 where 255 is 'vessel', or --void 255 where it is void" in str(refused.exception)
     result = call("add-task", "bundle", "vessels", *options, "--values", "0,255")
     assert result.exit_code == 0, f"{result.output} {result.exception}"
     assert img2img.load("bundle").tasks["vessels"].classes == ("ground", "vessel")
@@ -134,10 +134,11 @@ def test_a_set_is_learned_as_it_is_downloaded(here: Path) -> None:
         ({"match": "order"}, {"match": "order"}),
         ({"match": "{id}_a, {id}_b"}, {"match": ["{id}_a", "{id}_b"]}),
         ({"suffix": "_mask"}, {"suffix": "_mask"}),
+        ({"void": "11, 255"}, {"void": [11, 255]}),
     ],
 )
 def test_what_the_options_of_files_stand_for(given: dict[str, str], found: dict[str, Any]) -> None:
-    options = {"values": None, "suffix": None, "match": None} | given
+    options = {"values": None, "void": None, "suffix": None, "match": None} | given
     assert _of_files("image_label_folder", **options) == found
 
 
@@ -152,8 +153,22 @@ def test_what_the_options_of_files_stand_for(given: dict[str, str], found: dict[
         (["--images", "photos", "--labels", "labels", "--classes", "a,b", "--values", "0=a,1"], "--values 0=a,1: expected"),
         (["--images", "photos", "--labels", "labels", "--classes", "my/names.txt"], "my/names.txt: there is no such file"),
         ([], "got nothing: expected --pairs"),
-        (["--inputs", "photos"], "got --inputs: expected"),
-        (["--images", "photos", "--labels", "labels"], "got --images, --labels: expected"),
+        (["--inputs", "photos"], "got --inputs: expected --targets too; add it"),
+        (["--images", "photos", "--labels", "labels"], "got --images, --labels: expected --classes too; add it"),
+        (["--labels", "labels"], "got --labels: expected --images and --classes too; add them"),
+        (["--kind", "denoising"], "got --kind: expected --images too; add it"),
+        (["--images", "photos", "--method", "finetune"], "--method finetune: expected one of affine,"),
+        (["--images", "photos", "--method", "afine"], "--method afine: did you mean 'affine'? expected one of affine,"),
+        (["--images", "photos", "--void", "255"], "got --void: expected with --images and --labels alone"),
+        (["--images", "photos", "--labels", "labels", "--classes", "a,b", "--void", "x"], "--void x: expected whole numbers"),
+        (
+            ["--images", "photos", "--labels", "labels", "--classes", "a,b", "--match", "z{id},y{id}"],
+            "correct the pattern in --match, or",
+        ),
+        (["--images", "photos", "--labels", "labels", "--classes", "a,b", "--suffix", "_m"], "leave out --suffix and --match"),
+        (["--images", "photos", "demo"], "got 'demo': expected KEY=VALUE"),
+        (["--style", "nope.jpg"], "no such file: nope.jpg: expected an image"),
+        (["--style", "photos"], "photos is a folder: expected an image"),
         (["--images", "photos", "--style", "s.png", "--perceptual", "magic"], "expected one of lite0"),
         (["--config", "other.yaml"], "other.yaml needs the option 'data'"),
         (["--images", "photos", "--kind", "magic"], "task kind 'magic' is unknown"),
@@ -186,6 +201,9 @@ def test_a_fine_tuned_network_is_absorbed_and_each_step_is_printed(here: Path) -
     biases = {name: t for name, t in model.network.backbone.state_dict().items() if name in model.network.roles.fixed_parameters}
     save_file({name: t.contiguous() for name, t in (plain.state_dict() | biases).items()}, "negative.safetensors")
     options = ["--bundle", "bundle", "--pairs", "pairs", "--share", "0.2", "--steps", "2", *FEW[1:]]
+    assert "'night' after the file: expected KEY=VALUE" in str(
+        call("absorb", "negative.safetensors", "night", *options).exception
+    )
     result = call("absorb", "negative.safetensors", *options)
     assert result.exit_code == 0, f"{result.output} {result.exception}"
     for said in ("the fine-tuned network", "signs of 20.0 %", "normalisation statistics", "training, 2 steps"):

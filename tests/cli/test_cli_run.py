@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -71,6 +72,10 @@ def test_scores_are_written_as_json(make_bundle: Any, photos: Path, tmp_path: Pa
     scores = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert set(scores) == {"cat", "dog"}
     assert sum(scores.values()) == pytest.approx(1)
+    arguments = ("run", "animals", photos / "a.png", "-b", animals, "--form", "scores", "-o")
+    assert call(*arguments, tmp_path / "own.json").exit_code == 0
+    assert json.loads((tmp_path / "own.json").read_text(encoding="utf-8")) == scores
+    assert "written as .json" in str(call(*arguments, tmp_path / "own.png").exception)
 
 
 def test_a_form_that_every_task_has_goes_with_all(make_bundle: Any, bundle: Path, photos: Path, tmp_path: Path) -> None:
@@ -160,6 +165,8 @@ def test_a_video_becomes_a_video_or_its_frames(bundle: Path, tmp_path: Path) -> 
     result = call("run", "colour", tmp_path / "no.mp4", "--out", tmp_path / "out", "--bundle", bundle)
     assert result.exit_code == 1
     assert "no.mp4 is not a video that can be read" in result.stderr
+    result = call("run", "colour", tmp_path / "gone.mp4", "--out", tmp_path / "out", "--bundle", bundle)
+    assert "gone.mp4: expected a video; check the path" in result.stderr
 
 
 def test_what_is_there_is_not_overwritten_unasked(bundle: Path, photos: Path, tmp_path: Path) -> None:
@@ -169,6 +176,43 @@ def test_what_is_there_is_not_overwritten_unasked(bundle: Path, photos: Path, tm
     assert isinstance(again.exception, InputError)
     assert "--overwrite" in str(again.exception)
     assert call(*arguments, "--overwrite").exit_code == 0
+
+
+def test_out_may_be_the_one_result_itself(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "result.png"
+    arguments = ("run", "colour", photos / "a.png", "--out", out, "--bundle", bundle)
+    assert call(*arguments).stdout.strip() == str(out)
+    assert Image.open(out).size == (40, 30)
+    assert "--overwrite" in str(call(*arguments).exception)
+    assert call(*arguments, "--overwrite").exit_code == 0
+    here = ("--out", photos / "a.png", "--overwrite", "--bundle", bundle)
+    assert "one of the inputs" in str(call("run", "colour", photos / "a.png", *here).exception)
+    _video(tmp_path / "clip.avi", 3)
+    for sources, other, said in (
+        (("colour", photos / "a.png"), "x.jpg", "this result is written as .png"),
+        (("colour", tmp_path / "clip.avi"), "x.png", "this result is written as .mp4"),
+        (("colour", tmp_path / "clip.avi", "--frames"), "x.png", "without --frames"),
+        (("colour", photos), "x.png", "x.png names a file"),
+        (("colour", photos / "a.png", photos / "b.jpg"), "x.PNG", "names a file"),
+        (("colour,edges", photos / "a.png"), "x.png", "names a file"),
+        (("all", photos / "a.png"), "x.png", "names a file"),
+        (("colour", photos / "a.png", "--launcher", "ray"), "x.png", "expected a folder"),
+    ):
+        refused = call("run", *sources, "--out", tmp_path / other, "--bundle", bundle).exception
+        assert isinstance(refused, InputError)
+        assert said in str(refused)
+        assert not (tmp_path / other).exists()
+    assert call("run", "colour", tmp_path / "clip.avi", "--out", tmp_path / "made.mp4", "--bundle", bundle).exit_code == 0
+    (tmp_path / "v.png").mkdir()
+    assert call("run", "colour", photos / "a.png", "--out", tmp_path / "v.png", "--bundle", bundle).exit_code == 0
+    assert (tmp_path / "v.png" / "a.png").is_file()
+
+
+def test_an_input_that_no_task_can_read_is_named_once(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    result = call("run", "all", photos / "a.png", photos / "gone.png", "--out", tmp_path / "out", "--bundle", bundle)
+    assert result.exit_code == 1
+    assert result.stderr.count("gone.png") == 1
+    assert "1 of 2 inputs failed; 4 of 8 results are done" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -207,9 +251,18 @@ def test_tasks_are_listed_shown_compared_and_deleted(bundle: Path, tmp_path: Pat
     shutil.copytree(bundle, folder)
     listed = json.loads(call("tasks", "list", folder, "--json").stdout)
     assert [row["name"] for row in listed] == ["parts", "colour", "edges", "clean"]
-    assert "mIoU 0.5" in call("tasks", "list", folder).stdout
+    assert (listed[0]["higher_is_better"], listed[1]["higher_is_better"], listed[0]["baseline"]) == (True, False, None)
+    assert "mIoU ↑ 0.5000" in " ".join(call("tasks", "list", folder).stdout.split())
     shown = json.loads(call("tasks", "show", folder, "parts", "--json").stdout)
     assert (shown["kind"], shown["metrics"]) == ("segmentation", {"mIoU": 0.5})
+    assert shown["legend"].keys() == {"ground", "tree", "house"}
+    colours = np.asarray(img2img.load(folder).run("parts", Image.new("RGB", (32, 32))))
+    assert {"#" + bytes(colour.tolist()).hex() for colour in colours.reshape(-1, 3)} <= set(shown["legend"].values())
+    text = call("tasks", "show", folder, "parts").stdout
+    assert "primary_metric  mIoU ↑\n" in text
+    assert f"colour of tree  {shown['legend']['tree']}\n" in text
+    assert re.search(r"density  0\.\d{4}\n", text)
+    assert "colour of" not in call("tasks", "show", folder, "colour").stdout
     similar = json.loads(call("tasks", "similarity", folder, "--json", "--out", tmp_path / "s.png").stdout)
     assert similar["tasks"] == ["parts", "colour", "edges", "clean"]
     assert np.allclose(np.diag(similar["matrix"]), 1)
@@ -217,6 +270,7 @@ def test_tasks_are_listed_shown_compared_and_deleted(bundle: Path, tmp_path: Pat
     task = folder / "tasks" / "colour.safetensors"
     for out, options, said in (
         (tmp_path / "s.png", (), "there already: .*--overwrite"),
+        (shutil.copy(tmp_path / "s.png", tmp_path / "s.jpg"), ("--overwrite",), "drawn as PNG"),
         (task, (), "within the bundle"),
         (task, ("--overwrite",), "within the bundle"),
     ):
@@ -235,7 +289,13 @@ def test_tasks_are_listed_shown_compared_and_deleted(bundle: Path, tmp_path: Pat
     assert not (folder / "tasks" / "colour.safetensors").exists()
     assert list(img2img.load(folder).tasks) == ["parts", "edges", "clean"]
     assert np.array_equal(img2img.load(folder).run("edges", image), before)
-    assert "no task 'colour'" in str(call("tasks", "delete", folder, "colour", "--yes").exception)
+    for options in ((), ("--yes",)):
+        refused = call("tasks", "delete", folder, "colour", *options)
+        assert "no task 'colour'" in str(refused.exception)
+        assert "delete the task" not in refused.output
+    refused = call("tasks", "delete", "starter", "gogh")
+    assert "came with img2img and is not changed" in str(refused.exception)
+    assert "delete the task" not in refused.output
 
 
 def test_info_of_a_bundle_and_of_the_installation(bundle: Path) -> None:
@@ -245,7 +305,25 @@ def test_info_of_a_bundle_and_of_the_installation(bundle: Path) -> None:
     installed = json.loads(call("info", "--json").stdout)
     assert installed["img2img"] == img2img.__version__
     assert installed["torch"]
-    assert f"{'tasks':>28}  parts, colour, edges, clean" in call("info", bundle).stdout
+    assert facts["metrics"]["parts"] == {
+        "metric": "mIoU", "higher_is_better": True, "value": 0.5, "baseline": None, "baseline_name": "majority class"
+    }  # fmt: skip
+    text = call("info", bundle).stdout
+    assert f"{'tasks':>28}  parts, colour, edges, clean" in text
+    assert f"{'test of parts':>28}  mIoU ↑ 0.5000\n" in text
+
+
+def test_the_baseline_of_a_runs_results_is_told(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(bundle, tmp_path / "run" / "bundle")
+    (tmp_path / "run" / "results.json").write_text("{}", encoding="utf-8")  # damaged: nothing is said of it
+    assert json.loads(call("tasks", "show", tmp_path / "run", "parts", "--json").stdout)["baseline"] is None
+    task = SimpleNamespace(name="parts", baseline=0.25)
+    monkeypatch.setattr("img2img.training.results.read_results", lambda _: SimpleNamespace(tasks=[task]))
+    assert json.loads(call("tasks", "show", tmp_path / "run", "parts", "--json").stdout)["baseline"] == 0.25
+    assert "mIoU of the majority class  0.2500\n" in call("tasks", "show", tmp_path / "run", "parts").stdout
+    for command in (("tasks", "list"), ("info",)):
+        text = " ".join(call(*command, tmp_path / "run").stdout.split())
+        assert "0.2500)" in text
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

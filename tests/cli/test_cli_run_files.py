@@ -147,7 +147,7 @@ def test_what_cannot_be_read_or_written_ends_no_batch(bundle: Path, tmp_path: Pa
     assert "forbidden.png" in result.stderr
     assert "permissions" in result.stderr
     assert "vanished.png" in result.stderr
-    assert "2 of 6 failed, 4 are done" in result.stderr
+    assert "2 of 6 inputs failed; 4 of 6 results are done" in result.stderr
     listed = json.loads(result.stdout)
     assert listed["failed"] == 2
     made = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png") if path.is_file()}

@@ -63,7 +63,10 @@ def test_all_tasks_go_into_a_folder_and_mistakes_are_named(bundle: Path, tmp_pat
         assert there.stat().st_size == size
     for arguments, said in (
         (("style", "--out", "a.onnx"), "no task 'style'"),
-        (("colour", "--out", "a.jpg"), "expected one of onnx, pt2, safetensors"),
+        (("colour", "--out", "a.jpg"), "or --format with one of onnx, pt2, safetensors"),
+        (("colour", "--out", "a.onnx", "--format", "pt2"), "'pt2' for a.onnx, whose ending is that of 'onnx': expected .pt2"),
+        (("all", "--out", "a.onnx"), "--out a.onnx names a file: expected a folder"),
+        (("colour", "--out", "a.onnx", "--format", "onnx_shared"), "names a file: expected a folder"),
         (("colour", "--out", "a.onnx", "--size", "big"), "--size 'big': expected height and width"),
     ):
         failed = call("export", bundle, *arguments)
@@ -78,6 +81,14 @@ def test_a_bundle_is_saved_with_a_card_and_pushed_only_when_told(
     monkeypatch.setattr("img2img.hub.push_to_hub", lambda *args, **kwargs: pushed.append((args, kwargs)) or "the address")
     assert call("share", "save", bundle, tmp_path / "demo", "--license", "apache-2.0").exit_code == 0
     assert ModelCard.load(tmp_path / "demo" / "README.md").data.license == "apache-2.0"
+    card = tmp_path / "demo" / "README.md"
+    card.write_text(card.read_text() + "Mine.\n")
+    refused = call("share", "save", bundle, tmp_path / "demo").exception
+    assert isinstance(refused, InputError)
+    assert "--overwrite" in str(refused)
+    assert card.read_text().endswith("Mine.\n")
+    assert call("share", "save", bundle, tmp_path / "demo", "--overwrite", "--license", "apache-2.0").exit_code == 0
+    assert "Mine." not in card.read_text()
     image = np.zeros((32, 32, 3), np.uint8)
     expected = img2img.load(bundle).run("colour", image)
     assert np.array_equal(img2img.from_pretrained(tmp_path / "demo").run("colour", image), expected)
@@ -102,6 +113,9 @@ def test_an_adapter_becomes_a_task_and_a_task_an_adapter(make_bundle: Callable[.
     assert result.exit_code == 0, f"{result.output} {result.exception}"
     assert [Path(p).name for p in json.loads(result.stdout)] == ["adapter_model.safetensors", "adapter_config.json"]
     assert "--overwrite" in str(call("export-adapter", "lora", "--bundle", trained, "--out", folder).exception)
+    assert "names a file: expected a folder" in str(
+        call("export-adapter", "lora", "--bundle", trained, "--out", tmp_path / "x.safetensors").exception
+    )
     assert "no task 'colour'" in str(call("export-adapter", "colour", "--bundle", trained, "--out", tmp_path / "x").exception)
     assert "lies within the bundle" in str(call("export-adapter", "lora", "--bundle", trained, "--out", trained).exception)
 
@@ -117,6 +131,10 @@ def test_an_adapter_becomes_a_task_and_a_task_an_adapter(make_bundle: Callable[.
         assert re.search(said, str(failed.exception)), failed.exception
     assert {path.name: path.read_bytes() for path in (target / "tasks").iterdir()} == before
 
+    task = next((trained / "tasks").glob("lora.safetensors"))
+    assert "is the file of a task of img2img, 'lora': expected an adapter" in str(
+        call("import-adapter", task, *into, "new", "--head-of", "first").exception
+    )
     made = call("import-adapter", folder, *into, "new", "--head-of", "first", "--json")
     assert made.exit_code == 0, f"{made.output} {made.exception}"
     facts = json.loads(made.stdout)

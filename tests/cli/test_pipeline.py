@@ -99,6 +99,15 @@ def test_other_arguments_of_hydra_are_left_to_it() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("demo", "did you mean experiment=demo\\? expected KEY=VALUE"), ("colour_task_x", "^got 'colour_task_x': expected")],
+)
+def test_a_stray_word_is_no_override(word: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        check_overrides(["--config-name", "base", word, "out=runs/x"])
+
+
 def test_an_experiment_without_its_first_line_or_with_a_mark_before_it_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     text = "# @package _global_\nname: mine\nsequence: [a]\ntasks: {a: {task: {kind: denoising}, data: {kind: patterns}}}\n"

@@ -252,6 +252,10 @@ def test_without_a_connection_there_is_one_message_with_what_to_do(tmp_path: Pat
     client = importlib.import_module(huggingface_hub.errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
     assert issubclass(huggingface_hub.errors.HfHubHTTPError, client.HTTPError)
 
+    with pytest.raises(InputError, match="no folder startr: did you mean 'starter'"):
+        hub.from_pretrained("startr", cache_dir=tmp_path)
+    with pytest.raises(InputError, match="no bundle in startr: did you mean 'starter'"):
+        img2img.load("startr")
     with pytest.raises(InputError, match=r"'me/tiny'.*reached.*give a folder"):
         hub.from_pretrained("me/tiny", cache_dir=tmp_path, local_files_only=True)
     for error in (client.ConnectError("no route"), huggingface_hub.errors.OfflineModeIsEnabled("offline"), TimeoutError("slow")):

@@ -244,7 +244,7 @@ def test_scores_come_by_class_the_likeliest_first() -> None:
         (torch.full((3, 6, 9), -1.0), "values from -1"),
         (Image.fromarray(RGB[..., 0].astype(np.float32)), "the image has float pixels"),
         (7, "got a int: expected a path"),
-        ("nowhere.png", "at nowhere.png"),
+        ("nowhere.png", "no such file: nowhere.png"),
     ],
 )
 def test_what_is_no_image_is_refused(given: Any, said: str) -> None:

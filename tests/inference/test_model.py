@@ -61,6 +61,17 @@ def test_tasks_say_what_they_are(model: Model) -> None:
     assert parts.bytes == (model.folder / "tasks" / "parts.safetensors").stat().st_size
 
 
+def test_it_says_what_it_is(model: Model, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert repr(model) == f"<Model of {str(model.folder)!r} on cpu: {', '.join(model.tasks)}>"
+    monkeypatch.setattr(model.backbone, "stride", 8, raising=False)
+    for _ in range(2):
+        model.check("colour", side=7)
+    (said,) = [record.message for record in caplog.records if "stride" in record.message]
+    assert said.startswith("side=7 is below the network's stride of 8")
+    model.check("colour", side=8)
+    assert sum("stride" in record.message for record in caplog.records) == 1
+
+
 @pytest.mark.parametrize("name", ["parts", "colour", "edges", "clean"])
 def test_a_result_is_what_the_network_gives(model: Model, name: str) -> None:
     image = _image(37, 50)
@@ -353,7 +364,7 @@ def test_options_that_cannot_be(bundle: Path, options: dict[str, Any], said: str
         (("parts", _image()), {"side": 0}, "side=0: expected 1 pixel or more"),
         (("parts", _image()), {"tile": 100}, "tile=100: expected more than 128"),
         (("parts", [_image()]), {"batch_size": 0}, "batch_size=0"),
-        (("parts", "nowhere"), {}, "at nowhere"),
+        (("parts", "nowhere"), {}, "no such file: nowhere"),
     ],
 )
 def test_calls_that_cannot_be(model: Model, arguments: tuple[Any, ...], options: dict[str, Any], said: str) -> None:

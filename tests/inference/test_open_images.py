@@ -124,6 +124,65 @@ def test_values_that_are_no_image(given: Any, said: str) -> None:
         open_input(given)
 
 
+CHW, HWC = torch.randint(2, 256, (3, 6, 9), dtype=torch.uint8), torch.randint(2, 256, (6, 9, 3), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        (CHW, "x / 255"),
+        (CHW[None], "x / 255"),
+        (CHW.long(), "x / 255"),
+        (CHW.float(), "x / 255"),
+        (CHW > 99, "x.float()"),
+        ((CHW > 99).long(), "x.float()"),
+        (CHW[0], "x[None] / 255"),
+        (CHW[0] > 99, "x[None].float()"),
+        (HWC, "x.permute(2, 0, 1) / 255"),
+        (HWC[None], "x.permute(0, 3, 1, 2) / 255"),
+        (HWC / 255, "x.permute(2, 0, 1)"),
+        (torch.rand(4, 6, 9), "x[:3]"),
+        (torch.rand(2, 4, 6, 9), "x[:, :3]"),
+        (torch.rand(6, 9, 4), "x.permute(2, 0, 1)[:3]"),
+        (2 * torch.rand(3, 6, 9) - 1, "(x + 1) / 2"),
+        (torch.rand(3, 6, 9).to_sparse(), "x.to_dense()"),
+        (CHW.numpy(), "x.transpose(1, 2, 0)"),
+        (CHW.numpy() > 99, "255 * x.transpose(1, 2, 0).astype('uint8')"),
+        (RGB > 99, "255 * x.astype('uint8')"),
+        ((RGB > 99).astype(np.int64)[..., 0], "(255 * x).astype('uint8')"),
+        (RGB.astype(np.int64), "x.astype('uint8')"),
+        (257 * RGB.astype(np.int64), "x.astype('uint16')"),
+        (RGB.astype(np.float32), "x.round().astype('uint8')"),
+        (RGB / 255, "(255 * x).round().astype('uint8')"),
+        (RGB / 127.5 - 1, "(127.5 * (x + 1)).round().astype('uint8')"),
+    ],
+)
+def test_a_remedy_makes_an_image_of_what_was_refused(given: Any, remedy: str) -> None:
+    with pytest.raises(InputError) as refused:
+        open_input(given)
+    assert str(refused.value).endswith(f"convert it: {remedy}")
+    opened = open_input(eval(remedy, {"x": given}))
+    assert opened.size == (6, 9)
+    assert opened.values.max() > 128
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (torch.full((3, 6, 9), torch.nan), "replace NaN"),
+        (np.full((6, 9, 3), np.nan), "replace them, as np.nan_to_num"),
+        (-CHW.long(), "scale them"),
+        (-RGB.astype(np.int64), "scale them"),
+        (torch.rand(5, 6, 9), "1 or 3 channels"),
+        (np.zeros((5, 6, 9), np.uint8), "1, 3 or 4 channels"),
+        (RGB[None], "list"),
+    ],
+)
+def test_what_no_expression_mends_is_said(given: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        open_input(given)
+
+
 def test_a_broken_item_of_a_list_is_named(model: Model, tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"no image")
     good = np.tile(RGB, (4, 4, 1))
@@ -166,7 +225,7 @@ def test_folders_give_the_others_and_the_errors(model: Model, tmp_path: Path) ->
 
 @pytest.mark.parametrize("path", ["m" * 300 + ".png", "a\0b.png"])
 def test_names_that_no_disk_has_are_one_message(model: Model, path: str) -> None:
-    with pytest.raises(InputError, match=r"cannot be read|at .*: expected a file"):
+    with pytest.raises(InputError, match=r"cannot be read|no such file: .*: expected an image"):
         model.run("colour", path)
 
 

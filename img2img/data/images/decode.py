@@ -15,7 +15,7 @@ from img2img.data.images.header import open_header
 from img2img.data.images.icc_profile import to_srgb
 from img2img.data.images.resizing import AS_IT_IS, Resize, current_resize
 from img2img.errors import InputError
-from img2img.files.paths import expanded
+from img2img.files.paths import expanded, no_file
 
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they are decoded: a file of a few kilobytes can claim gigabytes of pixels.
@@ -281,7 +281,7 @@ def _reduced(image: Image.Image, resize: Resize) -> Image.Image | None:
 def _decode(path: Path, resize: Resize = AS_IT_IS) -> _Decoded:
     """The first frame of the file, decoded as it is stored; with `Resize.fast` a JPEG perhaps at a part of its size."""
     if not path.is_file():
-        raise InputError(f"no image at {path}: expected a file there; restore it or remove it from the dataset")
+        raise no_file(path, "an image")
     try:
         with open(path, "rb") as file, open_header(file) as image:
             width, height = image.size

@@ -338,7 +338,7 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no folder at .*gone"):
         CocoSegmentation(tmp_path / "gone", file)
     (folder / "1.png").unlink()
-    with pytest.raises(InputError, match=r"no image at .*1\.png"):
+    with pytest.raises(InputError, match=r"no such file: .*1\.png"):
         CocoSegmentation(folder, file)[0]
 
 

@@ -177,9 +177,16 @@ def test_a_text_file_with_a_image_name_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png")
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no image at .*gone\.png"):
+def test_a_missing_file_is_named_and_what_was_given_in_its_place(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such file: .*gone\.png: expected an image; check the path"):
         read_image(tmp_path / "gone.png")
+    with pytest.raises(InputError, match="is a folder: expected an image"):
+        read_image(tmp_path)
+    with pytest.raises(InputError, match=r"\*\.jpg is a pattern that the shell left as it is"):
+        read_image(tmp_path / "*.jpg")
+    for address in ("https://a.org/b/c.jpg", Path("https://a.org/b/c.jpg")):  # a path loses a slash
+        with pytest.raises(InputError, match=r"^https://a\.org/b/c\.jpg is a web address: .*download it"):
+            read_image(address)
 
 
 def test_a_failing_disk_is_not_called_a_damaged_file(tmp_path: Path, rgb: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -557,7 +557,7 @@ def test_what_is_no_adapter_at_all_is_refused(unpacked: Path, tmp_path: Path) ->
     net, _ = network()
     with pytest.raises(InputError, match="no adapter at"):
         read_adapter(tmp_path / "nowhere", net)
-    with pytest.raises(InputError, match=r"neither adapter_model\.safetensors and lycoris\.safetensors"):
+    with pytest.raises(InputError, match=r"neither adapter_model\.safetensors nor lycoris\.safetensors"):
         read_adapter(tmp_path, net)
     file = tmp_path / "adapter_model.safetensors"
     whole = (unpacked / "peft_lora" / file.name).read_bytes()
