@@ -167,12 +167,11 @@ def absorb(
         if "=" not in word and not word.startswith("~"):
             raise InputError(f"got {word!r} after the file: expected KEY=VALUE; the new task's name goes behind --name")
     keep_freed_memory()
-    _check_method(method)
+    _check_method(method, ("sparse_signs", "dense_signs"))
     task, data = _task_and_data(
         pairs=pairs, inputs=inputs, targets=targets, images=images, labels=labels, classes=classes, values=values, void=void,
         suffix=suffix, match=match, style=style, perceptual=perceptual, config=config, kind=kind, resize=resize,
     )  # fmt: skip
-    _check_method(method, ("sparse_signs", "dense_signs"))
     name = finetuned.stem if name is None else name
     options: dict[str, Any] = {"name": method} if share is None else {"name": method, "share": share}
     with _in_options(config):
