@@ -274,9 +274,9 @@ class Progress(Stored):
         return self
 
     def largest_output_change(self) -> float | None:
-        """The largest change of an output of an earlier task; None where one of them was never compared, or there is none."""
-        compared = {name for row in self.changes for name in row}
-        if not compared.issuperset(list(self.tasks)[:-1]):
+        """The largest change of an output of an earlier task; None where one was not compared after the last task, or
+        there is none."""
+        if not self.changes or not self.changes[-1].keys() >= set(list(self.tasks)[:-1]):
             return None
         found = [change for row in self.changes for change in row.values()]
         return None if None in found else max(found, default=None)

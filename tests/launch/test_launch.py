@@ -342,10 +342,10 @@ def test_options_of_launchers() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["launcher=rya"], "launcher=rya: did you mean 'ray'"),
-        (["launcher=ray", "launcher.cpu=2"], "cpus"),
-        (["launcher=ray", "device.devices=2"], "device.devices=2"),
-        (["out=s3://bucket/run"], "launcher=ray"),
+        (["experiment=demo", "launcher=rya"], "launcher=rya: did you mean 'ray'"),
+        (["experiment=demo", "launcher=ray", "launcher.cpu=2"], "cpus"),
+        (["experiment=demo", "launcher=ray", "device.devices=2"], "device.devices=2"),
+        (["experiment=demo", "out=s3://bucket/run"], "launcher=ray"),
         (["--pipeline", "impresslearn", "+launcher=ray"], "leave launcher out"),
     ],
 )

@@ -63,11 +63,11 @@ def test_a_backbone_config_builds(backbone: str) -> None:
 
 def test_any_subset_can_be_asked_for_on_the_command_line() -> None:
     experiment = _compose(
-        "experiment=demo", "sequence=[edges,colour]", "train.steps=7", "+tasks.edges.train.augmentation.crop=32"
+        "experiment=demo", "sequence=[edges,colour]", "train.steps=7", "+tasks.colour.train.augmentation.crop=32"
     )
     assert list(experiment.sequence) == ["edges", "colour"]
-    assert experiment.tasks[0].train.steps == 7
-    assert experiment.tasks[0].train.augmentation.crop == 32
+    assert experiment.tasks[1].train.steps == 7
+    assert experiment.tasks[1].train.augmentation.crop == 32
 
 
 @pytest.mark.slow_after(1)
