@@ -23,7 +23,7 @@ def demo(
         typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the config, such as out=DIR or train.steps=100."),
     ] = None,
 ) -> None:
-    """Train six tasks on images that come with the libraries, in about 12 minutes on two CPU cores.
+    """Train six tasks on images that come with the libraries, in about 14 minutes on two CPU cores.
 
     Writes runs/demo: bundle/, report.html, images/ and the rest of a run's folder. The same command goes on after an
     interruption.
