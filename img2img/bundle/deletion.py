@@ -22,9 +22,7 @@ def delete_task_from_bundle(folder: str | os.PathLike[str], task: str) -> None:
             on, or is in use.
     """
     folder = expanded(folder)
-    read_bundle(folder)  # before anything is written
-    if (run := run_of(folder)) is not None:
-        check_free(run)  # a run that goes on needs all of its tasks
+    check_deletable(folder, task)  # before anything is written
     with changing(folder):
         description = check_deletable(folder, task)
         names = [name for name in description["tasks"] if name != task]

@@ -49,7 +49,7 @@ def export(
     into_folder = task == ALL or format == SHARED
     if into_folder:
         check_folder_name(out, *FORMATS.values())
-    if not into_folder and format is None and out.suffix not in FORMATS.values():
+    elif format is None and out.suffix not in FORMATS.values():
         raise InputError(
             f"--out {out} does not say the format: expected a name with one of the endings {', '.join(FORMATS.values())}, or "
             f"--format with one of {', '.join(FORMATS)}"

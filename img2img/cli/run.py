@@ -76,9 +76,8 @@ def run(
 
         img2img run all photos/ holiday.mp4 --bundle runs/demo --out made
     """
-    from img2img.cli.run_files import Job, check_targets, plan, plan_file
+    from img2img.cli.run_files import Job, check_targets, names_a_file, plan, plan_file
     from img2img.cli.video import check_form
-    from img2img.data.images.listing import EXTENSIONS
     from img2img.errors import InputError
     from img2img.inference import load
 
@@ -96,7 +95,7 @@ def run(
         raise InputError(f"form={form!r} of several tasks, but {', '.join(lacking)} cannot give it: name one task that can")
     model.check(names[0], form=form, side=side)
     if launcher is not None:
-        if out.suffix.lower() in EXTENSIONS and not out.is_dir():
+        if names_a_file(out):
             raise InputError(f"--launcher ray with --out {out}: expected a folder for its results")
         del model  # the workers have it
         options = {"form": form, "side": side, "white": white, "device": device, "precision": precision}
@@ -110,9 +109,9 @@ def run(
     forms = {name: form or model.task(name).forms[0] for name in names}
     out = expanded(out)
     jobs: list[Job] = []
+    several = len(names) > 1 or task == ALL
     for name in names:
         ending = ".json" if forms[name] == "scores" else ".png"
-        several = len(names) > 1 or task == ALL
         one = plan_file(images, out, name, several_tasks=several, ending=ending, frames=frames)
         target = out / name if several else out
         jobs += one or plan(images, target, name, ending=ending, frames=frames, results=out)

@@ -74,6 +74,11 @@ def plan(sources: Iterable[Path], out: Path, task: str, *, ending: str, frames: 
     return jobs
 
 
+def names_a_file(out: Path) -> bool:
+    """Whether `out` has the ending of a result, and no folder of that name is there."""
+    return out.suffix.lower() in {*EXTENSIONS, *VIDEOS, ".json"} and not out.is_dir()
+
+
 def plan_file(
     sources: Sequence[Path], out: Path, task: str, *, several_tasks: bool, ending: str, frames: bool
 ) -> list[Job] | None:
@@ -82,7 +87,7 @@ def plan_file(
     Raises:
         InputError: there are several results, or they have another ending.
     """
-    if out.suffix.lower() not in {*EXTENSIONS, *VIDEOS, ".json"} or out.is_dir():
+    if not names_a_file(out):
         return None
     source = expanded(sources[0])
     if several_tasks or len(sources) > 1 or source.is_dir() or frames:

@@ -9,12 +9,12 @@ import typer
 
 from img2img.cli.options import Bundle, Json, Overwrite, TaskName, check_new
 from img2img.cli.output import print_facts, print_table
-from img2img.cli.task_facts import baselines, legend, measured
+from img2img.cli.task_facts import Measured, baselines, legend, measured
 from img2img.errors import InputError
 from img2img.formatting import DASH, number
 
 if TYPE_CHECKING:
-    from img2img.inference import Model
+    from img2img.inference.task_info import TaskInfo
 
 app = typer.Typer(help="List, show, delete and compare the tasks of a bundle.", no_args_is_help=True)
 
@@ -28,16 +28,16 @@ def list_tasks(bundle: Bundle, as_json: Json = False) -> None:
     from img2img.inference import load
 
     model = load(bundle, device="cpu")
-    infos = model.tasks
+    known = baselines(model.folder)
+    tested = [(task, measured(model.task(name), task.metrics, known.get(name))) for name, task in model.tasks.items()]
     if as_json:
-        typer.echo(json.dumps([_facts(model, name) for name in infos]))
+        typer.echo(json.dumps([_facts(task, test) for task, test in tested]))
         return
-    rows, known = [], baselines(model.folder)
-    for task in infos.values():
-        test = str(measured(model.task(task.name), task.metrics, known.get(task.name)))
+    rows = []
+    for task, test in tested:
         weights = DASH if task.affected is None else f"{task.affected:.1%} {task.effect}"
         size = DASH if task.bytes is None else f"{task.bytes / 1e6:.2f} MB"
-        rows.append((task.name, task.kind, test, task.method, weights, size))
+        rows.append((task.name, task.kind, str(test), task.method, weights, size))
     print_table(("task", "kind", "test metric", "masks", "weights", "file"), rows)
 
 
@@ -50,26 +50,23 @@ def show(bundle: Bundle, task: TaskName, as_json: Json = False) -> None:
     from img2img.inference import load
 
     model = load(bundle, device="cpu")
-    model.task(task)
-    facts = _facts(model, task)
+    kind = model.task(task)
+    info = model.tasks[task]
+    test = measured(kind, info.metrics, baselines(model.folder).get(task))
     if as_json:
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps(_facts(info, test)))
         return
-    metrics, legend = facts.pop("metrics"), facts.pop("legend")
-    test = measured(model.task(task), metrics, facts.pop("baseline"))
-    facts["primary_metric"] = test.named
-    del facts["higher_is_better"], facts["baseline_name"]
+    facts = dataclasses.asdict(info) | {"primary_metric": test.named}
+    metrics = facts.pop("metrics")
     shown = {key: number(value) if isinstance(value, float) else value for key, value in facts.items()}
     shown |= {key: number(value) for key, value in metrics.items()}
     if test.baseline is not None:
         shown[f"{test.metric} of the {test.baseline_name}"] = number(test.baseline)
-    print_facts(shown | {f"colour of {name}": colour for name, colour in legend.items()})
+    print_facts(shown | {f"colour of {name}": colour for name, colour in legend(info.kind, info.classes).items()})
 
 
-def _facts(model: "Model", name: str) -> dict[str, Any]:
+def _facts(info: "TaskInfo", test: Measured) -> dict[str, Any]:
     """All that is known of a task, for JSON."""
-    info = model.tasks[name]
-    test = measured(model.task(name), info.metrics, baselines(model.folder).get(name))
     more = {"higher_is_better": test.higher_is_better, "baseline": test.baseline, "baseline_name": test.baseline_name}
     return dataclasses.asdict(info) | more | {"legend": legend(info.kind, info.classes)}
 

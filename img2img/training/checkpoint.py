@@ -15,8 +15,8 @@ from img2img.errors import InputError, first_line, is_out_of_memory
 from img2img.files.atomic import write_atomic
 from img2img.training.checked_files import CHANGED
 
-_END = b"img2img\1"
-"""What a checkpoint ends with, after the digest."""
+_END = b"img2img\2"
+"""What a checkpoint ends with, after the digest; another number where what it holds has changed."""
 
 
 def random_states() -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
         file.seek(size)
         end = file.read()
         if not end.endswith(_END):
-            raise ValueError("it is cut off, or an earlier version of img2img wrote it without a checksum")
+            raise ValueError("it is cut off, or an earlier version of img2img wrote it, without a checksum or in another form")
         file.seek(0)
         digest = hashlib.sha256()
         left = size

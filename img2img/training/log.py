@@ -98,18 +98,6 @@ class Callback:
         """Go on from what `state` gave."""
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-
-    def write(path: Path) -> None:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomic(path, write)
-
-
 def load_states(callbacks: Sequence[Callback], states: Mapping[str, dict[str, Any]], checkpoint: Path) -> None:
     """Let callbacks go on from their states in a checkpoint, which are told by the names of their classes.
 
@@ -127,3 +115,15 @@ def load_states(callbacks: Sequence[Callback], states: Mapping[str, dict[str, An
                 f"the checkpoint {checkpoint} has no state of {name}: expected it, as this training has one; delete the "
                 "checkpoint, and the task starts again; finished tasks are kept"
             )
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+
+    def write(path: Path) -> None:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomic(path, write)

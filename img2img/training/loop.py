@@ -224,7 +224,7 @@ def fit(
         running += whole
         since += 1
         # Before the step, so that the weights are still those of the last good one. On a GPU looking is a
-        # synchronisation, so there it happens with the log.
+        # synchronisation, so there it happens with the log, a validation or a checkpoint.
         done = step + 1
         last = done == options.steps
         logged, validated, saves = (last or done % every == 0 for every in intervals)
