@@ -35,6 +35,12 @@ FINETUNED = {
 (Piggyback 8, affine masks 3 and 4). The challenge's own order has the flowers last.
 """
 
+CLASSES = {
+    "imagenet12": 1000, "aircraft": 100, "cifar100": 100, "daimlerpedcls": 2, "dtd": 47,
+    "gtsrb": 43, "vgg-flowers": 102, "omniglot": 1623, "svhn": 10, "ucf101": 101,
+}  # fmt: skip
+"""The classes of each dataset. Files in the official layout with other numbers of them are of other images."""
+
 PERFECT = 1000.0
 """What a dataset without an error scores."""
 
@@ -93,7 +99,8 @@ def finish(runner: SequenceRunner, results: Mapping[str, Any], *, imagenet12_acc
         hint = f"; of a backbone from a file imagenet12_accuracy=PERCENT gives {IMAGENET}'s" if lacks else ""
         logger.info("no score: it wants the ten tasks %s%s", ", ".join(FINETUNED), hint)
     else:
-        score["note"] = note_of([runner.task_data[task["name"]].config.data.plain() for task in results["tasks"]])
+        learned = [runner.task_data[task["name"]] for task in results["tasks"]]
+        score["note"] = note_of([(data.config.data.plain(), len(data.parts.classes)) for data in learned])
         score["note"] += f"; {GIVEN}" if score["given"] else ""
         write_json(runner.folder / "decathlon.json", score)
         text = "score %.0f, %.0f for each network's worth of parameters (%s)"
@@ -139,11 +146,11 @@ def score_of(
     }
 
 
-def note_of(data: Sequence[Mapping[str, Any]]) -> str:
-    """What the score of tasks with these data is worth."""
-    if any(options.get("kind") != "decathlon" for options in data):
+def note_of(data: Sequence[tuple[Mapping[str, Any], int]]) -> str:
+    """What the score of tasks is worth, of each of which the data's options and its number of classes are given."""
+    if any(options.get("kind") != "decathlon" or CLASSES[options["dataset"]] != classes for options, classes in data):
         return MADE
-    return SEEN if any(map(_trains_on_its_test, data)) else OFFICIAL
+    return SEEN if any(_trains_on_its_test(options) for options, _ in data) else OFFICIAL
 
 
 def _trains_on_its_test(options: Mapping[str, Any]) -> bool:

@@ -205,6 +205,9 @@ def _check_pipeline(script: str, arguments: list[str]) -> None:
     if script == "suite":
         _check_suite(arguments)
         return
+    if script == "stand_ins":
+        assert len(arguments) == 2, "stand_ins.py takes two folders"
+        return
     parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)  # of Hydra's own options those that pages use
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("-cd", "--config-dir", type=Path, default=Path("configs"))

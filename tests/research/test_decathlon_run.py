@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,18 @@ from img2img.data.base import Batch
 from img2img.data.cache import CachedDataset
 from img2img.data.datasets.decathlon import DECATHLON, Decathlon
 from img2img.errors import InputError
-from img2img.research.decathlon import FINETUNED, MADE, OFFICIAL, SEEN, decathlon_score, finish, note_of, predict, score_of
+from img2img.research.decathlon import (
+    CLASSES,
+    FINETUNED,
+    MADE,
+    OFFICIAL,
+    SEEN,
+    decathlon_score,
+    finish,
+    note_of,
+    predict,
+    score_of,
+)
 from img2img.tasks import Task, build_task
 from img2img.training.compose import compose, plain_config
 from img2img.training.config import read_experiment
@@ -98,7 +110,7 @@ def test_ten_tasks_end_with_a_score_and_a_file_for_the_server(official: Path, tm
     accuracies = [100 * task["value"] for task in results["tasks"]]
     expected = decathlon_score(accuracies, list(FINETUNED.values()))
     assert written["score"] == expected.total
-    assert "validation" in written["note"]
+    assert written["note"] == MADE, "two classes are not the Decathlon's"
     assert list(written["parts"].values()) == list(expected.parts)
     assert written["score_per_parameter"] == pytest.approx(expected.total / results["relative_parameters"])
     assert written["relative_parameters"] == pytest.approx(1 + 9 / 32, abs=0.2), (
@@ -251,15 +263,17 @@ def test_the_key_reaches_the_end_of_a_run_and_other_scripts_do_not_know_it(
 
 
 def test_a_score_says_what_it_is_worth() -> None:
-    def noted(*overrides: str) -> str:
+    def noted(*overrides: str, classes: Mapping[str, int] = CLASSES) -> str:
         experiment = read_experiment(plain_config(_experiment(*overrides)))
-        return note_of([task.data.plain() for task in experiment.tasks])
+        data = [task.data.plain() for task in experiment.tasks]
+        return note_of([(options, classes.get(options.get("dataset", ""), 2)) for options in data])
 
     assert noted("experiment=decathlon") == OFFICIAL
     assert noted("experiment=decathlon_final") == SEEN
     assert "trained on" in SEEN
     assert "only the server's file counts" in SEEN
     assert noted("experiment=decathlon_made") == MADE
+    assert noted("experiment=decathlon", classes=CLASSES | {"dtd": 8}) == MADE, "the official layout, but not its images"
     one = "tasks.dtd.data.parts.train.part=train+val"
     assert noted("experiment=decathlon", one) == SEEN, "one task is enough"
 
