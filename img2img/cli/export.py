@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import ALL, Bundle, Json, Overwrite, check_folder_name, check_new
+from img2img.cli.options import ALL, DEFAULT_BUNDLE, BundleOption, Json, Overwrite, check_folder_name, check_new
 from img2img.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,11 +16,11 @@ Format = Literal["onnx", "pt2", "safetensors", "onnx_shared"]
 
 
 def export(
-    bundle: Bundle,
     task: Annotated[str, typer.Argument(metavar="TASK", help="A task's name, or all.", show_default=False)],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="PATH", help="The file; for all tasks a folder.", show_default=False)
     ],
+    bundle: BundleOption = DEFAULT_BUNDLE,
     format: Annotated[
         Format | None, typer.Option(help="By the file's ending where it is left out; onnx_shared is for all tasks.")
     ] = None,
@@ -36,9 +36,9 @@ def export(
 
     Examples:
 
-        img2img export runs/demo colour --out colour.onnx
+        img2img export colour --bundle runs/demo --out colour.onnx
 
-        img2img export runs/demo all --format onnx_shared --out exported
+        img2img export all --bundle runs/demo --format onnx_shared --out exported
     """
     from img2img.bundle import bundle_folder, check_outside, read_bundle
     from img2img.export import FORMATS, SHARED, export_bundle, export_task, load_tasks

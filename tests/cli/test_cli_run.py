@@ -352,7 +352,7 @@ def test_every_help_teaches(command: tuple[str, ...]) -> None:
         ("run", "colour", "a.png", "--out", "out", "--bundle", "{}"),
         ("tasks", "list", "{}"),
         ("tasks", "similarity", "{}"),
-        ("export", "{}", "all", "--out", "out"),
+        ("export", "all", "--out", "out", "--bundle", "{}"),
         ("serve", "{}"),
         ("share", "save", "{}", "shared"),
         ("join", "joined", "{}"),
@@ -374,8 +374,8 @@ def test_a_bundle_without_tasks_says_why(
 
 def test_a_task_with_the_name_of_all_is_asked_about(make_bundle: Any, photos: Path, tmp_path: Path) -> None:
     odd = make_bundle(tasks={"all": {"kind": "colourisation"}, "more": {"kind": "colourisation"}})
-    for command in (["run", "all", photos, "-o", tmp_path / "out", "-b", odd], ["export", odd, "all", "--out", tmp_path / "out"]):
-        result = call(*command)
+    for command in (["run", "all", photos], ["export", "all"]):
+        result = call(*command, "--out", tmp_path / "out", "--bundle", odd)
         assert isinstance(result.exception, InputError)
         assert "has a task 'all'" in str(result.exception)
     assert not (tmp_path / "out").exists()

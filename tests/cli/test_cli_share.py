@@ -42,7 +42,7 @@ def test_a_task_becomes_a_file_that_runs(
     bundle: Path, tmp_path: Path, ending: str, run: Callable[[Path, torch.Tensor], torch.Tensor]
 ) -> None:
     path = tmp_path / f"colour.{ending}"
-    result = call("export", bundle, "colour", "--out", path, "--json")
+    result = call("export", "colour", "--bundle", bundle, "--out", path, "--json")
     assert result.exit_code == 0, f"{result.output} {result.exception}"
     (facts,) = json.loads(result.stdout)
     assert (facts["format"], facts["bytes"]) == (ending, path.stat().st_size)
@@ -51,15 +51,15 @@ def test_a_task_becomes_a_file_that_runs(
 
 
 def test_all_tasks_go_into_a_folder_and_mistakes_are_named(bundle: Path, tmp_path: Path) -> None:
-    result = call("export", bundle, "all", "--format", "safetensors", "--out", tmp_path / "out")
+    result = call("export", "all", "--bundle", bundle, "--format", "safetensors", "--out", tmp_path / "out")
     assert result.exit_code == 0, f"{result.output} {result.exception}"
     assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == ["clean", "colour", "edges", "parts"]
     there = tmp_path / "out" / "edges.safetensors"
     for arguments in (("all", "--format", "safetensors", "--out", there.parent), ("edges", "--out", there)):
-        assert "--overwrite" in str(call("export", bundle, *arguments).exception)
+        assert "--overwrite" in str(call("export", "--bundle", bundle, *arguments).exception)
         size = there.stat().st_size
         there.write_bytes(b"")
-        assert call("export", bundle, *arguments, "--overwrite").exit_code == 0
+        assert call("export", "--bundle", bundle, *arguments, "--overwrite").exit_code == 0
         assert there.stat().st_size == size
     for arguments, said in (
         (("style", "--out", "a.onnx"), "no task 'style'"),
@@ -69,7 +69,7 @@ def test_all_tasks_go_into_a_folder_and_mistakes_are_named(bundle: Path, tmp_pat
         (("colour", "--out", "a.onnx", "--format", "onnx_shared"), "names a file: expected a folder"),
         (("colour", "--out", "a.onnx", "--size", "big"), "--size 'big': expected height and width"),
     ):
-        failed = call("export", bundle, *arguments)
+        failed = call("export", "--bundle", bundle, *arguments)
         assert isinstance(failed.exception, InputError)
         assert said in str(failed.exception)
 

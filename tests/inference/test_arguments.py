@@ -139,7 +139,7 @@ def test_nothing_is_exported_or_trained_over_the_bundle(model: Model, tmp_path: 
     with pytest.raises(InputError, match="within the bundle"):
         export_bundle(model.folder, model.folder / "tasks", format="safetensors")
     for out in ("backbone.safetensors", "tasks/../tasks/colour.safetensors"):
-        result = CliRunner().invoke(app, ["export", str(model.folder), "colour", "--out", str(model.folder / out)])
+        result = CliRunner().invoke(app, ["export", "colour", "--bundle", str(model.folder), "--out", str(model.folder / out)])
         assert isinstance(result.exception, InputError)
     for out in (model.folder, model.folder / "tasks", tmp_path):
         with pytest.raises(InputError, match="choose another folder"):
