@@ -88,10 +88,10 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         network = MaskedNetwork(backbone, head=HEAD)
         save_backbone(folder, network, backbone.spec)
         for name, options in tasks.items():
-            head = backbone.make_head(build_task(options).out_channels)
-            network.add_task(name, method or Piggyback(start="uniform"), head=head)
-            info = {"figures": {build_task(options).metric: 0.5}, "side": 32}
-            add_task_to_bundle(folder, network, name, options=options, info=info)
+            task = build_task(options)
+            network.add_task(name, method or Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
+            info = {"figures": {task.metric: 0.5}, "side": 32}
+            add_task_to_bundle(folder, network, name, options=task.options(), info=info)
         return folder
 
     return make

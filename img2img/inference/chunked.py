@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from img2img.data.base import Batch
 from img2img.inference.evaluator import Evaluator, Network
@@ -75,10 +76,15 @@ def predicted_rows(image: Tensor, setting: RunSettings) -> Iterator[tuple[Any, T
 
     tile = max(view) if setting.tile is None else setting.tile
     raws = raw_rows(network, seen.window, view, setting.evaluator, tile=tile, overlap=setting.overlap)
+    reach = setting.task.input_reach
     for first, last, raw in _at_full_size(raws, view, size):
-        input = turn(full.window(first, last, 0, size[1]))
+        top, bottom = max(0, first - reach), min(size[0], last + reach)
+        wider = F.pad(raw, (0, 0, first - top, bottom - last)) if reach else raw  # the rows beyond are cut off below
+        input = full.window(top, bottom, 0, size[1])
+        predicted = turn(setting.task.prediction(turn(wider), turn(input)))
+        rows = slice(first - top, last - top)
         place = (..., slice(first, last)) if turned else (..., slice(first, last), slice(None))
-        yield place, setting.task.prediction(turn(raw), input), input
+        yield place, turn(predicted[..., rows, :]), turn(input[..., rows, :])
 
 
 def _whole_image(image: Tensor, size: Size, setting: RunSettings) -> Iterator[tuple[Any, Tensor, Tensor]]:

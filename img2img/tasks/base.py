@@ -1,6 +1,7 @@
 """What a task is: what it feeds the network, its loss, its metrics, its baseline, and how a result is shown."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -55,15 +56,18 @@ class Task(ABC):
             measured on is seen at their size, and what is found is brought to the image's.
         has_square: its constructor takes `square`, whether the data's images were made squares.
         square: it learned from images that were made squares, whatever their proportions, and is shown such when it is used.
-        in_parts: each pixel of a prediction, and of what is shown of it, depends on that pixel of the raw output and of the input
-            alone, and the input of an image on pixels no further than `reach` away: large images are then made part by part,
-            in little memory. False, where nothing is known of a task: they are made as a whole.
+        in_parts: each pixel of a prediction, and of what is shown of it, depends on that pixel of the raw output alone, on pixels
+            of the input no further than `input_reach` away, and the input of an image on pixels no further than `reach` away:
+            large images are then made part by part, in little memory. False, where nothing is known of a task: they are made
+            as a whole.
         reach: see `in_parts`; None for an input that depends on the whole image.
+        input_reach: see `in_parts`.
         enlarges: how many times larger each way a result is than the user's image, which is enlarged by bicubic interpolation
             before the task is given it.
         smallest_crop: the side in pixels of the smallest images that it can be trained on.
         forms: what `show` can make of a prediction, the usual one first: "labels" are class indices (N, H, W), "scores"
             probabilities (N, classes), all others images (N, 3, H, W) in [0, 1].
+        defaults_of_files: what options mean that a task's file lacks, as it was written before there were such.
         out_channels: channels of the head.
     """
 
@@ -79,9 +83,11 @@ class Task(ABC):
     square: bool = False
     in_parts: ClassVar[bool] = False
     reach: int | None = 0
+    input_reach: int = 0
     enlarges: int = 1
     smallest_crop: int = 1
     forms: ClassVar[tuple[str, ...]] = ("image",)
+    defaults_of_files: ClassVar[Mapping[str, Any]] = {}
     out_channels: int
 
     @abstractmethod

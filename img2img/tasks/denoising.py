@@ -1,6 +1,6 @@
 """Denoising: a noisy photo in, the clean one out. A kind of task is one file; this one shows it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,27 +10,43 @@ from torch.nn import functional as F
 from img2img.data.base import Batch
 from img2img.errors import InputError
 from img2img.tasks.base import TASKS, Example, unit
-from img2img.tasks.image_output import ImageOutput, mixed
+from img2img.tasks.image_output import ImageOutput, filtered, mixed
+
+_TOP = 255.0
+_LARGEST_KERNEL = 15
 
 
 @TASKS.register("denoising")
 class Denoising(ImageOutput):
     """Gaussian noise is added to each image and the network estimates the clean one. The primary metric is MSE (0..255).
 
+    The network gives each pixel a filter of its own, which is applied to the noisy image (kernel prediction; Bako et al. 2017):
+    an average of neighbours, so that colours stay, and sharp although most decoders work at half the resolution.
+
     Args:
-        sigma: the noise's standard deviation on the 0..255 scale.
+        sigma: the noise's standard deviation on the 0..255 scale; of two, each image's own lies between them, evenly spread.
+        kernel: the side of the filters, an odd number of pixels; None: a mix of the image and a painted one, see `mixed`,
+            as tasks of earlier files have it.
         loss: as of `ImageOutput`.
     """
 
     baseline_name: ClassVar[str] = "noisy copy"
     in_parts: ClassVar[bool] = True
-    out_channels = 4
+    defaults_of_files: ClassVar[Mapping[str, Any]] = {"kernel": None}
 
-    def __init__(self, *, sigma: float = 25.0, loss: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, sigma: float | Sequence[float] = 25.0, kernel: int | None = 5, loss: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(loss=loss)
-        if not 0 < sigma <= 255:
+        low, high = (sigma, sigma) if isinstance(sigma, int | float) else tuple(sigma)
+        if not 0 <= low <= high <= _TOP or not high:
             raise InputError(f"denoising sigma={sigma}: expected more than 0 and at most 255, on the 0..255 scale")
-        self.sigma = sigma
+        if kernel is not None and (kernel % 2 == 0 or not 3 <= kernel <= _LARGEST_KERNEL):
+            raise InputError(f"denoising kernel={kernel}: expected an odd number of pixels from 3 to {_LARGEST_KERNEL}, or null")
+        self.sigma, self.kernel = sigma, kernel
+        self._low, self._high = low, high
+        self.out_channels = 4 if kernel is None else kernel * kernel
+        self.input_reach = 0 if kernel is None else kernel // 2
 
     def input(self, batch: Batch) -> Tensor:
         """The image plus noise, clipped to [0, 1]. An image's noise depends on its pixels alone, so metrics repeat."""
@@ -38,8 +54,10 @@ class Denoising(ImageOutput):
         noise = torch.empty_like(clean, device="cpu")
         for i, image in enumerate(batch.image):
             seed = int(image.sum(dtype=torch.int64)) + 7919 * int(image[0, 0].sum(dtype=torch.int64))
-            noise[i].normal_(generator=torch.Generator().manual_seed(seed))
-        return (clean + noise.to(clean.device) * (self.sigma / 255)).clamp(0, 1)
+            generator = torch.Generator().manual_seed(seed)
+            noise[i].normal_(generator=generator)
+            noise[i] *= self._low + (self._high - self._low) * torch.rand((), generator=generator)
+        return (clean + noise.to(clean.device) / _TOP).clamp(0, 1)
 
     def served_input(self, batch: Batch) -> Tensor:
         """The image as it is: a user's own has its noise already."""
@@ -50,17 +68,18 @@ class Denoising(ImageOutput):
         return unit(batch.image)
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
-        """RGB in [0, 1], see `mixed`."""
-        return mixed(raw, input)
+        """RGB in [0, 1]: the filtered image, see `filtered`."""
+        return mixed(raw, input) if self.kernel is None else filtered(raw, input, self.kernel)
 
     def own_loss(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Mean squared error in units of the noise's variance."""
-        return F.mse_loss(prediction, target) * (255 / self.sigma) ** 2
+        """Mean squared error in units of the noise's mean variance."""
+        variance = (self._low**2 + self._low * self._high + self._high**2) / 3  # of deviations spread evenly
+        return F.mse_loss(prediction, target) * (_TOP**2 / variance)
 
     def baseline(self, example: Example) -> Tensor:
         """The noisy input."""
         return example.input
 
     def options(self) -> dict[str, Any]:
-        """The kind and the noise."""
-        return {"kind": self.kind, "sigma": self.sigma}
+        """The kind, the noise and the filters."""
+        return {"kind": self.kind, "sigma": self.sigma, "kernel": self.kernel}

@@ -170,3 +170,21 @@ def mixed(raw: Tensor, input: Tensor) -> Tensor:
     """
     painted, share = torch.sigmoid(raw.float()).split([3, 1], 1)
     return share * input + (1 - share) * painted
+
+
+def filtered(raw: Tensor, input: Tensor, side: int) -> Tensor:
+    """RGB in [0, 1]: each pixel the mean of its neighbours in the input, by weights of its own.
+
+    Args:
+        raw: (N, side², H, W), whose softmax over channels are the weights, row by row.
+        input: (N, 3, H, W) in [0, 1]; beyond its edges the outermost pixels are repeated.
+        side: of the square of neighbours, odd.
+    """
+    height, width = input.shape[-2:]
+    weights = torch.softmax(raw.float(), 1)
+    around = F.pad(input, [side // 2] * 4, mode="replicate")
+    found = torch.zeros_like(input)
+    for i in range(side * side):
+        top, left = divmod(i, side)
+        found = torch.addcmul(found, weights[:, i : i + 1], around[..., top : top + height, left : left + width])
+    return found

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 from img2img.data.images.bit_depth import FULL
 from img2img.errors import InputError
 from img2img.files.untrusted import MAX_NAME, check_plain
-from img2img.tasks import build_task
+from img2img.tasks import build_task, task_class
 from img2img.tasks.base import Task
 from img2img.validation import Stored, as_model
 
@@ -60,6 +60,7 @@ def stored_task(info: Mapping[str, Any]) -> Task:
     check_plain(options, "info.task")
     if isinstance(options.get("classes"), list):
         options = {**options, "classes": [_class_name(name) for name in options["classes"]]}
+    options = {**task_class(options.get("kind")).defaults_of_files, **options}
     return build_task(build_task(options).options())
 
 
