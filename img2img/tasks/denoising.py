@@ -38,13 +38,17 @@ class Denoising(ImageOutput):
         self, *, sigma: float | Sequence[float] = 25.0, kernel: int | None = 5, loss: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(loss=loss)
-        low, high = (sigma, sigma) if isinstance(sigma, int | float) else tuple(sigma)
-        if not 0 <= low <= high <= _TOP or not high:
-            raise InputError(f"denoising sigma={sigma}: expected more than 0 and at most 255, on the 0..255 scale")
+        ends = [sigma, sigma] if isinstance(sigma, int | float) else list(sigma)
+        if len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= _TOP or not ends[1]:
+            raise InputError(
+                f"denoising sigma={sigma}: expected more than 0 and at most 255, on the 0..255 scale, or two numbers, the lower "
+                "one first, such as [5, 50]"
+            )
         if kernel is not None and (kernel % 2 == 0 or not 3 <= kernel <= _LARGEST_KERNEL):
             raise InputError(f"denoising kernel={kernel}: expected an odd number of pixels from 3 to {_LARGEST_KERNEL}, or null")
-        self.sigma, self.kernel = sigma, kernel
-        self._low, self._high = low, high
+        self.sigma = sigma if isinstance(sigma, int | float) else ends
+        self.kernel = kernel
+        self._low, self._high = ends
         self.out_channels = 4 if kernel is None else kernel * kernel
         self.input_reach = 0 if kernel is None else kernel // 2
 

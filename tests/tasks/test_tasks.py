@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import uniform_filter
 from segmentation_models_pytorch.losses import DiceLoss, LovaszLoss
 from skimage.color import rgb2lab
 
@@ -16,6 +17,7 @@ from img2img.data.base import VOID, Batch, ImageDataset, Sample
 from img2img.tasks import Task, build_task, task_kinds
 from img2img.tasks.base import Example, mean_colour
 from img2img.tasks.segmentation import LOSSES, Segmentation
+from img2img.tasks.stored import stored_task
 
 
 class Images(ImageDataset):
@@ -245,6 +247,44 @@ def test_the_noise_has_the_deviation_asked_for_and_differs_between_images() -> N
     noise = (task.input(Batch(image=image)) - image.float() / 255) * 255
     assert noise.std().item() == pytest.approx(20, rel=0.03)
     assert not torch.allclose(noise[0], noise[1], atol=1)
+
+
+def test_each_image_of_a_range_has_noise_of_its_own_strength() -> None:
+    task = build_task({"kind": "denoising", "sigma": [5, 50]})
+    image = torch.full((24, 3, 48, 48), 128, dtype=torch.uint8)
+    image[:, :, 0, 0] = torch.arange(24, dtype=torch.uint8)[:, None]
+    noise = (task.input(Batch(image=image)) - image.float() / 255) * 255
+    deviations = noise[:, :, 1:].std((1, 2, 3))
+    assert 4.5 < deviations.min() < 12
+    assert 40 < deviations.max() < 51
+    assert torch.equal(task.input(Batch(image=image[3:4])), task.input(Batch(image=image))[3:4]), "it depends on the image alone"
+    zero, target = torch.zeros(1, 3, 4, 4), torch.full((1, 3, 4, 4), (5**2 + 5 * 50 + 50**2) ** 0.5 / 3**0.5 / 255)
+    assert task.own_loss(zero, target).item() == pytest.approx(1), "in units of the mean variance"
+    for sigma in ([5], [50, 5], [0, 0], [1, 2, 3], 0, 300):
+        with pytest.raises(InputError, match="expected more than 0"):
+            build_task({"kind": "denoising", "sigma": sigma})
+
+
+def test_denoising_filters_each_pixel_by_weights_of_its_own() -> None:
+    task = build_task({"kind": "denoising", "kernel": 3})
+    input = torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    mean = torch.from_numpy(uniform_filter(input.numpy(), (1, 1, 3, 3), mode="nearest"))
+    torch.testing.assert_close(task.prediction(torch.zeros(2, 9, 9, 7), input), mean)
+    raw = torch.zeros(2, 9, 9, 7)
+    raw[:, 1, :, :4] = 1e3  # the pixel above
+    raw[:, 4, :, 4:] = 1e3  # itself
+    found = task.prediction(raw, input)
+    assert torch.equal(found[..., 1:, :4], input[..., :-1, :4])
+    assert torch.equal(found[..., 0, :4], input[..., 0, :4]), "beyond the edge the outermost pixels are repeated"
+    assert torch.equal(found[..., 4:], input[..., 4:])
+    for kernel in (1, 4, 17):
+        with pytest.raises(InputError, match="expected an odd number of pixels from 3 to 15"):
+            build_task({"kind": "denoising", "kernel": kernel})
+    before = stored_task({"task": {"kind": "denoising", "sigma": 25}})
+    assert (before.out_channels, before.options()["kernel"]) == (4, None), "a file of before says nothing of it"
+    assert torch.equal(
+        before.prediction(torch.tensor([0.0, 0, 0, 1e3])[None, :, None, None], input[:1, :, :1, :1]), input[:1, :, :1, :1]
+    )
 
 
 def test_super_resolution_takes_the_detail_out_and_gets_the_rest_as_pillow_does() -> None:
