@@ -22,6 +22,8 @@ TILE = 1024
 OVERLAP = 128
 TILE_VALUES = 64 * TILE * TILE
 """What a head may give at once for a tile, of a task that keeps little of it, see `Task.compact`."""
+WIDE_HEAD = 24
+"""Channels of a head, all of which are kept, above which tiles have half the side."""
 WHOLE_PIXELS = 4 * TILE * TILE
 """What a network may see at once of an image that cannot be cut into tiles, since the task is about the whole of it."""
 
@@ -58,8 +60,10 @@ def checked_form(task: Task, form: Any) -> str:
 
 def tile_for(task: Task, tile: int | None) -> int | None:
     """The longest side of a task's tiles: the one given, or less for a head with so many channels that it would fill memory."""
-    if tile is None or task.compact_channels == task.out_channels:
-        return tile
+    if tile is None:
+        return None
+    if task.compact_channels == task.out_channels:
+        return tile if task.out_channels <= WIDE_HEAD else min(tile, TILE // 2)
     return min(tile, max(2 * OVERLAP, math.isqrt(TILE_VALUES // task.out_channels)))
 
 
