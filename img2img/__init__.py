@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from img2img.errors import InputError
     from img2img.hub import from_pretrained, push_to_hub, save_pretrained
     from img2img.inference import Model, load
+    from img2img.inference.evaluation import evaluate
     from img2img.masks import MaskedNetwork
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "absorb",
     "add_task",
+    "evaluate",
     "from_pretrained",
     "load",
     "push_to_hub",
@@ -45,6 +47,7 @@ _ORIGINS = {
     "Model": "img2img.inference:Model",
     "absorb": "img2img.api:absorb",
     "add_task": "img2img.api:add_task",
+    "evaluate": "img2img.inference.evaluation:evaluate",
     "from_pretrained": "img2img.hub:from_pretrained",
     "load": "img2img.inference:load",
     "masks": "img2img.masks:",

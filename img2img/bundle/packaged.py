@@ -18,8 +18,12 @@ def packaged_bundle(folder: Path) -> Path | None:
     return packaged_bundles().get(folder.name) if len(folder.parts) == 1 else None
 
 
-def check_no_bundle(folder: Path) -> None:
+def check_no_bundle(folder: Path, instead: str = "see what it has: img2img tasks list {}") -> None:
     """Refuse a bundle where the folder of a run is wanted.
+
+    Args:
+        folder: what was given.
+        instead: what else can be done with a bundle, {} being its folder.
 
     Raises:
         InputError: it is one, by its folder or by the name under which it comes with img2img.
@@ -29,7 +33,7 @@ def check_no_bundle(folder: Path) -> None:
         there = (run / "results.json").is_file()
         raise InputError(
             f"{folder} is a bundle, not a run: expected the folder of a run, with results.json and config/; give "
-            + (f"{run}, whose bundle it is" if there else f"such a folder, or see what it has: img2img tasks list {folder}")
+            + (f"{run}, whose bundle it is" if there else f"such a folder, or {instead.format(folder)}")
         )
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -86,37 +86,49 @@ class DataSpec:
 
     def build(self, *, exclude: Iterable[str | os.PathLike[str]] = (), cache: DiskCache | None = None) -> Parts:
         """Open it, see `build_data`."""
-        what = f"data {self.kind!r}"
-        resize, square, middle, white = (self.options.get(name) for name in ("resize", "square", "middle", "white"))
         with collect_warnings() as warnings, excluding([*exclude, *([] if cache is None else [cache.folder])]):
             sets = {part: self.builder(**arguments) for part, arguments in self.arguments.items()}
         parts = self._split(sets)
         stored = {} if cache is None else self._stored(cache, sets)
-        limits = self.options.get("limit") or {}
-        parts = {part: limited(dataset, limits[part]) if part in limits else dataset for part, dataset in parts.items()}
+        parts = {part: self._limited(dataset, part) for part, dataset in parts.items()}
         for part, dataset in parts.items():
             if dataset.classes != parts["train"].classes:  # a label would mean one thing in training and another in the test
                 raise InputError(
-                    f"{what}: {part} has the classes {_shown(dataset)} and train has {_shown(parts['train'])}: expected the same "
-                    "in the same order; name them in the config, or correct the files"
+                    f"data {self.kind!r}: {part} has the classes {_shown(dataset)} and train has {_shown(parts['train'])}: "
+                    "expected the same in the same order; name them in the config, or correct the files"
                 )
-        middles = {"val": middle, "test": middle}
-        own = DATA.has_own(self.kind)
-        shown = {
-            part: CachedDataset(
-                images,
-                short_side=resize,
-                square=square,
-                fast_decode=bool(self.options.get("fast_decode")),
-                middle=middles.get(part),
-                white=white,
-                warnings=warnings,
-                stored=stored.get(part),
-                by_index=not own,
-            )
-            for part, images in parts.items()
-        }
-        return Parts(**shown)
+        cached = {part: self._cached(images, part, warnings, stored.get(part)) for part, images in parts.items()}
+        return Parts(**cached)
+
+    def build_test(self) -> CachedDataset:
+        """Open what to measure on alone: the test part where the data have parts, else every image.
+
+        Raises:
+            InputError: see `build_data`.
+        """
+        if "test" not in self.arguments and self.options.get("fractions") is not None:
+            return self.build().test
+        with collect_warnings() as warnings:
+            images = self.builder(**self.arguments.get("test", self.arguments.get(_WHOLE, {})))
+        return self._cached(self._limited(images, "test"), "test", warnings)
+
+    def _limited(self, images: ImageDataset, part: str) -> ImageDataset:
+        limits = self.options.get("limit") or {}
+        return limited(images, limits[part]) if part in limits else images
+
+    def _cached(self, images: ImageDataset, part: str, warnings: Sequence[str], stored: CachedSet | None = None) -> CachedDataset:
+        """A part, resized as the options say."""
+        return CachedDataset(
+            images,
+            short_side=self.options.get("resize"),
+            square=self.options.get("square"),
+            fast_decode=bool(self.options.get("fast_decode")),
+            middle=None if part == "train" else self.options.get("middle"),
+            white=self.options.get("white"),
+            warnings=warnings,
+            stored=stored,
+            by_index=not DATA.has_own(self.kind),
+        )
 
     def _stored(self, cache: DiskCache, sets: Mapping[str, ImageDataset]) -> dict[str, CachedSet]:
         """Where the cache keeps the samples of each part: by all that they depend on, but for their own files."""

@@ -70,19 +70,19 @@ class PerceptualMetrics:
         self.names, self._options = tuple(dict.fromkeys(names)), dict(network or {})
         unknown = [name for name in self.names if name not in _NETWORKS]
         if unknown:
-            raise InputError(f"evaluation.metrics has {unknown[0]!r}: expected some of {', '.join(_NETWORKS)}")
+            raise InputError(f"got the perceptual metric {unknown[0]!r}: expected some of {', '.join(_NETWORKS)}")
         if self.names and self._options.get("weights") is None:
-            got = "no evaluation.perceptual" if network is None else "evaluation.perceptual.weights=null, random weights"
+            got = "no network is given" if network is None else "the network's weights are null, random ones"
             raise InputError(
-                f"evaluation.metrics={list(self.names)} compare images by the features of a trained network, and there is {got}: "
-                "give its name and a local file of its weights, evaluation.perceptual={name: vgg16, weights: FILE}"
+                f"the metrics {', '.join(self.names)} compare images by the features of a trained network, and {got}: give its "
+                "name and a local file of its weights, evaluation.perceptual={name: vgg16, weights: FILE} in a config or "
+                "--perceptual vgg16=FILE on the command line"
             )
         for name in self.names:
             if self._options.get("name") not in _NETWORKS[name]:
                 raise InputError(
-                    f"evaluation.perceptual.name={self._options.get('name')!r}: the metric {name!r} needs "
-                    f"{' or '.join(_NETWORKS[name])}, the networks that it has learned weights for; give one of them with a file "
-                    f"of its weights, or leave {name!r} out of evaluation.metrics"
+                    f"the metric {name!r} got network {self._options.get('name')!r}: expected {' or '.join(_NETWORKS[name])}, "
+                    "which it has learned weights for; give one of them with a file of its weights, or leave the metric out"
                 )
 
     def build(self) -> list[ImageMetric]:
@@ -103,7 +103,7 @@ class PerceptualMetrics:
         """With all of its layers."""
         options = {**self._options, "layers": NETWORKS[self._options["name"]].layers}
         with torch.random.fork_rng(devices=[]):  # layers are drawn before they are loaded: what is measured changes no training
-            network: PerceptualNetwork = call_with(perceptual_network, options, what="evaluation.perceptual")
+            network: PerceptualNetwork = call_with(perceptual_network, options, what="the network of perceptual metrics")
         return network
 
     @property

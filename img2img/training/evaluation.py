@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from img2img.errors import InputError, memory_explained
 from img2img.files.paths import expanded
 from img2img.files.yaml import read_yaml
 from img2img.inference import load
-from img2img.inference.evaluator import finite
+from img2img.inference.evaluation import evaluate_task
 from img2img.training.compose import without_script_keys
 from img2img.training.config import Experiment, read_experiment
 from img2img.training.record import Records
@@ -27,7 +28,13 @@ Part = Literal["val", "test"]
 
 
 def evaluate_run(
-    run: str | os.PathLike[str], *, tasks: Sequence[str] | None = None, part: Part = "test", device: str = "auto"
+    run: str | os.PathLike[str],
+    *,
+    tasks: Sequence[str] | None = None,
+    part: Part = "test",
+    device: str = "auto",
+    metrics: Sequence[str] = (),
+    perceptual: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Measure tasks of a run's bundle on the data of its config; what is to be said about the data is logged as warnings.
 
@@ -36,6 +43,8 @@ def evaluate_run(
         tasks: which; all that the bundle has by default.
         part: of their data.
         device: see `inference.load`.
+        metrics: perceptual metrics in place of those of the config, of tasks that make photos: "lpips", "dists", "kid".
+        perceptual: `name` and `weights` of the network that they need.
 
     Returns:
         By task: `primary_metric`, its name; `metrics`; `baseline`, those of the baseline; `images`, how many; `changed`, what of
@@ -47,6 +56,7 @@ def evaluate_run(
         InputError: the folder is no run of mask methods, a task is not in its bundle, or its data is gone.
     """
     folder = expanded(run)
+    check_no_bundle(folder, "measure one of its tasks on images of your own: img2img evaluate {} --task TASK --images DIR")
     experiment = read_run(folder)
     if experiment.strategy.kind != MASKS:
         raise InputError(
@@ -56,8 +66,12 @@ def evaluate_run(
     with memory_explained("while the bundle was read", "close other programs, or give another device=..."):
         model = load(folder, device=device)
     evaluator = experiment.evaluator(model.backbone, model.device)
+    if metrics:
+        from img2img.metrics.perceptual import PerceptualMetrics  # torchmetrics' image metrics take a second to import
+
+        evaluator = replace(evaluator, perceptual=PerceptualMetrics(metrics, perceptual))
     reported = {task.name: task.metrics for task in read_results(folder).tasks}
-    measured, records, configs = {}, Records(experiment, folder), {task.name: task for task in experiment.tasks}
+    found, records, configs = {}, Records(experiment, folder), {task.name: task for task in experiment.tasks}
     for name in model.tasks if tasks is None else tasks:
         model.task(name)
         if name not in configs:
@@ -69,13 +83,11 @@ def evaluate_run(
         images: CachedDataset = getattr(task_data.parts, part)
         for warning in images.warnings():
             logger.warning("%s: %s", name, warning)
-        metrics = evaluator.metrics(lambda x, name=name: model.network(x, task=name), task_data.task, images)  # type: ignore[misc]
-        entry = {"primary_metric": task_data.task.metric, "metrics": finite(metrics), "images": len(images)}
+        entry = evaluate_task(evaluator, model, name, task_data.task, images).plain()
         changed = records.difference(task_data, [part])
         entry["changed"] = str(changed) if changed else None
-        entry["baseline"] = finite(evaluator.metrics(None, task_data.task, images))
-        measured[name] = entry | ({"reported": reported.get(name)} if part == "test" else {})
-    return measured
+        found[name] = entry | ({"reported": reported.get(name)} if part == "test" else {})
+    return found
 
 
 def read_run(folder: Path) -> Experiment:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import img2img
 from img2img.cli import app
-from img2img.cli.add_task import _described, _of_files
+from img2img.cli.data_options import _from_options, _of_files
 from img2img.errors import InputError
 from img2img.tasks import build_task
 
@@ -104,7 +104,7 @@ def test_a_config_file_says_more(here: Path) -> None:
     ],
 )
 def test_what_the_options_stand_for(given: dict[str, str], task: dict[str, Any], data: dict[str, Any]) -> None:
-    assert _described(given, "lite0") == (task, data)
+    assert _from_options(given, "lite0") == (task, data)
 
 
 def test_a_set_is_learned_as_it_is_downloaded(here: Path) -> None:

@@ -185,14 +185,14 @@ def test_kid_is_torchmetrics_own_over_all_images_and_large_sets_are_dealt_out(
     ("names", "network", "message"),
     [
         (["lpip"], {"name": "vgg16", "weights": "w"}, "'lpip'.*lpips, dists, kid"),
-        (["kid"], None, "no evaluation.perceptual.*weights: FILE"),
-        (["kid"], {"name": "vgg16", "weights": None}, "weights=null.*weights: FILE"),
+        (["kid"], None, "no network is given.*weights: FILE"),
+        (["kid"], {"name": "vgg16", "weights": None}, "weights are null.*weights: FILE"),
         (
             ["kid", "lpips"],
             {"name": "efficientnet_lite0", "weights": "w"},
-            "'efficientnet_lite0'.*'lpips'.*vgg16 or squeezenet1_1",
+            "'lpips'.*'efficientnet_lite0'.*vgg16 or squeezenet1_1",
         ),
-        (["dists"], {"name": "squeezenet1_1", "weights": "w"}, "'dists' needs vgg16"),
+        (["dists"], {"name": "squeezenet1_1", "weights": "w"}, "'dists' got network 'squeezenet1_1': expected vgg16"),
     ],
 )
 def test_what_a_perceptual_metric_lacks_is_refused_with_the_remedy(names: list[str], network: Any, message: str) -> None:

@@ -83,7 +83,7 @@ def test_perceptual_metrics_are_of_tasks_that_make_photos_and_change_no_training
     with pytest.raises(InputError, match=r"no file at .*weights.safetensors"):
         run(config(sequence=["disks"], evaluation=perceptual, out=str(tmp_path / "refused")))
     assert not (tmp_path / "refused" / "results.json").exists()
-    with pytest.raises(InputError, match=r"evaluation.metrics.*evaluation.perceptual"):
+    with pytest.raises(InputError, match=r"metrics lpips.*no network is given.*evaluation.perceptual"):
         run(config(sequence=["disks"], evaluation={"metrics": ["lpips"]}, out=str(tmp_path / "refused")))
 
 
