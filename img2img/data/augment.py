@@ -35,8 +35,8 @@ class Augment:
         crop: side of the result in pixels.
         zoom: smallest and largest magnification; (1, 1) cuts without resizing, and every pixel is then an original one.
         flip: mirror left and right with probability 1/2.
-        jitter: largest relative change of brightness, contrast and saturation (of hue a tenth of it, in turns), of
-            `image` only; 0 leaves the colours alone.
+        jitter: largest relative change of brightness, contrast and saturation (of hue a tenth of it, in turns), the same for
+            `image` and `source`; 0 leaves the colours alone.
 
     Raises:
         InputError: an option is out of range.
@@ -64,7 +64,8 @@ class Augment:
         j = self.jitter
         around = (1 - j, 1 + j)
         self._colour = A.Compose(
-            [A.ColorJitter(brightness=around, contrast=around, saturation=around, hue=(-j / 10, j / 10), p=1)]
+            [A.ColorJitter(brightness=around, contrast=around, saturation=around, hue=(-j / 10, j / 10), p=1)],
+            additional_targets={"source": "image"},
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -118,7 +119,7 @@ class Augment:
             done = self._geometry[largest](**given)
             if self.jitter > 0:
                 _seed(self._colour, seed)
-                done["image"] = self._colour(image=done["image"])["image"]
+                done |= self._colour(**{k: done[k] for k in given if k != "mask"})
         # contiguous and a copy: a crop is a view that would keep the whole image alive
         new = {k: np.array(done[k], order="C") for k in given}
         return replace(sample, image=new["image"], label=new.get("mask"), source=new.get("source"))

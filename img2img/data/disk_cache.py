@@ -16,6 +16,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import shutil
 import struct
 import threading
@@ -39,13 +40,16 @@ _RECORD = struct.Struct("<16sQQII")
 """Key, offset, length, checksum of the bytes, checksum of the record before this."""
 _opening = threading.Lock()
 _LOCK, _INDEX, _DATA, _ABOUT = "lock", "index", "images", "about.json"
+_SET = re.compile("[0-9a-f]{32}")
+"""The name of a set's folder, see `DiskCache.open_set`."""
 
 
 class DiskCache:
     """A folder that keeps decoded images within a bound.
 
     Args:
-        folder: it is made if need be; nothing else should be in it. Any number of processes of one machine may use it at once.
+        folder: it is made if need be; whatever else lies in it is left alone. Any number of processes of one
+            machine may use it at once.
         max_bytes: the bound on all files in it.
 
     Raises:
@@ -119,8 +123,10 @@ class DiskCache:
         return False
 
     def _sets(self) -> list[str]:
+        """The folders of sets. What else lies in the cache's folder is a user's, and is neither counted nor touched."""
         with os.scandir(self.folder) as entries:
-            return [entry.path for entry in entries if entry.is_dir()]
+            named = [e.path for e in entries if _SET.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+        return [path for path in named if {_INDEX, _DATA, _ABOUT}.issuperset(os.listdir(path))]
 
 
 def _opened(path: str) -> float:
@@ -136,7 +142,10 @@ def _delete_unused(path: str) -> bool:
         handle = os.open(f"{path}/{_INDEX}", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path)
+            for name in (_DATA, _ABOUT, _INDEX):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{path}/{name}")
+            os.rmdir(path)
         finally:
             os.close(handle)
         return True

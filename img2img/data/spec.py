@@ -1,5 +1,6 @@
 """Data as a config describes them: checked without opening anything, and then opened as the three parts of a dataset."""
 
+import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,6 +98,8 @@ class DataSpec:
                     f"data {self.kind!r}: {part} has the classes {_shown(dataset)} and train has {_shown(parts['train'])}: "
                     "expected the same in the same order; name them in the config, or correct the files"
                 )
+        if _WHOLE not in self.arguments and not cuts_itself(self.builder):
+            warnings += _in_two_parts(parts)
         cached = {part: self._cached(images, part, warnings, stored.get(part)) for part, images in parts.items()}
         return Parts(**cached)
 
@@ -161,6 +164,26 @@ class DataSpec:
         shares = (*(fractions or ()), 0)
         train, val = (take(sets["train"], part, fractions=shares, blocks=blocks) for part in ("train", "val"))
         return {"train": train, "val": val, "test": sets["test"]}
+
+
+def _in_two_parts(parts: Mapping[str, ImageDataset]) -> list[str]:
+    """A warning for each part that has images of a part before it: what is measured on them is too good."""
+    found, seen = [], dict[str, str]()
+    real = functools.cache(os.path.realpath)  # of folders: of each file it would take seconds
+    for part in PARTS:
+        own = {}
+        for i in range(len(parts[part])):
+            for _, path in parts[part].files(i)[:1]:
+                folder, name = os.path.split(path)
+                own[os.path.join(real(folder), name)] = part
+        if twice := sorted(seen.keys() & own.keys()):
+            others = " and ".join(dict.fromkeys(seen[path] for path in twice))
+            found.append(
+                f"{len(twice)} of {len(own)} {part} images are among those of {others} too, such as {twice[0]}: what is measured "
+                "on them is too good; give each part files of its own"
+            )
+        seen = own | seen
+    return found
 
 
 def _stamp(path: str | os.PathLike[str] | None) -> list[int]:

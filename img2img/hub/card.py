@@ -1,5 +1,6 @@
 """The model card of a bundle: what its files, and those of its run, say; no number that is not in them."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,11 +57,11 @@ def model_card(
     headers = {task: read_header(task_path(folder, task)) for task in description["tasks"]}
     for task, header in headers.items():
         check_info(task_path(folder, task), header["info"])
-    rows = [_row(folder, task, header, results) for task, header in headers.items()]
     config = _config(run)
+    rows = [_row(folder, task, header, results, config) for task, header in headers.items()]
     pipelines = {row["pipeline"] for row in rows}
     kinds = dict.fromkeys(row["kind"] for row in rows)
-    evaluations = _evaluations(rows, config)
+    evaluations = _evaluations(rows)
     data = ModelCardData(
         license=license,
         library_name="img2img",
@@ -76,8 +77,8 @@ def model_card(
             *_what(folder, description, rows, config),
             *_metrics(rows, results),
             *_use(name, rows),
-            *_training(results),
-            *_data(rows, config),
+            *_training(rows, results),
+            *_data(rows),
             *_limits(rows, license),
             *([] if notes is None else ["", notes.strip()]),
         )
@@ -112,13 +113,18 @@ def _check(results: Mapping[str, Any]) -> None:
     as_model(_Shown, results, "the results", remedy=remedy)
 
 
-def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is known of one task."""
+def _row(
+    folder: Path, task: str, header: Mapping[str, Any], results: Mapping[str, Any] | None, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is known of one task: its file says most, and the run the rest, unless another task has that name by now."""
     with naming(task_path(folder, task)):
         known = stored_task(header["info"])
     kind, cls = known.kind, type(known)
     entries: list[dict[str, Any]] = (results or {}).get("tasks", [])
     entry = next((entry for entry in entries if entry.get("name") == task), {})
+    value = header["info"].get("figures", {}).get(cls.metric)
+    by_run = results is None or (bool(entry) and _alike(entry.get("value"), value))
+    data = mapping(mapping(mapping(config.get("tasks")).get(task)).get("data")) if by_run else {}
     return {
         "task": task,
         "kind": kind,
@@ -126,13 +132,23 @@ def _row(folder: Path, task: str, header: Mapping[str, Any], results: Mapping[st
         "method": _method(header["method"]),
         "metric": cls.metric,
         "arrow": "↑" if cls.higher_is_better else "↓",
-        "value": header["info"].get("figures", {}).get(cls.metric),
-        "baseline": _if_number(entry.get("baseline")),
+        "value": value,
+        "by_run": by_run,
+        "data_kind": data.get("kind"),
+        "data": _data_text(data),
+        "baseline": _if_number(entry.get("baseline")) if by_run else None,
         "baseline_name": cls.baseline_name,
-        "test_images": _if_number(entry.get("test_images")),
+        "test_images": _if_number(entry.get("test_images")) if by_run else None,
         "bytes": task_path(folder, task).stat().st_size,
         "classes": [_one_line(name) for name in getattr(known, "classes", ())],
     }
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two values of a metric are the same measurement; None stands for one without a value."""
+    if a is None or b is None:
+        return a is b
+    return _if_number(a) is not None and math.isclose(a, b, rel_tol=1e-6)
 
 
 def _network_name(spec: Mapping[str, Any]) -> str:
@@ -146,15 +162,15 @@ def _method(method: Mapping[str, Any]) -> str:
     return _one_line(f"{inner.get('name')}, some weights trained" if method["name"] == "mixed" and inner else method["name"])
 
 
-def _evaluations(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[Any]:
+def _evaluations(rows: list[dict[str, Any]]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     return [
         EvalResult(
             task_type=row["pipeline"],
             task_name=row["task"],
-            dataset_type=str(_data_of(config, row["task"]).get("kind", "unknown")),
-            dataset_name=_data_text(config, row["task"]) or f"test images of the task {row['task']}",
+            dataset_type=str(row["data_kind"] or "unknown"),
+            dataset_name=row["data"] or f"test images of the task {row['task']}",
             dataset_config=row["task"],  # without it the Hub's format merges tasks on one kind of data
             dataset_split="test",
             metric_type=_METRICS.get(row["metric"], row["metric"]),
@@ -198,14 +214,16 @@ def _metrics(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> l
     return lines
 
 
-def _training(results: Mapping[str, Any] | None) -> list[str]:
-    """How long the tasks were trained, and on what; nothing where no results say so."""
+def _training(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> list[str]:
+    """How long the run trained the tasks that are here, and on what; nothing where no results say so."""
     shown = _Shown.model_validate(results or {})
-    if not shown.tasks or any(task.train_seconds is None or task.steps is None for task in shown.tasks):
+    names = {row["task"] for row in rows if row["by_run"]}
+    tasks = [task for task in shown.tasks if task.name in names]
+    if not tasks or any(task.train_seconds is None or task.steps is None for task in tasks):
         return []
-    minutes, steps = (sum(getattr(task, name) for task in shown.tasks) for name in ("train_seconds", "steps"))
+    minutes, steps = (sum(getattr(task, name) for task in tasks) for name in ("train_seconds", "steps"))
     where = [f"{key} {_one_line(shown.environment[key])}" for key in ("device", "torch", "commit") if shown.environment.get(key)]
-    each = ", ".join(f"{_one_line(task.name)} {task.steps:,g}" for task in shown.tasks)
+    each = ", ".join(f"{_one_line(task.name)} {task.steps:,g}" for task in tasks)
     return ["## Training\n", f"{steps:,g} steps in {minutes / 60:,.0f} minutes; {', '.join(where)}. Steps: {each}.\n"]
 
 
@@ -222,8 +240,8 @@ def _use(name: str, rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _data(rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
-    data = [f"- {row['task']}: {text}" for row in rows if (text := _data_text(config, row["task"]))]
+def _data(rows: list[dict[str, Any]]) -> list[str]:
+    data = [f"- {row['task']}: {row['data']}" for row in rows if row["data"]]
     classes = [f"- {row['task']}: {', '.join(row['classes'])}" for row in rows if row["classes"]]
     lines = ["## Data\n", *(data or ["The files do not say which images the tasks learned from."]), ""]
     return [*lines, "Classes, by index:\n", *classes, ""] if classes else lines
@@ -251,14 +269,10 @@ def _config(run: Path | None) -> dict[str, Any]:
     return read_yaml(path, "the config of a run", resolve=False)
 
 
-def _data_of(config: Mapping[str, Any], task: str) -> dict[str, Any]:
-    return mapping(mapping(mapping(config.get("tasks")).get(task)).get("data"))
-
-
-def _data_text(config: Mapping[str, Any], task: str) -> str:
+def _data_text(data: Mapping[str, Any]) -> str:
     """A task's data in one line, without paths, which stay private."""
-    values = {key: value for key, value in _data_of(config, task).items() if key != "kind" and _is_plain(value)}
-    kind = _data_of(config, task).get("kind")
+    values = {key: value for key, value in data.items() if key != "kind" and _is_plain(value)}
+    kind = data.get("kind")
     details = ", ".join(f"{key} {value}" for key, value in values.items())
     return "" if kind is None else str(kind) + (f" ({details})" if details else "")
 

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,12 +128,15 @@ def test_a_image_smaller_than_the_crop_is_mirrored_and_its_label_void_there(shap
         np.testing.assert_array_equal(out.source, out.image)
 
 
-def test_jitter_changes_the_colours_of_the_image_alone():
-    sample = pattern(40, 40)
+def test_jitter_changes_the_colours_of_image_and_source_alike():
+    """The source of a pair is its input: a target in colours of its own would be one that no network could know."""
+    sample = replace(pattern(40, 40), source=pattern(40, 40).image)
     plain, jittered = Augment(24)(sample, 8), Augment(24, jitter=0.3)(sample, 8)
     np.testing.assert_array_equal(plain.label, jittered.label)
-    np.testing.assert_array_equal(plain.source, jittered.source)
+    np.testing.assert_array_equal(jittered.image, jittered.source)
     assert (plain.image != jittered.image).any()
+    alone = Augment(24, jitter=0.3)(replace(sample, source=None), 8)
+    np.testing.assert_array_equal(alone.image, jittered.image)
 
 
 def test_the_sample_is_left_alone_and_missing_fields_stay_missing():

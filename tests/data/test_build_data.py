@@ -177,3 +177,23 @@ def test_parts_with_different_classes_are_refused(folder: Path, tmp_path: Path) 
     parts["test"] = own | {"classes": ["road", "sky"]}
     with pytest.raises(InputError, match=r"test.*road, sky.*train.*sky, road"):
         build_data({"kind": "image_label_folder", "parts": parts})
+
+
+def test_images_of_two_parts_are_warned_of(folder: Path, tmp_path: Path) -> None:
+    """The slip of VOC's trainval beside val: every test image is trained on, and the report looks fine."""
+    for name in ("all", "apart"):
+        (tmp_path / name).mkdir()
+    for file in folder.glob("*.png"):
+        file.rename(tmp_path / "all" / file.name)
+    folder = tmp_path / "all"
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    Image.new("RGB", (30, 20)).save(tmp_path / "apart" / "00.png")
+    roots = {"train": folder, "val": tmp_path / "apart", "test": tmp_path / "link"}
+    data = {"kind": "image_folder", "parts": {part: {"root": str(root)} for part, root in roots.items()}, "limit": {"test": 4}}
+    (text,) = build_data(data).test.warnings()
+    assert text.startswith("4 of 4 test images are among those of train too, such as")
+    assert "too good" in text
+    data["parts"]["test"] = data["parts"]["val"]  # type: ignore[index]
+    (text,) = build_data(data).train.warnings()
+    assert text.startswith("1 of 1 test images are among those of val too")
+    assert not build_data({"kind": "image_folder", "root": str(folder)}).train.warnings()

@@ -154,6 +154,25 @@ def test_the_bound_holds_and_sets_in_use_keep_what_they_have(tmp_path: Path, cap
     assert not (cache.folder / held._name).exists()
 
 
+def test_what_else_lies_in_the_folder_is_left_alone(tmp_path: Path) -> None:
+    """A user may give a folder that holds other things: only what the cache made is counted, and deleted."""
+    kept = {"photos/a.jpg": b"photo", "thesis/chapter.tex": b"text", "0123456789abcdef0123456789abcdef/mine.txt": b"mine"}
+    for name, content_of in kept.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(content_of)
+    (tmp_path / ("f" * 32)).symlink_to(tmp_path / "photos")
+    cache = DiskCache(tmp_path, 12_000)
+    assert cache.used_bytes() == 0
+    first = cache.open_set({"set": 1})
+    assert first.put(key(1), content(1))
+    first.close()
+    second = cache.open_set({"set": 2})
+    assert all(second.put(key(n), content(n)) for n in range(2))
+    assert not (tmp_path / first._name).exists()
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+    assert (tmp_path / ("f" * 32)).is_symlink()
+
+
 def test_the_disk_is_not_filled(cache: DiskCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEEP_FREE", 1 << 60)
     cached = cache.open_set({})

@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard
 import img2img
 from img2img import InputError, MaskedNetwork, hub, masks
 from img2img.backbones import build_backbone
-from img2img.bundle import add_task_to_bundle, load_bundle, save_backbone
+from img2img.bundle import add_task_to_bundle, delete_task_from_bundle, load_bundle, save_backbone
 from img2img.tasks import build_task
 
 TASKS = {
@@ -203,6 +203,21 @@ def test_a_bundle_alone_has_a_card_without_baselines(run: Path, tmp_path: Path) 
     other = json.loads((run / "results.json").read_text()) | {"backbone": {"sha256": "0" * 64}}
     with pytest.raises(InputError, match="another backbone"):
         hub.save_pretrained(bundle, tmp_path / "shared", results=other)
+
+
+def test_the_card_says_of_the_run_only_what_holds_for_tasks_that_are_there(run: Path, tmp_path: Path) -> None:
+    """`sky` was deleted, and another task took the name of `disks`: neither was trained as the run's files say."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    results = json.loads((folder / "results.json").read_text())
+    results["tasks"][0]["value"] = 0.9
+    (folder / "results.json").write_text(json.dumps(results))
+    delete_task_from_bundle(folder / "bundle", "sky")
+    text = (hub.save_pretrained(folder, tmp_path / "shared") / "README.md").read_text()
+    assert "500 steps in 2 minutes" in text
+    assert "Steps: colour 500." in text
+    assert "| disks | segmentation | piggyback | mIoU ↑ | 0.75 | — | — |" in text
+    assert "- colour: image_folder (resize 96)" in text
+    assert "scenes" not in text
 
 
 def test_the_cards_example_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

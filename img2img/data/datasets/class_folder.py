@@ -1,7 +1,7 @@
 """Folders of images by class, as torchvision's `ImageFolder` lays them out."""
 
-import functools
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from img2img.data.base import DATA, ImageDataset, Sample
 from img2img.data.datasets.file_names import first_twice, nfc
 from img2img.data.datasets.label_table import unknown_name
 from img2img.data.images.decode import read_sized
-from img2img.data.images.listing import EXTENSIONS, SkippedFiles, require_folder, scan, subfolders
+from img2img.data.images.listing import EXTENSIONS, FolderTimes, SkippedFiles, require_folder, scan, subfolders
 from img2img.data.split import SplitClasses
 from img2img.data.warn_once import warn_once
 from img2img.errors import InputError
@@ -58,14 +58,15 @@ class ClassFolder(ImageDataset):
                 f"{self.root} has two folders of the name {first_twice(map(nfc, folders))!r}, in two Unicode forms (NFC, NFD): "
                 "expected one; move the images of one into the other"
             )
-        left_out = SkippedFiles()
+        left_out, read, start = SkippedFiles(), {str(self.root): self.root.stat().st_mtime_ns}, time.time_ns()
         # Texts, not paths: ImageNet has 1.3 million of them, and a path takes five times the memory.
         of_class: dict[str, list[str]] = {}
         for name, folder in named.items():
-            images, others = scan(self.root / folder, results_alone=True)
-            if images:  # else it holds runs
-                of_class[name] = [p.relative_to(self.root).as_posix() for p in images]
-            left_out += others
+            listing = scan(self.root / folder, results_alone=True)
+            if listing.images:  # else it holds runs
+                of_class[name] = [p.relative_to(self.root).as_posix() for p in listing.images]
+            left_out += listing.left_out
+            read |= listing.times.folders
         self.classes = tuple(sorted(of_class) if classes is None else map(nfc, classes))
         if len(set(self.classes)) < len(self.classes):
             twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
@@ -81,6 +82,7 @@ class ClassFolder(ImageDataset):
         categories = [category for category, name in enumerate(self.classes) for _ in of_class.get(name, ())]
         left_out.warn(self.root, len(self._files))
         self.categories = np.array(categories, dtype=np.int64)
+        self.times = FolderTimes(read, start)
 
     def __len__(self) -> int:
         return len(self.categories)
@@ -107,13 +109,21 @@ def listed(root: str | os.PathLike[str]) -> ClassFolder:
     """`ClassFolder(root=root)`, listed once for all that ask until a folder in it changes: every task of split ImageNet asks for
     the same 1.3 million names."""
     folder = require_folder(root)
-    folders = sorted(p for p in folder.iterdir() if p.is_dir())
-    return _listed(folder, tuple((p.name, p.stat().st_mtime_ns) for p in folders))
+    key = str(folder), os.path.realpath(folder)  # a relative path may come to mean another
+    kept = _kept.get(key)
+    if kept is None or not kept.times.is_current():
+        kept = ClassFolder(root=folder)
+        _kept.pop(key, None)
+        if kept.times.is_settled():
+            _kept[key] = kept
+        while len(_kept) > _KEPT:
+            _kept.pop(next(iter(_kept)))
+    return kept
 
 
-@functools.lru_cache(maxsize=2)
-def _listed(folder: Path, changed: tuple[tuple[str, int], ...]) -> ClassFolder:
-    return ClassFolder(root=folder)
+_KEPT = 2
+_kept: dict[tuple[str, str], ClassFolder] = {}
+"""Those asked for last."""
 
 
 @DATA.register("split_class_folder")

@@ -136,7 +136,9 @@ def _outside(paths: list[Path], inner: Path, outer: Path) -> list[Path]:
     inner, outer = inner.resolve(), outer.resolve()
     if outer not in inner.parents:
         return paths
-    return [path for path in paths if inner not in path.resolve().parents]
+    folders = {path.parent for path in paths}
+    inside = {folder for folder in folders if inner in (real := folder.resolve(), *real.parents)}
+    return [path for path in paths if path.parent not in inside]  # the folder decides: files may be links to elsewhere
 
 
 def _told_apart(

@@ -182,12 +182,16 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     return _shown(_decode(path), path)
 
 
+_LOSSY = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000", "AVIF": "AVIF"}
+"""Formats whose compression alters values, or usually does."""
+
+
 def read_label(path: str | os.PathLike[str], *, stored: bool = False, greys: bool = False) -> NDArray[np.uint8]:
     """Decode a label image: the values of its pixels are class indices.
 
     Palette images give their indices, not their colours; 1-bit images give 0 and 1 (white). Grey PNGs of 2 and 4 bits are
     stretched to 0..255 as the PNG format defines grey, so indices belong in 8-bit or palette files. The EXIF orientation is
-    applied as to images. A GIF whose colours are all grey gives the greys, since its palette has no fixed order.
+    applied as to images. A GIF has to be grey, and gives its greys: programs order the palette of each file anew.
 
     Args:
         path: the file.
@@ -198,16 +202,23 @@ def read_label(path: str | os.PathLike[str], *, stored: bool = False, greys: boo
         (H, W) uint8 class indices.
 
     Raises:
-        InputError: no such file, a damaged file, a JPEG (its compression alters indices), colours in place of indices, or
-            a value above 255.
+        InputError: no such file, a damaged file, one whose compression alters indices (JPEG, JPEG 2000, AVIF), colours in place
+            of indices, or a value above 255.
     """
     path = expanded(path)
     decoded = _decode(path)
-    if decoded.kind in ("JPEG", "MPO"):
+    if (lossy := _LOSSY.get(decoded.kind or "")) or decoded.image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
+        kind = lossy or "TIFF with lossy compression"
         raise InputError(
-            f"the label {path} is a JPEG, whose compression blurs class indices: expected a PNG; export the labels again"
+            f"the label {path} is {'an' if kind == 'AVIF' else 'a'} {kind}, whose compression blurs class indices: expected a "
+            "PNG; export the labels again"
         )
     image = as_greys(decoded.image) if greys or decoded.kind == "GIF" else decoded.image
+    if decoded.kind == "GIF" and image.mode != "L":
+        raise InputError(
+            f"the label {path} is a GIF of colours, which stand at other indices in every file: expected a palette PNG or 8-bit "
+            "grey; replace each colour by the index of its class and save that"
+        )
     if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
         remedy = "replace each colour by the index of its class and save that"
         if as_greys(image).mode == "L":

@@ -98,56 +98,25 @@ def list_images(folder: str | os.PathLike[str], *, exclude: Iterable[str | os.Pa
     Raises:
         InputError: no such folder, or no image in it.
     """
-    images, left_out = scan(folder, exclude=exclude)
-    left_out.warn(expanded(folder), len(images))
-    return images
-
-
-def scan(
-    folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = (), results_alone: bool = False
-) -> tuple[list[Path], SkippedFiles]:
-    """What `list_images` returns, and what was left out, without a warning.
-
-    With `results_alone` a folder of results and nothing else gives no image and no error.
-    """
-    folder = require_folder(folder)
-    key = str(folder), _excluded.get() | _real(exclude)
-    listing = _kept.get(key)
-    if listing is None or not listing.is_current():
-        listing = _walk(folder, key[1])
-        with _keeping:
-            _kept.pop(key, None)
-            if listing.is_settled():
-                _kept[key] = listing
-            while len(_kept) > _KEPT:
-                _kept.pop(next(iter(_kept)))
-    found, left_out = listing.images, listing.left_out
-    if not found and not (results_alone and left_out.results and not left_out.others):
-        raise InputError(
-            f"no image in {folder} ({str(left_out) or 'it is empty'}): expected files that end in "
-            f"{', '.join(sorted(EXTENSIONS))}; check the folder"
-        )
-    return list(found), left_out
+    listing = scan(folder, exclude=exclude)
+    listing.left_out.warn(expanded(folder), len(listing.images))
+    return list(listing.images)
 
 
 @dataclass(frozen=True)
-class _Listing:
-    """What a walk through a folder found.
+class FolderTimes:
+    """When folders that were read had changed last.
 
     Attributes:
-        images: sorted by the path below the folder.
-        left_out: what is no image.
-        folders: each one that was read, with the time of its last change in nanoseconds: names come and go with such a change.
-        time: when the walk began, in nanoseconds.
+        folders: each one with the time of its last change in nanoseconds: names come and go with such a change.
+        time: when the first was read, in nanoseconds.
     """
 
-    images: list[Path]
-    left_out: SkippedFiles
     folders: dict[str, int]
     time: int
 
     def is_current(self) -> bool:
-        """Whether a new walk would find the same."""
+        """Whether reading them again would find the same names."""
         try:
             return all(os.stat(path).st_mtime_ns == changed for path, changed in self.folders.items())
         except OSError:
@@ -158,14 +127,56 @@ class _Listing:
         return max(self.folders.values(), default=0) < self.time - _SETTLED
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What a walk through a folder found.
+
+    Attributes:
+        images: sorted by the path below the folder.
+        left_out: what is no image.
+        times: those of the folders that were read.
+    """
+
+    images: list[Path]
+    left_out: SkippedFiles
+    times: FolderTimes
+
+
+def scan(
+    folder: str | os.PathLike[str], *, exclude: Iterable[str | os.PathLike[str]] = (), results_alone: bool = False
+) -> Listing:
+    """What `list_images` returns, and what was left out, without a warning.
+
+    With `results_alone` a folder of results and nothing else gives no image and no error.
+    """
+    folder = require_folder(folder)
+    key = str(folder), os.path.realpath(folder), _excluded.get() | _real(exclude)  # a relative path may come to mean another
+    listing = _kept.get(key)
+    if listing is None or not listing.times.is_current():
+        listing = _walk(folder, key[2])
+        with _keeping:
+            _kept.pop(key, None)
+            if listing.times.is_settled():
+                _kept[key] = listing
+            while len(_kept) > _KEPT:
+                _kept.pop(next(iter(_kept)))
+    left_out = listing.left_out
+    if not listing.images and not (results_alone and left_out.results and not left_out.others):
+        raise InputError(
+            f"no image in {folder} ({str(left_out) or 'it is empty'}): expected files that end in "
+            f"{', '.join(sorted(EXTENSIONS))}; check the folder"
+        )
+    return listing
+
+
 _SETTLED = 2 * 10**9
 _KEPT = 8
-_kept: dict[tuple[str, frozenset[str]], _Listing] = {}
+_kept: dict[tuple[str, str, frozenset[str]], Listing] = {}
 """The last listings: all tasks of a sequence may ask for one folder of a hundred thousand photos."""
 _keeping = threading.Lock()
 
 
-def _walk(folder: Path, excluded: frozenset[str]) -> _Listing:
+def _walk(folder: Path, excluded: frozenset[str]) -> Listing:
     found: list[tuple[str, str, str]] = []
     others: Counter[str] = Counter()
     results: list[Path] = []
@@ -190,7 +201,9 @@ def _walk(folder: Path, excluded: frozenset[str]) -> _Listing:
                 found.append((below + name, here, name))
             else:
                 others[ending] += 1
-    return _Listing([Path(here, name) for _, here, name in sorted(found)], SkippedFiles(others, tuple(results)), read, start)
+    return Listing(
+        [Path(here, name) for _, here, name in sorted(found)], SkippedFiles(others, tuple(results)), FolderTimes(read, start)
+    )
 
 
 def subfolders(folder: Path) -> list[str]:

@@ -94,8 +94,19 @@ def test_sets_reach_worker_processes(root: Path) -> None:
 
 
 def test_a_folder_is_listed_once_until_it_changes(root: Path) -> None:
+    for folder in (root / "train", *(root / "train").rglob("*")):
+        os.utime(folder, ns=(0, 10**9))  # what has changed a moment ago is read again: it may change within the same tick
     first = listed(root / "train")
     assert listed(str(root / "train")) is first
+    (root / "train/dog/more").mkdir()
+    Image.new("RGB", (4, 4)).save(root / "train/dog/more/deep.png")
+    assert len(listed(root / "train")) == len(first) + 1
+    for folder in (root / "train/dog/more", root / "train/dog"):
+        os.utime(folder, ns=(0, 10**9))
+    first = listed(root / "train")
+    Image.new("RGB", (4, 4)).save(root / "train/dog/more/deeper.png")
+    assert len(listed(root / "train")) == len(first) + 1
+    first = listed(root / "train")
     Image.new("RGB", (4, 4)).save(root / "train/dog/new.png")
     os.utime(root / "train/dog", ns=(0, 1))  # a second image within one tick of the clock would go unseen
     assert len(listed(root / "train")) == len(first) + 1

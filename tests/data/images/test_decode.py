@@ -240,15 +240,37 @@ def test_grey_labels_keep_their_values(tmp_path: Path, extension: str, dtype: ty
     np.testing.assert_array_equal(read_label(tmp_path / f"a.{extension}"), label)
 
 
-def test_gif_labels_keep_their_indices(tmp_path: Path) -> None:
-    label = np.array([[0, 1, 5, 200]], dtype=np.uint8)
-    image = Image.fromarray(label, mode="P")
-    image.putpalette(list(np.random.default_rng(0).integers(0, 256, 768)))
-    image.save(tmp_path / "colours.gif", optimize=False)
-    grey = np.array([[0, 255, 255, 0]], dtype=np.uint8)
-    Image.fromarray(grey).save(tmp_path / "grey.gif", optimize=False)
-    np.testing.assert_array_equal(read_label(tmp_path / "colours.gif"), label)
+def test_gif_labels_are_greys_and_colours_are_refused(tmp_path: Path) -> None:
+    """Pillow, as other programs, packs the palette of each GIF anew: class 4 alone beside the background is stored as 1."""
+    grey = np.array([[0, 255, 255, 0], [3, 3, 9, 9]], dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.gif")
     np.testing.assert_array_equal(read_label(tmp_path / "grey.gif"), grey)
+    image = Image.fromarray(np.array([[0, 4, 4, 0]], dtype=np.uint8), mode="P")
+    image.putpalette(list(np.random.default_rng(0).integers(0, 256, 768)))
+    image.save(tmp_path / "colours.gif")
+    with pytest.raises(InputError, match="GIF of colours, which stand at other indices in every file: expected a palette PNG"):
+        read_label(tmp_path / "colours.gif")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "what"),
+    [
+        ("a.jpg", {}, "a JPEG"),
+        ("a.avif", {}, "an AVIF"),
+        ("a.jp2", {}, "a JPEG 2000"),
+        ("a.tif", {"compression": "jpeg"}, "a TIFF with lossy compression"),
+    ],
+)
+def test_labels_with_lossy_compression_are_refused(tmp_path: Path, name: str, options: dict[str, Any], what: str) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 9, (32, 32), dtype=np.uint8)).save(tmp_path / name, **options)
+    with pytest.raises(InputError, match=f"is {what}, whose compression blurs class indices: expected a PNG"):
+        read_label(tmp_path / name)
+
+
+def test_a_tiff_label_with_lossless_compression_is_read(tmp_path: Path) -> None:
+    label = np.random.default_rng(0).integers(0, 9, (32, 32), dtype=np.uint8)
+    Image.fromarray(label).save(tmp_path / "a.tif", compression="tiff_deflate")
+    np.testing.assert_array_equal(read_label(tmp_path / "a.tif"), label)
 
 
 @pytest.mark.parametrize(

@@ -201,3 +201,13 @@ def test_a_folder_is_walked_again_only_when_it_has_changed(tmp_path: Path, monke
     assert [path.name for path in list_images(tmp_path)] == ["b.jpg", "d.jpg", "c.jpg"]
     list_images(tmp_path).clear()
     assert len(list_images(tmp_path)) == 3, "each caller has a list of its own"
+
+
+def test_a_relative_path_is_that_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, count in (("a", 3), ("b", 6)):
+        image(tmp_path / folder / "photos", *(f"{i}.png" for i in range(count)))
+        os.utime(tmp_path / folder / "photos", ns=(0, 10**9))
+    for folder, count in (("a", 3), ("b", 6), ("a", 3)):
+        monkeypatch.chdir(tmp_path / folder)
+        assert len(list_images("photos")) == count
+        assert len(list_images("photos")) == count
