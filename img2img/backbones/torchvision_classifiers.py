@@ -6,6 +6,7 @@ in place of its last linear layer, which every task's head replaces. So VGG's tw
 names: `trunk.layer1.0.conv1.weight`.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -85,7 +86,7 @@ def torchvision_classifier(
             f"torchvision's {name} got norm_affine: false with the weights {str(weights)!r}: expected one of them, since trained "
             "weights rely on the scale and shift of their normalisation; set norm_affine: true or weights: null"
         )
-    if not width > 0 or (width != 1 and (family is not _RESNET or weights is not None)):
+    if not 0 < width < math.inf or (width != 1 and (family is not _RESNET or weights is not None)):
         raise InputError(
             f"torchvision's {name} got width {width} and the weights {str(weights)!r}: expected a factor above 0, and 1 but "
             "for a ResNet whose weights are null"
@@ -98,6 +99,12 @@ def torchvision_classifier(
     if stem == "cifar":
         _set_small_stem(network)
     if width != 1:
+        if any(isinstance(module, nn.Conv2d) and module.groups > 1 for module in network.modules()):
+            raise InputError(
+                f"torchvision's {name} got width {width}: expected 1, since its convolutions have groups; choose a ResNet"
+            )
+        if round(network.conv1.out_channels * width) < 1:
+            raise InputError(f"torchvision's {name} got width {width}: expected one that leaves a channel everywhere; raise it")
         _scale_channels(network, width)
     if not norm_affine:
         _drop_affine(network, name)

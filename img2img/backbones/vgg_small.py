@@ -9,6 +9,7 @@ Difference: an average over the remaining pixels stands before the linear layers
 changes; larger images are taken as well.
 """
 
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ class VGGSmall(Classifier):
         std: Sequence[float] = CIFAR_STD,
     ) -> None:
         check_widths("vgg_small", hidden)
-        if any(int(n * width) < 1 for n in (*hidden, STAGES[0][0])):
+        if not math.isfinite(width) or any(int(n * width) < 1 for n in (*hidden, STAGES[0][0])):
             raise InputError(
                 f"vgg_small got width {width}, hidden {list(hidden)}: expected a width that leaves a channel everywhere, of "
                 f"{STAGES[0][0]} and of each hidden layer; raise it"

@@ -12,18 +12,25 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from img2img.data.images.bit_depth import check_white, current_white, note_highest_value, reading_16_bits, to_8_bits
-from img2img.data.images.decode import MAX_PIXELS, check_enlarged, open_image, to_rgb
+from img2img.data.images.bit_depth import (
+    check_white,
+    current_white,
+    has_deep_colours,
+    note_highest_value,
+    reading_16_bits,
+    to_8_bits,
+)
+from img2img.data.images.decode import MAX_PIXELS, check_enlarged, decoder_arguments, open_encoded, open_image, to_rgb
 from img2img.data.images.exif import upright
 from img2img.errors import InputError
 from img2img.inference.remedies import array_remedy, range_remedy, tensor_remedy
 from img2img.tasks.base import pixels
 from img2img.tasks.segmentation import palette
 
-ImageLike = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
 """What `Model.run` takes for one image (a tensor of four dimensions is a batch of them):
 
-- a path: any image file that `data.images.decode.read_image` reads;
+- a path, or the bytes of a file: any image that `data.images.decode.read_image` reads;
 - a PIL image of any 8- or 16-bit mode;
 - (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 in [0, 255], or uint16 in [0, 65535]: grey, RGB or RGBA;
 - (C, H, W) or (N, C, H, W) float tensors in [0, 1], C of 1 or 3.
@@ -140,6 +147,21 @@ class OpenedImages:
         return result if self.batched else result[0]
 
 
+def open_file(encoded: bytes, *, white: int | None = None, formats: tuple[str, ...] | None = None) -> OpenedImages:
+    """Read the bytes of an image file.
+
+    Args:
+        encoded: the whole file.
+        white: as of `open_input`.
+        formats: those of Pillow that it may have; None for all.
+
+    Raises:
+        InputError: see `data.images.decode.open_image`.
+    """
+    with reading_16_bits(check_white(white)):
+        return _from_image(open_encoded(encoded, formats=formats), "the image", where="images in memory")
+
+
 def open_input(image: ImageLike | OpenedImages, *, white: int | None = None) -> OpenedImages:
     """Read or convert what a user gave; what is open already stays as it is.
 
@@ -159,6 +181,8 @@ def open_input(image: ImageLike | OpenedImages, *, white: int | None = None) -> 
 def _open(image: ImageLike) -> OpenedImages:
     if isinstance(image, str | os.PathLike):
         return _from_image(open_image(image), str(image), where=os.path.dirname(image) or ".")
+    if isinstance(image, bytes):
+        return _from_image(open_encoded(image), "the image", where="images in memory")
     if isinstance(image, Image.Image):
         return _from_image(upright(_decoded(image)), "the image")
     if isinstance(image, np.ndarray):
@@ -166,8 +190,8 @@ def _open(image: ImageLike) -> OpenedImages:
     if isinstance(image, Tensor):
         return _from_tensor(image)
     raise InputError(
-        f"got a {type(image).__name__}: expected a path, a PIL image, a numpy array (H, W, 3) uint8 or a tensor (3, H, W) in "
-        "[0, 1]; convert it"
+        f"got a {type(image).__name__}: expected a path, the bytes of a file, a PIL image, a numpy array (H, W, 3) uint8 or a "
+        "tensor (3, H, W) in [0, 1]; convert it"
     )
 
 
@@ -179,6 +203,11 @@ def _decoded(image: Image.Image) -> Image.Image:
     if width * height > MAX_PIXELS and getattr(image, "fp", None) is not None:  # still in its file
         raise InputError(
             f"the image claims {width} x {height} pixels: expected at most {MAX_PIXELS:,}; make it smaller or cut it up"
+        )
+    if current_white() is not None and has_deep_colours(image.format, decoder_arguments(image), image.mode):
+        raise InputError(
+            f"the image has colours of 16 bits, of which Pillow keeps 8, and white={current_white()} cannot be applied: give "
+            "its path, the bytes of its file, or an array of 16 bits"
         )
     try:
         image.load()

@@ -7,9 +7,10 @@ that read need no torch, so `img2img.data` is imported where the pieces are made
 import hashlib
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,46 @@ from img2img.files.paths import expanded
 
 Piece = dict[str, Any]
 """Plain JSON: `kind`, and where the images are."""
-Done = NDArray[np.uint64]
-"""Sorted hashes of the names of images."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The images that are done: a million take 16 MB.
+
+    Attributes:
+        names: the sorted hashes of their names.
+        sources: in this order, those of the files, shards or Parquet files that they came from.
+    """
+
+    names: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    sources: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+
+    @classmethod
+    def of(cls, hashes: Mapping[int, int]) -> Self:
+        """From the hash of the source by that of the name."""
+        names = np.array(sorted(hashes), np.uint64)
+        return cls(names, np.array([hashes[int(name)] for name in names], np.uint64))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def has(self, name: str, source: str) -> bool:
+        """Whether an image is done.
+
+        Raises:
+            InputError: one of its name is, which came from elsewhere.
+        """
+        value = np.uint64(hash_of(name))
+        place = int(np.searchsorted(self.names, value))
+        if place >= len(self.names) or self.names[place] != value:
+            return False
+        if self.sources[place] != np.uint64(hash_of(source)):
+            raise InputError(
+                f"the results have an image {name!r} already, which did not come from {source}: give another --out, or "
+                "--overwrite to make all of them anew"
+            )
+        return True
+
 
 FILES = 32
 """Files that are one piece of work."""
@@ -40,17 +79,11 @@ def hash_of(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), "little")
 
 
-def _contains(done: Done, name: str) -> bool:
-    value = np.uint64(hash_of(name))
-    place = int(np.searchsorted(done, value))
-    return place < len(done) and bool(done[place] == value)
-
-
 def without(piece: Piece, done: Done) -> Piece | None:
     """A piece of work without the files that are done; None where nothing is left of it."""
     if piece["kind"] != "files":
         return piece
-    files = [(name, path) for name, path in piece["files"] if not _contains(done, name)]
+    files = [(name, path) for name, path in piece["files"] if not done.has(name, path)]
     return {**piece, "files": files} if files else None
 
 
@@ -60,29 +93,28 @@ def pieces_of(sources: Iterable[str], out: Path) -> Iterator[Piece]:
 
     outputs: dict[str, str] = {}
 
-    def new(name: str, source: Any) -> str:
-        other = outputs.setdefault(output_of(name), str(source))
-        if other != str(source):
-            raise InputError(f"{other} and {source} would both become {name}: give them in two calls with two --out")
-        return name
+    def is_new(output: str, path: str, name: str) -> bool:
+        """Whether it was not given before, as several sources may overlap."""
+        other = outputs.get(output)
+        if other not in (None, path):
+            raise InputError(f"{other} and {path} would both become {name}: give them in two calls with two --out")
+        outputs[output] = path
+        return other is None
 
     for source in map(expanded, sources):
+        whole = os.path.abspath(source)
+        if source.suffix in (".tar", ".parquet") and not source.is_dir():
+            if is_new(f"{source.stem}/", whole, source.stem):  # the folder of their results
+                shard = {"kind": "tar", "path": whole, "endings": sorted(EXTENSIONS)}
+                yield from [shard] if source.suffix == ".tar" else _row_groups(Path(whole))
+            continue
         if source.is_dir():
-            paths = list_images(source, exclude=[out])
-            files = [(new(path.relative_to(source).as_posix(), path), str(path.absolute())) for path in paths]
-        elif source.suffix == ".tar":
-            new(source.stem, source)
-            yield {"kind": "tar", "path": str(source.absolute()), "endings": sorted(EXTENSIONS)}
-            continue
-        elif source.suffix == ".parquet":
-            new(source.stem, source)
-            yield from _row_groups(source.absolute())
-            continue
+            named = [(path.relative_to(source).as_posix(), path) for path in list_images(source, exclude=[out])]
         elif source.suffix == ".txt":
-            names = _lines(source)
-            files = [(new(_inside(name), source.parent / name), str((source.parent / name).absolute())) for name in names]
+            named = [(_inside(name), source.parent / name) for name in _lines(source)]
         else:
-            files = [(new(source.name, source), str(source.absolute()))]
+            named = [(source.name, source)]
+        files = [(name, os.path.abspath(path)) for name, path in named if is_new(output_of(name), os.path.abspath(path), name)]
         for first in range(0, len(files), FILES):
             yield {"kind": "files", "files": files[first : first + FILES]}
 
@@ -120,16 +152,17 @@ def _row_groups(path: Path) -> Iterator[dict[str, Any]]:
         first += found.metadata.row_group(group).num_rows
 
 
-def _image(name: str, *, path: str = "", image: bytes = b"", error: str = "") -> dict[str, Any]:
-    return {"input": name, "path": path, "image": image, "error": error}
+def _image(name: str, source: str, *, path: str = "", image: bytes = b"", error: str = "") -> dict[str, Any]:
+    return {"input": name, "source": source, "path": path, "image": image, "error": error}
 
 
 def images_of(piece: Piece, done: Done) -> Iterator[dict[str, Any]]:
-    """The images of a piece of work that are not done yet: `input`, and `path`, the bytes `image`, or an `error`."""
+    """The images of a piece of work that are not done yet: `input`, `source`, and `path`, the bytes `image`, or an `error`."""
     if piece["kind"] == "files":
-        yield from (_image(name, path=path) for name, path in piece["files"])
+        yield from (_image(name, path, path=path) for name, path in piece["files"])
         return
-    stem = Path(piece["path"]).stem
+    source = piece["path"]
+    stem = Path(source).stem
     if piece["kind"] == "parquet":
         yield from _in_parquet(piece, stem, done)
         return
@@ -143,13 +176,15 @@ def images_of(piece: Piece, done: Done) -> Iterator[dict[str, Any]]:
                 twice = output_of(name) in outputs
                 names.add(name)
                 outputs.add(output_of(name))
-                if not _contains(done, name):
+                if not done.has(name, source):
                     content = shard.extractfile(member)
                     error = "another image of the shard has the same name but for its ending: rename it" if twice else ""
-                    yield _image(name, image=b"" if content is None else content.read(), error=error)
+                    yield _image(name, source, image=b"" if content is None else content.read(), error=error)
     except (OSError, tarfile.TarError, EOFError) as error:
-        if not _contains(done, f"{stem}.tar"):
-            yield _image(f"{stem}.tar", error=f"the shard ends here or cannot be read ({first_line(error)}): copy it again")
+        if not done.has(f"{stem}.tar", source):
+            yield _image(
+                f"{stem}.tar", source, error=f"the shard ends here or cannot be read ({first_line(error)}): copy it again"
+            )
 
 
 def _in_parquet(piece: Piece, stem: str, done: Done) -> Iterator[dict[str, Any]]:
@@ -160,19 +195,20 @@ def _in_parquet(piece: Piece, stem: str, done: Done) -> Iterator[dict[str, Any]]
     for batch in file.iter_batches(batch_size=ROWS, row_groups=[piece["group"]], columns=[column]):
         for value in batch.column(0).to_pylist():
             name, number = f"{stem}/{number:08d}", number + 1
-            if not _contains(done, name):
+            if not done.has(name, piece["path"]):
                 content = value.get("bytes") if isinstance(value, dict) else value
                 if isinstance(content, bytes):
-                    yield _image(name, image=content)
+                    yield _image(name, piece["path"], image=content)
                 else:
-                    yield _image(name, error=f"row {number - 1} has no bytes of an image")
+                    yield _image(name, piece["path"], error=f"row {number - 1} has no bytes of an image")
 
 
 def tables_of(piece: Piece, done: Done) -> Iterator[Any]:
     """The images of a piece of work that are not done yet, a few at a time; files by their path, others as bytes."""
     import pyarrow
 
-    fields = [("input", pyarrow.string()), ("path", pyarrow.string()), ("image", pyarrow.binary()), ("error", pyarrow.string())]
+    kinds = {"image": pyarrow.binary()}
+    fields = [(name, kinds.get(name, pyarrow.string())) for name in ("input", "source", "path", "image", "error")]
     some: list[dict[str, Any]] = []
     for image in images_of(piece, done):
         some.append(image)

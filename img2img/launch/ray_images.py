@@ -6,6 +6,7 @@ again, into the same file.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -13,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from img2img.bundle import bundle_folder, read_bundle, task_path
 from img2img.errors import InputError
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from img2img.inference import Model
 
 MANIFEST = "manifest.jsonl"
-"""A line for each result: `input`, `task`, `output`, `bundle` and `error`."""
+"""A line for each result: `input`, its `source`, `task`, `output`, `bundle` and `error`."""
 RUN = "run.json"
 """What the results are made of, and how."""
 
@@ -80,12 +79,14 @@ def run_on_ray(
 ) -> Counts:
     """Run tasks on many images, or go on with it: each image ends with one result of each task, or one error.
 
+    Images with an error are tried again by the next call.
+
     Args:
         run: what.
         address: of the cluster, see `connected`; all its machines must see the files and the folder for results.
         workers: processes that hold the model; None: one for each GPU, or each core where there is none.
         gpus: of a worker; None: one where the cluster has any.
-        overwrite: begin anew where there are results of another bundle or other options.
+        overwrite: begin anew, whatever results there are.
 
     Raises:
         InputError: nothing there, two images that would become one file, results of another run in the folder, or Ray or a
@@ -162,7 +163,7 @@ class _Worker:
         """A table of results from one of images."""
         import pyarrow
 
-        fields = [(name, pyarrow.string()) for name in ("input", "task", "output", "error")]
+        fields = [(name, pyarrow.string()) for name in ("input", "source", "task", "output", "error")]
         return pyarrow.Table.from_pylist(self.results(images.to_pylist()), schema=pyarrow.schema(fields))
 
     def results(self, images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -172,20 +173,20 @@ class _Worker:
             sound = []
             for number, image in enumerate(images):
                 if image["error"]:
-                    rows[image["input"]] = [self._row(image["input"], task, image["error"]) for task in self._run.tasks]
+                    rows[image["input"]] = [_row(image, task, image["error"]) for task in self._run.tasks]
                     continue
                 path = image["path"]
                 if not path:  # every image is opened by its path, so that all are read alike
                     path = os.path.join(folder, f"{number}{PurePosixPath(image['input']).suffix}")
                     Path(path).write_bytes(image["image"])
-                sound.append((image["input"], path))
+                sound.append((image, path))
             opened: dict[Any, list[Any]] = {}
             for task in self._run.tasks:
                 white = self._run.white if self._run.white is not None else self._model.tasks[task].white
                 if white not in opened:
                     opened[white] = list(open_each((path for _, path in sound), white=white))
-                for (name, path), result in zip(sound, self._of(task, opened[white]), strict=True):
-                    rows[name].append(self._written(name, path, task, result))
+                for (image, path), result in zip(sound, self._of(task, opened[white]), strict=True):
+                    rows[image["input"]].append(self._written(image, path, task, result))
         return [row for several in rows.values() for row in several]
 
     def _of(self, task: str, opened: Sequence[Any]) -> Iterator[Any]:
@@ -198,16 +199,19 @@ class _Worker:
         )  # fmt: skip
         return (one.error if hasattr(one, "error") else next(sound) for one in opened)
 
-    def _written(self, name: str, path: str, task: str, result: Any) -> dict[str, Any]:
+    def _written(self, image: dict[str, Any], path: str, task: str, result: Any) -> dict[str, Any]:
+        name = image["input"]
         if isinstance(result, Exception):
-            return self._row(name, task, str(result).replace(path, name))
+            return _row(image, task, str(result).replace(path, name))
         ending = ".json" if isinstance(result, dict) else ".png"
         output = output_of(name, task if len(self._run.tasks) > 1 else "", ending)
         error = write_result(expanded(self._run.out) / output, result)
-        return self._row(name, task, None, output) if error is None else self._row(name, task, str(error))
+        return _row(image, task, None, output) if error is None else _row(image, task, str(error))
 
-    def _row(self, name: str, task: str, error: str | None, output: str | None = None) -> dict[str, Any]:
-        return {"input": name, "task": task, "output": output, "error": error and " ".join(error.split())}
+
+def _row(image: dict[str, Any], task: str, error: str | None, output: str | None = None) -> dict[str, Any]:
+    error = error and " ".join(error.split())
+    return {"input": image["input"], "source": image["source"], "task": task, "output": output, "error": error}
 
 
 def _begun(out: Path, run: ImageRun, checksums: dict[str, str], *, overwrite: bool) -> Path:
@@ -222,27 +226,28 @@ def _begun(out: Path, run: ImageRun, checksums: dict[str, str], *, overwrite: bo
                 f"the results in {out} are of another run ({', '.join(differs)} differ): give another --out, or --overwrite to "
                 "make them all anew"
             )
+    if overwrite:
         manifest.unlink(missing_ok=True)
     write_json(path, now)
     return manifest
 
 
 def _known(manifest: Path, tasks: int) -> Done:
-    """The hashes, sorted, of the images of which the manifest has all results; what it has beyond them is cut off."""
-    hashes: list[int] = []
+    """The images of which the manifest has all results. Its lines about others are left out of it: they are tried again."""
+    hashes: dict[int, int] = {}
     if not manifest.is_file():
-        return np.zeros(0, np.uint64)
-    with manifest.open("r+b") as file:
-        read = complete = rows = 0
-        for line in file:
-            if not line.endswith(b"\n"):
+        return Done()
+    kept = manifest.with_name(f"{MANIFEST}.new")
+    with manifest.open("rb") as file, kept.open("wb") as new:
+        while lines := list(itertools.islice(file, tasks)):  # those of an image stand together
+            if len(lines) < tasks or not lines[-1].endswith(b"\n"):
                 break
-            read, rows = read + len(line), rows + 1
-            if rows % tasks == 0:  # those of an image stand together
-                complete = read
-                hashes.append(hash_of(json.loads(line)["input"]))
-        file.truncate(complete)
-    return np.unique(np.array(hashes, np.uint64))
+            rows = [json.loads(line) for line in lines]
+            if not any(row["error"] for row in rows):
+                hashes[hash_of(rows[0]["input"])] = hash_of(rows[0]["source"])
+                new.writelines(lines)
+    kept.replace(manifest)
+    return Done.of(hashes)
 
 
 def _checksum(bundle: Path, task: str) -> str:

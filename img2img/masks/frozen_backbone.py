@@ -49,6 +49,9 @@ class FrozenBackbone(nn.Module):
         check_copyable(backbone)
         try:
             backbone = copy.deepcopy(backbone).requires_grad_(False)
+            for module in backbone.modules():
+                if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+                    module.sparse = False  # the gradient of a frozen weight goes to masks, which are dense
         except (RuntimeError, TypeError) as error:
             raise InputError(
                 f"the backbone cannot be copied ({first_line(error)}): remove what is no part of the network from it"

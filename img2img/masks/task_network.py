@@ -160,6 +160,7 @@ class TaskNetwork(FrozenBackbone):
         """Forget `task`; no other task changes, and a registered task's file stays."""
         self._tasks.require(task)
         with self._lock:
+            self._keep_relatives(task)
             self._cache.drop(task)
             self._tasks.remove(task)
 
@@ -167,8 +168,15 @@ class TaskNetwork(FrozenBackbone):
         """Give `task` another name; it keeps its place. Files written before keep the old one."""
         self._tasks.require(task)
         with self._lock:
+            self._keep_relatives(task)
             self._cache.drop(task)
             self._tasks.rename(task, new)
+
+    def _keep_relatives(self, task: str) -> None:
+        """Read the registered tasks whose files are coded relative to `task`, which will not be found again, and keep them."""
+        for name in self._tasks.coded_relative_to(task, _relative_to):
+            self.state(name)
+            self._tasks.pin(name)
 
     # ------------------------------------------------------------------ bases shared by tasks
 
@@ -243,8 +251,12 @@ class TaskNetwork(FrozenBackbone):
 
     def _effective(self, task: str, state: TaskState, types: Mapping[str, torch.dtype] | None = None) -> dict[str, Tensor]:
         """The effective weights of the masked tensors that have a mask; of a task in training those in `types` in that type."""
-        if not state.frozen and (self.training or torch.is_grad_enabled()):
-            return state.effective(self.masked_weights(), types)
+        if not state.frozen:
+            # Never cached: a fused optimiser changes scores without a trace in the version counters of tensors.
+            if self.training or torch.is_grad_enabled():
+                return state.effective(self.masked_weights(), types)
+            with torch.no_grad():
+                return state.effective(self.masked_weights())
         with self._lock:
             version = state.versions()
             cached = self._cache.get(task, version)
@@ -367,3 +379,12 @@ class TaskNetwork(FrozenBackbone):
     def _reset_tensors(self) -> None:
         super()._reset_tensors()
         self._cache = WeightCache(self.cache_bytes)
+
+
+def _relative_to(path: Path) -> str:
+    """The task that the masks in a file are coded relative to, "" for none, or where the file is none (any more)."""
+    try:
+        header = read_header(path)
+    except (InputError, OSError):
+        return ""
+    return str((header["relative_to"] or {}).get("task", ""))

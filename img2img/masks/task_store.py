@@ -31,6 +31,7 @@ class TaskFile:
         check: refuses, by an `InputError`, what was read of it.
         checksum: of the file that was read first: what is read again later must be the same. None before.
         stamp: time, size and inode of the file when it was registered; None where there was none.
+        relative_to: the task that its masks are coded relative to, "" for none; None where nobody has looked yet.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class TaskFile:
     check: Callable[[Path, TaskState], object] | None = None
     checksum: str | None = None
     stamp: tuple[int, int, int] | None = None
+    relative_to: str | None = None
 
     @classmethod
     def at(cls, path: str | os.PathLike[str], **more: Any) -> "TaskFile":
@@ -144,6 +146,18 @@ class TaskStore(nn.Module):
     def replaced(self) -> tuple[str, ...]:
         """The registered tasks whose file has gone, or is another one by now."""
         return tuple(name for name, file in self._files.items() if file.is_replaced())
+
+    def coded_relative_to(self, name: str, find: Callable[[Path], str]) -> list[str]:
+        """The registered tasks that are read with the help of the task `name`, and may have to be read again.
+
+        Args:
+            name: the task.
+            find: gives what the masks in a file are coded relative to, "" for none. Each file is asked once.
+        """
+        for other, file in list(self._files.items()):
+            if file.relative_to is None:
+                self._files[other] = dataclasses.replace(file, relative_to=find(file.path))
+        return [other for other, file in self._files.items() if file.relative_to == name and other != name]
 
     def pin(self, name: str) -> None:
         """Keep a registered task that was read in memory from now on: it is about to change."""

@@ -19,6 +19,7 @@ from img2img.files.untrusted import naming
 from img2img.inference.evaluator import finite
 from img2img.masks import MaskedNetwork
 from img2img.masks.delta import FinetunedDelta, delta_from_finetuned, finetuned_tensors
+from img2img.masks.instance_norm import use_instance_statistics
 from img2img.masks.methods.signs import SignsMask
 from img2img.tasks.base import Example, Task
 from img2img.training.config.experiment import FinetunedOptions
@@ -88,6 +89,8 @@ class FinetunedTask:
             found = finetuned_tensors(context.network, self._tensors, head)
         self.teacher = context.network.copy_backbone(head).requires_grad_(False)
         found.load_into(self.teacher, context.network.head_name)
+        if context.task_data[name].config.norm == "instance":
+            use_instance_statistics(self.teacher)
         context.place(self.teacher.eval())
         self._val: dict[str, float] = {}
         self._delta: FinetunedDelta | None = None

@@ -187,7 +187,8 @@ def fit(
     processes.broadcast(module)
     log.start(rows, tables)
     began = time.monotonic() - seconds
-    alone = 0 if head is None else int(options.schedule.head_first * options.steps)
+    learns = head is not None and any(p.requires_grad for p in head.parameters())
+    alone = int(options.schedule.head_first * options.steps) if learns else 0
     waiting = _all_but(head, module) if head is not None and start < alone else []
     for parameter in waiting:
         parameter.requires_grad_(False)
@@ -238,9 +239,9 @@ def fit(
             callback.after_step()
 
         value = None
+        if (validated or saves) and not all_finite(trained):  # before the last good checkpoint is replaced
+            raise TrainingDivergedError(_diverged("a trained weight or score", task, step, options))
         if validated:
-            if not all_finite(trained):
-                raise TrainingDivergedError(_diverged("a trained weight or score", task, step, options))
             examples = (task.example(batch.to(fabric.device)) for batch in batches.iterate(done))
             inputs = (example.input.contiguous(memory_format=memory_format) for example in examples)
             with averaged():

@@ -22,6 +22,7 @@ from img2img.masks.tensors import total_bytes
 from img2img.training.config import BasisOfTasks, Experiment, OptimiserOptions
 from img2img.training.finetuned import FinetunedTask
 from img2img.training.log import Callback, TrainingLog
+from img2img.training.mask_check import check_masks
 from img2img.training.optimiser import Groups, ParameterGroup
 from img2img.training.results import FinetunedResult
 from img2img.training.strategies import MASKS, STRATEGIES
@@ -107,8 +108,9 @@ class MaskStrategy(Strategy):
     cannot_forget: ClassVar[bool] = True
 
     def check(self, experiment: Experiment, network: MaskedNetwork) -> None:
-        """Refuse patterns of copied weights that fit none."""
+        """Refuse patterns of copied weights that fit none, and masks that cannot be made."""
         names_of_copies(experiment.masks.trainable_copies or (), network.masked_weights())
+        check_masks(experiment, network)
 
     def begin(self, context: Context) -> None:
         """With the bases of the bundle that the backbone is from, if it is from one."""
@@ -243,7 +245,7 @@ class MaskStrategy(Strategy):
         options = experiment.bases[name]
         logger.info("basis %s: %s", name, options)
         if isinstance(options, BasisOfTasks):
-            basis = basis_of_tasks(network, options.tasks, kind=options.kind)  # type: ignore[arg-type]
+            basis = basis_of_tasks(network, options.tasks, kind=options.kind)
         else:
             basis = Basis.random(network.layers(), **vars(options))
         if present is None:

@@ -8,6 +8,7 @@ true is no 1.
 import collections.abc
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -158,6 +159,8 @@ _SIGNATURE = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PydanticCustomError("number", "expected a number")
+    if not math.isfinite(value):
+        raise PydanticCustomError("number", "expected a finite number")
     return value  # 1 stays 1: a file that it is written to keeps its bytes
 
 

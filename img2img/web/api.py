@@ -2,17 +2,17 @@
 
 import dataclasses
 import json
+import math
 import zipfile
 from io import BytesIO
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from PIL import Image
 from starlette.datastructures import UploadFile
 
-from img2img.data.images.decode import to_rgb
-from img2img.data.images.exif import orientation_of, turn
 from img2img.inference import TaskInfo
 from img2img.tasks.segmentation import palette
 from img2img.version import __version__
@@ -39,7 +39,7 @@ _ERROR = {
         "application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}}
     },
 }
-ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((401, 403, 404, 408, 409, 413, 415, 422, 500, 503), _ERROR)
+ERRORS: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 500, 503), _ERROR)
 
 _PNG: dict[str, Any] = {"content": {"image/png": {}}}
 _NO_STORE = {"cache-control": "no-store"}
@@ -102,7 +102,7 @@ def api_routes(service: Service, *, teaches: bool = False) -> APIRouter:
         """The image itself as a PNG: for a browser that cannot show its format, and to learn whether the service takes it."""
         with service.admitted():
             blob = await read_upload(request, service.limits, field="image")
-            content = await service.work(lambda: _preview(blob, service.limits), disconnected=request.is_disconnected)
+            content = await service.work(lambda: _preview(blob, service), disconnected=request.is_disconnected)
         return Response(content, media_type="image/png", headers=_NO_STORE)
 
     @router.get("/samples/{name}", response_class=Response, responses={200: _PNG})
@@ -131,6 +131,10 @@ def api_routes(service: Service, *, teaches: bool = False) -> APIRouter:
             return await service.work(service.tasks.mask_figures)
 
     return router
+
+
+PREVIEW_BYTES = 60
+"""Bytes a pixel of an image that is decoded and written as a PNG, at most."""
 
 
 async def _ask(service: Service, tasks: list[str], request: Request, *, form: str | None, side: int | None) -> Answer:
@@ -163,10 +167,18 @@ async def _read(request: Request, field: str) -> bytes:
         return await found.read() if isinstance(found, UploadFile) else b""
 
 
-def _preview(blob: bytes, limits: Limits) -> bytes:
-    image = open_upload(blob, limits)
-    orientation = orientation_of(image)
-    return png(turn(Image.fromarray(to_rgb(decode(image), "the image")), orientation))
+def _preview(blob: bytes, service: Service) -> bytes:
+    size = open_upload(blob, service.limits).size
+    needed, most = PREVIEW_BYTES * math.prod(size), service.limits.image_bytes
+    if needed > most:
+        raise RefusedError(
+            413,
+            f"an image of {size[0]} x {size[1]} pixels would take {needed / 1e9:.1f} GB to be shown: expected "
+            f"{most / 1e9:.1f} GB at most, {most // PREVIEW_BYTES:,} pixels; make it smaller",
+        )
+    with service.memory.take(needed):
+        values = decode(blob).values[0]  # upright, and transparent pixels on white
+        return png(Image.fromarray(np.ascontiguousarray(values.permute(1, 2, 0).numpy())))
 
 
 def _colours(info: TaskInfo) -> list[list[int]]:

@@ -33,7 +33,7 @@ Labels = Mapping[str, str]
 
 
 class Requests:
-    """Counts of the requests that were answered, by route, task and status, and how long they took."""
+    """Counts of the requests that were answered, by route, task and status, and how long those took that ran a task."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,7 +45,7 @@ class Requests:
         """Count a request."""
         with self._lock:
             self.counts[route, task, status] += 1
-            if route == "run":
+            if route == "run" and status == 200:
                 self.buckets[bisect.bisect_left(SECONDS, seconds)] += 1
                 self.seconds += seconds
 

@@ -150,13 +150,16 @@ class ServedTasks:
             InputError: one cannot be loaded, or the bound on memory is too low for it; then all is as it was.
         """
         with self._loading:
-            before = set(self._model.tasks)
-            self._model.load_new_tasks()
-            try:
-                self._offer()
-            except InputError:
-                self._model.remove_tasks(set(self._model.tasks) - before)
-                raise
+            self._load_new()
+
+    def _load_new(self) -> None:
+        before = set(self._model.tasks)
+        self._model.load_new_tasks()
+        try:
+            self._offer()
+        except InputError:
+            self._model.remove_tasks(set(self._model.tasks) - before)
+            raise
 
     async def _change(self, work: Callable[[], Any], names: Iterable[str]) -> None:
         """Change the bundle, and follow; tasks of `names` are closed meanwhile."""
@@ -184,8 +187,11 @@ class ServedTasks:
     def _swap(self, gone: Iterable[str]) -> None:
         with self._loading:
             self._model.remove_tasks(name for name in gone if name in self._model.tasks)
-            self._offer()  # also where what comes cannot be loaded
-        self.load_new()
+            try:
+                self._load_new()  # one offer for what goes and comes: a task that is replaced is there all the time
+            except BaseException:
+                self._offer()
+                raise
 
     def _offer(self) -> None:
         """Offer the tasks that the model has now."""

@@ -81,7 +81,7 @@ def build_app(
         teacher = Teacher(service, teach)
         at_end.callback(teacher.close)
         larger[f"{PREFIX}{ZIP_PATH}"] = (teach.upload_bytes, teach.upload_seconds)
-        routers.append(teach_routes(teacher))
+        routers.append(teach_routes(teacher, service))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

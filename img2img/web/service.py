@@ -6,12 +6,13 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio.to_thread
+from starlette.requests import Request
 
 from img2img.errors import InputError, is_out_of_memory
 from img2img.files.writable import FULL
@@ -73,7 +74,9 @@ class Service:
         self.stopping = False
         self._admitted = 0
         self._running: set[Cancellation] = set()
+        self._changing = 0
         self._ended: RefusedError | None = None
+        self._end = asyncio.Event()
         self._slots = asyncio.Semaphore(limits.concurrency)
         # A pool of its own: anyio's is shared with whatever else runs in the process.
         self._threads = anyio.CapacityLimiter(limits.concurrency)
@@ -91,7 +94,7 @@ class Service:
     @property
     def busy(self) -> bool:
         """Whether a request is active."""
-        return bool(self._admitted or self._running)
+        return bool(self._admitted or self._running or self._changing)
 
     def stop(self) -> None:
         """Refuse new requests with 503; active ones go on."""
@@ -101,6 +104,7 @@ class Service:
         """End all active requests now, with 503."""
         self.stopping = True
         self._ended = RefusedError(503, _STOPPING)
+        self._end.set()
         for stop in self._running:
             stop.cancel(self._ended)
 
@@ -120,6 +124,41 @@ class Service:
             yield
         finally:
             self._admitted -= 1
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Count a request that changes what is served, or brings files for it, as active; those of images have a bound, it none.
+
+        Raises:
+            RefusedError: 503 where the service stops.
+        """
+        if self.stopping:
+            raise RefusedError(503, _STOPPING)
+        self._changing += 1
+        try:
+            yield
+        finally:
+            self._changing -= 1
+
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """The parts of a request's body as they arrive.
+
+        Raises:
+            RefusedError: 503 where the time for active requests is over before all have.
+        """
+        stream, end = request.stream(), asyncio.ensure_future(self._end.wait())
+        try:
+            while True:
+                part = asyncio.ensure_future(anext(stream, None))
+                await asyncio.wait({part, end}, return_when=asyncio.FIRST_COMPLETED)
+                if not part.done():
+                    part.cancel()
+                    raise RefusedError(503, _STOPPING)
+                if (chunk := part.result()) is None:
+                    return
+                yield chunk
+        finally:
+            end.cancel()
 
     async def run(
         self,
@@ -211,8 +250,11 @@ class Service:
             check_pixels(image.size, side or usual, self.limits)
         with self.memory.take(self._memory_needed(tasks, image.size, side)), self._announced():
             began = time.perf_counter()
-            decode(image)
-            results = {task: finish(self.model.run(task, image, form=form, side=side)) for task in tasks}
+            results, opened = {}, dict[int | None, Any]()
+            for task in tasks:
+                white = self.tasks.infos[task].white
+                opened[white] = opened.get(white) or decode(upload, white=white)
+                results[task] = finish(self.model.run(task, opened[white], form=form, side=side))
             return Answer(results, image.size, time.perf_counter() - began)
 
     def _announced(self) -> AbstractContextManager[None]:

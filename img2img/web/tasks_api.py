@@ -38,10 +38,10 @@ def task_routes(service: Service, *, token: str | None) -> APIRouter:
     async def add(request: Request, name: _Name = None, replace: _Replace = False) -> dict[str, Any]:
         """Serve a task whose file is the body. It is written into the bundle, so it is there after a restart too."""
         _check_token(request, token)
-        with tempfile.TemporaryDirectory() as folder:
+        with service.changing(), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "task.safetensors"
             with path.open("wb") as file:
-                async for chunk in request.stream():
+                async for chunk in service.body(request):
                     await anyio.to_thread.run_sync(file.write, chunk)
             added = await _change(service, lambda: service.tasks.add(path, name=name, replace=replace), path)
         return {"name": added, "tasks": list(service.tasks.infos)}
@@ -50,7 +50,8 @@ def task_routes(service: Service, *, token: str | None) -> APIRouter:
     async def delete(name: str, request: Request) -> dict[str, Any]:
         """Delete a task from the bundle, once its requests are done."""
         _check_token(request, token)
-        await _change(service, lambda: service.tasks.delete(name), None)
+        with service.changing():
+            await _change(service, lambda: service.tasks.delete(name), None)
         return {"name": name, "tasks": list(service.tasks.infos)}
 
     return router
@@ -68,8 +69,6 @@ def nothing_here() -> APIRouter:
 
 
 async def _change(service: Service, change: Callable[[], Coroutine[Any, Any, Any]], path: Path | None) -> Any:
-    if service.stopping:
-        raise RefusedError(503, "the service stops: try again in a moment")
     try:
         return await change()
     except InputError as error:

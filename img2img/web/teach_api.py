@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from img2img.web.api import PREFIX
 from img2img.web.limits import RefusedError
-from img2img.web.service import with_refusals
+from img2img.web.service import Service, with_refusals
 from img2img.web.teach import Teacher
 from img2img.web.teach_files import Kind, TeachFiles
 
@@ -28,7 +28,7 @@ class NewJob(BaseModel):
     values: Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(max_length=256)] = []
 
 
-def teach_routes(teacher: Teacher) -> APIRouter:
+def teach_routes(teacher: Teacher, service: Service) -> APIRouter:
     """`GET`, `POST` and `DELETE teach`; `PUT teach/files/ROLE/NAME`, `POST teach/zip`, `start`, `stop`; `GET preview`, `file`."""
     router = APIRouter(prefix=PREFIX)
     uploads, unpacking = anyio.CapacityLimiter(2), asyncio.Lock()
@@ -48,8 +48,9 @@ def teach_routes(teacher: Teacher) -> APIRouter:
     async def add(role: str, name: str, request: Request) -> dict[str, Any]:
         """An image of the training: its file is the body."""
         files = teacher.files
-        blob = await request.body()
-        await anyio.to_thread.run_sync(lambda: with_refusals(lambda: files.add(role, name, blob)), limiter=uploads)
+        with service.changing():
+            blob = b"".join([chunk async for chunk in service.body(request)])
+            await anyio.to_thread.run_sync(lambda: with_refusals(lambda: files.add(role, name, blob)), limiter=uploads)
         return {"counts": files.counts}
 
     @router.post(ZIP_PATH)
@@ -59,11 +60,12 @@ def teach_routes(teacher: Teacher) -> APIRouter:
         if unpacking.locked():
             raise RefusedError(409, "another zip is on its way: send one after the other")
         async with unpacking:
-            return await _add_zip(request, role, files)
+            with service.changing():
+                return await _add_zip(request, role, files)
 
     async def _add_zip(request: Request, role: str, files: TeachFiles) -> dict[str, Any]:
         with tempfile.TemporaryFile() as kept:
-            async for chunk in request.stream():
+            async for chunk in service.body(request):
                 await anyio.to_thread.run_sync(kept.write, chunk, limiter=uploads)
             most = teacher.image_bytes
             others = await anyio.to_thread.run_sync(

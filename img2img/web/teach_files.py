@@ -20,11 +20,13 @@ from img2img.web.limits import Limits, RefusedError, TeachOptions
 
 Kind = Literal["pairs", "labels", "style"]
 ROLES: Mapping[Kind, Mapping[str, Sequence[str]]] = {
-    "pairs": {"inputs": ("inputs", "input", "a", "source"), "targets": ("targets", "target", "b", "output", "outputs")},
+    "pairs": {"inputs": ("inputs", "input"), "targets": ("targets", "target")},
     "labels": {"images": ("images", "image", "photos"), "labels": ("labels", "label", "masks", "mask", "annotations")},
     "style": {"style": ("style",), "images": ("images", "photos")},
 }
-"""What each kind of training takes, and the names of folders in which it is found where one upload holds all."""
+"""What each kind of training takes, and the names of folders in which it is found where one upload holds all: outermost ones, or
+within a single folder around them.
+"""
 
 FORMATS = EXTENSIONS & {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 MAX_DEPTH, MAX_NAME = 8, 120
@@ -46,6 +48,7 @@ class TeachFiles:
         self._limits = replace(Limits(), pixels=options.pixels)
         self._lock = threading.Lock()
         self._sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+        self._names: dict[Path, tuple[str, str]] = {}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -66,7 +69,7 @@ class TeachFiles:
             blob: the file.
 
         Raises:
-            RefusedError: no image, too large, one too many, or a name that is none.
+            RefusedError: no image, too large, one too many, a name that is none, or one whose place another image has.
         """
         path = self._path(role, name)
         if path.suffix.lower() not in FORMATS:
@@ -74,9 +77,10 @@ class TeachFiles:
         open_upload(blob, self._limits)
         with self._lock:
             self._check_room(path, len(blob))
+            self._check_place(path, role, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(blob)
-            self._sizes[path] = len(blob)
+            self._sizes[path], self._names[path] = len(blob), (role, name)
 
     def add_zip(self, role: str, archive: BinaryIO, *, most: int) -> int:
         """Keep the images of a zip, of no more than `most` bytes each; how many other files it had.
@@ -88,6 +92,8 @@ class TeachFiles:
         others = 0
         try:
             with zipfile.ZipFile(archive) as opened:
+                if len(opened.infolist()) > 2 * self._options.files:  # what its end says of their number is not believed
+                    raise _too_many_files(self._options.files)
                 for entry in opened.infolist():
                     if entry.is_dir() or _is_hidden(entry.filename):
                         continue
@@ -124,6 +130,7 @@ class TeachFiles:
         with self._lock:
             shutil.rmtree(self.folder, ignore_errors=True)
             self._sizes.clear()
+            self._names.clear()
 
     def _path(self, role: str, name: str) -> Path:
         roles = ROLES[self._kind]
@@ -133,12 +140,26 @@ class TeachFiles:
         fine = 0 < len(parts) <= MAX_DEPTH and all(_is_name(part) for part in parts)
         if not fine:
             raise RefusedError(422, f"{name[:80]!r} is no name of an image: expected one such as photos/1.jpg")
-        for i, part in enumerate(parts[:-1]):
+        for i, part in enumerate(parts[:-1][:2]):
             found = next((role for role, words in roles.items() if part.lower() in words), None)
             if found is not None:
                 role, parts = found, parts[i + 1 :]
                 break
         return self.folder.joinpath(role, *parts)
+
+    def _check_place(self, path: Path, role: str, name: str) -> None:
+        """Refuse an image that would take the place of another, or of a folder of others."""
+        place = path.relative_to(self.folder).as_posix()
+        other = self._names.get(path, (role, name))
+        if other != (role, name):
+            raise RefusedError(
+                409, f"{name[-80:]!r} would become {place[-80:]}, as {other[1][-80:]!r} has: give one of them another name"
+            )
+        above = next((folder for folder in path.parents if folder in self._sizes), None)
+        if above is not None or path.is_dir():
+            raise RefusedError(
+                409, f"{place[-80:]!r}: there is an image where its folder would be, or a folder where it would be"
+            )
 
     def _check_room(self, path: Path, size: int) -> None:
         options, known = self._options, self._sizes.get(path)
@@ -175,4 +196,8 @@ def _check_list(file: BinaryIO, files: int) -> None:
     if tail[max(0, at - 20) : at].startswith(b"PK\6\7") or entries == 0xFFFF:
         raise RefusedError(422, "a zip of the kind Zip64, for more than 65,535 files or 4 GB: pack fewer images")
     if entries > 2 * files or list_bytes > LIST_BYTES:
-        raise RefusedError(413, f"too many files in the zip: expected {files:,} at most; leave some out")
+        raise _too_many_files(files)
+
+
+def _too_many_files(files: int) -> RefusedError:
+    return RefusedError(413, f"too many files in the zip: expected {files:,} at most; leave some out")

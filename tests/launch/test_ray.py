@@ -25,7 +25,7 @@ from web_service import API, opened
 import img2img
 from img2img import InputError, registry
 from img2img.launch import ray_images
-from img2img.launch.image_sources import images_of, pieces_of
+from img2img.launch.image_sources import Done, images_of, pieces_of
 from img2img.launch.ray_images import MANIFEST, ImageRun, run_on_ray
 from img2img.launch.ray_launcher import processes_for
 
@@ -114,11 +114,50 @@ def test_a_run_that_is_killed_goes_on_and_each_image_has_one_result(
         file.truncate(file.seek(0, os.SEEK_END) - 9)
     in_this_process(monkeypatch)
     done = run_on_ray(run)
-    assert (done.before, done.images, done.failed) == (6, 4, 0), "what is not noted whole is done again"
+    failed = len(TASKS)  # the broken image's results, which are tried again each time
+    assert (done.before, done.images, done.failed) == (5, 5, failed), "what is not noted whole is done again"
     check_results(out, bundle, tmp_path, 3)
     done = run_on_ray(run)
-    assert (done.before, done.images) == (10, 0)
+    assert (done.before, done.images, done.failed) == (9, 1, failed)
     check_results(out, bundle, tmp_path, 3)
+    Image.new("RGB", (40, 33)).save(tmp_path / "photos" / "broken.jpg")
+    done = run_on_ray(run)
+    assert (done.before, done.images, done.failed) == (9, 1, 0), "it was mended meanwhile"
+    assert run_on_ray(run).images == 0
+    assert run_on_ray(run, overwrite=True).images == 10
+    assert len(manifest_of(out)) == 10 * len(TASKS)
+
+
+def test_an_image_of_the_same_name_from_elsewhere_is_not_taken_for_done(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        photo(24, 20, seed=ord(name)).save(tmp_path / name / "same.png")
+        with tarfile.open(tmp_path / name / "shard.tar", "w") as shard:
+            shard.add(tmp_path / name / "same.png", "in.png")
+    for source in ("", "shard.tar"):
+        run = {"bundle": str(bundle), "tasks": ("edges",), "out": str(tmp_path / f"out{source}")}
+        first, second = (ImageRun(**run, sources=(str(tmp_path / name / source),)) for name in "ab")
+        assert run_on_ray(first).images == 1
+        with pytest.raises(InputError, match=r"already, which did not come from .*/b/.*--overwrite"):
+            run_on_ray(second)
+        assert run_on_ray(first).images == 0
+
+
+def test_sources_may_overlap(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_this_process(monkeypatch)
+    (tmp_path / "photos").mkdir()
+    for name in "ab":
+        photo().save(tmp_path / "photos" / f"{name}.png")
+    for name in ("train.0", "train.1"):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as shard:
+            shard.add(tmp_path / "photos" / "a.png", "a.png")
+    monkeypatch.chdir(tmp_path)
+    sources = ("photos", "photos/a.png", str(tmp_path / "photos"), "train.0.tar", "train.1.tar", "./train.0.tar")
+    run_on_ray(ImageRun(bundle=str(bundle), tasks=("edges",), sources=sources, out="out"))
+    assert sorted(row["input"] for row in manifest_of(Path("out"))) == ["a.png", "b.png", "train.0/a.png", "train.1/a.png"]
 
 
 def test_workers_import_what_the_command_has_imported(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +200,7 @@ def test_sources_that_cannot_be(tmp_path: Path) -> None:
         list(pieces_of([str(tmp_path / "list.txt")], tmp_path / "out"))
     (tmp_path / "x.tar").write_bytes(b"no archive")
     (piece,) = pieces_of([str(tmp_path / "x.tar")], tmp_path / "out")
-    (row,) = images_of(piece, np.zeros(0, np.uint64))
+    (row,) = images_of(piece, Done())
     assert "copy it again" in row["error"], "a row, and no end"
 
 

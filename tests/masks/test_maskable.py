@@ -146,6 +146,31 @@ class _Counting(nn.Module):
         return x @ self.weight * self.scale
 
 
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+@pytest.mark.parametrize("method", [masks.Piggyback(), masks.Affine(), masks.KSM(), masks.LoRA(), masks.SparseSigns()], ids=str)
+def test_a_sparse_embedding_is_trained_by_masks_as_a_dense_one(kind: type[nn.Module], method: masks.MaskMethod) -> None:
+    """Its gradient is that of a frozen weight, and what masks learn is dense; the caller's own module stays sparse."""
+    torch.manual_seed(0)
+    sparse, dense = (nn.Sequential(kind(9, 4, sparse=flag)) for flag in (True, False))
+    dense.load_state_dict(sparse.state_dict())
+    given = torch.tensor([[1, 2, 8], [3, 1, 0]])
+    trained = []
+    for network in (sparse, dense):
+        torch.manual_seed(1)
+        net = MaskedNetwork(network)
+        state = net.add_task("a", method)
+        optimiser = torch.optim.Adam(state.parameters(), lr=0.01)
+        for _ in range(3):
+            optimiser.zero_grad()
+            net(given, task="a").square().sum().backward()
+            optimiser.step()
+        trained.append([p.detach().clone() for p in state.parameters()])
+    assert sparse[0].sparse  # type: ignore[union-attr]
+    assert trained[0]
+    for a, b in zip(*trained, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_a_layer_that_writes_into_the_backbone_is_found() -> None:
     network = MaskedNetwork(nn.Sequential(_Counting()), select=lambda name, module, parameter: name == "0.weight")
     network.add_task("a", masks.Piggyback())

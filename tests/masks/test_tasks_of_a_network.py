@@ -10,6 +10,7 @@ from torch import nn
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.errors import TrainingDivergedError
+from img2img.masks.storage import read_header
 
 
 @pytest.fixture
@@ -86,6 +87,22 @@ def test_a_training_that_has_diverged_is_not_frozen(net: MaskedNetwork, method: 
         score.nan_to_num_(0.0)
     net.freeze_task("d")
     assert state.frozen
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_evaluation_between_steps_sees_the_scores_of_now(x: torch.Tensor, fused: bool) -> None:
+    """Fused optimisers change tensors without a trace in the counters by which PyTorch tells that one has changed."""
+    net = MaskedNetwork(WithHead(), head="head").eval()
+    state = net.add_task("new", masks.Piggyback(start="uniform"), head=head())
+    optimiser = torch.optim.Adam(state.parameters(), lr=0.1, fused=fused)
+    before = evaluate(net, "new", x)
+    for _ in range(5):
+        optimiser.zero_grad()
+        net(x, task="new").square().sum().backward()
+        optimiser.step()
+    after = evaluate(net, "new", x)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, evaluate(copy.deepcopy(net), "new", x))
 
 
 def test_continuing_a_task_in_training_changes_nothing(net: MaskedNetwork) -> None:
@@ -235,6 +252,29 @@ def test_a_registered_task_may_be_renamed_deleted_and_copied_with_the_network(
     assert paths[1].exists()
     twin = copy.deepcopy(other)
     assert torch.equal(evaluate(twin, "first", x), evaluate(net, "a", x))
+
+
+@pytest.mark.parametrize("change", ["delete", "rename"])
+def test_a_task_whose_file_is_coded_relative_to_another_outlives_it(tmp_path: Path, x: torch.Tensor, change: str) -> None:
+    """Also where it was read before, and has been dropped for others since."""
+    net = MaskedNetwork(WithHead(), head="head")
+    for task, start in (("a", None), ("b", "a"), ("c", None)):
+        net.add_task(task, masks.Piggyback(start="uniform"), head=head(), start_from=start)
+        net.freeze_task(task)
+    paths = [net.save_task(task, tmp_path / f"{task}.safetensors", relative_to="a" if task == "b" else None) for task in "abc"]
+    assert read_header(paths[1])["relative_to"] is not None
+    expected = evaluate(net, "b", x)
+    other = _other(net, loaded_bytes=0)
+    for path in paths:
+        other.register_task(path)
+    for task in "bc":
+        evaluate(other, task, x)
+    if change == "delete":
+        other.delete_task("a")
+    else:
+        other.rename_task("a", "first")
+    evaluate(other, "c", x)
+    assert torch.equal(evaluate(other, "b", x), expected)
 
 
 def test_registering_refuses_what_is_no_task_of_this_backbone_and_loading_what_has_changed(

@@ -92,6 +92,57 @@ def test_a_wrong_method_is_refused_before_the_backbone_is_trained(
     assert not (tmp_path / "run" / "metrics").exists()
 
 
+COPIED = {"name": "impresslearn", "basis": "b"}
+
+
+@pytest.mark.parametrize(
+    ("bases", "of_tasks", "message"),
+    [
+        ({"tasks": ["colour"], "kind": "bnary"}, {"edges": COPIED}, "kind"),
+        ({"count": 2, "seed": 0, "density": 5.0}, {"edges": COPIED}, "density"),
+        ({"tasks": ["colour"]}, {"colour": {"name": "lora"}, "edges": COPIED}, r"tasks\.edges: .*lora.* has no binary mask"),
+        ({"tasks": ["disks"]}, {"edges": COPIED}, r"tasks\.edges: .*identity.* has no binary mask"),
+        ({}, {"colour": {"name": "lora", "target_weights": ["nothing*"]}}, r"tasks\.colour: .*nothing\*"),
+        ({}, {"colour": {"name": "piggyback", "init": float("inf")}}, "init"),
+        ({}, {"colour": {"name": "lora"}, "edges": {"name": "piggyback", "start_from": "colour"}}, "LoRAMask has no binary mask"),
+        ({}, {"edges": {"name": "piggyback", "start_from": "nearest", "norm": "frozen"}}, "has none of its own .norm='frozen'"),
+    ],
+)
+def test_masks_that_cannot_be_made_are_refused_before_the_backbone_is_trained(
+    config: Make, tmp_path: Path, bases: dict[str, Any], of_tasks: dict[str, dict[str, Any]], message: str
+) -> None:
+    wrong = config()
+    if bases:
+        wrong["masks"] = {"bases": {"b": bases}}
+    for name, given in of_tasks.items():
+        method = dict(given)
+        start, norm = method.pop("start_from", None), method.pop("norm", None)
+        wrong["tasks"][name]["method"] = method
+        wrong["tasks"][name] |= {} if start is None else {"start_from": start}
+        wrong["tasks"]["colour"] |= {} if norm is None else {"norm": norm}
+    with pytest.raises(InputError, match=message):
+        run(wrong)
+    assert not (tmp_path / "run" / "metrics").exists()
+
+
+@pytest.mark.parametrize("basis", [None, {"tasks": ["colour"]}, {"count": 2, "seed": 0, "density": 0.2}], ids=str)
+def test_looking_at_masks_beforehand_changes_no_training(
+    config: Make, tmp_path: Path, basis: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = config(method={"name": "affine"})
+    if basis is None:
+        whole["tasks"]["edges"]["start_from"] = "colour"
+    else:
+        whole |= {"masks": {"bases": {"b": basis}}}
+        whole["tasks"]["colour"]["method"] = {"name": "piggyback"}
+        whole["tasks"]["edges"]["method"] = COPIED
+    checked = run(whole)
+    monkeypatch.setattr("img2img.training.mask_strategy.check_masks", lambda experiment, network: None)
+    assert [t["value"] for t in run(whole | {"out": str(tmp_path / "unchecked")})["tasks"]] == [
+        t["value"] for t in checked["tasks"]
+    ]
+
+
 @pytest.mark.parametrize(
     ("task", "data", "message"),
     [
@@ -181,6 +232,27 @@ def test_a_nan_loss_stops_early_and_keeps_what_was_learned(config: Make, tmp_pat
     assert all(torch.isfinite(t).all() for t in saved["module"].values())
     monkeypatch.setattr(Colourisation, "loss", original)
     assert len(run(config(sequence=["disks", "colour"]))["tasks"]) == 2
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finite loss may have a gradient that is none: its step spoils the weights, and the next loss would show it too late."""
+    original, calls = Colourisation.loss, 0
+
+    def poisoned(self: Colourisation, raw: torch.Tensor, example: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        spoiled = (raw.flatten()[0] * 0).sqrt() if calls == 8 else 0
+        return original(self, raw, example) + spoiled
+
+    whole = config(sequence=["disks", "colour"])
+    whole["train"] |= {"steps": 12, "validation": {"every": 12, "precise_bn_batches": 0}}
+    monkeypatch.setattr(Colourisation, "loss", poisoned)
+    with pytest.raises(TrainingDivergedError, match="trained weight or score"):
+        run(whole)
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "colour.pt", weights_only=True)
+    assert saved["step"] == 4
+    monkeypatch.setattr(Colourisation, "loss", original)
+    assert len(run(whole)["tasks"]) == 2
 
 
 def test_a_full_disk_at_a_checkpoint_keeps_the_earlier_one(config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

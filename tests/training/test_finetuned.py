@@ -140,6 +140,22 @@ def test_any_mask_method_may_learn_from_the_outputs_alone(here: Path, config: Ma
     assert found["moved"] is None
 
 
+def test_the_teacher_normalises_as_the_task_does(config: Make, tmp_path: Path) -> None:
+    """A network that was fine-tuned with each image's own statistics is measured, and taught from, with them."""
+    base = config(sequence=["colour"])
+    base["backbone"]["norm"] = "batch"
+    run(base)
+    backbone = {"mode": "bundle", "weights": base["out"]}
+    tuned = config(sequence=["edges"], method={"name": "finetune"}, backbone=backbone, out=str(tmp_path / "tuned"))
+    tuned["tasks"]["edges"]["norm"] = "instance"
+    reported = run(tuned)["tasks"][0]["value"]
+    made = config(sequence=["edges"], method=HALF, backbone=backbone, out=str(tmp_path / "made"))
+    weights = str(tmp_path / "tuned" / "strategy" / "edges.safetensors")
+    made["tasks"]["edges"] |= {"norm": "instance", "finetuned": {"weights": weights, "keep_frozen": True}}
+    (task,) = run(made)["tasks"]
+    assert task["finetuned"]["metrics"]["MSE"] == pytest.approx(reported, rel=1e-5)
+
+
 def test_distillation_is_least_where_the_output_is_the_teachers() -> None:
     teacher = torch.nn.Conv2d(3, 2, 1)
     for options in ({"kind": "segmentation", "classes": ["a", "b"]}, {"kind": "translation"}):

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,33 +104,42 @@ def _scaled(values: NDArray[Any], white: int, top: int) -> NDArray[np.uint32]:
     return (np.minimum(values.astype(np.uint32), white) * np.uint32(top) + np.uint32(white // 2)) // np.uint32(white)
 
 
-def scale_deep_colours(image: Image.Image, kind: str | None, path: Path, raw: tuple[Any, ...]) -> Image.Image:
-    """The image with the white of `reading_16_bits`, where its file has 16-bit colours and a white is given; else as it is.
+def has_deep_colours(kind: str | None, raw: tuple[Any, ...], mode: str) -> bool:
+    """Whether a file has colours of 16 bits, of which Pillow keeps 8.
+
+    Args:
+        kind: the file's format.
+        raw: what Pillow's decoder was told: the name of how the pixels are kept, or a PPM's largest value.
+        mode: of the image.
+    """
+    wide = any(";16" in part if isinstance(part, str) else kind == "PPM" and part > 255 for part in raw[:2])
+    return wide and mode in ("RGB", "RGBA", "RGBX", "LA")
+
+
+def scale_deep_colours(image: Image.Image, what: str, where: str, encoded: bytes) -> Image.Image:
+    """An image of 16-bit colours with the white of `reading_16_bits`, where one is given; else as it is.
 
     Args:
         image: the file's first frame, as it is stored.
-        kind: the file's format.
-        path: the file.
-        raw: what Pillow's decoder was told: the name of how the pixels are kept, or a PPM's largest value.
+        what: what to call the file.
+        where: what to call the set that it is of.
+        encoded: the whole file.
 
     Raises:
         InputError: a white is given, and the file is of a kind whose 16 bits cannot be read.
     """
-    wide = any(";16" in part if isinstance(part, str) else kind == "PPM" and part > 255 for part in raw[:2])
-    if not wide or image.mode not in ("RGB", "RGBA", "RGBX", "LA"):
-        return image
     colours = image.convert("L") if image.mode == "LA" else image.convert("RGB")
     highest, white = int(np.asarray(colours).max()), current_white()
     if white is None and highest >= _DARK:
-        note_highest_value(highest * 257, str(path), str(path.parent))
+        note_highest_value(highest * 257, what, where)
         return image
-    values = _read(path)
+    values = _read(encoded)
     if values is None or values.shape[:2] != (image.height, image.width):
         if white is None:
             return image
-        raise InputError(f"{path} has 16-bit colours that cannot be read with white={white}: save it as a PNG of 16 bits")
+        raise InputError(f"{what} has 16-bit colours that cannot be read with white={white}: save it as a PNG of 16 bits")
     opaque, alpha = (values[..., :-1], values[..., -1:]) if values.shape[2] in (2, 4) else (values, None)
-    note_highest_value(int(opaque.max()), str(path), str(path.parent))
+    note_highest_value(int(opaque.max()), what, where)
     if white is None:
         return image
     eight = to_8_bits(opaque, white)
@@ -142,11 +150,11 @@ def scale_deep_colours(image: Image.Image, kind: str | None, path: Path, raw: tu
     return deep
 
 
-def _read(path: Path) -> NDArray[np.uint16] | None:
+def _read(encoded: bytes) -> NDArray[np.uint16] | None:
     """(H, W, C) as the file keeps them, red first, alpha last; None where OpenCV reads no 16 bits of it."""
     import cv2
 
-    values = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    values = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         return None
     return np.asarray(values[..., [2, 1, 0, 3][: values.shape[2]]] if values.shape[2] >= 3 else values)

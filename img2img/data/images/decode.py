@@ -1,15 +1,24 @@
 """Image files into arrays: `(H, W, 3)` RGB images and `(H, W)` class indices, or an error that names the file."""
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from img2img.data.images.bit_depth import FULL, current_white, note_highest_value, scale_deep_colours, to_8_bits, to_16_bits
+from img2img.data.images.bit_depth import (
+    FULL,
+    current_white,
+    has_deep_colours,
+    note_highest_value,
+    scale_deep_colours,
+    to_8_bits,
+    to_16_bits,
+)
 from img2img.data.images.exif import orientation_of, turn, turned
 from img2img.data.images.header import open_header
 from img2img.data.images.icc_profile import to_srgb
@@ -34,6 +43,7 @@ class _Decoded:
         orientation: EXIF's, from 1 to 8.
         raw: how the format keeps the pixels: what Pillow's decoder was told.
         size: the stored height and width in pixels, which `image` has unless it was decoded at a part of it.
+        encoded: the whole file, where more of it than Pillow gives is to be read.
     """
 
     image: Image.Image
@@ -41,6 +51,7 @@ class _Decoded:
     orientation: int
     raw: tuple[Any, ...]
     size: tuple[int, int]
+    encoded: bytes = b""
 
     @property
     def shown_size(self) -> tuple[int, int]:
@@ -106,7 +117,7 @@ def read_turned(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], int]:
     """What `read_image` returns, and the EXIF orientation (1 to 8) by which the stored pixels were turned; see `turned`."""
     path = expanded(path)
     decoded = _decode(path)
-    return to_rgb(_shown(decoded, path), str(path), where=str(path.parent)), decoded.orientation
+    return to_rgb(_shown(decoded, str(path), str(path.parent)), str(path), where=str(path.parent)), decoded.orientation
 
 
 def read_sized(path: str | os.PathLike[str]) -> SizedImage:
@@ -117,7 +128,7 @@ def read_sized(path: str | os.PathLike[str]) -> SizedImage:
     path, resize = expanded(path), current_resize()
     decoded = _decode(path, resize)
     height, width = decoded.shown_size
-    shown = _colours(_shown(decoded, path), str(path), str(path.parent))
+    shown = _colours(_shown(decoded, str(path), str(path.parent)), str(path), str(path.parent))
     to_height, to_width = resize.of(height, width)
     if isinstance(shown, Image.Image):
         if (to_height, to_width) != (shown.height, shown.width) and to_height <= height and to_width <= width:
@@ -179,7 +190,20 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         InputError: no such file, a damaged one, or one of more than `MAX_PIXELS` pixels.
     """
     path = expanded(path)
-    return _shown(_decode(path), path)
+    return _shown(_decode(path), str(path), str(path.parent))
+
+
+def open_encoded(encoded: bytes, *, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """What `open_image` gives, of the bytes of a file.
+
+    Args:
+        encoded: the whole file.
+        formats: those of Pillow that it may have; None for all.
+
+    Raises:
+        InputError: see `open_image`.
+    """
+    return _shown(_first_frame(io.BytesIO(encoded), "the image", formats=formats), "the image", "images in memory")
 
 
 _LOSSY = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000", "AVIF": "AVIF"}
@@ -261,15 +285,15 @@ def _as_written(values: NDArray[Any], decoded: _Decoded) -> NDArray[Any]:
     return (values.astype(np.int64) * maxval + top // 2) // top
 
 
-def _shown(decoded: _Decoded, path: Path) -> Image.Image:
+def _shown(decoded: _Decoded, what: str, where: str) -> Image.Image:
     """The image upright, with grey of more than 8 bits as 16."""
     image = decoded.image
     if decoded.kind == "PPM" and image.mode == "I":  # of 16 bits: Pillow has no other mode for what it stretches
         image = Image.fromarray(np.asarray(image).astype(np.uint16))
     elif image.mode == "I;16" and decoded.raw[:1] == ("I;12",):  # the file itself says 12 bits
         image = Image.fromarray(to_16_bits(np.asarray(image), 4095))
-    else:
-        image = scale_deep_colours(image, decoded.kind, path, decoded.raw)
+    elif decoded.encoded:
+        image = scale_deep_colours(image, what, where, decoded.encoded)
     image.info |= {k: v for k, v in decoded.image.info.items() if k == "icc_profile"}
     return image if decoded.orientation == 1 else turn(image, decoded.orientation)
 
@@ -293,13 +317,17 @@ def _decode(path: Path, resize: Resize = AS_IT_IS) -> _Decoded:
     """The first frame of the file, decoded as it is stored; with `Resize.fast` a JPEG perhaps at a part of its size."""
     if not path.is_file():
         raise no_file(path, "an image")
+    with open(path, "rb") as file:
+        return _first_frame(file, str(path), resize)
+
+
+def _first_frame(file: BinaryIO, what: str, resize: Resize = AS_IT_IS, *, formats: tuple[str, ...] | None = None) -> _Decoded:
     try:
-        with open(path, "rb") as file, open_header(file) as image:
+        with open_header(file, formats) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{width} x {height}")
-            tiles = getattr(image, "tile", ())  # what Pillow's decoders are told
-            args = tiles[0].args if tiles else ()
+            told = decoder_arguments(image)
             orientation = orientation_of(image) if image.format == "TIFF" else 1
             stored = _reduced(image, resize)
             if stored is not None:
@@ -312,21 +340,33 @@ def _decode(path: Path, resize: Resize = AS_IT_IS) -> _Decoded:
                 stored = turn(stored, {6: 8, 8: 6}.get(orientation, orientation))
             else:
                 orientation = orientation_of(image)
-            told = args if isinstance(args, tuple) else (args,)
-            return _Decoded(stored, image.format, orientation, told, size)
+            encoded = _whole(file) if has_deep_colours(image.format, told, stored.mode) else b""
+            return _Decoded(stored, image.format, orientation, told, size, encoded)
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:  # Pillow raises it itself for still larger images
         raise InputError(
-            f"{path} claims too many pixels ({error}): expected at most {MAX_PIXELS:,}; make it smaller or cut it up"
+            f"{what} claims too many pixels ({error}): expected at most {MAX_PIXELS:,}; make it smaller or cut it up"
         ) from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{path} ({path.stat().st_size} bytes) is not an image that can be read: expected JPEG, PNG, WebP, AVIF, GIF, BMP "
-            "or TIFF of 8 or 16 bits a channel; replace the file or delete it"
+            f"{what} ({file.seek(0, os.SEEK_END)} bytes) is not an image that can be read: expected JPEG, PNG, WebP, AVIF, GIF, "
+            "BMP or TIFF of 8 or 16 bits a channel; replace the file or delete it"
         ) from error
     except Exception as error:  # Pillow's readers raise almost anything on damaged bytes: SyntaxError, struct.error, ...
         # An error of the system (no permission, a lost disk) is not the file's fault, and says so itself.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise InputError(f"{path} is damaged ({error}): expected a whole image; fetch the file again or delete it") from error
+        raise InputError(f"{what} is damaged ({error}): expected a whole image; fetch the file again or delete it") from error
+
+
+def decoder_arguments(image: Image.Image) -> tuple[Any, ...]:
+    """What Pillow's decoder is told of how a file keeps its pixels; nothing once they were decoded."""
+    tiles = getattr(image, "tile", ())
+    args = tiles[0].args if tiles else ()
+    return args if isinstance(args, tuple) else (args,)
+
+
+def _whole(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()

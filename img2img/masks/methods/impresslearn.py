@@ -1,5 +1,6 @@
 """ImpressLearn: linear combinations of masks that tasks share ("Continual learning via combined task impressions", 2022)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -102,7 +103,7 @@ class ImpressLearn(MaskMethod):
     hybrid_density: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.penalty_weight >= 0:
+        if not 0 <= self.penalty_weight < math.inf:
             raise InputError(f"impresslearn penalty_weight={self.penalty_weight}: expected 0, for none, or above, such as 0.005")
         if not 0 < self.hybrid_density <= 1:
             raise InputError(

@@ -189,6 +189,9 @@ class Piggyback(MaskMethod):
         one_of(f"{self.name} start", self.start, ("ones", "uniform", "proportional"))
         one_of(f"{self.name} gradient_scaling", self.gradient_scaling, ("none", "average", "individual"))
         one_of(f"{self.name} granularity", self.granularity, ("element", "kernel"))
+        for option in ("threshold", "init"):
+            if not math.isfinite(getattr(self, option)):
+                raise InputError(f"{self.name} {option}={getattr(self, option)}: expected a finite number, such as 0.01")
         if self.ternary and not self.threshold > 0:
             raise InputError(f"piggyback threshold={self.threshold}: ternary masks cut at τ and -τ, so it must be above 0")
         if not self.start_score > self.threshold:
@@ -205,7 +208,7 @@ class Piggyback(MaskMethod):
     def create(self, layers: Mapping[str, Layer], bases: Mapping[str, Basis]) -> dict[str, Mask]:
         """One trainable mask a weight; scores are float32 whatever the weight's dtype, in the weight's memory format."""
         weights = [layer.weight for layer in layers.values()]
-        magnitude = sum(w.abs().sum().item() for w in weights) / max(1, sum(w.numel() for w in weights))
+        magnitude = sum(w.abs().sum(dtype=torch.float32).item() for w in weights) / max(1, sum(w.numel() for w in weights))
         kind = TernaryPiggybackMask if self.ternary else PiggybackMask
         return {name: kind(layer, self._start(layer, magnitude), None, self) for name, layer in layers.items()}
 

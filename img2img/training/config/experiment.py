@@ -43,8 +43,10 @@ class DeviceOptions(Options):
     """Of this machine that train together, a process for each; "auto": all of its GPUs. A launcher such as torchrun says so."""
     nodes: int = 1
     """Machines."""
-    precision: str = "32-true"
-    """Lightning Fabric's, of training alone; "auto": "bf16-mixed" on a device with instructions for bfloat16, else "32-true"."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Lightning Fabric's, of training alone; "auto": "bf16-mixed" on a device with instructions for bfloat16, else "32-true".
+    Scores are float32 whatever it is.
+    """
     threads: int | None = Field(default=None, ge=1)
     """CPU threads, None for all; outputs are bit-equal for one number of threads only."""
     channels_last: bool = True
@@ -93,16 +95,16 @@ class BasisOfTasks(Options):
 
     tasks: Names
     """Finished before they are needed."""
-    kind: str = "binary"
+    kind: Literal["binary", "signed", "real"] = "binary"
 
 
 class RandomBasis(Options):
     """Random masks to combine, see `Basis.random`."""
 
     count: int = Field(ge=1)
-    density: float
+    density: float = Field(gt=0, le=1)
     seed: int
-    kind: str = "binary"
+    kind: Literal["binary", "signed"] = "binary"
     allocation: Literal["layer", "erdos_renyi"] = "layer"
 
 

@@ -32,7 +32,9 @@ class OptimiserOptions(Options):
     nesterov: bool = False
     """Nesterov's momentum, of "sgd"."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Of networks and heads; normalisation parameters never get any, and what masks learn has `mask_weight_decay`."""
+    """Of networks that are trained themselves, all of their parameters; and of the heads of masked tasks, whose normalisation
+    never gets any. What masks learn has `mask_weight_decay`.
+    """
     mask_weight_decay: float = Field(default=0.0, ge=0)
     """Of what masks learn: for coefficients, such as ImpressLearn's. Scores it pulls to their threshold."""
     lr: float = Field(default=3e-3, gt=0)
@@ -43,6 +45,12 @@ class OptimiserOptions(Options):
     """That of a masked task's head and normalisation, which bear a higher one while the weights stand still; None: `lr`."""
     norm_lr: float | None = Field(default=None, gt=0)
     """That of a masked task's normalisation where it is another; None: the head's."""
+
+    @model_validator(mode="after")
+    def _momentum_of_nesterov(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("got nesterov: true with momentum: 0: expected a momentum above 0, such as 0.9, or no nesterov")
+        return self
 
 
 class ScheduleOptions(Options):
