@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from web_bundles import encoded, photo, same
 from web_service import API, Slow, error, opened
 
 import img2img
+from img2img import InputError
+from img2img.data.images.decode import read_image
 from img2img.web import Limits
 from img2img.web.limits import RefusedError, check_pixels
 
@@ -128,6 +131,37 @@ def test_a_preview_shows_what_no_browser_can(http: httpx.Client, tmp_path: Path)
     assert opened(http.post(f"{API}/preview", content=files["turned.jpg"].read_bytes())).size == (44, 60)
     assert opened(http.post(f"{API}/preview", content=files["deep.tiff"].read_bytes())).mode == "RGB"
     assert "no image" in error(http.post(f"{API}/preview", content=b"x" * 50), 415)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6, 8])
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "JPEG"])
+def test_a_preview_is_upright(http: httpx.Client, tmp_path: Path, kind: str, orientation: int) -> None:
+    """Pillow turns TIFFs itself while it reads them, and other formats not."""
+    image, exif = photo(60, 40), Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "turned", kind, exif=exif)
+    shown = opened(http.post(f"{API}/preview", content=(tmp_path / "turned").read_bytes()))
+    assert np.array_equal(np.asarray(shown), read_image(tmp_path / "turned"))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_colours_of_16_bits_are_read_as_those_of_a_file(
+    bundle: Path, local: Callable[..., str], tmp_path: Path, ending: str
+) -> None:
+    """Of a camera of 12 bits: Pillow keeps the upper 8 of 16, which are almost black."""
+    model = img2img.load(bundle, weights="merged")
+    model.network.state("edges").info["white"] = 4095
+    deep = np.kron(np.random.default_rng(0).integers(0, 4096, (6, 6, 3), dtype=np.uint16), np.ones((10, 10, 1), np.uint16))
+    file = tmp_path / f"deep.{ending}"
+    cv2.imwrite(str(file), deep)
+    url, expected = local(model), model.run("edges", file)
+    answer = httpx.post(f"{url}{API}/run/edges", content=file.read_bytes(), timeout=60)
+    assert same(opened(answer), expected)
+    assert same(model.run("edges", file.read_bytes()), expected)
+    assert same(Image.fromarray(model.run("edges", deep[..., ::-1])), expected)
+    with pytest.raises(InputError, match="Pillow keeps 8, and white=4095 cannot be applied"):
+        model.run("edges", Image.open(file))
+    assert same(model.run("colour", Image.open(file)), model.run("colour", file)), "without a white both are as dark"
 
 
 def test_samples(http: httpx.Client) -> None:

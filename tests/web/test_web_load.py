@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
+from starlette.requests import Request
 from web_bundles import encoded, photo, same
 from web_service import API, Slow, error, opened, start
 
@@ -110,6 +113,25 @@ def test_what_does_not_fit_is_refused_before_it_is_decoded(classes: Path, local:
     assert "give a smaller side" in error(ask(birds, "birds", params={"side": 3000}), 413)
 
 
+def test_a_preview_takes_memory_as_a_run_does(local: Callable[..., str], reference: Any) -> None:
+    url = local(reference, memory_bytes=300_000_000, concurrency=1)
+    said = error(httpx.post(f"{url}{API}/preview", content=encoded(Image.new("L", (3000, 3000)))), 413)
+    assert "3000 x 3000 pixels would take 0.5 GB to be shown: expected 0.3 GB at most, 5,000,000 pixels" in said
+    assert httpx.post(f"{url}{API}/preview", content=encoded(photo())).status_code == 200
+
+
+def test_a_tiff_of_tiles_larger_than_its_image_is_refused(local: Callable[..., str], reference: Any, tmp_path: Path) -> None:
+    """Whole tiles are decoded: those of 64 x 64 pixels of an image may take gigabytes."""
+    url = local(reference)
+    for tile, status in ((256, 200), (2048, 413), (30_000, 413)):
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros((64, 64), np.uint8), tile=(16 * (tile // 16),) * 2, compression="zlib")
+        blob = (tmp_path / "a.tif").read_bytes()
+        assert len(blob) < 1_000_000
+        answer = httpx.post(f"{url}{API}/run/edges", content=blob, timeout=60)
+        assert answer.status_code == status, tile
+        assert status == 200 or "save it anew, in strips or small tiles" in error(answer, 413)
+
+
 @pytest.mark.slow
 def test_small_files_of_large_images_stay_within_the_memory(bundle: Path, tmp_path: Path) -> None:
     most = 700_000_000
@@ -172,7 +194,8 @@ def test_damaged_images_do_not_fill_the_log(capfd: pytest.CaptureFixture[str]) -
     with log_rate_limit.rate_limited_logging():
         for cut in range(60, len(blob), len(blob) // 200):
             try:
-                decode(open_upload(blob[:cut] + bytes(40), Limits()))
+                open_upload(blob[:cut] + bytes(40), Limits())
+                decode(blob[:cut] + bytes(40))
             except RefusedError:
                 continue
         for number in range(500):
@@ -237,6 +260,41 @@ def test_what_does_not_finish_in_time_is_told_and_the_service_ends(bundle: Path,
     assert "the service stops" in error(answers[-1], 503)
     assert {answer.status_code for answer in answers} <= {200, 503}
     assert time.monotonic() - began < 10
+
+
+def test_a_file_that_is_on_its_way_is_active_until_the_end(reference: Any) -> None:
+    """The drain waits for it; when the time is over it is told, rather than cut off."""
+    service = Service(reference, Limits())
+
+    async def upload(messages: list[dict[str, Any]], *, end: bool) -> bytes:
+        async def receive() -> Any:
+            await asyncio.sleep(0.05)
+            return messages.pop(0) if messages else await asyncio.Event().wait()
+
+        request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+
+        async def read() -> bytes:
+            with service.changing():
+                return b"".join([part async for part in service.body(request)])
+
+        reading = asyncio.ensure_future(read())
+        await asyncio.sleep(0.02)
+        assert service.busy
+        service.stop()
+        if end:
+            await asyncio.sleep(0.1)
+            service.end()
+        return await reading
+
+    whole = [{"type": "http.request", "body": part, "more_body": more} for part, more in ((b"one ", True), (b"two", False))]
+    assert asyncio.run(upload([*whole], end=False)) == b"one two"
+    assert not service.busy
+    with pytest.raises(RefusedError, match="the service stops"), service.changing():
+        pass
+    service = Service(reference, Limits())
+    with pytest.raises(RefusedError, match="the service stops"):
+        asyncio.run(upload(whole[:1], end=True))
+    assert not service.busy
 
 
 def test_none_of_those_that_wait_begins_after_the_end(reference: Any) -> None:

@@ -68,6 +68,40 @@ def test_folders_say_what_is_what(files: TeachFiles) -> None:
     assert (again.counts, again.size) == (files.counts, 4 * len(image))
 
 
+def test_folders_of_other_names_stay_what_they_were_sent_as(files: TeachFiles) -> None:
+    """Folders a, b and c are folders of images, and one called targets deep inside is too."""
+    image = encoded(photo())
+    for role in ("inputs", "targets"):
+        for folder in "ab":
+            files.add(role, f"{folder}/1.png", image)
+    files.add("inputs", "x/y/targets/1.png", image)
+    assert files.counts == {"inputs": 3, "targets": 2}
+
+
+def test_no_image_takes_the_place_of_another(files: TeachFiles) -> None:
+    image = encoded(photo())
+    files.add("inputs", "day/1.png", image)
+    files.add("targets", "1.png", image)
+    for name, said in (("targets/1.png", "as '1.png' has"), ("day/1.png/2.png", "where its folder would be"), ("day.png", "")):
+        if said:
+            with pytest.raises(RefusedError, match=said) as refused:
+                files.add("inputs", name, image)
+            assert refused.value.status == 409
+    files.add("inputs", "set.png/2.png", image)
+    with pytest.raises(RefusedError, match="a folder where it would be"):
+        files.add("inputs", "set.png", image)
+    files.add("targets", "1.png", image)
+    assert files.counts == {"inputs": 2, "targets": 1}
+
+
+def test_a_zip_that_lies_about_its_number_of_files(files: TeachFiles) -> None:
+    blob = bytearray(zipped({f"{number}.txt": b"" for number in range(13)}))
+    end = blob.rindex(b"PK\5\6")
+    blob[end + 8 : end + 12] = (1).to_bytes(2, "little") * 2
+    with pytest.raises(RefusedError, match="too many files in the zip"):
+        unpack(files, bytes(blob))
+
+
 def test_folders_around_the_images_do_not_count(files: TeachFiles) -> None:
     image = encoded(photo())
     unpack(files, zipped({"day/all/1.png": image, "day/all/2.png": image}))
