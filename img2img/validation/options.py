@@ -160,7 +160,7 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PydanticCustomError("number", "expected a number")
     if not math.isfinite(value):
-        raise PydanticCustomError("number", "expected a finite number")
+        raise PydanticCustomError("finite_number", "expected a finite number")
     return value  # 1 stays 1: a file that it is written to keeps its bytes
 
 

@@ -162,10 +162,17 @@ def test_a_folder_with_a_studys_results_is_refused(config: Make, tmp_path: Path)
         run(config())
 
 
-@pytest.mark.parametrize("change", [{"device": {"precision": "bf15"}}, {"device": {"accelerator": "tpu"}}])
-def test_what_this_machine_cannot_do_is_one_message(config: Make, change: dict[str, str]) -> None:
-    with pytest.raises(InputError, match="expected what this machine has"):
-        run(config(**change))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "bf15"}, "expected 'auto', '32-true', 'bf16-mixed' or '16-mixed'"),
+        ({"precision": "64-true"}, "expected 'auto', '32-true', 'bf16-mixed' or '16-mixed'"),
+        ({"accelerator": "tpu"}, "expected what this machine has"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_one_message(config: Make, change: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run(config(device=change))
 
 
 def test_no_threads_are_refused(config: Make) -> None:
