@@ -163,18 +163,44 @@ def _learn(
         raise InputError(f"the bundle in {folder} has a task {name!r} already: choose another name, or delete that one first")
     check_not_planned(folder, [name])
     check_writable(folder, "bundle", "tasks", "bases")
-    config = _config(name, folder, method, overrides)
+    changes, (of_task, of_data) = _changes(name, overrides)
+    config = _config(name, folder, method, changes)
     import_modules(config.get("imports", ()))
     chosen = config.get("method", {}).get("name")
     if chosen not in METHODS:
         raise InputError(f"the method {chosen!r} masks nothing: expected one of {', '.join(METHODS)}")
     config |= {"name": name, "out": str(out), "sequence": [name]}
-    config["tasks"] = {name: {**template, **config.get("tasks", {}).get(name, {})}}
+    more = {"task": of_task, "data": of_data}
+    config["tasks"] = {name: merged(template, {key: given for key, given in more.items() if given})}
     config["train"] = merged(config["train"], train)
     check_bundle(folder)  # join_bundles does, after the training
     run(config)
     join_bundles(folder, [out])
     return out
+
+
+def _changes(name: str, overrides: Sequence[str]) -> tuple[list[str], tuple[dict[str, Any], dict[str, Any]]]:
+    """The overrides of the experiment, and those of the task and its data, `task.KEY=VALUE` and `data.KEY=VALUE`.
+
+    Raises:
+        InputError: one changes what the call itself says, or what a bundle has.
+    """
+    from img2img.training.compose import taken_apart
+
+    for text in overrides:
+        key = text.partition("=")[0].lstrip("+~")
+        group = key.partition(".")[0]
+        if key in ("out", "name", "sequence"):
+            instead = {"out": "out= of the call, or --out", "name": "the call's name"}.get(key, "a call for each task")
+            raise InputError(f"got {text!r} among the changes of the experiment: expected {instead}; leave it out")
+        if group == "backbone":
+            raise InputError(f"got {text!r}: the backbone of a bundle is fixed; leave it out, or choose another bundle")
+        if group == "tasks":
+            own = key.removeprefix(f"tasks.{name}.")
+            example = own if own != key and own.partition(".")[0] in ("task", "data") else "task.KEY"
+            raise InputError(f"got {text!r}: expected {example}=VALUE or data.KEY=VALUE, of the task that is added; correct it")
+    others, found = taken_apart(overrides, ("task", "data"))
+    return others, (found["task"], found["data"])
 
 
 def _is_of(run: Path, bundle: Path, name: str) -> bool:

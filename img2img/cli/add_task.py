@@ -27,6 +27,7 @@ from img2img.cli.data_options import (
 from img2img.cli.options import Bundle, BundleOption
 from img2img.cli.process import keep_freed_memory
 from img2img.errors import InputError
+from img2img.files.paths import expanded
 
 if TYPE_CHECKING:
     from img2img.training.results import TaskResult
@@ -34,9 +35,17 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What the new task is called.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes of the experiment, such as train.optimiser.lr=1e-3."),
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Changes of the task, its data or the experiment: task.sigma=50, data.square=96, train.batch_size=4.",
+    ),
 ]
-Kind = Annotated[str | None, typer.Option(metavar="KIND", help="The kind of task for --images alone.")]
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND", help="The kind of task for --images alone; its options are task.KEY=VALUE, such as task.sigma=50."
+    ),
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder; runs/NAME by default.")]
 
@@ -162,6 +171,8 @@ def absorb(
         pairs=pairs, inputs=inputs, targets=targets, images=images, labels=labels, classes=classes, values=values, void=void,
         suffix=suffix, match=match, style=style, perceptual=perceptual, config=config, kind=kind, resize=resize,
     )  # fmt: skip
+    if not expanded(finetuned).is_file():
+        raise InputError(f"no file at {finetuned}: expected the weights of a network; check the path")
     name = finetuned.stem if name is None else name
     options: dict[str, Any] = {"name": method} if share is None else {"name": method, "share": share}
     with in_options(config):

@@ -108,6 +108,8 @@ def _from_options(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, 
             return task, {"kind": "image_folder", "root": paths["images"]} if "images" in paths else {"kind": "samples"}
         case ["images"] | ["images", "kind"]:
             kind = paths.get("kind", "colourisation")
+            if wanted := _ALONE_IS_TOO_LITTLE.get(kind):
+                raise InputError(f"got --images alone for a {kind} task: expected {wanted}; give them too")
             task = {"kind": kind, "drawing": "sobel"} if kind == "edges" else {"kind": kind}
             folder = "class_folder" if kind == "classification" else "image_folder"
             return task, {"kind": folder, "root": paths["images"]}
@@ -120,6 +122,14 @@ def _from_options(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, 
         f"got {shown}: expected --pairs; --inputs and --targets; --images, --labels and --classes; "
         "--style, perhaps with --images; --images, perhaps with --kind; or --config"
     )
+
+
+_ALONE_IS_TOO_LITTLE = {
+    "segmentation": "--labels too, and --classes where it is new",
+    "translation": "--inputs and --targets, or --pairs",
+    "style": "--style too",
+}
+"""What kinds of task are learned from, or measured by, beside images."""
 
 
 @contextmanager
@@ -143,6 +153,7 @@ _KEYS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\bmatch: order\b", "--match order"),
     (r"\b(values|void): \[(\d+)(?:, (\d+))?\]", lambda found: f"--{found[1]} {','.join(filter(None, found.groups()[1:]))}"),
     (r"list the values as void", "list the values with --void"),
+    (r"\(out=\.\.\.\)", "(--out DIR)"),
 )
 """How the datasets' errors spell keys and values of the config, and how the command does."""
 

@@ -13,7 +13,7 @@ import typer
 from img2img import formatting
 from img2img.cli.options import Json
 from img2img.cli.output import print_facts
-from img2img.cli.task_facts import baselines, measured
+from img2img.cli.task_facts import measured
 from img2img.errors import InputError
 from img2img.version import __version__
 
@@ -70,11 +70,11 @@ def _of_bundle(bundle: Path) -> dict[str, Any]:
     def size(path: Path) -> int:
         return path.stat().st_size if path.is_file() else 0
 
-    known, metrics = baselines(folder), {}
+    metrics = {}
     for name in description["tasks"]:
         with contextlib.suppress(InputError):  # of a kind that is not known here, or without its file
             told = read_header(task_path(folder, name))["info"]
-            metrics[name] = measured(stored_task(told), told.get("figures", {}), known.get(name))
+            metrics[name] = measured(stored_task(told), told.get("figures", {}), told.get("baseline"))
     tasks = {name: size(task_path(folder, name)) for name in description["tasks"]}
     return {
         "folder": str(folder),

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from img2img import formatting
-from img2img.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +15,7 @@ class Measured:
         metric: its name.
         higher_is_better: its direction.
         value: None where the file has none.
-        baseline: of the baseline, where the bundle lies in the folder of its run; else None.
+        baseline: of the baseline; None where the file has none.
         baseline_name: what the baseline is called.
     """
 
@@ -35,18 +33,6 @@ class Measured:
     def __str__(self) -> str:
         compared = "" if self.baseline is None else f" ({self.baseline_name} {formatting.number(self.baseline)})"
         return f"{self.named} {formatting.number(self.value)}{compared}"
-
-
-def baselines(bundle: Path) -> dict[str, float | None]:
-    """The baselines' values by task from the results of the run that a bundle lies in; empty where it lies in none."""
-    from img2img.training.results import read_results
-
-    if bundle.name != "bundle" or not (bundle.parent / "results.json").is_file():
-        return {}
-    try:
-        return {task.name: task.baseline for task in read_results(bundle.parent).tasks}
-    except InputError:  # damaged, or of another version: no reason to say nothing of the bundle
-        return {}
 
 
 def measured(task: Any, figures: Mapping[str, float | None], baseline: float | None) -> Measured:

@@ -9,7 +9,7 @@ import typer
 
 from img2img.cli.options import Bundle, Json, Overwrite, TaskName, check_new
 from img2img.cli.output import print_facts, print_table
-from img2img.cli.task_facts import Measured, baselines, legend, measured
+from img2img.cli.task_facts import Measured, legend, measured
 from img2img.errors import InputError
 from img2img.formatting import DASH, number
 
@@ -28,8 +28,7 @@ def list_tasks(bundle: Bundle, as_json: Json = False) -> None:
     from img2img.inference import load
 
     model = load(bundle, device="cpu")
-    known = baselines(model.folder)
-    tested = [(task, measured(model.task(name), task.metrics, known.get(name))) for name, task in model.tasks.items()]
+    tested = [(task, measured(model.task(name), task.metrics, task.baseline)) for name, task in model.tasks.items()]
     if as_json:
         typer.echo(json.dumps([_facts(task, test) for task, test in tested]))
         return
@@ -52,13 +51,14 @@ def show(bundle: Bundle, task: TaskName, as_json: Json = False) -> None:
     model = load(bundle, device="cpu")
     kind = model.task(task)
     info = model.tasks[task]
-    test = measured(kind, info.metrics, baselines(model.folder).get(task))
+    test = measured(kind, info.metrics, info.baseline)
     if as_json:
         typer.echo(json.dumps(_facts(info, test)))
         return
     facts = dataclasses.asdict(info) | {"primary_metric": test.named}
-    metrics = facts.pop("metrics")
+    metrics, options, _ = facts.pop("metrics"), facts.pop("options"), facts.pop("baseline")
     shown = {key: number(value) if isinstance(value, float) else value for key, value in facts.items()}
+    shown |= {f"option {key}": value for key, value in options.items()}
     shown |= {key: number(value) for key, value in metrics.items()}
     if test.baseline is not None:
         shown[f"{test.metric} of the {test.baseline_name}"] = number(test.baseline)
@@ -67,7 +67,7 @@ def show(bundle: Bundle, task: TaskName, as_json: Json = False) -> None:
 
 def _facts(info: "TaskInfo", test: Measured) -> dict[str, Any]:
     """All that is known of a task, for JSON."""
-    more = {"higher_is_better": test.higher_is_better, "baseline": test.baseline, "baseline_name": test.baseline_name}
+    more = {"higher_is_better": test.higher_is_better, "baseline_name": test.baseline_name}
     return dataclasses.asdict(info) | more | {"legend": legend(info.kind, info.classes)}
 
 

@@ -25,6 +25,8 @@ class TaskInfo:
         method: the mask method's name; "identity" runs on the bare backbone.
         primary_metric: the metric that chooses between states and decides comparisons.
         metrics: the values that were measured on the test set when the task was learned.
+        baseline: the primary metric of its trivial baseline there, such as the majority class; None where the file has none.
+        options: those of its kind, such as the `sigma` of denoising, without the classes.
         density: the fraction of ones in its masks; None where it has none.
         effect: what the masks do to weights, such as "zeroed" or "moved"; None likewise.
         affected: the fraction of the weights that they do that to.
@@ -41,6 +43,8 @@ class TaskInfo:
     method: str
     primary_metric: str
     metrics: Mapping[str, float | None]
+    baseline: float | None
+    options: Mapping[str, Any]
     density: float | None
     effect: str | None
     affected: float | None
@@ -67,6 +71,8 @@ class TaskInfo:
             method=state.method.inner.name,
             primary_metric=task.metric,
             metrics=state.info.get("figures", {}),
+            baseline=state.info.get("baseline"),
+            options={key: value for key, value in task.options().items() if key not in ("kind", "classes")},
             density=density,
             effect=effect,
             affected=None if effect is None else affected(effect, density),

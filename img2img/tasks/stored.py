@@ -22,6 +22,7 @@ class TaskFileInfo(Stored):
     Attributes:
         task: the task's kind and options, see `tasks.build_task`.
         figures: the test set's metrics by name, None where one has no value.
+        baseline: the primary metric of the task's trivial baseline there; None where nobody has stored it.
         side: the shorter side in pixels of the images that the task was measured on.
         white: the value that was white in the 16-bit images that it learned from.
     """
@@ -30,6 +31,7 @@ class TaskFileInfo(Stored):
 
     task: dict[str, Any] = Field(default={})
     figures: dict[Annotated[str, StringConstraints(max_length=MAX_NAME)], float | None] = Field(default={})
+    baseline: float | None = None
     side: Annotated[int, Field(ge=1, le=_SIDE)] | None = None
     white: Annotated[int, Field(ge=1, le=FULL)] | None = None
 

@@ -172,6 +172,31 @@ def check_overrides(arguments: Sequence[str], *, experiment: bool = True, named:
             check_key(ExperimentConfig, path, what=WHOLE, others=[*groups, "data_root"])
 
 
+def taken_apart(overrides: Sequence[str], groups: Collection[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """The overrides without those of some groups, and what these give each group: `task.sigma=50` is {"sigma": 50} of "task".
+
+    Raises:
+        InputError: Hydra cannot read one, or it takes something away.
+    """
+    parser = OverridesParser.create()
+    others, found = [], {group: dict[str, Any]() for group in groups}
+    for text in overrides:
+        group, dot, path = text.partition("=")[0].lstrip("+~").partition(".")
+        if not dot or group not in found:
+            others.append(text)
+            continue
+        check_overrides([text], experiment=False)
+        parsed = parser.parse_override(text)
+        if parsed.is_delete() or parsed.is_sweep_override():
+            raise InputError(f"{text!r}: expected one value, {group}.{path}=VALUE; correct it")
+        place = found[group]
+        *above, last = path.split(".")
+        for key in above:
+            place = place.setdefault(key, {})
+        place[last] = parsed.value()
+    return others, found
+
+
 def _no_override(word: str, experiments: Collection[str]) -> InputError:
     """The error for a word among overrides, which may be the name of an experiment."""
     near = did_you_mean(word, experiments).replace("'", "")

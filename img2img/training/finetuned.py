@@ -134,6 +134,11 @@ class FinetunedTask:
                 if isinstance(mask, SignsMask) and mask.score is not None:  # a trained copy has no signs
                     mask.score.requires_grad_(False)
 
+    @property
+    def start_value(self) -> float | None:
+        """What the start validates as: a training that does not better it is not kept. None where there is no such start."""
+        return self._val.get("statistics")
+
     def objective(self) -> Distilled | None:
         """What the training is for; None for the task's own loss."""
         return Distilled(self._context.task_data[self._name].task, self.teacher) if self._options.distil else None

@@ -1,6 +1,7 @@
 """The training loop of one task: any module, any task, resumable at any step."""
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,8 @@ from img2img.training.optimiser import (
     start_momentum,
 )
 from img2img.training.precise_bn import precise_bn
+
+logger = logging.getLogger("img2img")
 
 
 class Objective(Protocol):
@@ -115,6 +118,7 @@ def fit(
     head: nn.Module | None = None,
     groups: Groups | None = None,
     callbacks: Sequence[Callback] = (),
+    start_value: float | None = None,
     progress: Progress | None = None,
     channels_last: bool = False,
 ) -> Fitted:
@@ -141,6 +145,7 @@ def fit(
         head: the part of `module` that is trained alone at first, see `ScheduleOptions.head_first`; None: all from the start.
         groups: what is trained by which optimiser at which rate; None: all that requires grad, alike.
         callbacks: told of steps and validations; their state is part of the checkpoint.
+        start_value: what the state at the start validates as, where that is a state to keep if no later one is better.
         progress: told about each logged step.
         channels_last: run images in this memory format; the module's weights should be in it.
 
@@ -171,6 +176,8 @@ def fit(
     tables: dict[str, list[dict[str, Any]]] = {}
     running = torch.zeros((), device=fabric.device)
     best: dict[str, Any] = {"value": None, "step": 0, "state": None}
+    if start_value is not None and options.validation.keep == "best":
+        best |= {"value": start_value, "state": copy.deepcopy(module.state_dict())}
     if checkpoint.exists():
         saved = load_checkpoint(checkpoint, fingerprint=fingerprint)
         module.load_state_dict(saved["module"])
@@ -183,6 +190,7 @@ def fit(
         running, since, tables = saved["running"].to(fabric.device), saved["since"], saved["tables"]
         fabric.strategy.precision.load_state_dict(saved["precision"])
         load_states(callbacks, saved["callbacks"], checkpoint)
+        logger.info("%s: goes on from its checkpoint, at step %d of %d", checkpoint.stem, start, options.steps)
     rates = schedulers(optimisers, options, start=start)
     processes.broadcast(module)
     log.start(rows, tables)

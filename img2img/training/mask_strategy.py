@@ -163,6 +163,7 @@ class MaskStrategy(Strategy):
             objective=None if finetuned is None else finetuned.objective(),
             groups=groups_of(module),
             callbacks=[FlipLog(module.state)],
+            start_value=None if finetuned is None else finetuned.start_value,
         )
         network.freeze_task(name)
         if finetuned is not None:
@@ -183,11 +184,11 @@ class MaskStrategy(Strategy):
 
         return run
 
-    def store(self, names: Sequence[str], metrics: Mapping[str, float | None]) -> None:
+    def store(self, names: Sequence[str], metrics: Mapping[str, float | None], baseline: float | None) -> None:
         """Write the newest task's file into the bundle."""
         name = names[-1]
         task_data = self.context.task_data[name]
-        info: dict[str, Any] = {"figures": dict(metrics)}  # the format's own key
+        info: dict[str, Any] = {"figures": dict(metrics), "baseline": baseline}  # the format's own keys
         if (side := measured_side(task_data.task, task_data.parts.test)) is not None:
             info["side"] = side
         if task_data.parts.test.white is not None:

@@ -4,8 +4,11 @@ from pathlib import Path
 
 from img2img.errors import InputError
 from img2img.files.atomic import check_folder
+from img2img.files.yaml import read_yaml
 from img2img.training.checked_files import read_checked_json, write_checked_json
-from img2img.training.config import Experiment, backbone_fingerprint, task_fingerprint
+from img2img.training.compose import without_script_keys
+from img2img.training.config import Experiment, backbone_fingerprint, read_experiment, task_fingerprint
+from img2img.training.config.fingerprint import task_differences
 from img2img.training.results import VERSION, Progress
 from img2img.validation import as_model
 
@@ -40,10 +43,22 @@ def read_progress(experiment: Experiment) -> Progress:
     for name, task in zip(finished, experiment.tasks, strict=False):
         if progress.fingerprints.get(name) != task_fingerprint(experiment, task):
             raise InputError(
-                f"{experiment.folder} holds a run that learned {name!r} under another configuration: go back to it, or choose "
-                "another folder (out=...)"
+                f"{experiment.folder} holds a run that learned {name!r} under another configuration"
+                f"{_difference(experiment, name)}: give the one that it has, or choose another folder (out=...)"
             )
     return progress
+
+
+def _difference(experiment: Experiment, name: str) -> str:
+    """What of a task's configuration is another than in the run's config, for a message; nothing where that cannot be told."""
+    try:
+        path = experiment.folder / "config" / "config.yaml"  # as of `run_folder`, which imports this module
+        config = without_script_keys(read_yaml(path, "the config of a run"))
+        found = task_differences(experiment, read_experiment({**config, "imports": []}), name)
+    except (InputError, StopIteration):
+        return ""
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f" ({'; '.join(found[:3])}{more})" if found else ""
 
 
 def write_progress(experiment: Experiment, progress: Progress) -> None:

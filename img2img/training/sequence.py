@@ -30,7 +30,7 @@ from img2img.training.record import Records
 from img2img.training.results import ComparisonRecord, Outcome, TaskRecord
 from img2img.training.strategy import Context, Phase, Strategy, TaskData
 from img2img.training.strategy_files import remove_older
-from img2img.training.task_data import check_folders, check_names, check_output, check_own_bundle, prepare, remarks
+from img2img.training.task_data import check_folders, check_names, check_output, check_own_bundle, prepare, remarks, tell_result
 from img2img.validation import Spec
 
 logger = logging.getLogger("img2img")
@@ -108,7 +108,7 @@ class SequenceRunner:
             self.records.check(self.task_data, self.progress.tasks)
             self._open()
             for task_data in self.task_data.values():
-                check_output(task_data, self._backbone)
+                check_output(task_data, self._backbone, of_bundle=self.experiment.backbone.source is not None)
             self._take_up()
 
     def run(self, *, progress_for: ProgressFor | None = None) -> MaskedNetwork:
@@ -339,6 +339,7 @@ class SequenceRunner:
                 head=phase.head,
                 groups=phase.groups,
                 callbacks=callbacks,
+                start_value=phase.start_value,
                 progress=None if self._progress_for is None else self._progress_for(what, options.steps),
                 channels_last=experiment.device.channels_last,
             )
@@ -359,7 +360,7 @@ class SequenceRunner:
         baseline = self.evaluator.metrics(None, task_data.task, task_data.parts.test)
         self._output_check.save(task_data, self.run_of(name), self.evaluator)
         metrics, progress = finite(measured[name]), self.progress
-        strategy.store(names, metrics)
+        strategy.store(names, metrics, finite(baseline)[metric])
         progress.tasks[name] = TaskRecord(
             **vars(outcome),
             value=metrics[metric],
@@ -378,9 +379,7 @@ class SequenceRunner:
         write_progress(self.experiment, self.progress)
         remove_older(self.folder, names)
         self._remove_checkpoints(name)
-        logger.info("%s: %s %.4g (%s %.4g)", name, metric, measured[name][metric], task_data.task.baseline_name, baseline[metric])
-        if changes:
-            logger.info("%s: largest change of an output %g", ", ".join(changes), max(changes.values()))
+        tell_result(task_data, measured[name][metric], baseline[metric], changes)
 
     def _checkpoint(self, what: str) -> Path:
         return self.folder / "checkpoints" / f"{what}.pt"

@@ -145,6 +145,7 @@ class Phase:
         groups: what is trained by which optimiser at which rate; None: all of `module` that requires grad, as `train.optimiser`
             says.
         callbacks: told of each step and validation, in this order.
+        start_value: what `module` validates as at the start, where that is worth keeping; None where it is not.
     """
 
     module: nn.Module
@@ -157,6 +158,7 @@ class Phase:
     validate: Callable[[], float] | None = None
     groups: Groups | None = None
     callbacks: Sequence[Callback] = ()
+    start_value: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -221,8 +223,14 @@ class Strategy(AnyStrategy):
         """What is said of the fine-tuned network that the task was made of, which is measured here; None where there was none."""
         return None
 
-    def store(self, names: Sequence[str], metrics: Mapping[str, float | None]) -> None:
-        """Write what was learned of the newest of the tasks `names`, whose metrics are given, and what it changed."""
+    def store(self, names: Sequence[str], metrics: Mapping[str, float | None], baseline: float | None) -> None:
+        """Write what was learned of the newest of the tasks `names`, and what it changed.
+
+        Args:
+            names: all tasks so far.
+            metrics: of the newest, on its test set.
+            baseline: the primary metric of its baseline there.
+        """
         write_learned(self.context.folder, names, self.own_tensors(names[-1]), self.shared_tensors())
 
     def load(self, names: Sequence[str]) -> None:

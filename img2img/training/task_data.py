@@ -1,8 +1,9 @@
 """A task with its data opened, and whatever cannot work found before hours of training."""
 
+import logging
 import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from img2img.bundle import read_bundle
 from img2img.data import VOID, ImageDataset
 from img2img.errors import InputError, memory_explained
 from img2img.files.paths import paths_in
+from img2img.metrics.sequence import skill
 from img2img.training.config import Experiment, TaskConfig
 from img2img.training.strategy import TaskData
+
+logger = logging.getLogger("img2img")
 
 _NAMED = 5
 """Classes that a remark names; of more it says how many."""
@@ -111,10 +115,10 @@ def check_folders(experiment: Experiment) -> None:
 
 
 @torch.no_grad()
-def check_output(task_data: TaskData, backbone: Backbone) -> None:
+def check_output(task_data: TaskData, backbone: Backbone, *, of_bundle: bool = False) -> None:
     """Refuse a task that wants one answer for an image on a backbone with one for each pixel, or the other way round.
 
-    The backbone is asked, on an empty image: one of a user's own need not say what it is.
+    The backbone is asked, on an empty image: one of a user's own need not say what it is. That `of_bundle` cannot be changed.
 
     Raises:
         InputError: they do not go together.
@@ -127,9 +131,13 @@ def check_output(task_data: TaskData, backbone: Backbone) -> None:
     if wanted != given:
         answers = {False: "one answer for each pixel", True: "one answer for a whole image"}
         remedies = {False: "an encoder-decoder, such as backbone=lite0_unet", True: "a classifier, such as backbone=resnet18"}
+        remedy = f"choose {remedies[wanted]}"
+        if of_bundle:
+            networks = {False: "an encoder-decoder", True: "a classifier"}
+            remedy = f"the backbone of a bundle is fixed; give a bundle whose backbone is {networks[wanted]}"
         raise InputError(
             f"tasks.{task_data.name} is of the kind {task_data.task.kind!r}, with {answers[wanted]}, and the backbone "
-            f"{backbone.spec['kind']!r} gives {answers[given]}: choose {remedies[wanted]}"
+            f"{backbone.spec['kind']!r} gives {answers[given]}: {remedy}"
         )
 
 
@@ -154,6 +162,23 @@ def remarks(task_data: TaskData) -> Iterator[str]:
             yield "the test part has a single class, so that the baseline is perfect there: the task has no skill"
         if void and len(seen) == 1:
             yield f"the labels of the {part} part hold {names[next(iter(seen))]} and {VOID} alone, which is void: is it a class?"
+
+
+def tell_result(task_data: TaskData, value: float, baseline: float, changes: Mapping[str, float]) -> None:
+    """Log the primary metric of a task on its test set beside its baseline; warn where doing nothing would have been as good.
+
+    `changes` are the largest changes of earlier tasks' outputs, by task.
+    """
+    task = task_data.task
+    logger.info("%s: %s %.4g (%s %.4g)", task_data.name, task.metric, value, task.baseline_name, baseline)
+    found = skill(value, baseline, higher_is_better=task.higher_is_better)
+    if found is not None and found <= 0:
+        logger.warning(
+            "%s: no better than its baseline, %s: it has learned nothing of use; train it longer, or look at its data and rates",
+            task_data.name, task.baseline_name,
+        )  # fmt: skip
+    if changes:
+        logger.info("%s: largest change of an output %g", ", ".join(changes), max(changes.values()))
 
 
 def _seen(images: ImageDataset, classes: int, *, whole: bool) -> tuple[set[int], bool]:

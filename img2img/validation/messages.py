@@ -84,7 +84,8 @@ _YAML_TAKES = (type(None), bool, int, float, datetime.date)
 _BOUNDS = {
     "greater_than": "more than {gt:g}", "greater_than_equal": "{ge:g} or more", "less_than": "less than {lt:g}",
     "less_than_equal": "{le:g} or less", "literal_error": "{expected}", "too_short": "{min_length} or more entries",
-    "finite_number": "a finite number", "too_long": "{max_length} entries or fewer", "string_too_long": "{max_length} letters or fewer",
+    "too_long": "{max_length} entries or fewer", "string_too_long": "{max_length} letters or fewer",
+    "finite_number": "a finite number",
 }  # fmt: skip
 
 

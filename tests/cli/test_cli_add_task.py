@@ -16,6 +16,8 @@ import img2img
 from img2img.cli import app
 from img2img.cli.data_options import _from_options, _of_files
 from img2img.errors import InputError
+from img2img.files.yaml import read_yaml
+from img2img.formatting import number
 from img2img.tasks import build_task
 
 pytestmark = pytest.mark.usefixtures("without_curves")
@@ -157,6 +159,8 @@ def test_what_the_options_of_files_stand_for(given: dict[str, str], found: dict[
         (["--images", "photos", "--labels", "labels"], "got --images, --labels: expected --classes too; add it"),
         (["--labels", "labels"], "got --labels: expected --images and --classes too; add them"),
         (["--kind", "denoising"], "got --kind: expected --images too; add it"),
+        (["--images", "photos", "--kind", "segmentation"], "for a segmentation task: expected --labels too"),
+        (["--images", "photos", "--kind", "translation"], "for a translation task: expected --inputs and --targets"),
         (["--images", "photos", "--method", "finetune"], "--method finetune: expected one of affine,"),
         (["--images", "photos", "--method", "afine"], "--method afine: did you mean 'affine'? expected one of affine,"),
         (["--images", "photos", "--void", "255"], "got --void: expected with --images and --labels alone"),
@@ -181,6 +185,65 @@ def test_mistakes_are_named(here: Path, options: list[str], said: str) -> None:
     assert isinstance(result.exception, InputError | OSError)
     assert said in str(result.exception)
     assert list(img2img.load("bundle").tasks) == ["parts", "colour", "edges", "clean"]
+
+
+def test_options_of_the_kind_and_its_data_are_set_on_the_command_line(here: Path) -> None:
+    options = ["--images", "photos", "--kind", "denoising", "task.sigma=50", "task.loss.l1=1", "data.limit={test: 1}", *FEW]
+    result = call("add-task", "bundle", "strong", *options)
+    assert result.exit_code == 0, f"{result.output} {result.exception}"
+    info = img2img.load("bundle").tasks["strong"]
+    assert info.options["sigma"] == 50
+    results = json.loads(Path("runs/strong/results.json").read_text())
+    assert results["tasks"][0]["test_images"] == 1
+    config = read_yaml("runs/strong/config/config.yaml", "a config")
+    assert config["tasks"]["strong"]["task"] == {"kind": "denoising", "sigma": 50, "loss": {"l1": 1}}
+    shown = call("tasks", "show", "bundle", "strong").stdout
+    assert "option sigma  50" in shown
+    assert f"MSE of the noisy copy  {number(info.baseline)}" in shown, "the file has it, wherever the bundle lies"
+    assert info.baseline == pytest.approx(results["tasks"][0]["baseline"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["out=elsewhere"], "expected out= of the call, or --out; leave it out"),
+        (["name=other"], "expected the call's name; leave it out"),
+        (["sequence=[a]"], "expected a call for each task"),
+        (["backbone=resnet18"], "the backbone of a bundle is fixed"),
+        (["+tasks.new.task.sigma=50"], "expected task.sigma=VALUE"),
+        (["task.sigm=50"], "no option 'sigm'"),
+        (["~task.sigma"], "expected one value, task.sigma=VALUE"),
+        (["data.limt={test: 1}"], "no option 'limt'"),
+    ],
+)
+def test_changes_that_are_not_the_experiments_are_refused(here: Path, changes: list[str], said: str) -> None:
+    result = call("add-task", "bundle", "new", "--images", "photos", "--kind", "denoising", *FEW, *changes)
+    assert isinstance(result.exception, InputError)
+    assert said in str(result.exception)
+
+
+def test_a_run_of_another_configuration_says_what_differs_and_what_to_do(here: Path) -> None:
+    call("add-task", "bundle", "negative", "--pairs", "pairs", *FEW)
+    assert call("tasks", "delete", "bundle", "negative", "--yes").exit_code == 0
+    again = call("add-task", "bundle", "negative", "--pairs", "pairs", *FEW, "--steps", "6")
+    assert "under another configuration (train.steps: 4, now 6)" in str(again.exception)
+    assert "choose another folder (--out DIR)" in str(again.exception)
+    assert call("add-task", "bundle", "negative", "--pairs", "pairs", *FEW, "--steps", "6", "--out", "runs/longer").exit_code == 0
+
+
+def test_a_classification_is_none_for_a_bundle_that_makes_images(here: Path) -> None:
+    for name in ("cat", "dog"):
+        (here / "sorted" / name).mkdir(parents=True)
+        for i in range(5):
+            shutil.copy(here / "photos" / f"{i}.png", here / "sorted" / name)
+    result = call("add-task", "bundle", "animals", "--images", "sorted", "--kind", "classification", *FEW)
+    assert "the backbone of a bundle is fixed; give a bundle whose backbone is a classifier" in str(result.exception)
+
+
+def test_a_task_that_learned_nothing_is_warned_of(here: Path) -> None:
+    call("add-task", "bundle", "worse", "--images", "photos", "--kind", "super_resolution", *FEW, "train.optimiser.head_lr=5")
+    said = " ".join(Path("runs/worse/log.txt").read_text().split())
+    assert "worse: no better than its baseline, bicubic copy: it has learned nothing of use" in said
 
 
 def test_bundles_are_joined(here: Path) -> None:

@@ -184,7 +184,7 @@ def test_the_command_measures_a_task_on_given_images(learned: Path, disk_data: P
     ("options", "message"),
     [
         (["--images", "IMAGES"], "got 4 tasks for these images: expected one; name it .--task., of disks, colour, edges, noise"),
-        (["--task", "disks", "--images", "IMAGES"], "no labels"),
+        (["--task", "disks", "--images", "IMAGES"], "for a segmentation task: expected --labels too"),
         (["--task", "colour", "--images", "IMAGES", "--part", "val"], "got --part val and images of your own"),
         (["--task", "colour", "--resize", "32"], "got --resize alone: expected images of your own"),
         (["--task", "colour", "--labels", "IMAGES"], "expected --images"),

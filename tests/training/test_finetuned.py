@@ -156,6 +156,14 @@ def test_the_teacher_normalises_as_the_task_does(config: Make, tmp_path: Path) -
     assert task["finetuned"]["metrics"]["MSE"] == pytest.approx(reported, rel=1e-5)
 
 
+def test_a_training_that_makes_it_worse_is_not_kept(here: Path, absorb: Absorb) -> None:
+    """What the signs and their statistics give is the state of step 0, and stays where no later one validates better."""
+    ruin = {"optimiser": {"mask_lr": 1.0, "lr": 10.0, "head_lr": 10.0}}
+    (task,) = json.loads((absorb(train={**SHORT, **ruin}) / "results.json").read_text())["tasks"]
+    assert task["best_step"] == 0
+    assert task["finetuned"]["val"]["trained"] == pytest.approx(task["finetuned"]["val"]["statistics"])
+
+
 def test_distillation_is_least_where_the_output_is_the_teachers() -> None:
     teacher = torch.nn.Conv2d(3, 2, 1)
     for options in ({"kind": "segmentation", "classes": ["a", "b"]}, {"kind": "translation"}):

@@ -121,6 +121,8 @@ def test_a_killed_run_goes_on_and_ends_bit_equal(config: Make, tmp_path: Path) -
         assert [p.name for p in (tmp_path / "run" / "checkpoints").glob("*.pt")] == resumed_from
         torch.manual_seed(12345 + step)  # another process has other random states
     resumed = run(config(**options))
+    said = (tmp_path / "run" / "log.txt").read_text()
+    assert all(f"{what}: goes on from its checkpoint, at step 4 of 8" in said for what in ("disks", "colour"))
     assert _untimed(resumed) == _untimed(whole)
     assert _same(_tensors(tmp_path / "run"), _tensors(tmp_path / "whole"))
     for name in ("disks", "colour", "colour.masks", "colour.decoder_only"):

@@ -21,43 +21,64 @@ from img2img.training.strategies import MASKS
 
 def backbone_fingerprint(experiment: Experiment) -> str:
     """Of the training of the backbone by the first task."""
+    return _hash(_backbone_dependencies(experiment))
+
+
+def _backbone_dependencies(experiment: Experiment) -> dict[str, Any]:
     task = experiment.tasks[0]
     train = task.train.plain()
     for option in ("mask", "mask_lr", "mask_weight_decay", "head_lr", "norm_lr", "head"):  # of masked tasks
         train["optimiser"].pop(option, None)
     del train["schedule"]["head_first"]
-    return _hash(
-        {
-            "task": task.task.plain(),
-            "data": task.data.plain(),
-            "train": train,
-            "backbone": experiment.backbone.plain(),
-            **_machine(experiment),
-        }
-    )
+    return {
+        "task": task.task.plain(),
+        "data": task.data.plain(),
+        "train": train,
+        "backbone": experiment.backbone.plain(),
+        **_machine(experiment),
+    }
 
 
 def task_fingerprint(experiment: Experiment, task: TaskConfig) -> str:
     """Of the training of a task."""
+    return _hash(_task_dependencies(experiment, task))
+
+
+def task_differences(experiment: Experiment, other: Experiment, name: str) -> list[str]:
+    """What the training of a task depends on and another experiment has otherwise, such as "train.steps: 20, now 40"."""
+    before, now = (
+        _flat(_without_places(_task_dependencies(each, next(task for task in each.tasks if task.name == name))))
+        for each in (other, experiment)
+    )
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return [f"{key.removeprefix('task.')}: {before.get(key, 'none')}, now {now.get(key, 'none')}" for key in keys]
+
+
+def _flat(value: Any, place: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their dotted keys."""
+    if not isinstance(value, Mapping):
+        return {place: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{place}.{key}" if place else str(key)).items()}
+
+
+def _task_dependencies(experiment: Experiment, task: TaskConfig) -> dict[str, Any]:
     index = experiment.sequence.index(task.name)
     trains_backbone = experiment.first_trains_backbone and index == 0
     masks = experiment.strategy.kind == MASKS
     if trains_backbone and masks:  # it has no mask: how later tasks are masked does not matter to it
-        return backbone_fingerprint(experiment)
-    return _hash(
-        {
-            "task": task.plain(),
-            "method": task.method_spec.plain(),
-            "norm": experiment.masks.norm,
-            "select": experiment.selected,
-            "trainable_copies": experiment.masks.trainable_copies,
-            "earlier": _needed(experiment, task, experiment.tasks[:index]),
-            "backbone": experiment.backbone.plain(),
-            "first": experiment.tasks[0].plain() if experiment.first_trains_backbone else None,
-            "others": [] if masks else _changing(experiment, index),
-            **_machine(experiment),
-        }
-    )
+        return _backbone_dependencies(experiment)
+    return {
+        "task": task.plain(),
+        "method": task.method_spec.plain(),
+        "norm": experiment.masks.norm,
+        "select": experiment.selected,
+        "trainable_copies": experiment.masks.trainable_copies,
+        "earlier": _needed(experiment, task, experiment.tasks[:index]),
+        "backbone": experiment.backbone.plain(),
+        "first": experiment.tasks[0].plain() if experiment.first_trains_backbone else None,
+        "others": [] if masks else _changing(experiment, index),
+        **_machine(experiment),
+    }
 
 
 def _machine(experiment: Experiment) -> dict[str, Any]:
