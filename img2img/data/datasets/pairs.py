@@ -12,7 +12,11 @@ from img2img.data.datasets.file_matching import Side, pair_files
 from img2img.data.images.decode import read_image, read_sized, read_turned
 from img2img.data.images.exif import DrawnOn, check_drawn_on, of_which_pixels, turned, warn_of_turned
 from img2img.data.images.listing import list_images, require_folder
+from img2img.data.warn_once import warn_once
 from img2img.errors import InputError
+
+NARROW = 0.8
+"""Width over height of a half below which a file looks like a single photo: halves of 3:2 have 0.75."""
 
 
 @DATA.register("pairs")
@@ -45,6 +49,12 @@ class PairFolder(ImageDataset):
         if width % 2:
             raise InputError(
                 f"{path} is {width} pixels wide: expected an even width, two images of one size side by side; remove the file"
+            )
+        if width < 2 * NARROW * pair.shape[0]:
+            warn_once(
+                f"{path} is {width} x {pair.shape[0]} pixels, so that its halves are narrow, {width // 2} x {pair.shape[0]}: is "
+                f"each file of {self.root} an input and a target side by side? Single photos are no pairs",
+                once=f"narrow halves in {self.root}",
             )
         left, right = (np.ascontiguousarray(half) for half in np.split(pair, 2, axis=1))
         a, b = (left, right) if self._a_left else (right, left)

@@ -13,6 +13,7 @@ from img2img.data import build_data
 from img2img.data.datasets.file_matching import Side, pair_files
 from img2img.data.datasets.file_names import nfc, on_disk, read_name_list
 from img2img.data.datasets.pairs import PairedFolders, PairFolder
+from img2img.data.warn_once import collect_warnings
 from img2img.errors import InputError
 
 
@@ -238,3 +239,11 @@ def test_two_folders_are_paired_by_patterns_too(tmp_path: Path) -> None:
         Image.new("RGB", (4, 4), (value, 0, 0)).save(tmp_path / folder / f"7{ending}.png")
     pairs = PairedFolders(tmp_path / "in", tmp_path / "out", match=["{id}_low", "{id}_high"])
     assert [(int(s.source[0, 0, 0]), int(s.image[0, 0, 0])) for s in pairs if s.source is not None] == [(1, 2)]
+
+
+@pytest.mark.parametrize(("size", "warned"), [((240, 160), True), ((120, 96), True), ((512, 256), False), ((640, 240), False)])
+def test_single_photos_given_for_pairs_are_asked_about(tmp_path: Path, size: tuple[int, int], warned: bool) -> None:
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    with collect_warnings() as warnings:
+        assert PairFolder(tmp_path)[0].image.shape == (size[1], size[0] // 2, 3)
+    assert any("Single photos are no pairs" in text for text in warnings) == warned
