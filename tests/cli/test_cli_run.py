@@ -5,7 +5,6 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -313,16 +312,15 @@ def test_info_of_a_bundle_and_of_the_installation(bundle: Path) -> None:
     assert f"{'test of parts':>28}  mIoU ↑ 0.5000\n" in text
 
 
-def test_the_baseline_of_a_runs_results_is_told(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(bundle, tmp_path / "run" / "bundle")
-    (tmp_path / "run" / "results.json").write_text("{}", encoding="utf-8")  # damaged: nothing is said of it
-    assert json.loads(call("tasks", "show", tmp_path / "run", "parts", "--json").stdout)["baseline"] is None
-    task = SimpleNamespace(name="parts", baseline=0.25)
-    monkeypatch.setattr("img2img.training.results.read_results", lambda _: SimpleNamespace(tasks=[task]))
-    assert json.loads(call("tasks", "show", tmp_path / "run", "parts", "--json").stdout)["baseline"] == 0.25
-    assert "mIoU of the majority class  0.2500\n" in call("tasks", "show", tmp_path / "run", "parts").stdout
+def test_the_baseline_that_a_tasks_file_has_is_told(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    assert json.loads(call("tasks", "show", copy, "parts", "--json").stdout)["baseline"] is None
+    network = img2img.load(bundle).network
+    network.save_task("parts", copy / "tasks" / "parts.safetensors", info={"baseline": 0.25})
+    assert json.loads(call("tasks", "show", copy, "parts", "--json").stdout)["baseline"] == 0.25
+    assert "mIoU of the majority class  0.2500\n" in call("tasks", "show", copy, "parts").stdout
     for command in (("tasks", "list"), ("info",)):
-        text = " ".join(call(*command, tmp_path / "run").stdout.split())
+        text = " ".join(call(*command, copy).stdout.split())
         assert "0.2500)" in text
 
 
