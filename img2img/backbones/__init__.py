@@ -39,10 +39,9 @@ def build_backbone(spec: Mapping[str, Any]) -> Backbone:
     arguments = dict(spec)
     kind = arguments.pop("kind", None)
     build = BACKBONES.find(kind)
-    if (channels := arguments.get("out_channels")) is not None and not (isinstance(channels, int) and channels >= 1):
-        raise InputError(
-            f"backbone {kind!r} got out_channels {channels!r}: expected a whole number of channels or classes, 1 or more"
-        )
+    channels = arguments.get("out_channels")
+    if isinstance(channels, int) and channels < 1:
+        raise InputError(f"backbone {kind!r} got out_channels {channels}: expected 1 channel or class, or more")
     if arguments.get("weights") is None and "weights" not in inspect.signature(build).parameters:
         arguments.pop("weights", None)  # bundles and fresh networks ask for no weights, which a kind need not know of
     backbone = call_with(build, arguments, what=f"backbone {kind!r}")

@@ -46,6 +46,8 @@ def test_the_spec_keeps_no_path_of_this_machine(tmp_path) -> None:
         ({"encoders": "x"}, "no option 'encoders'.*'encoder'"),
         ({"out_channels": "3"}, "out_channels: '3'.*int"),
         ({"out_channels": True}, "out_channels: True"),
+        ({"out_channels": 0}, "out_channels 0: expected 1 channel or class"),
+        ("width: inf: expected a finite number",),
         ({"depth": 2.5}, "depth: 2.5"),
         ({"decoder_channels": "8,8"}, "decoder_channels: '8,8'"),
         ({"options": [1]}, r"options: \[1\]"),
@@ -55,6 +57,19 @@ def test_the_spec_keeps_no_path_of_this_machine(tmp_path) -> None:
 def test_a_wrong_spec_is_refused_with_what_is_known(change, message) -> None:
     with pytest.raises(InputError, match=message):
         build_backbone(SPECS[0] | change)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "message"),
+    [
+        ("resnet18", float("inf"), "width: inf: expected a finite number"),
+        ("resnet18", 0.001, "leaves a channel everywhere"),
+        ("resnext50_32x4d", 0.9, "convolutions have groups"),
+    ],
+)
+def test_a_width_that_no_network_has_is_refused(name: str, width: float, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_backbone({"kind": "torchvision", "name": name, "out_channels": 2, "width": width})
 
 
 def test_a_spec_without_output_channels_is_refused() -> None:

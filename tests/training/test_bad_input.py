@@ -59,6 +59,7 @@ Make = Callable[..., dict[str, Any]]
         ({"train": {"steps": 1, "epochs": 2}}, "steps=1 and epochs=2: expected one of them above 0"),
         ({"resume": "yes"}, "expected 'auto', 'never' or 'anyway'"),
         ({"evaluation": {"panels": 0}}, "evaluation got panels: 0: expected 1 or more"),
+        ({"train": {"steps": 8, "optimiser": {"nesterov": True, "momentum": 0}}}, "nesterov: true with momentum: 0"),
         ({"backbone": {"kind": "smp", "mode": "first"}}, "backbone.mode='first'"),
         ({"backbone": {"kind": "smp", "mode": "pretrained"}}, "needs backbone.weights"),
     ],
