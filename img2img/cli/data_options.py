@@ -42,6 +42,7 @@ Resize = Annotated[int | None, typer.Option(min=8, metavar="PIXELS", help="The s
 
 def task_and_data(
     *,
+    known: str | None = None,
     perceptual: str,
     values: str | None,
     void: str | None,
@@ -52,38 +53,22 @@ def task_and_data(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configs of a task and its data that the options of a command stand for; None is an option that was not given.
 
-    Raises:
-        InputError: they stand for none.
-    """
-    task, data = _from_options({key: value for key, value in given.items() if value is not None}, perceptual)
-    data = data | _of_files(data["kind"], values=values, void=void, suffix=suffix, match=match)
-    return task, data if resize is None else {**data, "resize": resize}
-
-
-def options_and_data(
-    kind: str,
-    *,
-    perceptual: str,
-    values: str | None,
-    void: str | None,
-    suffix: str | None,
-    match: str | None,
-    resize: int | None,
-    **given: Path | str | None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Likewise options for a task of a known kind, whose classes are known too, and the config of its data.
+    Of a task that there is already, `known` is the kind. Its classes are known, and its config has what was given beside them.
 
     Raises:
         InputError: they stand for none.
     """
     found = {key: value for key, value in given.items() if value is not None}
-    if found.keys() == {"images", "labels"}:
-        options, data = {}, {"kind": "image_label_folder", **{key: str(value) for key, value in found.items()}}
-    else:
-        task, data = _from_options(found | ({"kind": kind} if found.keys() == {"images"} else {}), perceptual)
-        options = task if "config" in found or "style" in found else {}
+    task, data = _from_options(found, perceptual) if known is None else _of_known(known, found, perceptual)
     data = data | _of_files(data["kind"], values=values, void=void, suffix=suffix, match=match)
-    return options, data if resize is None else {**data, "resize": resize}
+    return task, data if resize is None else {**data, "resize": resize}
+
+
+def _of_known(kind: str, given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    if given.keys() == {"images", "labels"}:
+        return {}, {"kind": "image_label_folder", **{key: str(value) for key, value in given.items()}}
+    task, data = _from_options({**given, **({"kind": kind} if given.keys() == {"images"} else {})}, perceptual)
+    return task if given.keys() & {"config", "style"} else {}, data
 
 
 def _from_options(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, Any], dict[str, Any]]:

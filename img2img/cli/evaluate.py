@@ -21,8 +21,8 @@ from img2img.cli.data_options import (
     Values,
     Void,
     in_options,
-    options_and_data,
     perceptual_network,
+    task_and_data,
 )
 from img2img.cli.options import Device, Json
 from img2img.cli.output import print_table
@@ -120,7 +120,7 @@ def _on_images(
     kind = model.task(names[0]).kind
     if kind == "style" and given["style"] is None and given["config"] is None:
         raise InputError(f"{names[0]!r} is a style task, whose file has no style image: give it by --style, and --perceptual too")
-    options, data = options_and_data(kind, perceptual=perceptual or "lite0", **given)
+    options, data = task_and_data(known=kind, perceptual=perceptual or "lite0", **given)
     with in_options(given["config"]):
         found = evaluate_task(model, names[0], data, options=options, metrics=metrics, perceptual=network)
     return {names[0]: {**found.plain(), "reported": dict(model.tasks[names[0]].metrics)}}
