@@ -21,7 +21,7 @@ def on_disk(folder: Path, name: str) -> Path:
     Where there is none it is the path as `name` has it, for the message.
     """
     path = folder / name
-    if path.exists() or name.isascii():
+    if name.isascii() or path.exists():
         return path
     found = folder
     for part in Path(name).parts:
