@@ -91,10 +91,11 @@ class PerceptualMetrics:
         Raises:
             InputError: the network's weights are not there or do not fit.
         """
+        features = LastFeatures(self.network)
         made: dict[str, Callable[[], ImageMetric]] = {
-            "lpips": lambda: PerceptualDistance(f"LPIPS ({self.label})", lpips(self.network, self._options["name"])),
+            "lpips": lambda: PerceptualDistance(f"LPIPS ({self.label})", lpips(features, self._options["name"])),
             "dists": lambda: PerceptualDistance(f"DISTS ({self.label})", dists(self.network)),
-            "kid": lambda: KernelDistance(f"KID ({self.label})", self.network),
+            "kid": lambda: KernelDistance(f"KID ({self.label})", features),
         }
         return [made[name]() for name in self.names]
 
@@ -111,6 +112,29 @@ class PerceptualMetrics:
         """The network's name, with the preprocessing of weights that are not the usual ones."""
         name, preprocessing = self._options["name"], self._options.get("preprocessing")
         return name if preprocessing in (None, NETWORKS[name].preprocessing) else f"{name}, {preprocessing}"
+
+
+class LastFeatures:
+    """A network's features of images; those of the last two batches are kept, for the next metric that is given the same tensors.
+
+    Args:
+        network: with all of its layers.
+    """
+
+    def __init__(self, network: PerceptualNetwork) -> None:
+        self.layers = network.layers
+        self._network = network
+        self._known: list[tuple[Tensor, int, Mapping[str, Tensor]]] = []
+
+    def __call__(self, images: Tensor) -> Mapping[str, Tensor]:
+        """By layer, of images (N, 3, H, W) float RGB in [0, 1]."""
+        for given, version, found in self._known:
+            if given is images and version == images._version:
+                return found
+        found = self._network.to(images.device)(images)
+        if not images.is_inference():  # they have no version, by which a change would show
+            self._known = [*self._known[-1:], (images, images._version, found)]
+        return found
 
 
 class PerceptualDistance(PerImageMean):
@@ -146,18 +170,17 @@ class KernelDistance(Metric):
 
     Args:
         name: of the metric.
-        network: its deepest layer is taken.
+        features: of a network, whose deepest layer is taken.
     """
 
     full_state_update = False
     predicted: list[Tensor]
     wanted: list[Tensor]
 
-    def __init__(self, name: str, network: PerceptualNetwork) -> None:
+    def __init__(self, name: str, features: LastFeatures) -> None:
         super().__init__(sync_on_compute=False)
         self.name = name
-        # In a tuple, since an nn.Module as an attribute would become part of this metric's own state and be moved with it.
-        self._network = (network,)
+        self._features = features
         self.add_state("predicted", [], dist_reduce_fx="cat")
         self.add_state("wanted", [], dist_reduce_fx="cat")
 
@@ -168,10 +191,10 @@ class KernelDistance(Metric):
             InputError: another shape, type or range, or too small an image.
         """
         _check(prediction, target, self.name)
-        network = self._network[0].to(target.device)
         for images, found in ((prediction, self.predicted), (target, self.wanted)):
             with torch.no_grad(), torch.autocast(target.device.type, enabled=False):
-                found.append(network(images.float())[network.layers[-1]].mean((2, 3)).double().cpu())
+                features = self._features(images.float())[self._features.layers[-1]]
+                found.append(features.mean((2, 3)).double().cpu())
 
     def compute(self) -> dict[str, float]:
         """The distance since the last `reset`.
@@ -190,14 +213,14 @@ class KernelDistance(Metric):
         return {self.name: sum(poly_mmd(wanted[k::parts], predicted[k::parts]).item() for k in range(parts)) / parts}
 
 
-def lpips(network: PerceptualNetwork, name: str) -> Distance:
+def lpips(features: LastFeatures, name: str) -> Distance:
     """LPIPS 0.1 (Zhang et al. 2018, eq. 1) over a network.
 
     Features are scaled to length 1 at each pixel; their squared differences are weighted by the learned weight of each channel,
     averaged over the pixels and added up over the layers. The learned weights were found over torchvision's networks.
 
     Args:
-        network: with all of its layers.
+        features: of a network with all of its layers.
         name: "vgg16" or "squeezenet1_1".
 
     Raises:
@@ -207,7 +230,7 @@ def lpips(network: PerceptualNetwork, name: str) -> Distance:
     weights = [tensor.flatten() for _, tensor in sorted(_learned(f"lpips_models/{file}.pth").items())]
 
     def distance(prediction: Tensor, target: Tensor) -> Tensor:
-        found, wanted = (network.to(x.device)(x) for x in (prediction, target))
+        found, wanted = (features(x) for x in (prediction, target))
         squared = [(_unit_length(found[layer]) - _unit_length(wanted[layer])).square().mean((2, 3)) for layer in layers]
         return torch.stack([x @ weight.to(x) for x, weight in zip(squared, weights, strict=True)]).sum(0)
 

@@ -18,6 +18,7 @@ from torchmetrics.functional.image import lpips as their_lpips
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from img2img import InputError
+from img2img.backbones.perceptual import PerceptualNetwork
 from img2img.data import VOID, Batch
 from img2img.metrics import perceptual
 from img2img.metrics.extra_metrics import with_extra_metrics
@@ -179,6 +180,32 @@ def test_kid_is_torchmetrics_own_over_all_images_and_large_sets_are_dealt_out(
     (alone,) = PerceptualMetrics(["kid"], network).build()
     alone.update(prediction[:1], target[:1])
     assert math.isnan(alone.compute()["KID (squeezenet1_1, caffe)"])
+
+
+def test_metrics_of_one_network_share_its_features(features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image goes through it once, and what was changed since is looked at again."""
+    _, path = features("squeezenet1_1")
+    network = {"name": "squeezenet1_1", "weights": str(path)}
+    calls, forward = [], PerceptualNetwork.forward
+
+    def counted(self: PerceptualNetwork, batch: Tensor) -> Any:
+        calls.append(len(batch))
+        return forward(self, batch)
+
+    monkeypatch.setattr(PerceptualNetwork, "forward", counted)
+    prediction, target = images(0), images(1)
+    together = PerceptualMetrics(["lpips", "kid"], network).build()
+    for metric in together:
+        metric.update(prediction, target)
+    assert calls == [3, 3]
+    alone = [PerceptualMetrics([name], network).build()[0] for name in ("lpips", "kid")]
+    for metric in alone:
+        metric.update(prediction, target)
+    assert [metric.compute() for metric in together] == [metric.compute() for metric in alone]
+    calls.clear()
+    prediction.mul_(0.5)
+    together[0].update(prediction, target)
+    assert calls == [3], "the target's are known still"
 
 
 @pytest.mark.parametrize(
