@@ -114,7 +114,8 @@ def pieces_of(sources: Iterable[str], out: Path) -> Iterator[Piece]:
             named = [(_inside(name), source.parent / name) for name in _lines(source)]
         else:
             named = [(source.name, source)]
-        files = [(name, os.path.abspath(path)) for name, path in named if is_new(output_of(name), os.path.abspath(path), name)]
+        absolute = ((name, os.path.abspath(path)) for name, path in named)
+        files = [(name, path) for name, path in absolute if is_new(output_of(name), path, name)]
         for first in range(0, len(files), FILES):
             yield {"kind": "files", "files": files[first : first + FILES]}
 

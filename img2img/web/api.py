@@ -134,7 +134,7 @@ def api_routes(service: Service, *, teaches: bool = False) -> APIRouter:
 
 
 PREVIEW_BYTES = 60
-"""Bytes a pixel of an image that is decoded and written as a PNG, at most."""
+"""Bytes a pixel of an image that is decoded and written as a PNG, at most: 11 to 17 measured (JPEG, WebP, PNG with alpha)."""
 
 
 async def _ask(service: Service, tasks: list[str], request: Request, *, form: str | None, side: int | None) -> Answer:

@@ -4,7 +4,7 @@ Cameras, scanners and microscopes often use 12 of the 16 bits, and no file says 
 8 bits, so OpenCV reads those files.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -116,14 +116,14 @@ def has_deep_colours(kind: str | None, raw: tuple[Any, ...], mode: str) -> bool:
     return wide and mode in ("RGB", "RGBA", "RGBX", "LA")
 
 
-def scale_deep_colours(image: Image.Image, what: str, where: str, encoded: bytes) -> Image.Image:
+def scale_deep_colours(image: Image.Image, what: str, where: str, encoded: Callable[[], bytes]) -> Image.Image:
     """An image of 16-bit colours with the white of `reading_16_bits`, where one is given; else as it is.
 
     Args:
         image: the file's first frame, as it is stored.
         what: what to call the file.
         where: what to call the set that it is of.
-        encoded: the whole file.
+        encoded: gives the whole file, which is read where it is needed.
 
     Raises:
         InputError: a white is given, and the file is of a kind whose 16 bits cannot be read.
@@ -133,7 +133,7 @@ def scale_deep_colours(image: Image.Image, what: str, where: str, encoded: bytes
     if white is None and highest >= _DARK:
         note_highest_value(highest * 257, what, where)
         return image
-    values = _read(encoded)
+    values = _read(encoded())
     if values is None or values.shape[:2] != (image.height, image.width):
         if white is None:
             return image

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,7 +44,7 @@ class _Decoded:
         orientation: EXIF's, from 1 to 8.
         raw: how the format keeps the pixels: what Pillow's decoder was told.
         size: the stored height and width in pixels, which `image` has unless it was decoded at a part of it.
-        encoded: the whole file, where more of it than Pillow gives is to be read.
+        encoded: gives the whole file, for what more of it is read than Pillow gives.
     """
 
     image: Image.Image
@@ -51,7 +52,7 @@ class _Decoded:
     orientation: int
     raw: tuple[Any, ...]
     size: tuple[int, int]
-    encoded: bytes = b""
+    encoded: Callable[[], bytes]
 
     @property
     def shown_size(self) -> tuple[int, int]:
@@ -203,7 +204,8 @@ def open_encoded(encoded: bytes, *, formats: tuple[str, ...] | None = None) -> I
     Raises:
         InputError: see `open_image`.
     """
-    return _shown(_first_frame(io.BytesIO(encoded), "the image", formats=formats), "the image", "images in memory")
+    decoded = _first_frame(io.BytesIO(encoded), "the image", lambda: encoded, formats=formats)
+    return _shown(decoded, "the image", "images in memory")
 
 
 _LOSSY = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000", "AVIF": "AVIF"}
@@ -292,7 +294,7 @@ def _shown(decoded: _Decoded, what: str, where: str) -> Image.Image:
         image = Image.fromarray(np.asarray(image).astype(np.uint16))
     elif image.mode == "I;16" and decoded.raw[:1] == ("I;12",):  # the file itself says 12 bits
         image = Image.fromarray(to_16_bits(np.asarray(image), 4095))
-    elif decoded.encoded:
+    elif has_deep_colours(decoded.kind, decoded.raw, image.mode):
         image = scale_deep_colours(image, what, where, decoded.encoded)
     image.info |= {k: v for k, v in decoded.image.info.items() if k == "icc_profile"}
     return image if decoded.orientation == 1 else turn(image, decoded.orientation)
@@ -318,10 +320,17 @@ def _decode(path: Path, resize: Resize = AS_IT_IS) -> _Decoded:
     if not path.is_file():
         raise no_file(path, "an image")
     with open(path, "rb") as file:
-        return _first_frame(file, str(path), resize)
+        return _first_frame(file, str(path), path.read_bytes, resize)
 
 
-def _first_frame(file: BinaryIO, what: str, resize: Resize = AS_IT_IS, *, formats: tuple[str, ...] | None = None) -> _Decoded:
+def _first_frame(
+    file: BinaryIO,
+    what: str,
+    encoded: Callable[[], bytes],
+    resize: Resize = AS_IT_IS,
+    *,
+    formats: tuple[str, ...] | None = None,
+) -> _Decoded:
     try:
         with open_header(file, formats) as image:
             width, height = image.size
@@ -340,7 +349,6 @@ def _first_frame(file: BinaryIO, what: str, resize: Resize = AS_IT_IS, *, format
                 stored = turn(stored, {6: 8, 8: 6}.get(orientation, orientation))
             else:
                 orientation = orientation_of(image)
-            encoded = _whole(file) if has_deep_colours(image.format, told, stored.mode) else b""
             return _Decoded(stored, image.format, orientation, told, size, encoded)
     except MemoryError:
         raise
@@ -365,8 +373,3 @@ def decoder_arguments(image: Image.Image) -> tuple[Any, ...]:
     tiles = getattr(image, "tile", ())
     args = tiles[0].args if tiles else ()
     return args if isinstance(args, tuple) else (args,)
-
-
-def _whole(file: BinaryIO) -> bytes:
-    file.seek(0)
-    return file.read()
