@@ -9,9 +9,13 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from img2img.errors import InputError
 from img2img.files.paths import expanded
+
+if TYPE_CHECKING:
+    from img2img.research.suites.runner import Job
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,21 +51,24 @@ def main(arguments: list[str]) -> None:
         out = options.out or ROOT / "runs" / suite.name
         seeds = list(suite.seeds) if options.seeds is None else options.seeds
         labels = list(suite.methods) if options.methods is None else options.methods
+        if options.parallel is not None and options.parallel < 1:
+            raise InputError(f"--parallel {options.parallel}: expected a whole number of at least 1")
         of_launcher = [override for override in options.overrides if override.startswith("launcher")]
         more = [override for override in options.overrides if override not in of_launcher]
         if options.launcher is not None:
             launcher = read_launcher({"name": options.launcher, "parallel": options.parallel, **_launcher(of_launcher)})
-            jobs = backbone_jobs(suite, out, seeds, more) + method_jobs(suite, out, labels, seeds, more)
-            failed = launch_jobs(suite.pipeline, jobs, launcher, store=options.store)
+            jobs = method_jobs(suite, out, labels, seeds, more)
+            backbones = backbone_jobs(suite, out, _seeds(jobs), more)
+            failed = launch_jobs(suite.pipeline, backbones + jobs, launcher, store=options.store)
         else:
             if of_launcher:
                 raise InputError(f"{of_launcher[0]}: expected --launcher ray or slurm with it, or none")
             parallel = options.parallel or 1
             more += ["device.threads=1"] if parallel > 1 else []
             pipeline = ROOT / "pipelines" / f"{suite.pipeline}.py"
-            failed = run_jobs(pipeline, backbone_jobs(suite, out, seeds, more), parallel=parallel, store=None)
+            jobs = method_jobs(suite, out, labels, seeds, more)
+            failed = run_jobs(pipeline, backbone_jobs(suite, out, _seeds(jobs), more), parallel=parallel, store=None)
             if not failed:
-                jobs = method_jobs(suite, out, labels, seeds, more)
                 failed = run_jobs(pipeline, jobs, parallel=parallel, store=options.store)
         if options.store is not None and (options.store / RUNS).exists():
             describe(suite, options.store, out)
@@ -72,6 +79,11 @@ def main(arguments: list[str]) -> None:
     if failed:
         reasons = "see console.txt in" if options.launcher is None else "the reasons are above:"
         sys.exit(f"error: failed, {reasons} " + ", ".join(str(job.folder) for job in failed))
+
+
+def _seeds(jobs: list["Job"]) -> list[int]:
+    """Those that any job has."""
+    return list(dict.fromkeys(job.seed for job in jobs))
 
 
 def _print_choice(store: Path | None) -> None:

@@ -113,6 +113,8 @@ def score_of(
 ) -> dict[str, Any] | None:
     """The score S of a run's test accuracies against the challenge's fine-tuned networks; None unless it has all ten tasks.
 
+    The accuracies are those after the whole sequence, so that forgetting counts.
+
     The reference is measured on the challenge's test set, whose labels are not public. Accuracies of another set, such as the
     validation set, give a score that says how methods compare, not one to set beside published ones.
 
@@ -121,7 +123,9 @@ def score_of(
         imagenet12_accuracy: in per cent, that of the backbone's own network where the run does not learn ImageNet.
         unused: the method takes nothing from the backbone, as networks from scratch do, and so does not count it.
     """
-    accuracies = {task["name"]: 100 * task["value"] for task in results["tasks"] if task["value"] is not None}
+    at_the_end = results["forgetting"]["value_matrix"][-1]
+    names = [task["name"] for task in results["tasks"]]
+    accuracies = {name: 100 * value for name, value in zip(names, at_the_end, strict=True) if value is not None}
     parameters = results["relative_parameters"]
     stored = results["shared_bytes"] + sum(task["bytes"] for task in results["tasks"])
     given = {}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from img2img.backbones import EncoderDecoder
 from img2img.errors import InputError
 from img2img.training.config import OptimiserName, OptimiserOptions, TrainOptions
 from img2img.training.distributed import Fabric
@@ -36,11 +37,26 @@ Groups = Callable[[OptimiserOptions], Sequence[ParameterGroup]]
 
 
 def all_of(module: nn.Module) -> Groups:
-    """Whatever of a module requires grad, as one group."""
+    """Whatever of a module requires grad, as one group; its encoder as another where that has a rate of its own.
+
+    `groups` raises InputError where there is such a rate and no encoder.
+    """
 
     def groups(options: OptimiserOptions) -> list[ParameterGroup]:
         trained = [p for p in module.parameters() if p.requires_grad]
-        return [ParameterGroup(trained, options.name, options.lr, options.weight_decay)]
+        if options.encoder_lr is None:
+            return [ParameterGroup(trained, options.name, options.lr, options.weight_decay)]
+        networks = [network for network in module.modules() if isinstance(network, EncoderDecoder)]
+        if not networks:
+            raise InputError(
+                f"train.optimiser.encoder_lr={options.encoder_lr:g}: expected a network with an encoder and a decoder, and this "
+                "one has none; leave it out"
+            )
+        encoder = {id(p) for network in networks for p in network.encoder.parameters()}
+        return [
+            ParameterGroup([p for p in trained if id(p) not in encoder], options.name, options.lr, options.weight_decay),
+            ParameterGroup([p for p in trained if id(p) in encoder], options.name, options.encoder_lr, options.weight_decay),
+        ]
 
     return groups
 

@@ -186,7 +186,14 @@ def test_a_dataset_without_test_images_leaves_the_others_in_the_servers_file(off
 
 def _results(names: list[str], parameters: float) -> dict[str, Any]:
     tasks = [{"name": name, "value": 0.9, "bytes": 1} for name in names]
-    return {"tasks": tasks, "relative_parameters": parameters, "shared_bytes": 10, "backbone": {"bytes": 100}}
+    matrix = {"value_matrix": [[0.9] * len(names)] * len(names)}
+    return {
+        "tasks": tasks,
+        "relative_parameters": parameters,
+        "shared_bytes": 10,
+        "backbone": {"bytes": 100},
+        "forgetting": matrix,
+    }
 
 
 def test_a_given_network_is_one_more_where_tasks_take_nothing_from_it() -> None:
@@ -197,6 +204,14 @@ def test_a_given_network_is_one_more_where_tasks_take_nothing_from_it() -> None:
     measured = score_of(_results(list(FINETUNED), 10.0), unused=True)
     assert measured is not None
     assert (measured["relative_parameters"], measured["given"]) == (10.0, {})
+
+
+def test_what_was_forgotten_does_not_count() -> None:
+    results = _results(list(FINETUNED), 1.0)
+    results["forgetting"]["value_matrix"][-1] = [0.1] * 9 + [0.9]
+    score = score_of(results)
+    assert score is not None
+    assert list(score["accuracies"].values()) == [pytest.approx(10.0)] * 9 + [pytest.approx(90.0)]
 
 
 def test_the_bytes_of_a_given_network_count_once() -> None:

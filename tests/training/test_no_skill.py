@@ -109,4 +109,5 @@ def test_a_test_part_of_one_class(tmp_path: Path) -> None:
 
 def test_a_decathlon_without_a_figure_has_no_score() -> None:
     task = {"name": "svhn", "value": None, "bytes": 1}
-    assert score_of({"tasks": [task], "relative_parameters": 1.0, "shared_bytes": 0, "backbone": {"bytes": 1}}) is None
+    results = {"tasks": [task], "forgetting": {"value_matrix": [[None]]}, "relative_parameters": 1.0, "shared_bytes": 0}
+    assert score_of(results | {"backbone": {"bytes": 1}}) is None

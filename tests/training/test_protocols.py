@@ -14,6 +14,7 @@ from img2img.backbones import build_backbone
 from img2img.masks import TaskModule
 from img2img.research.impresslearn.options import read_study
 from img2img.research.strategies import PackNet
+from img2img.research.strategies.shared import SharedNetwork
 from img2img.research.suites.runner import load_suite
 from img2img.training.backbone import starting_backbone
 from img2img.training.compose import compose, config_folder, plain_config
@@ -201,6 +202,24 @@ def test_scores_and_norm_state_never_decay_and_weights_do() -> None:
     assert {group["weight_decay"] for group in all_groups(build_optimisers(_groups(plain)(options), options))} == {0.1}
 
 
+def test_an_encoder_can_have_a_rate_of_its_own() -> None:
+    network = build_backbone({"kind": "smp", "encoder": "resnet18", "decoder_channels": [16, 8, 8, 8, 8], "out_channels": 2})
+    options = OptimiserOptions(lr=1e-3, encoder_lr=1e-4, weight_decay=0.1)
+    assert [group.lr for group in all_of(network)(OptimiserOptions(lr=1e-3))] == [1e-3]
+    shared = SharedNetwork(MaskedNetwork(network, head="head"), "shared")
+    for module, encoder in ((network, network.encoder), (shared, shared.trunk.encoder)):
+        rest, own = all_of(module)(options)
+        assert [(group.lr, group.weight_decay, group.optimiser) for group in (rest, own)] == [
+            (1e-3, 0.1, "adam"),
+            (1e-4, 0.1, "adam"),
+        ]
+        assert {id(p) for p in own.parameters} == {id(p) for p in encoder.parameters()}
+        assert len(rest.parameters) + len(own.parameters) == len(list(module.parameters()))
+    assert TrainOptions(optimiser=options).at_rate(0.1).optimiser.encoder_lr == pytest.approx(1e-5)
+    with pytest.raises(InputError, match=r"encoder_lr=0.0001: expected a network with an encoder and a decoder.*leave it out"):
+        all_of(nn.Linear(2, 2))(options)
+
+
 @pytest.mark.parametrize(
     ("role", "expected"), [("scores", ("Adam", 0.25, 0.01)), ("weight", ("SGD", 0.5, 0.1))], ids=["scores", "weight"]
 )
@@ -299,7 +318,7 @@ NOTHING = {"name": "x", "out": "x", "backbone": {}, "method": {}, "sequence": ["
 
 def test_options_that_are_off_do_not_change_what_a_training_depends_on() -> None:
     plain = TrainOptions(steps=1).plain()
-    assert not {"mask", "nesterov", "mask_weight_decay"} & plain["optimiser"].keys()
+    assert not {"mask", "nesterov", "mask_weight_decay", "encoder_lr"} & plain["optimiser"].keys()
     assert "cutout" not in plain["augmentation"]
     on = TrainOptions(steps=1).changed(optimiser={"nesterov": True, "mask_weight_decay": 0.1}, augmentation={"cutout": 8}).plain()
     assert (on["optimiser"]["nesterov"], on["optimiser"]["mask_weight_decay"], on["augmentation"]["cutout"]) == (True, 0.1, 8)

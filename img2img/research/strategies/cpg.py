@@ -178,8 +178,9 @@ class CPG(PackNet):
 
     def used(self, name: str) -> dict[str, Tensor]:
         """By weight, which ones a task runs with, bool: its own, and those that it picked of the owners before it."""
-        used = super().used(name)
-        return used | {key: used[key] & mask for key, mask in self._masks(name).items()}
+        used, earlier = super().used(name), self._earlier(name)
+        # A score outside `earlier` decides nothing, and weight decay may have moved it.
+        return used | {key: used[key] & (mask | ~earlier[key]) for key, mask in self._masks(name).items()}
 
     def network(self, name: str) -> Network:
         """As PackNet's; the newest task runs with its mask as it is at the time."""

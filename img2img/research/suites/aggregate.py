@@ -52,24 +52,28 @@ def _alike(method: Method) -> list[Run]:
     return [method.runs[i] for i in alike([frozenset(run.tasks) for run in method.runs])]
 
 
+def whole_runs(method: Method) -> Sequence[Run]:
+    """The seeds whose metrics at the end can be averaged: all, or, of a method that forgets, those with the same tasks.
+
+    In a shorter sequence there is less to forget by.
+    """
+    return _alike(method) if moved(method) else method.runs
+
+
 def final(method: Method, task: TaskInfo) -> Stat | None:
     """The primary metric after the whole sequence."""
-    return stat(run.final(task.name) for run in method.runs)
+    return stat(run.final(task.name) for run in whole_runs(method))
 
 
 def learned(method: Method, task: TaskInfo) -> Stat | None:
     """The primary metric when the task was just learned."""
-    return stat(run.learned(task.name) for run in method.runs)
+    return stat(run.learned(task.name) for run in whole_runs(method))
 
 
-def moved(method: Method, suite: Suite) -> bool:
+def moved(method: Method) -> bool:
     """Whether some task's primary metric at the end differs from the one when it was learned."""
-    for run in method.runs:
-        for task in suite.tasks:
-            new, last = run.learned(task.name), run.final(task.name)
-            if new is not None and last is not None and new != last:
-                return True
-    return False
+    values = ((run.learned(name), run.final(name)) for run in method.runs for name in run.tasks)
+    return any(None not in (new, last) and new != last for new, last in values)
 
 
 def best(stats: Sequence[Stat | None], *, higher_is_better: bool) -> set[int]:
@@ -93,7 +97,7 @@ def skill_of(value: float | None, task: TaskInfo) -> float | None:
 
 def skills(method: Method, task: TaskInfo) -> Stat | None:
     """The skill after the whole sequence."""
-    return stat(skill_of(run.final(task.name), task) for run in method.runs)
+    return stat(skill_of(run.final(task.name), task) for run in whole_runs(method))
 
 
 def mean_skill(method: Method, suite: Suite) -> tuple[Stat, int] | None:
@@ -125,7 +129,7 @@ def relative_skill(method: Method, reference: Method, task: TaskInfo) -> float |
 
 
 def _skills_by_start(method: Method, task: TaskInfo) -> dict[tuple[int, str | None], float]:
-    found = {run.start: skill_of(run.final(task.name), task) for run in method.runs}
+    found = {run.start: skill_of(run.final(task.name), task) for run in whole_runs(method)}
     return {start: value for start, value in found.items() if value is not None}
 
 

@@ -93,7 +93,7 @@ def _view(
         "facts": page_text.facts(suite),
         "backbone_task": suite.backbone_task,
         "final": page_text.quality(suite, final, suite.methods, mark=True),
-        "learned": page_text.quality(suite, learned, [m for m in suite.methods if moved(m, suite)], mark=False),
+        "learned": page_text.quality(suite, learned, [m for m in suite.methods if moved(m)], mark=False),
         "skill": _skill(suite, gallery),
         "reference": None if suite.reference is None else suite.reference.title,
         "pairs": _pairs(suite, gallery),

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from img2img.formatting import markdown_table
 from img2img.reports import text
-from img2img.research.suites.aggregate import task_bytes
+from img2img.research.suites.aggregate import task_bytes, whole_runs
 from img2img.research.suites.plot_style import WIDE, look, new_figure, plain, tidy
 from img2img.research.suites.suite import Method, Suite, TaskInfo
 
@@ -57,9 +57,9 @@ def pairs(method: Method, reference: Method, task: TaskInfo) -> list[Pair]:
 
     Where the reference's metric is 0 there is no gain and no pair.
     """
-    theirs = {run.start: run.final(task.name) for run in reference.runs}
+    theirs = {run.start: run.final(task.name) for run in whole_runs(reference)}
     found = []
-    for run in method.runs:
+    for run in whole_runs(method):
         value, base = run.final(task.name), theirs.get(run.start)
         if value is not None and base:
             better = value - base if task.higher_is_better else base - value
@@ -164,21 +164,36 @@ def pairs_figure(suite: Suite) -> Figure | None:
     return figure
 
 
-def gain_points(suite: Suite) -> list[tuple[Method, float, float, float | None]]:
-    """Of every method that a seed has all tasks of: its mean bytes of a task, its mean gain, and that gain's standard error.
+class GainPoint(NamedTuple):
+    """A method's place among gains against bytes.
 
-    The reference is the last, with a gain of 0.
+    Attributes:
+        method: of the suite.
+        bytes: the mean over its tasks.
+        gain: the mean over the tasks, and seeds, as a fraction of the reference.
+        error: the standard error of the gain; None with one seed, and of the reference.
+        seeds: how many have all tasks; None of the reference.
     """
+
+    method: Method
+    bytes: float
+    gain: float
+    error: float | None
+    seeds: int | None
+
+
+def gain_points(suite: Suite) -> list[GainPoint]:
+    """A point for every method that a seed has all tasks of; the reference is the last, with a gain of 0."""
     if (found := compared(suite)) is None:
         return []
-    points: list[tuple[Method, float, float, float | None]] = []
+    points: list[GainPoint] = []
     for method in found.methods:
         overall = mean_gain(method, found.reference, found.tasks)
         size = mean_bytes(method, found.tasks)
         if overall is not None and size:
-            points.append((method, size, overall.mean, overall.error))
+            points.append(GainPoint(method, size, overall.mean, overall.error, overall.pairs))
     if points and (size := mean_bytes(found.reference, found.tasks)):
-        points.append((found.reference, size, 0.0, None))
+        points.append(GainPoint(found.reference, size, 0.0, None, None))
     return points
 
 

@@ -1,7 +1,7 @@
 """Figures of quality, forgetting, size and time, a method beside the other; matplotlib figures without pyplot."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from img2img.masks.plots import effect_words
 from img2img.reports import text
 from img2img.research.suites.aggregate import Matrix, Sizes, Stat, alike
+from img2img.research.suites.paired_differences import GainPoint
 from img2img.research.suites.plot_style import COLOURS, WIDE, fill, look, new_figure, plain, side_legend, tidy
 from img2img.research.suites.suite import Method, TaskInfo
 
@@ -202,32 +203,43 @@ _LOWEST_GAIN = -0.25
 """Gains below this are drawn there."""
 
 
-def gain_bytes_figure(points: Sequence[tuple[Method, float, float, float | None]], *, reference: str) -> Figure:
+def gain_bytes_figure(points: Sequence[GainPoint], *, reference: str) -> Figure:
     """Mean gain over a reference against the bytes of a task, with the front: no method left of it is as good.
 
+    The front has the methods with the most seeds alone, since one lucky seed is no evidence; the others are drawn hollow, with
+    their seeds behind their names.
+
     Args:
-        points: the method, its mean bytes of a task, above 0, its mean gain as a fraction, and the gain's standard error or None.
+        points: of the methods, bytes above 0.
         reference: the name of what is gained on.
     """
-    shown = [(m, size, max(gain, _LOWEST_GAIN)) for m, size, gain, _ in points]
-    figure, axes = _against_bytes(shown, below=_LOWEST_GAIN)
+    most = max((point.seeds for point in points if point.seeds is not None), default=0)
+    few = {point.method for point in points if point.seeds is not None and point.seeds < most}
+    shown = [(point.method, point.bytes, max(point.gain, _LOWEST_GAIN)) for point in points]
+    figure, axes = _against_bytes(shown, below=_LOWEST_GAIN, hollow=few)
     low, high = axes.get_ylim()
-    bars = [(gain - error, gain + error) for _, _, gain, error in points if error is not None and gain >= _LOWEST_GAIN]
+    inside = [point for point in points if point.gain >= _LOWEST_GAIN]
+    bars = [(point.gain - point.error, point.gain + point.error) for point in inside if point.error is not None]
     low, high = min([low, *(end - 0.005 for end, _ in bars)]), max([high, *(end + 0.005 for _, end in bars)])
-    axes.set_ylim(low - 0.04 * (high - low) * sum(gain < _LOWEST_GAIN for _, _, gain, _ in points), high)  # room for their names
+    axes.set_ylim(low - 0.04 * (high - low) * (len(points) - len(inside)), high)  # room for their names
     axes.axhline(0, color="0.35", linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
-    for method, size, gain, error in points:
-        if error is not None and gain >= _LOWEST_GAIN:
+    for method, size, gain, error, _ in inside:
+        if error is not None:
             axes.errorbar(size, gain, yerr=error, color=look(method.index)["color"], elinewidth=1, capsize=2, zorder=2)
-    front = pareto_front([(size, gain) for _, size, gain, _ in points])
+    front = pareto_front([(point.bytes, point.gain) for point in points if point.method not in few])
     axes.plot(*zip(*front, strict=True), color="0.55", linewidth=1.2, drawstyle="steps-post", zorder=1)
     axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], min_n_ticks=3))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.3g} %".replace("-", "−") if value else "0"))
     axes.set_xlabel("stored for a task (logarithmic)")
     axes.set_ylabel(plain(f"mean gain over {reference} of the same seed", 90))
     figure.draw_without_rendering()
-    below = {m: f" ({100 * gain:+.0f} %, below)".replace("-", "−") for m, _, gain, _ in points if gain < _LOWEST_GAIN}
-    _place_names(axes, [(m, x, y, plain(m.title) + below.get(m, "")) for m, x, y in shown])
+
+    def name(point: GainPoint) -> str:
+        below = "" if point in inside else f" ({100 * point.gain:+.0f} %, below)".replace("-", "−")
+        seeds = f" ({point.seeds} seed{'s' if point.seeds != 1 else ''})" if point.method in few else ""
+        return plain(point.method.title) + seeds + below
+
+    _place_names(axes, [(point.method, point.bytes, max(point.gain, _LOWEST_GAIN), name(point)) for point in points])
     return figure
 
 
@@ -240,7 +252,9 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-def _against_bytes(points: Sequence[tuple[Method, float, float]], *, below: float) -> tuple[Figure, Axes]:
+def _against_bytes(
+    points: Sequence[tuple[Method, float, float]], *, below: float, hollow: Collection[Method] = ()
+) -> tuple[Figure, Axes]:
     """Points over a logarithmic axis of bytes, with room for their names; those at `below` as arrowheads downwards."""
     figure = new_figure(WIDE, max(5.6, 0.2 * len(points)))  # a name needs 0.15 inches
     FigureCanvasAgg(figure)
@@ -249,7 +263,8 @@ def _against_bytes(points: Sequence[tuple[Method, float, float]], *, below: floa
     axes.set_xscale("log")
     for method, size, value in points:
         marker = {} if value > below else {"marker": "v"}
-        axes.plot(size, value, **{**look(method.index), "linestyle": "none", "markersize": 8, **marker})
+        fill_style = {"markerfacecolor": "white"} if method in hollow else {}
+        axes.plot(size, value, **{**look(method.index), "linestyle": "none", "markersize": 8, **marker, **fill_style})
     sizes, values = [size for _, size, _ in points], [value for _, _, value in points]
     low, high = min(sizes), max(sizes)
     axes.set_xlim(low / 1.6, high * max(2.0, (high / low) ** 0.45))  # room for the names

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from img2img.errors import InputError
 from img2img.files.atomic import check_folder
@@ -37,7 +39,7 @@ class Variant(Options):
     note: str = ""
     """One sentence for the report."""
     seeds: Sequence[int] | None = None
-    """Its seeds in place of the suite's."""
+    """Of the suite's seeds those that it has; None: all."""
 
 
 class SuiteConfig(Options):
@@ -59,6 +61,13 @@ class SuiteConfig(Options):
     """Overrides that leave the first task alone in the sequence; each seed's backbone is trained so, once. None where no task
     trains the backbone."""
 
+    @model_validator(mode="after")
+    def _seeds_of_methods(self) -> Self:
+        for label, method in self.methods.items():
+            if beyond := [seed for seed in method.seeds or () if seed not in self.seeds]:
+                raise ValueError(f"methods.{label}.seeds has {beyond[0]}: expected some of the suite's, {list(self.seeds)}")
+        return self
+
 
 def load_suite(file: Path) -> SuiteConfig:
     """The suite of a YAML file.
@@ -69,23 +78,25 @@ def load_suite(file: Path) -> SuiteConfig:
     Raises:
         InputError: no such file or base, an unknown key, or a value that cannot be used.
     """
-    return checked(SuiteConfig, _inherited(file), what=str(file))
+    return checked(SuiteConfig, _inherited(file, ()), what=str(file))
 
 
-def _inherited(file: Path) -> dict[str, Any]:
-    """What a suite's file says, on top of what its base says, and the base's own."""
+def _inherited(file: Path, of: tuple[Path, ...]) -> dict[str, Any]:
+    """What a suite's file says, on top of what its base says, and the base's own; `of` are the suites that it is a base of."""
+    if file in of:
+        raise InputError(f"{file}: it is a base of its own, by way of {', '.join(each.stem for each in of)}: remove one `base`")
     content = _content(file)
     base = content.pop("base", None)
     if base is None:
         return content
-    inherited = _inherited(file.with_name(f"{base}.yaml"))
-    methods = content.get("methods", inherited["methods"])
+    inherited = _inherited(file.with_name(f"{base}.yaml"), (*of, file))
+    theirs = inherited.get("methods", {})
+    methods = content.get("methods", theirs)
     if isinstance(methods, list):
-        unknown = [label for label in methods if label not in inherited["methods"]]
+        unknown = [label for label in methods if label not in theirs]
         if unknown:
-            known = ", ".join(inherited["methods"])
-            raise InputError(f"{file}: the base {base!r} has no method {unknown[0]!r}; it has {known}")
-        methods = {label: inherited["methods"][label] for label in methods}
+            raise InputError(f"{file}: the base {base!r} has no method {unknown[0]!r}; it has {', '.join(theirs) or 'none'}")
+        methods = {label: theirs[label] for label in methods}
     return {**inherited, **content, "methods": methods}
 
 
@@ -117,14 +128,16 @@ def backbone_jobs(suite: SuiteConfig, out: Path, seeds: Sequence[int], more: Seq
 
 
 def method_jobs(suite: SuiteConfig, out: Path, labels: Sequence[str], seeds: Sequence[int], more: Sequence[str]) -> list[Job]:
-    """The runs of the methods, seed by seed.
+    """The runs of the methods, seed by seed, each method's seeds alone.
 
     Raises:
-        InputError: there is no method of such a label.
+        InputError: there is no method of such a label, a seed is below 0, or no method has one of the seeds.
     """
     for label in labels:
         if label not in suite.methods:
             raise InputError(f"the suite {suite.name!r} has no method {label!r}; it has {', '.join(suite.methods)}")
+    if seeds and min(seeds) < 0:
+        raise InputError(f"seed {min(seeds)}: expected whole numbers from 0")
     jobs = []
     for seed in seeds:
         for label in labels:
@@ -135,6 +148,9 @@ def method_jobs(suite: SuiteConfig, out: Path, labels: Sequence[str], seeds: Seq
             first = [] if suite.first is None else [f"backbone_from={out / 'backbone' / str(seed)}"]
             overrides = [*suite.overrides, *first, *variant.overrides, *more, f"seed={seed}", f"out={folder}"]
             jobs.append(Job(label=label, seed=seed, folder=folder, overrides=overrides))
+    if seeds and not jobs:
+        known = "; ".join(f"{label} has {', '.join(map(str, suite.methods[label].seeds or ()))}" for label in labels)
+        raise InputError(f"nothing to run of seeds {', '.join(map(str, seeds))}: {known}")
     return jobs
 
 

@@ -74,15 +74,18 @@ def environment_of(suite: Suite, key: str) -> str | None:
 def chosen_by_validation(suite: Suite) -> dict[str, tuple[str, float]]:
     """By task, the label of the method that validates best, as a mean over its seeds, and that value. The test plays no part.
 
-    Of equal methods the first counts. Tasks that were never validated have no entry.
+    Methods with the most seeds alone, since one lucky seed is no evidence, and those that keep what they learned, since a task
+    is validated when it is learned. Of equal methods the first counts. Tasks that were never validated have no entry.
     """
     found: dict[str, tuple[str, float]] = {}
+    lasting = [method for method in suite.methods if not moved(method)]
     for task in suite.tasks:
-        for method in suite.methods:
-            values = [value for run in method.runs if (value := _validated(run, task.name)) is not None]
-            if not values:
+        values = {m: [value for run in m.runs if (value := _validated(run, task.name)) is not None] for m in lasting}
+        most = max(map(len, values.values()), default=0)
+        for method, known in values.items():
+            if not known or len(known) < most:
                 continue
-            mean = statistics.fmean(values)
+            mean = statistics.fmean(known)
             before = found.get(task.name)
             if before is None or (mean > before[1] if task.higher_is_better else mean < before[1]):
                 found[task.name] = (method.label, mean)
@@ -116,7 +119,7 @@ def headline(suite: Suite) -> str:
         for task in suite.tasks:
             cell = _spread(final(method, task))
             cell = f"**{cell}**" if method.label in wins[task.name] else cell
-            cells.append(f"{cell} ({_spread(learned(method, task))})" if moved(method, suite) else cell)
+            cells.append(f"{cell} ({_spread(learned(method, task))})" if moved(method) else cell)
         rows.append([method.title, *cells, *_sums(method, suite)])
     return markdown_table(["method", *columns, "mean skill", "stored once", "a task", "training", "seeds"], rows)
 

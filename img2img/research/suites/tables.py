@@ -108,7 +108,7 @@ def all_tables(suite: Suite, curves: Mapping[str, Mapping[str, Points]]) -> list
             tuple(
                 (task.name, method.label, *_parts(s))
                 for method, task in pairs
-                if moved(method, suite) and (s := learned(method, task)) is not None
+                if moved(method) and (s := learned(method, task)) is not None
             ),
         ),
         Table(

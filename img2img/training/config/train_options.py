@@ -10,7 +10,7 @@ from img2img.validation import Options
 
 OptimiserName = Literal["adam", "sgd", "rmsprop"]
 
-RATES = ("mask_lr", "lr", "head_lr", "norm_lr")
+RATES = ("mask_lr", "lr", "encoder_lr", "head_lr", "norm_lr")
 """The learning rates among `OptimiserOptions`."""
 
 
@@ -39,6 +39,10 @@ class OptimiserOptions(Options):
     """Of what masks learn: for coefficients, such as ImpressLearn's. Scores it pulls to their threshold."""
     lr: float = Field(default=3e-3, gt=0)
     """Learning rate of networks, or parts of them, that are trained themselves."""
+    encoder_lr: float | None = Field(default=None, gt=0)
+    """That of the encoder of such a network where it is another; None: `lr`. Pre-trained weights want a tenth of what the fresh
+    decoder wants, or less: at 3e-3 they are lost.
+    """
     mask_lr: float = Field(default=3.5e-4, gt=0)
     """That of the mask scores, and of whatever else masks learn."""
     head_lr: float | None = Field(default=1e-2, gt=0)
@@ -160,7 +164,7 @@ class TrainOptions(Options):
     def plain(self) -> dict[str, Any]:
         """As plain values, for fingerprints: without options that are off, as before these options existed."""
         plain = self.model_dump(exclude=None if self.average.decay else {"average"})
-        later = {"mask": "adam", "nesterov": False, "mask_weight_decay": 0.0}
+        later = {"mask": "adam", "nesterov": False, "mask_weight_decay": 0.0, "encoder_lr": None}
         optimiser = plain["optimiser"]
         if not self.augmentation.cutout:
             del plain["augmentation"]["cutout"]

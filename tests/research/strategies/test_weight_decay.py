@@ -128,6 +128,21 @@ def test_putting_back_keeps_the_memory_format_and_what_is_trained(
         torch.testing.assert_close(weight[~free] + 1, shifted[f"trunk.{key}"][~free])
 
 
+def test_scores_that_decay_decide_nothing_where_a_task_trains_the_weights_itself() -> None:
+    decays = {"name": "adam", "mask_lr": LR, "weight_decay": 1e-12, "mask_weight_decay": 1.0}
+    strategy = begun(CPG(prunings=2), context(steps=9, optimiser=decays))
+    first(strategy)
+    learned(strategy, "colour")
+    earlier = strategy._earlier("colour")
+    assert any((~mask & ~earlier[key]).any() for key, mask in strategy._masks("colour").items()), "or this would show nothing"
+    before = probe(strategy, "colour")
+    learned(strategy, "more")
+    assert torch.equal(probe(strategy, "colour"), before)
+    again = begun(CPG(prunings=2), context(steps=9))
+    again.restore({name: strategy.own_tensors(name) for name in strategy.order}, strategy.shared_tensors())
+    assert torch.equal(probe(again, "colour"), before)
+
+
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("name", "optimiser", "mode"),

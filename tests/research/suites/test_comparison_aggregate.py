@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from img2img.research.suites.aggregate import (
     Sizes,
     Stat,
     best,
+    final,
     matrix,
     mean_curve,
     mean_skill,
+    moved,
     relative_skill,
     seconds,
     sizes,
     transfer,
+    whole_runs,
 )
 from img2img.research.suites.page_text import spread
 from img2img.research.suites.paired_differences import Gain, gain, gain_points, mean_gain, nearest_mask, pair_rows, pairs
@@ -31,6 +35,7 @@ from img2img.research.suites.quality_figures import (
     affected_figure,
     curve_figure,
     forgetting_figure,
+    gain_bytes_figure,
     pareto_front,
     quality_bytes_figure,
     skill_figure,
@@ -181,7 +186,21 @@ def test_the_gain_over_all_tasks_is_of_the_seeds_that_have_them_all(made: tuple[
         ("piggyback", 30_500),
         ("finetune", 1_000_500),
     ]
-    assert points[-1][2:] == (0.0, None), "the reference itself"
+    assert points[-1][2:] == (0.0, None, None), "the reference itself"
+    assert {point.seeds for point in points[:-1]} == {2}
+
+
+def test_one_lucky_seed_is_not_on_the_front(made: tuple[Path, Path]) -> None:
+    *others, reference = gain_points(read_suite(made[0]))
+    lucky = others[0]._replace(bytes=others[0].bytes / 2, gain=0.2, seeds=1, error=None)
+    few, same = (
+        gain_bytes_figure([replaced, *others[1:], reference], reference="fine-tune")
+        for replaced in (lucky, lucky._replace(seeds=2))
+    )
+    fronts = [next(line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post") for figure in (few, same)]
+    assert [(lucky.bytes, 0.2) in zip(*front.get_data(), strict=True) for front in fronts] == [False, True]
+    assert f"{lucky.method.title} (1 seed)" in {text.get_text() for text in few.axes[0].texts}
+    assert lucky.method.title in {text.get_text() for text in same.axes[0].texts}
 
 
 def test_the_front_has_what_nothing_smaller_equals() -> None:
@@ -418,6 +437,36 @@ def test_validation_chooses_and_the_test_images_do_not(tmp_path: Path) -> None:
     found = chosen_by_validation(replace(suite, methods=methods))
     assert found == {"streets": ("finetune", pytest.approx(0.6)), "colour": ("piggyback", pytest.approx(50.0))}
     assert chosen_by_validation(suite).keys() <= {"streets", "colour", "edges"}
+
+    def with_finetune(change: Callable[[Method], Method]) -> dict[str, str]:
+        twice = (m if m.label == "finetune" else replace(m, runs=m.runs * 2) for m in methods if m.label != "sequential")
+        changed = tuple(change(m) if m.label == "finetune" else m for m in twice)
+        return {task: label for task, (label, _) in chosen_by_validation(replace(suite, methods=changed)).items()}
+
+    assert with_finetune(lambda m: replace(m, runs=m.runs * 2))["streets"] == "finetune"
+    assert with_finetune(lambda m: m)["streets"] == "piggyback", "one lucky seed is no evidence"
+
+    def forgets(m: Method) -> Method:
+        first, *others = m.runs
+        rows = [*first.record.value_matrix[:-1], [0.0, *first.record.value_matrix[-1][1:]]]
+        lost = replace(first, record=first.record.model_copy(update={"value_matrix": rows}))
+        return replace(m, runs=(lost, *others, *m.runs))
+
+    assert with_finetune(forgets)["streets"] == "piggyback", "what was validated is lost at the end"
+
+
+def test_a_shorter_sequence_of_a_method_that_forgets_is_not_averaged_in(made: tuple[Path, Path]) -> None:
+    suite = read_suite(made[0])
+    sequential = next(m for m in suite.methods if m.label == "sequential")
+    run, task = sequential.runs[0], suite.tasks[0]
+    short = {"tasks": run.record.tasks[:1], "value_matrix": [run.record.value_matrix[0][:1]], "seed": 9}
+    both = replace(sequential, runs=(run, replace(run, record=run.record.model_copy(update=short))))
+    assert both.runs[1].tasks == (task.name,)
+    assert moved(both)
+    assert whole_runs(both) == [run]
+    assert final(both, task) == Stat(run.final(task.name), None, 1)  # type: ignore[arg-type]
+    masks = next(m for m in suite.methods if m.label == "piggyback")
+    assert whole_runs(masks) == masks.runs
 
 
 def test_what_was_validated_is_looked_up_by_its_step_only_where_one_training_made_it(tmp_path: Path) -> None:

@@ -103,15 +103,19 @@ def test_a_suite_takes_from_its_base_what_it_has_not_itself(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("base: one\nname: two", "no suite 'one': expected one of two"),
+        ("base: one\nname: two", "no suite 'one': expected one of plain, two"),
         ("base: pacs\nname: two\nmethods: [d]", "the base 'pacs' has no method 'd'; it has piggyback, "),
         ("name: two", "needs the option 'title'"),
         ("- name", "holds a list: expected a suite"),
         ("base: pacs\nseed: 1", "no option 'seed': did you mean 'seeds'"),
+        ("base: two", "it is a base of its own, by way of two"),
+        ("base: plain\nmethods: [d]", "the base 'plain' has no method 'd'; it has none"),
+        ("base: pacs\nseeds: [7]\nmethods: {a: {title: A, group: mask, overrides: [], seeds: [7, 8]}}", "has 8: expected some"),
     ],
 )
 def test_a_suite_that_cannot_be_read_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "two.yaml").write_text(text)
+    (tmp_path / "plain.yaml").write_text("name: plain")
     if "pacs" in text:
         shutil.copy(ROOT / "configs" / "suite" / "pacs.yaml", tmp_path)
     with pytest.raises(InputError, match=message):
@@ -265,12 +269,33 @@ def test_methods_of_one_seed_come_together_and_a_method_may_have_fewer_seeds(tmp
         "a": {"title": "A", "group": "mask", "overrides": ["method=piggyback"]},
         "b": {"title": "B", "group": "mask", "overrides": ["method=affine"], "seeds": [5]},
     }
-    jobs = method_jobs(_suite(methods=methods), tmp_path, ["a", "b"], [5, 6], ["train.steps=3"])
+    suite = _suite(methods=methods, seeds=[5, 6])
+    jobs = method_jobs(suite, tmp_path, ["a", "b"], [5, 6], ["train.steps=3"])
     assert [(job.label, job.seed) for job in jobs] == [("a", 5), ("b", 5), ("a", 6)]
     assert jobs[1].overrides[-3:] == ["train.steps=3", "seed=5", f"out={tmp_path / 'b' / '5'}"]
     assert f"backbone_from={tmp_path / 'backbone' / '5'}" in jobs[1].overrides
+    assert method_jobs(suite, tmp_path, ["a"], [], []) == []
     with pytest.raises(InputError, match="no method 'c'; it has a, b"):
-        method_jobs(_suite(methods=methods), tmp_path, ["c"], [5], [])
+        method_jobs(suite, tmp_path, ["c"], [5], [])
+    with pytest.raises(InputError, match="nothing to run of seeds 6: b has 5"):
+        method_jobs(suite, tmp_path, ["b"], [6], [])
+    with pytest.raises(InputError, match="seed -1: expected whole numbers from 0"):
+        method_jobs(suite, tmp_path, ["a"], [-1], [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--methods", "piggybak", "--seeds", "0"], "no method 'piggybak'"),
+        (["--methods", "sequential", "--seeds", "1"], "nothing to run of seeds 1: sequential has 0"),
+        (["--parallel", "-1"], "--parallel -1: expected a whole number of at least 1"),
+    ],
+)
+def test_a_command_that_cannot_be_carried_out_trains_no_backbone(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = run_script("suite", "image_to_image", "data_root=somewhere", *arguments, "--out", str(tmp_path / "out"))
+    assert done.code == 1
+    assert said in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_suite_runs_stores_and_sums_up_and_a_failure_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
