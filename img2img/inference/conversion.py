@@ -43,6 +43,18 @@ def _bicubic(values: Tensor, size: tuple[int, int]) -> Tensor:
     return made.round_().to(values.dtype) if values.dtype == torch.uint8 else made
 
 
+def _without_white(shown: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The colours (H, W, 3) which, with their transparency `alpha` (H, W), on white look like `shown`.
+
+    Networks see an image on white; with its transparency given back, what shone through would count twice.
+    """
+    partly = (alpha > 0) & (alpha < 255)
+    share = alpha[partly, None].astype(np.float32) / 255
+    colours = shown.copy()
+    colours[partly] = ((shown[partly] - 255 * (1 - share)) / share).round().clip(0, 255)
+    return colours
+
+
 @dataclass(frozen=True)
 class OpenedImages:
     """Images of one size that were given as one input, and the way back to the input's type.
@@ -121,7 +133,7 @@ class OpenedImages:
             return self._tensor(shown.float())
         array = shown[0].permute(1, 2, 0).numpy() if shown.dtype == torch.uint8 else pixels(shown[0])
         if self.alpha is not None and self.alpha.shape == array.shape[:2]:
-            array = np.concatenate([array, self.alpha[..., None]], axis=2)
+            array = np.concatenate([_without_white(array, self.alpha), self.alpha[..., None]], axis=2)
         return array if self.kind == "array" else Image.fromarray(array)
 
     def labels(self, labels: Tensor, classes: int) -> Any:

@@ -359,7 +359,8 @@ class Model:
                 return task.compact(batches(name, x))
             plain = alone()
             with self._autocast():
-                return task.compact(plain(x))
+                raw = plain(x)
+            return task.compact(raw)
 
         tile = tile_for(task, tile)
         return RunSettings(task=task, network=with_precision, evaluator=self._evaluator, view=view, tile=tile, overlap=OVERLAP)

@@ -265,7 +265,8 @@ def dists(network: PerceptualNetwork) -> Distance:
         for x, y in zip(maps(prediction), maps(target), strict=True):
             mean_x, mean_y = x.mean((2, 3)), y.mean((2, 3))
             variances = x.var((2, 3), correction=0) + y.var((2, 3), correction=0)
-            covariance = (x * y).mean((2, 3)) - mean_x * mean_y
+            # Centred, as the variances are: the difference of two means is -0.06 where equal images are flat.
+            covariance = ((x - mean_x[..., None, None]) * (y - mean_y[..., None, None])).mean((2, 3))
             textures.append((2 * mean_x * mean_y + 1e-6) / (mean_x**2 + mean_y**2 + 1e-6))
             structures.append((2 * covariance + 1e-6) / (variances + 1e-6))
         alike = torch.cat(textures, 1) @ alpha.to(target) + torch.cat(structures, 1) @ beta.to(target)

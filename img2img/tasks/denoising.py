@@ -25,6 +25,10 @@ class Denoising(ImageOutput):
 
     Args:
         sigma: the noise's standard deviation on the 0..255 scale; of two, each image's own lies between them, evenly spread.
+        correlation: of the noise of two colour channels: 0 for colour noise, each channel has its own; 1 for luminance noise,
+            the same in all, as that of grey photographs is. Of two, each image's own lies between them, and that of a quarter
+            of the images at either end. A network that learns from colour noise alone takes luminance noise for detail. 0 in
+            tasks of earlier files.
         kernel: the side of the filters, an odd number of pixels; None: a mix of the image and a painted one, see `mixed`,
             as tasks of earlier files have it.
         loss: as of `ImageOutput`.
@@ -32,23 +36,35 @@ class Denoising(ImageOutput):
 
     baseline_name: ClassVar[str] = "noisy copy"
     in_parts: ClassVar[bool] = True
-    defaults_of_files: ClassVar[Mapping[str, Any]] = {"kernel": None}
+    defaults_of_files: ClassVar[Mapping[str, Any]] = {"kernel": None, "correlation": 0.0}
 
     def __init__(
-        self, *, sigma: float | Sequence[float] = 25.0, kernel: int | None = 5, loss: Mapping[str, Any] | None = None
+        self,
+        *,
+        sigma: float | Sequence[float] = 25.0,
+        correlation: float | Sequence[float] = (0.0, 1.0),
+        kernel: int | None = 5,
+        loss: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(loss=loss)
-        ends = [sigma, sigma] if isinstance(sigma, int | float) else list(sigma)
+        ends, alike = ([each, each] if isinstance(each, int | float) else list(each) for each in (sigma, correlation))
         if len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= _TOP or not ends[1]:
             raise InputError(
                 f"denoising sigma={sigma}: expected more than 0 and at most 255, on the 0..255 scale, or two numbers, the lower "
                 "one first, such as [5, 50]"
             )
+        if len(alike) != 2 or not 0 <= alike[0] <= alike[1] <= 1:
+            raise InputError(
+                f"denoising correlation={correlation}: expected a number from 0 (colour noise) to 1 (luminance noise), or two, "
+                "the lower one first, such as [0, 1]"
+            )
         if kernel is not None and (kernel % 2 == 0 or not 3 <= kernel <= _LARGEST_KERNEL):
             raise InputError(f"denoising kernel={kernel}: expected an odd number of pixels from 3 to {_LARGEST_KERNEL}, or null")
         self.sigma = sigma if isinstance(sigma, int | float) else ends
+        self.correlation = correlation if isinstance(correlation, int | float) else alike
         self.kernel = kernel
         self._low, self._high = ends
+        self._least, self._most = alike
         self.out_channels = 4 if kernel is None else kernel * kernel
         self.input_reach = 0 if kernel is None else kernel // 2
 
@@ -60,7 +76,13 @@ class Denoising(ImageOutput):
             seed = int(image.sum(dtype=torch.int64)) + 7919 * int(image[0, 0].sum(dtype=torch.int64))
             generator = torch.Generator().manual_seed(seed)
             noise[i].normal_(generator=generator)
-            noise[i] *= self._low + (self._high - self._low) * torch.rand((), generator=generator)
+            scale = self._low + (self._high - self._low) * torch.rand((), generator=generator)
+            if self._most:
+                place = (2 * torch.rand((), generator=generator) - 0.5).clamp(0, 1)
+                shared = self._least + (self._most - self._least) * place
+                own = noise[i].mul_((1 - shared).sqrt())
+                own += shared.sqrt() * torch.randn(1, *own.shape[1:], generator=generator)
+            noise[i] *= scale
         return (clean + noise.to(clean.device) / _TOP).clamp(0, 1)
 
     def served_input(self, batch: Batch) -> Tensor:
@@ -86,4 +108,4 @@ class Denoising(ImageOutput):
 
     def options(self) -> dict[str, Any]:
         """The kind, the noise and the filters."""
-        return {"kind": self.kind, "sigma": self.sigma, "kernel": self.kernel}
+        return {"kind": self.kind, "sigma": self.sigma, "correlation": self.correlation, "kernel": self.kernel}

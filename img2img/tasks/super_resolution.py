@@ -1,7 +1,7 @@
 """Super-resolution: a photo with twice or three times the pixels each way, and the detail that enlarging does not bring."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,6 +10,7 @@ from img2img.data.base import Batch
 from img2img.errors import InputError
 from img2img.tasks.base import TASKS, Example, unit
 from img2img.tasks.image_output import ImageOutput
+from img2img.validation import one_of
 
 _RESIDUAL = 0.1
 """By what the raw output is multiplied: detail is small, and so the first predictions are near to the input."""
@@ -24,17 +25,24 @@ class SuperResolution(ImageOutput):
 
     Args:
         factor: how many times smaller the image is made each way, and how many times larger a user's image becomes: 2 to 4.
+        detail: what is added: one "grey" value a pixel, the same for all channels, so that grey photographs stay grey; or one
+            for each channel of "rgb", as tasks of earlier files have it.
         loss: as of `ImageOutput`.
     """
 
     baseline_name: ClassVar[str] = "bicubic copy"
     in_parts: ClassVar[bool] = True
-    out_channels = 3
+    defaults_of_files: ClassVar[Mapping[str, Any]] = {"detail": "rgb"}
 
-    def __init__(self, *, factor: int = 2, loss: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, factor: int = 2, detail: Literal["grey", "rgb"] = "grey", loss: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(loss=loss)
         if factor not in (2, 3, 4):
             raise InputError(f"super_resolution factor={factor!r}: expected 2, 3 or 4")
+        one_of("super_resolution detail", detail, ("grey", "rgb"))
+        self.detail = detail
+        self.out_channels = 1 if detail == "grey" else 3
         self.factor = self.enlarges = factor
         self.smallest_crop = max(self.smallest_crop, 2 * factor)
 
@@ -67,5 +75,5 @@ class SuperResolution(ImageOutput):
         return example.input
 
     def options(self) -> dict[str, Any]:
-        """The kind and the factor."""
-        return {"kind": self.kind, "factor": self.factor}
+        """The kind, the factor and what is added."""
+        return {"kind": self.kind, "factor": self.factor, "detail": self.detail}

@@ -76,7 +76,12 @@ def test_a_task_is_learned_from_folders(here: Path, name: str, options: list[str
 def test_a_config_file_says_more(here: Path) -> None:
     (here / "clean.yaml").write_text("task: {kind: denoising, sigma: 50}\ndata: {kind: image_folder, root: photos}\n")
     assert call("add-task", "bundle", "smooth", "--config", "clean.yaml", *FEW, "--steps", "2").exit_code == 0
-    assert img2img.load("bundle").task("smooth").options() == {"kind": "denoising", "sigma": 50, "kernel": 5}
+    assert img2img.load("bundle").task("smooth").options() == {
+        "kind": "denoising",
+        "sigma": 50,
+        "correlation": [0.0, 1.0],
+        "kernel": 5,
+    }
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,10 @@ def test_dists_is_torchmetrics_own_on_the_same_weights(features: Features) -> No
     assert found == {"DISTS (vgg16)": pytest.approx(reference.mean().item(), abs=1e-5)}
     # Identical images of which the roots are rounded alike.
     assert measured(["dists"], {"name": "vgg16", "weights": str(path)}, target, target)["DISTS (vgg16)"] < 1e-5
+    for level in (0.1, 0.9):
+        flat = torch.full_like(target, level)
+        found = measured(["dists"], {"name": "vgg16", "weights": str(path)}, flat, flat)["DISTS (vgg16)"]
+        assert found == pytest.approx(0, abs=1e-5), "an image is like itself"
 
 
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")

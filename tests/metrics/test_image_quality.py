@@ -60,6 +60,14 @@ def test_ssim_is_that_of_scikit_image_borders_included(size: tuple[int, int], no
     assert ssim(prediction, target).item() == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("level", [0.1, 0.7, 250 / 255, 1.0])
+def test_ssim_of_flat_and_nearly_flat_images(level: float) -> None:
+    flat = torch.full((1, 3, 32, 32), level, dtype=torch.float32)
+    assert ssim(flat, flat.clone()).item() == 1
+    nearly = (flat + 1e-3 * torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    assert ssim(nearly, flat).item() == pytest.approx(skimage_ssim(nearly[0].double(), flat[0].double()), abs=1e-6)
+
+
 def test_torchmetrics_own_mean_counts_the_borders_which_is_why_they_are_cut() -> None:
     prediction, target = pair(37, 24, noise=0.4)
     padded = structural_similarity_index_measure(prediction, target, data_range=1.0)

@@ -265,6 +265,30 @@ def test_each_image_of_a_range_has_noise_of_its_own_strength() -> None:
             build_task({"kind": "denoising", "sigma": sigma})
 
 
+def test_noise_of_the_channels_is_as_alike_as_asked_for() -> None:
+    image = torch.full((40, 3, 64, 64), 128, dtype=torch.uint8)
+    image[:, :, 0, 0] = torch.arange(40, dtype=torch.uint8)[:, None]
+
+    def correlations(**options: Any) -> list[float]:
+        task = build_task({"kind": "denoising", "sigma": 20, **options})
+        noise = (task.input(Batch(image=image)) - image.float() / 255)[:, :, 1:] * 255
+        assert noise.std().item() == pytest.approx(20, rel=0.02)
+        return [torch.corrcoef(each.flatten(1))[0, 1].item() for each in noise]
+
+    assert correlations(correlation=0) == pytest.approx([0.0] * 40, abs=0.06)
+    assert correlations(correlation=1) == pytest.approx([1.0] * 40, abs=1e-4)
+    assert correlations(correlation=0.5) == pytest.approx([0.5] * 40, abs=0.06)
+    spread = correlations()
+    assert sum(value > 0.999 for value in spread) == pytest.approx(10, abs=6), "a quarter of them is luminance noise"
+    assert sum(value < 0.06 for value in spread) >= 4
+    for correlation in ([0.5], [0.6, 0.5], 1.5, [-0.1, 0.1]):
+        with pytest.raises(InputError, match=r"correlation=.*expected a number from 0"):
+            build_task({"kind": "denoising", "correlation": correlation})
+    before = stored_task({"task": {"kind": "denoising", "sigma": 20}})
+    plain = build_task({"kind": "denoising", "sigma": 20, "correlation": 0})
+    assert torch.equal(before.input(Batch(image=image)), plain.input(Batch(image=image))), "a file of before says nothing of it"
+
+
 def test_denoising_filters_each_pixel_by_weights_of_its_own() -> None:
     task = build_task({"kind": "denoising", "kernel": 3})
     input = torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
@@ -298,9 +322,13 @@ def test_super_resolution_takes_the_detail_out_and_gets_the_rest_as_pillow_does(
     assert np.abs(found - expected)[6:-6, 6:-6].max() < 0.02, "another bicubic kernel (-0.75 and -0.5), rounded twice there"
     assert (task.input(Batch(image=image)) - task.target(Batch(image=image))).abs().mean() > 0.01
     assert torch.equal(task.served_input(Batch(image=image)), image.float() / 255), "a user's own was enlarged before"
-    raw = torch.randn(1, 3, 36, 48)
+    raw = torch.randn(1, 1, 36, 48)
     made = task.prediction(raw, task.input(Batch(image=image)))
-    assert torch.equal(made, (task.input(Batch(image=image)) + 0.1 * raw).clamp(0, 1))
+    assert torch.equal(made, (task.input(Batch(image=image)) + 0.1 * raw).clamp(0, 1)), "all channels get the same"
+    before = stored_task({"task": {"kind": "super_resolution", "factor": 3}})
+    assert (task.out_channels, before.out_channels, before.options()["detail"]) == (1, 3, "rgb"), "a file of before has three"
+    with pytest.raises(InputError, match=r"detail: 'luma': expected 'grey' or 'rgb'"):
+        build_task({"kind": "super_resolution", "detail": "luma"})
     for factor in (1, 5):
         with pytest.raises(InputError, match="2, 3 or 4"):
             build_task({"kind": "super_resolution", "factor": factor})
