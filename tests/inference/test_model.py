@@ -280,6 +280,22 @@ def test_a_task_that_came_into_the_bundle_is_loaded(tmp_path: Path, weights: Any
     assert same(model.run("colour", photo()), before)
 
 
+def test_colours_are_chosen_in_full_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = {"first": {"kind": "translation"}, "colour": {"kind": "colourisation", "bins": {"grid": 20}}}
+    folder = make_bundle(tmp_path / "b", {"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}, tasks)
+    half = img2img.load(folder, precision="bfloat16")
+    task = half.task("colour")
+    plain, seen = task.compact, []
+
+    def compact(raw: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return plain(raw)
+
+    monkeypatch.setattr(task, "compact", compact)
+    half.run("colour", _image())
+    assert seen == [False]
+
+
 def test_bfloat16_is_near(model: Model, bundle: Path) -> None:
     half, image = img2img.load(bundle, precision="bfloat16"), _image()
     for name in ("colour", "edges"):

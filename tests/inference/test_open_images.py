@@ -256,3 +256,21 @@ def test_memory_that_runs_out_is_one_message(model: Model, monkeypatch: pytest.M
         with pytest.raises(OutOfMemoryError, match=r"'colour' ran on an image of \d+ x \d+.*side="):
             run()
     assert isinstance(model.run("colour", [RGB], errors="return")[0], OutOfMemoryError)
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_what_shines_through_counts_once(array: bool) -> None:
+    """A task that changes nothing gives a transparent image back as it was, as far as eight bits of it can tell."""
+    rgba = np.random.default_rng(1).integers(0, 256, (40, 30, 4), dtype=np.uint8)
+    rgba[:4, :, 3], rgba[4:8, :, 3] = 0, 255
+    opened = open_input(rgba if array else Image.fromarray(rgba))
+    found = np.asarray(opened.image(opened.values / 255))
+    assert np.array_equal(found[..., 3], rgba[..., 3])
+    assert np.array_equal(found[4:8], rgba[4:8])
+    assert (found[:4, :, :3] == 255).all(), "where nothing is seen the background is"
+    wrong = np.abs(found[8:, :, :3].astype(int) - rgba[8:, :, :3])
+    assert (wrong <= np.ceil(255 / np.maximum(rgba[8:, :, 3:], 1))).all(), "one level on white is 255 / alpha of the colour"
+    on_white = [
+        np.asarray(Image.alpha_composite(Image.new("RGBA", (30, 40), "white"), Image.fromarray(x))) for x in (found, rgba)
+    ]
+    assert np.abs(on_white[0].astype(int) - on_white[1]).max() <= 1
