@@ -75,7 +75,8 @@ def predicted_rows(image: Tensor, setting: RunSettings) -> Iterator[tuple[Any, T
         return turn(setting.network(turn(x).contiguous()))
 
     tile = max(view) if setting.tile is None else setting.tile
-    raws = raw_rows(network, seen.window, view, setting.evaluator, tile=tile, overlap=setting.overlap)
+    border = setting.evaluator.border(setting.task, view)
+    raws = raw_rows(network, seen.window, view, setting.evaluator, tile=tile, overlap=setting.overlap, border=border)
     reach = setting.task.input_reach
     for first, last, raw in _at_full_size(raws, view, size):
         top, bottom = max(0, first - reach), min(size[0], last + reach)

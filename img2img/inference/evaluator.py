@@ -63,16 +63,31 @@ class Evaluator:
         input = input.to(self.device)
         return input.contiguous(memory_format=torch.channels_last) if self.channels_last else input
 
-    def raw(self, network: Network, input: Tensor) -> Tensor:
-        """The raw output for images of any size: padded by replication to a size that the backbone takes, and cut back."""
+    def border(self, task: Task, size: tuple[int, int]) -> int:
+        """How many pixels of an image of `size` are mirrored at its edges for a task: the stride, see `Task.mirrored`.
+
+        0 of images that are no larger than that.
+        """
+        return self.stride if task.mirrored and min(size) > self.stride else 0
+
+    def raw(self, network: Network, input: Tensor, *, border: int = 0) -> Tensor:
+        """The raw output for images of any size: padded by replication to a size that the backbone takes, and cut back.
+
+        Args:
+            network: the network.
+            input: (N, C, H, W).
+            border: pixels that are mirrored at all edges before that, fewer than H and W.
+        """
         height, width = input.shape[-2:]
-        padded = [max(self.min_size, math.ceil(n / self.stride) * self.stride) - n for n in (height, width)]
-        raw = self.run(network, F.pad(input, (0, padded[1], 0, padded[0]), mode="replicate") if any(padded) else input)
-        return raw[..., :height, :width] if raw.ndim == 4 else raw
+        seen = F.pad(input, (border,) * 4, mode="reflect") if border else input
+        padded = [max(self.min_size, math.ceil(n / self.stride) * self.stride) - n for n in seen.shape[-2:]]
+        raw = self.run(network, F.pad(seen, (0, padded[1], 0, padded[0]), mode="replicate") if any(padded) else seen)
+        return raw[..., border : border + height, border : border + width] if raw.ndim == 4 else raw
 
     def predict(self, network: Network, task: Task, input: Tensor) -> Tensor:
         """The prediction for images of any size."""
-        return task.prediction(self.raw(network, input), input)
+        border = self.border(task, (input.shape[-2], input.shape[-1]))
+        return task.prediction(self.raw(network, input, border=border), input)
 
     def metrics(self, network: Network | None, task: Task, images: ImageDataset) -> dict[str, float]:
         """All metrics of `task` over a set of whole images, read once, in order.

@@ -38,11 +38,12 @@ def memory_needed(size: Size, setting: RunSettings, network_bytes: float) -> int
     """
     task, stride = setting.task, setting.evaluator.stride
     pixels, channels = size[0] * size[1], task.compact_channels
-    most = [math.ceil(max(n, setting.evaluator.min_size) / stride) * stride for n in setting.view]
+    mirrored = 2 * setting.evaluator.border(task, setting.view)
+    most = [math.ceil(max(n + mirrored, setting.evaluator.min_size) / stride) * stride for n in setting.view]
     seen = most
     band = 0
     if setting.tile is not None and not task.image_level:
-        tile = math.ceil(max(setting.tile, setting.evaluator.min_size) / stride) * stride
+        tile = math.ceil(max(setting.tile + mirrored, setting.evaluator.min_size) / stride) * stride
         seen = [min(n, tile) for n in most]
         band = 8 * channels * min(max(most), tile) * min(most)
     network_total = (SCRATCH_FACTOR * network_bytes + INPUT_BYTES + 12 * channels) * seen[0] * seen[1]

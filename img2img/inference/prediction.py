@@ -188,7 +188,8 @@ def _whole(values: Tensor, setting: RunSettings) -> tuple[Tensor, Tensor]:
         resized = F.interpolate(values.float(), view, mode="bilinear", antialias=True, align_corners=False)
         seen = task.served_input(Batch(image=resized.clamp(0, 255)))
     tile = None if task.image_level else setting.tile
-    raw = run_any_size(setting.network, seen, setting.evaluator, tile=tile, overlap=setting.overlap)
+    border = setting.evaluator.border(task, view)
+    raw = run_any_size(setting.network, seen, setting.evaluator, tile=tile, overlap=setting.overlap, border=border)
     if raw.ndim == 4 and view != size:
         raw = F.interpolate(raw.float(), size, mode="bilinear", align_corners=False)
     return task.prediction(raw, input), input

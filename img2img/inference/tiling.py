@@ -17,7 +17,9 @@ Window = Callable[[int, int, int, int], Tensor]
 """(first row, row after the last, first column, column after the last) to the input there, (N, 3, rows, columns)."""
 
 
-def run_any_size(network: Network, input: Tensor, evaluator: Evaluator, *, tile: int | None, overlap: int) -> Tensor:
+def run_any_size(
+    network: Network, input: Tensor, evaluator: Evaluator, *, tile: int | None, overlap: int, border: int = 0
+) -> Tensor:
     """The raw output for images of any size.
 
     Args:
@@ -26,33 +28,71 @@ def run_any_size(network: Network, input: Tensor, evaluator: Evaluator, *, tile:
         evaluator: knows which sizes the network takes.
         tile: images with a longer side than this many pixels are run in tiles of no longer sides; None: always whole.
         overlap: pixels that neighbouring tiles share; their outputs fade into each other there.
+        border: pixels that are mirrored at the image's edges, fewer than H and W.
 
     Returns:
         (N, C, H, W), or (N, C).
     """
     height, width = input.shape[-2:]
     if tile is None or max(height, width) <= tile:
-        return evaluator.raw(network, input)
+        return evaluator.raw(network, input, border=border)
 
     def window(top: int, bottom: int, left: int, right: int) -> Tensor:
         return input[..., top:bottom, left:right]
 
-    return torch.cat(list(raw_rows(network, window, (height, width), evaluator, tile=tile, overlap=overlap)), -2)
+    rows = raw_rows(network, window, (height, width), evaluator, tile=tile, overlap=overlap, border=border)
+    return torch.cat(list(rows), -2)
 
 
 def raw_rows(
-    network: Network, window: Window, size: tuple[int, int], evaluator: Evaluator, *, tile: int, overlap: int
+    network: Network, window: Window, size: tuple[int, int], evaluator: Evaluator, *, tile: int, overlap: int, border: int = 0
 ) -> Iterator[Tensor]:
     """The raw output of a large image from top to bottom, (N, C, rows, W), a few rows at a time.
 
     Args:
-        network: as of `run_any_size`, as are `evaluator`, `tile` and `overlap`.
+        network: as of `run_any_size`, as are `evaluator`, `tile`, `overlap` and `border`.
         window: gives the input of parts of the image, of which there need be no more at a time.
         size: (height, width) of the image.
         evaluator: see above.
         tile: see above.
         overlap: see above.
+        border: see above.
     """
+    height, width = size
+    if not border:
+        yield from _unmirrored_rows(network, window, size, evaluator, tile=tile, overlap=overlap)
+        return
+    wider = (height + 2 * border, width + 2 * border)
+    tile = tile + 2 * border if tile >= max(size) else tile  # what is to be seen at once still is
+    first = -border
+    for rows in _unmirrored_rows(network, _mirrored(window, size, border), wider, evaluator, tile=tile, overlap=overlap):
+        low, high = max(0, -first), min(rows.shape[-2], height - first)
+        first += rows.shape[-2]
+        if low < high:
+            yield rows[..., low:high, border : border + width]
+
+
+def _mirrored(window: Window, size: tuple[int, int], border: int) -> Window:
+    """The input with a mirrored border, in whose top left corner (0, 0) is."""
+
+    def part(first: int, last: int, length: int) -> tuple[int, int, Tensor]:
+        """The rows, or columns, that are needed, from one to another, and for each of the wider ones which of these it is."""
+        places = torch.arange(first - border, last - border).abs()
+        places = torch.where(places >= length, 2 * (length - 1) - places, places)
+        low = int(places.min())
+        return low, int(places.max()) + 1, places - low
+
+    def mirrored(top: int, bottom: int, left: int, right: int) -> Tensor:
+        (low, high, rows), (near, far, columns) = part(top, bottom, size[0]), part(left, right, size[1])
+        input = window(low, high, near, far)
+        return input.index_select(-2, rows.to(input.device)).index_select(-1, columns.to(input.device))
+
+    return mirrored
+
+
+def _unmirrored_rows(
+    network: Network, window: Window, size: tuple[int, int], evaluator: Evaluator, *, tile: int, overlap: int
+) -> Iterator[Tensor]:
     height, width = size
     stride = evaluator.stride
     # Tiles begin and end at multiples of the stride, so that the network sees the same grid in all of them.

@@ -62,6 +62,8 @@ class Task(ABC):
             as a whole.
         reach: see `in_parts`; None for an input that depends on the whole image.
         input_reach: see `in_parts`.
+        mirrored: its network is given an image with its edges mirrored outside. Convolutions pad with zeros, which look like a
+            black frame: outputs that are painted, and not copied from the input, get a rim.
         enlarges: how many times larger each way a result is than the user's image, which is enlarged by bicubic interpolation
             before the task is given it.
         smallest_crop: the side in pixels of the smallest images that it can be trained on.
@@ -84,6 +86,7 @@ class Task(ABC):
     in_parts: ClassVar[bool] = False
     reach: int | None = 0
     input_reach: int = 0
+    mirrored: ClassVar[bool] = False
     enlarges: int = 1
     smallest_crop: int = 1
     forms: ClassVar[tuple[str, ...]] = ("image",)

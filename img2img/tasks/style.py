@@ -42,6 +42,7 @@ class Style(Task):
     higher_is_better: ClassVar[bool] = False
     baseline_name: ClassVar[str] = "unstylised input"
     in_parts: ClassVar[bool] = True
+    mirrored: ClassVar[bool] = True
     out_channels = 3
 
     def __init__(

@@ -246,6 +246,33 @@ def test_a_blurring_network_has_no_seams() -> None:
     assert steps < 0.25 * (cut - whole).diff(dim=-1).abs().max(), "and its edge is no line"
 
 
+@pytest.mark.parametrize("size", [(100, 130), (37, 300), (64, 9)])
+@pytest.mark.parametrize(("stride", "tile", "border"), [(8, 32, 8), (8, 64, 8), (1, 40, 5), (8, 16, 8), (8, 1000, 8)])
+def test_a_mirrored_border_is_that_of_the_whole_image(size: tuple[int, int], stride: int, tile: int, border: int) -> None:
+    input = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    wide = F.pad(input, [border] * 4, mode="reflect")
+    evaluator, seen = _evaluator(stride, stride), []
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x[:, :1] + 1
+
+    torch.testing.assert_close(evaluator.raw(network, input, border=border), input[:, :1] + 1)
+    assert torch.equal(seen.pop()[..., : wide.shape[-2], : wide.shape[-1]], wide)
+    torch.testing.assert_close(run_any_size(network, input, evaluator, tile=tile, overlap=8, border=border), input[:, :1] + 1)
+    height, width = (min(*pair) for pair in zip(seen[0].shape[-2:], wide.shape[-2:], strict=True))
+    assert torch.equal(seen[0][..., :height, :width], wide[..., :height, :width]), "the first tile begins beyond the image"
+    beyond = [-n % stride for n in wide.shape[-2:]]  # which is repeated
+    last = seen[-1][..., : seen[-1].shape[-2] - beyond[0], : seen[-1].shape[-1] - beyond[1]]
+    assert torch.equal(last, wide[..., wide.shape[-2] - last.shape[-2] :, wide.shape[-1] - last.shape[-1] :]), "so does the last"
+
+
+def test_nothing_is_mirrored_that_is_smaller_than_the_border(model: Model) -> None:
+    evaluator, colour, clean = _evaluator(32, 32), model.task("colour"), model.task("clean")
+    assert [evaluator.border(colour, size) for size in ((33, 40), (32, 40), (500, 20))] == [32, 0, 0]
+    assert evaluator.border(clean, (100, 100)) == 0, "what is copied from the input has no rim"
+
+
 def test_small_images_run_whole() -> None:
     seen: list[tuple[int, ...]] = []
 

@@ -40,14 +40,16 @@ def _image(height: int = 40, width: int = 52, seed: int = 0) -> ImageLike:
 
 
 def _by_hand(model: Model, name: str, image: ImageLike) -> torch.Tensor:
-    """The same by the network alone: pad, run, cut, show."""
+    """The same by the network alone: mirror, pad, run, cut, show."""
     task = model.task(name)
     input = task.served_input(Batch(image=torch.from_numpy(image).permute(2, 0, 1)[None]))
     height, width = image.shape[:2]
     stride = model.backbone.stride
-    padded = F.pad(input, (0, -width % stride, 0, -height % stride), mode="replicate")
+    border = stride if task.mirrored else 0
+    padded = F.pad(input, [border] * 4, mode="reflect") if border else input
+    padded = F.pad(padded, (0, -width % stride, 0, -height % stride), mode="replicate")
     with torch.no_grad():
-        raw = model.network(padded, task=name)[..., :height, :width]
+        raw = model.network(padded, task=name)[..., border : border + height, border : border + width]
     return task.to_image(task.prediction(raw, input), input)[0]
 
 
