@@ -123,9 +123,14 @@ def test_bases_are_shared_too(tmp_path: Path) -> None:
 
 
 def test_a_shared_folder_is_replaced_and_any_other_refused(run: Path, tmp_path: Path) -> None:
+    fewer = shutil.copytree(run, tmp_path / "fewer")
+    delete_task_from_bundle(fewer / "bundle", "sky")
     folder = hub.save_pretrained(run, tmp_path / "shared")
-    (folder / "tasks" / "old.safetensors").write_bytes(b"of an earlier version")
+    hub.save_pretrained(fewer, folder)
+    assert sorted(p.stem for p in (folder / "tasks").iterdir()) == ["colour", "disks"]
     hub.save_pretrained(run, folder)
+    assert sorted(p.stem for p in (folder / "tasks").iterdir()) == sorted(TASKS)
+    hub.save_pretrained(folder, folder, license="mit")  # a new card
     assert sorted(p.stem for p in (folder / "tasks").iterdir()) == sorted(TASKS)
     (tmp_path / "empty").mkdir()
     hub.save_pretrained(run, tmp_path / "empty")
@@ -139,6 +144,45 @@ def test_a_shared_folder_is_replaced_and_any_other_refused(run: Path, tmp_path: 
     (tmp_path / "readme" / "README.md").write_text("of something else")
     with pytest.raises(InputError, match=r"no bundle\.json"):
         hub.save_pretrained(run, tmp_path / "readme")
+
+
+def test_no_tasks_are_lost_that_were_not_shared_from_here(run: Path, tmp_path: Path) -> None:
+    """A bundle has the names of a shared one; what in it was not written by `save_pretrained` may be there and nowhere else."""
+    folder = hub.save_pretrained(run, tmp_path / "shared")
+    other = shutil.copytree(run, tmp_path / "other")
+    for target in (other / "bundle", run / "bundle"):
+        with pytest.raises(InputError, match=r"bundle of the run in .*would be lost"):
+            hub.save_pretrained(run, target)
+    shutil.copytree(folder, other / "bundle", dirs_exist_ok=True)  # even with a card
+    with pytest.raises(InputError, match=r"bundle of the run in .*would be lost"):
+        hub.save_pretrained(run, other / "bundle")
+    alone = shutil.copytree(run / "bundle", tmp_path / "alone")
+    with pytest.raises(InputError, match=r"something else.* \(no config\.json, no README\.md\)"):
+        hub.save_pretrained(run, alone)
+    with pytest.raises(InputError, match="lies within the bundle"):
+        hub.save_pretrained(alone, alone / "tasks" / "shared")
+
+    foreign = shutil.copytree(folder, tmp_path / "foreign")
+    (foreign / "config.json").write_text('{"library_name": "timm"}')
+    with pytest.raises(InputError, match=r"config\.json of another library"):
+        hub.save_pretrained(run, foreign)
+    for name in ("tasks/mine.safetensors", "bases/mine.safetensors", "tasks/notes.txt"):
+        clone = shutil.copytree(folder, tmp_path / name.replace("/", "_"))
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).write_text("mine")
+        for source in (run, clone):
+            with pytest.raises(InputError, match=rf"something else.* \({name}\)"):
+                hub.save_pretrained(source, clone)
+        assert (clone / name).read_text() == "mine"
+
+    network, backbone = load_bundle(run / "bundle")
+    task = build_task(TASKS["sky"])
+    network.add_task("added", masks.Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
+    add_task_to_bundle(folder, network, "added", options=task.options(), info={})
+    with pytest.raises(InputError, match=r"something else.* \(tasks/added\.safetensors\)"):
+        hub.save_pretrained(run, folder)
+    hub.save_pretrained(folder, folder)
+    assert (folder / "tasks" / "added.safetensors").is_file()
 
 
 def test_a_failure_leaves_the_earlier_folder(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
