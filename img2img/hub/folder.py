@@ -23,7 +23,7 @@ from img2img.extras import require
 from img2img.files.atomic import clear_leftovers, replace_folder, temporary_beside
 from img2img.files.json_files import read_json, write_json
 from img2img.files.lock import NAME
-from img2img.files.paths import expanded
+from img2img.files.paths import check_no_address, expanded
 from img2img.files.writable import check_writable
 from img2img.hub.card import model_card
 from img2img.masks import MaskedNetwork
@@ -58,7 +58,9 @@ def save_pretrained(
             run, or within the bundle.
     """
     require("huggingface_hub", extra="hub", what="a model card")
-    folder = validation.path("folder", folder).absolute()
+    folder = validation.path("folder", folder)
+    check_no_address(folder, "folder")
+    folder = folder.absolute()
     if license is not None:
         validation.text("license", license, "apache-2.0")
     bundle = None if isinstance(source, MaskedNetwork) else bundle_in(expanded(source))
@@ -139,11 +141,12 @@ def _odd_names(folder: Path) -> list[str]:
 
 
 def _unlisted(folder: Path, *, again: bool) -> list[str]:
-    """Files among tasks and bases that `save_pretrained` did not write; `again`: they are shared now, if the bundle lists them."""
+    """Files among tasks and bases that `save_pretrained` did not write; with `again` those that the bundle does not list."""
     description, config = read_bundle(folder), read_json(folder / "config.json")
     written = description["tasks"] if again else config.get("tasks")
     tasks = [task for task in description["tasks"] if isinstance(written, list) and task in written]
-    listed = {task_path(folder, task) for task in tasks} | {basis_path(folder, sha256) for sha256 in description["bases"].values()}
+    listed = {task_path(folder, task) for task in tasks}
+    listed |= {basis_path(folder, sha256) for sha256 in description["bases"].values()}
     found = (entry for name in ("tasks", "bases") if (folder / name).is_dir() for entry in (folder / name).iterdir())
     return sorted(entry.relative_to(folder).as_posix() for entry in found if entry not in listed)
 

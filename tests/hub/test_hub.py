@@ -264,6 +264,56 @@ def test_the_card_says_of_the_run_only_what_holds_for_tasks_that_are_there(run: 
     assert "scenes" not in text
 
 
+def test_the_card_shows_no_paths_however_short(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "config" / "config.yaml").write_text(
+        "backbone: {weights: mine.pt}\n"
+        "tasks:\n"
+        "  disks: {data: {kind: a_kind_of_ones_own, root: secret1, my_dir: secret2, images: 500, size: 64}}\n"
+        "  sky: {data: {kind: label_folder, images: secret3, labels: secret4, classes: secret5, resize: 96}}\n"
+        "  colour: {data: {kind: voc_sbd, sbd: secret6, voc: secret7, split: train}}\n"
+    )
+    text = (hub.save_pretrained(folder, tmp_path / "shared") / "README.md").read_text()
+    assert "secret" not in text
+    assert "mine.pt" not in text
+    assert "a_kind_of_ones_own (images 500, size 64)" in text
+    assert "label_folder (resize 96)" in text
+    assert "voc_sbd (split train)" in text
+    (folder / "config" / "config.yaml").write_text("backbone: {weights: imagenet}\n")
+    assert "the weights `imagenet`" in (hub.save_pretrained(folder, tmp_path / "shared") / "README.md").read_text()
+
+
+def test_the_card_has_the_baseline_of_a_task_that_was_added_later(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    network, backbone = load_bundle(run / "bundle")
+    task = build_task(TASKS["sky"])
+    network.add_task("added", masks.Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
+    info = {"figures": {"mIoU": 0.625}, "baseline": 0.125}
+    add_task_to_bundle(folder / "bundle", network, "added", options=task.options(), info=info)
+    text = (hub.save_pretrained(folder, tmp_path / "shared") / "README.md").read_text()
+    assert "| added | segmentation | piggyback | mIoU ↑ | 0.625 | 0.125 (majority class) | — |" in text
+    assert "| sky | segmentation | piggyback | mIoU ↑ | 0.5 | 0.25 (majority class) | 7 |" in text
+
+
+def test_the_cards_example_imports_kinds_of_ones_own(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, backbone = load_bundle(run / "bundle")
+    shutil.copytree(run / "bundle", tmp_path / "bundle")
+    (tmp_path / "my_kind_of_card.py").write_text(
+        "from img2img.tasks import TASKS\nfrom img2img.tasks.denoising import Denoising\n\n\n"
+        "@TASKS.register('softening')\nclass Softening(Denoising):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("my_kind_of_card")
+    task = build_task({"kind": "softening"})
+    network.add_task("soft", masks.Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
+    add_task_to_bundle(tmp_path / "bundle", network, "soft", options=task.options(), info={})
+    text = (hub.save_pretrained(tmp_path / "bundle", tmp_path / "shared") / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    assert "\nimport my_kind_of_card   #" in code
+    plain = (hub.save_pretrained(run, tmp_path / "plain") / "README.md").read_text()
+    assert "my_kind" not in plain
+
+
 def test_the_cards_example_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
@@ -357,6 +407,7 @@ def test_only_push_to_hub_sends_anything(run: Path, tmp_path: Path, monkeypatch:
     assert calls[1][1] == {"repo_id": "me/tiny", "private": True, "exist_ok": True}
     assert calls[2][1]["folder_path"] == folder
     assert calls[2][1]["allow_patterns"] == list(hub.FILES)
+    assert calls[2][1]["delete_patterns"] == ["tasks/*.safetensors", "bases/*.safetensors"]  # of those that are not sent again
     with pytest.raises(InputError, match=r"license='mit'.*save_pretrained"):
         hub.push_to_hub(folder, "me/tiny", license="mit")
     with pytest.raises(InputError, match="no bundle"):
