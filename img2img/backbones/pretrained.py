@@ -11,7 +11,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -80,6 +80,7 @@ def load_matching(
     origin: str,
     child: str = "encoder",
     partial: bool = False,
+    whole: Callable[[], Iterable[str]] | None = None,
 ) -> None:
     """Copy `tensors` into `module`: each of its parameters and buffers must be there, of the same shape.
 
@@ -91,9 +92,11 @@ def load_matching(
         partial: `tensors` may hold more layers than `module`, as for a truncated network. Without it, a surplus layer
             beside layers that the module has is refused: ResNet-34's file would pass for ResNet-18 otherwise. Other
             layers (a classifier, a decoder) are ignored.
+        whole: gives the names of the tensors of the network that `module` is the beginning of, where it was truncated: a surplus
+            layer is then one of these, or refused. It is asked where there are any.
 
     Raises:
-        InputError: a tensor is missing, has another shape, or is left over.
+        InputError: a tensor is missing, has another shape, values that are no finite numbers, or is left over.
     """
     wanted = {_canonical(k).removeprefix("model."): v for k, v in module.state_dict().items()}
     given: dict[str, Tensor] = {}
@@ -126,9 +129,19 @@ def load_matching(
             f"{_few([f'{k} ({_form(given[k])}, expected {wanted[k].dtype})' for k in odd])}; quantised, sparse and complex ones "
             "cannot be read: export the network's weights as float32 or float16"
         )
+    wild = [k for k, like in wanted.items() if k in given and not _finite(given[k].to(like.dtype))]
+    if wild:
+        raise InputError(
+            f"weights from {origin}: {len(wild)} tensors have values that are no finite numbers of the type that "
+            f"{type(module).__name__} has, such as {_few(wild)}: the training diverged, or the file is damaged; expected the "
+            "weights of a sound training: take an earlier checkpoint, or get the file again"
+        )
     groups = {k.split(".")[0] for k in wanted}
     layers = {_parent(k) for k in wanted}
     surplus = [k for k in given if k.split(".")[0] in groups and _parent(k) not in layers]
+    if surplus and whole is not None:
+        cut = {_canonical(k).removeprefix("model.") for k in whole()}
+        surplus = [k for k in surplus if k not in cut]
     if surplus and not partial:
         raise InputError(
             f"weights from {origin}: {len(surplus)} tensors have no place in {type(module).__name__}, such as "
@@ -145,6 +158,10 @@ def _holds(tensor: Tensor, like: Tensor) -> bool:
     floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
     return plain and (tensor.dtype in floats or not like.is_floating_point()) and not tensor.is_complex()
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
 def _form(tensor: Tensor) -> str:

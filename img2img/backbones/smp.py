@@ -22,6 +22,7 @@ from img2img.backbones.efficientnet_lite0 import LITE_MEAN, LITE_STD, make_tenso
 from img2img.backbones.encoder_decoder import IMAGENET_MEAN, IMAGENET_STD, EncoderDecoder, HeadShape
 from img2img.backbones.pretrained import encoder_tensors, load_matching
 from img2img.errors import InputError
+from img2img.masks.meta import meta_device
 
 ARCHITECTURES: dict[str, type[nn.Module]] = smp.MODEL_ARCHITECTURES_MAPPING
 
@@ -92,7 +93,9 @@ def smp_backbone(
     stride, min_size = _probe(model, decoder, head_shape.upsampling, arch, encoder, options)
     if weights is not None:
         tensors, partial = encoder_tensors(weights, encoder)
-        load_matching(model.encoder, tensors, origin=str(weights), partial=partial or depth is not None)
+        load_matching(
+            model.encoder, tensors, origin=str(weights), partial=partial, whole=lambda: _names_of_whole(encoder, options)
+        )
     mean, std = input_statistics(encoder)
     return EncoderDecoder(
         model.encoder,
@@ -161,6 +164,18 @@ def _check_encoder(encoder: str) -> None:
             f"backbone encoder {encoder!r:.200} is unknown to segmentation-models-pytorch: choose one of {known}, or tu- and "
             "the name of a network of timm, such as tu-tf_efficientnet_lite0"
         )
+
+
+def _names_of_whole(encoder: str, options: Mapping[str, Any]) -> list[str]:
+    """The names of an encoder's tensors with all of its stages, of which a decoder or a depth may leave some out."""
+    with torch.random.fork_rng(devices=[]), meta_device(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if encoder.startswith("tu-"):
+            shaping = {key: value for key, value in options.items() if key in _TIMM_OPTIONS}
+            whole = timm.create_model(encoder.removeprefix("tu-"), **shaping)
+        else:
+            whole = smp.encoders.get_encoder(encoder, weights=None)
+        return list(whole.state_dict())
 
 
 def _img_size(options: Mapping[str, Any]) -> int | None:

@@ -32,7 +32,7 @@ from img2img.bundle import (
 from img2img.errors import InputError
 from img2img.files.atomic import clear_leftovers, write_atomic
 from img2img.files.json_files import write_json
-from img2img.files.paths import expanded
+from img2img.files.paths import check_no_address, expanded
 from img2img.files.untrusted import naming
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
@@ -67,6 +67,7 @@ def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLi
     """
     if not sources:
         raise InputError("no bundles to join: name the folders of one or more runs or bundles")
+    check_no_address(into, "into")
     target = bundle_folder(into)
     check_not_packaged(target)
     check_writable(target, "into", "tasks", "bases")
@@ -269,9 +270,15 @@ def import_adapter(
     head: nn.Module | None
     if options is not None:
         if head_of is not None:
-            raise InputError("the kind of task was given twice: by options and by head_of; leave one out")
+            raise InputError(
+                "the kind of task was given twice, by options and by head_of (--config and --head-of on the command line): leave "
+                "one out"
+            )
         if not adapter.head:
-            raise InputError(f"{adapter.path} has no head: name a task of the bundle whose head it is to have (head_of)")
+            raise InputError(
+                f"{adapter.path} has no head: name a task of the bundle whose head it is to have, by head_of, --head-of on the "
+                "command line, and no options of its own"
+            )
         described = build_task(options)
         head = backbone.make_head(described.out_channels)
         options = described.options()
@@ -302,6 +309,12 @@ def _only_task(folder: Path, tasks: Sequence[str], asked: str | None) -> str:
     if asked is None and len(tasks) == 1:
         return tasks[0]
     if not tasks:
-        raise InputError(f"{folder} has no task whose head and kind the new one could have: give the kind of task (options)")
-    got = "no head_of" if asked is None else f"head_of={asked!r}"
-    raise InputError(f"{folder}: got {got}, expected the task whose head and kind the new one has, one of {', '.join(tasks)}")
+        raise InputError(
+            f"{folder} has no task whose head and kind the new one could have: give the kind of task "
+            "(options in Python, --config on the command line)"
+        )
+    got = "no task" if asked is None else f"head_of={asked!r}"
+    raise InputError(
+        f"{folder}: got {got} whose head and kind the new one has, expected one of {', '.join(tasks)}: name it by head_of, "
+        "--head-of on the command line"
+    )

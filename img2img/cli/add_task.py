@@ -27,7 +27,7 @@ from img2img.cli.data_options import (
 from img2img.cli.options import Bundle, BundleOption
 from img2img.cli.process import keep_freed_memory
 from img2img.errors import InputError
-from img2img.files.paths import expanded
+from img2img.files.paths import check_no_address, expanded
 
 if TYPE_CHECKING:
     from img2img.training.results import TaskResult
@@ -93,6 +93,7 @@ def add_task(
     from img2img.api import add_task as add_to_bundle
 
     keep_freed_memory()
+    _check_out(out)
     _check_method(method)
     task, data = task_and_data(
         pairs=pairs, inputs=inputs, targets=targets, images=images, labels=labels, classes=classes, values=values, void=void,
@@ -166,7 +167,13 @@ def absorb(
         if "=" not in word and not word.startswith("~"):
             raise InputError(f"got {word!r} after the file: expected KEY=VALUE; the new task's name goes behind --name")
     keep_freed_memory()
+    _check_out(out)
     _check_method(method, ("sparse_signs", "dense_signs"))
+    if share is not None and method != "sparse_signs":
+        raise InputError(
+            f"--share {share:g} with --method {method}: a share is an option of sparse_signs alone, since dense signs move all "
+            "weights; leave --share out, or take --method sparse_signs"
+        )
     task, data = task_and_data(
         pairs=pairs, inputs=inputs, targets=targets, images=images, labels=labels, classes=classes, values=values, void=void,
         suffix=suffix, match=match, style=style, perceptual=perceptual, config=config, kind=kind, resize=resize,
@@ -183,6 +190,11 @@ def absorb(
     (result,) = read_results(run).tasks
     _print_steps(result)
     typer.echo(f"{name} is in {bundle}; its report: {run / 'report.html'}")
+
+
+def _check_out(out: Path | None) -> None:
+    if out is not None:
+        check_no_address(out, "--out")
 
 
 def _check_method(method: str, known: Collection[str] = ()) -> None:

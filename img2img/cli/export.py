@@ -49,7 +49,7 @@ def export(
     into_folder = task == ALL or format == SHARED
     if into_folder:
         check_folder_name(out, *FORMATS.values())
-    elif format is None and out.suffix not in FORMATS.values():
+    elif format is None and out.suffix.lower() not in FORMATS.values():
         raise InputError(
             f"--out {out} does not say the format: expected a name with one of the endings {', '.join(FORMATS.values())}, or "
             f"--format with one of {', '.join(FORMATS)}"
@@ -85,6 +85,6 @@ def _facts(file: "Exported") -> dict[str, Any]:
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit()):
+    if not all(side.isascii() and side.isdigit() and len(side) < 10 for side in (height, width)):
         raise InputError(f"--size {text!r}: expected height and width in pixels, such as 256x320")
     return int(height), int(width)

@@ -9,14 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import ALL, DEFAULT_BUNDLE, Address, BundleOption, Device, Gpus, Json, OnRay, Overwrite
-from img2img.files.paths import expanded
+from img2img.cli.options import (
+    ALL,
+    DEFAULT_BUNDLE,
+    Address,
+    BundleOption,
+    Device,
+    Gpus,
+    Json,
+    OnRay,
+    Overwrite,
+    check_finite,
+    check_only_on_ray,
+)
+from img2img.files.paths import check_no_address, expanded
 
 if TYPE_CHECKING:
     from img2img.inference import Model
 
 
 def run(
+    context: typer.Context,
     task: Annotated[
         str, typer.Argument(metavar="TASK", help="A task's name, several with commas between, or all.", show_default=False)
     ],
@@ -81,6 +94,9 @@ def run(
     from img2img.errors import InputError
     from img2img.inference import load
 
+    check_only_on_ray(context, launcher, "address", "workers", "gpus")
+    check_finite({"--gpus": gpus})
+    check_no_address(out, "--out")
     model = load(bundle, device=device, precision=precision)
     if task == ALL and ALL in model.tasks:
         raise InputError(

@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from img2img.cli.options import Address, Bundle, Device, Gpus, OnRay, read_text
+from img2img.cli.options import Address, Bundle, Device, Gpus, OnRay, check_finite, check_only_on_ray, read_text
 
 
 def serve(
+    context: typer.Context,
     bundle: Bundle,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 lets in whoever can reach this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 7860,
@@ -69,6 +70,10 @@ def serve(
     from img2img.web import Limits, TeachOptions
     from img2img.web import serve as serve_bundle
 
+    check_only_on_ray(context, launcher, "address", "min_replicas", "replicas", "gpus")
+    sizes = {"--max-mb": max_mb, "--max-megapixels": max_megapixels, "--max-memory-gb": max_memory_gb}
+    check_finite({**sizes, "--max-weights-gb": max_weights_gb, "--max-seconds": max_seconds}, above_0=True)
+    check_finite({"--batch-window-ms": batch_window_ms, "--grace": grace, "--gpus": gpus})
     limits = Limits(
         upload_bytes=round(max_mb * 1e6), memory_bytes=round(max_memory_gb * 1e9), pixels=round(max_megapixels * 1e6),
         concurrency=concurrency or 2 * (batch_max or usual_batch(chosen_device(device))), queue=queue, run_seconds=max_seconds,

@@ -12,10 +12,11 @@ from typing import Any
 
 from img2img import validation
 from img2img.bundle import bundle_folder, check_outside, load_bundle
-from img2img.errors import InputError
+from img2img.errors import InputError, memory_explained
 from img2img.export.check import Agreement
 from img2img.export.graph import interface, task_graph
 from img2img.export.state_dict_file import load_exported
+from img2img.files.paths import check_no_address
 from img2img.files.writable import check_writable
 from img2img.masks import MaskedNetwork
 from img2img.tasks import Task
@@ -27,6 +28,9 @@ FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors"}
 
 SHARED = "onnx_shared"
 """The format of `export_bundle` in which small ONNX files share one file with the backbone's weights."""
+
+MAX_PIXELS = 1 << 26
+"""Of the largest `size`: a file is checked on three such images at once."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +70,51 @@ def export_task(
         task: what makes the network's input of an image and a result of its output.
         path: the file; it appears when it has passed the check, and not otherwise.
         format: one of `FORMATS`; None goes by the path's ending.
-        raw: give the head's raw output in place of the task's result.
+        raw: give the head's raw output in place of the task's result; a state dict (safetensors) always does.
         size: (height, width) of the only images that the file shall take, for runtimes that want one size; None for all
-            sizes that the backbone takes.
+            sizes that the backbone takes. A state dict has none.
 
     Raises:
-        InputError: an unknown task, format or size; a missing package; a network that the format cannot hold; a file that
-            does not compute what the network does.
+        InputError: an unknown task, format or size; a missing package; a network that the format cannot hold, such as one that
+            is not float32; a folder at `path`; a file that does not compute what the network does.
+        MemoryError: images of `size` need more than there is.
     """
     path = validation.path("path", path)
     validation.flag("raw", raw)
     size = _checked_size(size)
     format = _format_of(path, format)
+    _check_target(path, format, size)
     check_writable(path.parent, "out")
-    graph = task_graph(network, name, task, raw=raw)
+    with memory_explained(f"while the task {name!r} was exported", "give a smaller size, or close other programs"):
+        return _export(network, name, task, path, format=format, raw=raw, size=size)
+
+
+def _check_target(path: Path, format: str, size: tuple[int, int] | None) -> None:
+    """Refuse what no minute of tracing would make possible.
+
+    Raises:
+        InputError: a folder or a bucket in place of the file, or a size for a format that has none.
+    """
+    check_no_address(path, "out")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: expected the name of a file, or none there yet; choose another")
+    if format == "safetensors" and size is not None:
+        raise InputError(
+            f"size={size}: a state dict takes every size that its network takes; expected none for the format safetensors: leave "
+            "it out, or choose onnx or pt2"
+        )
+
+
+def _export(
+    network: MaskedNetwork, name: str, task: Task, path: Path, *, format: str, raw: bool, size: tuple[int, int] | None
+) -> Exported:
+    graph = task_graph(network, name, task, raw=raw or format == "safetensors")
     described = interface(network, name, task, graph, size=size)
     if format == "safetensors":
         from img2img.export.state_dict_file import write_state_dict
 
-        found = write_state_dict(path, graph, described)
+        described = described.of_the_network(task)
+        found, described = write_state_dict(path, graph, described)
     else:
         from img2img.export.onnx_file import packages, write_onnx
         from img2img.export.pt2 import write_pt2
@@ -128,6 +158,7 @@ def export_bundle(
     folder = validation.path("folder", folder)
     validation.flag("raw", raw)
     size = _checked_size(size)
+    check_no_address(folder, "out")
     check_outside(validation.path("bundle", bundle), folder)
     ending = FORMATS["onnx" if format == SHARED else _format_of(Path(), format)]
     check_writable(folder, "out")
@@ -136,13 +167,14 @@ def export_bundle(
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(f"no task {unknown[0]!r} in {bundle}: expected one of {', '.join(known)}; choose among them")
+    for name in names:
+        _check_target(Path(folder) / f"{name}{ending}", format, size)
     if format == SHARED:
         from img2img.export.onnx_shared import write_shared
 
-        return [
-            Exported(path, SHARED, path.stat().st_size, found, described.values)
-            for path, found, described in write_shared(network, {name: known[name] for name in names}, Path(folder), raw, size)
-        ]
+        with memory_explained("while tasks were exported", "give a smaller size, or close other programs"):
+            made = write_shared(network, {name: known[name] for name in names}, Path(folder), raw, size)
+        return [Exported(path, SHARED, path.stat().st_size, found, described.values) for path, found, described in made]
     return [
         export_task(network, name, known[name], Path(folder) / f"{name}{ending}", format=format, raw=raw, size=size)
         for name in names
@@ -158,6 +190,11 @@ def _checked_size(size: object) -> tuple[int, int] | None:
     height, width = (validation.whole_number("size", side, of="pixel") for side in sides)
     if height is None or width is None:
         raise InputError(f"size={size!r}: expected (height, width) in pixels, or None")
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"size={(height, width)} are {height * width:,} pixels: expected at most {MAX_PIXELS:,}, since the file is tried on "
+            "three such images; run larger ones in parts"
+        )
     return height, width
 
 
@@ -175,16 +212,16 @@ def load_tasks(bundle: str | os.PathLike[str]) -> tuple[MaskedNetwork, dict[str,
 
 def _format_of(path: Path, format: str | None) -> str:
     by_ending = {ending: name for name, ending in FORMATS.items()}
-    found = by_ending.get(path.suffix) if format is None else format
+    by_name = by_ending.get(path.suffix.lower())
+    found = by_name if format is None else format
     if not isinstance(found, str) or found not in FORMATS:
         raise InputError(
             f"export got the format {format!r} for {path.name or 'a folder'}: expected one of {', '.join(FORMATS)}; give "
             "format=, or a file name with one of the endings " + ", ".join(by_ending)
         )
-    meant = by_ending.get(path.suffix)
-    if meant not in (None, found):
+    if by_name not in (None, found):
         raise InputError(
-            f"export got the format {found!r} for {path.name}, whose ending is that of {meant!r}: expected {FORMATS[found]}; "
+            f"export got the format {found!r} for {path.name}, whose ending is that of {by_name!r}: expected {FORMATS[found]}; "
             "correct one of them"
         )
     return found

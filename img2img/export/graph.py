@@ -76,11 +76,24 @@ class Interface:
         values = self.values | {"min_size": min_size, "input": _input_text(self.stride, min_size, self.size)}
         return replace(self, min_size=min_size, values=values)
 
+    def of_the_network(self, task: Task) -> "Interface":
+        """That of the network alone, from what the task feeds to it to the head's raw output."""
+        side = -(-max(self.min_size, 8) // self.stride) * self.stride
+        height, width = self.size or (side, side)
+        channels = served_input(task, torch.zeros(1, 3, height, width, dtype=torch.float32)).shape[1]
+        rest = _size_text(self.stride, self.min_size, self.size)
+        made = "what `served_input` of the task, built of `options`, makes of RGB images"
+        values = self.values | {"input": f"(N, {channels}, H, W) float32, {made}; {rest}", "output": f"raw: {_OUTPUTS['raw']}"}
+        return replace(self, output="raw", values=values)
+
 
 def _input_text(stride: int, min_size: int, size: tuple[int, int] | None) -> str:
+    return f"{INPUT}: (N, 3, H, W) float32 RGB in [0, 1], {_size_text(stride, min_size, size)}"
+
+
+def _size_text(stride: int, min_size: int, size: tuple[int, int] | None) -> str:
     multiples = f"multiples of {stride}, " if stride > 1 else ""
-    where = f"of {size[0]} x {size[1]} pixels (height x width)" if size else f"height and width {multiples}at least {min_size}"
-    return f"{INPUT}: (N, 3, H, W) float32 RGB in [0, 1], {where}"
+    return f"of {size[0]} x {size[1]} pixels (height x width)" if size else f"height and width {multiples}at least {min_size}"
 
 
 _OUTPUTS = {
@@ -106,9 +119,20 @@ def backbone_of(network: MaskedNetwork) -> Backbone:
 
 
 def task_graph(network: MaskedNetwork, name: str, task: Task, *, raw: bool) -> TaskGraph:
-    """The task merged into an ordinary module on the CPU, from image to result."""
+    """The task merged into an ordinary module on the CPU, from image to result.
+
+    Raises:
+        InputError: the network is of the user's own class, or not of float32.
+    """
     backbone_of(network)
-    return TaskGraph(network.merge(name).cpu(), task, raw=raw)
+    merged = network.merge(name).cpu()
+    odd = next((t.dtype for t in merged.state_dict().values() if t.is_floating_point() and t.dtype != torch.float32), None)
+    if odd is not None:
+        raise InputError(
+            f"the network is {str(odd).removeprefix('torch.')}: files are exported in float32 alone; load the bundle anew, or "
+            "cast the network back with network.float()"
+        )
+    return TaskGraph(merged, task, raw=raw)
 
 
 def interface(
@@ -129,7 +153,7 @@ def interface(
     backbone = backbone_of(network)
     stride, low = backbone.stride, -(-backbone.min_size // backbone.stride) * backbone.stride
     if size is not None:
-        backbone.check(torch.zeros(1, 3, *size, dtype=torch.float32))
+        backbone.check(torch.empty(1, 3, *size, dtype=torch.float32, device="meta"))
     elif not _takes(graph, low, low + stride):
         size = (low, low)
     output = "raw" if graph.raw else {"labels": "labels", "scores": "probabilities"}.get(_form(task), "output_image")

@@ -41,8 +41,7 @@ def write_shared(
     shared = folder / WEIGHTS
     if shared.exists() and shared.read_bytes() != blob:
         raise InputError(f"{shared} holds another backbone, which other files there may refer to: choose an empty folder")
-    write_bytes(shared, blob)
-    written = []
+    written: list[tuple[Path, Agreement, Interface]] = []
     for name, task in tasks.items():
         graph = task_graph(network, name, task, raw=raw)
         described = interface(network, name, task, graph, size=size)
@@ -56,6 +55,8 @@ def write_shared(
             found = check_agreement(runner(str(path)), graph, described.shapes(), what=described.values["task"] + ".onnx")
             written.append((path, found, described))
 
+        if not written:
+            write_bytes(shared, blob)  # not before the first task has become a graph, which many cannot
         path = write_atomic(folder / f"{name}.onnx", write)
         written[-1] = (path, *written[-1][1:])
     return written

@@ -27,7 +27,7 @@ def write_pt2(path: Path, program: ExportedProgram, graph: TaskGraph, interface:
     torch.export.save(program, archive, extra_files={EXTRA: json.dumps(interface.values)})
     blob = archive.getvalue()
     again = torch.export.load(io.BytesIO(blob)).module()
-    found = check_agreement(again, graph, interface.shapes(), what=path.name)
+    found = check_agreement(again, graph, interface.shapes(), what=path.name, by_torch=True)
     write_bytes(path, blob)
     return found, interface
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import safetensors
 
 from img2img.errors import InputError
-from img2img.files.paths import expanded
+from img2img.files.paths import check_no_address, expanded
 from img2img.files.writable import FORBIDDEN, FULL
 
 _numbers = itertools.count()
@@ -200,8 +200,9 @@ def check_folder(folder: str | os.PathLike[str], option: str) -> Path:
     """The path of a folder to write into, which need not be there yet; `option` is what the user calls it, for the message.
 
     Raises:
-        InputError: it is a file, or is to be in one.
+        InputError: it is a file, or is to be in one, or is the address of a bucket.
     """
+    check_no_address(folder, option)
     folder = expanded(folder)
     file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
     if file is not None:

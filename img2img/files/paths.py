@@ -27,6 +27,24 @@ _ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
 """How a web address begins, also one that a `Path` has taken a slash from; a drive of Windows has one letter."""
 
 
+def check_no_address(path: str | os.PathLike[str], option: str, *, remedy: str = "") -> None:
+    """Refuse the address of a bucket, or of the web, where a file or a folder is to be written.
+
+    Args:
+        path: what was given.
+        option: what the user calls it, for the message, such as "--out".
+        remedy: what helps; by default a folder, from which the files can be copied.
+
+    Raises:
+        InputError: it is one; without this a folder `s3:` would be made here.
+    """
+    text = os.fsdecode(path)
+    if _ADDRESS.match(text):
+        remedy = remedy or "expected one on a disk that this machine sees; write there, and copy it into the bucket"
+        shown = _ADDRESS.sub(r"\1://", text)
+        raise InputError(f"{option}={shown} is no folder: {remedy}")
+
+
 def no_file(path: str | os.PathLike[str], wanted: str) -> InputError:
     """The error for a path at which there is no file: a folder, a web address, a pattern, or nothing at all.
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from img2img.errors import InputError
-from img2img.files.paths import expanded
+from img2img.files.paths import check_no_address, expanded
 
 FORBIDDEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -25,8 +25,9 @@ def check_writable(folder: str | os.PathLike[str], option: str, *inside: str) ->
         inside: folders in it that are written to as well, where they are there.
 
     Raises:
-        InputError: with what helps: permission, space or another folder.
+        InputError: with what helps: permission, space or another folder. It may be the address of a bucket.
     """
+    check_no_address(folder, option)
     folder = expanded(folder)
     nearest = next((path for path in (folder, *folder.absolute().parents) if path.is_dir()), Path())
     for place in (nearest, *(path for name in inside if (path := folder / name).is_dir())):

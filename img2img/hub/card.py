@@ -1,5 +1,6 @@
 """The model card of a bundle: what its files, and those of its run, say; no number that is not in them."""
 
+import inspect
 import math
 import re
 from collections.abc import Mapping
@@ -8,12 +9,17 @@ from typing import Any
 
 from pydantic import Field
 
+from img2img.backbones import BACKBONES
 from img2img.bundle import read_bundle, task_path
+from img2img.data import DATA
 from img2img.errors import InputError
 from img2img.files.untrusted import mapping, naming
 from img2img.files.yaml import read_yaml
 from img2img.formatting import DASH
+from img2img.masks import METHODS
 from img2img.masks.storage import read_header
+from img2img.registry import Registry
+from img2img.tasks import TASKS
 from img2img.tasks.stored import check_info, stored_task
 from img2img.validation import Number, Stored, as_model
 
@@ -76,7 +82,7 @@ def model_card(
             f"# {name.split('/')[-1]}\n",
             *_what(folder, description, rows, config),
             *_metrics(rows, results),
-            *_use(name, rows),
+            *_use(name, rows, _own_modules(description, headers)),
             *_training(rows, results),
             *_data(rows),
             *_limits(rows, license),
@@ -136,7 +142,7 @@ def _row(
         "by_run": by_run,
         "data_kind": data.get("kind"),
         "data": _data_text(data),
-        "baseline": _if_number(entry.get("baseline")) if by_run else None,
+        "baseline": _if_number(entry.get("baseline") if by_run and entry else header["info"].get("baseline")),
         "baseline_name": cls.baseline_name,
         "test_images": _if_number(entry.get("test_images")) if by_run else None,
         "bytes": task_path(folder, task).stat().st_size,
@@ -185,7 +191,8 @@ def _evaluations(rows: list[dict[str, Any]]) -> list[Any]:
 def _what(folder: Path, description: Mapping[str, Any], rows: list[dict[str, Any]], config: Mapping[str, Any]) -> list[str]:
     size = (folder / "backbone.safetensors").stat().st_size
     weights = mapping(config.get("backbone")).get("weights")
-    origin = f" It started from the weights `{weights}`." if _is_plain(weights) and weights else ""
+    published = isinstance(weights, str) and (weights == "imagenet" or weights.startswith("package:"))  # any other is a path
+    origin = f" It started from the weights `{weights}`." if published and _is_plain(weights) else ""
     return [
         f"One frozen network, {len(rows)} image task{'s' * (len(rows) != 1)}, made with "
         "img2img: each task has a mask over the network's weights, normalisation state and a head of its own, in a file of its "
@@ -227,12 +234,23 @@ def _training(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> 
     return ["## Training\n", f"{steps:,g} steps in {minutes / 60:,.0f} minutes; {', '.join(where)}. Steps: {each}.\n"]
 
 
-def _use(name: str, rows: list[dict[str, Any]]) -> list[str]:
+def _own_modules(description: Mapping[str, Any], headers: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The modules of the author's own that define kinds which the bundle names, and which have to be imported first."""
+    named: list[tuple[Registry[Any], Any]] = [(BACKBONES, description["spec"].get("kind"))]
+    for header in headers.values():
+        inner = mapping(header["method"]["options"].get("method")).get("name")  # of a mixed one
+        named += [(TASKS, mapping(header["info"].get("task")).get("kind")), (METHODS, header["method"]["name"]), (METHODS, inner)]
+    found = [registry.find(name).__module__ for registry, name in named if name in registry and not registry.has_own(name)]
+    return list(dict.fromkeys(found))
+
+
+def _use(name: str, rows: list[dict[str, Any]], own: list[str]) -> list[str]:
     task = rows[0]["task"] if rows else "TASK"
+    imports = [f"import {_one_line(module)}   # of the author's own: defines what this bundle is made of" for module in own]
     return [
         "## Use\n",
         "```python",
-        "import img2img\n",
+        "\n".join(["import img2img", *imports]) + "\n",
         f'model = img2img.from_pretrained("{name}")   # a folder, or a repository on the Hub',
         "print(list(model.tasks))",
         f'model.run("{task}", "photo.jpg").save("result.png")',
@@ -270,11 +288,29 @@ def _config(run: Path | None) -> dict[str, Any]:
 
 
 def _data_text(data: Mapping[str, Any]) -> str:
-    """A task's data in one line, without paths, which stay private."""
-    values = {key: value for key, value in data.items() if key != "kind" and _is_plain(value)}
+    """A task's data in one line, without paths, which stay private, relative ones too."""
     kind = data.get("kind")
+    places = _PLACES | _path_options(kind)
+    private = {key for key, value in data.items() if isinstance(value, str) and (key in places or _ENDS_AS_PLACE.search(key))}
+    values = {key: value for key, value in data.items() if key != "kind" and key not in private and _is_plain(value)}
     details = ", ".join(f"{key} {value}" for key, value in values.items())
     return "" if kind is None else str(kind) + (f" ({details})" if details else "")
+
+
+_PLACES = frozenset({
+    "annotations", "classes", "data", "file", "folder", "images", "inputs", "labels", "masks", "match", "pairs", "path",
+    "picture", "root", "sbd", "style", "suffix", "targets", "values", "voc", "weights",
+})  # fmt: skip
+"""Options of data whose texts are paths, or say how files are called."""
+_ENDS_AS_PLACE = re.compile(r"_(root|dir|directory|path|file|folder|images|labels)$")
+
+
+def _path_options(kind: Any) -> set[str]:
+    """The options of a kind of data that may be paths by their types; none of a kind that is not known here."""
+    if not isinstance(kind, str) or kind not in DATA:
+        return set()
+    parameters = inspect.signature(DATA.find(kind)).parameters.values()
+    return {p.name for p in parameters if re.search(r"\bPath(Like)?\b", str(p.annotation))}
 
 
 def _is_plain(value: Any) -> bool:

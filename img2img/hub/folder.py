@@ -7,13 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from img2img import validation
-from img2img.bundle import add_task_to_bundle, basis_path, bundle_folder, check_has_tasks, read_bundle, save_backbone, task_path
+from img2img.bundle import (
+    add_task_to_bundle,
+    basis_path,
+    bundle_folder,
+    check_has_tasks,
+    check_outside,
+    read_bundle,
+    save_backbone,
+    task_path,
+)
+from img2img.bundle.folder import run_of
 from img2img.errors import InputError
 from img2img.extras import require
 from img2img.files.atomic import clear_leftovers, replace_folder, temporary_beside
 from img2img.files.json_files import read_json, write_json
 from img2img.files.lock import NAME
-from img2img.files.paths import expanded
+from img2img.files.paths import check_no_address, expanded
 from img2img.files.writable import check_writable
 from img2img.hub.card import model_card
 from img2img.masks import MaskedNetwork
@@ -36,20 +46,25 @@ def save_pretrained(
     Args:
         source: a bundle, or a run's folder, whose `results.json` and `config/` then enter the card; or a network whose
             tasks have the options of `tasks.build_task` in `state(name).info["task"]`, as loaded ones have; writing freezes them.
-        folder: new, empty, or such a folder, which is replaced.
+        folder: new, empty, or one that this function wrote, which is replaced; that may be the source. A bundle of a run, and
+            tasks that came into the folder in another way, are never replaced.
         results: a run's `results.json` or its contents, for the card; None takes that of the run's folder, if there is one.
         license: of the weights, as the Hub names licences ("apache-2.0"); None leaves it out.
         repo_id: the name that the card's example loads; None for the folder's name.
         notes: Markdown for the end of the card, such as the terms of the training images.
 
     Raises:
-        InputError: no bundle there, a file of it is missing, results of another backbone, or a `folder` with other files.
+        InputError: no bundle there, a file of it is missing, results of another backbone, or a `folder` with other files, of a
+            run, or within the bundle.
     """
     require("huggingface_hub", extra="hub", what="a model card")
-    folder = validation.path("folder", folder).absolute()
+    folder = validation.path("folder", folder)
+    check_no_address(folder, "folder")
+    folder = folder.absolute()
     if license is not None:
         validation.text("license", license, "apache-2.0")
-    _check_replaceable(folder)
+    bundle = None if isinstance(source, MaskedNetwork) else bundle_in(expanded(source))
+    _check_replaceable(folder, bundle)
     check_writable(folder.parent, "the folder's parent")
     clear_leftovers(folder.parent)
     temporary = temporary_beside(folder)
@@ -57,8 +72,7 @@ def save_pretrained(
         run = None
         if isinstance(source, MaskedNetwork):
             _write_network(source, temporary)
-        else:
-            bundle = bundle_in(expanded(source))
+        elif bundle is not None:
             run = bundle.parent if bundle.name == "bundle" and (bundle.parent / "results.json").is_file() else None
             _copy_bundle(bundle, temporary)
         description = read_bundle(temporary)
@@ -82,17 +96,59 @@ def bundle_in(folder: Path) -> Path:
     return folder
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Raise `InputError` unless `folder` is new, empty, or holds a bundle and nothing else."""
-    if not folder.exists():
-        return
-    known = {NAME, *(pattern.split("/")[0] for pattern in FILES)}  # a lock may lie there, of a process that was killed
-    odd = sorted(entry.name for entry in folder.iterdir() if entry.name not in known) if folder.is_dir() else [folder.name]
-    if odd or (any(folder.iterdir()) and not (folder / "bundle.json").is_file()):
+def _check_replaceable(folder: Path, source: Path | None) -> None:
+    """Refuse a folder with anything that was not written by `save_pretrained`, and so could be lost.
+
+    Args:
+        folder: which is to be replaced, if it is there.
+        source: the folder of the bundle that is to be shared; None for a network.
+
+    Raises:
+        InputError: it is that of a run's bundle, lies within the source, or is neither new, nor empty, nor a shared bundle.
+    """
+    there = os.path.lexists(folder)
+    again = source is not None and there and source.resolve() == folder.resolve()
+    if source is not None and not again:
+        check_outside(source, folder)
+    run = run_of(folder)
+    if run is not None and any((run / name).exists() for name in ("progress.json", "results.json")):
         raise InputError(
-            f"{folder} holds something else than a shared bundle ({', '.join(odd[:3]) or 'no bundle.json'}): expected a new or "
-            "empty folder, or one that save_pretrained wrote; choose another"
+            f"{folder} is the bundle of the run in {run}, whose tasks would be lost: expected a new or empty folder, or one that "
+            "save_pretrained wrote; choose another"
         )
+    if not there or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    odd = [folder.name] if not folder.is_dir() else _odd_names(folder) or _unlisted(folder, again=again)
+    if odd:
+        raise InputError(
+            f"{folder} holds something else than a shared bundle ({', '.join(odd[:3])}): expected a new or empty folder, or one "
+            "that save_pretrained wrote, as it wrote it; choose another"
+        )
+
+
+def _odd_names(folder: Path) -> list[str]:
+    """What at the top of a folder shows that `save_pretrained` did not write it: names of its entries, or what is missing."""
+    known = {NAME, *(pattern.split("/")[0] for pattern in FILES)}  # a lock may lie there, of a process that was killed
+    names = {entry.name for entry in folder.iterdir()}
+    if odd := sorted(names - known):
+        return odd
+    missing = [name for name in ("bundle.json", "config.json", "README.md") if not (folder / name).is_file()]
+    if missing:
+        return [f"no {name}" for name in missing]
+    config = read_json(folder / "config.json")
+    by_us = isinstance(config, dict) and config.get("library_name") == "img2img"
+    return [] if by_us else ["config.json of another library"]
+
+
+def _unlisted(folder: Path, *, again: bool) -> list[str]:
+    """Files among tasks and bases that `save_pretrained` did not write; with `again` those that the bundle does not list."""
+    description, config = read_bundle(folder), read_json(folder / "config.json")
+    written = description["tasks"] if again else config.get("tasks")
+    tasks = [task for task in description["tasks"] if isinstance(written, list) and task in written]
+    listed = {task_path(folder, task) for task in tasks}
+    listed |= {basis_path(folder, sha256) for sha256 in description["bases"].values()}
+    found = (entry for name in ("tasks", "bases") if (folder / name).is_dir() for entry in (folder / name).iterdir())
+    return sorted(entry.relative_to(folder).as_posix() for entry in found if entry not in listed)
 
 
 def _copy_bundle(bundle: Path, target: Path) -> None:

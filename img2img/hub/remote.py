@@ -104,7 +104,8 @@ def push_to_hub(
 
     Args:
         source: what `save_pretrained` takes, a model card is then written first; or a folder that `save_pretrained` wrote, which
-            is sent as it is. Of its files only `FILES` are sent.
+            is sent as it is. Of its files only `FILES` are sent. Files of tasks and bases that the repository has and the bundle
+            has not are deleted there in the same commit; its history keeps them.
         repo_id: "owner/name"; the repository is made if there is none.
         private: of a new repository; an existing one stays as it is.
         license: see `save_pretrained`.
@@ -135,8 +136,9 @@ def _send(folder: Path, repo_id: str, *, private: bool, token: str | bool | None
     def send() -> Any:
         api.create_repo(repo_id, private=private, exist_ok=True)
         return api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="Upload a bundle of img2img", allow_patterns=list(FILES)
-        )
+            repo_id=repo_id, folder_path=folder, commit_message="Upload a bundle of img2img", allow_patterns=list(FILES),
+            delete_patterns=[pattern for pattern in FILES if "*" in pattern],
+        )  # fmt: skip
 
     return str(getattr(_asking(send, what=f"the repository {repo_id!r}"), "commit_url", repo_id))
 

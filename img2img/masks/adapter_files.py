@@ -50,12 +50,13 @@ _LYCORIS_PARTS = {
 }  # fmt: skip
 _LOKR_PARTS = {f"lokr_{part}": part for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")}
 _REFUSED = {
-    "lokr_t2": "LoKr in Tucker's form is not read", "lora_mid": "LoRA in Tucker's form is not read",
-    "hada_": "LoHa is no method here", "oft_": "OFT is no method here", "boft_": "BOFT is no method here",
-    "lora_A.bias": "a bias is not part of a task", "lora_B.bias": "a bias is not part of a task",
-    "diff": "a change of the whole weight is not read; see img2img.masks.delta_from_finetuned",
-    "vera_": "VeRA is no method here", "lora_E": "AdaLoRA is no method here",
+    r"lokr_t2": "LoKr in Tucker's form is not read", r"lora_mid(\.weight)?": "LoRA in Tucker's form is not read",
+    r"hada_(w[12](_[ab])?|t[12])": "LoHa is no method here", r"oft_(r|R|s|blocks|diag)(\.weight)?": "OFT is no method here",
+    r"boft_(r|R|s|blocks)(\.weight)?": "BOFT is no method here", r"lora_[AB]\.bias": "a bias is not part of a task",
+    r"diff(_b)?": "a change of the whole weight is not read; see img2img.masks.delta_from_finetuned",
+    r"vera_(A|B|lambda_[bd])(\.weight)?": "VeRA is no method here", r"lora_E": "AdaLoRA is no method here",
 }  # fmt: skip
+"""How the names of values of other methods end, after a dot, and what is said of them."""
 # Of a PEFT configuration: what says nothing about the map of the trained weights, or is looked at here.
 _NEUTRAL = {
     "alpha_pattern", "alpha", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "decompose_both", "lora_alpha",
@@ -233,13 +234,19 @@ def _peft_parts(
     found: dict[str, dict[str, Tensor]] = {}
     saved: dict[str, Tensor] = {}
     names: dict[str, str] = {}
+    own = network.backbone.state_dict().keys()
+    head = None if network.head_name is None else network.head_name + "."
     for key, tensor in tensors.items():
         if not key.startswith(PREFIX):
             raise InputError(f"{key}: expected a name that begins with {PREFIX!r}")
         name = key.removeprefix(PREFIX)
+        if name in own:  # a module that was saved whole, whatever it is called
+            saved[name] = tensor
+            continue
         suffix = next((s for s in (*_PEFT_PARTS, *_LOKR_PARTS) if name.endswith("." + s)), None)
         if suffix is None:
-            _refuse_known(key, name)
+            if head is None or not name.startswith(head):
+                _refuse_known(key, name)
             saved[name] = tensor
             continue
         module = name.removesuffix("." + suffix)
@@ -281,7 +288,7 @@ def _check_meaning(part: Part, options: Mapping[str, Any], module: str) -> None:
         patterns = options.get("feedforward_modules") or []
         if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
             raise InputError(f"{CONFIG} has feedforward_modules={patterns!r:.60}: expected a list of names")
-        if any(module == p or module.endswith(f".{p}") for p in patterns):
+        if any(module.endswith(p) for p in patterns):  # as PEFT looks for it, in the middle of a name too
             raise InputError(f"{part.key}: feedforward_modules scales this layer's inputs, which no method here does")
         part.check_bias()
 
@@ -330,8 +337,8 @@ def _lycoris_parts(tensors: Mapping[str, Tensor], network: FrozenBackbone) -> li
 
 
 def _refuse_known(key: str, suffix: str) -> None:
-    for beginning, why in _REFUSED.items():
-        if suffix.rpartition(".")[2].startswith(beginning) or f".{beginning}" in f".{suffix}":
+    for end, why in _REFUSED.items():
+        if re.search(rf"(^|\.){end}$", suffix):
             raise InputError(f"{key}: {why}")
 
 

@@ -99,9 +99,12 @@ def write_adapter(network: TaskNetwork, task: str, folder: str | os.PathLike[str
     network.freeze_task(task)
     method = state.method
     if type(method) not in _KINDS:
+        remedy = "train it by one of these"
+        if type(method.inner) in _KINDS:
+            remedy = "it has trained copies of some weights beside; train it with masks.trainable_copies=null"
         raise InputError(
             f"the masks of task {task!r} are {method.name}, which neither PEFT nor LyCORIS has: expected lora, dora, lokr or "
-            "ia3, without trainable copies"
+            f"ia3, without trainable copies; {remedy}"
         )
     assert isinstance(method, RealValuedMethod)
     tensors: dict[str, Tensor] = {}

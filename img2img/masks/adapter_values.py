@@ -222,10 +222,10 @@ def _lokr(parts: Sequence[Part]) -> tuple[RealValuedMethod, dict[str, dict[str, 
 
 def _product(part: Part, name: str) -> Tensor:
     a = part.matrix(f"{name}_a", None, None)
-    outputs, inputs = len(a), part.values[f"{name}_b"].shape[-1]
-    if outputs > part.layer.out_channels or inputs > part.layer.inputs:  # before they are multiplied
+    b = part.matrix(f"{name}_b", a.shape[1], None)
+    if len(a) > part.layer.out_channels or b.shape[1] > part.layer.inputs:  # before they are multiplied
         raise InputError(f"{part.key}: the factors are those of another shape of weight; the adapter is for another network")
-    return a @ part.matrix(f"{name}_b", a.shape[1], None)
+    return a @ b
 
 
 def _factor(parts: Sequence[Part], splits: Mapping[str, tuple[tuple[int, int], tuple[int, int]]]) -> int:

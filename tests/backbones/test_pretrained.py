@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from img2img.backbones import efficientnet_lite0, pretrained
+from img2img.backbones import smp as smp_module
 from img2img.backbones.pretrained import load_matching, read_tensors
 from img2img.backbones.smp import smp_backbone
 from img2img.errors import InputError
@@ -97,6 +98,17 @@ def test_half_precision_weights_become_single_precision(tmp_path, published) -> 
     assert torch.equal(weight, published["conv1.weight"].half().float())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_values_that_are_no_finite_numbers_are_refused(tmp_path, published, value) -> None:
+    odd = published["layer2.0.bn1.running_var"].double()
+    odd[3] = value
+    save_file(published | {"layer2.0.bn1.running_var": odd}, tmp_path / "net.safetensors")
+    with pytest.raises(InputError, match=r"no finite numbers.*layer2\.0\.bn1\.running_var.*diverged"):
+        resnet18(tmp_path / "net.safetensors")
+    bare = nn.BatchNorm2d(2)
+    load_matching(bare, {k: v + 1 for k, v in bare.state_dict().items()}, origin="here")  # counters are no floats
+
+
 def spoil(tensors, how):
     if how == "missing":
         return {k: v for k, v in tensors.items() if not k.startswith("layer2.0")}
@@ -140,6 +152,29 @@ def test_a_full_file_serves_an_encoder_of_fewer_stages(tmp_path, published) -> N
         "unet", "resnet18", out_channels=1, depth=3, decoder_channels=(8, 8, 8), weights=tmp_path / "net.safetensors"
     )
     assert torch.equal(net.encoder.layer2[1].conv2.weight, published["layer2.1.conv2.weight"])
+
+
+@pytest.mark.parametrize("depth", [3, 5])
+def test_a_depth_does_not_let_another_encoders_file_pass(tmp_path, depth) -> None:
+    """ResNet-34 has all tensors of ResNet-18, of the same shapes, and more blocks in each stage."""
+    save_file(torchvision.models.resnet34().state_dict(), tmp_path / "net.safetensors")
+    for options in ({"depth": depth, "decoder_channels": (8,) * depth}, {}):
+        with pytest.raises(InputError, match=r"layer1\.2\..*larger network"):
+            smp_backbone("unet", "resnet18", out_channels=1, weights=tmp_path / "net.safetensors", **options)
+
+
+@pytest.mark.parametrize("encoder", ["vgg11", "tu-resnet18", "tu-convnext_atto", "timm-tf_efficientnet_lite0"])
+def test_a_truncated_encoder_takes_the_file_of_the_whole_one(tmp_path, encoder) -> None:
+    whole = smp_backbone("unet", encoder, out_channels=1, decoder_channels=CHANNELS if encoder != "tu-convnext_atto" else None)
+    save_file({k: v.contiguous() for k, v in whole.encoder.state_dict().items()}, tmp_path / "net.safetensors")
+    before = torch.random.get_rng_state()
+    smp_module._names_of_whole(encoder, {})
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for arch, depth in (("unet", 3), ("pspnet", None)):
+        options = {"depth": depth, "decoder_channels": (8, 8, 8)} if depth else {}
+        net = smp_backbone(arch, encoder, out_channels=1, weights=tmp_path / "net.safetensors", **options)
+        state = net.encoder.state_dict()
+        assert all(torch.equal(tensor, whole.encoder.state_dict()[name]) for name, tensor in state.items())
 
 
 class Trap:

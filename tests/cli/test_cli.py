@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,68 @@ def test_a_users_error_is_one_line_and_code_1(tmp_path: Path, shell: Fixtures, a
     assert err.startswith(said)
     assert err.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import math\n\nmath.sqrt(-1)\n", r"boom\.py, line 3: ValueError: math domain error"),
+        ("x = 1\nif x\n    pass\n", r"boom\.py, line 2: SyntaxError: expected ':'"),
+        ("import boom_needs_this_too\n", r"boom\.py, line 1: ModuleNotFoundError: No module named 'boom_needs_this_too'"),
+        ("import json\n\njson.loads('{')\n", r"boom\.py, line 3: JSONDecodeError: "),
+        ("open('nowhere/at/all')\n", r"boom\.py, line 1: FileNotFoundError: "),
+    ],
+)
+def test_a_module_of_ones_own_that_fails_is_one_line(tmp_path: Path, shell: Fixtures, code: str, said: str) -> None:
+    shell[0].syspath_prepend(str(tmp_path))
+    shell[0].delitem(sys.modules, "boom", raising=False)
+    (tmp_path / "boom.py").write_text(code)
+    status, _, err = call(*shell, "--import", str(tmp_path / "boom.py"), "info")
+    assert status == 1
+    assert re.fullmatch(rf"error: --import \S*boom\.py: .*{said}.*correct it\n", err), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "colour", "a.png", "--out", "b", "--workers", "2"], "got --workers without --launcher ray"),
+        (["run", "colour", "a.png", "--out", "b", "--address", "x:1", "--gpus", "1"], "got --address, --gpus without --launcher"),
+        (["serve", "starter", "--replicas", "2"], "got --replicas without --launcher ray"),
+        (["serve", "starter", "--min-replicas", "1"], "got --min-replicas without --launcher ray"),
+        (["serve", "starter", "--address", "auto", "--gpus", "0.5"], "got --address, --gpus without --launcher ray"),
+        (["serve", "starter", "--max-mb", "nan"], "--max-mb nan: expected a finite number above 0"),
+        (["serve", "starter", "--max-memory-gb", "nan"], "--max-memory-gb nan: expected"),
+        (["serve", "starter", "--max-megapixels", "inf"], "--max-megapixels inf: expected"),
+        (["serve", "starter", "--max-weights-gb", "nan"], "--max-weights-gb nan: expected"),
+        (["serve", "starter", "--max-weights-gb", "-1"], "--max-weights-gb -1: expected"),
+        (["serve", "starter", "--max-seconds", "nan"], "--max-seconds nan: expected"),
+        (["serve", "starter", "--batch-window-ms", "inf"], "--batch-window-ms inf: expected a finite number;"),
+        (["serve", "starter", "--grace", "nan"], "--grace nan: expected"),
+        (
+            ["absorb", "a.pt", "--images", "b", "--method", "dense_signs", "--share", "0.1"],
+            "--share 0.1 with --method dense_signs",
+        ),
+    ],
+    ids=lambda value: " ".join(value[2:]) if isinstance(value, list) else "",
+)
+def test_options_that_would_be_left_unread_and_no_numbers_are_refused(
+    tmp_path: Path, shell: Fixtures, arguments: list[str], said: str
+) -> None:
+    shell[0].chdir(tmp_path)
+    shell[0].setenv("RAY_ADDRESS", "10.0.0.1:6379")  # of a cluster's machine: no option of this command
+    code, _, err = call(*shell, *arguments)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clusters_address_in_the_environment_is_no_mistake(tmp_path: Path, shell: Fixtures) -> None:
+    shell[0].setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    code, _, err = call(*shell, "run", "colour", "none.png", "--out", str(tmp_path / "out"), "--bundle", "nowhere")
+    assert code == 1
+    assert "no bundle in nowhere" in err
 
 
 @pytest.mark.parametrize("arguments", [["report"], ["report", "a", "--odd"], ["odd"], ["report", "."]])

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -61,6 +62,7 @@ def test_all_tasks_go_into_a_folder_and_mistakes_are_named(bundle: Path, tmp_pat
         there.write_bytes(b"")
         assert call("export", "--bundle", bundle, *arguments, "--overwrite").exit_code == 0
         assert there.stat().st_size == size
+    assert call("export", "edges", "--bundle", bundle, "--out", tmp_path / "e.SAFETENSORS").exit_code == 0
     for arguments, said in (
         (("style", "--out", "a.onnx"), "no task 'style'"),
         (("colour", "--out", "a.jpg"), "or --format with one of onnx, pt2, safetensors"),
@@ -68,6 +70,11 @@ def test_all_tasks_go_into_a_folder_and_mistakes_are_named(bundle: Path, tmp_pat
         (("all", "--out", "a.onnx"), "--out a.onnx names a file: expected a folder"),
         (("colour", "--out", "a.onnx", "--format", "onnx_shared"), "names a file: expected a folder"),
         (("colour", "--out", "a.onnx", "--size", "big"), "--size 'big': expected height and width"),
+        (("colour", "--out", "a.onnx", "--size", "²x3"), "--size '²x3': expected height and width"),
+        (("colour", "--out", "a.onnx", "--size", "9" * 5000 + "x3"), "expected height and width"),
+        (("colour", "--out", "a.onnx", "--size", "100000x100000"), "10,000,000,000 pixels: expected at most"),
+        (("colour", "--out", "a.safetensors", "--size", "64x64"), "a state dict takes every size"),
+        (("colour", "--out", there.parent, "--format", "pt2", "--overwrite"), "is a folder: expected the name of a file"),
     ):
         failed = call("export", "--bundle", bundle, *arguments)
         assert isinstance(failed.exception, InputError)
@@ -101,6 +108,45 @@ def test_a_bundle_is_saved_with_a_card_and_pushed_only_when_told(
     assert pushed[1] == ((bundle, "me/demo"), {"license": "mit", "private": False})
 
 
+def test_a_bucket_is_no_place_to_write_to(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing copies into it: a folder `s3:` would be made."""
+    monkeypatch.chdir(tmp_path)
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (32, 32)).save(images / "a.png")
+    address = "s3://bucket/place"
+    for arguments in (
+        ("export", "colour", "--bundle", bundle, "--out", address + "/it.onnx"),
+        ("export", "colour", "--bundle", bundle, "--out", "s3://it.onnx", "--overwrite"),
+        ("export", "all", "--bundle", bundle, "--out", address),
+        ("share", "save", bundle, address),
+        ("export-adapter", "colour", "--bundle", bundle, "--out", address),
+        ("join", address, bundle),
+        ("run", "colour", images, "--bundle", bundle, "--out", address),
+        ("run", "colour", images, "--bundle", bundle, "--out", address, "--launcher", "ray"),
+        ("tasks", "similarity", bundle, "--out", address + ".png"),
+        ("add-task", bundle, "new", "--images", images, "--out", address),
+        ("absorb", "a.safetensors", "--bundle", bundle, "--images", images, "--out", address),
+        ("report", images, "--out", address),
+    ):
+        failed = call(*arguments)
+        assert isinstance(failed.exception, InputError), (arguments, failed.output, failed.exception)
+        assert re.search(r"s3://\S+ is no folder", str(failed.exception)), (arguments, failed.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_a_task_with_trained_copies_says_how_to_train_one_that_is_an_adapter(
+    make_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    kind = {"kind": "classification", "classes": ["a", "b", "c"]}
+    mixed = masks.Mixed(method=masks.LoRA(rank=2), trainable_copies=0.1)
+    for method, said in ((mixed, r"train it with masks\.trainable_copies=null"), (masks.Piggyback(), "train it by one of these")):
+        trained = make_bundle({"kind": "lenet", "hidden": [12]}, {"it": kind}, method)
+        failed = call("export-adapter", "it", "--bundle", trained, "--out", tmp_path / "adapter")
+        assert isinstance(failed.exception, InputError)
+        assert re.search(said, str(failed.exception)), failed.exception
+
+
 def test_an_adapter_becomes_a_task_and_a_task_an_adapter(make_bundle: Callable[..., Path], tmp_path: Path) -> None:
     """Out of one bundle into another on the same backbone; its tasks stay as they are, bit for bit."""
     spec = {"kind": "lenet", "hidden": [12]}
@@ -121,7 +167,7 @@ def test_an_adapter_becomes_a_task_and_a_task_an_adapter(make_bundle: Callable[.
 
     into = ("--bundle", target, "--name")
     for arguments, said in (
-        (("new",), "one of first, second"),
+        (("new",), "got no task whose head .* one of first, second: name it by head_of, --head-of on the command line"),
         (("new", "--head-of", "third"), "head_of='third'"),
         (("first", "--head-of", "second"), "'first' in .* already"),
         (("no/name", "--head-of", "first"), "task name 'no/name'"),

@@ -20,6 +20,7 @@ from torch import nn
 
 import img2img
 from img2img import InputError, MaskedNetwork, masks
+from img2img.backbones import Backbone, Classifier
 from img2img.data.base import Batch
 from img2img.export import export_bundle, export_task, load_exported, load_tasks
 from img2img.export.check import check_agreement
@@ -129,6 +130,108 @@ def test_a_state_dict_rebuilds_the_network_bit_for_bit(name: str, make: Callable
     assert all(torch.equal(tensors[key], merged[key]) for key in merged)
 
 
+HEADS: dict[str, Callable[[int], nn.Module]] = {
+    "two layers": lambda out: nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, out, 1)),
+    "no bias": lambda out: nn.Conv2d(4, out, 3, padding=1, bias=False),
+    "another kernel": lambda out: nn.Conv2d(4, out, 1),
+    "another padding mode": lambda out: nn.Conv2d(4, out, 3, padding=1),
+}
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_state_dict_says_which_head_it_has(head: str, make: Callable[..., Any], tmp_path: Path) -> None:
+    """One that has another form than the backbone's own, even where the tensors' shapes are the same."""
+    network, task = make(kind="denoising")
+    network.add_task("other", masks.Piggyback(start="uniform"), head=HEADS[head](task.out_channels))
+    made = export_task(network, "other", task, tmp_path / "it.safetensors")
+    plain, values = load_exported(made.path)
+    assert values["head"] == made.values["head"]
+    x = torch.rand(2, 3, 12, 8)
+    with torch.no_grad():
+        assert torch.equal(plain(x), network(x, task="other"))
+    assert "head" not in export_task(network, "it", task, tmp_path / "own.safetensors").values
+
+
+def test_a_head_that_no_file_can_describe_is_sent_to_other_formats(make: Callable[..., Any], tmp_path: Path) -> None:
+    network, task = make(kind="denoising")
+    network.add_task("other", masks.Piggyback(start="uniform"), head=Doubled(4, task.out_channels, 1))
+    with pytest.raises(InputError, match=r"head of the task 'other', a Doubled, .*export the task as onnx or pt2"):
+        export_task(network, "other", task, tmp_path / "it.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_forged_head_in_a_header_is_refused(make: Callable[..., Any], tmp_path: Path) -> None:
+    network, task = make(kind="denoising")
+    network.add_task("other", masks.Piggyback(start="uniform"), head=HEADS["two layers"](task.out_channels))
+    path = export_task(network, "other", task, tmp_path / "it.safetensors").path
+    with safetensors.safe_open(path, "pt") as file:
+        values = json.loads(file.metadata()["img2img"])
+    tensors = safetensors.torch.load_file(path)
+    deep: Any = {"kind": "ReLU", "options": {}}
+    for _ in range(40):
+        deep = {"kind": "Sequential", "layers": [deep]}
+    huge = {"kind": "Conv2d", "options": {"in_channels": 4, "out_channels": 1 << 20, "kernel_size": [128, 128]}}
+    for head in (3, {}, {"kind": "custom", "class": "Mine"}, {"kind": "Linear", "options": {}}, deep, huge):
+        header = {"img2img": json.dumps(values | {"head": head})}
+        safetensors.torch.save_file(tensors, tmp_path / "forged.safetensors", metadata=header)
+        with pytest.raises(InputError):
+            load_exported(tmp_path / "forged.safetensors")
+
+
+def test_a_state_dict_says_what_its_network_takes_and_gives(make: Callable[..., Any], tmp_path: Path) -> None:
+    """It is the network alone, whatever `raw` is, and takes all sizes."""
+    for kind in ("colourisation", "segmentation"):
+        network, task = make(kind=kind)
+        told = [export_task(network, "it", task, tmp_path / f"{kind}.safetensors", raw=raw).values for raw in (False, True)]
+        assert told[0] == told[1] == load_exported(tmp_path / f"{kind}.safetensors")[1]
+        assert told[0]["output"].startswith("raw: ")
+        assert told[0]["input"].startswith("(N, 3, H, W) float32, what `served_input`")
+        assert told[0]["input"].endswith("height and width multiples of 4, at least 8")
+        with pytest.raises(InputError, match=r"size=\(16, 12\): a state dict takes every size.*onnx or pt2"):
+            export_task(network, "it", task, tmp_path / "sized.safetensors", size=(16, 12))
+    assert not (tmp_path / "sized.safetensors").exists()
+
+
+class Same(nn.Module):
+    """A trunk with TensorFlow's SAME padding at strides, of which a classifier takes all sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from timm.layers import Conv2dSame
+
+        self.convs = nn.Sequential(Conv2dSame(3, 4, 3, stride=2), nn.ReLU(), Conv2dSame(4, 6, 5, stride=2), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.convs(x).amax((2, 3))
+
+
+def same_padding(*, out_channels: int) -> Backbone:
+    return Classifier(
+        Same(), 6, out_channels=out_channels, min_size=9, spec={"kind": "of same padding", "out_channels": out_channels}
+    )
+
+
+def test_same_padding_of_a_classifier_is_that_of_each_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = same_padding(out_channels=3)
+    network = MaskedNetwork(backbone, head="head").eval()
+    task = build_task({"kind": "classification", "classes": ["a", "b", "c"]})
+    network.add_task("it", masks.Piggyback(start="uniform"), head=backbone.make_head(3))
+    run = torch.export.load(export_task(network, "it", task, tmp_path / "it.pt2", raw=True).path).module()
+    with torch.no_grad():
+        for size in ((9, 9), (12, 16), (10, 11), (15, 14), (64, 65), (63, 224)):
+            x = torch.rand(2, 3, *size)
+            torch.testing.assert_close(run(x), network(x, task="it"), rtol=0, atol=1e-6, msg=str(size))
+        fixed = export_task(network, "it", task, tmp_path / "fixed.pt2", raw=True, size=(15, 14))
+        x = torch.rand(2, 3, 15, 14)
+        torch.testing.assert_close(torch.export.load(fixed.path).module()(x), network(x, task="it"), rtol=0, atol=1e-6)
+
+
 def test_raw_output(make: Callable[..., Any], tmp_path: Path) -> None:
     network, task = make()
     made = export_task(network, "it", task, tmp_path / "it.pt2", raw=True)
@@ -199,6 +302,9 @@ def test_a_file_that_computes_something_else_is_refused(make: Callable[..., Any]
         check_agreement(lambda x: graph(x) + 1e-3, graph, shapes, what="it.onnx")
     with pytest.raises(InputError, match="differs"):
         check_agreement(lambda x: graph(x) * float("nan"), graph, shapes, what="it")
+    assert check_agreement(lambda x: graph(x) + 1e-5, graph, shapes, what="it").difference > 5e-6
+    with pytest.raises(InputError, match="expected at most 2e-06"):  # what torch runs itself is the same but for an ulp
+        check_agreement(lambda x: graph(x) + 1e-5, graph, shapes, what="it", by_torch=True)
     with pytest.raises(InputError, match="expected"):
         check_agreement(lambda x: graph(x)[..., :4], graph, shapes, what="it")
     with pytest.raises(InputError, match="does not run on 2 images of 8 x 12"):
@@ -250,6 +356,47 @@ def test_what_is_asked_for_must_make_sense(make: Callable[..., Any], tmp_path: P
         export_task(network, "other", task, tmp_path / "it.onnx")
     with pytest.raises(InputError, match="pad or resize them to 16 x 12"):
         export_task(network, "it", task, tmp_path / "it.onnx", size=(13, 12))
+    with pytest.raises(InputError, match=r"10,000,000,000 pixels: expected at most 67,108,864"):
+        export_task(network, "it", task, tmp_path / "it.onnx", size=(100_000, 100_000))
+    with pytest.raises(InputError, match="'coreml'"):
+        export_task(network, "it", task, tmp_path / "it.ONNX", format="coreml")
+    assert export_task(network, "it", task, tmp_path / "it.SafeTensors").path.name == "it.SafeTensors"
+    (tmp_path / "folder.pt2").mkdir()
+    with pytest.raises(InputError, match=r"folder\.pt2 is a folder: expected the name of a file"):
+        export_task(network, "it", task, tmp_path / "folder.pt2")
+    for dtype, said in ((torch.bfloat16, "bfloat16"), (torch.float64, "float64")):
+        network.to(dtype)
+        for ending in ("safetensors", "pt2"):
+            with pytest.raises(InputError, match=f"network is {said}: files are exported in float32 alone"):
+                export_task(network, "it", task, tmp_path / f"cast.{ending}")
+
+
+def test_a_bucket_is_no_folder_to_write_into(make: Callable[..., Any], bundle: Path, monkeypatch: Any, tmp_path: Path) -> None:
+    network, task = make()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"out=s3://bucket/it\.pt2 is no folder: .*copy it into the bucket"):
+        export_task(network, "it", task, "s3://bucket/it.pt2")
+    with pytest.raises(InputError, match=r"out=s3://bucket is no folder"):
+        export_bundle(bundle, "s3://bucket", format="safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_place_of_a_file_is_named_before_anything_is_written(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "paint.onnx").mkdir()
+    for format in ("onnx", "onnx_shared"):
+        with pytest.raises(InputError, match=r"paint\.onnx is a folder"):
+            export_bundle(bundle, tmp_path, format=format)
+    assert [path.name for path in tmp_path.iterdir()] == ["paint.onnx"]
+
+
+def test_no_weights_are_left_where_no_task_becomes_a_graph(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> Any:
+        raise InputError("does not become a graph")
+
+    monkeypatch.setattr("img2img.export.onnx_shared.trace", fail)
+    with pytest.raises(InputError, match="does not become a graph"):
+        export_bundle(bundle, tmp_path / "out", format="onnx_shared")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_network_of_the_users_own_class_is_sent_to_merge(tmp_path: Path) -> None:

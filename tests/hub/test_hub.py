@@ -123,9 +123,14 @@ def test_bases_are_shared_too(tmp_path: Path) -> None:
 
 
 def test_a_shared_folder_is_replaced_and_any_other_refused(run: Path, tmp_path: Path) -> None:
+    fewer = shutil.copytree(run, tmp_path / "fewer")
+    delete_task_from_bundle(fewer / "bundle", "sky")
     folder = hub.save_pretrained(run, tmp_path / "shared")
-    (folder / "tasks" / "old.safetensors").write_bytes(b"of an earlier version")
+    hub.save_pretrained(fewer, folder)
+    assert sorted(p.stem for p in (folder / "tasks").iterdir()) == ["colour", "disks"]
     hub.save_pretrained(run, folder)
+    assert sorted(p.stem for p in (folder / "tasks").iterdir()) == sorted(TASKS)
+    hub.save_pretrained(folder, folder, license="mit")  # a new card
     assert sorted(p.stem for p in (folder / "tasks").iterdir()) == sorted(TASKS)
     (tmp_path / "empty").mkdir()
     hub.save_pretrained(run, tmp_path / "empty")
@@ -139,6 +144,45 @@ def test_a_shared_folder_is_replaced_and_any_other_refused(run: Path, tmp_path: 
     (tmp_path / "readme" / "README.md").write_text("of something else")
     with pytest.raises(InputError, match=r"no bundle\.json"):
         hub.save_pretrained(run, tmp_path / "readme")
+
+
+def test_no_tasks_are_lost_that_were_not_shared_from_here(run: Path, tmp_path: Path) -> None:
+    """A bundle has the names of a shared one; what in it was not written by `save_pretrained` may be there and nowhere else."""
+    folder = hub.save_pretrained(run, tmp_path / "shared")
+    other = shutil.copytree(run, tmp_path / "other")
+    for target in (other / "bundle", run / "bundle"):
+        with pytest.raises(InputError, match=r"bundle of the run in .*would be lost"):
+            hub.save_pretrained(run, target)
+    shutil.copytree(folder, other / "bundle", dirs_exist_ok=True)  # even with a card
+    with pytest.raises(InputError, match=r"bundle of the run in .*would be lost"):
+        hub.save_pretrained(run, other / "bundle")
+    alone = shutil.copytree(run / "bundle", tmp_path / "alone")
+    with pytest.raises(InputError, match=r"something else.* \(no config\.json, no README\.md\)"):
+        hub.save_pretrained(run, alone)
+    with pytest.raises(InputError, match="lies within the bundle"):
+        hub.save_pretrained(alone, alone / "tasks" / "shared")
+
+    foreign = shutil.copytree(folder, tmp_path / "foreign")
+    (foreign / "config.json").write_text('{"library_name": "timm"}')
+    with pytest.raises(InputError, match=r"config\.json of another library"):
+        hub.save_pretrained(run, foreign)
+    for name in ("tasks/mine.safetensors", "bases/mine.safetensors", "tasks/notes.txt"):
+        clone = shutil.copytree(folder, tmp_path / name.replace("/", "_"))
+        (clone / name).parent.mkdir(exist_ok=True)
+        (clone / name).write_text("mine")
+        for source in (run, clone):
+            with pytest.raises(InputError, match=rf"something else.* \({name}\)"):
+                hub.save_pretrained(source, clone)
+        assert (clone / name).read_text() == "mine"
+
+    network, backbone = load_bundle(run / "bundle")
+    task = build_task(TASKS["sky"])
+    network.add_task("added", masks.Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
+    add_task_to_bundle(folder, network, "added", options=task.options(), info={})
+    with pytest.raises(InputError, match=r"something else.* \(tasks/added\.safetensors\)"):
+        hub.save_pretrained(run, folder)
+    hub.save_pretrained(folder, folder)
+    assert (folder / "tasks" / "added.safetensors").is_file()
 
 
 def test_a_failure_leaves_the_earlier_folder(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +262,56 @@ def test_the_card_says_of_the_run_only_what_holds_for_tasks_that_are_there(run: 
     assert "| disks | segmentation | piggyback | mIoU ↑ | 0.75 | — | — |" in text
     assert "- colour: image_folder (resize 96)" in text
     assert "scenes" not in text
+
+
+def test_the_card_shows_no_paths_however_short(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / "config" / "config.yaml").write_text(
+        "backbone: {weights: mine.pt}\n"
+        "tasks:\n"
+        "  disks: {data: {kind: a_kind_of_ones_own, root: secret1, my_dir: secret2, images: 500, size: 64}}\n"
+        "  sky: {data: {kind: label_folder, images: secret3, labels: secret4, classes: secret5, resize: 96}}\n"
+        "  colour: {data: {kind: voc_sbd, sbd: secret6, voc: secret7, split: train}}\n"
+    )
+    text = (hub.save_pretrained(folder, tmp_path / "shared") / "README.md").read_text()
+    assert "secret" not in text
+    assert "mine.pt" not in text
+    assert "a_kind_of_ones_own (images 500, size 64)" in text
+    assert "label_folder (resize 96)" in text
+    assert "voc_sbd (split train)" in text
+    (folder / "config" / "config.yaml").write_text("backbone: {weights: imagenet}\n")
+    assert "the weights `imagenet`" in (hub.save_pretrained(folder, tmp_path / "shared") / "README.md").read_text()
+
+
+def test_the_card_has_the_baseline_of_a_task_that_was_added_later(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    network, backbone = load_bundle(run / "bundle")
+    task = build_task(TASKS["sky"])
+    network.add_task("added", masks.Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
+    info = {"figures": {"mIoU": 0.625}, "baseline": 0.125}
+    add_task_to_bundle(folder / "bundle", network, "added", options=task.options(), info=info)
+    text = (hub.save_pretrained(folder, tmp_path / "shared") / "README.md").read_text()
+    assert "| added | segmentation | piggyback | mIoU ↑ | 0.625 | 0.125 (majority class) | — |" in text
+    assert "| sky | segmentation | piggyback | mIoU ↑ | 0.5 | 0.25 (majority class) | 7 |" in text
+
+
+def test_the_cards_example_imports_kinds_of_ones_own(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, backbone = load_bundle(run / "bundle")
+    shutil.copytree(run / "bundle", tmp_path / "bundle")
+    (tmp_path / "my_kind_of_card.py").write_text(
+        "from img2img.tasks import TASKS\nfrom img2img.tasks.denoising import Denoising\n\n\n"
+        "@TASKS.register('softening')\nclass Softening(Denoising):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("my_kind_of_card")
+    task = build_task({"kind": "softening"})
+    network.add_task("soft", masks.Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
+    add_task_to_bundle(tmp_path / "bundle", network, "soft", options=task.options(), info={})
+    text = (hub.save_pretrained(tmp_path / "bundle", tmp_path / "shared") / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    assert "\nimport my_kind_of_card   #" in code
+    plain = (hub.save_pretrained(run, tmp_path / "plain") / "README.md").read_text()
+    assert "my_kind" not in plain
 
 
 def test_the_cards_example_runs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,6 +407,7 @@ def test_only_push_to_hub_sends_anything(run: Path, tmp_path: Path, monkeypatch:
     assert calls[1][1] == {"repo_id": "me/tiny", "private": True, "exist_ok": True}
     assert calls[2][1]["folder_path"] == folder
     assert calls[2][1]["allow_patterns"] == list(hub.FILES)
+    assert calls[2][1]["delete_patterns"] == ["tasks/*.safetensors", "bases/*.safetensors"]  # of those that are not sent again
     with pytest.raises(InputError, match=r"license='mit'.*save_pretrained"):
         hub.push_to_hub(folder, "me/tiny", license="mit")
     with pytest.raises(InputError, match="no bundle"):

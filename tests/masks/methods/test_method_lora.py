@@ -3,6 +3,7 @@
 import json
 import math
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -513,6 +514,7 @@ REFUSED: dict[str, tuple[str, Callable[..., object], str]] = {
     "no values": ("peft_lora", lambda t, c: [t.clear(), t.update(x=torch.ones(1))], "x: expected a name that begins"),
     "not finite": ("peft_lora", _set(P + "linear.lora_A.weight", torch.full((2, 4), torch.nan)), "linear.*no finite numbers"),
     "beyond half": ("peft_lora", _set(P + "linear.lora_A.weight", torch.full((2, 4), 1e6)), "linear.*beyond half precision"),
+    "OFT": ("peft_lora", _set(P + "conv.oft_r.weight", torch.ones(1)), r"conv\.oft_r\.weight: OFT"),
     "whole numbers": ("peft_lora", _set(P + "linear.lora_A.weight", torch.ones(2, 4).int()), "linear.*I32.*F32"),
     "another rank": ("peft_lora", _set("r", 4), r"rank 2, adapter_config\.json says 4"),
     "a residual start": ("peft_lora", _set("init_lora_weights", "pissa"), "init_lora_weights='pissa'.*own weights"),
@@ -528,6 +530,14 @@ REFUSED: dict[str, tuple[str, Callable[..., object], str]] = {
     "no alpha": ("lycoris_lora", _without(L + "conv.alpha"), r"conv\..*expected one alpha"),
     "factors of inputs": ("lycoris_ia3", _set(L + "conv.on_input", torch.tensor(True)), "inputs are scaled by no method here"),
     "norms of inputs": ("lycoris_dora", _set(L + "conv.dora_scale", torch.ones(1, 3, 1, 1)), r"m has the shape \(1, 3, 1, 1\)"),
+    "a factor without axes": (
+        "lycoris_lokr",
+        lambda t, c: (
+            t.pop(L + "conv.lokr_w1"),
+            t.update({L + "conv.lokr_w1_a": torch.ones(2, 1), L + "conv.lokr_w1_b": torch.tensor(1.0)}),
+        ),
+        r"conv.*w1_b has the shape \(\)",
+    ),
     "another split": (
         "lycoris_lokr",
         lambda t, c: t.update({L + "linear.lokr_w1": torch.ones(3, 2), L + "linear.lokr_w2_a": torch.ones(2, 1)}),
@@ -551,6 +561,35 @@ def test_what_is_no_map_of_a_method_is_refused_by_name(unpacked: Path, tmp_path:
     with pytest.raises(InputError, match=message) as refused:
         read_adapter(forged(unpacked, tmp_path, reference, change), net)
     assert str(tmp_path) in str(refused.value), "it names the file"
+
+
+@torch.no_grad()
+def test_layers_are_saved_whole_whatever_they_are_called(tmp_path: Path) -> None:
+    """Their names may begin as those of other methods' values do, and end as those of one here."""
+    parts = {"oft_norm": nn.BatchNorm1d(3), "diff": nn.BatchNorm1d(3), "linear": nn.Linear(3, 4, bias=False)}
+    parts |= {"hada_norm": nn.BatchNorm1d(4), "lora_head": nn.Linear(4, 2)}
+    net = MaskedNetwork(nn.Sequential(OrderedDict(parts)), head="lora_head").eval()
+    tensors = {f"{P}linear.lora_A.weight": torch.ones(1, 3), f"{P}linear.lora_B.weight": torch.ones(4, 1)}
+    saved = {name: tensor + 1 for name, tensor in net.backbone.state_dict().items() if "linear" not in name}
+    saved |= {"lora_head.weight": torch.ones(5, 4), "lora_head.bias": torch.ones(5)}
+    save_file(tensors | {P + name: tensor for name, tensor in saved.items()}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 1}')
+    found = read_adapter(tmp_path, net)
+    assert found.head.keys() == {"weight", "bias"}
+    assert found.norm.keys() == saved.keys() - {"lora_head.weight", "lora_head.bias"}
+
+
+@pytest.mark.parametrize(("patterns", "refused"), [(["2"], True), (["conv2"], True), (["onv"], False), (["xconv2"], True)])
+def test_feedforward_modules_are_found_as_peft_finds_them(tmp_path: Path, patterns: list[str], refused: bool) -> None:
+    """By how a name ends, also within a part of it."""
+    net = MaskedNetwork(nn.Sequential(OrderedDict(xconv2=nn.Conv2d(3, 4, 1, bias=False))))
+    save_file({f"{P}xconv2.ia3_l": torch.ones(1, 4, 1, 1)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3", "feedforward_modules": patterns}))
+    if refused:
+        with pytest.raises(InputError, match=r"xconv2\.ia3_l: feedforward_modules scales this layer's inputs"):
+            read_adapter(tmp_path, net)
+    else:
+        assert read_adapter(tmp_path, net).method.name == "ia3"
 
 
 def test_what_is_no_adapter_at_all_is_refused(unpacked: Path, tmp_path: Path) -> None:
