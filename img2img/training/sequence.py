@@ -266,7 +266,8 @@ class SequenceRunner:
 
     def _learn(self, name: str) -> Outcome:
         """Learn one task by the experiment's method."""
-        logger.info("%s: is learned (%s)", name, self.task_data[name].config.method_spec.kind)
+        config = self.task_data[name].config
+        logger.info("%s: is learned (%s)", name, config.method_spec.kind if config.method is None else config.method.label)
         torch.manual_seed(self.experiment.seed_of(name))
         try:
             before, fitted = self._fit_phases(name, self.strategy.learn(name))
