@@ -11,7 +11,7 @@ from img2img.bundle.join import join_bundles
 from img2img.errors import InputError
 from img2img.files.paths import paths_in
 from img2img.files.writable import check_writable
-from img2img.masks import METHODS
+from img2img.masks import METHODS, MaskMethod
 from img2img.masks.task_store import check_task_name
 from img2img.registry import import_modules
 from img2img.reports.page import write_report
@@ -39,7 +39,7 @@ def add_task(
     *,
     task: Mapping[str, Any],
     data: Mapping[str, Any],
-    method: str | Mapping[str, Any] = "sparse_signs",
+    method: str | Mapping[str, Any] | MaskMethod = "sparse_signs",
     train: Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     overrides: Sequence[str] = (),
@@ -62,7 +62,7 @@ def add_task(
         name: of the new task.
         task: its kind and options, see `tasks.build_task`.
         data: its images, see `data.build_data`.
-        method: a config of `configs/method`, or a mask method's name and options.
+        method: a config of `configs/method`, a mask method's name and options, or an object such as `masks.LoRA(rank=2)`.
         train: what differs from the defaults of `TrainOptions`, by groups, such as `{"optimiser": {"lr": 1e-3}}`.
         out: the run folder; `runs/NAME` by default.
         overrides: further changes of the experiment's config, as on the command line.
@@ -88,7 +88,7 @@ def absorb(
     *,
     task: Mapping[str, Any],
     data: Mapping[str, Any],
-    method: str | Mapping[str, Any] = "sparse_signs",
+    method: str | Mapping[str, Any] | MaskMethod = "sparse_signs",
     distil: bool = True,
     train_signs: bool = True,
     keep_frozen: bool = False,
@@ -117,8 +117,8 @@ def absorb(
         name: of the new task.
         task: its kind and options, see `tasks.build_task`; the network's head is for it.
         data: its images, see `data.build_data`: for the training, and to measure before and after.
-        method: sparse_signs or dense_signs, or its name and options; `share` of sparse signs bounds what moves, a tenth of the
-            weights moves at the start otherwise.
+        method: sparse_signs or dense_signs, its name and options, or an object of it; `share` of sparse signs bounds what
+            moves, a tenth of the weights moves at the start otherwise.
         distil: train against the network's outputs, or on the task's own loss.
         train_signs: whether the signs are trained, or the scales, normalisation state and head alone.
         keep_frozen: whether the network may differ from the backbone in tensors that no task has of its own, such as biases.
@@ -145,13 +145,16 @@ def _learn(
     bundle: str | os.PathLike[str],
     name: str,
     template: Mapping[str, Any],
-    method: str | Mapping[str, Any],
+    method: str | Mapping[str, Any] | MaskMethod,
     train: Mapping[str, Any],
     out: str | os.PathLike[str] | None,
     overrides: Sequence[str],
 ) -> Path:
     """Learn one task, as an experiment's config has it (`TaskTemplate`), and join it into the bundle."""
     data = template["data"]
+    if isinstance(method, MaskMethod):
+        METHODS.check_registered(type(method))
+        method = {"name": method.name, **method.options()}
     if not isinstance(method, str):
         method = validation.mapping("method", method, {"name": "sparse_signs"})
     folder = bundle_folder(validation.path("bundle", bundle))

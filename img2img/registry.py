@@ -26,6 +26,16 @@ T = TypeVar("T")
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
+_VARIABLES = {
+    "task kind": "TASKS",
+    "data kind": "DATA",
+    "backbone kind": "BACKBONES",
+    "mask method": "METHODS",
+    "comparison method": "STRATEGIES",
+}
+"""What the registries are called in code, by `Registry.what`."""
+
+
 class Registry(Mapping[str, T]):
     """The classes or functions that names in configs and files stand for.
 
@@ -54,6 +64,10 @@ class Registry(Mapping[str, T]):
         self._own = dict(own)
         self._entries: dict[str, T] = {}
 
+    @property
+    def _call(self) -> str:
+        return f"@{_VARIABLES.get(self.what, 'REGISTRY')}.register('mine')"
+
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """A decorator that enters a class or a function under a name, and sets the class's `kind` or `name` to it.
 
@@ -68,7 +82,7 @@ class Registry(Mapping[str, T]):
         """
         if not isinstance(name, str) or not name:
             raise InputError(
-                f"a {self.what} was registered as {name!r}: expected a name as text; write for instance @....register('mine')"
+                f"a {self.what} was registered as {name!r}: expected a name as text; write for instance {self._call}"
             )
 
         def enter(entry: Entry) -> Entry:
@@ -96,7 +110,7 @@ class Registry(Mapping[str, T]):
         if self._attribute not in vars(entry):
             raise InputError(
                 f"{_shown(entry)} is no registered {self.what}, so a file could not name it: expected a class of its own name; "
-                "write @....register('mine') above the class"
+                f"write {self._call} above the class"
             )
 
     def find(self, name: Any) -> T:

@@ -94,6 +94,12 @@ def test_other_mask_methods(folder: Path, pairs: dict[str, Any], tmp_path: Path,
     assert img2img.load(folder).tasks["negative"].method == (method if isinstance(method, str) else "affine")
 
 
+def test_a_mask_method_may_be_given_as_an_object(folder: Path, pairs: dict[str, Any], tmp_path: Path) -> None:
+    method = img2img.masks.LoRA(rank=2)
+    img2img.add_task(folder, "negative", task=TRANSLATION, data=pairs, method=method, train=FEW, out=tmp_path / "run")
+    assert img2img.load(folder).network.state("negative").method.inner == method
+
+
 def test_what_cannot_be_leaves_all_as_it_was(
     folder: Path, pairs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

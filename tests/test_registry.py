@@ -262,7 +262,7 @@ def test_a_decorator_without_a_name_is_refused(registry: Registry[Any], name: An
 
 def test_a_mask_method_that_is_not_registered_is_refused_before_it_is_trained() -> None:
     method = derived(METHODS)()
-    with pytest.raises(InputError, match=r"Mine in .* is no registered mask method.*register\('mine'\)"):
+    with pytest.raises(InputError, match=r"Mine in .* is no registered mask method.*@METHODS\.register\('mine'\)"):
         MaskedNetwork(nn.Linear(3, 2)).add_task("a", method)
 
 

@@ -45,6 +45,47 @@ class Sample:
     name: str = ""
 
 
+def check_sample(sample: object, dataset: str) -> None:
+    """Check that what a dataset gave for an index is a `Sample` as it should be.
+
+    Args:
+        sample: what it gave.
+        dataset: its name, for messages.
+
+    Raises:
+        InputError: an array is of another type or shape, or the class is no whole number.
+    """
+    if not isinstance(sample, Sample):
+        raise InputError(f"the dataset {dataset!r} gave a {type(sample).__name__}: expected a Sample; return Sample(image=...)")
+    what = f"the sample {sample.name!r} of the dataset {dataset!r}"
+    for part, given, colours in (
+        ("image", sample.image, True),
+        ("source", sample.source, True),
+        ("label", sample.label, False),
+    ):
+        if given is None and part != "image":
+            continue
+        form = "(height, width, 3) uint8 RGB in 0..255" if colours else "(height, width) uint8 class indices"
+        if not isinstance(given, np.ndarray):
+            raise InputError(f"{what} has a {type(given).__name__} as its {part}: expected a NumPy array {form}; convert it")
+        fits = given.ndim == 3 and given.shape[2] == 3 if colours else given.ndim == 2
+        if given.dtype != np.uint8 or not fits or not given.size:
+            remedy = "correct its shape"
+            if given.dtype != np.uint8:
+                of_colours = "scale it to 0..255, round it and convert it by .astype(numpy.uint8)"
+                remedy = of_colours if colours else "number the classes from 0 on, and convert them by .astype(numpy.uint8)"
+            elif colours and given.ndim == 2:
+                remedy = "repeat a grey image three times, for instance by numpy.stack([grey] * 3, axis=-1)"
+            raise InputError(f"the {part} of {what} has the form {given.shape} {given.dtype}: expected {form}; {remedy}")
+        if given.shape[:2] != sample.image.shape[:2]:
+            raise InputError(
+                f"{what} has an image of {sample.image.shape[:2]} and a {part} of {given.shape[:2]} pixels (height, width): "
+                "expected one size; resize one of them"
+            )
+    if sample.category is not None and (isinstance(sample.category, bool) or not isinstance(sample.category, int | np.integer)):
+        raise InputError(f"{what} has the category {sample.category!r}: expected the index of its class, a whole number, or None")
+
+
 class ImageDataset(ABC):
     """A dataset of images, read by index and never changed: `len(set)`, `set[i] -> Sample`.
 

@@ -75,9 +75,12 @@ def take(dataset: ImageDataset, part: Part, *, fractions: Sequence[float] = (0.8
     members = _spread(len(dataset), fractions) if blocks is None else _blocks(len(dataset), fractions, blocks)
     if any(f > 0 and not m for f, m in zip(fractions, members, strict=True)):
         sizes = dict(zip(PARTS, map(len, members), strict=True))
+        remedy = "add images, or raise the small fractions"
+        if blocks is not None and blocks > 1:
+            remedy = f"give fewer blocks than {blocks}, so that each has an image for every part, or add images"
         raise InputError(
             f"{dataset.name!r} has {len(dataset)} images, which split by {tuple(fractions)} into {sizes}: expected at least "
-            "one in each part; add images, raise the small fractions or set them to 0"
+            f"one in each part; {remedy}"
         )
     return Subset(dataset, members[PARTS.index(part)], name=f"{dataset.name}-{part}")
 

@@ -15,6 +15,7 @@ from img2img.data.loader import eval_batches
 from img2img.errors import memory_explained
 from img2img.tasks import Task
 from img2img.tasks.base import Metrics
+from img2img.tasks.check import primary_value
 
 if TYPE_CHECKING:  # torchmetrics' image metrics take a second to import
     from img2img.metrics.perceptual import ImageMetric, PerceptualMetrics
@@ -104,8 +105,12 @@ class Evaluator:
         return self._measured(network, task, images, task.metrics(), beside)
 
     def primary_metric(self, network: Network | None, task: Task, images: ImageDataset) -> float:
-        """The one that chooses the state and decides comparisons."""
-        return self._measured(network, task, images, task.primary_metrics(), [])[task.metric]
+        """The one that chooses the state and decides comparisons.
+
+        Raises:
+            InputError: the task's metrics have none of that name.
+        """
+        return primary_value(task, self._measured(network, task, images, task.primary_metrics(), []))
 
     def _measured(
         self, network: Network | None, task: Task, images: ImageDataset, metrics: Metrics, of_images: Sequence["ImageMetric"]

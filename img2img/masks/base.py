@@ -144,6 +144,11 @@ class MaskMethod(ABC):
         """The method that masks: this one, unless it wraps another."""
         return self
 
+    @property
+    def label(self) -> str:
+        """What logs and lists call the method: its name, and what it adds to that of an inner one."""
+        return self.name
+
     def basis_name(self) -> str | None:
         """The name of the basis (see `basis.Basis`) that the masks combine; None for a method that needs none."""
         return None

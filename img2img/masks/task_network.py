@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from img2img.errors import InputError
-from img2img.masks.base import METHODS, MaskMethod
+from img2img.masks.base import MaskMethod
 from img2img.masks.basis import Basis
+from img2img.masks.contract import check_created, check_method
 from img2img.masks.frozen_backbone import FrozenBackbone
 from img2img.masks.instance_norm import check_batch_norm
 from img2img.masks.layers import IsNorm, Selection, is_normalisation, is_weight
@@ -93,7 +94,7 @@ class TaskNetwork(FrozenBackbone):
 
         Args:
             task: letters, digits, `_` and `-`; it is also the name of the task's file.
-            method: how the weights are masked.
+            method: how the weights are masked: an object such as `Piggyback()`.
             head: replaces the backbone's head for this task; required exactly when the network was made with `head`.
             norm: "own" gives the task its own normalisation parameters and running statistics, started from the
                 backbone's; "statistics" the statistics alone; "frozen" runs on the backbone's, in evaluation mode; "instance" its
@@ -102,15 +103,19 @@ class TaskNetwork(FrozenBackbone):
                 start.
 
         Raises:
-            InputError: the name is taken or none, the head is missing or too many, or the method's class is not registered.
+            InputError: the name is taken or none, the head is missing or too many, `method` is no object of a registered class,
+                or makes masks of weights that there are not.
         """
-        METHODS.check_registered(type(method))  # now, rather than when what was trained is saved
+        check_method(method)
         self._check_new(task, head)
         one_of("add_task norm", norm, get_args(NormMode))
         if norm == "instance":
             check_batch_norm(self.backbone)
         other = None if start_from is None else self.state(start_from)
-        state = TaskState(method, method.create(self.layers(), self.bases()), *self.norm_tensors(norm), head, norm)
+        layers = self.layers()
+        created = method.create(layers, self.bases())
+        check_created(method, created, layers)
+        state = TaskState(method, created, *self.norm_tensors(norm), head, norm)
         if other is not None:
             state.start_from(other)
         return self._add(task, state)
@@ -150,11 +155,16 @@ class TaskNetwork(FrozenBackbone):
         """End the training of `task`: scores become stored bits.
 
         Its outputs stay the same bit for bit where the method's stored form is exact (`Mask.exact`); quantised values move
-        them once, here, and never again.
+        them once, here, and never again. From then on nothing of the task requires grad: back-propagating through it raises
+        PyTorch's "element 0 of tensors does not require grad" until `continue_task` takes its training up again.
+
+        Raises:
+            TrainingDivergedError: a trained value is NaN or infinite.
+            InputError: a mask that should be exact has another effective weight than in training; the task is not frozen.
         """
         with self._lock:
             self._cache.drop(task)
-            self.state(task).freeze()
+            self.state(task).freeze(self.masked_weights())
 
     def delete_task(self, task: str) -> None:
         """Forget `task`; no other task changes, and a registered task's file stays."""
@@ -281,6 +291,8 @@ class TaskNetwork(FrozenBackbone):
         self, task: str, path: str | os.PathLike[str], *, info: Mapping[str, Any] | None = None, relative_to: str | None = None
     ) -> Path:
         """Freeze `task` and write its file; see `task_saving.save_task_file`.
+
+        The task is frozen afterwards, see `freeze_task`: in the middle of a training `continue_task` goes on with it.
 
         Args:
             task: its name.

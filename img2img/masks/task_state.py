@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from img2img.errors import TrainingDivergedError
 from img2img.masks.base import Mask, MaskMethod
 from img2img.masks.binary import BinaryMask
+from img2img.masks.contract import check_frozen
 from img2img.masks.functional_module import EvalScope
 from img2img.masks.tensors import Bits, all_finite, pack_bits
 
@@ -134,11 +135,15 @@ class TaskState(nn.Module):
         self.prepare()
         return next((mask.effect for _, mask in self.named_masks() if mask.binary() is not None), None)
 
-    def freeze(self) -> None:
+    def freeze(self, weights: Mapping[str, Tensor] | None = None) -> None:
         """End the training: scores become stored bits, nothing requires grad, evaluation mode for good.
+
+        Args:
+            weights: the masked ones of the backbone, on which exact masks are compared with what they were; None: not compared.
 
         Raises:
             TrainingDivergedError: a trained value is NaN or infinite: its bit would mean nothing.
+            InputError: a mask that should be exact has another effective weight than in training; the task is not frozen.
         """
         if not self.frozen:
             self.prepare()
@@ -148,7 +153,14 @@ class TaskState(nn.Module):
                     f"{name} of the task holds values that are NaN or infinite: its training has diverged, and it is not frozen; "
                     "lower the learning rates, or look for broken images"
                 )
-            self._change(lambda twin, _: twin.freeze(), frozen=True)
+            names = {id(mask): name for name, mask in self.named_masks()}
+
+            def freeze(twin: Mask, mask: Mask) -> None:
+                twin.freeze()
+                if weights is not None:
+                    check_frozen(names[id(mask)], mask, twin, weights[names[id(mask)]])
+
+            self._change(freeze, frozen=True)
         self.requires_grad_(False)
         self.zero_grad(set_to_none=True)
         self.train(False)

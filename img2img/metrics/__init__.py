@@ -8,6 +8,7 @@
 - `style`: Gram style loss, content loss and total variation; the same numbers serve as training loss and as metric.
 - `per_image`: a mean over images, the base of most of the above, and the checks of their inputs.
 - `extra_metrics`: metrics of torchmetrics in addition to those of a task.
+- `names`: metrics of several objects as one mapping.
 - `sequence`: skills relative to a baseline, backward and forward transfer, forgetting. Plain Python.
 
 Every metric object has `update`, `compute` and `reset`. `compute` returns a `dict[str, float]` of plain floats, and raises

@@ -6,6 +6,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from img2img.errors import InputError
+from img2img.metrics.names import joined
 
 
 class HasTarget(Protocol):
@@ -40,7 +41,7 @@ class _WithExtraMetrics(Generic[Example]):
         self.extra.to(prediction.device).update(prediction, example.target)
 
     def compute(self) -> dict[str, float]:
-        return self.metrics.compute() | {name: _number(name, value) for name, value in self.extra.compute().items()}
+        return joined([self.metrics.compute(), {name: _number(name, value) for name, value in self.extra.compute().items()}])
 
 
 def with_extra_metrics(metrics: ExampleMetrics[Example], **extra: Metric) -> ExampleMetrics[Example]:
@@ -55,7 +56,7 @@ def with_extra_metrics(metrics: ExampleMetrics[Example], **extra: Metric) -> Exa
             of names to numbers, which is added as it is.
 
     Raises:
-        InputError: at `compute`, another value than one number.
+        InputError: at `compute`, another value than one number, or a name that the task's metrics have already.
     """
     # Without groups: of two metrics whose states are equal after the first batch a group updates only one from then on.
     collection = MetricCollection({}, compute_groups=False)

@@ -68,12 +68,13 @@ def skill_matrix(values: Sequence[Row], baseline: Row, higher_is_better: Sequenc
         )
     columns = list(zip(baseline, higher_is_better, strict=True))
     return [
-        [_skill_or_none(value, base, higher_is_better=higher) for value, (base, higher) in zip(row, columns, strict=False)]
+        [skill_or_none(value, base, higher_is_better=higher) for value, (base, higher) in zip(row, columns, strict=False)]
         for row in values
     ]
 
 
-def _skill_or_none(value: float | None, baseline: float | None, *, higher_is_better: bool) -> float | None:
+def skill_or_none(value: float | None, baseline: float | None, *, higher_is_better: bool) -> float | None:
+    """`skill`, or None too for a metric from which none can be told, such as a score without a ceiling (PSNR)."""
     try:
         return skill(value, baseline, higher_is_better=higher_is_better)
     except InputError:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from img2img.tasks.base import TASKS, Example, Metrics, Task
+from img2img.tasks.check import check_samples, check_task
 from img2img.validation import call_with
 
-__all__ = ["TASKS", "Example", "Metrics", "Task", "build_task", "task_class", "task_kinds"]
+__all__ = ["TASKS", "Example", "Metrics", "Task", "build_task", "check_samples", "check_task", "task_class", "task_kinds"]
 
 
 def task_kinds() -> list[str]:

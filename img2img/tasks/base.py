@@ -12,6 +12,7 @@ from torch import Tensor
 
 from img2img.data.base import Batch, ImageDataset
 from img2img.errors import InputError
+from img2img.metrics.names import joined
 from img2img.registry import Registry
 from img2img.tasks.adversary import Adversary
 
@@ -47,7 +48,7 @@ class Task(ABC):
     Attributes:
         kind: the kind's name, the config's `kind`, set when the class is registered.
         metric: the primary metric, a key of what `metrics()` computes; its baseline must not be the best value.
-        higher_is_better: its direction.
+        higher_is_better: its direction, set in the same class.
         baseline_name: what the baseline is called in reports.
         has_classes: its constructor takes the data's `classes`.
         compares_images: predictions and targets, made images by `to_image`, should look alike: perceptual metrics compare them.
@@ -92,6 +93,20 @@ class Task(ABC):
     forms: ClassVar[tuple[str, ...]] = ("image",)
     defaults_of_files: ClassVar[Mapping[str, Any]] = {}
     out_channels: int
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a primary metric whose direction would be that of the metric of the class that it derives from.
+
+        Raises:
+            InputError: a class sets another `metric` without `higher_is_better`.
+        """
+        super().__init_subclass__(**kwargs)
+        own, inherited = vars(cls).get("metric"), getattr(super(cls, cls), "metric", None)
+        if own not in (None, inherited) and "higher_is_better" not in vars(cls):
+            raise InputError(
+                f"the task class {cls.__name__} sets metric = {own!r} and no higher_is_better: expected both, or the state "
+                "that is kept may be the worst; write higher_is_better = True for a score, False for an error"
+            )
 
     @abstractmethod
     def input(self, batch: Batch) -> Tensor:
@@ -226,14 +241,15 @@ class _Example(Metrics):
             part.update(prediction, example.target)
 
     def compute(self) -> dict[str, float]:
-        values: dict[str, float] = {}
-        for part in self.parts.values():
-            values |= part.compute()
-        return values
+        return joined(part.compute() for part in self.parts.values())
 
 
 def combine(**parts: Any) -> Metrics:
-    """Several metric objects with `update(prediction, target)` and `compute() -> dict` as one."""
+    """Several metric objects with `update(prediction, target)` and `compute() -> dict` as one.
+
+    Raises:
+        InputError: at `compute`, two of them give a value of one name.
+    """
     return _Example(**parts)
 
 

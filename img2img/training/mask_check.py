@@ -8,12 +8,15 @@ from torch import nn
 
 from img2img.errors import InputError
 from img2img.files.untrusted import naming
-from img2img.masks import Basis, Identity, MaskedNetwork, basis_of_tasks
+from img2img.masks import METHODS, Basis, Identity, MaskedNetwork, basis_of_tasks
+from img2img.masks.contract import check_gradients, check_restored
 from img2img.training.config import BasisOfTasks, Experiment, TaskConfig
 
 
 def check_masks(experiment: Experiment, network: MaskedNetwork) -> None:
     """Make the masks of every task once, with its start and its basis, and forget them. The network stays as it is.
+
+    Those of a method of the user's own are frozen, stored and restored too.
 
     What starts from a task of the bundle that the backbone is from, or uses a basis of it, is left out: they are not there yet.
 
@@ -63,6 +66,24 @@ def _check_task(experiment: Experiment, network: MaskedNetwork, task: TaskConfig
             network.add_basis(str(name), Basis.random(network.layers(), **{**vars(options), "count": 1}))
         start = None if task.start_from == "nearest" else task.start_from
         network.add_task(task.name, task.method, head=nn.Identity(), norm=task.norm, start_from=start)
+        if not METHODS.has_own(task.method.inner.name):  # img2img's own keep their contract, as its tests show
+            state = network.state(task.name)
+            state.prepare()
+            check_gradients(dict(state.named_masks()), network.masked_weights())
+            network.freeze_task(task.name)
+            check_stored(network, task.name)
+
+
+def check_stored(network: MaskedNetwork, name: str) -> None:
+    """Check that the masks of a frozen task come back from what they store, where their method is one of the user's own.
+
+    Raises:
+        InputError: they have other effective weights.
+    """
+    state = network.state(name)
+    if not METHODS.has_own(state.method.inner.name):
+        weights, layers, bases = network.masked_weights(), network.layers(), network.bases()
+        check_restored(state.method, dict(state.named_masks()), weights, layers, bases)
 
 
 def _check_nearest(network: MaskedNetwork, earlier: list[TaskConfig]) -> None:

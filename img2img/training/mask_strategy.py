@@ -22,7 +22,7 @@ from img2img.masks.tensors import total_bytes
 from img2img.training.config import BasisOfTasks, Experiment, OptimiserOptions
 from img2img.training.finetuned import FinetunedTask
 from img2img.training.log import Callback, TrainingLog
-from img2img.training.mask_check import check_masks
+from img2img.training.mask_check import check_masks, check_stored
 from img2img.training.optimiser import Groups, ParameterGroup
 from img2img.training.results import FinetunedResult
 from img2img.training.strategies import MASKS, STRATEGIES
@@ -166,6 +166,7 @@ class MaskStrategy(Strategy):
             start_value=None if finetuned is None else finetuned.start_value,
         )
         network.freeze_task(name)
+        check_stored(network, name)
         if finetuned is not None:
             finetuned.end()
 

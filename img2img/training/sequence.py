@@ -30,7 +30,7 @@ from img2img.training.record import Records
 from img2img.training.results import ComparisonRecord, Outcome, TaskRecord
 from img2img.training.strategy import Context, Phase, Strategy, TaskData
 from img2img.training.strategy_files import remove_older
-from img2img.training.task_data import check_folders, check_names, check_output, check_own_bundle, prepare, remarks, tell_result
+from img2img.training.task_data import check_folders, check_names, check_own_bundle, check_tasks, prepare, remarks, tell_result
 from img2img.validation import Spec
 
 logger = logging.getLogger("img2img")
@@ -107,8 +107,8 @@ class SequenceRunner:
             self.task_data = {task.name: prepare(self.experiment, task) for task in self.experiment.tasks}
             self.records.check(self.task_data, self.progress.tasks)
             self._open()
-            for task_data in self.task_data.values():
-                check_output(task_data, self._backbone, of_bundle=self.experiment.backbone.source is not None)
+            of_bundle = self.experiment.backbone.source is not None
+            check_tasks(self.task_data.values(), self._backbone, of_bundle=of_bundle, finished=self.progress.tasks)
             self._take_up()
 
     def run(self, *, progress_for: ProgressFor | None = None) -> MaskedNetwork:
@@ -266,7 +266,8 @@ class SequenceRunner:
 
     def _learn(self, name: str) -> Outcome:
         """Learn one task by the experiment's method."""
-        logger.info("%s: is learned (%s)", name, self.task_data[name].config.method_spec.kind)
+        config = self.task_data[name].config
+        logger.info("%s: is learned (%s)", name, config.method_spec.kind if config.method is None else config.method.label)
         torch.manual_seed(self.experiment.seed_of(name))
         try:
             before, fitted = self._fit_phases(name, self.strategy.learn(name))

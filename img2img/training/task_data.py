@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from img2img.bundle import read_bundle
 from img2img.data import VOID, ImageDataset
 from img2img.errors import InputError, memory_explained
 from img2img.files.paths import paths_in
-from img2img.metrics.sequence import skill
+from img2img.metrics.sequence import skill_or_none
+from img2img.tasks import TASKS, check_samples, check_task
 from img2img.training.config import Experiment, TaskConfig
 from img2img.training.strategy import TaskData
 
@@ -52,6 +53,45 @@ def prepare(experiment: Experiment, config: TaskConfig) -> TaskData:
             )
         task.fit(parts.train)
     return TaskData(config, task, parts, config.train.in_steps(len(parts.train)))
+
+
+def check_tasks(tasks: Iterable[TaskData], backbone: Backbone, *, of_bundle: bool, finished: Collection[str]) -> None:
+    """Refuse tasks that cannot be learned on a backbone, or whose kind or data is not as it should be, before any training.
+
+    Args:
+        tasks: with their data.
+        backbone: what they are learned on.
+        of_bundle: whether it is that of a bundle, which cannot be changed.
+        finished: the names of those that were learned already: their kinds and data were checked then.
+
+    Raises:
+        InputError: see `check_output`, `check_crop` and `tasks.check_task`.
+    """
+    for task_data in tasks:
+        check_output(task_data, backbone, of_bundle=of_bundle)
+        if task_data.name not in finished:
+            check_crop(task_data, backbone)
+            check = check_samples if TASKS.has_own(task_data.task.kind) else check_task
+            check(task_data.task, task_data.parts.train)
+
+
+def check_crop(task_data: TaskData, backbone: Backbone) -> None:
+    """Refuse training crops of a side that the backbone does not take.
+
+    Raises:
+        InputError: names the sides next to it that it takes.
+    """
+    crop, stride = task_data.options.augmentation.crop, backbone.stride
+    smallest = math.ceil(max(backbone.min_size, 1) / stride) * stride
+    above = max(smallest, math.ceil(crop / stride) * stride)
+    if above == crop:
+        return
+    sides = [side for side in (above - stride, above) if side >= smallest]
+    least = f"multiples of {stride}, {smallest} at least" if stride > 1 else f"{smallest} at least"
+    raise InputError(
+        f"tasks.{task_data.name} has train.augmentation.crop={crop}: the backbone takes {least}; give "
+        f"{' or '.join(map(str, sides))}"
+    )
 
 
 def check_names(experiment: Experiment, finished: Collection[str]) -> None:
@@ -167,11 +207,12 @@ def remarks(task_data: TaskData) -> Iterator[str]:
 def tell_result(task_data: TaskData, value: float, baseline: float, changes: Mapping[str, float]) -> None:
     """Log the primary metric of a task on its test set beside its baseline; warn where doing nothing would have been as good.
 
+    A metric without a best value, such as PSNR, has no skill, and nothing is warned of.
     `changes` are the largest changes of earlier tasks' outputs, by task.
     """
     task = task_data.task
     logger.info("%s: %s %.4g (%s %.4g)", task_data.name, task.metric, value, task.baseline_name, baseline)
-    found = skill(value, baseline, higher_is_better=task.higher_is_better)
+    found = skill_or_none(value, baseline, higher_is_better=task.higher_is_better)
     if found is not None and found <= 0:
         logger.warning(
             "%s: no better than its baseline, %s: it has learned nothing of use; train it longer, or look at its data and rates",

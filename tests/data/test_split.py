@@ -203,3 +203,10 @@ def test_options_out_of_range_are_refused(options, message) -> None:
 def test_a_set_without_categories_cannot_be_split() -> None:
     with pytest.raises(InputError, match=r"'plain'.*knows the class"):
         SplitClasses(Unlabelled(), number=1, classes_per_task=1)
+
+
+def test_a_set_too_small_for_its_blocks_names_the_remedy() -> None:
+    with pytest.raises(InputError, match="give fewer blocks than 5, so that each has an image for every part, or add images"):
+        take(Numbers(10), "train", blocks=5)
+    with pytest.raises(InputError, match=r"expected at least one in each part; add images, or raise the small fractions$"):
+        take(Numbers(2), "train")

@@ -22,8 +22,10 @@ from img2img.backbones.perceptual import PerceptualNetwork
 from img2img.data import VOID, Batch
 from img2img.metrics import perceptual
 from img2img.metrics.extra_metrics import with_extra_metrics
+from img2img.metrics.image_quality import ImageQualityMetrics
 from img2img.metrics.perceptual import PerceptualMetrics
-from img2img.tasks import build_task
+from img2img.tasks import Example, build_task
+from img2img.tasks.base import combine
 
 
 def test_a_value_stands_beside_the_figures_and_is_that_of_the_whole_set() -> None:
@@ -71,6 +73,20 @@ def test_metrics_that_are_equal_after_the_first_batch_are_updated_apart() -> Non
     found = metrics.compute()
     assert found["two"] == pytest.approx(1)
     assert found["all"] < 0.9
+
+
+def test_a_metric_of_a_name_that_the_task_has_is_refused() -> None:
+    task = build_task({"kind": "segmentation", "classes": ["a", "b"]})
+    metrics = with_extra_metrics(task.metrics(), mIoU=MulticlassPrecision(2))
+    label = torch.zeros(1, 4, 4, dtype=torch.int64)
+    metrics.update(label, task.example(Batch(image=torch.zeros(1, 3, 4, 4, dtype=torch.uint8), label=label)))
+    with pytest.raises(InputError, match="two metrics of the task are called 'mIoU': expected a name of its own for each"):
+        metrics.compute()
+    twice = combine(first=ImageQualityMetrics(), second=ImageQualityMetrics(("MSE",)))
+    images = torch.rand(1, 3, 16, 16)
+    twice.update(images, Example(images, images))
+    with pytest.raises(InputError, match="are called 'MSE'"):
+        twice.compute()
 
 
 def test_a_metric_with_a_value_a_class_is_refused() -> None:

@@ -14,7 +14,7 @@ from skimage.color import rgb2lab
 
 from img2img import InputError
 from img2img.data.base import VOID, Batch, ImageDataset, Sample
-from img2img.tasks import Task, build_task, task_kinds
+from img2img.tasks import Task, build_task, check_task, task_kinds
 from img2img.tasks.base import Example, mean_colour
 from img2img.tasks.segmentation import LOSSES, Segmentation
 from img2img.tasks.stored import stored_task
@@ -88,6 +88,9 @@ class TestContract:
         assert input.max() <= 1
         assert torch.equal(task.input(batch), input)
         assert torch.equal(task.target(batch), task.example(batch).target)
+
+    def test_it_keeps_what_is_checked_before_a_training(self, task: Task) -> None:
+        check_task(task, Images())
 
     def test_the_same_batch_gives_the_same_example(self, task: Task, batch: Batch) -> None:
         assert torch.equal(task.example(batch).input, task.example(batch).input)
@@ -546,6 +549,7 @@ def test_a_validation_measures_the_primary_metric_of_all_metrics(options: dict[s
 def test_a_subclass_with_a_primary_metric_of_its_own_validates_by_it() -> None:
     class ByBoundary(type(build_task({"kind": "segmentation", "classes": ["a", "b"]}))):  # type: ignore[misc]
         metric = "boundary F1"
+        higher_is_better = True
 
     task = ByBoundary(classes=["a", "b"])
     metrics = task.primary_metrics()

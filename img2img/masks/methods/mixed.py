@@ -140,6 +140,11 @@ class Mixed(MaskMethod):
         assert isinstance(self.method, MaskMethod)
         return self.method
 
+    @property
+    def label(self) -> str:
+        """Such as "piggyback, some weights trained"."""
+        return f"{self.inner.label}, some weights trained"
+
     def basis_name(self) -> str | None:
         """Of the masked weights' method."""
         return self.inner.basis_name()
