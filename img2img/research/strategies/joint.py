@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from img2img.data.base import Batch
 from img2img.data.loader import TrainBatches
 from img2img.errors import InputError
-from img2img.metrics.sequence import skill
+from img2img.metrics.sequence import skill_or_none
 from img2img.research.strategies.shared import SharedNetwork, SharedNorm, SharedStrategy, within
 from img2img.tasks import Task
 from img2img.tasks.base import Example
@@ -150,7 +150,7 @@ class Joint(SharedStrategy):
     def _mean_skill(self) -> float:
         """The mean over the tasks of the skill on the validation images, see `metrics.sequence.skill`.
 
-        Tasks whose baseline is perfect there are left out. NaN where a task's metric is not finite: the loop then ends the
+        Tasks whose baseline is perfect there, or whose metric has no ceiling, such as PSNR, are left out. NaN where a task's metric is not finite: the loop then ends the
         training, as it does when a task is trained alone.
 
         Raises:
@@ -164,12 +164,12 @@ class Joint(SharedStrategy):
             value = evaluator.primary_metric(self.network(name), task, images)
             if not math.isfinite(value):
                 return math.nan
-            skills.append(skill(value, self._baselines[name], higher_is_better=task.higher_is_better))
+            skills.append(skill_or_none(value, self._baselines[name], higher_is_better=task.higher_is_better))
         known = [s for s in skills if s is not None]
         if not known:
             raise InputError(
-                f"none of {', '.join(self._names)} has a skill on its validation images, since the baseline is perfect there: "
-                "expected at least one, which chooses the state; add validation images of other classes"
+                f"none of {', '.join(self._names)} has a skill on its validation images, since the baseline is perfect there or "
+                "the metric has no ceiling: expected at least one, which chooses the state; add validation images of other classes"
             )
         return sum(known) / len(known)
 

@@ -149,6 +149,8 @@ def test_the_mean_skill_by_hand(strategy: Joint, monkeypatch: pytest.MonkeyPatch
     # As in the training of one task: a figure that is no number must not be left out of what chooses the state.
     values["colour"] = (float("nan"), 100.0)
     assert phase.validate() != phase.validate()
+    values |= {"classes": (25.0, 20.0), "colour": (40.0, 100.0)}
+    assert phase.validate() == pytest.approx((0.6 - 0.25) / 2), "a score without a ceiling, such as PSNR, has no skill"
 
 
 def test_validation_leaves_the_training_as_it_was() -> None:
