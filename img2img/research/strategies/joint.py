@@ -150,8 +150,8 @@ class Joint(SharedStrategy):
     def _mean_skill(self) -> float:
         """The mean over the tasks of the skill on the validation images, see `metrics.sequence.skill`.
 
-        Tasks whose baseline is perfect there, or whose metric has no ceiling, such as PSNR, are left out. NaN where a task's metric is not finite: the loop then ends the
-        training, as it does when a task is trained alone.
+        Tasks whose baseline is perfect there, or whose metric has no ceiling, such as PSNR, are left out. NaN where a task's
+        metric is not finite: the loop then ends the training, as it does when a task is trained alone.
 
         Raises:
             InputError: no task is left.
@@ -168,8 +168,9 @@ class Joint(SharedStrategy):
         known = [s for s in skills if s is not None]
         if not known:
             raise InputError(
-                f"none of {', '.join(self._names)} has a skill on its validation images, since the baseline is perfect there or "
-                "the metric has no ceiling: expected at least one, which chooses the state; add validation images of other classes"
+                f"none of {', '.join(self._names)} has a skill on its validation images, since the baseline is perfect there "
+                "or the metric has no ceiling: expected at least one, which chooses the state; add validation images of other "
+                "classes"
             )
         return sum(known) / len(known)
 
