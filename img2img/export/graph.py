@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from img2img.backbones import Backbone
 from img2img.data.base import Batch
@@ -29,10 +30,12 @@ class TaskGraph(nn.Module):
         network: a merged network, on the CPU.
         task: its task.
         raw: give the head's raw output in place of the result.
+        border: pixels that are mirrored at the edges of images that are larger, see `Task.mirrored`.
     """
 
-    def __init__(self, network: nn.Module, task: Task, *, raw: bool) -> None:
+    def __init__(self, network: nn.Module, task: Task, *, raw: bool, border: int = 0) -> None:
         super().__init__()
+        self.border = border
         self.network = network.requires_grad_(False).eval()
         self.task = task
         self.raw = raw
@@ -40,9 +43,15 @@ class TaskGraph(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) float in [0, 1] to the form that `Interface.output` tells."""
         input = served_input(self.task, image)
-        raw: Tensor = self.network(input)
         if self.raw:
+            raw: Tensor = self.network(input)
             return raw
+        height, width = input.shape[-2:]
+        if self.border and height > self.border and width > self.border:
+            raw = self.network(F.pad(input, [self.border] * 4, mode="reflect"))
+            raw = raw[..., self.border : self.border + height, self.border : self.border + width]
+        else:
+            raw = self.network(input)
         return self.task.show(self.task.prediction(raw, input), input, _form(self.task))
 
 
@@ -132,7 +141,7 @@ def task_graph(network: MaskedNetwork, name: str, task: Task, *, raw: bool) -> T
             f"the network is {str(odd).removeprefix('torch.')}: files are exported in float32 alone; load the bundle anew, or "
             "cast the network back with network.float()"
         )
-    return TaskGraph(merged, task, raw=raw)
+    return TaskGraph(merged, task, raw=raw, border=backbone_of(network).stride if task.mirrored else 0)
 
 
 def interface(
@@ -152,6 +161,8 @@ def interface(
     """
     backbone = backbone_of(network)
     stride, low = backbone.stride, -(-backbone.min_size // backbone.stride) * backbone.stride
+    if graph.border and not graph.raw:
+        low = max(low, 2 * stride)  # no smaller image has a border
     if size is not None:
         backbone.check(torch.empty(1, 3, *size, dtype=torch.float32, device="meta"))
     elif not _takes(graph, low, low + stride):

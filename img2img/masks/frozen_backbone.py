@@ -76,9 +76,10 @@ class FrozenBackbone(nn.Module):
         """Every tensor of the backbone without autograd history, gathered once."""
         with self._lock:
             if self._frozen is None:
-                self._frozen = detached(all_tensors(self.backbone))
-                self._watched = [tensor for tensor in self._frozen.values() if not tensor.is_inference()]
+                frozen = detached(all_tensors(self.backbone))
+                self._watched = [tensor for tensor in frozen.values() if not tensor.is_inference()]
                 self._written = _versions(self._watched)
+                self._frozen = frozen  # last: whoever interrupts this finds all of it or nothing
             return self._frozen
 
     def norm_modules(self) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class Task(ABC):
         reach: see `in_parts`; None for an input that depends on the whole image.
         input_reach: see `in_parts`.
         mirrored: its network is given an image with its edges mirrored outside. Convolutions pad with zeros, which look like a
-            black frame: outputs that are painted, and not copied from the input, get a rim.
+            black frame: paintings get a rim. Such a task shares no batch with tasks that see the image alone.
         enlarges: how many times larger each way a result is than the user's image, which is enlarged by bicubic interpolation
             before the task is given it.
         smallest_crop: the side in pixels of the smallest images that it can be trained on.

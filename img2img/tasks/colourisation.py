@@ -50,7 +50,6 @@ class Colourisation(Task):
     compares_images: ClassVar[bool] = True
     at_measured_side: ClassVar[bool] = True
     in_parts: ClassVar[bool] = True
-    mirrored: ClassVar[bool] = True
     out_channels = 2
 
     def __init__(self, *, bins: Mapping[str, Any] | None = None, loss: Mapping[str, Any] | None = None) -> None:

@@ -18,7 +18,7 @@ from img2img.inference import Model, chunked, prediction, resize
 from img2img.inference.evaluator import Evaluator
 from img2img.inference.resize import brought_back, resized_rows, rows_needed
 from img2img.inference.tiling import run_any_size
-from img2img.tasks import edges
+from img2img.tasks import build_task, edges
 
 ImageLike = NDArray[np.uint8]
 
@@ -268,8 +268,8 @@ def test_a_mirrored_border_is_that_of_the_whole_image(size: tuple[int, int], str
 
 
 def test_nothing_is_mirrored_that_is_smaller_than_the_border(model: Model) -> None:
-    evaluator, colour, clean = _evaluator(32, 32), model.task("colour"), model.task("clean")
-    assert [evaluator.border(colour, size) for size in ((33, 40), (32, 40), (500, 20))] == [32, 0, 0]
+    evaluator, style, clean = _evaluator(32, 32), build_task({"kind": "style"}), model.task("clean")
+    assert [evaluator.border(style, size) for size in ((33, 40), (32, 40), (500, 20))] == [32, 0, 0]
     assert evaluator.border(clean, (100, 100)) == 0, "what is copied from the input has no rim"
 
 

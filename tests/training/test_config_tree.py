@@ -131,4 +131,4 @@ def test_a_spec_is_written_as_it_was_given() -> None:
 
     spec = Spec.of(TASKS, {"kind": "denoising", "sigma": 25}, what="task")
     assert spec.plain() == {"kind": "denoising", "sigma": 25}
-    assert spec.build().options() == {**spec.plain(), "kernel": 5}
+    assert spec.build().options() == {**spec.plain(), "correlation": [0.0, 1.0], "kernel": 5}

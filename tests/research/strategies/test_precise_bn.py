@@ -368,7 +368,7 @@ def test_what_averages_nothing_has_the_fingerprint_of_before() -> None:
     off, on = TrainOptions(), TrainOptions(average=AverageOptions(decay=0.9))
     before = {name: value for name, value in off.model_dump().items() if name != "average"}
     for group, later in (
-        ("optimiser", {"mask": "adam", "nesterov": False, "mask_weight_decay": 0.0}),
+        ("optimiser", {"mask": "adam", "nesterov": False, "mask_weight_decay": 0.0, "encoder_lr": None}),
         ("augmentation", {"cutout": 0}),
     ):
         for name, value in later.items():  # options that came later, too
