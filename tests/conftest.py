@@ -109,15 +109,18 @@ def registries() -> Iterator[None]:
     from img2img.backbones import BACKBONES
     from img2img.data import DATA
     from img2img.masks import METHODS
+    from img2img.registry import _imported
     from img2img.tasks import TASKS
     from img2img.training.strategies import STRATEGIES
 
-    path, modules = list(sys.path), dict(sys.modules)
+    path, modules, imported = list(sys.path), dict(sys.modules), dict(_imported)
     known = [(registry, dict(registry._entries)) for registry in (TASKS, DATA, BACKBONES, METHODS, STRATEGIES)]
     yield
     for registry, entries in known:
         registry._entries = {n: e for n, e in registry._entries.items() if n in registry._own} | entries
     sys.path[:] = path
+    _imported.clear()  # or workers of later tests would be asked to import what is gone
+    _imported.update(imported)
     for name in sys.modules.keys() - modules.keys():
         if name.startswith("my_"):  # as users' modules are called in tests and documents
             del sys.modules[name]
