@@ -67,6 +67,8 @@ class Task(ABC):
             black frame: paintings get a rim. Such a task shares no batch with tasks that see the image alone.
         enlarges: how many times larger each way a result is than the user's image, which is enlarged by bicubic interpolation
             before the task is given it.
+        original_pixels: its targets are the photos as they are, fine detail and all: training crops are not scaled, which would
+            blur them, unless its options say so.
         smallest_crop: the side in pixels of the smallest images that it can be trained on.
         forms: what `show` can make of a prediction, the usual one first: "labels" are class indices (N, H, W), "scores"
             probabilities (N, classes), all others images (N, 3, H, W) in [0, 1].
@@ -89,6 +91,7 @@ class Task(ABC):
     input_reach: int = 0
     mirrored: ClassVar[bool] = False
     enlarges: int = 1
+    original_pixels: ClassVar[bool] = False
     smallest_crop: int = 1
     forms: ClassVar[tuple[str, ...]] = ("image",)
     defaults_of_files: ClassVar[Mapping[str, Any]] = {}

@@ -36,6 +36,7 @@ class Denoising(ImageOutput):
 
     baseline_name: ClassVar[str] = "noisy copy"
     in_parts: ClassVar[bool] = True
+    original_pixels: ClassVar[bool] = True
     defaults_of_files: ClassVar[Mapping[str, Any]] = {"kernel": None, "correlation": 0.0}
 
     def __init__(

@@ -32,6 +32,7 @@ class SuperResolution(ImageOutput):
 
     baseline_name: ClassVar[str] = "bicubic copy"
     in_parts: ClassVar[bool] = True
+    original_pixels: ClassVar[bool] = True
     defaults_of_files: ClassVar[Mapping[str, Any]] = {"detail": "rgb"}
 
     def __init__(

@@ -81,7 +81,8 @@ class TaskData:
     def _augment(self) -> "Augment | PadCrop":
         """Of images with a category that keep their scale and colours, by whole batches; else one by one."""
         options = self.options.augmentation
-        plain = options.zoom == (1, 1) and not options.jitter and self.parts.train.categories is not None
+        zoom = options.zoom_for(original_pixels=self.task.original_pixels)
+        plain = zoom == (1, 1) and not options.jitter and self.parts.train.categories is not None
         if options.pad or plain:
             return PadCrop(options.crop, pad=options.pad, flip=options.flip, cutout=options.cutout)
         if options.cutout:
@@ -91,7 +92,7 @@ class TaskData:
             )
         from img2img.data.augment import Augment  # with albumentations, so only where it is used
 
-        return Augment(options.crop, zoom=options.zoom, flip=options.flip, jitter=options.jitter)
+        return Augment(options.crop, zoom=zoom, flip=options.flip, jitter=options.jitter)
 
 
 @dataclass(frozen=True, kw_only=True)

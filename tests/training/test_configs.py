@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -14,6 +15,7 @@ from img2img.research.impresslearn.options import read_study
 from img2img.training.compose import check_overrides, compose, method_names, plain_config
 from img2img.training.config import Experiment, TrainOptions, read_experiment
 from img2img.training.strategies import comparison_methods
+from img2img.training.task_data import prepare
 from img2img.validation import paths_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -168,3 +170,35 @@ def test_a_command_in_the_head_of_a_config_composes(command: str) -> None:
         assert _compose(*overrides, pipeline=Path(script).stem).sequence
         return
     assert read_study(plain_config(compose("impresslearn", overrides))).seeds
+
+
+@pytest.mark.parametrize(("task", "own"), [("denoising", True), ("super_resolution", True), ("colourisation", False)])
+def test_what_restores_detail_is_trained_on_the_images_own_pixels_unless_told_otherwise(task: str, own: bool) -> None:
+    def crops_are_cuts(**augmentation: object) -> bool:
+        experiment = read_experiment(
+            {
+                "name": "scales",
+                "out": "somewhere",
+                "backbone": {"mode": "first_task", "kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3},
+                "method": {"name": "piggyback"},
+                "sequence": ["t"],
+                "train": {"steps": 1, "batch_size": 6, "augmentation": {"crop": 32, "flip": False, **augmentation}},
+                "tasks": {
+                    "t": {
+                        "task": {"kind": task},
+                        "data": {"kind": "patterns", "size": 40, "count": {"train": 6, "val": 2, "test": 2}},
+                    }
+                },
+            }
+        )
+        data = prepare(experiment, experiment.tasks[0])
+        batch = data.batches(0).batch(0)
+        images = [data.parts.train[i].image for i in range(len(data.parts.train))]
+        cuts = {
+            np.ascontiguousarray(image[y : y + 32, x : x + 32]).tobytes() for image in images for y in range(9) for x in range(9)
+        }
+        return all(crop.permute(1, 2, 0).contiguous().numpy().tobytes() in cuts for crop in batch.image)
+
+    assert crops_are_cuts() is own
+    assert crops_are_cuts(zoom=[1, 1])
+    assert not crops_are_cuts(zoom=[0.8, 1.25])

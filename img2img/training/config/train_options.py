@@ -86,8 +86,10 @@ class AugmentationOptions(Options):
 
     crop: int = Field(default=96, ge=1)
     """Side in pixels of the square training crops."""
-    zoom: Annotated[tuple[float, float], Strict(False)] = (0.8, 1.25)
-    """Random scaling before the crop, smallest and largest factor."""
+    zoom: Annotated[tuple[float, float], Strict(False)] | None = None
+    """Random scaling before the crop, smallest and largest factor; null: 0.8 to 1.25, or none where the task's targets are an
+    image's own pixels (`Task.original_pixels`).
+    """
     pad: int = Field(default=0, ge=0)
     """Black pixels that are added on all sides before a crop, which `zoom` leaves alone then: the shifts of small images."""
     flip: bool = True
@@ -98,6 +100,10 @@ class AugmentationOptions(Options):
     """Side in pixels of a square that is made black at a random place of each crop (DeVries and Taylor 2017), partly outside too;
     for images of one category each whose scale and colours are kept. 0 for none.
     """
+
+    def zoom_for(self, *, original_pixels: bool) -> tuple[float, float]:
+        """The `zoom` of a task, see `Task.original_pixels`."""
+        return self.zoom or ((1.0, 1.0) if original_pixels else (0.8, 1.25))
 
 
 class ValidationOptions(Options):

@@ -29,7 +29,7 @@ def _fisher_images(context: Context, name: str, count: int) -> list[Example]:
     task_data = context.task_data[name]
     options = task_data.options
     given = options.augmentation
-    augment = Augment(given.crop, zoom=given.zoom, flip=given.flip, jitter=given.jitter)
+    augment = Augment(given.crop, zoom=given.zoom_for(original_pixels=False), flip=given.flip, jitter=given.jitter)
     images = TrainBatches(task_data.parts.train, augment, batch_size=1, seed=context.experiment.seed_of(f"{name} fisher"))
     return [task_data.task.example(images.batch(step)) for step in range(count)]
 
