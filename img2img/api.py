@@ -13,7 +13,7 @@ from img2img.files.paths import paths_in
 from img2img.files.writable import check_writable
 from img2img.masks import METHODS, MaskMethod
 from img2img.masks.task_store import check_task_name
-from img2img.registry import import_modules
+from img2img.registry import import_explained
 from img2img.reports.page import write_report
 from img2img.training import run as running
 from img2img.training.config.read import merged
@@ -168,7 +168,7 @@ def _learn(
     check_writable(folder, "bundle", "tasks", "bases")
     changes, (of_task, of_data) = _changes(name, overrides)
     config = _config(name, folder, method, changes)
-    import_modules(config.get("imports", ()))
+    import_explained(config.get("imports", ()), "imports")
     chosen = config.get("method", {}).get("name")
     if chosen not in METHODS:
         raise InputError(f"the method {chosen!r} masks nothing: expected one of {', '.join(METHODS)}")

@@ -15,11 +15,12 @@ comes from other people: it names kinds but no modules, and opening one imports 
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from img2img.errors import InputError
+from img2img.errors import InputError, first_line
 from img2img.files.paths import expanded
 
 T = TypeVar("T")
@@ -207,6 +208,40 @@ def import_modules(names: Iterable[str]) -> None:
         else:
             _import_module(name)
         _imported[name] = None
+
+
+def import_explained(names: Iterable[str], what: str) -> None:
+    """`import_modules` for who does not read tracebacks: a module that fails is an `InputError` too, which says where and how.
+
+    Args:
+        names: the modules.
+        what: named them, such as "--import".
+
+    Raises:
+        InputError: there is none, or it fails: says in which file and line, and how.
+    """
+    for name in names:
+        try:
+            import_modules([name])
+        except InputError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            file, line = _place(error)
+            where = f"{file}, line {line}: " if file else ""
+            why = error.msg if isinstance(error, SyntaxError) else first_line(error)
+            raise InputError(
+                f"{what} {name}: {where}{type(error).__name__}: {why}. Expected a module that can be imported: correct it"
+            ) from error
+
+
+def _place(error: Exception) -> tuple[str | None, int | None]:
+    """File and line of the user's own code at which its import failed; None where that is not known."""
+    if isinstance(error, SyntaxError):
+        return error.filename, error.lineno
+    importers = (str(Path(__file__).parent), str(Path(importlib.__file__).parent), "<")  # who asked for it
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(importers)]
+    own = [frame for frame in frames if Path(frame.filename).parent == Path(frames[0].filename).parent]  # not what it calls
+    return (own[-1].filename, own[-1].lineno) if own else (None, None)
 
 
 _imported: dict[str, None] = {}

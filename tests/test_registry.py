@@ -330,3 +330,12 @@ def test_what_a_module_itself_needs_and_raises_goes_through(here: Path) -> None:
     with pytest.raises(ModuleNotFoundError, match="my_missing_library"):
         import_modules(["my_needy"])
     assert build_task({"kind": "denoising"}).kind == "denoising"
+
+
+def test_a_module_of_a_config_that_fails_is_one_message_which_says_where(here: Path) -> None:
+    (here / "my_broken.py").write_text("x = 1\nraise ZeroDivisionError('boom')\n")
+    with pytest.raises(
+        InputError, match=r"imports my_broken: \S*my_broken\.py, line 2: ZeroDivisionError: boom.*correct it"
+    ) as caught:
+        read_experiment(config(imports=["my_broken"]))
+    assert isinstance(caught.value.__cause__, ZeroDivisionError), "for who wants the traceback"

@@ -4,10 +4,7 @@ What a command does is imported inside it, so that `img2img --help`, completion 
 turns a user's error into one line on stderr and exit code 1; the wrong use of a command is Typer's, with exit code 2.
 """
 
-import importlib
 import sys
-import traceback
-from pathlib import Path
 from typing import Annotated
 
 try:
@@ -45,40 +42,10 @@ def _options(
         typer.Option("--import", metavar="MODULE", help="A module or .py file of your own that defines kinds of task and so on."),
     ] = None,
 ) -> None:
-    for name in imports or ():
-        _import(name)
+    if imports:
+        from img2img.registry import import_explained
 
-
-def _import(name: str) -> None:
-    """Import a module of the user's own.
-
-    Raises:
-        InputError: there is none, or it fails: says in which file and line, and how.
-    """
-    from img2img.errors import InputError, first_line
-    from img2img.registry import import_modules
-
-    try:
-        import_modules([name])
-    except InputError:
-        raise
-    except Exception as error:  # whatever the user's code raises
-        file, line = _place(error)
-        where = f"{file}, line {line}: " if file else ""
-        why = error.msg if isinstance(error, SyntaxError) else first_line(error)
-        raise InputError(
-            f"--import {name}: {where}{type(error).__name__}: {why}. Expected a module that can be imported: correct it"
-        ) from error
-
-
-def _place(error: Exception) -> tuple[str | None, int | None]:
-    """File and line of the user's own code at which its import failed; None where that is not known."""
-    if isinstance(error, SyntaxError):
-        return error.filename, error.lineno
-    importers = (str(Path(__file__).parents[1]), str(Path(importlib.__file__).parent), "<")  # who asked for it
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(importers)]
-    own = [frame for frame in frames if Path(frame.filename).parent == Path(frames[0].filename).parent]  # not what it calls
-    return (own[-1].filename, own[-1].lineno) if own else (None, None)
+        import_explained(imports, "--import")
 
 
 _HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}

@@ -11,7 +11,7 @@ from img2img.masks import METHODS, MaskMethod, Mixed
 from img2img.masks.methods.signs import SignsMethod
 from img2img.masks.random_weights import Kind as RandomInit
 from img2img.masks.task_store import check_task_name
-from img2img.registry import import_modules
+from img2img.registry import import_explained
 from img2img.tasks import TASKS
 from img2img.training.config.experiment import (
     BackboneConfig,
@@ -41,7 +41,7 @@ def read_experiment(config: Mapping[str, Any]) -> Experiment:
         InputError: an unknown key, a value that cannot be used, or no such module.
     """
     given = checked(ExperimentConfig, config, what=WHOLE)
-    import_modules(given.imports)
+    import_explained(given.imports, "imports")
     given.evaluation.perceptual_metrics()
     sequence, templates = _written_out(given)
     _check_names(given, sequence, templates)
