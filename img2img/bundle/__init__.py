@@ -1,7 +1,7 @@
 """A bundle: a backbone and its tasks on disk."""
 
 from img2img.bundle.deletion import check_deletable, check_not_referred_to, delete_task_from_bundle
-from img2img.bundle.description import FORMAT, VERSION
+from img2img.bundle.description import FORMAT, VERSION, same_backbone
 from img2img.bundle.folder import (
     HEAD,
     add_task_to_bundle,
@@ -13,6 +13,7 @@ from img2img.bundle.folder import (
     check_not_planned,
     check_outside,
     check_task_file,
+    describe_backbone,
     load_backbone,
     load_bases,
     load_bundle,
@@ -43,6 +44,7 @@ __all__ = [
     "check_outside",
     "check_task_file",
     "delete_task_from_bundle",
+    "describe_backbone",
     "load_backbone",
     "load_bases",
     "load_bundle",
@@ -51,6 +53,7 @@ __all__ = [
     "packaged_bundles",
     "read_bundle",
     "register_tasks",
+    "same_backbone",
     "save_backbone",
     "task_path",
 ]

@@ -1,5 +1,6 @@
 """`bundle.json`: what a bundle consists of, each field checked before anything relies on it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,6 +45,16 @@ class BundleDescription(Stored):
     select: Annotated[list[_Text], Field(max_length=MAX_PATTERNS)] = Field(default=["*"])
     tasks: Annotated[list[_Text], Field(max_length=MAX_TASKS)]
     bases: Annotated[dict[_Text, _Text], Field(max_length=MAX_TASKS)]
+
+
+def without_head(spec: Any) -> Any:
+    """A backbone's `spec` without the outputs of the head that it was made with, which no bundle holds; others as they are."""
+    return {key: each for key, each in spec.items() if key != "out_channels"} if isinstance(spec, dict) else spec
+
+
+def same_backbone(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether tasks of a bundle with one description mean the same in one with the other."""
+    return all(without_head(one.get(key)) == without_head(other.get(key)) for key in ("sha256", "spec", "select"))
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from img2img.backbones import Backbone
 from img2img.backbones.head_check import check_head
 from img2img.backbones.stored import rebuild_backbone
-from img2img.bundle.description import FORMAT, VERSION, read_description
+from img2img.bundle.description import FORMAT, VERSION, read_description, same_backbone
 from img2img.bundle.packaged import check_not_packaged, near_packaged, packaged_bundle, packaged_bundles
 from img2img.errors import InputError, first_line
 from img2img.files.atomic import write_bytes
@@ -51,13 +51,21 @@ def save_backbone(
         FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
     """
     folder = expanded(folder)
-    tensors = {name: _compact(t.detach().cpu().contiguous()) for name, t in network.backbone.state_dict().items()}
+    state = network.backbone.state_dict()
+    # Copies: tied weights are one tensor under two names, and the file has no such thing.
+    tensors = {name: _compact(t.detach().cpu().clone(memory_format=torch.contiguous_format)) for name, t in state.items()}
     blob = safetensors.torch.save(tensors, metadata={"format": FORMAT})
-    description = {"format": FORMAT, "version": VERSION, "sha256": network.backbone_sha256, "spec": dict(spec)}
-    description |= {"select": ["*"] if select is None else list(select)}
+    description = describe_backbone(network, spec, select)
     with changing(folder):
         write_bytes(folder / "backbone.safetensors", blob)
         write_json(folder / "bundle.json", description | _kept(folder, description))
+
+
+def describe_backbone(network: MaskedNetwork, spec: Mapping[str, Any], select: Sequence[str] | None) -> dict[str, Any]:
+    """What `bundle.json` says of the backbone; the arguments are those of `save_backbone`."""
+    description = {"format": FORMAT, "version": VERSION, "sha256": network.backbone_sha256, "spec": dict(spec)}
+    plain: dict[str, Any] = json.loads(json.dumps(description | {"select": ["*"] if select is None else list(select)}))
+    return plain  # as it reads back
 
 
 @contextmanager
@@ -87,8 +95,7 @@ def _kept(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
         earlier = read_bundle(folder)
     except InputError:
         earlier = {}
-    plain = json.loads(json.dumps(description))  # as it reads back
-    same = all(earlier.get(key) == value for key, value in plain.items())
+    same = same_backbone(earlier, description)
     return {"tasks": earlier["tasks"], "bases": earlier["bases"]} if same else {"tasks": [], "bases": {}}
 
 

@@ -29,6 +29,7 @@ from img2img.bundle import (
     read_bundle,
     task_path,
 )
+from img2img.bundle.description import without_head
 from img2img.errors import InputError
 from img2img.files.atomic import clear_leftovers, write_atomic
 from img2img.files.json_files import write_json
@@ -114,7 +115,7 @@ class _Joint:
         load_tasks(folder, description["tasks"], network, backbone)  # and that each would open, before it is joined
         self.description = self.description or description
         for key, what in (("sha256", "backbone"), ("spec", "description of the backbone"), ("select", "selection of weights")):
-            if _without_head(description[key]) != _without_head(self.description[key]):
+            if without_head(description[key]) != without_head(self.description[key]):
                 raise InputError(
                     f"{folder} has another {what} than the bundles before it ({description[key]!r:.60}, not "
                     f"{self.description[key]!r:.60}): its masks mean nothing there; train its tasks on the same backbone, with "
@@ -134,11 +135,6 @@ class _Joint:
                     f"{folder} and {self.tasks[name]} have different tasks {name!r}: learn one of them under another name, or "
                     "leave it out"
                 )
-
-
-def _without_head(value: Any) -> Any:
-    """A backbone's description without the outputs of the head that it was made with, which no bundle holds."""
-    return {key: each for key, each in value.items() if key != "out_channels"} if isinstance(value, dict) else value
 
 
 Content = tuple[dict[str, Any], dict[str, Tensor]]
@@ -161,7 +157,7 @@ def _same(a: Content, b: Content) -> bool:
 
 
 def _unmeasured(header: Mapping[str, Any]) -> dict[str, Any]:
-    info = {key: value for key, value in header["info"].items() if key != "figures"}
+    info = {key: value for key, value in header["info"].items() if key not in ("figures", "baseline", "finetuned")}
     return {key: value for key, value in header.items() if key != "checksum"} | {"info": info}
 
 
@@ -210,6 +206,8 @@ def add_task_file(
                 raise InputError(f"there is a task {name!r} in {folder}: give the new one another name, or replace it")
             check_not_referred_to(folder, name, others)
         check_not_planned(folder, [name])
+        if (read_header(path)["relative_to"] or {}).get("task") == name:
+            raise InputError(f"the masks of {path} are coded relative to the task {name!r}: give it another name")
         check_task_file(path, network, backbone)
         _copy(path, task_path(folder, name))
         write_json(folder / "bundle.json", description | {"tasks": [*others, name]})

@@ -5,7 +5,7 @@ contrast of the photo is removed. The parameters of the layers stay as they are;
 written, and training and evaluation are the same.
 """
 
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ def use_instance_statistics(module: nn.Module) -> None:
         InputError: as `check_batch_norm`.
     """
     for layer in check_batch_norm(module):
-        layer.forward = MethodType(_by_instance, layer)  # type: ignore[method-assign]
+        layer.forward = partial(_by_instance, layer)  # type: ignore[method-assign]
 
 
 def check_batch_norm(module: nn.Module) -> list[_BatchNorm]:

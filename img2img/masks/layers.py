@@ -116,6 +116,14 @@ def assign_roles(backbone: nn.Module, select: Select, is_norm: IsNorm) -> Roles:
     return Roles(tuple(masked), tuple(norm_parameters), tuple(norm_buffers), tuple(fixed_parameters), tuple(fixed_buffers))
 
 
+def fill_uniform(scores: Tensor, low: float, high: float) -> Tensor:
+    """Fill `scores` with values between two bounds, and return it.
+
+    They are drawn in row-major order, so that a seed means the same in any memory format.
+    """
+    return scores.copy_(torch.empty(scores.shape, dtype=scores.dtype, device=scores.device).uniform_(low, high))
+
+
 @dataclass(frozen=True)
 class Layer:
     """A masked weight, and what a mask method may know of the layer that it belongs to.
@@ -161,6 +169,10 @@ class Layer:
         """An uninitialised tensor for the scores of a mask: float32 whatever the weight's dtype, in its memory format."""
         scores = torch.empty_like(self.weight, dtype=torch.float32, requires_grad=False)
         return scores.new_empty(self.kernel_shape) if kernel_wise and self.kernel_dims > 0 else scores
+
+    def uniform_scores(self, low: float, high: float, *, kernel_wise: bool = False) -> Tensor:
+        """Scores drawn between two bounds, see `fill_uniform`."""
+        return fill_uniform(self.empty_scores(kernel_wise=kernel_wise), low, high)
 
     def per_channel(self, k: Tensor) -> Tensor:
         """One value an output channel, (out_channels,), as a tensor that multiplies the weight by broadcasting.

@@ -1,7 +1,8 @@
 """What of a backbone can be masked: what cannot, and selections that pick nothing, are refused and named."""
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ def check_copyable(backbone: nn.Module) -> None:
     Raises:
         InputError: names the first.
     """
+    held = {id(tensor): name for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers())}
     for module_name, module in backbone.named_modules():
         prefix = module_name + "." if module_name else ""
         tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
@@ -52,9 +54,22 @@ def check_copyable(backbone: nn.Module) -> None:
             if tensor.layout != torch.strided:
                 raise InputError(f"{prefix}{leaf} of the backbone is of the layout {tensor.layout}: make it dense (to_dense())")
         for leaf, value in vars(module).items():
+            registered = leaf in ("_parameters", "_buffers") or isinstance(module, nn.RNNBase)  # which masked calls know
+            if not registered and (name := _hidden_in(value, held)):
+                raise InputError(
+                    f"{prefix}{leaf} of the backbone holds {name} a second time, out of sight: a task would have its own values "
+                    f"in one place and the backbone's in the other; give the module itself ({leaf} = [layer]), and take its "
+                    "weight where it is used"
+                )
             if isinstance(value, Tensor) and not value.is_leaf:
                 why, remedy = _computed(module, leaf) or ("has a gradient history", f"detach it ({leaf} = {leaf}.detach())")
                 raise InputError(f"{prefix}{leaf} of the backbone {why}, so it cannot be frozen and copied: {remedy}")
+
+
+def _hidden_in(value: Any, held: Mapping[int, str]) -> str | None:
+    """The name of a parameter or buffer that a plain list, tuple or dict of a module holds as well."""
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return next((held[id(each)] for each in values if isinstance(each, Tensor) and id(each) in held), None)
 
 
 def check_selection(backbone: nn.Module, selection: Selection, masked: Sequence[str], head: str | None) -> None:
@@ -126,6 +141,8 @@ def _unfit(backbone: nn.Module, masked: Iterable[str]) -> Iterator[tuple[str, st
         parameter = backbone.get_parameter(name)
         if parameter.dtype not in _DTYPES:
             yield name, f"is of {parameter.dtype}", "convert it to float32"
+        elif parameter.ndim == 0:
+            yield name, "is a single number", "leave it out of select"
         elif type(parameter.data) is not Tensor:
             yield name, f"is a {type(parameter.data).__name__}", "give the network before it was quantised or distributed"
 

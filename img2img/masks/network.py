@@ -67,14 +67,17 @@ class MaskedNetwork(TaskNetwork):
     def nearest_task(self, *args: Any, **kwargs: Any) -> str:
         """The task whose normalisation statistics are nearest to those of a batch; a start for a new task on such data.
 
+        Tasks that have none of their own (`norm="frozen"` or "instance"), as imported adapters often do, are left out.
+
         Args:
             args: a batch of the new task's inputs, as for a call.
             kwargs: further inputs.
 
         Raises:
-            InputError: there are no tasks, or the backbone keeps no running statistics.
+            InputError: there are no tasks that have some, or the backbone keeps no running statistics.
         """
-        return by_norm_statistics(self, *args, **kwargs).task
+        with_some = [name for name in self.tasks() if self.state(name).norm_mode not in ("frozen", "instance")]
+        return by_norm_statistics(self, *args, tasks=with_some or None, **kwargs).task
 
     def task_module(self, task: str) -> TaskModule:
         """`task` alone as a module, for optimisers, Fabric and DDP: its parameters are the task's and no others."""

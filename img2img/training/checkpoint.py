@@ -15,7 +15,7 @@ from img2img.errors import InputError, first_line, is_out_of_memory
 from img2img.files.atomic import write_atomic
 from img2img.training.checked_files import CHANGED
 
-_END = b"img2img\2"
+_END = b"img2img\3"
 """What a checkpoint ends with, after the digest; another number where what it holds has changed."""
 
 
@@ -25,10 +25,10 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Put back what `random_states` gave."""
+    """Put back what `random_states` gave, on the GPUs that are there: a run may go on with fewer or more."""
     torch.set_rng_state(states["cpu"])
-    if states["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    for device, state in zip(range(torch.cuda.device_count()), states["cuda"], strict=False):
+        torch.cuda.set_rng_state(state, device)
 
 
 def save_checkpoint(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:

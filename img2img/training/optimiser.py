@@ -107,7 +107,7 @@ class DenseAdam(torch.optim.Adam):
         """What PyTorch's own collects for its kernel, as contiguous views."""
         for parameter in group["params"]:
             gradient = parameter.grad
-            if gradient is not None and parameter.device.type == "cpu" and gradient.stride() != parameter.stride():
+            if gradient is not None and parameter.device.type == "cpu" and not _lie_alike(gradient, parameter):
                 parameter.grad = torch.empty_like(parameter).copy_(gradient)
         has_complex: bool = super()._init_group(group, params, *lists)
         *tensors, _ = lists  # the last are the steps
@@ -118,6 +118,12 @@ class DenseAdam(torch.optim.Adam):
                     if of_kind:  # there are no maxima without amsgrad
                         of_kind[i] = of_kind[i].detach().permute(order)
         return has_complex
+
+
+def _lie_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether the values of two tensors of one shape lie alike in memory; strides along axes of length 1 say nothing."""
+    strides = zip(one.shape, one.stride(), other.stride(), strict=True)
+    return all(ours == theirs for length, ours, theirs in strides if length > 1)
 
 
 def start_momentum(optimisers: Sequence[torch.optim.Optimizer]) -> None:
@@ -151,7 +157,8 @@ def schedulers(optimisers: Sequence[torch.optim.Optimizer], options: TrainOption
 def schedule(step: int, options: TrainOptions) -> float:
     """The factor on the learning rates at `step`: a linear rise over the warmup, times what the schedule says."""
     chosen = options.schedule
-    rise = min(1.0, (step + 1) / chosen.warmup) if chosen.warmup else 1.0
+    warmup = min(chosen.warmup, options.steps // 2)  # a shorter training would never reach its rates
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
     if chosen.name == "cosine":
         return rise * 0.5 * (1 + math.cos(math.pi * step / options.steps))
     passed = sum(step >= round(at * options.steps) for at in chosen.decay_at)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from img2img.backbones import Backbone
-from img2img.bundle import HEAD, load_backbone, read_bundle, save_backbone
+from img2img.bundle import HEAD, describe_backbone, load_backbone, read_bundle, save_backbone
 from img2img.data.loader import check_shares, lost_batches_explained
 from img2img.files.paths import expanded
 from img2img.inference.evaluator import Evaluator, Network, finite
@@ -163,7 +163,7 @@ class SequenceRunner:
     def _take_up(self) -> None:
         """Hand the network to the method, with what it learned in an earlier run, and read what is read later on."""
         names, first = list(self.progress.tasks), self.experiment.sequence[0]
-        backbone: str | None = self.network.backbone_sha256
+        backbone: tuple[MaskedNetwork, Backbone] | None = (self.network, self._backbone)
         if names:
             self.strategy.begin(self._context())
             self.strategy.load(names)
@@ -174,7 +174,7 @@ class SequenceRunner:
             self.strategy.begin(self._context())
         elif self.experiment.backbone_from is not None:
             with torch.random.fork_rng(devices=[]):  # the tasks start from the same random state as without this
-                backbone = self._backbone_of_another_run(first)[1].backbone_sha256
+                backbone = self._backbone_of_another_run(first)[1:]
         elif self._checkpoint(first).is_file():
             backbone = None  # that of the bundle may be what this training ends with
         self._check_bundle(backbone)
@@ -192,12 +192,13 @@ class SequenceRunner:
         if not self.progress.tasks and not self._first_trains_backbone:
             self._save_backbone()
 
-    def _check_bundle(self, backbone: str | None) -> None:
+    def _check_bundle(self, backbone: tuple[MaskedNetwork, Backbone] | None) -> None:
         """Refuse to replace tasks in the run's bundle that it has not learned; see `check_own_bundle`."""
         names = self.experiment.sequence
         # Outputs are stored before the task: a kill before `progress.json` leaves both.
         learned = {*self.progress.tasks, *self._output_check.stored(names)}
-        check_own_bundle(self.folder, names, learned=learned, backbone=backbone)
+        described = None if backbone is None else describe_backbone(backbone[0], backbone[1].spec, self.experiment.selected)
+        check_own_bundle(self.folder, names, learned=learned, backbone=described)
 
     def _set_up(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -213,7 +214,7 @@ class SequenceRunner:
 
     def _save_backbone(self) -> None:
         if self.processes.is_rank_zero:
-            self._check_bundle(self.network.backbone_sha256)
+            self._check_bundle((self.network, self._backbone))
             save_backbone(self.folder / "bundle", self.network, self._backbone.spec, self.experiment.selected)
 
     def _context(self) -> Context:

@@ -5,12 +5,13 @@ import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from img2img.backbones import Backbone
-from img2img.bundle import read_bundle
+from img2img.bundle import read_bundle, same_backbone
 from img2img.data import VOID, ImageDataset
 from img2img.errors import InputError, memory_explained
 from img2img.files.paths import paths_in
@@ -106,15 +107,17 @@ def check_names(experiment: Experiment, finished: Collection[str]) -> None:
         raise InputError(f"{source.folder} has a task {taken[0]!r} already: give the new one another name")
 
 
-def check_own_bundle(folder: Path, sequence: Sequence[str], *, learned: Collection[str], backbone: str | None) -> None:
+def check_own_bundle(
+    folder: Path, sequence: Sequence[str], *, learned: Collection[str], backbone: Mapping[str, Any] | None
+) -> None:
     """Refuse to replace what something else has put into the run's own bundle.
 
     Args:
         folder: the run folder.
         sequence: the tasks of the run.
         learned: those that it has learned, whether or not `progress.json` says so yet.
-        backbone: the SHA-256 of the backbone that the run is to write there; None where it keeps the one that is there, or does
-            not know it yet.
+        backbone: what `describe_backbone` says of the one that the run is to write there; None where it keeps the one that is
+            there, or does not know it yet.
 
     Raises:
         InputError: the bundle is damaged, has a task of the same name, or tasks on another backbone.
@@ -129,10 +132,10 @@ def check_own_bundle(folder: Path, sequence: Sequence[str], *, learned: Collecti
             f"{bundle} has a task {taken[0]!r} already that this run has not learned, but add-task or join put there: give the "
             "new one another name, or delete that one first (img2img tasks delete)"
         )
-    if others and backbone not in (None, description["sha256"]):
+    if others and backbone is not None and not same_backbone(description, backbone):
         raise InputError(
-            f"{bundle} has the tasks {', '.join(others)}, which this run has not learned, on another backbone than the run's: "
-            "they would be lost; choose another folder (out=...)"
+            f"{bundle} has the tasks {', '.join(others)}, which this run has not learned, on another backbone than the run's, "
+            "or another selection of its weights: they would be lost; choose another folder (out=...)"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from scripts import run_script
 from torch import nn
 
@@ -22,16 +23,19 @@ from img2img.bundle import (
     add_task_to_bundle,
     bundle_folder,
     delete_task_from_bundle,
+    describe_backbone,
     join,
     load_bundle,
     read_bundle,
     save_backbone,
 )
-from img2img.bundle.join import join_bundles
+from img2img.bundle.join import add_task_file, join_bundles
 from img2img.files.lock import FolderInUseError, hold
+from img2img.masks.storage import read_header
 from img2img.training.compose import compose, plain_config
 from img2img.training.config import read_experiment
 from img2img.training.sequence import SequenceRunner
+from img2img.training.task_data import check_own_bundle
 from img2img.web.limits import TeachOptions
 from img2img.web.server import serve
 
@@ -65,7 +69,9 @@ def bundle(folder: Path, tasks: dict[str, int], *, basis: int | None = None, fig
         method = masks.ImpressLearn(basis="shared") if name == "impressed" else masks.Piggyback(start="uniform")
         net.add_task(name, method, head=nn.Conv2d(options.get("width", 2), 6, 1))
         net.freeze_task(name)
-        add_task_to_bundle(folder, net, name, options={"kind": "edges"}, info={"figures": {"MSE": figure}})
+        add_task_to_bundle(
+            folder, net, name, options={"kind": "edges"}, info={"figures": {"MSE": figure}, "baseline": 2 * figure}
+        )
     return folder
 
 
@@ -86,6 +92,44 @@ def test_tasks_and_bases_come_together_in_order_and_common_ones_once(tmp_path: P
     assert files(joined) == files(whole)
     assert join_bundles(one.parent, [three]) == ["first", "b", "c"]
     assert load_bundle(one)[0].tasks() == ("first", "b", "c")
+
+
+def test_a_backbone_saved_again_keeps_the_tasks_unless_it_masks_other_weights(tmp_path: Path) -> None:
+    folder = bundle(tmp_path / "run" / "bundle", {"b": 2})
+    net = network()
+    for spec in (net.spec, {**net.spec, "out_channels": 5}):  # type: ignore[dict-item]
+        check_own_bundle(tmp_path / "run", ["mine"], learned=[], backbone=describe_backbone(net, spec, None))  # type: ignore[arg-type]
+        save_backbone(folder, net, spec)  # type: ignore[arg-type]
+        assert read_bundle(folder)["tasks"] == ["b"]
+    other = describe_backbone(net, net.spec, ["decoder.*"])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"has the tasks b, .*another selection.*would be lost"):
+        check_own_bundle(tmp_path / "run", ["mine"], learned=[], backbone=other)
+
+
+def test_a_file_coded_relative_to_the_task_that_it_replaces_is_refused(tmp_path: Path) -> None:
+    folder = bundle(tmp_path / "bundle", {"edges": 1})
+    net, backbone = load_bundle(folder)
+    net.add_task("v2", masks.Piggyback(start="uniform"), head=nn.Conv2d(2, 6, 1), start_from="edges")
+    net.freeze_task("v2")
+    info = {"task": {"kind": "edges"}, "figures": {"MSE": 0.5}}
+    file = net.save_task("v2", tmp_path / "v2.safetensors", info=info, relative_to="edges")
+    assert read_header(file)["relative_to"] is not None
+    before = files(folder)
+    with pytest.raises(InputError, match=r"coded relative to the task 'edges'.*another name"):
+        add_task_file(folder, file, net, backbone, name="edges", replace=True)
+    assert files(folder) == before
+    assert add_task_file(folder, file, net, backbone) == "v2"
+
+
+def test_a_backbone_with_tied_weights_is_stored(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone({"kind": "lenet", "in_pixels": 16, "hidden": [8, 8], "out_channels": 3})
+    layer = next(each for each in backbone.modules() if isinstance(each, nn.Linear) and each.in_features == each.out_features)
+    backbone.again = nn.Linear(8, 8)  # type: ignore[assignment]
+    backbone.again.weight = layer.weight  # type: ignore[union-attr]
+    save_backbone(tmp_path, MaskedNetwork(backbone, head=HEAD), backbone.spec)
+    stored = load_file(tmp_path / "backbone.safetensors")
+    assert torch.equal(stored["again.weight"].float(), layer.weight)
 
 
 @pytest.mark.parametrize(

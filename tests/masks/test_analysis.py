@@ -228,6 +228,25 @@ def test_flips_while_training_are_the_differences_of_the_binary_masks(method: ma
     assert [row.flips for row in meter.update()] == [0, 0]
 
 
+@pytest.mark.parametrize(
+    "method", [masks.Piggyback(ternary=True, start="uniform"), masks.SparseSigns()], ids=["ternary", "signs"]
+)
+def test_a_change_of_sign_is_a_flip(method: masks.MaskMethod) -> None:
+    net = _network(method, "a")
+    state = net.state("a")
+    meter = flips.FlipMeter(state)
+    for sign in (1.0, -1.0):
+        before = {name: mask.signed().clone() for name, mask in state.named_masks()}
+        for mask in state.masks.values():
+            mask.score.data.fill_(sign)
+        rows = meter.update()
+        again = flips.FlipMeter(state)
+        again.load_state_dict(meter.state_dict())
+        assert [row.flips for row in again.update()] == [0] * len(rows)
+        assert {row.layer: row.flips for row in rows} == {n: int((m.signed() != before[n]).sum()) for n, m in state.named_masks()}
+    assert all(row.flips == row.weights for row in rows)
+
+
 def test_tasks_are_given_as_a_sequence() -> None:
     with pytest.raises(InputError, match=r"sequence of names.*\['a'\]"):
         analysis.similarity(_network(), "a")

@@ -321,3 +321,20 @@ def test_normalisation_is_found_by_isinstance_and_by_the_users_predicate() -> No
     assert MaskedNetwork(backbone).roles.norm_parameters == ("1.weight", "1.bias")
     mine = MaskedNetwork(backbone, is_norm=lambda name, module: isinstance(module, Norm | Scale))
     assert mine.roles.norm_parameters == ("1.weight", "1.bias", "2.scale")
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_seed_draws_the_same_start_in_any_memory_format(method: str) -> None:
+    def start(memory_format: torch.memory_format) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        net = MaskedNetwork(
+            nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=2), nn.Conv2d(6, 2, 1)).to(memory_format=memory_format)
+        )
+        if "impresslearn" in method:
+            net.add_basis("basis", masks.Basis.random(net.layers(), count=3, density=0.5, seed=1))
+        net.add_task("a", METHODS[method]())
+        return [tensor.detach().contiguous() for tensor in all_tensors(net.state("a").masks).values()]
+
+    first, second = start(torch.contiguous_format), start(torch.channels_last)
+    assert len(first) == len(second)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -1,6 +1,7 @@
 """A task that normalises by each image's own statistics: alone or in a batch, trained, stored, merged, and in large images."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,15 @@ def test_where_one_network_is_shared_or_trains_the_backbone_it_is_refused(config
     made["tasks"]["disks"]["norm"] = "instance"
     with pytest.raises(InputError, match=r"tasks\.disks\.norm='instance'.*backbone"):
         run(made)
+
+
+def test_a_merged_network_is_copied_and_sent_to_other_processes_whole(net: MaskedNetwork, x: torch.Tensor) -> None:
+    plain = net.merge("style")
+    expected = plain(x)
+    for other in (pickle.loads(pickle.dumps(plain)), copy.deepcopy(plain)):
+        assert torch.equal(other(x), expected)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.zero_()
+        assert not torch.equal(other(x), expected), "its layers use their own parameters"
+    assert torch.equal(plain(x), expected)

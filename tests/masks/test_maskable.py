@@ -36,6 +36,18 @@ def fixed(weight: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(weight, requires_grad=False)
 
 
+class Aliased(nn.Module):
+    """A weight that is tied by a plain list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.alias = [self.layer.weight]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) @ self.alias[0]
+
+
 def quantised() -> nn.Module:
     return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 4), nn.Conv2d(3, 3, 1)), {nn.Linear})
 
@@ -51,6 +63,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "old weight_norm": (lambda: first(old_style.weight_norm), r"0\.weight .*\(weight_norm\).*remove_weight_norm"),
     "old spectral_norm": (lambda: first(old_style.spectral_norm), r"0\.weight .*\(spectral_norm\).*remove_spectral_norm"),
     "pruned": (lambda: first(lambda c: prune.random_unstructured(c, "weight", 0.5)), r"0\.weight .*\(pruning\).*prune\.remove"),
+    "out of sight": (lambda: Aliased(), r"alias of the backbone holds layer\.weight a second time.*give the module itself"),
     "lazy": (lambda: first(lambda c: nn.LazyConv2d(8, 3)), r"0\.weight .*lazy.*run the backbone once"),
     "lazy norm": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.LazyBatchNorm2d()), r"1\.weight .*lazy"),
     "meta": (lambda: first(lambda c: c.to("meta")), r"0\.weight .*no values.*load its weights"),
@@ -262,3 +275,10 @@ def test_nine_tasks_on_the_decathlons_network_are_as_large_as_published() -> Non
     network.add_task("dtd", masks.Piggyback(), head=nn.Identity(), norm="frozen")
     network.freeze_task("dtd")
     assert 1 + 9 * (relative_parameters(network) - 1) == pytest.approx(41 / 32, abs=0.005)
+
+
+def test_a_single_number_cannot_be_masked() -> None:
+    backbone = nn.Sequential(nn.Linear(4, 4))
+    backbone.register_parameter("temperature", nn.Parameter(torch.tensor(1.0)))
+    with pytest.raises(InputError, match=r"temperature .*single number.*leave it out"):
+        MaskedNetwork(backbone, select=lambda name, module, parameter: True)

@@ -234,6 +234,14 @@ def test_a_network_or_a_task_without_statistics_of_its_own_is_refused() -> None:
 # ---------------------------------------------------------------------- what all have in common
 
 
+def test_the_nearest_task_is_one_that_has_statistics() -> None:
+    net = _network(2)
+    net.add_task("adapter", masks.Piggyback(start="uniform"), head=head(), norm="frozen")
+    assert net.nearest_task(_images()) in ("t0", "t1")
+    with pytest.raises(InputError, match="no running statistics of its own"):
+        _network(2, norm="frozen").nearest_task(_images())
+
+
 @pytest.mark.parametrize("infer", INFER)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("inference_mode", [True, False])

@@ -17,6 +17,7 @@ from img2img.research.strategies import PackNet
 from img2img.research.strategies.shared import SharedNetwork
 from img2img.research.suites.runner import load_suite
 from img2img.training.backbone import starting_backbone
+from img2img.training.checkpoint import set_random_states
 from img2img.training.compose import compose, config_folder, plain_config
 from img2img.training.config import Experiment, OptimiserOptions, TaskConfig, TrainOptions, ValidationOptions, read_experiment
 from img2img.training.mask_strategy import groups_of
@@ -455,3 +456,38 @@ def test_pytorchs_kernel_is_given_contiguous_tensors(monkeypatch: pytest.MonkeyP
     assert not all(p.is_contiguous() for p in parameters)
     assert len(given) > 3 * 5 * len(parameters)
     assert all(tensor.is_contiguous() for tensor in given)
+
+
+def test_a_gradient_that_lies_as_its_parameter_does_is_not_copied() -> None:
+    parameter = nn.Parameter(torch.randn(8, 5, 1, 1).contiguous(memory_format=torch.channels_last))
+    gradient = torch.randn(8, 5, 1, 1)
+    assert gradient.stride() != parameter.stride(), "along axes of length 1 alone"
+    parameter.grad = gradient
+    optimiser = DenseAdam([parameter], 1e-2, fused=True)
+    optimiser.step()
+    assert parameter.grad is gradient
+
+
+def test_a_training_shorter_than_the_warmup_reaches_its_rate() -> None:
+    for name in ("cosine", "step"):
+        options = TrainOptions.model_validate({"steps": 10, "schedule": {"name": name}})
+        assert options.schedule.warmup > options.steps
+        assert max(schedule(step, options) for step in range(10)) > 0.6
+    assert schedule(0, TrainOptions.model_validate({"steps": 400, "schedule": {"name": "step"}})) == 1 / 20
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"optimiser": {"nesterov": True}}, "expected sgd for one"), ({"average": {"of": "all"}}, "averages nothing")],
+)
+def test_options_that_would_do_nothing_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainOptions.model_validate(options)
+
+
+def test_random_states_of_more_gpus_than_there_are_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    put = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put.append((device, state)))
+    set_random_states({"cpu": torch.get_rng_state(), "cuda": ["first", "second"]})
+    assert put == [(0, "first")]

@@ -327,11 +327,11 @@ class Affine(MaskMethod):
         """One trainable mask a weight; scores and coefficients are float32, scores in the weight's memory format."""
         masks: dict[str, Mask] = {}
         for name, layer in layers.items():
-            score = layer.empty_scores()
+            score = layer.uniform_scores(self.score_low, self.score_high)
             k = torch.tensor(self.start, dtype=torch.float32, device=score.device)
             k[1:3] *= layer.weight.abs().mean(dtype=torch.float32)
             k = k[:, None].repeat(1, layer.out_channels) if self.channel_wise else k
-            masks[name] = AffineMask(layer, score.uniform_(self.score_low, self.score_high), None, k, self)
+            masks[name] = AffineMask(layer, score, None, k, self)
         return masks
 
     def restore(

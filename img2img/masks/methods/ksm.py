@@ -12,7 +12,7 @@ from img2img.errors import InputError
 from img2img.masks.base import METHODS, Mask, MaskMethod, check_parts
 from img2img.masks.basis import Basis
 from img2img.masks.binary import BinaryMask
-from img2img.masks.layers import Layer, kernel_sum
+from img2img.masks.layers import Layer, fill_uniform, kernel_sum
 from img2img.masks.methods.piggyback import below, select
 from img2img.masks.tensors import as_factor
 from img2img.validation import one_of
@@ -290,7 +290,7 @@ class KSM(MaskMethod):
 
     def fresh_ones(self, score: Tensor) -> Tensor:
         """Fill `score` with what ones start with, and return it."""
-        return score.fill_(self.init) if self.start == "ones" else score.uniform_(self.threshold, self.init)
+        return score.fill_(self.init) if self.start == "ones" else fill_uniform(score, self.threshold, self.init)
 
     def create(self, layers: Mapping[str, Layer], bases: Mapping[str, Basis]) -> dict[str, Mask]:
         """One trainable mask a weight; scores are float32 whatever the weight's dtype."""
@@ -298,8 +298,10 @@ class KSM(MaskMethod):
         return {name: kind(layer, self._start(layer), None, self) for name, layer in layers.items()}
 
     def _start(self, layer: Layer) -> Tensor:
-        score = layer.empty_scores(kernel_wise=self.granularity == "kernel")
-        return score.fill_(self.init) if self.start == "ones" else score.uniform_(self.fresh_zero, self.init)
+        kernel_wise = self.granularity == "kernel"
+        if self.start == "ones":
+            return layer.empty_scores(kernel_wise=kernel_wise).fill_(self.init)
+        return layer.uniform_scores(self.fresh_zero, self.init, kernel_wise=kernel_wise)
 
     def restore(
         self, stored: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, Layer], bases: Mapping[str, Basis]

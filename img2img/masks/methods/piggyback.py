@@ -62,6 +62,13 @@ def select(weight: Tensor, score: Tensor, threshold: float) -> Tensor:
 
 
 @functools.cache
+def _mean_magnitude(layers: Mapping[str, Layer]) -> float:
+    """The mean of |W| over all weights; above 0, so that weights that are all zero have scores as well."""
+    weights = [layer.weight for layer in layers.values()]
+    total = sum(w.abs().sum(dtype=torch.float32).item() for w in weights)
+    return max(total / max(1, sum(w.numel() for w in weights)), torch.finfo(torch.float32).tiny)
+
+
 def below(threshold: float) -> float:
     """The float32 number next below `threshold` rounded to float32."""
     return torch.nextafter(*torch.tensor([threshold, -math.inf], dtype=torch.float32)).item()
@@ -207,19 +214,19 @@ class Piggyback(MaskMethod):
 
     def create(self, layers: Mapping[str, Layer], bases: Mapping[str, Basis]) -> dict[str, Mask]:
         """One trainable mask a weight; scores are float32 whatever the weight's dtype, in the weight's memory format."""
-        weights = [layer.weight for layer in layers.values()]
-        magnitude = sum(w.abs().sum(dtype=torch.float32).item() for w in weights) / max(1, sum(w.numel() for w in weights))
         kind = TernaryPiggybackMask if self.ternary else PiggybackMask
+        magnitude = _mean_magnitude(layers) if self.start == "proportional" else 0.0
         return {name: kind(layer, self._start(layer, magnitude), None, self) for name, layer in layers.items()}
 
     def _start(self, layer: Layer, magnitude: float) -> Tensor:
-        score = layer.empty_scores(kernel_wise=self.granularity == "kernel")
-        if self.start == "ones":
-            return score.fill_(self.start_score)
+        kernel_wise = self.granularity == "kernel"
         if self.start == "uniform":
             bound = 3 * self.threshold
             low, high = (-bound, bound) if self.ternary else (2 * self.threshold - self.start_score, self.start_score)
-            return score.uniform_(low, high)
+            return layer.uniform_scores(low, high, kernel_wise=kernel_wise)
+        score = layer.empty_scores(kernel_wise=kernel_wise)
+        if self.start == "ones":
+            return score.fill_(self.start_score)
         size = layer.weight.abs().float()
         if size.shape != score.shape:
             size = size.mean(tuple(range(-layer.kernel_dims, 0)), keepdim=True)

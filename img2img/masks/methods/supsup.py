@@ -182,11 +182,8 @@ class SupSup(MaskMethod):
         counts = self.counts(layers)
         masks: dict[str, Mask] = {}
         for name, layer in layers.items():
-            score = layer.empty_scores()
-            # Drawn in row-major order, so that a seed means the same in any memory format.
-            drawn = torch.rand(score.shape, dtype=score.dtype, device=score.device).mul_(2).sub_(1)
-            drawn.mul_(1 / math.sqrt(layer.fan_in))
-            masks[name] = TopKMask(layer, score.copy_(drawn), None, counts[name])
+            bound = 1 / math.sqrt(layer.fan_in)
+            masks[name] = TopKMask(layer, layer.uniform_scores(-bound, bound), None, counts[name])
         self.prepare(masks)
         return masks
 

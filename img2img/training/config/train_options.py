@@ -54,6 +54,10 @@ class OptimiserOptions(Options):
     def _momentum_of_nesterov(self) -> Self:
         if self.nesterov and not self.momentum:
             raise ValueError("got nesterov: true with momentum: 0: expected a momentum above 0, such as 0.9, or no nesterov")
+        if self.nesterov and "sgd" not in (self.name, self.mask, self.head):
+            raise ValueError(
+                f"got nesterov: true with name: {self.name} and mask: {self.mask}: expected sgd for one of them, or no nesterov"
+            )
         return self
 
 
@@ -63,7 +67,7 @@ class ScheduleOptions(Options):
     name: Literal["cosine", "step"] = "cosine"
     """After the warmup: "cosine" falls to 0 at the end; "step" multiplies by `decay` at each of `decay_at`."""
     warmup: int = Field(default=20, ge=0)
-    """Steps over which the rates rise from 0."""
+    """Steps over which the rates rise from 0; of a short training no more than half of them."""
     decay_at: Annotated[tuple[float, ...], Strict(False)] = ()
     """Shares of the steps, each between 0 and 1."""
     decay: float = Field(default=0.1, gt=0, le=1)
@@ -132,6 +136,12 @@ class AverageOptions(Options):
     """"real_valued": all but the scores of binary and ternary masks. "all": the scores too; the mask is then read from
     their averages.
     """
+
+    @model_validator(mode="after")
+    def _averages_something(self) -> Self:
+        if self.of == "all" and not self.decay:
+            raise ValueError("got of: all with decay: 0, which averages nothing: expected a decay such as 0.99, or no of")
+        return self
 
 
 class TrainOptions(Options):
