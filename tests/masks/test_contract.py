@@ -331,10 +331,10 @@ def test_a_seed_draws_the_same_start_in_any_memory_format(method: str) -> None:
             nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=2), nn.Conv2d(6, 2, 1)).to(memory_format=memory_format)
         )
         if "impresslearn" in method:
-            net.add_basis("basis", masks.Basis.random(net.layers(), count=3, density=0.5, seed=1))
+            net.add_basis("random", masks.Basis.random(net.layers(), count=3, density=0.5, seed=1))
         net.add_task("a", METHODS[method]())
         return [tensor.detach().contiguous() for tensor in all_tensors(net.state("a").masks).values()]
 
     first, second = start(torch.contiguous_format), start(torch.channels_last)
-    assert len(first) == len(second)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=0)  # scales are means of weights, summed in another order
