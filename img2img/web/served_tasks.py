@@ -56,7 +56,8 @@ class ServedTasks:
         self._model, self._limits = model, limits
         self.infos: dict[str, TaskInfo] = {}
         self.pixels: dict[str, int] = {}
-        self._figures: dict[str, tuple[str, bytes]] | None = None
+        self._drawn: tuple[Any, dict[str, tuple[str, bytes]]] = (None, {})
+        self._drawing = threading.Lock()
         self._loading = threading.Lock()
         self._changing = asyncio.Lock()
         self._users: Counter[str] = Counter()
@@ -74,10 +75,12 @@ class ServedTasks:
             raise RefusedError(422, f"form={form!r}: {task} gives {', '.join(forms)}")
 
     def mask_figures(self) -> dict[str, tuple[str, bytes]]:
-        """As of the module of that name, drawn once for the tasks that there are."""
-        if self._figures is None:
-            self._figures = mask_figures(self._model)
-        return self._figures
+        """As of the module of that name, drawn once for the tasks that there are; for threads."""
+        with self._drawing:  # by one at a time: matplotlib's settings are those of the process
+            infos = self.infos
+            if self._drawn[0] is not infos:  # a change meanwhile makes other infos, and these figures are drawn anew next time
+                self._drawn = infos, mask_figures(self._model)
+            return self._drawn[1]
 
     @asynccontextmanager
     async def in_use(self, tasks: Iterable[str], *, form: str | None = None) -> AsyncIterator[None]:
@@ -207,4 +210,4 @@ class ServedTasks:
                     f"memory_bytes={limits.memory_bytes:,}: {name} needs {least:,} for images of 64 x 64: allow more memory, or "
                     "one image at once"
                 )
-        self.pixels, self.infos, self._figures = pixels, infos, None
+        self.pixels, self.infos = pixels, infos

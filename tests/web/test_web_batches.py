@@ -18,7 +18,8 @@ from web_service import API, Slow, error, opened
 import img2img
 from img2img import InputError
 from img2img.inference import Batching
-from img2img.web import build_app
+from img2img.web import Limits, build_app
+from img2img.web.served_tasks import ServedTasks
 
 TOKEN = "a token of this test"
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
@@ -258,6 +259,26 @@ def test_a_watched_folder_is_followed(
     ):
         time.sleep(0.05)
     assert same(opened(httpx.post(f"{url}{API}/run/night", content=encoded(photo()), timeout=60)), expected)
+
+
+def test_figures_are_those_of_the_tasks_that_there_are(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task is replaced while they are drawn, and several ask at once."""
+    tasks, drawing, drawn = ServedTasks(img2img.load(own, weights="merged"), Limits()), threading.Lock(), list[int]()
+
+    def draw(_: Any) -> dict[str, tuple[str, bytes]]:
+        assert drawing.acquire(blocking=False), "one at a time"
+        drawn.append(len(drawn))
+        time.sleep(0.2)
+        if len(drawn) == 1:
+            tasks._offer()
+        drawing.release()
+        return {"density": (f"drawing {drawn[-1]}", b"")}
+
+    monkeypatch.setattr("img2img.web.served_tasks.mask_figures", draw)
+    with ThreadPoolExecutor(4) as pool:
+        shown = [one.result(30)["density"][0] for one in [pool.submit(tasks.mask_figures) for _ in range(4)]]
+    assert sorted(shown) == ["drawing 0", "drawing 1", "drawing 1", "drawing 1"]
+    assert tasks.mask_figures()["density"][0] == "drawing 1"
 
 
 # ---------------------------------------------------------------------- what a cluster asks
