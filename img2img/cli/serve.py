@@ -24,7 +24,7 @@ def serve(
     max_mb: Annotated[float, typer.Option(help="Largest image file, in MB.")] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Largest image.")] = 24,
     max_memory_gb: Annotated[float, typer.Option(help="Memory for all images that run at once, without the model.")] = 4,
-    max_seconds: Annotated[float, typer.Option(help="Longest run of an image.")] = 120,
+    max_seconds: Annotated[float, typer.Option(min=1, help="Longest run of an image.")] = 120,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Images at once; by default two batches of them.", show_default=False)
     ] = None,
@@ -41,7 +41,7 @@ def serve(
         float | None, typer.Option(help="Memory for the weights that are kept of tasks.", show_default=False)
     ] = None,
     queue: Annotated[int, typer.Option(min=1, help="Requests that wait; more are refused.")] = 16,
-    grace: Annotated[float, typer.Option(help="Seconds that a stopped service takes to finish what it runs.")] = 9,
+    grace: Annotated[float, typer.Option(min=1, help="Seconds that a stopped service takes to finish what it runs.")] = 9,
     teach: Annotated[
         bool, typer.Option("--teach", help="Let the page train further tasks, on this machine alone; runs/teach has their files.")
     ] = False,
@@ -66,7 +66,6 @@ def serve(
     Example: img2img serve runs/demo --open
     """
     from img2img.inference import Batching
-    from img2img.inference.device import chosen_device, usual_batch
     from img2img.web import Limits, TeachOptions
     from img2img.web import serve as serve_bundle
 
@@ -76,8 +75,7 @@ def serve(
     check_finite({"--batch-window-ms": batch_window_ms, "--grace": grace, "--gpus": gpus})
     limits = Limits(
         upload_bytes=round(max_mb * 1e6), memory_bytes=round(max_memory_gb * 1e9), pixels=round(max_megapixels * 1e6),
-        concurrency=concurrency or 2 * (batch_max or usual_batch(chosen_device(device))), queue=queue, run_seconds=max_seconds,
-        grace_seconds=grace,
+        concurrency=concurrency, queue=queue, run_seconds=max_seconds, grace_seconds=grace,
     )  # fmt: skip
     options: dict[str, Any] = {
         "host": host, "port": port, "names": name or (), "device": device, "precision": precision, "limits": limits,

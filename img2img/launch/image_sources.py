@@ -92,13 +92,19 @@ def pieces_of(sources: Iterable[str], out: Path) -> Iterator[Piece]:
     from img2img.data.images.listing import EXTENSIONS, list_images
 
     outputs: dict[str, str] = {}
+    files_in: dict[str, str] = {}  # the first file whose result goes into a folder
 
     def is_new(output: str, path: str, name: str) -> bool:
         """Whether it was not given before, as several sources may overlap."""
-        other = outputs.get(output)
+        other, where = outputs.get(output), f"become {name}"
+        folder, slash, below = output.partition("/")
+        if other is None and slash:  # the folder of a shard's results is its own, whatever the shard has
+            other, where = (outputs.get(f"{folder}/") if below else files_in.get(folder)), f"write into {folder}/"
         if other not in (None, path):
-            raise InputError(f"{other} and {path} would both become {name}: give them in two calls with two --out")
+            raise InputError(f"{other} and {path} would both {where}: give them in two calls with two --out")
         outputs[output] = path
+        if below:
+            files_in.setdefault(folder, path)
         return other is None
 
     for source in map(expanded, sources):

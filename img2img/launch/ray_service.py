@@ -4,9 +4,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from img2img.bundle import bundle_folder, check_has_tasks, read_bundle
 from img2img.errors import InputError
 from img2img.extras import require
+from img2img.inference.device import usual_batch
 from img2img.launch.ray_launcher import connected, processes_for
 from img2img.registry import import_modules, imported
 from img2img.web import Limits
@@ -14,6 +17,8 @@ from img2img.web.server import bundle_app, url_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from img2img.inference import Batching
 
 NAME = "img2img"
 """Of the application in the cluster: the next bundle that is served there takes its place."""
@@ -51,19 +56,22 @@ def serve_on_ray(
         gpus: of a replica; None: one where the cluster has any.
         limits: of a replica; those of connections and of the shutdown are Ray Serve's.
         wait: until Ctrl-C, where there is no cluster; else this returns, and Ray ends with the process.
-        options: further ones of `img2img.web.server.bundle_app`.
+        options: further ones of `img2img.web.server.bundle_app`; the replicas decide what is left to their device.
 
     Returns:
         The URL.
 
     Raises:
-        InputError: no bundle, Ray is not installed or not there, or it cannot serve the bundle.
+        InputError: no bundle, a name that is none, Ray is not installed or not there, or it cannot serve the bundle.
     """
     folder = bundle_folder(bundle).absolute()
     check_has_tasks(folder, read_bundle(folder))  # now, rather than in a replica's log
     if port < 1:
         raise InputError(f"port={port} with --launcher ray: expected 1 to 65535, the same on each machine")
     require("ray.serve", extra="ray,serve", what="--launcher ray")
+    from img2img.web.security import host_names
+
+    host_names(options.get("names", ()))  # likewise
     ray, made, local = connected(address, what="--launcher ray")
     from ray import serve
 
@@ -74,7 +82,7 @@ def serve_on_ray(
         if most < min_replicas:
             raise InputError(f"--replicas {most} with --min-replicas {min_replicas}: expected as many at least")
 
-        modules = imported()
+        modules, at_once = imported(), images_at_once(limits, options.get("batching"), options.get("device", "auto"), gpus)
 
         def build() -> "FastAPI":
             import_modules(modules)
@@ -84,11 +92,11 @@ def serve_on_ray(
             serve.ingress(build)(),
             name=NAME,
             ray_actor_options={"num_cpus": 1, "num_gpus": gpus},
-            max_ongoing_requests=limits.concurrency + limits.queue,
+            max_ongoing_requests=at_once + limits.queue,
             autoscaling_config={
                 "min_replicas": min_replicas,
                 "max_replicas": most,
-                "target_ongoing_requests": limits.concurrency,
+                "target_ongoing_requests": at_once,
             },
             graceful_shutdown_timeout_s=limits.grace_seconds,
         )
@@ -107,6 +115,13 @@ def serve_on_ray(
             serve.shutdown()
         if made and (wait or not local):
             ray.shutdown()
+
+
+def images_at_once(limits: Limits, batching: "Batching | None", device: str, gpus: float) -> int:
+    """How many images a replica runs at once, as `bundle_app` decides there: this machine need not have the replica's GPU."""
+    on_cpu = device == "cpu" or (device == "auto" and not gpus)
+    batch = (None if batching is None else batching.batch_max) or usual_batch(torch.device("cpu" if on_cpu else "cuda"))
+    return limits.concurrency or 2 * batch
 
 
 def _wait() -> None:

@@ -35,7 +35,7 @@ class Limits:
             that the network would see, and it waits until there is so much.
         pixels: of an image, whatever it would take; decided before it is decoded, and again at the size the network would see.
         concurrency: images that are decoded, run and written at once, where the memory allows. Of a model with `Batching` it has
-            to be larger than a batch.
+            to be larger than a batch. None: 2, and of `serve` two batches.
         queue: requests that wait for their turn; more are refused.
         upload_seconds: for a request to arrive, and for its answer to be taken.
         run_seconds: for an image to run, once its turn has come.
@@ -52,7 +52,7 @@ class Limits:
     upload_bytes: int = 20_000_000
     memory_bytes: int = 4_000_000_000
     pixels: int = 24_000_000
-    concurrency: int = 2
+    concurrency: int | None = None
     queue: int = 16
     upload_seconds: float = 60.0
     run_seconds: float = 120.0
@@ -65,9 +65,14 @@ class Limits:
         _check_positive(self)
 
     @property
+    def at_once(self) -> int:
+        """Images that run at once: `concurrency`, or as many as without it."""
+        return self.concurrency or 2
+
+    @property
     def image_bytes(self) -> int:
         """What one image may take of the memory: half, so that others run beside it."""
-        return self.memory_bytes // min(2, self.concurrency)
+        return self.memory_bytes // min(2, self.at_once)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +109,11 @@ class TeachOptions:
 def _check_positive(limits: Any) -> None:
     for field in fields(limits):
         value = getattr(limits, field.name)
-        if field.name != "folder" and not (isinstance(value, int | float) and math.isfinite(value) and value >= 1):
-            raise InputError(f"{field.name}={value!r}: expected 1 or more, such as {field.default}")
+        if field.name == "folder" or (value is None and field.default is None):
+            continue
+        if not (isinstance(value, int | float) and math.isfinite(value) and value >= 1):
+            such = "" if field.default is None else f", such as {field.default}"
+            raise InputError(f"{field.name}={value!r}: expected 1 or more{such}")
 
 
 def check_pixels(size: tuple[int, int], side: int | None, limits: Limits) -> None:

@@ -12,6 +12,7 @@ import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from img2img.errors import InputError
 from img2img.web.limits import RefusedError
 
 MULTIPART = 65_536
@@ -200,6 +201,28 @@ def host_and_port(host: str) -> tuple[str, int | None] | None:
         except ValueError:
             return None
     return name, None if port is None else int(port)
+
+
+def host_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names or addresses as `host_and_port` has them, so that a port that was given with one does not matter.
+
+    Raises:
+        InputError: one is none.
+    """
+    found = list[str]()
+    for name in names:
+        named = (name.lower(), None) if is_address(name) else host_and_port(name)
+        if named is None:
+            raise InputError(
+                f"the name {name[:100]!r}: expected that of a host, such as demo.example.org, without http:// or a path"
+            )
+        found.append(named[0])
+    return tuple(found)
+
+
+def is_host(name: str) -> bool:
+    """Whether a request can be for it: an IP address, or what `host_and_port` reads."""
+    return is_address(name) or host_and_port(name) is not None
 
 
 def is_address(name: str) -> bool:

@@ -8,6 +8,7 @@ import os
 import socket
 import webbrowser
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,15 +44,15 @@ def build_app(
     Args:
         model: with `batching`, so that requests share batches, or `weights="merged"`, so that tasks run side by side.
         limits: the bounds; the usual ones by default.
-        hosts: names under which it may be reached.
+        hosts: names under which it may be reached; a port with one does not matter.
         any_address: it may be reached under any IP address too.
         teach: lets the page train further tasks, for `LOCAL` hosts alone; None for none.
         token: lets whoever has it add and delete tasks; None for nobody.
         watch: follow the bundle's folder, whatever changes it.
 
     Raises:
-        InputError: a package is not installed, the token is too short, the model has no tasks, or with `teach` others than this
-            machine's users could train, or the bundle came with img2img.
+        InputError: a package is not installed, the token is too short, a host is none, the model has no tasks, or with `teach`
+            others than this machine's users could train, or the bundle came with img2img.
     """
     _require_packages()
     from fastapi import FastAPI
@@ -59,13 +60,13 @@ def build_app(
     from img2img.web.api import PREFIX, api_routes
     from img2img.web.monitoring import MonitoringMiddleware, Requests, monitoring_routes
     from img2img.web.page import page_routes
-    from img2img.web.security import SecurityMiddleware
+    from img2img.web.security import SecurityMiddleware, host_names
     from img2img.web.service import Service
-    from img2img.web.tasks_api import TASKS_PATH, nothing_here, task_routes
+    from img2img.web.tasks_api import TASKS_PATH, task_routes
 
     if token is not None and len(token) < MIN_TOKEN:
         raise InputError(f"the token has {len(token)} letters: expected {MIN_TOKEN} or more, such as of openssl rand -hex 32")
-    limits = limits or Limits()
+    hosts, limits = host_names(hosts), limits or Limits()
     service, requests = Service(model, limits), Requests()
     larger = {} if token is None else {f"{PREFIX}{TASKS_PATH}": (limits.task_bytes, limits.upload_seconds)}
     routers = [page_routes(), monitoring_routes(service, requests)]
@@ -93,14 +94,14 @@ def build_app(
 
     # FastAPI's pages of documentation load scripts from elsewhere.
     about: Any = {"title": "img2img", "version": __version__, "openapi_url": f"{PREFIX}/openapi.json"}
-    app = FastAPI(docs_url=None, redoc_url=None, lifespan=lifespan, **about)
+    app = FastAPI(docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan, **about)
     _answer_errors(app)
     api = api_routes(service, teaches=teach is not None)
-    for router in (*routers, api, task_routes(service, token=token), nothing_here()):
+    for router in (*routers, api, task_routes(service, token=token)):
         app.include_router(router)
     app.add_middleware(
         SecurityMiddleware,
-        hosts=tuple(hosts),
+        hosts=hosts,
         any_address=any_address,
         body_bytes=limits.upload_bytes,
         body_seconds=limits.upload_seconds,
@@ -137,7 +138,7 @@ def serve(
         names: further names under which the service is reached, such as that of a proxy before it.
         device: "cpu", "cuda", ..., or "auto".
         precision: "float32" or "bfloat16".
-        limits: the bounds; the usual ones by default, and twice as many images at once as a batch has.
+        limits: the bounds; the usual ones by default. Without `Limits.concurrency` twice as many images at once as a batch has.
         batching: how requests are gathered into batches; the usual way by default. Where a batch has one image (the usual way
             on a CPU) tasks run side by side, as many as `Limits.concurrency` says.
         weights_bytes: as of `Model`.
@@ -192,8 +193,12 @@ def bundle_app(
     os.environ |= {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
     from img2img.inference import Batching, load
     from img2img.inference.device import chosen_device, usual_batch
+    from img2img.web.security import host_names, is_host
 
-    batching = batching or Batching()
+    local = is_local(host)
+    named = host_names(names)  # before the bundle is read, so that an error comes at once
+    own = [] if local else [name for name in (host, socket.gethostname(), socket.getfqdn()) if is_host(name)]
+    batching, limits = batching or Batching(), limits or Limits()
     place = chosen_device(device)
     most = batching.batch_max or usual_batch(place)
     merged = most == 1 or place.type == "cpu"  # on a CPU batches run side by side too
@@ -201,9 +206,8 @@ def bundle_app(
         bundle, device=device, precision=precision, weights="merged" if merged else "cached", weights_bytes=weights_bytes,
         loaded_bytes=loaded_bytes, batching=batching,
     )  # fmt: skip
-    local = is_local(host)
-    hosts = (*LOCAL, *names) if local else (*LOCAL, *names, host, socket.gethostname(), socket.getfqdn())
-    return build_app(model, limits or Limits(concurrency=2 * most), hosts=hosts, any_address=not local, **more)
+    limits = replace(limits, concurrency=limits.concurrency or 2 * most)
+    return build_app(model, limits, hosts=(*LOCAL, *named, *own), any_address=not local, **more)
 
 
 def _require_packages() -> None:
@@ -254,6 +258,7 @@ def _answer_errors(app: "FastAPI") -> None:
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect
 
+    from img2img.web.api import PREFIX
     from img2img.web.service import as_resource_refusal
 
     def answer(status: int, message: str) -> Response:
@@ -267,11 +272,19 @@ def _answer_errors(app: "FastAPI") -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        where, got = ".".join(str(part) for part in first["loc"][1:]), repr(first["input"])[:60]
+        if first["type"] == "json_invalid":
+            said, place = first["ctx"]["error"].lower(), first["loc"][-1]
+            return answer(422, f"the request's body is no JSON: {said}, after {place} characters; correct it there")
+        where, got = ".".join(str(part) for part in first["loc"][1:]) or "the request's body", repr(first["input"])[:60]
         return answer(422, f"{where}: {first['msg'].lower()}, got {got}")
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
+    async def http(request: Request, error: HTTPException) -> Response:
+        path, guide = request.scope["path"], "see docs/guides/serve.md"
+        if path.startswith(f"{PREFIX}/") and error.status_code == 404:
+            return answer(404, f"nothing at {path}: {guide}")
+        if path.startswith(f"{PREFIX}/") and error.status_code == 405:
+            return answer(405, f"{path} does not take {request.method}: {guide}")
         return answer(error.status_code, str(error.detail).lower())
 
     @app.exception_handler(ClientDisconnect)

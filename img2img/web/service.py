@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import anyio.to_thread
@@ -68,7 +68,7 @@ class Service:
     """
 
     def __init__(self, model: Model, limits: Limits) -> None:
-        self.model, self.limits = model, limits
+        self.model, self.limits = model, replace(limits, concurrency=limits.at_once)  # as `GET tasks` says
         self.tasks = ServedTasks(model, limits)
         self.memory = MemoryBudget(limits.memory_bytes)
         self.stopping = False
@@ -77,9 +77,9 @@ class Service:
         self._changing = 0
         self._ended: RefusedError | None = None
         self._end = asyncio.Event()
-        self._slots = asyncio.Semaphore(limits.concurrency)
+        self._slots = asyncio.Semaphore(limits.at_once)
         # A pool of its own: anyio's is shared with whatever else runs in the process.
-        self._threads = anyio.CapacityLimiter(limits.concurrency)
+        self._threads = anyio.CapacityLimiter(limits.at_once)
 
     @property
     def running(self) -> int:
@@ -117,7 +117,7 @@ class Service:
         """
         if self.stopping:
             raise RefusedError(503, _STOPPING)
-        if self._admitted >= self.limits.concurrency + self.limits.queue:
+        if self._admitted >= self.limits.at_once + self.limits.queue:
             raise RefusedError(503, f"busy: {self.running} images run and {self.waiting} wait; try again in a moment")
         self._admitted += 1
         try:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
 
 from img2img.errors import InputError
 from img2img.web.api import ERRORS, PREFIX
@@ -53,17 +52,6 @@ def task_routes(service: Service, *, token: str | None) -> APIRouter:
         with service.changing():
             await _change(service, lambda: service.tasks.delete(name), None)
         return {"name": name, "tasks": list(service.tasks.infos)}
-
-    return router
-
-
-def nothing_here() -> APIRouter:
-    """What every other path under `PREFIX` is answered; the last of the routes."""
-    router = APIRouter(prefix=PREFIX)
-
-    @router.api_route("/{rest:path}", methods=["GET", "POST", "DELETE"], include_in_schema=False)
-    async def nothing(rest: str) -> JSONResponse:
-        return JSONResponse({"error": f"nothing at {PREFIX}/{rest}: see docs/guides/serve.md"}, status_code=404)
 
     return router
 

@@ -19,15 +19,20 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 from web_bundles import encoded, image_bundle, make_bundle, photo, same, task_file
 from web_service import API, opened
 
 import img2img
 from img2img import InputError, registry
+from img2img.cli import app
+from img2img.inference import Batching
 from img2img.launch import ray_images
 from img2img.launch.image_sources import Done, images_of, pieces_of
 from img2img.launch.ray_images import MANIFEST, ImageRun, run_on_ray
 from img2img.launch.ray_launcher import processes_for
+from img2img.launch.ray_service import images_at_once
+from img2img.web import Limits
 
 TASKS = ("colour", "edges")
 
@@ -196,6 +201,13 @@ def test_sources_that_cannot_be(tmp_path: Path) -> None:
         photo().save(tmp_path / name / "same.png")
     with pytest.raises(InputError, match=r"would both become same\.png"):
         list(pieces_of([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "out"))
+    (tmp_path / "photos" / "s1").mkdir(parents=True)
+    photo().save(tmp_path / "photos" / "s1" / "a.png")
+    with tarfile.open(tmp_path / "s1.tar", "w") as shard:
+        shard.add(tmp_path / "photos" / "s1" / "a.png", "a.png")
+    for sources in (("photos", "s1.tar"), ("s1.tar", "photos")):
+        with pytest.raises(InputError, match=r"s1.* and .*s1.* would both write into s1/: give them in two calls"):
+            list(pieces_of([str(tmp_path / source) for source in sources], tmp_path / "out"))
     with pytest.raises(InputError, match="a path a line"):
         list(pieces_of([str(tmp_path / "list.txt")], tmp_path / "out"))
     (tmp_path / "x.tar").write_bytes(b"no archive")
@@ -313,6 +325,18 @@ def test_ray_serve_has_the_same_page_and_answers_and_its_bundle_is_replaced(tmp_
 
         serve.shutdown()
         ray.shutdown()
+
+
+def test_what_a_replica_runs_at_once_does_not_depend_on_the_machine_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert images_at_once(Limits(), None, "auto", 0) == images_at_once(Limits(), None, "cpu", 1) == 2
+    assert images_at_once(Limits(), Batching(), "auto", 0.5) == images_at_once(Limits(), None, "cuda:1", 1) == 16
+    assert images_at_once(Limits(), Batching(batch_max=4), "auto", 0) == 8
+    assert images_at_once(Limits(concurrency=3), Batching(batch_max=4), "auto", 1) == 3
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("img2img.launch.ray_service.serve_on_ray", lambda bundle, **options: asked.append(options))
+    monkeypatch.setattr("img2img.inference.device.chosen_device", None)
+    assert CliRunner().invoke(app, ["serve", "starter", "--launcher", "ray", "--device", "cuda"]).exit_code == 0
+    assert (asked[0]["device"], asked[0]["limits"]) == ("cuda", Limits())
 
 
 def test_a_cluster_has_room_for_a_process_a_gpu_or_else_a_core() -> None:

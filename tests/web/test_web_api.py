@@ -35,6 +35,7 @@ def test_tasks_and_health(http: httpx.Client, reference: Any) -> None:
         info = reference.tasks[task["name"]]
         assert (task["kind"], task["forms"], task["density"]) == (info.kind, list(info.forms), info.density)
     assert content["limits"]["pixels"] == Limits().pixels
+    assert content["limits"]["concurrency"] == 2
     assert http.get(f"{API}/health").json() == {"status": "ok", "version": img2img.__version__, "running": 0, "waiting": 0}
 
 

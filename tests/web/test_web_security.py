@@ -64,10 +64,12 @@ def test_the_page_is_three_files_that_load_nothing_else(http: httpx.Client, bund
 
 def test_what_the_page_does_not_need_is_not_there(http: httpx.Client) -> None:
     get = ["docs", "redoc", "openapi.json", "config", "robots.txt", "favicon.ico", "static/", "api/v1/teach", "api/v1/teach/file",
-           "api/v1/run/colour"]  # fmt: skip
+           "style.css/", "api/v1/tasks/"]  # fmt: skip
     post = ["", "script.js", "api/v1/teach", "api/v1/teach/start", "api/v1/teach/zip", "api/v1/samples/coffee"]
     assert {path: http.get(f"/{path}").status_code for path in get} == dict.fromkeys(get, 404)
     assert {http.post(f"/{path}", json={}).status_code for path in post} <= {404, 405}
+    answer = http.get("/api/v1/run/colour")
+    assert (answer.status_code, answer.json()["error"].split(":")[0]) == (405, "/api/v1/run/colour does not take GET")
     assert http.post("/api/v1/tasks", json={}).status_code == 403, "without a token"
     assert http.put("/api/v1/teach/files/inputs/a.png", content=encoded(photo())).status_code in (404, 405)
     assert http.delete("/api/v1/teach").status_code in (404, 405)

@@ -24,8 +24,9 @@ from web_service import ROOT, start
 
 import img2img
 from img2img import InputError
-from img2img.web import TeachOptions, build_app, security, serve
-from img2img.web.server import listen
+from img2img.inference import Batching
+from img2img.web import Limits, TeachOptions, build_app, security, serve
+from img2img.web.server import bundle_app, listen
 from img2img.web.uvicorn_server import Connection
 
 
@@ -92,6 +93,30 @@ def test_beyond_this_machine_any_address_and_the_names_given(reference: Any) -> 
 
     hosts = {"demo.example": 200, "192.0.2.7": 200, "[2001:db8::1]:80": 200, "evil.example": 403, "192.0.2.7.evil.example": 403}
     assert {host: status(host) for host in hosts} == hosts
+
+
+def test_a_name_may_be_given_with_the_port_of_a_proxy(reference: Any) -> None:
+    from starlette.testclient import TestClient
+
+    app = build_app(reference, hosts=("Demo.example:8443", "[::1]:80"))
+    for host in ("demo.example:8443", "demo.example", "[::1]"):
+        assert TestClient(app, base_url=f"http://{host}").get("/api/v1/health").status_code == 200, host
+
+
+@pytest.mark.parametrize("name", ["https://demo.example", "demo.example/page", "demo example", "demo.example:99999", ""])
+def test_a_name_that_no_request_can_have_is_refused_at_the_start(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=r"expected that of a host, such as demo\.example\.org"):
+        serve(tmp_path, port=0, names=[name])
+
+
+def test_without_a_number_of_images_at_once_there_are_two_batches_of_them(bundle: Path) -> None:
+    def at_once(limits: Limits | None, batch: int | None) -> Any:
+        app = bundle_app(bundle, host="127.0.0.1", device="cpu", limits=limits, batching=Batching(batch_max=batch))
+        return app.state.service.limits.concurrency
+
+    assert at_once(None, None) == 2
+    assert at_once(Limits(queue=3), 4) == 8
+    assert at_once(Limits(concurrency=5), 4) == 5
 
 
 def test_a_bundle_without_tasks(tmp_path: Path) -> None:
