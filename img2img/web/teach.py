@@ -142,6 +142,7 @@ class Teacher:
                 raise RefusedError(
                     409, f"it has taken {job.seconds:.0f} s: expected {self.options.seconds:g} s at most; use fewer steps"
                 )
+            self._files.close("has begun")
             self._began, self._began_at = time.monotonic(), max([row[0] for row in self._rows()], default=0)
             with open(self._home / "log.txt", "ab") as out:
                 out.write(b"\n")
@@ -167,6 +168,8 @@ class Teacher:
             job = self._here()
             self.stop()
             if job.state != "done":
+                assert self._files is not None
+                self._files.delete()  # what is still being sent or unpacked ends
                 shutil.rmtree(self._home, ignore_errors=True)
             self._job = self._files = None
 

@@ -32,6 +32,8 @@ FORMATS = EXTENSIONS & {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp
 MAX_DEPTH, MAX_NAME = 8, 120
 LIST_BYTES = 16_000_000
 """Of a zip's list of files."""
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Of a zip's files: of others `zipfile` unpacks a whole block of what it reads, which may be millions of times as large."""
 
 
 class TeachFiles:
@@ -49,6 +51,7 @@ class TeachFiles:
         self._lock = threading.Lock()
         self._sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
         self._names: dict[Path, tuple[str, str]] = {}
+        self._closed = ""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -69,13 +72,16 @@ class TeachFiles:
             blob: the file.
 
         Raises:
-            RefusedError: no image, too large, one too many, a name that is none, or one whose place another image has.
+            RefusedError: no image, too large, one too many, a name that is none, or one whose place another image has; or no more
+                are taken.
         """
         path = self._path(role, name)
         if path.suffix.lower() not in FORMATS:
             raise RefusedError(415, f"{name[-80:]!r} is no image: expected a name that ends in {', '.join(sorted(FORMATS))}")
         open_upload(blob, self._limits)
         with self._lock:
+            if self._closed:
+                raise RefusedError(409, f"the training {self._closed}: it takes no more images")
             self._check_room(path, len(blob))
             self._check_place(path, role, name)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +107,12 @@ class TeachFiles:
                     if PurePosixPath(entry.filename).suffix.lower() not in FORMATS:
                         others += 1
                         continue
+                    if entry.compress_type not in COMPRESSIONS:
+                        raise RefusedError(
+                            422,
+                            f"{entry.filename[-80:]!r} is compressed in an unusual way: expected a zip whose files are deflated "
+                            "or stored, as most programs make them; pack it anew",
+                        )
                     with opened.open(entry) as content:
                         blob = content.read(most + 1)
                     if len(blob) > most:
@@ -125,9 +137,15 @@ class TeachFiles:
             folder = inside[0]
         return folder
 
-    def delete(self) -> None:
-        """Delete all images."""
+    def close(self, why: str) -> None:
+        """Take no more images, as the training "has begun" or "was discarded"."""
         with self._lock:
+            self._closed = why
+
+    def delete(self) -> None:
+        """Delete all images, and take no more; one that is just being written is whole before it is deleted."""
+        with self._lock:
+            self._closed = self._closed or "was discarded"
             shutil.rmtree(self.folder, ignore_errors=True)
             self._sizes.clear()
             self._names.clear()

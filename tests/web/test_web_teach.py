@@ -8,9 +8,11 @@ import io
 import json
 import shutil
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,19 @@ def test_bombs_and_damage(files: TeachFiles) -> None:
         with pytest.raises(RefusedError) as refused:
             unpack(files, blob)
         assert refused.value.status in (413, 415, 422), blob[:20]
+    assert held(files.folder) == []
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_is_refused_whose_compression_takes_any_memory_at_once(
+    files: TeachFiles, kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob, opened = zipped({"a.png": encoded(photo())}, kind), list[str]()
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda _, entry, **more: opened.append(entry.filename))
+    with pytest.raises(RefusedError, match=r"'a.png' is compressed in an unusual way: expected .*deflated or stored") as refused:
+        unpack(files, blob)
+    assert refused.value.status == 422
+    assert opened == [], "it is refused before any of it is unpacked"
     assert held(files.folder) == []
 
 
@@ -379,6 +394,17 @@ def test_what_cannot_be_taught(room: Class, client: httpx.Client, asked: dict[st
     assert not room.folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "the request's body is no JSON: expecting property name enclosed in double quotes, after 1 characters"),
+        (b"[]", "the request's body: input should be"),
+    ],
+)
+def test_a_body_that_is_not_what_is_expected(client: httpx.Client, content: bytes, said: str) -> None:
+    assert said in error(client.post("/teach", content=content, headers={"content-type": "application/json"}), 422)
+
+
 def test_too_few_images_and_a_zip(room: Class, client: httpx.Client) -> None:
     client.post("/teach", json={"name": "night", "kind": "pairs"})
     assert "got 0 images as inputs" in error(client.post("/teach/start"), 422)
@@ -388,6 +414,31 @@ def test_too_few_images_and_a_zip(room: Class, client: httpx.Client) -> None:
     foreign = client.post("/teach/start", headers={"Origin": "https://evil.example"})
     assert "another site" in error(foreign, 403)
     assert "another site" in error(client.request("DELETE", "/teach", headers={"Sec-Fetch-Site": "cross-site"}), 403)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "said"), [("/teach", "DELETE", "was discarded"), ("/teach/start", "POST", "has begun")]
+)
+def test_what_is_still_being_sent_is_refused_when_the_training_begins_or_is_discarded(
+    room: Class, client: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str, method: str, said: str
+) -> None:
+    send(client)
+    before, here, go = held(room.folder), threading.Event(), threading.Event()
+
+    def wait_and_open(blob: bytes, limits: Any) -> None:
+        here.set()
+        assert go.wait(30)
+
+    monkeypatch.setattr("img2img.web.teach_files.open_upload", wait_and_open)
+    with ThreadPoolExecutor(1) as pool:
+        content = zipped({f"{number}.png": encoded(photo()) for number in (97, 98, 99)})
+        late = pool.submit(client.post, "/teach/zip", params={"role": "inputs"}, content=content)
+        assert here.wait(30)
+        assert client.request(method, path).status_code == 200
+        go.set()
+        assert f"the training {said}" in error(late.result(30), 409)
+    images = [name for name in held(room.folder) if name.endswith(".png")]
+    assert images == ([] if method == "DELETE" else [name for name in before if name.endswith(".png")])
 
 
 @pytest.mark.slow
