@@ -13,7 +13,7 @@ import pytest
 import skimage.data
 from conftest import serving
 from PIL import Image, ImageChops
-from test_web_teach import Class, room  # noqa: F401
+from test_web_teach import Class, room, send  # noqa: F401
 from web_bundles import encoded, make_bundle, photo, same
 from web_service import Slow
 
@@ -47,9 +47,10 @@ class User:
         left = [part.geturl() for part in parts if part.scheme not in ("data", "blob") and part.hostname != "127.0.0.1"]
         return left + [line for line in self.console if "Content Security Policy" in line or line.startswith("uncaught: ")]
 
-    def open(self, url: str) -> None:
+    def open(self, url: str, *, tasks: bool = True) -> None:
         self.page.goto(url)
-        self.page.locator("#tasks button").first.wait_for()
+        if tasks:
+            self.page.locator("#tasks button").first.wait_for()
 
     def choose(self, name: str, blob: bytes, kind: str = "image/png") -> None:
         self.page.locator("#file").set_input_files({"name": name, "mimeType": kind, "buffer": blob})
@@ -102,9 +103,9 @@ def visit(browser: Any) -> Iterator[Callable[..., User]]:
     """`visit(url)`: a user at the page. Afterwards each is looked at: no request may have left the machine."""
     users: list[User] = []
 
-    def make(url: str, **options: Any) -> User:
+    def make(url: str, *, tasks: bool = True, **options: Any) -> User:
         users.append(User(browser.new_context(**options)))
-        users[-1].open(url)
+        users[-1].open(url, tasks=tasks)
         return users[-1]
 
     yield make
@@ -298,7 +299,43 @@ def test_cancel_and_a_service_that_has_gone(visit: Callable[..., User], referenc
     expect(page.get_by_role("alert").filter(has_text="cannot be reached")).to_be_visible()
 
 
+def test_a_service_without_tasks_says_so_and_can_be_taught(visit: Callable[..., User], room: Class) -> None:  # noqa: F811
+    token = "a token of this test"
+    with serving(room.model, teach=room.options, token=token) as url:
+        for task in ("colour", "edges", "disks"):
+            answer = httpx.delete(f"{url}/api/v1/tasks/{task}", headers={"authorization": f"Bearer {token}"}, timeout=60)
+            assert answer.status_code == 200, answer.text
+        user = visit(url, tasks=False)
+        page = user.page
+        expect(page.locator("#status")).to_have_text("This service has no tasks yet.")
+        expect(page.locator("#limits")).to_contain_text("Up to 24 megapixels")
+        user.choose("photo.png", encoded(photo()))
+        expect(page.locator("#after")).to_have_js_property("naturalWidth", photo().width)
+        page.get_by_role("tab", name="Teach").click()
+        expect(page.get_by_label("Name")).to_be_visible()
+        expect(page.locator("#error")).to_be_hidden()
+
+
 # ---------------------------------------------------------------------- the network, keyboards, phones
+
+
+def test_the_keyboards_focus_stays_in_the_gallery_and_goes_to_the_slider(visit: Callable[..., User], reference: Any) -> None:
+    slow = Slow(reference)
+    with serving(slow) as url:
+        user = visit(url)
+        page = user.page
+        user.choose("a.png", encoded(photo()))
+        expect(page.locator("#status")).to_contain_text("disks (1 of 3)")
+        tile = page.get_by_role("button", name="Show colour")
+        tile.focus()
+        slow.go.set()
+        user.done("all tasks")
+        expect(tile).to_be_focused()
+        expect(tile.locator("img")).to_be_visible()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("slider", name="Share of the input that is shown")).to_be_focused()
+        user.done("colour")
+        assert user.shows("#after", reference.run("colour", photo()))
 
 
 def test_the_watch_sees_a_request_that_leaves(browser: Any, url: str) -> None:
@@ -400,6 +437,48 @@ def test_teach(visit: Callable[..., User], room: Class) -> None:  # noqa: F811
         page.get_by_role("tab", name="Teach").click()
         page.get_by_role("button", name="Teach another").click()
         expect(page.get_by_label("Name")).to_be_visible()
+
+
+def test_an_upload_is_cancelled_and_what_an_interrupted_one_left_is_discarded_or_learned_from(
+    visit: Callable[..., User],
+    room: Class,  # noqa: F811
+) -> None:
+    with serving(room.model, teach=room.options) as url, httpx.Client(base_url=f"{url}/api/v1", timeout=60) as http:
+        user = visit(url)
+        page = user.page
+        page.get_by_role("tab", name="Teach").click()
+        page.get_by_role("radio", name="Images → labels").check()
+        page.get_by_label("Name").fill("night")
+        page.locator("#classes").fill("ground, car")
+        page.locator("#values").fill("0, x")
+        for zone in ("Images", "Labels"):
+            image = {"name": "1.png", "mimeType": "image/png", "buffer": encoded(photo())}
+            page.get_by_label(f"{zone}: Files or a zip").set_input_files([image])
+        page.get_by_role("button", name="Teach", exact=True).click()
+        expect(page.locator("#teach-error")).to_have_text(
+            "The label value x is none: expected whole numbers from 0 to 255, such as 0, 255."
+        )
+        page.locator("#values").fill("0, 255")
+        page.route("**/teach/files/**", lambda route: None)  # an upload that does not end
+        page.get_by_role("button", name="Teach", exact=True).click()
+        expect(page.locator("#teach-status")).to_have_text("Sends 1 of 2 files …")
+        page.locator("#cancel-sending").click()
+        expect(page.locator("#teach-error")).to_have_text("Cancelled.")
+        assert http.get("/teach").json()["job"] is None
+        page.get_by_role("button", name="Teach", exact=True).click()
+        expect(page.locator("#teach-status")).to_have_text("Sends 1 of 2 files …")
+        page.reload()  # in the middle of it
+        page.get_by_role("tab", name="Teach").click()
+        expect(page.get_by_role("heading", name="night waits for its images")).to_be_visible()
+        page.get_by_role("button", name="Go on").click()
+        expect(page.locator("#running-message")).to_have_text("Got 0 images as images: expected 10 or more.")
+        page.get_by_role("button", name="Discard").click()
+        expect(page.get_by_label("Name")).to_be_visible()
+        send(http)
+        page.get_by_role("tab", name="Teach").click()
+        expect(page.locator("#running-facts")).to_contain_text("inputs10targets10")
+        page.get_by_role("button", name="Go on").click()
+        expect(page.get_by_role("heading", name="Learns night")).to_be_visible()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 
 const API = "/api/v1";
 const ALL = "all tasks";
+const NO_TASKS = "This service has no tasks yet.";
 const $ = id => document.getElementById(id);
 
 function make(tag, properties = {}, ...children) {
@@ -36,7 +37,7 @@ async function ask(path, options = {}) {
 const sentence = text => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 const seconds = value => value < 9.95 ? `${value.toFixed(1)} s` : value < 60 ? `${Math.round(value)} s`
   : value < 3600 ? `${Math.floor(value / 60)} min ${Math.round(value % 60)} s` : `${Math.floor(value / 3600)} h ${Math.round(value / 60) % 60} min`;
-const bytes = value => value < 1e6 ? `${(value / 1e3).toPrecision(3)} kB` : value < 1e9 ? `${(value / 1e6).toPrecision(3)} MB` : `${(value / 1e9).toPrecision(3)} GB`;
+const bytes = value => value < 1e3 ? `${value} ${value === 1 ? "byte" : "bytes"}` : value < 1e6 ? `${(value / 1e3).toPrecision(3)} kB` : value < 1e9 ? `${(value / 1e6).toPrecision(3)} MB` : `${(value / 1e9).toPrecision(3)} GB`;
 const number = value => value == null ? "–" : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)));
 
 function show(where, error) {
@@ -47,13 +48,16 @@ function show(where, error) {
 // ---------------------------------------------------------------- what there is
 
 let service = { tasks: [], samples: [], limits: {} };
-let chosen = null;        // the name of a task, or ALL
+let chosen = null;        // the name of a task, or ALL; null where there are no tasks
 let image = null;         // {blob, name, url, results: Map of task and form to {url, size, ms, scores}}
 let running = null;       // the AbortController of what runs now
 let generation = 0;       // counts images: an answer for an earlier one is dropped
 
 const info = task => service.tasks.find(one => one.name === task);
-const forms = task => info(task).forms.includes("scores") ? ["scores"] : info(task).forms;
+const forms = task => {
+  const all = info(task)?.forms ?? [];
+  return all.includes("scores") ? ["scores"] : all;
+};
 const form = task => {
   const asked = $("forms").querySelector(":checked")?.value;
   return forms(task).includes(asked) ? asked : forms(task)[0];
@@ -63,13 +67,14 @@ const key = (task, how) => JSON.stringify([task, how]);
 async function load(choose) {
   service = await (await ask("/tasks")).json();
   const count = service.tasks.length;
-  $("about").textContent = count > 1 ? `One frozen network, ${count} tasks.` : "One frozen network, one task.";
-  const pixels = Math.min(...service.tasks.map(task => task.pixels));
+  $("about").textContent = count > 1 ? `One frozen network, ${count} tasks.` : count ? "One frozen network, one task." : "One frozen network.";
+  const pixels = Math.min(service.limits.pixels, ...service.tasks.map(task => task.pixels));
   $("limits").textContent = `Up to ${Number((pixels / 1e6).toPrecision(2))} megapixels and ${service.limits.upload_bytes / 1e6} MB. Nothing leaves this service.`;
   $("tab-teach").hidden = !service.teaches;
-  chosen = choose ?? (chosen === ALL || info(chosen) ? chosen : count > 1 ? ALL : service.tasks[0].name);
+  chosen = choose ?? ((chosen === ALL && count > 1) || info(chosen) ? chosen : count > 1 ? ALL : service.tasks[0]?.name ?? null);
   drawTasks();
   drawForms();
+  if (!image) $("status").textContent = count ? "Choose an image, and every task runs on it." : NO_TASKS;
 }
 
 function drawSamples() {
@@ -94,7 +99,7 @@ function drawTasks() {
     const result = name === ALL ? null : image?.results.get(key(name, form(name)));
     const thumb = result?.url ? make("img", { src: result.url, alt: "" }) : make("span", { textContent: name === ALL ? "▦" : "" });
     thumb.className = "thumb";
-    const kind = name === ALL ? `${service.tasks.length} at once` : info(name).kind;
+    const kind = name === ALL ? `${service.tasks.length}, one by one` : info(name).kind;
     button.append(thumb, make("span", { className: "name", textContent: name === ALL ? "All tasks" : name }, make("small", { textContent: kind })));
     button.dataset.task = name;
     button.setAttribute("aria-pressed", String(name === chosen));
@@ -118,7 +123,7 @@ function choose(name) {
   chosen = name;
   for (const button of $("tasks").children) button.setAttribute("aria-pressed", String(button.dataset.task === name));
   drawForms();
-  if (image) run(name === ALL ? service.tasks.map(task => task.name) : [name]);
+  if (image) run(name === ALL ? service.tasks.map(task => task.name) : info(name) ? [name] : []);
 }
 
 // ---------------------------------------------------------------- the image
@@ -257,6 +262,7 @@ function drawThumb(task) {
 
 function said() {
   const size = `${$("before").naturalWidth} × ${$("before").naturalHeight} pixels`;
+  if (chosen === null) return void ($("status").textContent = NO_TASKS);
   const names = chosen === ALL ? service.tasks.map(task => task.name) : [chosen];
   const results = names.map(task => image.results.get(key(task, form(task)))).filter(Boolean);
   if (results.length === names.length) {
@@ -299,18 +305,34 @@ function draw() {
 
 const fileName = task => `${image.name.replace(/\.[^.]*$/, "")}-${task}.png`;
 
-function drawGallery() {
-  const tile = (name, url, open) => {
-    const button = label(make("button", { className: "open" }, url ? make("img", { src: url, alt: "" }) : make("span", { textContent: "waits" })), `Show ${name}`);
-    if (open) button.onclick = () => choose(name);
-    const caption = make("figcaption", {}, make("span", { textContent: name }));
-    if (open && url) caption.append(label(make("a", { href: url, download: fileName(name), textContent: "Download" }), `Download ${name}`));
-    return make("figure", {}, open ? button : make("img", { src: url, alt: "" }), caption);
+function drawGallery() {  // a tile stays while its image comes, so that the keyboard's focus in it does too
+  const names = service.tasks.map(task => task.name), known = JSON.stringify(names);
+  if ($("gallery").dataset.of !== known) {
+    const input = make("figure", {}, make("img", { alt: "" }), make("figcaption", {}, make("span", { textContent: "Input" })));
+    $("gallery").replaceChildren(input, ...names.map(tile));
+    $("gallery").dataset.of = known;
+  }
+  const [input, ...tiles] = $("gallery").children;
+  if (input.querySelector("img").src !== image.url) input.querySelector("img").src = image.url;
+  for (const [index, name] of names.entries()) {
+    const url = image.results.get(key(name, form(name)))?.url;
+    const shown = tiles[index].querySelector("img"), link = tiles[index].querySelector("a");
+    shown.hidden = link.hidden = !url;
+    tiles[index].querySelector(".open span").hidden = Boolean(url);
+    if (url && link.href !== url) shown.src = url;
+    if (url) Object.assign(link, { href: url, download: fileName(name) });
+  }
+}
+
+function tile(name) {
+  const button = label(make("button", { className: "open" }, make("img", { alt: "" }), make("span", { textContent: "waits" })), `Show ${name}`);
+  button.onclick = () => {
+    choose(name);  // which hides the tile
+    const next = $("compare").classList.contains("input-only") ? [...$("tasks").children].find(one => one.dataset.task === name) : $("slider");
+    next.focus({ preventScroll: true });
   };
-  $("gallery").replaceChildren(tile("Input", image.url, false), ...service.tasks.map(task => {
-    const result = image.results.get(key(task.name, form(task.name)));
-    return tile(task.name, result?.url, true);
-  }));
+  const link = label(make("a", { textContent: "Download" }), `Download ${name}`);
+  return make("figure", {}, button, make("figcaption", {}, make("span", { textContent: name }), link));
 }
 
 // ---------------------------------------------------------------- the slider
@@ -344,6 +366,8 @@ cut(50);
 
 // ---------------------------------------------------------------- masks
 
+let drawn = 0;
+
 async function drawMasks() {
   $("table").tBodies[0].replaceChildren(...service.tasks.map(task => {
     const metric = task.metrics[task.primary_metric];
@@ -355,14 +379,16 @@ async function drawMasks() {
     const head = make("th", { scope: "row", textContent: task.name });
     return make("tr", {}, head, ...cells.map(text => make("td", { textContent: text })));
   }));
-  if ($("figures").dataset.of === String(service.tasks.length)) return;
+  const known = JSON.stringify(service.tasks);  // with what was measured of each, and its bytes, as another file of its name has others
+  if ($("figures").dataset.of === known) return;
   $("figures").textContent = "Draws the figures …";
   try {
     const { figures } = await (await ask("/masks")).json();
+    drawn += 1;  // in the address, or the browser shows the image that it has
     const shown = Object.entries(figures).map(([name, text]) =>
-      make("figure", {}, make("img", { src: `${API}/masks/${name}?of=${service.tasks.length}`, alt: text })));
+      make("figure", {}, make("img", { src: `${API}/masks/${name}?of=${drawn}`, alt: text })));
     $("figures").replaceChildren(...(shown.length ? shown : ["None of these tasks has a binary mask, so there is nothing to draw."]));
-    $("figures").dataset.of = String(service.tasks.length);
+    $("figures").dataset.of = known;
   } catch (error) {
     $("figures").textContent = error.message;
   }
@@ -389,6 +415,7 @@ let kind = "pairs";
 let given = {};           // the files of each zone, as [path, File]
 let job = null;
 let polling = 0;
+let sending = null;       // the AbortController of this page's upload
 
 function drawKinds() {
   $("kinds").replaceChildren(...Object.entries(KINDS).map(([name, what]) => {
@@ -452,32 +479,49 @@ const post = (path, body) => ask(path, { method: "POST", ...(body && { body: JSO
 $("job").onsubmit = async event => {
   event.preventDefault();
   show($("teach-error"), null);
-  $("start").disabled = true;
   const files = Object.keys(KINDS[kind].zones).flatMap(role => (given[role] ?? []).map(([path, file]) => [role, path, file]));
+  const { signal } = sending = new AbortController();
+  $("start").disabled = true;
+  $("cancel-sending").hidden = false;
+  let failed = null;
   try {
     if (!files.length) throw new Refused("Add images first.");
     await post("/teach", {
-      name: $("name").value, kind, steps: Number($("steps").value), ...(kind === "labels" && { classes: list($("classes").value), values: list($("values").value).map(Number) }),
+      name: $("name").value, kind, steps: Number($("steps").value), ...(kind === "labels" && { classes: list($("classes").value), values: labelValues() }),
     });
     try {
       let done = 0;
       for (const [role, path, file] of files) {
         $("teach-status").textContent = `Sends ${++done} of ${files.length} files …`;
-        if (/\.zip$/i.test(path)) await ask(`/teach/zip?role=${role}`, { method: "POST", body: file });
-        else await ask(`/teach/files/${role}/${path.split("/").map(encodeURIComponent).join("/")}`, { method: "PUT", body: file });
+        if (/\.zip$/i.test(path)) await ask(`/teach/zip?role=${role}`, { method: "POST", body: file, signal });
+        else await ask(`/teach/files/${role}/${path.split("/").map(encodeURIComponent).join("/")}`, { method: "PUT", body: file, signal });
       }
+      signal.throwIfAborted();
       await post("/teach/start");
     } catch (error) {
-      await ask("/teach", { method: "DELETE" });
+      await ask("/teach", { method: "DELETE" }).catch(() => {});  // what cannot be discarded now is shown by `poll`
       throw error;
     }
-    await poll();
   } catch (error) {
-    show($("teach-error"), error);
+    failed = signal.aborted ? new Refused("Cancelled.") : error;
   }
+  sending = null;
   $("teach-status").textContent = "";
   $("start").disabled = false;
+  $("cancel-sending").hidden = true;
+  await poll();
+  if (failed) show($("job").hidden ? $("running-message") : $("teach-error"), failed);
+  if (signal.aborted) $("start").focus();
 };
+
+$("cancel-sending").onclick = () => sending?.abort();
+
+function labelValues() {
+  const values = list($("values").value);
+  const odd = values.find(value => !/^\d+$/.test(value) || Number(value) > 255);
+  if (odd !== undefined) throw new Refused(`The label value ${odd} is none: expected whole numbers from 0 to 255, such as 0, 255.`);
+  return values.map(Number);
+}
 
 async function poll() {
   clearTimeout(polling);
@@ -496,14 +540,14 @@ async function poll() {
 }
 
 function drawJob() {
-  const shown = job && job.state !== "receiving";
+  const shown = job && !(job.state === "receiving" && sending);  // what this page sends itself is in its form
   $("job").hidden = Boolean(shown);
   $("running").hidden = !shown;
   if (!shown) return;
-  const { name, state, step, steps, loss, left } = job;
-  $("running-name").textContent = { running: `Learns ${name}`, stopped: `${name} is stopped`, failed: `${name} could not be learned`, done: `${name} is learned` }[state];
+  const { name, state, step, steps, loss, left, counts } = job, receiving = state === "receiving";
+  $("running-name").textContent = { receiving: `${name} waits for its images`, running: `Learns ${name}`, stopped: `${name} is stopped`, failed: `${name} could not be learned`, done: `${name} is learned` }[state];
   Object.assign($("running-progress"), { max: steps, value: state === "done" ? steps : step });
-  const facts = { step: `${state === "done" ? steps : step} of ${steps}`, loss: loss.length ? number(loss.at(-1)[1]) : "–", "time left": state !== "running" ? "–"
+  const facts = receiving ? { ...counts, "bytes in all": bytes(job.bytes) } : { step: `${state === "done" ? steps : step} of ${steps}`, loss: loss.length ? number(loss.at(-1)[1]) : "–", "time left": state !== "running" ? "–"
     : left == null ? "starts …" : step >= steps ? "measures …" : seconds(left), "time so far": seconds(job.seconds) };
   $("running-facts").replaceChildren(...Object.entries(facts).map(([term, value]) => make("div", {}, make("dt", { textContent: term }), make("dd", { textContent: value }))));
   drawCurve(loss, steps);
@@ -511,7 +555,8 @@ function drawJob() {
   const source = `${API}/teach/preview?of=${job.preview}`;
   if (job.preview && !$("preview").firstChild.src.endsWith(source)) $("preview").firstChild.src = source;
   $("stop").hidden = state !== "running";
-  $("go-on").hidden = state !== "stopped" && state !== "failed";
+  $("running-progress").hidden = receiving;
+  $("go-on").hidden = state === "running" || state === "done";
   $("use").hidden = $("task-file").hidden = state !== "done";
   $("discard").textContent = state === "done" ? "Teach another" : "Discard";
   show($("running-message"), job.message ? new Refused(sentence(job.message)) : null);
@@ -531,6 +576,7 @@ async function order(path, options) {
     await ask(path, options);
     await poll();
   } catch (error) {
+    await poll();
     show($("running-message"), error);
   }
 }
@@ -574,7 +620,6 @@ try {
   drawSamples();
   drawKinds();
   drawZones();
-  $("status").textContent = "Choose an image, and every task runs on it.";
 } catch (error) {
   show($("error"), error);
 }
