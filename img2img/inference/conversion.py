@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from img2img.data.images.bit_depth import (
+    DEEP_MODES,
     check_white,
     current_white,
     has_deep_colours,
@@ -20,8 +21,10 @@ from img2img.data.images.bit_depth import (
     reading_16_bits,
     to_8_bits,
 )
-from img2img.data.images.decode import MAX_PIXELS, check_enlarged, decoder_arguments, open_encoded, open_image, to_rgb
+from img2img.data.images.colour_key import with_true_key
+from img2img.data.images.decode import MAX_PIXELS, check_enlarged, open_encoded, open_image, to_rgb
 from img2img.data.images.exif import upright
+from img2img.data.images.header import decoder_arguments
 from img2img.errors import InputError
 from img2img.inference.remedies import array_remedy, range_remedy, tensor_remedy
 from img2img.tasks.base import pixels
@@ -63,7 +66,7 @@ class OpenedImages:
         values: (N, 3, H, W) in [0, 255]: uint8, or float32 for an input tensor.
         kind: the input's type: "image" (PIL, or a file), "array" or "tensor".
         batched: the input was a tensor of four dimensions.
-        alpha: (H, W) uint8, the transparency, which results keep; None for none.
+        alpha: (H, W) uint8, the transparency, which photos made of it keep; None for none.
         origin: of a tensor its device, where results go.
     """
 
@@ -114,7 +117,7 @@ class OpenedImages:
             shown = shown.mul(255).round_()
         whole[place] = shown.to(whole.device, whole.dtype)
 
-    def result(self, shown: Tensor, form: str, classes: Sequence[str], channels: int) -> Any:
+    def result(self, shown: Tensor, form: str, classes: Sequence[str], channels: int, transparent: bool) -> Any:
         """The result in `form` of all images, or the tensor of `allocate`, in the input's type.
 
         Args:
@@ -122,17 +125,21 @@ class OpenedImages:
             form: one of the task's.
             classes: their names, for scores.
             channels: of the head: how many labels there are.
+            transparent: images keep the input's transparency.
         """
         if form == "labels":
             return self.labels(shown, channels)
-        return self.scores(shown, tuple(classes)) if form == "scores" else self.image(shown)
+        return self.scores(shown, tuple(classes)) if form == "scores" else self.image(shown, transparent=transparent)
 
-    def image(self, shown: Tensor) -> Any:
-        """(N, 3, H, W) in [0, 1], or uint8, in the input's type: a PIL image, an array or a tensor; RGBA if the input was."""
+    def image(self, shown: Tensor, *, transparent: bool = True) -> Any:
+        """(N, 3, H, W) in [0, 1], or uint8, in the input's type: a PIL image, an array or a tensor.
+
+        With `transparent` it is RGBA if the input was.
+        """
         if self.kind == "tensor":
             return self._tensor(shown.float())
         array = shown[0].permute(1, 2, 0).numpy() if shown.dtype == torch.uint8 else pixels(shown[0])
-        if self.alpha is not None and self.alpha.shape == array.shape[:2]:
+        if transparent and self.alpha is not None and self.alpha.shape == array.shape[:2]:
             array = np.concatenate([_without_white(array, self.alpha), self.alpha[..., None]], axis=2)
         return array if self.kind == "array" else Image.fromarray(array)
 
@@ -196,7 +203,7 @@ def _open(image: ImageLike) -> OpenedImages:
     if isinstance(image, bytes):
         return _from_image(open_encoded(image), "the image", where="images in memory")
     if isinstance(image, Image.Image):
-        return _from_image(upright(_decoded(image)), "the image")
+        return _from_image(_decoded(image), "the image")
     if isinstance(image, np.ndarray):
         return _from_array(image)
     if isinstance(image, Tensor):
@@ -208,7 +215,7 @@ def _open(image: ImageLike) -> OpenedImages:
 
 
 def _decoded(image: Image.Image) -> Image.Image:
-    """An image of the caller's with its pixels read, of which there are some, and not too many: files are opened lazily."""
+    """An image of the caller's, upright, with its pixels read, of which there are some, and not too many."""
     width, height = image.size
     if not width * height:
         raise InputError(f"the image has {width} x {height} pixels: expected some; give another")
@@ -216,11 +223,8 @@ def _decoded(image: Image.Image) -> Image.Image:
         raise InputError(
             f"the image claims {width} x {height} pixels: expected at most {MAX_PIXELS:,}; make it smaller or cut it up"
         )
-    if current_white() is not None and has_deep_colours(image.format, decoder_arguments(image), image.mode):
-        raise InputError(
-            f"the image has colours of 16 bits, of which Pillow keeps 8, and white={current_white()} cannot be applied: give "
-            "its path, the bytes of its file, or an array of 16 bits"
-        )
+    raw = decoder_arguments(image)
+    _check_depth(image, raw)
     try:
         image.load()
         image.getpixel((width - 1, height - 1))  # one that was closed raises here, and not before
@@ -231,13 +235,37 @@ def _decoded(image: Image.Image) -> Image.Image:
             f"the image cannot be read, it is damaged or was closed ({type(error).__name__}: {error}): expected an open image "
             "with all its pixels; open it again, and keep its file open until it has run"
         ) from error
-    return image
+    return with_true_key(upright(image), raw or (), "the image", "the image")
+
+
+def _check_depth(image: Image.Image, raw: tuple[Any, ...] | None) -> None:
+    """Refuse an image of 16-bit colours, of which Pillow keeps 8, where what is lost is needed; or that may be such a one.
+
+    Args:
+        image: the caller's.
+        raw: what Pillow's decoder was told; None where nobody knows any more.
+    """
+    white, key = current_white(), image.info.get("transparency")
+    if raw is None and white is not None and image.mode in DEEP_MODES:
+        raise InputError(
+            f"the image is a {image.format} whose pixels were read already, and white={white} is for colours of 16 bits, which "
+            "it had or not: give its path, the bytes of its file, or an array; where it had 8 bits, a copy: image.copy()"
+        )
+    deep_key = image.mode == "RGB" and isinstance(key, tuple) and max(key, default=0) > 255
+    if not (deep_key or has_deep_colours(image.format, raw or (), image.mode)):
+        return
+    if white is not None or isinstance(key, tuple):
+        lost = "its transparent one cannot be found" if white is None else f"white={white} cannot be applied"
+        raise InputError(
+            f"the image has colours of 16 bits, of which Pillow keeps 8, and {lost}: give its path, the bytes of its file, or "
+            "an array of 16 bits"
+        )
 
 
 def _from_image(image: Image.Image, what: str, *, where: str | None = None) -> OpenedImages:
     if image.mode == "La":  # grey multiplied by its alpha, from which Pillow goes to nothing else
         image = image.convert("LA")
-    # The alpha of a 16-bit or CMYK image does not exist; that of a palette is in its table.
+    # The alpha of a CMYK image does not exist; that of a palette is in its table.
     alpha = np.array(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
     return OpenedImages(_channels_first(to_rgb(image, what, where=where)), "image", alpha=alpha)
 

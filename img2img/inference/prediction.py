@@ -17,6 +17,7 @@ from img2img.inference.chunked import RunSettings, Size, predicted_rows
 from img2img.inference.conversion import OpenedImages
 from img2img.inference.tiling import run_any_size
 from img2img.tasks import Task
+from img2img.validation.arguments import shown
 
 TILE = 1024
 OVERLAP = 128
@@ -39,6 +40,15 @@ def checked_side(side: Any, stride: int) -> int | None:
             "results will be poor; give more"
         )
     return number
+
+
+def checked_size(size: Any) -> Size:
+    """The (height, width) of an image, or an `InputError`."""
+    if isinstance(size, list | tuple) and len(size) == 2:
+        height, width = (validation.whole_number("size", side, of="pixel") for side in size)
+        if height is not None and width is not None:
+            return height, width
+    raise InputError(f"size={shown(size)}: expected the height and width of an image in pixels, such as (1080, 1920)")
 
 
 def checked_tile(tile: Any) -> int | None:
@@ -124,6 +134,7 @@ def results(opened: Sequence[OpenedImages], setting: RunSettings, form: str) -> 
     """What a task makes of opened images of one size, each in its input's type."""
     task = setting.task
     finish: Any = {"form": form, "classes": getattr(task, "classes", ()), "channels": task.out_channels}
+    finish["transparent"] = task.keeps_transparency
     if not in_parts(setting, opened[0].size):
         prediction, input = _whole(torch.cat([one.values for one in opened]), setting)
         shown = task.show(prediction, input, form)

@@ -72,6 +72,8 @@ class Task(ABC):
         smallest_crop: the side in pixels of the smallest images that it can be trained on.
         forms: what `show` can make of a prediction, the usual one first: "labels" are class indices (N, H, W), "scores"
             probabilities (N, classes), all others images (N, 3, H, W) in [0, 1].
+        keeps_transparency: its images are the user's photo made anew: of a transparent one they get the transparency back. Not
+            where colours are classes, or something is written on the image.
         defaults_of_files: what options mean that a task's file lacks, as it was written before there were such.
         out_channels: channels of the head.
     """
@@ -94,6 +96,7 @@ class Task(ABC):
     original_pixels: ClassVar[bool] = False
     smallest_crop: int = 1
     forms: ClassVar[tuple[str, ...]] = ("image",)
+    keeps_transparency: ClassVar[bool] = True
     defaults_of_files: ClassVar[Mapping[str, Any]] = {}
     out_channels: int
 

@@ -42,6 +42,7 @@ class Classification(Task):
     has_classes: ClassVar[bool] = True
     image_level: ClassVar[bool] = True
     in_parts: ClassVar[bool] = True
+    keeps_transparency: ClassVar[bool] = False
     has_square: ClassVar[bool] = True
     forms: ClassVar[tuple[str, ...]] = ("image", "scores")
 

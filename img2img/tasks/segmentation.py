@@ -58,6 +58,7 @@ class Segmentation(Task):
     has_classes: ClassVar[bool] = True
     at_measured_side: ClassVar[bool] = True
     in_parts: ClassVar[bool] = True
+    keeps_transparency: ClassVar[bool] = False
     forms: ClassVar[tuple[str, ...]] = ("colours", "labels", "overlay")
 
     def __init__(

@@ -1,7 +1,7 @@
 """Images of 16 bits a channel as 8 bits, by the value that is white.
 
 Cameras, scanners and microscopes often use 12 of the 16 bits, and no file says so. Of colours of 16 bits Pillow keeps the upper
-8 bits, so OpenCV reads those files.
+8 bits, so OpenCV reads those files, and what it does not read has Pillow's colours.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,8 @@ from img2img.errors import InputError
 
 FULL = 65535
 """White of all 16 bits."""
+DEEP_MODES = ("RGB", "RGBA", "RGBX", "LA")
+"""Pillow's modes of colours that may have had 16 bits in their file."""
 _DARK = 64
 """Where no channel of the upper 8 bits reaches this, the highest value is looked up."""
 
@@ -100,8 +102,13 @@ def to_16_bits(values: NDArray[Any], white: int | None) -> NDArray[np.uint16]:
 
 
 def _scaled(values: NDArray[Any], white: int, top: int) -> NDArray[np.uint32]:
-    # 65535 * 65535 + 32767 is still below 2 ** 32
-    return (np.minimum(values.astype(np.uint32), white) * np.uint32(top) + np.uint32(white // 2)) // np.uint32(white)
+    # 65535 * 65535 + 32767 is still below 2 ** 32. In place: images are large.
+    scaled = values.astype(np.uint32)
+    np.minimum(scaled, np.uint32(white), out=scaled)
+    scaled *= np.uint32(top)
+    scaled += np.uint32(white // 2)
+    scaled //= np.uint32(white)
+    return scaled
 
 
 def has_deep_colours(kind: str | None, raw: tuple[Any, ...], mode: str) -> bool:
@@ -113,48 +120,70 @@ def has_deep_colours(kind: str | None, raw: tuple[Any, ...], mode: str) -> bool:
         mode: of the image.
     """
     wide = any(";16" in part if isinstance(part, str) else kind == "PPM" and part > 255 for part in raw[:2])
-    return wide and mode in ("RGB", "RGBA", "RGBX", "LA")
+    return wide and mode in DEEP_MODES
 
 
-def scale_deep_colours(image: Image.Image, what: str, where: str, encoded: Callable[[], bytes]) -> Image.Image:
-    """An image of 16-bit colours with the white of `reading_16_bits`, where one is given; else as it is.
+def scale_deep_colours(
+    image: Image.Image, raw: tuple[Any, ...], what: str, where: str, encoded: Callable[[], bytes]
+) -> Image.Image:
+    """An image of 16-bit colours with 8 bits, by the white of `reading_16_bits`; its transparent colour becomes an alpha.
+
+    Without a white, what OpenCV does not read stays as Pillow has it.
 
     Args:
         image: the file's first frame, as it is stored.
+        raw: as of `has_deep_colours`.
         what: what to call the file.
         where: what to call the set that it is of.
-        encoded: gives the whole file, which is read where it is needed.
+        encoded: gives the whole file.
 
     Raises:
         InputError: a white is given, and the file is of a kind whose 16 bits cannot be read.
     """
-    colours = image.convert("L") if image.mode == "LA" else image.convert("RGB")
-    highest, white = int(np.asarray(colours).max()), current_white()
-    if white is None and highest >= _DARK:
-        note_highest_value(highest * 257, what, where)
+    white, values = current_white(), _read(encoded(), image, raw)
+    if values is None:
+        if white is not None:
+            raise InputError(f"{what} has 16-bit colours that cannot be read with white={white}: save it as a PNG of 16 bits")
+        highest = int(np.asarray(image.convert("RGB")).max())
+        if highest >= _DARK:
+            note_highest_value(highest * 257, what, where)
         return image
-    values = _read(encoded())
-    if values is None or values.shape[:2] != (image.height, image.width):
-        if white is None:
-            return image
-        raise InputError(f"{what} has 16-bit colours that cannot be read with white={white}: save it as a PNG of 16 bits")
-    opaque, alpha = (values[..., :-1], values[..., -1:]) if values.shape[2] in (2, 4) else (values, None)
-    note_highest_value(int(opaque.max()), what, where)
-    if white is None:
+    colours, alpha = values[..., :3], values[..., 3:] if image.mode == "RGBA" else None
+    note_highest_value(int(colours.max()), what, where)
+    if white is None and _is_ppm(raw):  # which Pillow scales by its largest value
         return image
-    eight = to_8_bits(opaque, white)
+    key = image.info.get("transparency")
+    if isinstance(key, tuple):
+        alpha = np.where((colours == np.array(key)).all(axis=2, keepdims=True), 0, FULL)
+    eight = to_8_bits(colours, white)
     if alpha is not None:
         eight = np.concatenate([eight, to_8_bits(alpha)], axis=2)
     deep = Image.fromarray(eight)
-    deep.info = dict(image.info)
+    deep.info = {name: value for name, value in image.info.items() if name != "transparency"}
     return deep
 
 
-def _read(encoded: bytes) -> NDArray[np.uint16] | None:
-    """(H, W, C) as the file keeps them, red first, alpha last; None where OpenCV reads no 16 bits of it."""
+def _is_ppm(raw: tuple[Any, ...]) -> bool:
+    return len(raw) > 1 and isinstance(raw[1], int) and raw[1] > 255
+
+
+def _read(encoded: bytes, image: Image.Image, raw: tuple[Any, ...]) -> NDArray[np.uint16] | None:
+    """(H, W, 3) or (H, W, 4), RGB and alpha; None where OpenCV does not read the 16 bits of what Pillow has read."""
     import cv2
 
-    values = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_ERROR)  # it warns of every TIFF tag that it does not know
+    try:
+        found = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    finally:
+        log.setLogLevel(level)
+    if found is None or found.dtype != np.uint16 or found.ndim != 3 or found.shape[2] < len(image.getbands()):
         return None
-    return np.asarray(values[..., [2, 1, 0, 3][: values.shape[2]]] if values.shape[2] >= 3 else values)
+    values: NDArray[np.uint16] = np.asarray(found[..., [2, 1, 0, 3][: found.shape[2]]], np.uint16)
+    del found  # images are large
+    if raw[0].startswith("RGBa"):  # colours multiplied by their alpha
+        alpha = np.maximum(values[..., 3:], 1).astype(np.uint32)
+        values[..., :3] = np.minimum((values[..., :3] * np.uint32(FULL) + alpha // 2) // alpha, FULL)
+    elif not _is_ppm(raw) and not np.array_equal(values[..., :3] >> 8, np.asarray(image)[..., :3]):
+        return None
+    return values if values.shape[:2] == (image.height, image.width) else None

@@ -20,8 +20,9 @@ from img2img.data.images.bit_depth import (
     to_8_bits,
     to_16_bits,
 )
+from img2img.data.images.colour_key import with_true_key
 from img2img.data.images.exif import orientation_of, turn, turned
-from img2img.data.images.header import open_header
+from img2img.data.images.header import decoder_arguments, open_header
 from img2img.data.images.icc_profile import to_srgb
 from img2img.data.images.resizing import AS_IT_IS, Resize, current_resize
 from img2img.errors import InputError
@@ -295,7 +296,9 @@ def _shown(decoded: _Decoded, what: str, where: str) -> Image.Image:
     elif image.mode == "I;16" and decoded.raw[:1] == ("I;12",):  # the file itself says 12 bits
         image = Image.fromarray(to_16_bits(np.asarray(image), 4095))
     elif has_deep_colours(decoded.kind, decoded.raw, image.mode):
-        image = scale_deep_colours(image, what, where, decoded.encoded)
+        image = scale_deep_colours(image, decoded.raw, what, where, decoded.encoded)
+    else:
+        image = with_true_key(image, decoded.raw, what, where)
     image.info |= {k: v for k, v in decoded.image.info.items() if k == "icc_profile"}
     return image if decoded.orientation == 1 else turn(image, decoded.orientation)
 
@@ -336,7 +339,7 @@ def _first_frame(
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{width} x {height}")
-            told = decoder_arguments(image)
+            told = decoder_arguments(image) or ()
             orientation = orientation_of(image) if image.format == "TIFF" else 1
             stored = _reduced(image, resize)
             if stored is not None:
@@ -366,10 +369,3 @@ def _first_frame(
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(f"{what} is damaged ({error}): expected a whole image; fetch the file again or delete it") from error
-
-
-def decoder_arguments(image: Image.Image) -> tuple[Any, ...]:
-    """What Pillow's decoder is told of how a file keeps its pixels; nothing once they were decoded."""
-    tiles = getattr(image, "tile", ())
-    args = tiles[0].args if tiles else ()
-    return args if isinstance(args, tuple) else (args,)

@@ -6,7 +6,7 @@ A prompt, a log or a colour table of megabytes in a PNG says nothing about the p
 import io
 import struct
 import zlib
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -28,6 +28,24 @@ def open_header(file: BinaryIO, formats: tuple[str, ...] | None = None) -> Image
     if profile is not None:
         image.info["icc_profile"] = profile
     return image
+
+
+def decoder_arguments(image: Image.Image) -> tuple[Any, ...] | None:
+    """What Pillow's decoder is told of how a file keeps its pixels; empty for an image of no file, or of no kind that says it.
+
+    Once they were decoded Pillow has forgotten it, so the file's header is read again; None where there is no such file.
+    """
+    if getattr(image, "tile", ()):
+        args = image.tile[0].args  # type: ignore[attr-defined]
+        return args if isinstance(args, tuple) else (args,)
+    if image.format not in ("PNG", "PPM", "TIFF"):
+        return ()
+    path = getattr(image, "filename", "")
+    try:
+        with open(path, "rb") as file, open_header(file, (image.format,)) as again:
+            return decoder_arguments(again) if again.size == image.size and again.tile else None  # type: ignore[attr-defined]
+    except Exception:  # it is gone, or another by now
+        return None
 
 
 def without_large_text(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:

@@ -363,6 +363,60 @@ def test_colours_keep_all_their_steps(tmp_path: Path, extension: str) -> None:
         assert near(read_image(write(tmp_path / f"b.{extension}", colours(TWELVE + 16)))[..., 0], EIGHT + 1), "not 8 of 12 bits"
 
 
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_colours_are_rounded_as_greys_and_arrays_are_whatever_the_white(tmp_path: Path, extension: str) -> None:
+    values = np.arange(0, 65536, 13, dtype=np.uint16)[:5040].reshape(30, 56, 3)
+    path = write(tmp_path / f"a.{extension}", values)
+    expected = to_8_bits(values)
+    assert not np.array_equal(expected, values >> 8), "Pillow's colours are another"
+    assert np.array_equal(read_image(path), expected)
+    with reading_16_bits(65535):
+        assert np.array_equal(read_image(path), expected)
+    assert np.array_equal(open_input(values).values[0].permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("kind", ["unassalpha", "assocalpha", "unspecified"])
+def test_a_fourth_channel_of_16_bits_is_what_the_tiff_says_it_is(tmp_path: Path, kind: str) -> None:
+    values = np.array([[[20000, 10000, 0, 40000], [30000, 30000, 30000, 65535]]], dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extrasamples=[kind])
+    share = values[..., 3:] / 65535
+    colours = {
+        "unassalpha": values[..., :3] * share + 65535 * (1 - share),
+        "assocalpha": values[..., :3] + 65535 * (1 - share),
+        "unspecified": values[..., :3],
+    }[kind]
+    for white in (None, 65535):
+        with reading_16_bits(white):
+            assert near(read_image(tmp_path / "a.tif"), colours / 257)
+
+
+def test_tags_that_opencv_does_not_know_are_not_warned_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tag = [(65000, "I", 1, 7, True)]
+    tifffile.imwrite(tmp_path / "a.tif", colours(TWELVE * 16), photometric="rgb", extratags=tag)
+    read_image(tmp_path / "a.tif")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_read_pil_image_knows_its_depth_by_its_file_or_is_refused_with_a_white(tmp_path: Path) -> None:
+    """Pillow forgets how the pixels were stored once it has read them."""
+    write(tmp_path / "deep.png", colours(TWELVE))
+    eight = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    Image.fromarray(eight).save(tmp_path / "eight.png")
+    with Image.open(tmp_path / "deep.png") as image:
+        image.load()
+        with pytest.raises(InputError, match="white=4095 cannot be applied: give its path"):
+            open_input(image, white=4095)
+    with Image.open(tmp_path / "eight.png") as image:
+        image.load()
+        assert np.array_equal(open_input(image, white=4095).values[0].permute(1, 2, 0).numpy(), eight)
+    image = Image.open(BytesIO((tmp_path / "eight.png").read_bytes()))
+    image.load()
+    with pytest.raises(InputError, match=r"a PNG whose pixels were read already.*image\.copy\(\)"):
+        open_input(image, white=4095)
+    for given, white in ((image, None), (image.copy(), 4095)):
+        assert np.array_equal(open_input(given, white=white).values[0].permute(1, 2, 0).numpy(), eight)
+
+
 def test_an_alpha_has_all_16_bits(tmp_path: Path) -> None:
     alpha = np.array([[65535, 65535, 65535, 0]], dtype=np.uint16)
     rgba = np.concatenate([colours(TWELVE), alpha[..., None]], axis=2)
