@@ -157,6 +157,7 @@ is a stored set: it is called once and then split, or called for each of a confi
 """
 
 Kind = TypeVar("Kind", bound=Callable[..., ImageDataset])
+Given = TypeVar("Given")
 
 
 def by_part(kind: Kind) -> Kind:
@@ -199,14 +200,18 @@ class Batch:
 
     @classmethod
     def stack(cls, samples: list[Sample]) -> Self:
-        """Stack samples of one size into a batch; the `collate_fn` of the loaders."""
+        """Stack samples of one size into a batch; the `collate_fn` of the loaders.
+
+        Raises:
+            InputError: some samples have a label, a source or a category, and others do not.
+        """
 
         def stacked(arrays: list[NDArray[np.uint8]]) -> torch.Tensor:
             return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
-        labels = [s.label for s in samples if s.label is not None]
-        sources = [s.source for s in samples if s.source is not None]
-        categories = [s.category for s in samples if s.category is not None]
+        labels = _all_or_none(samples, "label", [s.label for s in samples])
+        sources = _all_or_none(samples, "source", [s.source for s in samples])
+        categories = _all_or_none(samples, "category", [s.category for s in samples])
         return cls(
             image=stacked([s.image for s in samples]),
             label=torch.from_numpy(np.stack(labels)).long() if labels else None,
@@ -214,3 +219,17 @@ class Batch:
             category=torch.tensor(categories) if categories else None,
             names=tuple(s.name for s in samples),
         )
+
+
+def _all_or_none(samples: Sequence[Sample], field: str, given: Sequence[Given | None]) -> list[Given]:
+    """What samples have in a field, or nothing where none of them has it: left out of one, the others' would move up."""
+    there = [value for value in given if value is not None]
+    if there and len(there) < len(given):
+        without, with_it = (
+            next(s.name for s, value in zip(samples, given, strict=True) if (value is None) is lacks) for lacks in (True, False)
+        )
+        raise InputError(
+            f"the sample {without!r} has no {field}, and {with_it!r} of the same batch has one: expected a {field} of every "
+            "sample or of none; complete it, or leave the sample out of the set"
+        )
+    return there

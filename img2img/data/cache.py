@@ -158,9 +158,8 @@ class CachedDataset(ImageDataset):
         """The warnings about the set: those given when it was opened (files that were left out, photos that are
         turned), and, after a look at a few of its images, whether those of 16 bits use fewer."""
         count = min(len(self), _LOOKED_AT)
-        if self.arrays() is None:  # whose images are no files
-            for i in range(count):
-                self[i * len(self) // count]
+        for i in range(count):
+            self[i * len(self) // count]
         dark = depth_warning([self._highest], self.white)
         return [*self._warnings, *([dark] if dark else [])]
 

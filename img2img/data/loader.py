@@ -298,7 +298,7 @@ def eval_batches(dataset: ImageDataset, *, batch_size: int) -> Iterator[Batch]:
     _check(dataset, batch_size)
 
     def form(sample: Sample) -> tuple[object, ...]:
-        return sample.image.shape, sample.label is None, sample.source is None
+        return sample.image.shape, sample.label is None, sample.source is None, sample.category is None
 
     return _stacked((dataset[i] for i in range(len(dataset))), form, batch_size)
 

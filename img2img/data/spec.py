@@ -1,6 +1,5 @@
 """Data as a config describes them: checked without opening anything, and then opened as the three parts of a dataset."""
 
-import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -167,23 +166,33 @@ class DataSpec:
 
 
 def _in_two_parts(parts: Mapping[str, ImageDataset]) -> list[str]:
-    """A warning for each part that has images of a part before it: what is measured on them is too good."""
-    found, seen = [], dict[str, str]()
-    real = functools.cache(os.path.realpath)  # of folders: of each file it would take seconds
+    """A warning for each part that has images of a part before it: what is measured on them is too good.
+
+    A file is the same by whatever name or link it is reached.
+    """
+    found, seen = [], dict[Any, str]()
     for part in PARTS:
-        own = {}
+        own = dict[Any, str]()
         for i in range(len(parts[part])):
             for _, path in parts[part].files(i)[:1]:
-                folder, name = os.path.split(path)
-                own[os.path.join(real(folder), name)] = part
-        if twice := sorted(seen.keys() & own.keys()):
-            others = " and ".join(dict.fromkeys(seen[path] for path in twice))
+                own[_identity(path)] = str(path)
+        if twice := sorted(seen.keys() & own.keys(), key=own.__getitem__):
+            others = " and ".join(dict.fromkeys(seen[file] for file in twice))
             found.append(
-                f"{len(twice)} of {len(own)} {part} images are among those of {others} too, such as {twice[0]}: what is measured "
-                "on them is too good; give each part files of its own"
+                f"{len(twice)} of {len(own)} {part} images are among those of {others} too, such as {own[twice[0]]}: what is "
+                "measured on them is too good; give each part files of its own"
             )
-        seen = own | seen
+        seen = dict.fromkeys(own, part) | seen
     return found
+
+
+def _identity(path: str | os.PathLike[str]) -> Any:
+    """What tells a file from all others: its place on the disk; its path where the system says no such place."""
+    try:
+        state = os.stat(path)
+    except OSError:  # reading it says what is wrong
+        return str(path)
+    return (state.st_dev, state.st_ino) if state.st_ino else os.path.realpath(path)
 
 
 def _stamp(path: str | os.PathLike[str] | None) -> list[int]:

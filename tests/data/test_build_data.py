@@ -1,5 +1,7 @@
 """Datasets from a config."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +199,17 @@ def test_images_of_two_parts_are_warned_of(folder: Path, tmp_path: Path) -> None
     (text,) = build_data(data).train.warnings()
     assert text.startswith("1 of 1 test images are among those of val too")
     assert not build_data({"kind": "image_folder", "root": str(folder)}).train.warnings()
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic", "hard"])
+def test_links_to_images_of_another_part_are_warned_of(folder: Path, tmp_path: Path, link: Callable[..., None]) -> None:
+    roots = {part: tmp_path / f"of_{part}" for part in ("train", "val", "test")}
+    files = sorted(folder.glob("*.png"))
+    for number, root in enumerate(roots.values()):
+        root.mkdir()
+        files[number].rename(root / "own.png")
+    link(roots["train"] / "own.png", roots["test"] / "another name.png")
+    data = {"kind": "image_folder", "parts": {part: {"root": str(root)} for part, root in roots.items()}}
+    (text,) = build_data(data).test.warnings()
+    assert text.startswith("1 of 2 test images are among those of train too, such as")
+    assert "another name.png" in text

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from img2img.data.arrays import ArrayDataset
 from img2img.data.base import ImageDataset, Sample
 from img2img.data.cache import CachedDataset
 from img2img.errors import InputError
@@ -87,6 +88,20 @@ def test_two_sizes_are_refused():
 
 def test_labels_stay_labels_when_they_are_resized():
     assert set(np.unique(CachedDataset(Counting(), short_side=13)[0].label)) <= {0, 1}
+
+
+def test_warnings_of_a_set_in_memory_look_at_a_few_of_its_images_alone():
+    changed = []
+
+    def change(images):
+        changed.append(len(images))
+        return images
+
+    images = ArrayDataset(
+        np.zeros((500, 4, 4), np.uint8), np.zeros(500, np.int64), classes=["a", "b"], name="made", change=change
+    )
+    assert CachedDataset(images).warnings() == []
+    assert sum(changed) <= 8
 
 
 def test_preload_decodes_all_and_stops_when_the_memory_is_used_up():

@@ -15,7 +15,7 @@ import torch
 from img2img.data import loader
 from img2img.data.arrays import ArrayDataset
 from img2img.data.augment import Augment
-from img2img.data.base import ImageDataset, Sample
+from img2img.data.base import Batch, ImageDataset, Sample
 from img2img.data.loader import LostBatchError, TrainBatches, eval_batches, lost_batches_explained
 from img2img.errors import InputError, OutOfMemoryError
 
@@ -149,6 +149,29 @@ def test_evaluation_gives_whole_images_in_order_and_stacks_neighbours_of_one_siz
     assert [tuple(b.image.shape) for b in batches] == [(2, 3, 8, 9), (2, 3, 8, 9), (1, 3, 8, 9), (1, 3, 9, 8), (1, 3, 8, 9)]
     np.testing.assert_array_equal(batches[1].image[1].permute(1, 2, 0).numpy(), images[3].image)
     np.testing.assert_array_equal(batches[1].label[1].numpy(), images[3].label)
+
+
+@pytest.mark.parametrize("field", ["label", "source", "category"])
+def test_a_sample_that_lacks_what_another_of_its_batch_has_is_named(field):
+    image = np.zeros((4, 5, 3), np.uint8)
+    value = {"label": image[..., 0], "source": image, "category": 1}[field]
+    samples = [Sample(image, name="bare"), Sample(image, name="full", **{field: value})]
+    for some in (samples, samples[::-1]):
+        with pytest.raises(InputError, match=f"the sample 'bare' has no {field}, and 'full' .*complete it"):
+            Batch.stack(some)
+    assert getattr(Batch.stack(samples[:1]), field) is None
+    assert len(getattr(Batch.stack(samples[1:] * 2), field)) == 2
+
+
+def test_evaluation_leaves_no_category_in_the_place_of_another():
+    class Some(Numbered):
+        def __getitem__(self, index):
+            return Sample(super().__getitem__(index).image, category=None if index == 1 else index, name=str(index))
+
+    found = [
+        (b.names, None if b.category is None else b.category.tolist()) for b in eval_batches(Some([(8, 8)] * 4), batch_size=4)
+    ]
+    assert found == [(("0",), [0]), (("1",), None), (("2", "3"), [2, 3])]
 
 
 class Unlucky(Numbered):
