@@ -12,8 +12,10 @@ from img2img.data.base import DATA, ImageDataset
 from img2img.data.spec import DataSpec
 from img2img.errors import InputError, memory_explained
 from img2img.inference.evaluator import Evaluator, finite
-from img2img.inference.model import Model, load
+from img2img.inference.model import Model
+from img2img.inference.opening import load
 from img2img.tasks import Task, build_task
+from img2img.validation.arguments import shown
 
 if TYPE_CHECKING:
     from img2img.metrics.perceptual import PerceptualMetrics
@@ -43,7 +45,7 @@ class Evaluation:
 
 
 def evaluate_task(evaluator: Evaluator, model: Model, name: str, task: Task, images: ImageDataset) -> Evaluation:
-    """The metrics of a model's task and of the baseline over a set of whole images.
+    """The metrics of a model's task, as the model runs it, and of the baseline over a set of whole images.
 
     Args:
         evaluator: how.
@@ -55,7 +57,7 @@ def evaluate_task(evaluator: Evaluator, model: Model, name: str, task: Task, ima
     Raises:
         OutOfMemoryError: names what to lower.
     """
-    metrics = evaluator.metrics(lambda x: model.network(x, task=name), task, images)
+    metrics = evaluator.metrics(model.raw_network(name), task, images)
     baseline = evaluator.metrics(None, task, images)
     return Evaluation(primary_metric=task.metric, metrics=finite(metrics), baseline=finite(baseline), images=len(images))
 
@@ -104,6 +106,8 @@ def evaluate(
         min_size=model.backbone.min_size,
         device=model.device,
         batch_size=validation.whole_number("batch_size", batch_size) or 8,
+        batch_option="batch_size",
+        smaller="make the images smaller (resize)",
         perceptual=_perceptual(model.task(task), metrics, perceptual),
     )
     with memory_explained(f"while the images for {task!r} were read", "make them smaller (resize), or take fewer (limit)"):
@@ -126,7 +130,9 @@ def _usual_options(data: Mapping[str, Any], model: Model, name: str) -> dict[str
     return {key: value for key, value in found.items() if value is not None and data.get(key) is None}
 
 
-def _perceptual(task: Task, metrics: Sequence[str], network: Mapping[str, Any] | None) -> "PerceptualMetrics | None":
+def _perceptual(task: Task, metrics: Any, network: Mapping[str, Any] | None) -> "PerceptualMetrics | None":
+    if not isinstance(metrics, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in metrics):
+        raise InputError(f"metrics={shown(metrics)}: expected a list of perceptual metrics, such as ['lpips']; () for none")
     if not metrics:
         return None
     if not task.compares_images:
@@ -136,7 +142,7 @@ def _perceptual(task: Task, metrics: Sequence[str], network: Mapping[str, Any] |
         )
     from img2img.metrics.perceptual import PerceptualMetrics  # torchmetrics' image metrics take a second to import
 
-    return PerceptualMetrics(metrics, network)
+    return PerceptualMetrics(tuple(metrics), network)
 
 
 def _fitted(task: Task, options: Mapping[str, Any], images: ImageDataset) -> Task:

@@ -36,6 +36,8 @@ class Evaluator:
         device: where the networks are.
         batch_size: images of one size that run together.
         channels_last: the memory format of images.
+        batch_option: what sets `batch_size`, as an error calls it where memory runs out.
+        smaller: what else to do then.
         perceptual: metrics beside those of tasks with `Task.compares_images`, which `metrics` gives too; None for none.
     """
 
@@ -44,14 +46,18 @@ class Evaluator:
     device: torch.device
     batch_size: int = 8
     channels_last: bool = False
+    batch_option: str = "evaluation.batch_size"
+    smaller: str = (
+        "make the task's images smaller with data.resize. Finished tasks and the last checkpoint are kept; run the same command "
+        "again"
+    )
     perceptual: "PerceptualMetrics | None" = None
 
     def memory_explained(self) -> AbstractContextManager[None]:
         """Say what to lower where the block, which runs networks over whole images, does not fit into memory."""
         return memory_explained(
-            f"while whole images were measured, up to evaluation.batch_size={self.batch_size} at once",
-            f"try evaluation.batch_size={max(1, self.batch_size // 2)}, or make the task's images smaller with data.resize. "
-            "Finished tasks and the last checkpoint are kept; run the same command again",
+            f"while whole images were measured, up to {self.batch_option}={self.batch_size} at once",
+            f"try {self.batch_option}={max(1, self.batch_size // 2)}, or {self.smaller}",
         )
 
     @torch.no_grad()

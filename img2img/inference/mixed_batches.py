@@ -20,6 +20,7 @@ from img2img import validation
 from img2img.errors import InputError
 from img2img.inference.cancellation import Cancellation, check_here, woken_by_cancel
 from img2img.inference.evaluator import Network
+from img2img.validation.arguments import shown
 
 IDLE_SECONDS = 10.0
 """After so long without an input the threads that run batches end; the next input starts them again."""
@@ -50,8 +51,18 @@ class Batching:
 
     def __post_init__(self) -> None:
         validation.whole_number("batch_max", self.batch_max)
-        if not 0 <= self.window <= 10:
-            raise InputError(f"batching window={self.window!r}: expected seconds from 0 to 10, such as 0.005")
+        number = isinstance(self.window, int | float) and not isinstance(self.window, bool)
+        if not number or not 0 <= self.window <= 10:
+            raise InputError(f"batching window={shown(self.window)}: expected seconds from 0 to 10, such as 0.005")
+        if self.exact is not None:
+            validation.flag("exact", self.exact)
+
+
+def checked_batching(batching: Any) -> Batching | None:
+    """`batching`, or an `InputError` where it is something else."""
+    if batching is None or isinstance(batching, Batching):
+        return batching
+    raise InputError(f"batching={shown(batching)}: expected a Batching, such as Batching(batch_max=8), or None")
 
 
 def run_by_task(

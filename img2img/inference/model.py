@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from img2img import validation
-from img2img.bundle import bundle_folder, load_bases, open_bundle, read_bundle, register_tasks, task_path
+from img2img.bundle import load_bases, open_bundle, read_bundle, register_tasks, task_path
 from img2img.data.images.bit_depth import check_white
 from img2img.data.images.listing import list_images
 from img2img.errors import InputError, memory_explained
@@ -21,13 +21,14 @@ from img2img.inference.device import chosen_device, usual_batch, warn_of_emulati
 from img2img.inference.evaluator import Evaluator, Network
 from img2img.inference.memory_estimate import memory_needed, network_bytes
 from img2img.inference.merged_networks import MERGED_BYTES, MergedNetworks
-from img2img.inference.mixed_batches import Batching, MixedBatches, run_by_task
+from img2img.inference.mixed_batches import Batching, MixedBatches, checked_batching, run_by_task
 from img2img.inference.open_images import FailedImage, as_many, folder_of, open_each, open_one
 from img2img.inference.prediction import (
     OVERLAP,
     TILE,
     checked_form,
     checked_side,
+    checked_size,
     checked_tile,
     prediction,
     results,
@@ -96,6 +97,7 @@ class Model:
         self._merged = MergedNetworks(self.network, weights_bytes or MERGED_BYTES) if weights == "merged" else None
         self._network_bytes: dict[Any, float] = {}
         self.batches: MixedBatches | None = None
+        batching = checked_batching(batching)
         if batching is not None and (most := batching.batch_max or usual_batch(self.device)) > 1:
             on_cpu = self.device.type == "cpu"
             self._alone = on_cpu if batching.exact is None else batching.exact
@@ -234,6 +236,7 @@ class Model:
         if isinstance(images, list | tuple):
             return list(self.stream(task, images, **options))
         self._checked_options(task, form=form, side=side, tile=tile)  # a wrong option is reported before a wrong image
+        validation.one_of("errors", errors, get_args(Errors))
         return next(self.stream(task, [open_one(images, white=self._white(task, white))], **options | {"errors": "raise"}))
 
     def run_all(
@@ -249,6 +252,7 @@ class Model:
         """What `run` gives of every task, by task, in its usual form; the arguments are those of `run`."""
         many = folder_of(images) is not None or isinstance(images, list | tuple)
         options: Any = {"side": side, "tile": tile, "batch_size": batch_size, "errors": errors, "white": white}
+        validation.one_of("errors", errors, get_args(Errors))
         for name in self.network.tasks():
             self._checked_options(name, form=None, side=side, tile=tile)
         results, opened = {}, dict[int | None, OpenedImages]()
@@ -309,7 +313,8 @@ class Model:
         """
         side = self._checked_options(task, form=None, side=side, tile=TILE)["side"]
         facts = self._facts_of(task)
-        size = (facts.task.enlarges * size[0], facts.task.enlarges * size[1])
+        height, width = checked_size(size)
+        size = (facts.task.enlarges * height, facts.task.enlarges * width)
         setting = self._setting(task, size, side=side, tile=TILE, gathered=False)
         if facts.shape not in self._network_bytes:  # of hundreds of tasks most take as much as another
             self._network_bytes[facts.shape] = network_bytes(setting)
@@ -348,22 +353,27 @@ class Model:
     ) -> RunSettings:
         facts = self._facts_of(name)
         task, by_instance = facts.task, facts.by_instance
-        alone = functools.cache(lambda: self._network(name))  # sizes alone need none
+        alone = functools.cache(lambda: self.raw_network(name))  # sizes alone need none
         batches = self.batches if gathered else None
         view = view_of(task, size, side=side, measured_side=facts.side, tile=tile, by_instance=by_instance)
         if by_instance and tile is not None:
             tile = max(tile, *view)  # one tile, so that what it normalises by is that of the whole view
 
-        def with_precision(x: Tensor) -> Tensor:
-            if batches is not None:
-                return task.compact(batches(name, x))
-            plain = alone()
-            with self._autocast():
-                raw = plain(x)
-            return task.compact(raw)
+        def compact(x: Tensor) -> Tensor:
+            return task.compact(alone()(x) if batches is None else batches(name, x))
 
         tile = tile_for(task, tile)
-        return RunSettings(task=task, network=with_precision, evaluator=self._evaluator, view=view, tile=tile, overlap=OVERLAP)
+        return RunSettings(task=task, network=compact, evaluator=self._evaluator, view=view, tile=tile, overlap=OVERLAP)
+
+    def raw_network(self, name: str) -> Network:
+        """A task's network with the weights and the precision of this model: what it gives is the head's raw output."""
+        plain = self._network(name)
+
+        def with_precision(x: Tensor) -> Tensor:
+            with self._autocast():
+                return plain(x)
+
+        return with_precision
 
     @torch.no_grad()
     def _run_batch(self, tasks: Sequence[str], inputs: Sequence[Tensor]) -> Iterator[tuple[list[int], list[Tensor]]]:
@@ -383,26 +393,3 @@ class Model:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self._bfloat16 else nullcontext()
-
-
-def load(
-    folder: str | os.PathLike[str],
-    *,
-    device: str = "auto",
-    precision: Precision = "float32",
-    weights: Weights = "cached",
-    **more: Any,
-) -> Model:
-    """Open a bundle, or a run's folder, which has one in `bundle/`.
-
-    Args:
-        folder: the bundle; or "starter", which comes with img2img.
-        device: see `Model`, as are `precision` and `weights`.
-        precision: "float32" or "bfloat16".
-        weights: "cached" or "merged".
-        more: `weights_bytes`, `loaded_bytes` and `batching` of `Model`.
-
-    Raises:
-        InputError: nothing there, or a file is damaged; see `bundle.open_bundle`.
-    """
-    return Model(bundle_folder(validation.path("folder", folder)), device=device, precision=precision, weights=weights, **more)

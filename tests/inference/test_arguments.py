@@ -44,6 +44,22 @@ def test_options_of_run_and_stream(model: Model, options: dict[str, Any], said: 
     if "form" not in options:
         with pytest.raises(InputError, match=said):
             model.run_all([IMAGE], **options)
+    if "batch_size" not in options:  # of which one image has no need
+        with pytest.raises(InputError, match=said):
+            model.run("colour", IMAGE, **options)
+
+
+@pytest.mark.parametrize("images", [IMAGE, "nowhere.png"], ids=["an array", "no file"])
+def test_errors_is_checked_of_one_image_of_all_tasks_before_it_is_opened(model: Model, images: Any) -> None:
+    with pytest.raises(InputError, match=r"errors='skip'.*'raise', 'return'"):
+        model.run_all(images, errors="skip")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(100,), (0, 5), (5, -1), (5, 5, 3), 7, None, "ab", (2.5, 3), (None, 3), (True, 3)], ids=str)
+def test_sizes_of_images(model: Model, size: Any) -> None:
+    with pytest.raises(InputError, match=r"size=.*pixel"):
+        model.memory("colour", size)
+    assert model.memory("colour", (np.int64(20), np.int32(30))) == model.memory("colour", (20, 30))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("task", [["colour"], None, 3, {"colour": 1}, ("colour",), b"colour", np.array(["a"]), ""])
@@ -65,6 +81,7 @@ def test_names_of_tasks(model: Model, task: Any) -> None:
         *(({"device": value}, "device=") for value in (None, 3, ["cpu"], "meta", "", "cuda:x", torch.float32)),
         *(({"precision": value}, "precision=.*'float32', 'bfloat16'") for value in (None, 16, torch.bfloat16, ["float32"])),
         *(({"weights": value}, "weights=.*'cached', 'merged'") for value in (None, 1, ("merged",))),
+        *(({"batching": value}, "batching=.*Batching") for value in (3, True, {"batch_max": 2})),
     ],
     ids=str,
 )

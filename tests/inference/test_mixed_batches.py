@@ -209,7 +209,16 @@ def test_batches_and_models_with_them_can_be_pickled(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"batch_max": 0}, "batch_max=0"), ({"window": -1}, "window=-1"), ({"window": 60}, "0.005")]
+    ("options", "said"),
+    [
+        ({"batch_max": 0}, "batch_max=0"),
+        ({"window": -1}, "window=-1"),
+        ({"window": 60}, "0.005"),
+        ({"window": "a"}, "window='a'.*0.005"),
+        ({"window": None}, "window=None.*0.005"),
+        ({"window": float("nan")}, "window=nan.*0.005"),
+        ({"exact": "no"}, "exact='no'.*True or False"),
+    ],
 )
 def test_options_out_of_range(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):

@@ -26,6 +26,7 @@ from img2img.inference import Model
 from img2img.inference.prediction import measured_side
 from img2img.masks import task_network
 from img2img.tasks import build_task
+from img2img.tasks.segmentation import palette
 
 ImageLike = NDArray[np.uint8]
 
@@ -303,6 +304,35 @@ def test_bfloat16_is_near(model: Model, bundle: Path) -> None:
     for name in ("colour", "edges"):
         difference = np.abs(half.run(name, image).astype(int) - model.run(name, image))
         assert 0 < difference.mean() < 4
+
+
+TRANSPARENT = np.full((160, 170, 4), 128, np.uint8)
+
+
+@pytest.mark.parametrize("tile", [None, 129], ids=["whole", "in tiles"])
+@pytest.mark.parametrize("array", [True, False], ids=["array", "PIL image"])
+def test_photos_alone_get_the_transparency_back(model: Model, array: bool, tile: int | None) -> None:
+    """Colours of classes would be other colours with it."""
+    given = TRANSPARENT if array else Image.fromarray(TRANSPARENT)
+    for name in ("colour", "edges", "clean"):
+        found = np.asarray(model.run(name, given, tile=tile))
+        assert found.shape == (160, 170, 4)
+        assert (found[..., 3] == 128).all()
+    known = {tuple(colour) for colour in (palette(3)[:3] * 255).round().int().tolist()}
+    colours = np.asarray(model.run("parts", given, tile=tile))
+    assert colours.shape == (160, 170, 3)
+    assert {tuple(colour) for colour in colours.reshape(-1, 3).tolist()} <= known
+    assert np.asarray(model.run("parts", given, form="overlay", tile=tile)).shape == (160, 170, 3)
+    assert np.asarray(model.run("parts", given, form="labels", tile=tile)).shape == (160, 170)
+
+
+def test_the_name_on_a_transparent_image_is_seen(make_bundle: Callable[..., Path]) -> None:
+    spec = {"kind": "torchvision", "name": "resnet18"}
+    classifier = img2img.load(make_bundle(spec, {"which": {"kind": "classification", "classes": ["cat", "dog"]}}))
+    clear = TRANSPARENT * np.array([1, 1, 1, 0], np.uint8)
+    found = classifier.run("which", clear)
+    assert found.shape == (160, 170, 3)
+    assert found.min() < 100, "black letters on white"
 
 
 @pytest.mark.slow_after(1)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import img2img
 from img2img.cli import app
-from img2img.errors import InputError
+from img2img.errors import InputError, OutOfMemoryError
 from img2img.inference.evaluation import evaluate
 from img2img.training.run import run
 
@@ -153,6 +153,10 @@ def test_options_of_the_task_may_differ_from_those_of_its_file(learned: Path, di
             {"metrics": ["lpips"]},
             "segmentation task makes no photos",
         ),
+        *(
+            ("colour", {"kind": "image_folder", "root": "IMAGES"}, {"metrics": value}, f"metrics={value!r}: expected a list")
+            for value in ("lpips", 5, None)
+        ),
         ("colour", ["IMAGES"], {}, "data=.*expected a mapping"),
         ("colour", {"kind": "image_folder", "root": "IMAGES"}, {"batch_size": 0}, "batch_size=0"),
     ],
@@ -165,6 +169,41 @@ def test_what_cannot_be_measured_is_refused(
         data = {key: places.get(value, value) if isinstance(value, str) else value for key, value in data.items()}
     with pytest.raises(InputError, match=message):
         evaluate(learned, task, data, **more)
+
+
+@pytest.mark.parametrize("weights", ["cached", "merged"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_task_is_measured_as_its_model_runs_it(
+    learned: Path, disk_data: Path, weights: Any, precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the MSE of what `Model.predict` makes of the same files."""
+    model = img2img.load(learned, weights=weights, precision=precision)
+    files = sorted((disk_data / "test" / "images").iterdir())
+    photos = [np.asarray(Image.open(file)) for file in files]
+    monkeypatch.setattr(type(model.task("noise")), "input", lambda self, batch: self.served_input(batch))  # no noise
+    data = {"kind": "image_folder", "root": str(files[0].parent)}
+    found = evaluate(model, "noise", data, batch_size=1).metrics["MSE"]
+    if weights == "merged":
+        assert model.weights_kept()["misses"] == 1, "the network that was merged is the one that was measured"
+    made_of_them = [255 * model.predict("noise", photo).permute(1, 2, 0).numpy() for photo in photos]
+    expected = np.mean([np.square(made - photo).mean() for made, photo in zip(made_of_them, photos, strict=True)])
+    other = evaluate(img2img.load(learned), "noise", data, batch_size=1).metrics["MSE"]
+    assert (found == pytest.approx(other, rel=1e-5)) == (precision == "float32")
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_where_memory_runs_out_the_options_of_the_call_are_named(
+    learned: Path, disk_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = img2img.load(learned)
+
+    def fail(self: Any, raw: Any, input: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(type(model.task("noise")), "prediction", fail)
+    said = r"up to batch_size=4 at once: try batch_size=2, or make the images smaller \(resize\)$"
+    with pytest.raises(OutOfMemoryError, match=said):
+        evaluate(model, "noise", {"kind": "image_folder", "root": str(disk_data / "test" / "images")}, batch_size=4)
 
 
 def test_the_command_measures_a_task_on_given_images(learned: Path, disk_data: Path, tmp_path: Path) -> None:
