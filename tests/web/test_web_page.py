@@ -125,6 +125,7 @@ def test_all_tasks_and_each_one(visit: Callable[..., User], url: str, reference:
     user.done("all tasks")
     expected = reference.run_all(given)
     expect(page.locator("#gallery figcaption span")).to_have_text(["Input", *expected])
+    expect(page.locator("#tasks button").first).to_contain_text("3, one by one")
     for task, result in expected.items():
         name, content = user.download(page.get_by_role("link", name=f"Download {task}"))
         assert name == f"my photo-{task}.png"
@@ -452,8 +453,10 @@ def test_an_upload_is_cancelled_and_what_an_interrupted_one_left_is_discarded_or
         page.locator("#classes").fill("ground, car")
         page.locator("#values").fill("0, x")
         for zone in ("Images", "Labels"):
-            image = {"name": "1.png", "mimeType": "image/png", "buffer": encoded(photo())}
-            page.get_by_label(f"{zone}: Files or a zip").set_input_files([image])
+            page.get_by_label(f"{zone}: Files or a zip").set_input_files(
+                [{"name": "1.png", "mimeType": "image/png", "buffer": b"x"}]
+            )
+            expect(page.get_by_role("group", name=zone)).to_contain_text("1 file, 1 byte")
         page.get_by_role("button", name="Teach", exact=True).click()
         expect(page.locator("#teach-error")).to_have_text(
             "The label value x is none: expected whole numbers from 0 to 255, such as 0, 255."

@@ -19,11 +19,13 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 from web_bundles import encoded, photo, same
 from web_service import ROOT, start
 
 import img2img
 from img2img import InputError
+from img2img.cli import app
 from img2img.inference import Batching
 from img2img.web import Limits, TeachOptions, build_app, security, serve
 from img2img.web.server import bundle_app, listen
@@ -107,6 +109,13 @@ def test_a_name_may_be_given_with_the_port_of_a_proxy(reference: Any) -> None:
 def test_a_name_that_no_request_can_have_is_refused_at_the_start(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"expected that of a host, such as demo\.example\.org"):
         serve(tmp_path, port=0, names=[name])
+
+
+@pytest.mark.parametrize("option", ["--max-seconds", "--grace"])
+def test_the_command_and_the_limits_have_one_least_time(option: str) -> None:
+    done = CliRunner().invoke(app, ["serve", "starter", option, "0.5"], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert re.search(rf"'{option}': .*(greater than or equal to 1|x>=1)", done.output), done.output
 
 
 def test_without_a_number_of_images_at_once_there_are_two_batches_of_them(bundle: Path) -> None:
