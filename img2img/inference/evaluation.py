@@ -131,6 +131,7 @@ def _usual_options(data: Mapping[str, Any], model: Model, name: str) -> dict[str
 
 
 def _perceptual(task: Task, metrics: Any, network: Mapping[str, Any] | None) -> "PerceptualMetrics | None":
+    metrics = () if metrics is None else metrics
     if not isinstance(metrics, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in metrics):
         raise InputError(f"metrics={shown(metrics)}: expected a list of perceptual metrics, such as ['lpips']; () for none")
     if not metrics:
