@@ -24,7 +24,7 @@ def serve(
     max_mb: Annotated[float, typer.Option(help="Largest image file, in MB.")] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Largest image.")] = 24,
     max_memory_gb: Annotated[float, typer.Option(help="Memory for all images that run at once, without the model.")] = 4,
-    max_seconds: Annotated[float, typer.Option(min=1, help="Longest run of an image.")] = 120,
+    max_seconds: Annotated[float, typer.Option(help="Longest run of an image.")] = 120,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Images at once; by default two batches of them.", show_default=False)
     ] = None,
@@ -41,7 +41,7 @@ def serve(
         float | None, typer.Option(help="Memory for the weights that are kept of tasks.", show_default=False)
     ] = None,
     queue: Annotated[int, typer.Option(min=1, help="Requests that wait; more are refused.")] = 16,
-    grace: Annotated[float, typer.Option(min=1, help="Seconds that a stopped service takes to finish what it runs.")] = 9,
+    grace: Annotated[float, typer.Option(help="Seconds that a stopped service takes to finish what it runs.")] = 9,
     teach: Annotated[
         bool, typer.Option("--teach", help="Let the page train further tasks, on this machine alone; runs/teach has their files.")
     ] = False,
@@ -65,6 +65,7 @@ def serve(
 
     Example: img2img serve runs/demo --open
     """
+    from img2img.errors import InputError
     from img2img.inference import Batching
     from img2img.web import Limits, TeachOptions
     from img2img.web import serve as serve_bundle
@@ -73,6 +74,9 @@ def serve(
     sizes = {"--max-mb": max_mb, "--max-megapixels": max_megapixels, "--max-memory-gb": max_memory_gb}
     check_finite({**sizes, "--max-weights-gb": max_weights_gb, "--max-seconds": max_seconds}, above_0=True)
     check_finite({"--batch-window-ms": batch_window_ms, "--grace": grace, "--gpus": gpus})
+    for option, seconds in {"--max-seconds": max_seconds, "--grace": grace}.items():
+        if seconds < 1:
+            raise InputError(f"{option} {seconds:g}: expected 1 or more seconds; correct it")
     limits = Limits(
         upload_bytes=round(max_mb * 1e6), memory_bytes=round(max_memory_gb * 1e9), pixels=round(max_megapixels * 1e6),
         concurrency=concurrency, queue=queue, run_seconds=max_seconds, grace_seconds=grace,
@@ -84,7 +88,6 @@ def serve(
         "token": None if token_file is None else read_text(token_file, "--token-file", "the token"),
     }  # fmt: skip
     if launcher is not None:
-        from img2img.errors import InputError
         from img2img.launch.ray_service import serve_on_ray
 
         if teach or open_:
