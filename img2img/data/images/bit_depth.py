@@ -1,7 +1,7 @@
 """Images of 16 bits a channel as 8 bits, by the value that is white.
 
 Cameras, scanners and microscopes often use 12 of the 16 bits, and no file says so. Of colours of 16 bits Pillow keeps the upper
-8 bits, so OpenCV reads those files, and what it does not read has Pillow's colours.
+8 bits, so OpenCV reads those files where a white is given.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -128,7 +128,7 @@ def scale_deep_colours(
 ) -> Image.Image:
     """An image of 16-bit colours with 8 bits, by the white of `reading_16_bits`; its transparent colour becomes an alpha.
 
-    Without a white, what OpenCV does not read stays as Pillow has it.
+    Without a white the colours stay as Pillow has them, which are not rounded but cut, as those of a PIL image are.
 
     Args:
         image: the file's first frame, as it is stored.
@@ -140,22 +140,23 @@ def scale_deep_colours(
     Raises:
         InputError: a white is given, and the file is of a kind whose 16 bits cannot be read.
     """
-    white, values = current_white(), _read(encoded(), image, raw)
-    if values is None:
-        if white is not None:
-            raise InputError(f"{what} has 16-bit colours that cannot be read with white={white}: save it as a PNG of 16 bits")
-        highest = int(np.asarray(image.convert("RGB")).max())
-        if highest >= _DARK:
-            note_highest_value(highest * 257, what, where)
+    white, key = current_white(), image.info.get("transparency")
+    highest = int(np.asarray(image.convert("RGB")).max())
+    if white is None and highest >= _DARK and not isinstance(key, tuple):
+        note_highest_value(highest * 257, what, where)
         return image
+    values = _read(encoded(), image, raw)
+    if values is None:
+        if white is None:
+            return image
+        raise InputError(f"{what} has 16-bit colours that cannot be read with white={white}: save it as a PNG of 16 bits")
     colours, alpha = values[..., :3], values[..., 3:] if image.mode == "RGBA" else None
     note_highest_value(int(colours.max()), what, where)
-    if white is None and _is_ppm(raw):  # which Pillow scales by its largest value
+    if white is None and not isinstance(key, tuple):
         return image
-    key = image.info.get("transparency")
     if isinstance(key, tuple):
         alpha = np.where((colours == np.array(key)).all(axis=2, keepdims=True), 0, FULL)
-    eight = to_8_bits(colours, white)
+    eight = np.asarray(image) if white is None else to_8_bits(colours, white)
     if alpha is not None:
         eight = np.concatenate([eight, to_8_bits(alpha)], axis=2)
     deep = Image.fromarray(eight)

@@ -363,18 +363,6 @@ def test_colours_keep_all_their_steps(tmp_path: Path, extension: str) -> None:
         assert near(read_image(write(tmp_path / f"b.{extension}", colours(TWELVE + 16)))[..., 0], EIGHT + 1), "not 8 of 12 bits"
 
 
-@pytest.mark.parametrize("extension", ["png", "tif"])
-def test_colours_are_rounded_as_greys_and_arrays_are_whatever_the_white(tmp_path: Path, extension: str) -> None:
-    values = np.arange(0, 65536, 13, dtype=np.uint16)[:5040].reshape(30, 56, 3)
-    path = write(tmp_path / f"a.{extension}", values)
-    expected = to_8_bits(values)
-    assert not np.array_equal(expected, values >> 8), "Pillow's colours are another"
-    assert np.array_equal(read_image(path), expected)
-    with reading_16_bits(65535):
-        assert np.array_equal(read_image(path), expected)
-    assert np.array_equal(open_input(values).values[0].permute(1, 2, 0).numpy(), expected)
-
-
 @pytest.mark.parametrize("kind", ["unassalpha", "assocalpha", "unspecified"])
 def test_a_fourth_channel_of_16_bits_is_what_the_tiff_says_it_is(tmp_path: Path, kind: str) -> None:
     values = np.array([[[20000, 10000, 0, 40000], [30000, 30000, 30000, 65535]]], dtype=np.uint16)
@@ -392,7 +380,7 @@ def test_a_fourth_channel_of_16_bits_is_what_the_tiff_says_it_is(tmp_path: Path,
 
 def test_tags_that_opencv_does_not_know_are_not_warned_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tag = [(65000, "I", 1, 7, True)]
-    tifffile.imwrite(tmp_path / "a.tif", colours(TWELVE * 16), photometric="rgb", extratags=tag)
+    tifffile.imwrite(tmp_path / "a.tif", colours(TWELVE), photometric="rgb", extratags=tag)
     read_image(tmp_path / "a.tif")
     assert capfd.readouterr().err == ""
 
