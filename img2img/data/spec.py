@@ -25,7 +25,7 @@ _COMMON = ("resize", "square", "middle", "limit", "white", "fast_decode")
 """Options of every kind."""
 _STORED = (*_COMMON, "parts", "fractions", "blocks")
 """Those of stored kinds."""
-_FORMAT = 1
+_FORMAT = 2
 """Of cached samples."""
 _WHOLE = "whole"
 """Stands for a set that is split into parts."""
