@@ -43,11 +43,12 @@ def test_its_files_are_whole_and_small(model: Model) -> None:
 
 def test_noise_is_removed(model: Model, photo: Pixels) -> None:
     for sigma, left in ((10, 0.6), (25, 0.25)):
-        noise = sigma * np.random.default_rng(0).standard_normal(photo.shape)
-        noisy = np.clip(photo + noise, 0, 255).astype(np.uint8)
-        clean = model.run("denoise", noisy)
-        assert error(clean, photo) < left * error(noisy, photo)
-        assert np.abs(clean.mean((0, 1)) - photo.mean((0, 1))).max() < 2, "colours stay"
+        for channels in (3, 1):  # of colour, and the same in all channels
+            noise = sigma * np.random.default_rng(0).standard_normal((*photo.shape[:2], channels))
+            noisy = np.clip(photo + noise, 0, 255).astype(np.uint8)
+            clean = model.run("denoise", noisy)
+            assert error(clean, photo) < left * error(noisy, photo)
+            assert np.abs(clean.mean((0, 1)) - photo.mean((0, 1))).max() < 2, "colours stay"
 
 
 def test_a_grey_photo_gets_colours_and_keeps_its_lines(model: Model, photo: Pixels) -> None:
@@ -55,3 +56,10 @@ def test_a_grey_photo_gets_colours_and_keeps_its_lines(model: Model, photo: Pixe
     coloured = rgb2lab(model.run("colour", grey))
     assert np.abs(coloured[..., 1:]).mean() > 8
     assert np.abs(coloured[..., 0] - rgb2lab(grey)[..., 0]).mean() < 2
+
+
+def test_an_enlarged_grey_photo_is_grey(model: Model, photo: Pixels) -> None:
+    grey = np.repeat(photo.mean(2, keepdims=True).astype(np.uint8), 3, 2)
+    large = model.run("enlarge", grey)
+    assert large.shape == (400, 400, 3)
+    assert np.ptp(large, axis=2).max() == 0
