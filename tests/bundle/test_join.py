@@ -264,7 +264,8 @@ def test_runs_of_a_multirun_join_into_what_the_sequence_learns(tmp_path: Path) -
     small = [
         "experiment=demo", "compare.decoder_only=[]", "masks.trainable_copies=null", "backbone=image_transformer",
         "backbone.width=4", "backbone.blocks=0",
-        "train.steps=3", "train.validation.every=2", "train.validation.precise_bn_batches=2", "evaluation.panels=1",
+        "train.steps=3", "tasks.edges.train.steps=3", "train.validation.every=2", "train.validation.precise_bn_batches=2",
+        "evaluation.panels=1",
         "evaluation.check_images=1", "device.threads=1", "device.accelerator=cpu",
         *(f"tasks.{name}.data.count={{train: 4, val: 2, test: 2}}" for name in ("shapes", "landscape", "edges")),
     ]  # fmt: skip

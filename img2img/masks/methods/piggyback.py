@@ -62,16 +62,16 @@ def select(weight: Tensor, score: Tensor, threshold: float) -> Tensor:
 
 
 @functools.cache
+def below(threshold: float) -> float:
+    """The float32 number next below `threshold` rounded to float32."""
+    return torch.nextafter(*torch.tensor([threshold, -math.inf], dtype=torch.float32)).item()
+
+
 def _mean_magnitude(layers: Mapping[str, Layer]) -> float:
     """The mean of |W| over all weights; above 0, so that weights that are all zero have scores as well."""
     weights = [layer.weight for layer in layers.values()]
     total = sum(w.abs().sum(dtype=torch.float32).item() for w in weights)
     return max(total / max(1, sum(w.numel() for w in weights)), torch.finfo(torch.float32).tiny)
-
-
-def below(threshold: float) -> float:
-    """The float32 number next below `threshold` rounded to float32."""
-    return torch.nextafter(*torch.tensor([threshold, -math.inf], dtype=torch.float32)).item()
 
 
 class PiggybackMask(BinaryMask):

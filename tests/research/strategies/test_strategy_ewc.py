@@ -73,7 +73,7 @@ class _Flat(Images):
 class _Gaussian:
     """`-log p(y | x)` of `y = w·x + b + ε`, ε of standard deviation `sigma`, up to a constant."""
 
-    out_channels, metric = 1, "nothing"
+    out_channels, metric, original_pixels = 1, "nothing", False
 
     def __init__(self, weight: Tensor, sigma: float) -> None:
         self._weight, self._sigma = weight, sigma
