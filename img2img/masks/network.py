@@ -10,6 +10,7 @@ from img2img.masks.deployed import DeployedNetwork
 from img2img.masks.instance_norm import use_instance_statistics
 from img2img.masks.task_inference import by_norm_statistics
 from img2img.masks.task_network import TaskNetwork
+from img2img.masks.task_state import WITHOUT_STATISTICS
 from img2img.masks.tensors import copy_into
 
 
@@ -76,7 +77,7 @@ class MaskedNetwork(TaskNetwork):
         Raises:
             InputError: there are no tasks that have some, or the backbone keeps no running statistics.
         """
-        with_some = [name for name in self.tasks() if self.state(name).norm_mode not in ("frozen", "instance")]
+        with_some = [name for name in self.tasks() if self.state(name).norm_mode not in WITHOUT_STATISTICS]
         return by_norm_statistics(self, *args, tasks=with_some or None, **kwargs).task
 
     def task_module(self, task: str) -> TaskModule:

@@ -26,7 +26,7 @@ from img2img.errors import InputError
 from img2img.masks.entropy_gradient import check_heads, entropy, entropy_gradients
 from img2img.masks.methods.impresslearn import ImpressLearn
 from img2img.masks.task_network import TaskNetwork
-from img2img.masks.task_state import NormMode
+from img2img.masks.task_state import WITHOUT_STATISTICS, NormMode
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def by_norm_statistics(network: TaskNetwork, *args: Any, tasks: Sequence[str] | 
         functional = network.functional_module_with_hooks(dict.fromkeys(layers, compare))
         for task in names:
             state = network.state(task)
-            if state.norm_mode in ("frozen", "instance"):
+            if state.norm_mode in WITHOUT_STATISTICS:
                 raise InputError(
                     f"task {task!r} has no running statistics of its own (norm={state.norm_mode!r}): name the tasks that have "
                     "some (tasks=...), or use by_entropy"

@@ -2,7 +2,7 @@
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, Self
 
 import torch
@@ -19,6 +19,8 @@ NormMode = Literal["own", "statistics", "frozen", "instance"]
 """What of the normalisation is a task's own: parameters and running statistics, the statistics alone, or nothing; "instance": its
 parameters, while batch normalisation uses each image's own statistics, see `instance_norm`.
 """
+WITHOUT_STATISTICS: Collection[NormMode] = ("frozen", "instance")
+"""Modes in which a task has no running statistics of its own."""
 
 
 def _key(name: str) -> str:

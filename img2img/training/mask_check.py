@@ -10,6 +10,7 @@ from img2img.errors import InputError
 from img2img.files.untrusted import naming
 from img2img.masks import METHODS, Basis, Identity, MaskedNetwork, basis_of_tasks
 from img2img.masks.contract import check_gradients, check_restored
+from img2img.masks.task_state import WITHOUT_STATISTICS
 from img2img.training.config import BasisOfTasks, Experiment, TaskConfig
 
 
@@ -92,7 +93,7 @@ def _check_nearest(network: MaskedNetwork, earlier: list[TaskConfig]) -> None:
     if not any(name.endswith("running_mean") for name in network.roles.norm_buffers):
         raise InputError(f"start_from='nearest' compares running statistics, and the backbone keeps none: {remedy}")
     for task in earlier:
-        if task.norm in ("frozen", "instance"):
+        if task.norm in WITHOUT_STATISTICS:
             raise InputError(
                 f"start_from='nearest' compares running statistics, and the task {task.name!r} has none of its own "
                 f"(norm={task.norm!r}): {remedy}"

@@ -118,6 +118,14 @@ def visit(browser: Any) -> Iterator[Callable[..., User]]:
 # ---------------------------------------------------------------------- what it shows
 
 
+def waiting(visit: Callable[..., User], url: str) -> User:
+    """A user at the page of a slow service, whose image the first of three tasks runs on."""
+    user = visit(url)
+    user.choose("a.png", encoded(photo()))
+    expect(user.page.locator("#status")).to_contain_text("disks (1 of 3)")
+    return user
+
+
 def test_all_tasks_and_each_one(visit: Callable[..., User], url: str, reference: Any) -> None:
     user = visit(url)
     page, given = user.page, photo()
@@ -284,10 +292,8 @@ def test_errors_in_plain_words_and_the_page_goes_on(visit: Callable[..., User], 
 def test_cancel_and_a_service_that_has_gone(visit: Callable[..., User], reference: Any) -> None:
     slow = Slow(reference)
     with serving(slow) as url:
-        user = visit(url)
+        user = waiting(visit, url)
         page = user.page
-        user.choose("a.png", encoded(photo()))
-        expect(page.locator("#status")).to_contain_text("disks (1 of 3)")
         page.get_by_role("button", name="Cancel").click()
         expect(page.locator("#status")).to_have_text("Cancelled.")
         slow.go.set()
@@ -323,10 +329,8 @@ def test_a_service_without_tasks_says_so_and_can_be_taught(visit: Callable[..., 
 def test_the_keyboards_focus_stays_in_the_gallery_and_goes_to_the_slider(visit: Callable[..., User], reference: Any) -> None:
     slow = Slow(reference)
     with serving(slow) as url:
-        user = visit(url)
+        user = waiting(visit, url)
         page = user.page
-        user.choose("a.png", encoded(photo()))
-        expect(page.locator("#status")).to_contain_text("disks (1 of 3)")
         tile = page.get_by_role("button", name="Show colour")
         tile.focus()
         slow.go.set()
