@@ -61,4 +61,4 @@ docs: $(READY)
 	$(BIN)/zensical build --strict --clean
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) build *.egg-info

@@ -50,7 +50,6 @@ from doc_pages import (
 from matplotlib.figure import Figure
 from PIL import Image
 from pydantic import BaseModel
-from torch import nn
 
 from img2img import backbones, data
 from img2img.api import run
@@ -165,24 +164,6 @@ def _demo() -> dict[str, Any]:
     }
 
 
-class _Own(nn.Module):
-    """A user's network of which README says no more than that it is one: a body and a `head`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
-        self.head = nn.Conv2d(16, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.head(self.body(x))
-        return y
-
-
-def _given(page: Path) -> dict[str, Any]:
-    """The names that a page takes for its reader's."""
-    return {"torch": torch, "backbone": _Own(), "x": torch.rand(2, 3, 16, 16)} if page.name == "README.md" else {}
-
-
 # ---------------------------------------------------------------------- the tests
 
 
@@ -228,7 +209,6 @@ def _python(block: Block, names: ModuleType) -> str:
 def test_a_page_runs_from_its_top(page: Path, place: Path) -> None:
     names = ModuleType(f"my_page_{page.stem}")
     sys.modules[names.__name__] = names
-    vars(names).update(_given(page))
     printed, ran = "", ""
     for number, block in enumerate(blocks(page)):
         try:

@@ -238,7 +238,7 @@ TASKS: Registry[type[Task]] = Registry(
 """The kinds of task by the names that configs and task files use."""
 
 
-class _Example(Metrics):
+class _Combined(Metrics):
     def __init__(self, **parts: Any) -> None:
         self.parts = parts
 
@@ -256,7 +256,7 @@ def combine(**parts: Any) -> Metrics:
     Raises:
         InputError: at `compute`, two of them give a value of one name.
     """
-    return _Example(**parts)
+    return _Combined(**parts)
 
 
 def unit(images: Tensor) -> Tensor:

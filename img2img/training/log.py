@@ -98,6 +98,20 @@ class Callback:
         """Go on from what `state` gave."""
 
 
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Refuse callbacks whose states a checkpoint could not tell apart: it keeps them by the names of their classes.
+
+    Raises:
+        InputError: two of one class.
+    """
+    names = [type(callback).__name__ for callback in callbacks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"got several callbacks of the class {', '.join(twice)}: expected one of each; derive a class for the second"
+        )
+
+
 def load_states(callbacks: Sequence[Callback], states: Mapping[str, dict[str, Any]], checkpoint: Path) -> None:
     """Let callbacks go on from their states in a checkpoint, which are told by the names of their classes.
 

@@ -23,7 +23,7 @@ from img2img.training.average import WeightAverage
 from img2img.training.checkpoint import load_checkpoint, random_states, save_checkpoint, set_random_states
 from img2img.training.config import TrainOptions
 from img2img.training.distributed import Fabric, Processes
-from img2img.training.log import Callback, TrainingLog, load_states
+from img2img.training.log import Callback, TrainingLog, check_callbacks, load_states
 from img2img.training.optimiser import (
     Groups,
     all_groups,
@@ -170,6 +170,7 @@ def fit(
     if options.average.decay:
         average = WeightAverage(module, trained, options.average)
         callbacks = [*callbacks, average]  # last: what the others set right after a step is averaged
+    check_callbacks(callbacks)
     averaged = nullcontext if average is None else average.applied
     start, seconds, since = 0, 0.0, 0
     rows: list[dict[str, Any]] = []

@@ -86,8 +86,8 @@ def check_one_optimiser(optimisers: Sequence[torch.optim.Optimizer], fabric: Fab
 
 
 def _build(kind: OptimiserName, groups: list[dict[str, Any]], options: OptimiserOptions) -> torch.optim.Optimizer:
-    if kind == "adam":
-        return DenseAdam(groups, fused=True)
+    if kind in ("adam", "adamw"):
+        return DenseAdam(groups, fused=True, decoupled_weight_decay=kind == "adamw")
     if kind == "sgd":
         return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.nesterov, fused=True)
     return torch.optim.RMSprop(groups)

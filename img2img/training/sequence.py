@@ -381,7 +381,7 @@ class SequenceRunner:
         write_progress(self.experiment, self.progress)
         remove_older(self.folder, names)
         self._remove_checkpoints(name)
-        tell_result(task_data, measured[name][metric], baseline[metric], changes)
+        tell_result(task_data, measured[name][metric], baseline[metric], changes, cannot_forget=strategy.cannot_forget)
 
     def _checkpoint(self, what: str) -> Path:
         return self.folder / "checkpoints" / f"{what}.pt"

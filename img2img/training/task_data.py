@@ -207,11 +207,18 @@ def remarks(task_data: TaskData) -> Iterator[str]:
             yield f"the labels of the {part} part hold {names[next(iter(seen))]} and {VOID} alone, which is void: is it a class?"
 
 
-def tell_result(task_data: TaskData, value: float, baseline: float, changes: Mapping[str, float]) -> None:
-    """Log the primary metric of a task on its test set beside its baseline; warn where doing nothing would have been as good.
+def tell_result(task_data: TaskData, value: float, baseline: float, changes: Mapping[str, float], *, cannot_forget: bool) -> None:
+    """Log the primary metric of a task on its test set beside its baseline; warn where doing nothing would have been as good,
+    and where the outputs of an earlier task changed that cannot be forgotten.
 
     A metric without a best value, such as PSNR, has no skill, and nothing is warned of.
-    `changes` are the largest changes of earlier tasks' outputs, by task.
+
+    Args:
+        task_data: of the task.
+        value: its primary metric.
+        baseline: likewise, of its baseline.
+        changes: the largest changes of earlier tasks' outputs, by task.
+        cannot_forget: whether all of these must be 0.
     """
     task = task_data.task
     logger.info("%s: %s %.4g (%s %.4g)", task_data.name, task.metric, value, task.baseline_name, baseline)
@@ -223,6 +230,14 @@ def tell_result(task_data: TaskData, value: float, baseline: float, changes: Map
         )  # fmt: skip
     if changes:
         logger.info("%s: largest change of an output %g", ", ".join(changes), max(changes.values()))
+    changed = [name for name, change in changes.items() if change != 0]
+    if cannot_forget and changed:
+        logger.warning(
+            "the outputs of %s are not those that were stored when it was learned: expected them bit for bit; another kind of "
+            "processor, number of threads or version of torch than then changes them by rounding alone; if it is the same, "
+            "this is a bug in img2img, please report it",
+            ", ".join(changed),
+        )
 
 
 def _seen(images: ImageDataset, classes: int, *, whole: bool) -> tuple[set[int], bool]:

@@ -20,6 +20,7 @@ from img2img.training.backbone import starting_backbone
 from img2img.training.checkpoint import set_random_states
 from img2img.training.compose import compose, config_folder, plain_config
 from img2img.training.config import Experiment, OptimiserOptions, TaskConfig, TrainOptions, ValidationOptions, read_experiment
+from img2img.training.log import Callback, check_callbacks
 from img2img.training.mask_strategy import groups_of
 from img2img.training.optimiser import DenseAdam, Groups, all_groups, all_of, build_optimisers, check_one_optimiser, schedule
 from img2img.validation import checked
@@ -275,7 +276,8 @@ def test_several_optimisers_are_refused_where_the_first_ones_step_may_change_the
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("adam", torch.optim.Adam), ("sgd", torch.optim.SGD), ("rmsprop", torch.optim.RMSprop)]
+    ("name", "kind"),
+    [("adam", torch.optim.Adam), ("adamw", torch.optim.Adam), ("sgd", torch.optim.SGD), ("rmsprop", torch.optim.RMSprop)],
 )
 def test_an_optimiser_is_the_one_that_is_named(name: str, kind: type) -> None:
     network = nn.Linear(3, 2)
@@ -287,7 +289,7 @@ def test_an_optimiser_is_the_one_that_is_named(name: str, kind: type) -> None:
     optimiser.step()
     moved = (before - network.weight.detach()).numpy()
     # a first step on gradients of one: the rate itself, which RMSprop divides by sqrt(1 - alpha)
-    assert np.allclose(moved, {"adam": 1e-3, "sgd": 1e-3, "rmsprop": 1e-2}[name], rtol=1e-3)
+    assert np.allclose(moved, {"rmsprop": 1e-2}.get(name, 1e-3), rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -402,11 +404,13 @@ def _steps(optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], see
         optimiser.step()
 
 
-def test_parameters_of_every_memory_format_end_as_by_pytorchs_adam() -> None:
+@pytest.mark.parametrize(("name", "reference"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_parameters_of_every_memory_format_end_as_by_pytorchs(name: str, reference: type[torch.optim.Adam]) -> None:
     ours, theirs = _parameters(), _parameters()
     shapes, strides = [p.shape for p in ours], [p.stride() for p in ours]
-    _steps(DenseAdam(ours, 1e-2, weight_decay=0.1, fused=True), ours)
-    _steps(torch.optim.Adam(theirs, 1e-2, weight_decay=0.1, fused=True), theirs)
+    options = OptimiserOptions(name=name, lr=1e-2, weight_decay=0.1)  # type: ignore[arg-type]
+    _steps(build_optimisers(all_of(nn.ParameterList(ours))(options), options)[0], ours)
+    _steps(reference(theirs, 1e-2, weight_decay=0.1, fused=True), theirs)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert ([p.shape for p in ours], [p.stride() for p in ours]) == (shapes, strides)
     assert all(p.grad is not None and p.grad.stride() == p.stride() for p in ours)
@@ -466,6 +470,15 @@ def test_a_gradient_that_lies_as_its_parameter_does_is_not_copied() -> None:
     optimiser = DenseAdam([parameter], 1e-2, fused=True)
     optimiser.step()
     assert parameter.grad is gradient
+
+
+def test_two_callbacks_of_one_class_are_refused() -> None:
+    class Another(Callback):
+        pass
+
+    check_callbacks([Callback(), Another()])
+    with pytest.raises(InputError, match=r"several callbacks of the class Another: expected one of each"):
+        check_callbacks([Callback(), Another(), Another()])
 
 
 def test_a_training_shorter_than_the_warmup_reaches_its_rate() -> None:

@@ -245,8 +245,10 @@ def test_the_state_of_the_best_validation_is_kept(config: Make, tmp_path: Path, 
     assert runner.progress.tasks["disks"].best_step == 6
 
 
-def test_a_forgetful_network_would_be_reported(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison is real: make training one task disturb another and the report says so."""
+def test_a_forgetful_network_would_be_reported(
+    config: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The comparison is real: make training one task disturb another and the log and the report say so."""
     runner = SequenceRunner(read_experiment(config(sequence=["disks", "colour"])))
     original = runner._learn
 
@@ -262,6 +264,13 @@ def test_a_forgetful_network_would_be_reported(config: Make, monkeypatch: pytest
     network = runner.run()
     results = collect_results(runner.experiment, runner.progress, network)
     assert results.forgetting.max_abs_output_change > 0
+    assert "the outputs of disks are not those that were stored when it was learned" in caplog.text
+
+
+def test_a_method_that_may_forget_is_not_warned_of(config: Make, caplog: pytest.LogCaptureFixture) -> None:
+    results = run(config(sequence=["disks", "colour"], method={"name": "sequential"}), bars=False)
+    assert results["forgetting"]["max_abs_output_change"] > 0
+    assert "are not those that were stored" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pydantic import Field, Strict, field_validator, model_validator
 
 from img2img.validation import Options
 
-OptimiserName = Literal["adam", "sgd", "rmsprop"]
+OptimiserName = Literal["adam", "adamw", "sgd", "rmsprop"]
 
 RATES = ("mask_lr", "lr", "encoder_lr", "head_lr", "norm_lr")
 """The learning rates among `OptimiserOptions`."""
@@ -32,7 +32,8 @@ class OptimiserOptions(Options):
     nesterov: bool = False
     """Nesterov's momentum, of "sgd"."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Of networks that are trained themselves, all of their parameters; and of the heads of masked tasks, whose normalisation
+    """"adamw" takes it from the weights, times the rate (Loshchilov and Hutter 2019); the others add it to the gradients.
+    Of networks that are trained themselves, all of their parameters; and of the heads of masked tasks, whose normalisation
     never gets any. What masks learn has `mask_weight_decay`.
     """
     mask_weight_decay: float = Field(default=0.0, ge=0)

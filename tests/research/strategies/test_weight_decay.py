@@ -17,7 +17,7 @@ from img2img.training.run import run
 from img2img.training.strategy import Phase
 
 METHODS: list[Callable[[], PackNet]] = [PackNet, lambda: CPG(prunings=2)]
-OPTIMISERS = ["sgd", "adam", "rmsprop"]
+OPTIMISERS = ["sgd", "adam", "adamw", "rmsprop"]
 each_method = pytest.mark.parametrize("make", METHODS, ids=["packnet", "cpg"])
 each_optimiser = pytest.mark.parametrize("optimiser", OPTIMISERS)
 
@@ -83,10 +83,12 @@ def test_the_first_step_of_a_phase_by_hand(make: Callable[[], PackNet], optimise
             for key, weight in strategy.weights().items():
                 old, chosen = before[key][trainable[key]], trainable[key]
                 assert weight.grad is not None
-                gradient = weight.grad[chosen] + decay * old
+                plain = weight.grad[chosen]
+                gradient = plain + decay * old
                 step = {
                     "sgd": gradient,
                     "adam": gradient / (gradient.abs() + 1e-8),
+                    "adamw": plain / (plain.abs() + 1e-8) + decay * old,
                     "rmsprop": gradient / (gradient.abs() / 10 + 1e-8),  # the mean square starts at 0 and takes in a hundredth
                 }[optimiser]
                 torch.testing.assert_close(weight[chosen].detach(), old - rate * step, rtol=1e-4, atol=1e-7)
