@@ -240,13 +240,15 @@ def test_a_page_runs_from_its_top(page: Path, place: Path) -> None:
             raise AssertionError(f"{where}: {command}: {type(error).__name__}: {error}") from error
 
 
-def test_the_mask_method_of_the_documentation_holds_the_contract_of_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None
+@pytest.mark.parametrize("method", ["signs", "gains"])
+def test_the_mask_methods_of_the_documentation_hold_the_contract_of_all(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None
 ) -> None:
-    (block,) = [b for b in blocks(DOCS / "guides" / "your_mask_method.md") if b.file == "my_signs.py"]
-    (tmp_path / "my_signs.py").write_text(block.text, encoding="utf-8")
+    file = f"my_{method}.py"
+    (block,) = [b for b in blocks(DOCS / "guides" / "your_mask_method.md") if b.file == file]
+    (tmp_path / file).write_text(block.text, encoding="utf-8")
     monkeypatch.syspath_prepend(str(ROOT / "tests" / "masks"))  # first: what it restores must not have the user's folder
-    import_modules([str(tmp_path / "my_signs.py")])
+    import_modules([str(tmp_path / file)])
     contract, zoo = (importlib.import_module(name) for name in ("test_contract", "mask_zoo"))
 
     def check(contract: type, layers: str, **given: object) -> None:
@@ -255,8 +257,8 @@ def test_the_mask_method_of_the_documentation_holds_the_contract_of_all(
                 backbone, x = zoo.LAYERS[layers]()
                 net = zoo.network(backbone)
                 for task in ("first", "second"):
-                    net.add_task(task, build_method("signs", {}))
-                found = {"self": contract(), "net": net, "x": x, "backbone_and_input": (backbone, x), "method": "signs"}
+                    net.add_task(task, build_method(method, {}))
+                found = {"self": contract(), "net": net, "x": x, "backbone_and_input": (backbone, x), "method": method}
                 found |= {"tmp_path": tmp_path, **given}
                 test(**{key: found[key] for key in inspect.signature(test).parameters})
 
