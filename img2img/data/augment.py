@@ -1,4 +1,4 @@
-"""Joint random crops and flips of a sample's image, label and source, as a pure function of the sample and a seed."""
+"""Joint random crops, flips and quarter turns of a sample's image, label and source, as a pure function of the sample and a seed."""
 
 import os
 import random
@@ -19,7 +19,8 @@ import cv2
 
 
 class Augment:
-    """Cut a random square, magnify it a little, mirror it half of the time; the same for image, label and source.
+    """Cut a random square, magnify it a little, mirror it half of the time, turn it if asked to; the same for image, label
+    and source.
 
     `augment(sample, seed)` is pure: the same sample and seed give the same bytes in any process or thread, whatever was
     called before.
@@ -35,6 +36,7 @@ class Augment:
         crop: side of the result in pixels.
         zoom: smallest and largest magnification; (1, 1) cuts without resizing, and every pixel is then an original one.
         flip: mirror left and right with probability 1/2.
+        rotate: turn by 0, 90, 180 or 270 degrees, each as often; with `flip` that makes all eight symmetries of the square.
         jitter: largest relative change of brightness, contrast and saturation (of hue a tenth of it, in turns), the same for
             `image` and `source`; 0 leaves the colours alone.
 
@@ -42,7 +44,15 @@ class Augment:
         InputError: an option is out of range.
     """
 
-    def __init__(self, crop: int, *, zoom: tuple[float, float] = (0.8, 1.25), flip: bool = True, jitter: float = 0.0) -> None:
+    def __init__(
+        self,
+        crop: int,
+        *,
+        zoom: tuple[float, float] = (0.8, 1.25),
+        flip: bool = True,
+        rotate: bool = False,
+        jitter: float = 0.0,
+    ) -> None:
         if crop < 1:
             raise InputError(f"crop={crop}: expected a side of 1 pixel or more; give for instance crop=96")
         if not 0 < zoom[0] <= zoom[1]:
@@ -54,6 +64,7 @@ class Augment:
         self.crop = crop
         self.zoom = (float(zoom[0]), float(zoom[1]))
         self.flip = flip
+        self.rotate = rotate
         self.jitter = jitter
         self._prepare()
 
@@ -89,8 +100,9 @@ class Augment:
                 mask_interpolation=cv2.INTER_NEAREST_EXACT,
                 area_for_downscale="image",
             )
-        steps = [cut, A.HorizontalFlip(p=0.5)] if self.flip else [cut]
-        return A.Compose(steps, additional_targets={"source": "image"})
+        mirror = [A.HorizontalFlip(p=0.5)] if self.flip else []
+        turn = [A.RandomRotate90(p=1)] if self.rotate else []
+        return A.Compose([cut, *mirror, *turn], additional_targets={"source": "image"})
 
     def __call__(self, sample: Sample, seed: int) -> Sample:
         """The augmented sample, every image of it (crop, crop, ...); `sample` is left as it was.

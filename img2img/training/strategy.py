@@ -82,17 +82,22 @@ class TaskData:
         """Of images with a category that keep their scale and colours, by whole batches; else one by one."""
         options = self.options.augmentation
         zoom = options.zoom_for(original_pixels=self.task.original_pixels)
-        plain = zoom == (1, 1) and not options.jitter and self.parts.train.categories is not None
+        plain = zoom == (1, 1) and not options.jitter and not options.rotate and self.parts.train.categories is not None
+        if options.pad and options.rotate:
+            raise InputError(
+                f"tasks.{self.name} has train.augmentation.pad={options.pad} and rotate: true: expected one of them; a turned "
+                "image has no border to be shifted in"
+            )
         if options.pad or plain:
             return PadCrop(options.crop, pad=options.pad, flip=options.flip, cutout=options.cutout)
         if options.cutout:
             raise InputError(
                 f"tasks.{self.name} has train.augmentation.cutout={options.cutout}: expected 0 unless images have one category "
-                "each and keep their scale and colours (zoom: [1, 1], jitter: 0)"
+                "each and keep their scale, colours and direction (zoom: [1, 1], jitter: 0, rotate: false)"
             )
         from img2img.data.augment import Augment  # with albumentations, so only where it is used
 
-        return Augment(options.crop, zoom=zoom, flip=options.flip, jitter=options.jitter)
+        return Augment(options.crop, zoom=zoom, flip=options.flip, rotate=options.rotate, jitter=options.jitter)
 
 
 @dataclass(frozen=True, kw_only=True)

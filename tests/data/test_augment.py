@@ -75,9 +75,22 @@ def test_seeds_give_different_crops_and_mirror_about_half():
     assert not any(int(c[0, 0, 2]) > int(c[0, -1, 2]) for c in (Augment(32, flip=False)(sample, s).image for s in range(30)))
 
 
-def test_image_label_and_source_get_the_same_geometry():
+def test_turned_crops_are_each_of_the_squares_symmetries_about_as_often():
+    sample = pattern(32, 32)
+    turns = [np.rot90(sample.image, k) for k in range(4)]
+    symmetries = [image.tobytes() for image in (*turns, *(np.fliplr(image) for image in turns))]
+    for flip, count in ((True, 8), (False, 4)):
+        augment = Augment(32, zoom=(1, 1), flip=flip, rotate=True)
+        found = [symmetries.index(augment(sample, seed).image.tobytes()) for seed in range(400)]
+        seen = np.bincount(found, minlength=8)
+        assert (seen[:count] > 0.6 * 400 / count).all()
+        assert seen.sum() == seen[:count].sum()
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_image_label_and_source_get_the_same_geometry(rotate):
     for seed in range(50):
-        out = Augment(24, zoom=(1, 1))(pattern(40, 60), seed)
+        out = Augment(24, zoom=(1, 1), rotate=rotate)(pattern(40, 60), seed)
         np.testing.assert_array_equal(out.label, out.image[:, :, 0])
         np.testing.assert_array_equal(out.source, out.image)
 

@@ -1,5 +1,6 @@
 """The papers' protocols, asserted on what the configs make: rates by role and epoch, what trains, what stands still."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 from img2img import InputError, MaskedNetwork, masks
 from img2img.backbones import build_backbone
+from img2img.data.pad_crop import PadCrop
 from img2img.masks import TaskModule
 from img2img.research.impresslearn.options import read_study
 from img2img.research.strategies import PackNet
@@ -23,6 +25,7 @@ from img2img.training.config import Experiment, OptimiserOptions, TaskConfig, Tr
 from img2img.training.log import Callback, check_callbacks
 from img2img.training.mask_strategy import groups_of
 from img2img.training.optimiser import DenseAdam, Groups, all_groups, all_of, build_optimisers, check_one_optimiser, schedule
+from img2img.training.strategy import TaskData
 from img2img.validation import checked
 
 DATA = "data_root=somewhere"
@@ -322,9 +325,14 @@ NOTHING = {"name": "x", "out": "x", "backbone": {}, "method": {}, "sequence": ["
 def test_options_that_are_off_do_not_change_what_a_training_depends_on() -> None:
     plain = TrainOptions(steps=1).plain()
     assert not {"mask", "nesterov", "mask_weight_decay", "encoder_lr"} & plain["optimiser"].keys()
-    assert "cutout" not in plain["augmentation"]
-    on = TrainOptions(steps=1).changed(optimiser={"nesterov": True, "mask_weight_decay": 0.1}, augmentation={"cutout": 8}).plain()
+    assert not {"cutout", "rotate"} & plain["augmentation"].keys()
+    on = (
+        TrainOptions(steps=1)
+        .changed(optimiser={"nesterov": True, "mask_weight_decay": 0.1}, augmentation={"cutout": 8, "rotate": True})
+        .plain()
+    )
     assert (on["optimiser"]["nesterov"], on["optimiser"]["mask_weight_decay"], on["augmentation"]["cutout"]) == (True, 0.1, 8)
+    assert on["augmentation"]["rotate"] is True
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True])
@@ -470,6 +478,23 @@ def test_a_gradient_that_lies_as_its_parameter_does_is_not_copied() -> None:
     optimiser = DenseAdam([parameter], 1e-2, fused=True)
     optimiser.step()
     assert parameter.grad is gradient
+
+
+def test_images_with_a_category_are_turned_one_by_one_and_never_with_a_border() -> None:
+    def augment(**given: Any) -> Any:
+        options = TrainOptions().changed(augmentation={"crop": 32, "zoom": (1.0, 1.0), **given})
+        train = SimpleNamespace(categories=np.zeros(3, np.int64))
+        of = SimpleNamespace(
+            name="cells", options=options, task=SimpleNamespace(original_pixels=False), parts=SimpleNamespace(train=train)
+        )
+        return TaskData._augment(of)  # type: ignore[arg-type]
+
+    assert isinstance(augment(), PadCrop)
+    assert augment(rotate=True).rotate is True
+    with pytest.raises(InputError, match=r"tasks.cells has train.augmentation.pad=4 and rotate: true: expected one of them"):
+        augment(pad=4, rotate=True)
+    with pytest.raises(InputError, match=r"cutout=8: expected 0 unless .*rotate: false"):
+        augment(cutout=8, rotate=True)
 
 
 def test_two_callbacks_of_one_class_are_refused() -> None:

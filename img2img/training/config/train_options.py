@@ -99,6 +99,8 @@ class AugmentationOptions(Options):
     """Black pixels that are added on all sides before a crop, which `zoom` leaves alone then: the shifts of small images."""
     flip: bool = True
     """Mirror half the crops."""
+    rotate: bool = False
+    """Turn each crop by a random multiple of 90 degrees: for images that have no up, such as microscopy and satellite images."""
     jitter: float = Field(default=0.0, ge=0)
     """Strength of colour jitter, 0 for none."""
     cutout: int = Field(default=0, ge=0)
@@ -183,8 +185,9 @@ class TrainOptions(Options):
         plain = self.model_dump(exclude=None if self.average.decay else {"average"})
         later = {"mask": "adam", "nesterov": False, "mask_weight_decay": 0.0, "encoder_lr": None}
         optimiser = plain["optimiser"]
-        if not self.augmentation.cutout:
-            del plain["augmentation"]["cutout"]
+        for key in ("cutout", "rotate"):
+            if not plain["augmentation"][key]:
+                del plain["augmentation"][key]
         plain["optimiser"] = {key: value for key, value in optimiser.items() if key not in later or value != later[key]}
         return plain
 

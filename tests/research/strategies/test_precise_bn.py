@@ -369,7 +369,7 @@ def test_what_averages_nothing_has_the_fingerprint_of_before() -> None:
     before = {name: value for name, value in off.model_dump().items() if name != "average"}
     for group, later in (
         ("optimiser", {"mask": "adam", "nesterov": False, "mask_weight_decay": 0.0, "encoder_lr": None}),
-        ("augmentation", {"cutout": 0}),
+        ("augmentation", {"cutout": 0, "rotate": False}),
     ):
         for name, value in later.items():  # options that came later, too
             assert before[group].pop(name) == value
