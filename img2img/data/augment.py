@@ -1,4 +1,4 @@
-"""Joint random crops, flips and quarter turns of a sample's image, label and source, as a pure function of the sample and a seed."""
+"""Joint random crops, flips and turns of a sample's image, label and source, as a pure function of the sample and a seed."""
 
 import os
 import random

@@ -336,7 +336,7 @@ class Model:
 
     @torch.no_grad()
     def _results(self, name: str, opened: Sequence[OpenedImages | FailedImage], checked: Mapping[str, Any]) -> list[Any]:
-        """What came of images of one size, errors of the user's in the place of results."""
+        """The results for images of one size; where an image could not be read, its `InputError` in place of a result."""
         sound = [one for one in opened if isinstance(one, OpenedImages)]
         if not sound:
             return [one.error for one in opened if isinstance(one, FailedImage)]

@@ -91,8 +91,8 @@ class Mask(nn.Module, ABC):
         return self.binary()
 
     def keeps(self) -> Tensor | None:
-        """Where the weight is kept, bool, of its shape: what a mask of another method may start from. None where a mask that
-        is no choice of weights to keep has none.
+        """Where the weight is kept, bool, of its shape: what a mask of another method may start from. None if the
+        mask does not select weights to keep.
         """
         return self.binary()
 

@@ -23,7 +23,7 @@ def check_method(method: object) -> None:
     if isinstance(method, type) and issubclass(method, MaskMethod):
         got, remedy = f"the class {method.__name__}", f"write {method.__name__}(), with its options in the brackets"
     else:
-        got, remedy = repr(method), "img2img.masks.base.build_method(name, options) makes one of a name"
+        got, remedy = repr(method), "img2img.masks.build_method(name, options) makes one of a name"
     raise InputError(f"add_task got {got} as method: expected an object, such as masks.Piggyback(); {remedy}")
 
 

@@ -190,7 +190,7 @@ class FrozenBackbone(nn.Module):
     def _run_and_look(
         self, tensors: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], eval_scope: EvalScope, by_instance: bool
     ) -> Any:
-        """The first call, and the first under autocast: what it is given and what it does with it is looked at."""
+        """The first call, and the first under autocast: checks where the head is, and notes what autocast does."""
         functional = FunctionalModule(self.backbone, self._norm_names, separate_hooks=True)
         if by_instance:
             use_instance_statistics(functional.module)

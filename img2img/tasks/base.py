@@ -53,8 +53,8 @@ class Task(ABC):
         has_classes: its constructor takes the data's `classes`.
         compares_images: predictions and targets, made images by `to_image`, should look alike: perceptual metrics compare them.
         image_level: one answer for a whole image, in place of one for each pixel.
-        at_measured_side: what it finds lies in large shapes, not in fine lines: by default an image larger than those that it was
-            measured on is seen at their size, and what is found is brought to the image's.
+        at_measured_side: by default a larger image is brought to the size of those that it was measured on before the network
+            sees it, and the result is enlarged: for tasks about large shapes, not about fine lines.
         has_square: its constructor takes `square`, whether the data's images were made squares.
         square: it learned from images that were made squares, whatever their proportions, and is shown such when it is used.
         in_parts: each pixel of a prediction, and of what is shown of it, depends on that pixel of the raw output alone, on pixels
@@ -74,7 +74,7 @@ class Task(ABC):
             probabilities (N, classes), all others images (N, 3, H, W) in [0, 1].
         keeps_transparency: its images are the user's photo made anew: of a transparent one they get the transparency back. Not
             where colours are classes, or something is written on the image.
-        defaults_of_files: what options mean that a task's file lacks, as it was written before there were such.
+        defaults_of_files: values of the options that files of earlier versions lack.
         out_channels: channels of the head.
     """
 
@@ -166,7 +166,7 @@ class Task(ABC):
         return len(example.input)
 
     def adversary(self) -> Adversary | None:
-        """What a training of the task is against, made anew for each, whose term is added to `loss`; None for nothing."""
+        """A new discriminator for a training run, whose term is added to `loss`; None for none."""
         return None
 
     def distillation(self, raw: Tensor, target: Tensor, *, temperature: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The contract of a kind of task and of a dataset, tried on two samples: what would else fail, or mislead, after a training."""
+"""The contract of a kind of task and of a dataset, checked on two samples before any training."""
 
 import json
 import math

@@ -78,7 +78,7 @@ class Batches(Protocol):
 
 
 class Progress(Protocol):
-    """What is told about a running training."""
+    """A callback that shows how a training run gets on."""
 
     def __call__(self, step: int, *, loss: float, best: float | None) -> None:
         """After each logged step."""
@@ -143,7 +143,7 @@ def fit(
         fingerprint: a hash of whatever the training depends on; a checkpoint of another one is refused.
         extra: `extra(input, output)` is added to the loss, a penalty or a distillation; None for nothing.
         head: the part of `module` that is trained alone at first, see `ScheduleOptions.head_first`; None: all from the start.
-        groups: what is trained by which optimiser at which rate; None: all that requires grad, alike.
+        groups: the parameter groups, with an optimiser and a rate each; None: one group of all that requires grad.
         callbacks: told of steps and validations; their state is part of the checkpoint.
         start_value: what the state at the start validates as, where that is a state to keep if no later one is better.
         progress: told about each logged step.

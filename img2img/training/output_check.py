@@ -1,5 +1,5 @@
-"""OutputCheck: what is looked at again of finished tasks: their metrics, and a fixed batch of each with the outputs it once gave,
-which show whether anything changed since.
+"""OutputCheck measures finished tasks again, and compares their outputs on a fixed batch with those that were stored when
+each was learned.
 """
 
 import logging
@@ -45,7 +45,7 @@ class OutputCheck:
         when: Literal["every", "end"],
         last: bool,
     ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-        """Measure the newest of the tasks `names`, and look at the earlier ones as far as that is due.
+        """Measure the newest of the tasks `names`, and check the earlier ones again where that is due.
 
         Args:
             names: the finished tasks, in order, the newest with them.

@@ -226,7 +226,7 @@ class Strategy(AnyStrategy):
         return None
 
     def finetuned(self, name: str) -> FinetunedResult | None:
-        """What is said of the fine-tuned network that the task was made of, which is measured here; None where there was none."""
+        """The measured results of the fine-tuned network that the task was made of; None where there was none."""
         return None
 
     def store(self, names: Sequence[str], metrics: Mapping[str, float | None], baseline: float | None) -> None:
