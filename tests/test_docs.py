@@ -240,7 +240,7 @@ def test_a_page_runs_from_its_top(page: Path, place: Path) -> None:
             raise AssertionError(f"{where}: {command}: {type(error).__name__}: {error}") from error
 
 
-@pytest.mark.parametrize("method", ["signs", "gains"])
+@pytest.mark.parametrize("method", ["sign_flips", "gains"])
 def test_the_mask_methods_of_the_documentation_hold_the_contract_of_all(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None
 ) -> None:
