@@ -31,8 +31,14 @@ def require(package: str, *, extra: str, what: str) -> Any:
             raise InputError(f"{what} needs the package {package!r}, which is not installed: {remedy}") from error
         raise InputError(
             f"{what} needs the package {package!r}, which is installed and cannot be imported ({error}): install it, and what it "
-            f"needs, anew: pip install --force-reinstall {package}"
+            f"needs, anew: pip install --force-reinstall {_distributions(package)}"
         ) from error
+
+
+def _distributions(module: str) -> str:
+    """What pip calls the packages that bring a module; the module's own name where none says that it does."""
+    top = module.partition(".")[0]
+    return " ".join(dict.fromkeys(importlib.metadata.packages_distributions().get(top, [top])))
 
 
 def is_missing(error: ImportError, package: str) -> bool:

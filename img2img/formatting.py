@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 DASH = "—"
 """Stands where there is no value."""
+_OBEYED = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of characters that are no text on a line: controls, halves of pairs, ends of lines."""
 
 
 def number(value: float | None) -> str:
@@ -26,7 +28,7 @@ def number(value: float | None) -> str:
 
 def signed(value: float | None) -> str:
     """As `number`, with a plus where it is above 0."""
-    return ("+" if value is not None and value > 0 else "") + number(value)
+    return _with_plus(value, number(value))
 
 
 def percent(fraction: float | None) -> str:
@@ -40,7 +42,11 @@ def percent(fraction: float | None) -> str:
 
 def gain(fraction: float | None) -> str:
     """As `percent`, with a plus where it is above 0."""
-    return ("+" if fraction is not None and fraction > 0 else "") + percent(fraction)
+    return _with_plus(fraction, percent(fraction))
+
+
+def _with_plus(value: float | None, shown: str) -> str:
+    return f"+{shown}" if value is not None and value > 0 and shown != DASH else shown
 
 
 def count(value: float | None) -> str:
@@ -83,6 +89,11 @@ def escape(text: str) -> str:
     """`text` on one line of HTML that passes through a reader of Markdown: neither sees anything in it but text."""
     line = " ".join(text.split())  # after an empty line Markdown would read on, whatever tag is open
     return "".join(f"&#{ord(c)};" if c.isascii() and not c.isalnum() and c != " " else c for c in line if _is_text(c))
+
+
+def harmless(text: str) -> str:
+    """`text` on one line, without what a terminal would obey: line breaks and tabs are spaces, other control characters "�"."""
+    return "".join(c if unicodedata.category(c) not in _OBEYED else " " if c.isspace() else "�" for c in text)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

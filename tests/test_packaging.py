@@ -129,6 +129,10 @@ def test_a_package_that_is_there_and_broken_is_no_missing_one(
     with pytest.raises(InputError, match=rf"{reason}.*--force-reinstall broken_package") as refused:
         require("broken_package", extra="export", what="a graph")
     assert "img2img[export]" not in str(refused.value)
+    # pip knows packages, not modules.
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"broken_package": ["of-pip", "of-pip"]})
+    with pytest.raises(InputError, match=r"the package 'broken_package'.*--force-reinstall of-pip$"):
+        require("broken_package", extra="export", what="a graph")
 
 
 # ---------------------------------------------------------------------- the wheel: its commands, its configs, its templates

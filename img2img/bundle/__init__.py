@@ -1,15 +1,16 @@
 """A bundle: a backbone and its tasks on disk."""
 
+from img2img.bundle.addition import add_task_to_bundle
 from img2img.bundle.deletion import check_deletable, check_not_referred_to, delete_task_from_bundle
 from img2img.bundle.description import FORMAT, VERSION, same_backbone
 from img2img.bundle.folder import (
     HEAD,
-    add_task_to_bundle,
     basis_path,
     bundle_folder,
     changing,
     check_bundle,
     check_has_tasks,
+    check_new_name,
     check_not_planned,
     check_outside,
     check_task_file,
@@ -22,6 +23,7 @@ from img2img.bundle.folder import (
     read_bundle,
     register_tasks,
     save_backbone,
+    stored_bytes,
     task_path,
 )
 from img2img.bundle.packaged import check_no_bundle, check_not_packaged, packaged_bundles
@@ -37,6 +39,7 @@ __all__ = [
     "check_bundle",
     "check_deletable",
     "check_has_tasks",
+    "check_new_name",
     "check_no_bundle",
     "check_not_packaged",
     "check_not_planned",
@@ -55,5 +58,6 @@ __all__ = [
     "register_tasks",
     "same_backbone",
     "save_backbone",
+    "stored_bytes",
     "task_path",
 ]

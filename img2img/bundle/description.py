@@ -65,7 +65,7 @@ def read_description(path: Path) -> dict[str, Any]:
     """
     values = read_json(path, max_bytes=MAX_DESCRIPTION)
     version = values.get("version") if isinstance(values, dict) else None
-    if isinstance(version, int) and version != VERSION:
+    if type(version) is int and version != VERSION:  # no bool, which is an int too
         remedy = "upgrade it" if version > VERSION else "use the img2img that wrote it, or run the experiment again"
         raise InputError(f"{path} has version {version}, this img2img reads {VERSION}: {remedy}")
     found = as_model(BundleDescription, values, str(path), remedy="restore it from a copy")

@@ -27,9 +27,9 @@ from img2img.files.paths import expanded
 from img2img.files.tensors import tensor_shapes
 from img2img.files.untrusted import naming
 from img2img.masks import Basis, MaskedNetwork
-from img2img.masks.storage import read_header
 from img2img.masks.task_state import TaskState
 from img2img.masks.task_store import check_task_name
+from img2img.masks.tensors import total_bytes
 from img2img.tasks.stored import check_info, stored_task
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -45,10 +45,11 @@ def save_backbone(
     """Write the backbone of `network`, without a head, and a `bundle.json`; `select` is what it was made with.
 
     A float32 tensor whose values are all those of half precision is stored in half precision, which loses nothing.
-    Tasks of a bundle that is there already, on the very same backbone, stay in it; any other is replaced.
+    Tasks of a bundle that is there already, on the very same backbone, stay in it; any other is replaced, with its files.
 
     Raises:
         FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
+        InputError: the `bundle.json` that is there cannot be read, or is of a newer format. Nothing has changed.
     """
     folder = expanded(folder)
     state = network.backbone.state_dict()
@@ -57,8 +58,15 @@ def save_backbone(
     blob = safetensors.torch.save(tensors, metadata={"format": FORMAT})
     description = describe_backbone(network, spec, select)
     with changing(folder):
+        earlier = read_bundle(folder) if (folder / "bundle.json").exists() else {"tasks": [], "bases": {}}
+        same = same_backbone(earlier, description)
+        kept = {key: earlier[key] for key in ("tasks", "bases")} if same else {"tasks": [], "bases": {}}
         write_bytes(folder / "backbone.safetensors", blob)
-        write_json(folder / "bundle.json", description | _kept(folder, description))
+        write_json(folder / "bundle.json", description | kept)
+        if not same:  # the list goes first: a file that it does not name does no harm
+            files = [task_path(folder, task) for task in earlier["tasks"]]
+            for file in (*files, *(basis_path(folder, sha256) for sha256 in earlier["bases"].values())):
+                file.unlink(missing_ok=True)
 
 
 def describe_backbone(network: MaskedNetwork, spec: Mapping[str, Any], select: Sequence[str] | None) -> dict[str, Any]:
@@ -81,6 +89,11 @@ def changing(folder: Path) -> Iterator[None]:
         yield
 
 
+def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes that values of a backbone take in its file, where `save_backbone` stores them in half precision if that is exact."""
+    return sum(total_bytes({name: _compact(tensor)}) for name, tensor in tensors.items())
+
+
 def _compact(tensor: Tensor) -> Tensor:
     """A float32 tensor in half precision where that is exact; any other as it is."""
     if tensor.dtype != torch.float32:
@@ -89,53 +102,19 @@ def _compact(tensor: Tensor) -> Tensor:
     return half if torch.equal(half.float(), tensor) else tensor
 
 
-def _kept(folder: Path, description: Mapping[str, Any]) -> dict[str, Any]:
-    """The tasks and bases of a bundle that is there on the backbone of `description`; none where there is another, or none."""
-    try:
-        earlier = read_bundle(folder)
-    except InputError:
-        earlier = {}
-    same = same_backbone(earlier, description)
-    return {"tasks": earlier["tasks"], "bases": earlier["bases"]} if same else {"tasks": [], "bases": {}}
-
-
-def add_task_to_bundle(
-    folder: str | os.PathLike[str], network: MaskedNetwork, task: str, *, options: Mapping[str, Any], info: Mapping[str, Any]
-) -> Path:
-    """Write the file of `task`, which freezes it, and that of its basis if it has a new one; list both in `bundle.json`.
-
-    Args:
-        folder: the bundle's.
-        network: holds the task.
-        task: its name.
-        options: what `tasks.build_task` rebuilds the task from.
-        info: further JSON values for the file's header, such as metrics.
+def check_new_name(name: str, others: Iterable[str]) -> None:
+    """Refuse the name of a task to come, whose file could not be beside those of `others` on every disk.
 
     Raises:
-        FolderInUseError: another process changes the bundle, and has not ended in ten minutes.
-        InputError: another task of the bundle combines another basis of that name.
+        InputError: it is no task name, or differs from another task's in case alone.
     """
-    folder = expanded(folder)
-    with changing(folder):
-        description = read_bundle(folder)
-        bases = dict(description["bases"])
-        used = network.state(task).method.basis_name()
-        basis = None if used is None else network.bases()[used]
-        if used is not None and basis is not None and bases.get(used, basis.sha256) != basis.sha256:
-            _refuse_another_basis(folder, used, [name for name in description["tasks"] if name != task])
-        path = network.save_task(task, task_path(folder, task), info={"task": dict(options), **info})
-        if used is not None and basis is not None and bases.get(used) != basis.sha256:
-            basis.save(basis_path(folder, basis.sha256))
-            bases[used] = basis.sha256
-        names = [name for name in description["tasks"] if name != task]
-        write_json(folder / "bundle.json", description | {"tasks": [*names, task], "bases": bases})
-        return path
-
-
-def _refuse_another_basis(folder: Path, basis: str, tasks: Sequence[str]) -> None:
-    for name in tasks:
-        if (read_header(task_path(folder, name))["basis"] or {}).get("name") == basis:
-            raise InputError(f"the task {name!r} in {folder} combines another basis {basis!r}: give the new one another name")
+    check_task_name(name)
+    alike = next((other for other in others if other != name and other.casefold() == name.casefold()), None)
+    if alike is not None:
+        raise InputError(
+            f"task name {name!r} differs from that of the task {alike!r} in case alone: macOS and Windows take their files for "
+            "one; choose another name"
+        )
 
 
 def run_of(folder: Path) -> Path | None:
@@ -161,11 +140,13 @@ def check_not_planned(folder: Path, names: Iterable[str]) -> None:
     planned, finished = (progress.get(key) for key in ("planned", "tasks")) if isinstance(progress, dict) else (None, None)
     if not isinstance(planned, list) or not isinstance(finished, dict):
         return  # by an earlier version, or of something else: then the run itself refuses to replace the task
+    ahead = {other.casefold(): other for other in planned if isinstance(other, str) and other not in finished}
     for name in names:
-        if name in planned and name not in finished:
+        if name.casefold() in ahead:
             raise InputError(
-                f"the run in {run} still has to learn a task {name!r} of its own, whose file will go into {folder}: give the new "
-                "one another name, join them into another folder, or let that run go on without the task in its sequence"
+                f"the run in {run} still has to learn a task {ahead[name.casefold()]!r} of its own, whose file will go into "
+                f"{folder}: give the new one another name, join them into another folder, or let that run go on without the task "
+                "in its sequence"
             )
 
 
@@ -201,7 +182,7 @@ def task_path(folder: Path, task: str) -> Path:
 
 def _check_listed(folder: Path, task: str) -> None:
     try:
-        check_task_name(task)
+        check_task_name(task, new=False)
     except InputError as error:
         raise InputError(f"{folder / 'bundle.json'} lists a task that can be none: {error}") from error
 

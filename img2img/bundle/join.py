@@ -1,6 +1,7 @@
 """Tasks that come from elsewhere into a bundle: those of bundles of one backbone, and adapters of PEFT and LyCORIS."""
 
 import copy
+import filecmp
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from img2img.bundle import (
     bundle_folder,
     changing,
     check_has_tasks,
+    check_new_name,
     check_not_packaged,
     check_not_planned,
     check_not_referred_to,
@@ -40,7 +42,6 @@ from img2img.masks import MaskedNetwork
 from img2img.masks.adapter_files import Adapter, read_adapter
 from img2img.masks.adapter_tasks import add_adapter
 from img2img.masks.storage import check_backbone, check_basis, read_header, read_task_file
-from img2img.masks.task_store import check_task_name
 from img2img.tasks import build_task
 from img2img.tasks.stored import stored_task
 
@@ -56,6 +57,7 @@ def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLi
 
     Args:
         into: the folder of the bundle to be. If it holds a bundle (or is a run with one), that one comes first and is extended.
+            Any other has to be free of files that a bundle would have, but for those that the same join left when it was killed.
         sources: folders of bundles, or of runs.
 
     Returns:
@@ -63,8 +65,8 @@ def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLi
 
     Raises:
         InputError: a bundle is missing or damaged, the backbones differ, two tasks or bases of one name do, the run whose bundle
-            is at `into` still has to learn a task of such a name, the bundle there came with img2img, or another process has
-            been changing it for ten minutes.
+            is at `into` still has to learn a task of such a name, two names differ in case alone, the bundle there came with
+            img2img, there are files of something else, or another process has been changing it for ten minutes.
     """
     if not sources:
         raise InputError("no bundles to join: name the folders of one or more runs or bundles")
@@ -79,13 +81,17 @@ def join_bundles(into: str | os.PathLike[str], sources: Sequence[str | os.PathLi
         joint = _Joint()
         for folder in folders:
             joint.add(folder, may_be_empty=present and folder is folders[0])
-        check_not_planned(target, (name for name, folder in joint.tasks.items() if folder != target))
-        for name, folder in joint.tasks.items():
-            _copy(task_path(folder, name), task_path(target, name))
-        for sha256, folder in joint.files_of_bases.items():
-            _copy(basis_path(folder, sha256), basis_path(target, sha256))
+        new = [name for name, folder in joint.tasks.items() if folder != target]
+        check_not_planned(target, new)
+        for name in new:
+            check_new_name(name, joint.tasks)
+        copies = {task_path(target, name): task_path(folder, name) for name, folder in joint.tasks.items()}
+        copies |= {basis_path(target, sha256): basis_path(folder, sha256) for sha256, folder in joint.files_of_bases.items()}
         if not present:
-            _copy(folders[0] / "backbone.safetensors", target / "backbone.safetensors")
+            copies[target / "backbone.safetensors"] = folders[0] / "backbone.safetensors"
+            _check_unused(target, copies)
+        for copied, source in copies.items():
+            _copy(source, copied)
         write_json(target / "bundle.json", joint.description | {"tasks": list(joint.tasks), "bases": joint.bases})
         return list(joint.tasks)
 
@@ -126,7 +132,6 @@ class _Joint:
                 raise InputError(f"{folder} has another basis {name!r} than the bundles before it: leave one of them out")
             self.files_of_bases.setdefault(sha256, folder)
         for name in description["tasks"]:
-            check_task_name(name)
             content = _read(folder, name, network)
             if name not in self.tasks:
                 self.tasks[name] = folder
@@ -165,6 +170,21 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a, b)
 
 
+def _check_unused(target: Path, copies: Mapping[Path, Path]) -> None:
+    """Refuse a folder without `bundle.json` that holds files of something else where those of a bundle go.
+
+    Args:
+        target: the folder.
+        copies: by each file to be written there the one that it is copied from: a join that was killed left some of them.
+    """
+    for path in (target / "backbone.safetensors", *(target / "tasks").glob("*"), *(target / "bases").glob("*")):
+        if path.exists() and not (path in copies and path.is_file() and filecmp.cmp(copies[path], path, shallow=False)):
+            raise InputError(
+                f"{target} has no bundle.json, and holds {path.relative_to(target)} of something else: expected a bundle, or a "
+                "folder without backbone.safetensors, tasks/ and bases/; choose another, or move that away"
+            )
+
+
 def _copy(source: Path, target: Path) -> None:
     if source.resolve() != target.resolve():
         write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
@@ -197,7 +217,6 @@ def add_task_file(
     """
     folder = expanded(folder)
     name = str(read_header(path)["task"]) if name is None else name
-    check_task_name(name)
     with changing(folder):
         description = read_bundle(folder)
         others = [other for other in description["tasks"] if other != name]
@@ -205,6 +224,8 @@ def add_task_file(
             if not replace:
                 raise InputError(f"there is a task {name!r} in {folder}: give the new one another name, or replace it")
             check_not_referred_to(folder, name, others)
+        else:
+            check_new_name(name, others)
         check_not_planned(folder, [name])
         if (read_header(path)["relative_to"] or {}).get("task") == name:
             raise InputError(f"the masks of {path} are coded relative to the task {name!r}: give it another name")
@@ -258,9 +279,9 @@ def import_adapter(
     folder = bundle_folder(bundle)
     check_not_packaged(folder)
     description = read_bundle(folder)
-    check_task_name(task)
     if task in description["tasks"]:
         raise InputError(f"there is a task {task!r} in {folder} already: choose another name, or delete that one first")
+    check_new_name(task, description["tasks"])
     check_not_planned(folder, [task])
     network, backbone = load_backbone(folder, description)
     adapter = read_adapter(path, network)

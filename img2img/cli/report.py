@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -31,15 +32,24 @@ def report(
     Example: img2img report docs/results/image_to_image --out report
     """
     from img2img.bundle.packaged import check_no_bundle
+    from img2img.files.atomic import check_folder
 
     folder, out = expanded(folder), None if out is None else expanded(out)
     check_no_bundle(folder)
     if out is not None:
         check_folder_name(out, ".html", ".md")
+        check_folder(out, "--out")
+        _check_no_bundle_around(out)
     if not folder.is_dir():
         raise InputError(f"no folder at {folder}: expected a run's, a study's, or a suite's with runs.jsonl; check the path")
     if (folder / "results.json").is_file():
         page, summary = _page_of_results(folder, folder if out is None else out)
+    elif not (folder / "runs.jsonl").is_file():
+        raise typer.BadParameter(
+            f"{folder} has neither the results.json of a finished run or study, nor the runs.jsonl of a suite: expected one of "
+            "them; run the experiment to its end, or check the path",
+            param_hint="FOLDER",
+        )
     elif out is None:
         raise typer.BadParameter("a suite's page needs a folder to go to, such as --out report", param_hint="--out")
     else:
@@ -66,39 +76,67 @@ def _page_of_results(folder: Path, out: Path) -> tuple[Path, Path]:
 
 def _page_of_run(run: Path, out: Path) -> tuple[Path, Path]:
     """The page of one run in `out`, beside copies of the files it is made from, unless that is the run's own folder."""
+    from img2img.files.atomic import write_atomic
     from img2img.reports.page import write_report
     from img2img.training.results import read_results
 
-    read_results(run)
+    names = {task.name for task in read_results(run).tasks}
     if out.resolve() != run.resolve():
-        if (out / "progress.json").is_file():
-            raise InputError(f"--out {out} is the folder of another run, whose results would be lost: choose another")
-        _remove_earlier(out, run)
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(run / "results.json", out / "results.json")
-        for folder in ("images", "metrics"):
-            if (run / folder).is_dir():
-                shutil.copytree(run / folder, out / folder, dirs_exist_ok=True)
+        files = [run / "results.json"]
+        files += sorted(path for name in ("images", "metrics") for path in (run / name).rglob("*") if path.is_file())
+        _remove_earlier(out, run, names)
+        for file in files:
+            write_atomic(out / file.relative_to(run), partial(shutil.copyfile, file))
     return write_report(out), out / "results.json"
 
 
-def _remove_earlier(out: Path, run: Path) -> None:
+def _check_no_bundle_around(out: Path) -> None:
+    """Refuse to write into a bundle, whose folders hold nothing else."""
+    for folder in (out.absolute(), *out.absolute().parents):
+        if (folder / "bundle.json").is_file():
+            raise InputError(f"--out {out} lies within the bundle in {folder}: expected a folder for a page; choose another")
+
+
+def _remove_earlier(out: Path, run: Path, names: set[str]) -> None:
     """Remove the images and logs of an earlier report in `out` that `run` has none of: its page would show them as its own.
 
+    Args:
+        out: new, empty, or with an earlier report.
+        run: whose report comes there.
+        names: of its tasks.
+
     Raises:
-        InputError: the results that lie there are not those of a run.
+        InputError: `out` holds anything else, which would be lost.
     """
     from img2img.training.results import read_results
 
-    names = {task.name for task in read_results(run).tasks}
-    if (out / "results.json").is_file():
-        try:
-            names |= {task.name for task in read_results(out).tasks}
-        except InputError as error:
-            raise InputError(
-                f"--out {out} has a results.json that is not of a run and would be lost: choose another folder ({error})"
-            ) from error
-    for folder, ending in (("images", "png"), ("metrics", "csv")):
-        for path in (out / folder).glob(f"*.{ending}"):
-            if path.name.split(".")[0] in names and not (run / folder / path.name).is_file():  # no task's name has a dot
-                path.unlink()
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if (out / "progress.json").is_file():
+        raise InputError(f"--out {out} is the folder of another run, whose results would be lost: choose another")
+    page = out / "report.html"
+    if not (out / "results.json").is_file() or not page.is_file() or b"<title>img2img" not in page.read_bytes():
+        raise InputError(
+            f"--out {out} holds something else than a report: expected a new or empty folder, or one that img2img report wrote; "
+            "choose another"
+        )
+    try:
+        earlier = {task.name for task in read_results(out).tasks}
+    except InputError as error:
+        raise InputError(
+            f"--out {out} has a results.json that is not of a run and would be lost: choose another folder ({error})"
+        ) from error
+    found = [path for folder, ending in (("images", "png"), ("metrics", "csv")) for path in (out / folder).glob(f"*.{ending}")]
+    theirs = [path for path in found if _task_of(path) in names - earlier]
+    if theirs:
+        raise InputError(
+            f"{theirs[0]} is of no task of the report in --out {out}, and the new one has a task of that name: expected files of "
+            "the report alone; move it away, or choose another folder"
+        )
+    for path in found:
+        if _task_of(path) in earlier and not (run / path.relative_to(out)).is_file():
+            path.unlink()
+
+
+def _task_of(path: Path) -> str:
+    return path.name.split(".")[0]  # no task's name has a dot

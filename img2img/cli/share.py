@@ -21,7 +21,9 @@ def save(
     bundle: Bundle,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder for it.")],
     license: License = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle that is there, its card included.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a bundle that is there; its card is written anew.")
+    ] = False,
     notes: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Markdown for the end of the card, such as the terms of images.", show_default=False),

@@ -23,6 +23,8 @@ _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _TEMPORARY = re.compile(r"\..+\.((?P<host>[0-9a-f]{8})-)?(?P<pid>[0-9]+)(-[0-9]+)?\.tmp(\.(mp4|avi))?", re.DOTALL)
 """`.NAME.HOST-PROCESS-NUMBER.tmp`, and `.NAME.PROCESS.tmp` as versions before wrote it."""
 _DAY = 86400.0
+_SHORTLY = 2.0
+"""Seconds that another process may take to leave a folder that it made by mistake."""
 
 
 def temporary_beside(path: Path) -> Path:
@@ -30,8 +32,11 @@ def temporary_beside(path: Path) -> Path:
 
     It is legal wherever the name of `path` is: a long one is cut.
     """
-    name = os.fsencode(path.name)[:180].decode("utf-8", "ignore")
-    return path.with_name(f".{name}.{_HOST}-{os.getpid()}-{next(_numbers)}.tmp")
+    return path.with_name(f".{_cut(path.name)}.{_HOST}-{os.getpid()}-{next(_numbers)}.tmp")
+
+
+def _cut(name: str) -> str:
+    return os.fsencode(name)[:180].decode("utf-8", "ignore")
 
 
 def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) -> Path:
@@ -180,20 +185,59 @@ def is_running(process: int) -> bool:
 def replace_folder(new: Path, folder: Path) -> None:
     """Put the folder `new` in the place of `folder`; at every moment one of the two is there, whole.
 
-    Both are on one disk: make `new` by `temporary_beside(folder)`.
+    Both are on one disk: make `new` by `temporary_beside(folder)`. Where `folder` is a link, the folder that it leads to is
+    replaced. One that a killed process had put aside comes back first, see `restore_folder`.
     """
+    folder = folder.resolve()
     make_folder(folder.parent)
-    # By another name than `temporary_beside` gives: where the process is killed between the two renames, this is the only one.
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    restore_folder(folder)
+    # By another ending than `clear_leftovers` removes: where the process is killed between the two renames, this is the only one.
+    while os.path.lexists(old := temporary_beside(folder).with_suffix(".old")):
+        pass  # of a process that had this number before
     try:
         if folder.exists():
             os.replace(folder, old)
-        os.replace(new, folder)
+        _rename_patiently(new, folder)
     finally:
         if old.exists() and not folder.exists():  # it failed, or Ctrl-C came between the two
             os.replace(old, folder)
     sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _rename_patiently(new: Path, folder: Path) -> None:
+    """Rename a folder; another process that waits for a lock in it may make it anew at this moment, and soon leaves it empty."""
+    until = time.monotonic() + _SHORTLY
+    while True:
+        try:
+            return os.replace(new, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
+
+
+def restore_folder(folder: Path) -> None:
+    """Bring back `folder` where a process was killed while `replace_folder` had put it aside; where it is there, clear that up.
+
+    Nothing is touched of a process that may still be running, unless it was put aside a day ago.
+    """
+    folder = folder.resolve()
+    name = re.escape(_cut(folder.name))
+    put_aside = re.compile(rf"\.{name}\.(?:(?P<host>[0-9a-f]{{8}})-)?(?P<pid>[0-9]+)(?:-[0-9]+)?\.old", re.DOTALL)
+    try:
+        found = [(entry, match) for entry in folder.parent.iterdir() if (match := put_aside.fullmatch(entry.name))]
+    except OSError:
+        return
+    for old, match in found:
+        with contextlib.suppress(OSError):  # another process may do it too
+            ended = match["host"] in (None, _HOST) and not is_running(int(match["pid"]))
+            if not ended and time.time() - old.stat().st_ctime < _DAY:  # a renaming sets that time, and not the other
+                continue
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(old, folder)
 
 
 def check_folder(folder: str | os.PathLike[str], option: str) -> Path:

@@ -1,6 +1,7 @@
 """The model card of a bundle: what its files, and those of its run, say; no number that is not in them."""
 
 import inspect
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from img2img.data import DATA
 from img2img.errors import InputError
 from img2img.files.untrusted import mapping, naming
 from img2img.files.yaml import read_yaml
-from img2img.formatting import DASH
+from img2img.formatting import DASH, count, duration, number
 from img2img.masks import METHODS
 from img2img.masks.storage import read_header
 from img2img.registry import Registry
@@ -79,7 +80,7 @@ def model_card(
     )
     text = "\n".join(
         (
-            f"# {name.split('/')[-1]}\n",
+            f"# {_one_line(name.split('/')[-1])}\n",
             *_what(folder, description, rows, config),
             *_metrics(rows, results),
             *_use(name, rows, _own_modules(description, headers)),
@@ -208,16 +209,18 @@ def _metrics(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> l
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        baseline = DASH if row["baseline"] is None else f"{_number(row['baseline'])} ({row['baseline_name']})"
-        value, tested = _number(row["value"]), row["test_images"] or DASH
+        baseline = DASH if row["baseline"] is None else f"{number(row['baseline'])} ({row['baseline_name']})"
+        value, tested = number(row["value"]), count(row["test_images"] or None)
         lines.append(
             f"| {row['task']} | {row['kind']} | {row['method']} | {row['metric']} {row['arrow']} | {value} | {baseline} | "
             f"{tested} | {row['bytes']:,} |"
         )
     lines.append("\nValues are those of the test images, as the training run measured them and stored them in the files.\n")
     change = _if_number(mapping((results or {}).get("forgetting")).get("max_abs_output_change"))
-    if change is not None:
-        lines.append(f"Largest change of any earlier task's output while later ones were learned: {change:g}.\n")
+    measured = [row["task"] for row in rows if row["by_run"]]
+    if change is not None and measured:
+        which = "" if len(measured) == len(rows) else f", of the run that learned {', '.join(measured)}"
+        lines.append(f"Largest change of any earlier task's output while later ones were learned{which}: {number(change)}.\n")
     return lines
 
 
@@ -225,13 +228,21 @@ def _training(rows: list[dict[str, Any]], results: Mapping[str, Any] | None) -> 
     """How long the run trained the tasks that are here, and on what; nothing where no results say so."""
     shown = _Shown.model_validate(results or {})
     names = {row["task"] for row in rows if row["by_run"]}
-    tasks = [task for task in shown.tasks if task.name in names]
-    if not tasks or any(task.train_seconds is None or task.steps is None for task in tasks):
+    here = [task for task in shown.tasks if task.name in names]
+    tasks = [(_one_line(task.name), task.steps, task.train_seconds) for task in here]
+    known = [(name, steps, seconds) for name, steps, seconds in tasks if steps is not None and seconds is not None]
+    if not known:
         return []
-    minutes, steps = (sum(getattr(task, name) for task in tasks) for name in ("train_seconds", "steps"))
+    steps, seconds = sum(steps for _, steps, _ in known), sum(seconds for *_, seconds in known)
     where = [f"{key} {_one_line(shown.environment[key])}" for key in ("device", "torch", "commit") if shown.environment.get(key)]
-    each = ", ".join(f"{_one_line(task.name)} {task.steps:,g}" for task in tasks)
-    return ["## Training\n", f"{steps:,g} steps in {minutes / 60:,.0f} minutes; {', '.join(where)}. Steps: {each}.\n"]
+    each = ", ".join(f"{name} {count(steps)}" for name, steps, _ in known)
+    parts = [
+        "; ".join([f"{count(steps)} steps in {duration(seconds)}", *([", ".join(where)] if where else [])]),
+        f"Steps: {each}",
+    ]
+    if unknown := [name for name, steps, seconds in tasks if steps is None or seconds is None]:
+        parts.append(f"Not counted, since the results do not say how long they were trained: {', '.join(unknown)}")
+    return ["## Training\n", ". ".join(parts) + ".\n"]
 
 
 def _own_modules(description: Mapping[str, Any], headers: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -246,12 +257,13 @@ def _own_modules(description: Mapping[str, Any], headers: Mapping[str, Mapping[s
 
 def _use(name: str, rows: list[dict[str, Any]], own: list[str]) -> list[str]:
     task = rows[0]["task"] if rows else "TASK"
+    text = json.dumps(name, ensure_ascii=False)  # Python reads it as it was, whatever quotes it has
     imports = [f"import {_one_line(module)}   # of the author's own: defines what this bundle is made of" for module in own]
     return [
         "## Use\n",
         "```python",
         "\n".join(["import img2img", *imports]) + "\n",
-        f'model = img2img.from_pretrained("{name}")   # a folder, or a repository on the Hub',
+        f"model = img2img.from_pretrained({text})   # the path of this folder, or its repository on the Hub",
         "print(list(model.tasks))",
         f'model.run("{task}", "photo.jpg").save("result.png")',
         "```\n",
@@ -324,7 +336,3 @@ def _if_number(value: Any) -> Any:
 def _one_line(text: Any) -> str:
     """Text of a file as part of a line of Markdown: without line ends, and with no sign that would begin something."""
     return re.sub(r"([\\`<>|\[\]])", r"\\\1", " ".join(str(text).split()))
-
-
-def _number(value: float | None) -> str:
-    return DASH if value is None else f"{value:.4g}"

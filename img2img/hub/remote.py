@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from img2img import validation
-from img2img.bundle.folder import bundle_folder
+from img2img.bundle import bundle_folder, check_bundle, read_bundle
 from img2img.bundle.packaged import near_packaged
 from img2img.errors import InputError, first_line
 from img2img.extras import require
-from img2img.hub.folder import FILES, bundle_in, save_pretrained
+from img2img.hub.folder import FILES, bundle_in, check_card, files_of, save_pretrained
 from img2img.inference import Model, load
 from img2img.masks import MaskedNetwork
+from img2img.validation.arguments import shown
 
 _REPO = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -40,10 +41,15 @@ def pretrained_folder(
         local_files_only: take the cache's copy, without a connection.
 
     Raises:
-        InputError: no such folder or repository, no connection, or no bundle in it.
+        InputError: no such folder or repository, no connection, no bundle in it, or a revision of a folder.
     """
     folder = bundle_folder(name_or_folder)
     if folder.is_dir():
+        if revision is not None:
+            raise InputError(
+                f"revision={shown(revision)}: {folder} is a folder on this machine, which has no revisions: leave revision out "
+                "to open the folder; to fetch the repository of that name, work in another directory, or rename the folder"
+            )
         return bundle_in(folder)
     name = os.fspath(name_or_folder)
     if isinstance(name_or_folder, Path) or not _REPO.fullmatch(name) or name.startswith("."):
@@ -104,17 +110,19 @@ def push_to_hub(
 
     Args:
         source: what `save_pretrained` takes, a model card is then written first; or a folder that `save_pretrained` wrote, which
-            is sent as it is. Of its files only `FILES` are sent. Files of tasks and bases that the repository has and the bundle
-            has not are deleted there in the same commit; its history keeps them.
+            is sent as it is. Only its card, its `config.json` and the files that the bundle lists are sent. Files of tasks and
+            bases that the repository has and the bundle has not are deleted there in the same commit; its history keeps them.
         repo_id: "owner/name"; the repository is made if there is none.
         private: of a new repository; an existing one stays as it is.
         license: see `save_pretrained`.
         token: with the right to write; None for the one that `hf auth login` stored.
 
     Raises:
-        InputError: no bundle there, a license for a folder that has its card already, or the Hub refuses or cannot be reached.
+        InputError: no bundle there, or a damaged one, a license for a folder that has its card already, a card of other tasks
+            than the bundle has, a name that no repository can have, or the Hub refuses or cannot be reached.
     """
     validation.text("repo_id", repo_id, "owner/name")
+    _check_name(repo_id)
     validation.flag("private", private)
     folder = None if isinstance(source, MaskedNetwork) else bundle_in(validation.path("source", source))
     if folder is not None and (folder / "README.md").is_file():
@@ -123,6 +131,8 @@ def push_to_hub(
                 f"license={license!r}: {folder} has a model card (README.md) already: expected a license only where a card is to "
                 "be written. Leave it out, or write the folder anew with save_pretrained(..., license=...)"
             )
+        check_card(folder)
+        check_bundle(folder)
         return _send(folder, repo_id, private=private, token=token)
     with tempfile.TemporaryDirectory() as temporary:
         folder = save_pretrained(source, Path(temporary) / "bundle", license=license, repo_id=repo_id)
@@ -132,15 +142,31 @@ def push_to_hub(
 def _send(folder: Path, repo_id: str, *, private: bool, token: str | bool | None) -> str:
     """Send a folder with a model card; returns the address of the commit."""
     api = _hub().HfApi(token=token)
+    sent = ["README.md", "config.json", *(name.as_posix() for name in files_of(read_bundle(folder)))]
 
     def send() -> Any:
         api.create_repo(repo_id, private=private, exist_ok=True)
         return api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="Upload a bundle of img2img", allow_patterns=list(FILES),
+            repo_id=repo_id, folder_path=folder, commit_message="Upload a bundle of img2img", allow_patterns=sent,
             delete_patterns=[pattern for pattern in FILES if "*" in pattern],
         )  # fmt: skip
 
     return str(getattr(_asking(send, what=f"the repository {repo_id!r}"), "commit_url", repo_id))
+
+
+def _check_name(repo_id: str) -> None:
+    """Refuse a name that no repository can have, before anything is asked for or written."""
+    _hub()
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InputError(
+            f"repo_id={shown(repo_id)} is no name of a repository ({first_line(error)}): expected owner/name, of letters, "
+            "digits, '-', '_' and '.'; correct it"
+        ) from error
 
 
 def _hub() -> Any:

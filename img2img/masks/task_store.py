@@ -19,6 +19,8 @@ from img2img.masks.tensors import all_tensors, total_bytes
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _ATTRIBUTES = frozenset(vars(nn.ModuleDict()))
+_RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))})
+"""What Windows takes for a device, whatever ending follows."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,21 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def check_task_name(name: str) -> None:
-    """Raise an `InputError` unless `name` may be the name of a task: of a file, and of a submodule."""
+def check_task_name(name: str, *, new: bool = True) -> None:
+    """Raise an `InputError` unless `name` may be the name of a task: of a file, and of a submodule.
+
+    Args:
+        name: the task's.
+        new: the task's file is to come. One that is there may have a name that Windows reserves: earlier versions gave such.
+    """
     if len(name) > MAX_NAME:
         raise InputError(f"task name {name[:40]!r}… has {len(name)} letters: use {MAX_NAME} at most, since it names a file too")
     if not _TASK_NAME.fullmatch(name):
         raise InputError(f"task name {name!r}: use letters, digits, '_' and '-' only, since it names a file too")
     if hasattr(nn.ModuleDict, name) or name in _ATTRIBUTES:
         raise InputError(f"task name {name!r} is a word that PyTorch's modules reserve; choose another name")
+    if new and name.casefold() in _RESERVED:
+        raise InputError(f"task name {name!r} is a word that Windows reserves, where no file can have it; choose another name")
 
 
 class TaskStore(nn.Module):
@@ -108,7 +117,7 @@ class TaskStore(nn.Module):
 
     def check_new(self, name: str) -> None:
         """Raise an `InputError` unless `name` may be the name of a new task."""
-        check_task_name(name)
+        check_task_name(name, new=False)  # it names a file when it is saved
         if name in self._names:
             raise InputError(f"there is a task {name!r} already; delete_task it first or choose another name")
 

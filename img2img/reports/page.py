@@ -10,10 +10,12 @@ from typing import Any
 
 from img2img.files.atomic import write_atomic
 from img2img.files.paths import expanded
+from img2img.masks import METHODS
 from img2img.reports import text
 from img2img.reports.read import Training, read_curve, read_image, read_training
 from img2img.tasks.segmentation import palette
 from img2img.training.results import Results, TaskResult, finetuned_steps, read_results
+from img2img.training.strategies import STRATEGIES
 
 _CLASS = "IoU "
 """What the metric of one class begins with, see `metrics.segmentation`."""
@@ -47,15 +49,15 @@ def _view(folder: Path, results: Results) -> dict[str, Any]:
     occurring = dict.fromkeys(metric["name"] for task in tasks for metric in task["metrics"])
     rows = _matrix(forgetting.value_matrix, results.tasks, every=forgetting.remeasured == "every")
     below = [cell["state"] for row in rows for cell in row if cell["state"] in ("same", "changed")]
-    gains = [task["gain"] for task in tasks]
     return {
         "experiment": results.experiment,
         "tasks": tasks,
         "glossary": [(name, *entry) for name in occurring if (entry := text.described(name))],
         "compared": any(task["decoder_only"] is not None for task in tasks),
-        "better": sum(gain is not None and gain > 0 for gain in gains),
+        "better": sum(is_better(task.value, task.baseline, higher_is_better=task.higher_is_better) for task in results.tasks),
         "matrix": rows,
         "remeasured": forgetting.remeasured,
+        "cannot_forget": results.method in METHODS or (results.method in STRATEGIES and STRATEGIES[results.method].cannot_forget),
         "same": below.count("same"),
         "below": len(below),
         "change": forgetting.max_abs_output_change,
@@ -137,6 +139,13 @@ def improvement(value: float | None, baseline: float | None, *, higher_is_better
     if value is None or not baseline:
         return None
     return (value - baseline if higher_is_better else baseline - value) / abs(baseline)
+
+
+def is_better(value: float | None, baseline: float | None, *, higher_is_better: bool) -> bool:
+    """Whether a value is better than the baseline, which may be 0; not where either is missing."""
+    if value is None or baseline is None:
+        return False
+    return value > baseline if higher_is_better else value < baseline
 
 
 def _matrix(values: list[list[float | None]], tasks: list[TaskResult], *, every: bool) -> list[list[dict[str, Any]]]:

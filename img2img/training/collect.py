@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from img2img.bundle import stored_bytes
 from img2img.masks import MaskedNetwork
 from img2img.masks.methods.mixed import names_of_copies
-from img2img.masks.tensors import total_bytes
 from img2img.metrics import sequence as transfer
 from img2img.training.config import Experiment
 from img2img.training.results import (
@@ -74,7 +74,7 @@ def collect_results(
             parameters=sum(p.numel() for p in network.backbone.parameters()),
             masked_parameters=sum(w.numel() for name, w in weights.items() if name not in own),
             copied_parameters=sum(weights[name].numel() for name in own),
-            bytes=total_bytes(network.backbone.state_dict()),
+            bytes=stored_bytes(network.backbone.state_dict()),
             sha256=network.backbone_sha256,
         ),
         method=experiment.method.kind,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from img2img.bundle import add_task_to_bundle, load_bases, task_path
+from img2img.bundle import add_task_to_bundle, check_new_name, load_bases, stored_bytes, task_path
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
 from img2img.inference.prediction import measured_side
@@ -18,7 +18,6 @@ from img2img.masks.analysis import relative_parameters
 from img2img.masks.flips import FlipMeter
 from img2img.masks.methods.mixed import names_of_copies
 from img2img.masks.task_state import TaskState
-from img2img.masks.tensors import total_bytes
 from img2img.training.config import BasisOfTasks, Experiment, OptimiserOptions
 from img2img.training.finetuned import FinetunedTask
 from img2img.training.log import Callback, TrainingLog
@@ -108,7 +107,10 @@ class MaskStrategy(Strategy):
     cannot_forget: ClassVar[bool] = True
 
     def check(self, experiment: Experiment, network: MaskedNetwork) -> None:
-        """Refuse patterns of copied weights that fit none, and masks that cannot be made."""
+        """Refuse patterns of copied weights that fit none, masks that cannot be made, and names that differ in case alone."""
+        source, names = experiment.backbone.source, [task.name for task in experiment.tasks]
+        for name in names:  # before hours of training: the bundle would refuse them, and that of the backbone when it is joined
+            check_new_name(name, [*names, *(() if source is None else source.tasks)])
         names_of_copies(experiment.masks.trainable_copies or (), network.masked_weights())
         check_masks(experiment, network)
 
@@ -207,8 +209,8 @@ class MaskStrategy(Strategy):
         return self._file(name).stat().st_size
 
     def shared_bytes(self) -> int:
-        """The backbone."""
-        return total_bytes(self.context.network.backbone.state_dict())
+        """The backbone, as it is stored."""
+        return stored_bytes(self.context.network.backbone.state_dict())
 
     def relative_parameters(self) -> float:
         """The backbone, and masks, their numbers and the norm parameters of each task."""

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from img2img.errors import InputError
 from img2img.files.json_files import read_json
 from img2img.formatting import count, percent
-from img2img.validation import Number, Size, Stored, as_model, finite
+from img2img.validation import Number, Size, Stored, as_model
 
 VERSION: Literal[2] = 2
 """Of the schema."""
@@ -182,16 +182,16 @@ class Results(Stored):
 
 
 def read_results(folder: Path) -> Results:
-    """`results.json` of a run folder, with None for numbers that are not finite.
+    """`results.json` of a run folder.
 
     Raises:
-        InputError: no folder, no file, or not what a run writes; names the place at fault.
+        InputError: no folder, no file, or not what a run writes, such as NaN; names the place at fault.
     """
     path = folder / "results.json"
     if not path.is_file():
         found = "no such folder" if not folder.is_dir() else "the folder has no results.json"
         raise InputError(f"no results in {folder}: {found}; give the folder of a finished run, or run the experiment to its end")
-    return results_of(finite(read_json(path)), str(path))
+    return results_of(read_json(path), str(path))
 
 
 def results_of(value: Any, where: str) -> Results:

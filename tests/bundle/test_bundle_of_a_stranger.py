@@ -215,6 +215,7 @@ def test_a_description_that_is_none_is_one_message(mine: Path, text: str, messag
         ({"spec": TRANSFORMER | {"width": float("nan")}}, "NaN"),
         ({"spec": {"kind": {"kind": {"kind": {"kind": {"kind": {"kind": {}}}}}}}}, "nested"),
         ({"sha256": "x" * 1_000_000}, "SHA-256"),
+        ({"version": True}, "version: expected a whole number, got True"),
     ],
 )
 def test_fields_of_a_description_are_bounded_and_typed(mine: Path, changes: dict[str, Any], message: str) -> None:

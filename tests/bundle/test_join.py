@@ -22,12 +22,14 @@ from img2img.bundle import (
     HEAD,
     add_task_to_bundle,
     bundle_folder,
+    check_not_planned,
     delete_task_from_bundle,
     describe_backbone,
     join,
     load_bundle,
     read_bundle,
     save_backbone,
+    stored_bytes,
 )
 from img2img.bundle.join import add_task_file, join_bundles
 from img2img.files.lock import FolderInUseError, hold
@@ -323,3 +325,153 @@ def test_a_bundle_written_again_keeps_its_tasks_and_never_mixes_two_bases_of_one
     assert load_bundle(tmp_path)[0].bases()["shared"].sha256 == again.bases()["shared"].sha256
     save_backbone(tmp_path, MaskedNetwork(build_backbone(backbone.spec), head=HEAD), backbone.spec)
     assert read_bundle(tmp_path)["tasks"] == []
+
+
+@pytest.mark.parametrize("name", ["backbone.safetensors", "tasks/b.safetensors", "tasks/mine.txt", "bases/mine.safetensors"])
+def test_files_of_something_else_are_neither_replaced_nor_joined_by_others(tmp_path: Path, name: str) -> None:
+    one = bundle(tmp_path / "one", {"b": 2})
+    mine = tmp_path / "mine" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"my own")
+    with pytest.raises(InputError, match=rf"mine has no bundle\.json, and holds {name}.*choose another"):
+        join_bundles(tmp_path / "mine", [one])
+    assert files(tmp_path / "mine") == {name: b"my own"}
+    mine.unlink()
+    (tmp_path / "mine" / "README.md").write_bytes(b"my own")
+    assert join_bundles(tmp_path / "mine", [one]) == ["b"]
+
+
+def test_a_first_join_that_was_killed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = bundle(tmp_path / "one", {"first": 1, "impressed": 3}, basis=7)
+
+    def killed(path: Path, value: Any) -> Path:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("img2img.bundle.join.write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            join_bundles(tmp_path / "joined", [one])
+    assert (tmp_path / "joined" / "backbone.safetensors").is_file()
+    join_bundles(tmp_path / "joined", [one])
+    assert files(tmp_path / "joined") == files(one)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"version": 3}', "version 3.*upgrade"), ("no JSON", "not valid JSON")],
+)
+def test_a_description_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path, content: str, message: str) -> None:
+    folder = bundle(tmp_path / "bundle", {"b": 2})
+    (folder / "bundle.json").write_text(content)
+    before = files(folder)
+    for seed in (0, 1):
+        net = network(seed=seed)
+        with pytest.raises(InputError, match=message):
+            save_backbone(folder, net, net.spec)  # type: ignore[arg-type]
+        assert files(folder) == before
+
+
+def test_another_backbone_takes_the_files_of_the_earlier_ones_tasks_away(tmp_path: Path) -> None:
+    folder = bundle(tmp_path / "bundle", {"b": 2, "impressed": 3}, basis=7)
+    (folder / "tasks" / "mine.txt").write_bytes(b"my own")
+    net = network(seed=1)
+    save_backbone(folder, net, net.spec)  # type: ignore[arg-type]
+    assert files(folder).keys() == {"backbone.safetensors", "bundle.json", "tasks/mine.txt"}
+
+
+def _with_task(name: str, *, task_seed: int = 9, **options: Any) -> MaskedNetwork:
+    net = network(**options)
+    torch.manual_seed(task_seed)
+    net.add_task(name, masks.Piggyback(start="uniform"), head=nn.Conv2d(options.get("width", 2), 6, 1))
+    return net
+
+
+def _add(folder: Path, net: MaskedNetwork, name: str) -> None:
+    add_task_to_bundle(folder, net, name, options={"kind": "edges"}, info={"figures": {"MSE": 0.5}, "baseline": 1.0})
+
+
+def test_a_task_on_another_backbone_is_not_added(tmp_path: Path) -> None:
+    folder = bundle(tmp_path / "bundle", {"b": 2})
+    before = files(folder)
+    with pytest.raises(InputError, match=r"'c' has the backbone .*expected that of the bundle.*train it"):
+        _add(folder, _with_task("c", seed=1), "c")
+    assert files(folder) == before
+
+
+def test_a_replaced_task_keeps_its_place_and_one_that_others_need_stays(tmp_path: Path) -> None:
+    folder = bundle(tmp_path / "bundle", {"edges": 1, "b": 2})
+    _add(folder, _with_task("edges"), "edges")
+    assert read_bundle(folder)["tasks"] == ["edges", "b"]
+    net, backbone = load_bundle(folder)
+    net.add_task("v2", masks.Piggyback(start="uniform"), head=nn.Conv2d(2, 6, 1), start_from="edges")
+    info = {"task": {"kind": "edges"}, "figures": {"MSE": 0.5}}
+    add_task_file(folder, net.save_task("v2", tmp_path / "v2.safetensors", info=info, relative_to="edges"), net, backbone)
+    before = files(folder)
+    with pytest.raises(InputError, match=r"v2 are coded relative to those of 'edges'.*delete those first"):
+        _add(folder, _with_task("edges", task_seed=10), "edges")
+    assert files(folder) == before
+    assert load_bundle(folder)[0].tasks() == ("edges", "b", "v2")
+
+
+def test_damaged_tasks_are_deleted_one_by_one_and_bases_in_doubt_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = bundle(tmp_path / "bundle", {"a": 1, "impressed": 3, "b": 2, "c": 4}, basis=7)
+    for name in ("a", "b"):
+        (folder / "tasks" / f"{name}.safetensors").write_bytes(b"xx")
+    with pytest.raises(InputError, match=r"no task 'bb' .*did you mean 'b'\? expected one of a, impressed, b, c"):
+        delete_task_from_bundle(folder, "bb")
+    delete_task_from_bundle(folder, "impressed")
+    assert "a, b are missing or damaged" in caplog.text
+    assert list(read_bundle(folder)["bases"]) == ["shared"]
+    assert len(list((folder / "bases").iterdir())) == 1
+    delete_task_from_bundle(folder, "a")
+    assert list(read_bundle(folder)["bases"]) == ["shared"]
+    caplog.clear()
+    delete_task_from_bundle(folder, "b")
+    assert caplog.text == ""
+    assert not list((folder / "bases").iterdir())
+    assert load_bundle(folder)[0].tasks() == ("c",)
+
+
+@pytest.mark.parametrize(("name", "message"), [("B", "'B' differs from .*'b' in case alone"), ("Aux", "Windows reserves")])
+def test_a_name_that_other_systems_cannot_have_as_a_file_is_no_new_one(tmp_path: Path, name: str, message: str) -> None:
+    folder, loose = bundle(tmp_path / "bundle", {"b": 2}), tmp_path / "loose.safetensors"
+    net, backbone = load_bundle(folder)
+    net.save_task("b", loose)
+    # By an earlier version, whose bundles still open.
+    other = bundle(tmp_path / "other", {"x": 3})
+    (other / "tasks" / "x.safetensors").rename(other / "tasks" / f"{name}.safetensors")
+    (other / "bundle.json").write_text(json.dumps(read_bundle(other) | {"tasks": [name]}))
+    assert load_bundle(other)[0].tasks() == (name,)
+    before = files(folder)
+    for change in (
+        lambda: _add(folder, _with_task(name), name),
+        lambda: add_task_file(folder, loose, net, backbone, name=name),
+        lambda: join_bundles(folder, [other]),
+        lambda: join.import_adapter(tmp_path / "adapter", folder, name),
+    ):
+        with pytest.raises(InputError, match=rf"{message}.*choose another"):
+            change()
+    assert files(folder) == before
+    assert join_bundles(other, [folder] if name == "Aux" else [other]) == ([name, "b"] if name == "Aux" else [name])
+    delete_task_from_bundle(other, name)
+
+
+def test_a_planned_name_is_taken_in_any_case(tmp_path: Path) -> None:
+    folder = bundle(tmp_path / "run" / "bundle", {"b": 2})
+    (tmp_path / "run" / "progress.json").write_text(json.dumps({"planned": ["b", "Sky"], "tasks": {"b": {}}}))
+    check_not_planned(folder, ["c"])
+    with pytest.raises(InputError, match=r"still has to learn a task 'Sky'.*another name"):
+        check_not_planned(folder, ["sky"])
+
+
+def test_the_bytes_of_a_backbone_are_those_of_its_file(tmp_path: Path) -> None:
+    net = network(width=8)
+    with torch.no_grad():
+        for index, parameter in enumerate(net.backbone.parameters()):
+            parameter.copy_(parameter if index == 0 else parameter.half().float())
+    save_backbone(tmp_path, net, net.spec)  # type: ignore[arg-type]
+    stored, state = load_file(tmp_path / "backbone.safetensors"), net.backbone.state_dict()
+    size = stored_bytes(state)
+    assert size == sum(t.nbytes for t in stored.values()) < sum(t.nbytes for t in state.values())
+    header = int.from_bytes((tmp_path / "backbone.safetensors").read_bytes()[:8], "little")
+    assert (tmp_path / "backbone.safetensors").stat().st_size == size + 8 + header

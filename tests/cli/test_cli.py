@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 
 from img2img import __version__
 from img2img.cli import main
+from img2img.cli.output import one_message, print_facts, print_table
 from img2img.cli.process import bound_spinning
+from img2img.errors import InputError
 from img2img.research.suites.store import store_run
 
 
@@ -101,6 +104,70 @@ def test_one_run_becomes_its_own_page(suite: Path, tmp_path: Path, shell: Fixtur
         assert code == 1
         assert "results.json that is not of a run" in said
         assert (out / "results.json").read_text() == "{}"
+
+
+def test_a_page_goes_into_no_folder_that_holds_anything_else(suite: Path, tmp_path: Path, shell: Fixtures) -> None:
+    """A file of a user's own may have the name of a task, and so may one in a bundle."""
+    run, mine = suite.with_name("run"), tmp_path / "mine"
+    (mine / "metrics").mkdir(parents=True)
+    (mine / "metrics" / "streets.csv").write_text("my own")
+    (mine / "report.html").write_text("<title>Home</title>")
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "bundle.json").write_text("{}")
+    (tmp_path / "file").write_text("a file")
+    for out, said in (
+        (mine, "holds something else than a report: expected a new or empty folder"),
+        (mine / "metrics", "holds something else than a report"),
+        (tmp_path / "bundle", "lies within the bundle"),
+        (tmp_path / "bundle" / "page", "lies within the bundle"),
+        (tmp_path / "file", f"--out={tmp_path / 'file'}: {tmp_path / 'file'} is a file; expected a folder"),
+        (tmp_path / "file" / "page", "is a file; expected a folder"),
+    ):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        code, _, err = call(*shell, "report", str(run), "--out", str(out))
+        assert (code, said in err) == (1, True), err
+        assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "empty"
+    assert call(*shell, "report", str(run), "--out", str(out))[0] == 0
+    other = json.loads((run / "results.json").read_text())
+    other["tasks"][0]["name"] = "clouds"
+    (run / "results.json").write_text(json.dumps(other))
+    (out / "metrics" / "clouds.csv").write_text("my own")
+    code, _, err = call(*shell, "report", str(run), "--out", str(out))
+    assert (code, "clouds.csv is of no task of the report" in err) == (1, True), err
+    assert (out / "metrics" / "clouds.csv").read_text() == "my own"
+
+
+def test_a_report_is_copied_atomically(suite: Path, tmp_path: Path, shell: Fixtures) -> None:
+    run, out = suite.with_name("run"), tmp_path / "out"
+    assert call(*shell, "report", str(run), "--out", str(out))[0] == 0
+    log = out / "metrics" / "streets.csv"
+    copy = shutil.copyfile
+
+    def half(source: Path, target: Path) -> None:
+        copy(source, target)
+        os.truncate(target, 3)
+        raise OSError("the disk is gone")
+
+    shell[0].setattr(shutil, "copyfile", half)
+    assert call(*shell, "report", str(run), "--out", str(out))[0] == 1
+    assert log.read_bytes() == (run / "metrics" / "streets.csv").read_bytes()
+    assert json.loads((out / "results.json").read_text()) == results()
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "x"]])
+def test_a_run_that_was_not_finished_is_told_to_go_on(tmp_path: Path, shell: Fixtures, out: list[str]) -> None:
+    shell[0].chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "progress.json").write_text("{}")
+    code, _, err = call(*shell, "report", "run", *out)
+    said = " ".join(re.sub(r"[^ -~]", " ", err).split())
+    assert code == 2
+    assert "run has neither the results.json of a finished run" in said
+    assert "run the experiment to its end" in said
+    assert "suite's page" not in said
 
 
 @pytest.mark.parametrize(
@@ -217,6 +284,38 @@ def test_help_teaches(shell: Fixtures) -> None:
     _, said, _ = call(*shell, "report", "--help")
     for part in ("FOLDER", "--out", "--json", "Example: img2img report docs/results/image_to_image --out report"):
         assert part in " ".join(said.split())
+
+
+def test_tables_are_whole_in_a_pipe_and_folded_in_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "edges_to_s" + "o" * 190
+    print_table(("task", "[metric]"), [(name, "IoU [car] :smile:"), ("b", "x [bold]y[/bold]")])
+    head, _, *rows = [line.strip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert head.split() == ["task", "[metric]"]
+    assert [re.split("  +", row) for row in rows] == [[name, "IoU [car] :smile:"], ["b", "x [bold]y[/bold]"]]
+    for variable, value in (("FORCE_COLOR", "1"), ("TERM", "dumb")):  # a terminal of 80 columns
+        monkeypatch.setenv(variable, value)
+    print_table(("task", "metric"), [(name, "mIoU")])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    assert out.count("o") == name.count("o") + "mIoU".count("o")
+
+
+def test_nothing_that_a_strangers_file_has_for_names_reaches_the_terminal_as_an_order(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "a\x1b[2Jb\x9b0m\nc\td\u2028e\ud800"
+    harmless = "a�[2Jb�0m c d e�"
+    print_table(("x", evil), [(evil, "y")])
+    print_facts({evil: evil, "classes": [evil, "ü 中"], "none": None})
+    with pytest.raises(SystemExit), one_message():
+        raise InputError(evil)
+    out, err = capsys.readouterr()
+    assert all(c.isprintable() or c == "\n" for c in out + err)
+    assert out.count(harmless) == 5
+    assert f"classes  {harmless}, ü 中\n" in out
+    assert "none  —\n" in out
+    assert err == "error: a�[2Jb�0m c d e\\ud800\n", "messages spell halves of pairs out"
 
 
 def test_version(shell: Fixtures) -> None:

@@ -108,6 +108,14 @@ def test_a_bundle_is_saved_with_a_card_and_pushed_only_when_told(
     assert pushed[1] == ((bundle, "me/demo"), {"license": "mit", "private": False})
 
 
+def test_a_repository_that_none_can_be_is_called_malformed(bundle: Path) -> None:
+    for name in ("bad name!", "a/b/c"):
+        failed = call("share", "push", bundle, name)
+        assert isinstance(failed.exception, InputError)
+        assert re.search(rf"'{name}' is no name of a repository .*expected owner/name", str(failed.exception))
+        assert "connection" not in str(failed.exception)
+
+
 def test_a_bucket_is_no_place_to_write_to(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing copies into it: a folder `s3:` would be made."""
     monkeypatch.chdir(tmp_path)

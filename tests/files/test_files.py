@@ -8,6 +8,7 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from img2img.backbones.pretrained import read_tensors
 from img2img.cli.output import one_message
 from img2img.cli.pipeline import job_errors
 from img2img.errors import LONGEST, InputError, TrainingDivergedError, first_line
-from img2img.files.atomic import clear_leftovers, make_folder, temporary_beside, write_atomic
+from img2img.files.atomic import clear_leftovers, make_folder, replace_folder, restore_folder, temporary_beside, write_atomic
 from img2img.files.json_files import parse_json, read_json, write_json
 from img2img.files.unpickle import read_pickled_arrays
 from img2img.files.untrusted import check_plain, mapping
@@ -181,6 +182,74 @@ def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path: Path) 
     assert {path.name for path in tmp_path.iterdir()} == kept
     assert not list((tmp_path / "below").iterdir())
     assert clear_leftovers(tmp_path / "nowhere") == []
+
+
+def _new_beside(folder: Path, text: str) -> Path:
+    made = temporary_beside(folder)
+    made.mkdir()
+    (made / "file").write_text(text)
+    return made
+
+
+def test_a_folder_that_a_killed_process_put_aside_comes_back_or_is_removed(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from img2img.files import atomic\n"
+        "real, end = os.replace, lambda *_, **__: os._exit(9)\n"
+        "if sys.argv[3] == 'between':\n"
+        "    atomic.os.replace = lambda a, b: (real(a, b), str(b).endswith('.old') and end())\n"
+        "else:\n"
+        "    atomic.shutil.rmtree = end\n"
+        "atomic.replace_folder(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    folder = tmp_path / "it"
+    folder.mkdir()
+    (folder / "file").write_text("first")
+    for moment, text, names in (("between", "second", {"first"}), ("after", "third", {"first", "third"})):
+        new = _new_beside(folder, text).rename(tmp_path / ".it.4194304.tmp")  # of none that runs
+        assert subprocess.run([sys.executable, "-c", code, str(new), str(folder), moment]).returncode == 9
+        left = [path for path in tmp_path.iterdir() if path.suffix != ".tmp"]
+        assert {(path / "file").read_text() for path in left} == names
+        restore_folder(folder)
+        assert (folder / "file").read_text() == ("first" if moment == "between" else "third")
+        assert [path for path in tmp_path.iterdir() if path.suffix == ".old"] == []
+        clear_leftovers(tmp_path)
+
+    ended = int(subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True).stdout)
+    clear_leftovers(tmp_path)
+    theirs = {tmp_path / f".it.{os.getppid()}.old", tmp_path / f".other.{ended}.old"}  # of one that runs, of another folder
+    for path in (*theirs, tmp_path / f".it.{ended}.old"):
+        path.mkdir()
+    replace_folder(_new_beside(folder, "fourth"), folder)
+    assert (folder / "file").read_text() == "fourth"
+    assert set(tmp_path.iterdir()) == {folder, *theirs}
+
+
+def test_a_link_to_a_folder_stays_where_that_is_replaced(tmp_path: Path) -> None:
+    folder, link = tmp_path / "folder", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    replace_folder(_new_beside(folder, "new"), link)
+    assert link.is_symlink()
+    assert (folder / "file").read_text() == "new"
+    assert set(tmp_path.iterdir()) == {folder, link}
+
+
+def test_a_folder_is_replaced_though_one_that_waits_for_it_makes_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, real = tmp_path / "folder", os.replace
+    folder.mkdir()
+    lock = folder / ".img2img.lock"
+
+    def replace(source: Path, target: Path) -> None:
+        real(source, target)
+        if target.suffix == ".old":
+            folder.mkdir()
+            lock.touch()
+            threading.Timer(0.2, lock.unlink).start()
+
+    monkeypatch.setattr(os, "replace", replace)
+    replace_folder(_new_beside(folder, "new"), folder)
+    assert (folder / "file").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_the_first_line_of_a_message_even_of_an_empty_or_endless_one() -> None:

@@ -1,5 +1,6 @@
 """Sharing: a folder in the hub's form, its card, and the Hub, which is a fake here: nothing may reach a network."""
 
+import hashlib
 import importlib
 import json
 import os
@@ -7,6 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,11 @@ from huggingface_hub import ModelCard
 import img2img
 from img2img import InputError, MaskedNetwork, hub, masks
 from img2img.backbones import build_backbone
-from img2img.bundle import add_task_to_bundle, delete_task_from_bundle, load_bundle, save_backbone
+from img2img.bundle import add_task_to_bundle, delete_task_from_bundle, load_bundle, read_bundle, save_backbone
+from img2img.bundle.join import join_bundles
 from img2img.tasks import build_task
 
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "disks": {"kind": "segmentation", "classes": ["ground", "disk"]},
     "sky": {"kind": "segmentation", "classes": ["ground", "sky"]},
     "colour": {"kind": "colourisation"},
@@ -208,6 +212,159 @@ def test_a_failure_leaves_the_earlier_folder(run: Path, tmp_path: Path, monkeypa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken", "shared"]
 
 
+def another(folder: Path, name: str) -> Callable[[], Path]:
+    """What adds a task to a bundle, or replaces the one of that name, in another way than by sharing."""
+    network, backbone = load_bundle(folder)
+    if name in network.tasks():
+        network.delete_task(name)
+    task = build_task(TASKS["sky"])
+    network.add_task(name, masks.Piggyback(start="uniform"), head=backbone.make_head(task.out_channels))
+    return lambda: add_task_to_bundle(folder, network, name, options=task.options(), info={"figures": {"mIoU": 0.9}})
+
+
+def add_another(folder: Path, name: str) -> None:
+    another(folder, name)()
+
+
+def test_a_task_that_comes_while_a_folder_is_shared_anew_is_kept(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = hub.save_pretrained(run, tmp_path / "shared")
+    adding = threading.Thread(target=another(folder, "late"))
+    real = hub.folder.model_card
+
+    def card(*args: Any, **kwargs: Any) -> Any:
+        adding.start()
+        adding.join(0.5)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(hub.folder, "model_card", card)
+    hub.save_pretrained(folder, folder)
+    adding.join()
+    assert list(load_bundle(folder)[0].tasks()) == [*TASKS, "late"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md",
+        "backbone.safetensors",
+        "bundle.json",
+        "config.json",
+        "tasks",
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ["shared"]
+
+
+def test_two_that_share_into_one_folder_take_turns(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = hub.save_pretrained(run, tmp_path / "shared")
+    real, other = os.replace, threading.Thread(target=hub.save_pretrained, args=(run, folder), kwargs={"license": "mit"})
+
+    def replace(source: Any, target: Any) -> None:
+        real(source, target)
+        if str(target).endswith(".old") and other.ident is None:  # between the two renames
+            other.start()
+            other.join(0.5)
+
+    monkeypatch.setattr(os, "replace", replace)
+    hub.save_pretrained(run, folder)
+    other.join()
+    assert "license: mit" in (folder / "README.md").read_text(), "the second was the last"
+    assert [p.name for p in tmp_path.iterdir()] == ["shared"]
+
+
+def test_what_a_killed_save_put_aside_comes_back(run: Path, tmp_path: Path) -> None:
+    folder = hub.save_pretrained(run, tmp_path / "shared")
+    add_another(folder, "added")  # nowhere else
+    folder.rename(tmp_path / ".shared.4194304.old")  # no machine has so many
+    (tmp_path / ".shared.saving").mkdir()
+    with pytest.raises(InputError, match=r"something else.* \(tasks/added\.safetensors\)"):
+        hub.save_pretrained(run, folder)
+    hub.save_pretrained(folder, folder)
+    assert (folder / "tasks" / "added.safetensors").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["shared"]
+
+
+def test_a_link_to_a_shared_folder_stays_one(run: Path, tmp_path: Path) -> None:
+    folder, link = hub.save_pretrained(run, tmp_path / "there" / "shared"), tmp_path / "link"
+    link.symlink_to(folder)
+    assert hub.save_pretrained(run, link, license="mit") == link
+    assert link.is_symlink()
+    assert "license: mit" in (folder / "README.md").read_text()
+    assert [p.name for p in folder.parent.iterdir()] == ["shared"]
+    assert [p.name for p in tmp_path.iterdir() if p.name not in ("there", "link")] == []
+
+
+def test_a_task_that_was_replaced_in_the_folder_is_never_lost(run: Path, tmp_path: Path) -> None:
+    folder = hub.save_pretrained(run, tmp_path / "shared")
+    add_another(folder, "sky")
+    changed = (folder / "tasks" / "sky.safetensors").read_bytes()
+    with pytest.raises(InputError, match=r"something else.* \(tasks/sky\.safetensors\)"):
+        hub.save_pretrained(run, folder)
+    hub.save_pretrained(folder, folder)
+    assert (folder / "tasks" / "sky.safetensors").read_bytes() == changed
+    config = json.loads((folder / "config.json").read_text())
+    assert config["checksums"]["sky"] == hashlib.sha256(changed).hexdigest()
+    del config["checksums"]  # as versions before wrote it
+    (folder / "config.json").write_text(json.dumps(config))
+    hub.save_pretrained(run, folder)
+    assert (folder / "tasks" / "sky.safetensors").read_bytes() == (run / "bundle" / "tasks" / "sky.safetensors").read_bytes()
+
+
+def test_an_opened_bundle_that_is_shared_can_be_joined_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = hub.save_pretrained(img2img.load(run).network, tmp_path / "shared")
+    assert read_bundle(folder)["select"] == read_bundle(run / "bundle")["select"] == ["*"]
+    assert join_bundles(tmp_path / "joined", [run, folder]) == list(TASKS)
+    backbone = load_bundle(run / "bundle")[1]
+    some = list(load_bundle(run / "bundle")[0].roles.masked)[:2]
+    network = MaskedNetwork(backbone, head="head", select=some)
+    task = build_task(TASKS["sky"])
+    network.add_task("sky", masks.Piggyback(), head=backbone.make_head(task.out_channels))
+    network.state("sky").info["task"] = task.options()
+    assert read_bundle(hub.save_pretrained(network, tmp_path / "some"))["select"] == some
+    monkeypatch.setattr(hub.folder, "MAX_PATTERNS", 1)
+    with pytest.raises(InputError, match=r"masks 2 weights .*at most 1, or all"):
+        hub.save_pretrained(network, tmp_path / "more")
+
+
+@pytest.mark.parametrize("name", ["tasks/sky.safetensors", "backbone.safetensors"])
+def test_a_damaged_file_is_not_shared(run: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_hub(**options: Any) -> None:
+        raise AssertionError("nothing may be sent")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", no_hub)
+    broken, shared = shutil.copytree(run, tmp_path / "broken"), hub.save_pretrained(run, tmp_path / "shared")
+    before = (shared / "README.md").read_bytes()
+    damage(broken / "bundle" / name)
+    with pytest.raises(InputError, match=rf"{broken / 'bundle' / name}"):
+        hub.save_pretrained(broken, shared)
+    assert (shared / "README.md").read_bytes() == before
+    for folder in (broken, shared):
+        if folder == shared:
+            (shared / "config.json").unlink()  # whose checksum would tell
+            damage(shared / name)
+        with pytest.raises(InputError, match=name):
+            hub.push_to_hub(folder, "me/tiny")
+
+
+def damage(path: Path) -> None:
+    blob = bytearray(path.read_bytes())
+    blob[-5] ^= 1
+    path.write_bytes(blob)
+
+
+def test_wrong_arguments_are_named(run: Path, tmp_path: Path) -> None:
+    for option, value in (("notes", 5), ("results", 5), ("repo_id", 5), ("license", 5), ("notes", "\udc80")):
+        with pytest.raises(InputError, match=f"{option}="):
+            hub.save_pretrained(run, tmp_path / "shared", **{option: value})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="source=None: expected a path"):
+        hub.save_pretrained(None, tmp_path / "shared")  # type: ignore[arg-type]
+    odd = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(InputError, match=r"folder=.*not UTF-8.*repo_id"):
+        hub.save_pretrained(run, odd)
+    assert list(tmp_path.iterdir()) == []
+    hub.save_pretrained(run, odd, repo_id="me/tiny", notes="")
+    for name in ("bad name!", "a/b/c", "-x"):
+        with pytest.raises(InputError, match=rf"{name}.*is no name of a repository.*expected owner/name"):
+            hub.push_to_hub(run, name)
+
+
 # ---------------------------------------------------------------------- the card
 
 
@@ -225,11 +382,11 @@ def test_the_card_holds_what_the_files_say(run: Path, tmp_path: Path) -> None:
         ("colour", "image-to-image", "image_folder", "ab error"): 123.456,
     }
     size = (folder / "tasks" / "colour.safetensors").stat().st_size
-    assert f"| colour | colourisation | piggyback | ab error ↓ | 123.5 | 0.25 (grey copy) | 7 | {size:,} |" in card.text
+    assert f"| colour | colourisation | piggyback | ab error ↓ | 123.5 | 0.2500 (grey copy) | 7 | {size:,} |" in card.text
     assert f"{(folder / 'backbone.safetensors').stat().st_size:,} bytes" in card.text
     assert 'img2img.from_pretrained("me/tiny")' in card.text
     assert "image_folder (resize 96)" in card.text
-    assert "1,500 steps in 5 minutes; device an \\[old\\] one, torch 2.11. Steps: disks 500, sky 500, colour 500." in card.text
+    assert "1,500 steps in 5 min 0 s; device an \\[old\\] one, torch 2.11. Steps: disks 500, sky 500, colour 500." in card.text
     assert "someone" not in card.content  # no paths of this machine
     noted = hub.save_pretrained(run, folder, notes="## Terms\n\nMine.\n")
     assert (noted / "README.md").read_text().endswith("keep the terms of their owners.\n\n## Terms\n\nMine.\n")
@@ -238,12 +395,12 @@ def test_the_card_holds_what_the_files_say(run: Path, tmp_path: Path) -> None:
 def test_a_bundle_alone_has_a_card_without_baselines(run: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(run / "bundle", tmp_path / "alone")
     text = (hub.save_pretrained(bundle, tmp_path / "shared") / "README.md").read_text()
-    assert "| disks | segmentation | piggyback | mIoU ↑ | 0.75 | — | — |" in text
+    assert "| disks | segmentation | piggyback | mIoU ↑ | 0.7500 | — | — |" in text
     assert "do not say which images" in text
     assert "## Training" not in text
     assert "No licence was stated" in text
     with_results = hub.save_pretrained(bundle, tmp_path / "shared", results=run / "results.json")
-    assert "0.25 (majority class)" in (with_results / "README.md").read_text()
+    assert "0.2500 (majority class)" in (with_results / "README.md").read_text()
     other = json.loads((run / "results.json").read_text()) | {"backbone": {"sha256": "0" * 64}}
     with pytest.raises(InputError, match="another backbone"):
         hub.save_pretrained(bundle, tmp_path / "shared", results=other)
@@ -257,9 +414,9 @@ def test_the_card_says_of_the_run_only_what_holds_for_tasks_that_are_there(run: 
     (folder / "results.json").write_text(json.dumps(results))
     delete_task_from_bundle(folder / "bundle", "sky")
     text = (hub.save_pretrained(folder, tmp_path / "shared") / "README.md").read_text()
-    assert "500 steps in 2 minutes" in text
+    assert "500 steps in 1 min 40 s" in text
     assert "Steps: colour 500." in text
-    assert "| disks | segmentation | piggyback | mIoU ↑ | 0.75 | — | — |" in text
+    assert "| disks | segmentation | piggyback | mIoU ↑ | 0.7500 | — | — |" in text
     assert "- colour: image_folder (resize 96)" in text
     assert "scenes" not in text
 
@@ -291,8 +448,36 @@ def test_the_card_has_the_baseline_of_a_task_that_was_added_later(run: Path, tmp
     info = {"figures": {"mIoU": 0.625}, "baseline": 0.125}
     add_task_to_bundle(folder / "bundle", network, "added", options=task.options(), info=info)
     text = (hub.save_pretrained(folder, tmp_path / "shared") / "README.md").read_text()
-    assert "| added | segmentation | piggyback | mIoU ↑ | 0.625 | 0.125 (majority class) | — |" in text
-    assert "| sky | segmentation | piggyback | mIoU ↑ | 0.5 | 0.25 (majority class) | 7 |" in text
+    assert "| added | segmentation | piggyback | mIoU ↑ | 0.6250 | 0.1250 (majority class) | — |" in text
+    assert "| sky | segmentation | piggyback | mIoU ↑ | 0.5000 | 0.2500 (majority class) | 7 |" in text
+
+
+def test_the_card_says_of_forgetting_which_tasks_it_is_about(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    said = "while later ones were learned"
+    assert f"{said}: 0." in (hub.save_pretrained(folder, tmp_path / "shared") / "README.md").read_text()
+    add_another(folder / "bundle", "added")
+    text = (hub.save_pretrained(folder, tmp_path / "shared") / "README.md").read_text()
+    assert f"{said}, of the run that learned disks, sky, colour: 0." in text
+    add_another(folder / "bundle", "one")
+    for name in TASKS:
+        delete_task_from_bundle(folder / "bundle", name)
+    assert said not in (hub.save_pretrained(folder, tmp_path / "shared") / "README.md").read_text()
+
+
+def test_the_cards_numbers_are_those_of_the_report(run: Path, tmp_path: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    results["tasks"][0] |= {"baseline": 12345.6, "test_images": 12345}
+    results["environment"] = {}
+    for task in results["tasks"]:
+        task |= {"steps": 1, "train_seconds": 4}
+    text = (hub.save_pretrained(run, tmp_path / "shared", results=results) / "README.md").read_text()
+    assert "| 12,346 (majority class) | 12,345 |" in text
+    assert "\n3 steps in 12 s. Steps: disks 1, sky 1, colour 1.\n" in text
+    del results["tasks"][1]["train_seconds"]
+    text = (hub.save_pretrained(run, tmp_path / "shared", results=results) / "README.md").read_text()
+    assert "\n2 steps in 8.0 s. Steps: disks 1, colour 1. Not counted, since the results do not say how long " in text
+    assert "they were trained: sky.\n" in text
 
 
 def test_the_cards_example_imports_kinds_of_ones_own(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,10 +503,13 @@ def test_the_cards_example_runs(run: Path, tmp_path: Path, monkeypatch: pytest.M
     from PIL import Image
 
     monkeypatch.chdir(tmp_path)
-    text = (hub.save_pretrained(run, "tiny") / "README.md").read_text()
     Image.fromarray(IMAGE).save("photo.jpg")
-    exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
-    assert Image.open("result.png").size == (30, 21)
+    for name in ("tiny", "a \"quoted\" 'name' 😀"):
+        text = (hub.save_pretrained(run, name) / "README.md").read_text()
+        exec(compile(text.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
+        assert Image.open("result.png").size == (30, 21)
+        Path("result.png").unlink()
+        assert "# the path of this folder" in text
 
 
 # ---------------------------------------------------------------------- the Hub
@@ -354,6 +542,14 @@ def test_a_repository_is_fetched_by_name(run: Path, tmp_path: Path, monkeypatch:
     assert options == {
         "repo_id": "me/tiny", "revision": "v1", "token": "t", "cache_dir": tmp_path / "c", "local_files_only": True
     }  # fmt: skip
+
+
+def test_a_folder_has_no_revisions(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hub.save_pretrained(run, "me/demo")
+    with pytest.raises(InputError, match=r"revision='v1': me/demo is a folder on this machine.*leave revision out"):
+        hub.from_pretrained("me/demo", revision="v1")
+    assert list(hub.from_pretrained("me/demo").tasks) == list(TASKS)
 
 
 def test_without_a_connection_there_is_one_message_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,13 +602,50 @@ def test_only_push_to_hub_sends_anything(run: Path, tmp_path: Path, monkeypatch:
     assert calls[0][1] == {"token": "t"}
     assert calls[1][1] == {"repo_id": "me/tiny", "private": True, "exist_ok": True}
     assert calls[2][1]["folder_path"] == folder
-    assert calls[2][1]["allow_patterns"] == list(hub.FILES)
+    assert calls[2][1]["allow_patterns"] == [
+        "README.md", "config.json", "bundle.json", "backbone.safetensors",
+        *(f"tasks/{name}.safetensors" for name in TASKS),
+    ]  # fmt: skip
     assert calls[2][1]["delete_patterns"] == ["tasks/*.safetensors", "bases/*.safetensors"]  # of those that are not sent again
     with pytest.raises(InputError, match=r"license='mit'.*save_pretrained"):
         hub.push_to_hub(folder, "me/tiny", license="mit")
     with pytest.raises(InputError, match="no bundle"):
         hub.push_to_hub(tmp_path, "me/tiny")
     assert len(calls) == 3
+
+
+def test_only_what_the_bundle_lists_is_sent_with_a_card_of_it(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+
+    class Api:
+        def __init__(self, **options: Any) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, **options: Any) -> None:
+            pass
+
+        def upload_folder(self, *, folder_path: Path, allow_patterns: list[str], **options: Any) -> None:
+            names = [path.relative_to(folder_path).as_posix() for path in folder_path.rglob("*") if path.is_file()]
+            sent[:] = sorted(huggingface_hub.utils.filter_repo_objects(names, allow_patterns=allow_patterns))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    folder = hub.save_pretrained(run, tmp_path / "shared")
+    for name in ("tasks/secret.safetensors", "tasks/notes.txt"):
+        (folder / name).write_bytes(b"mine")
+    hub.push_to_hub(folder, "me/tiny")
+    tasks = [f"tasks/{name}.safetensors" for name in sorted(TASKS)]
+    assert sent == ["README.md", "backbone.safetensors", "bundle.json", "config.json", *tasks]
+    for name in ("tasks/secret.safetensors", "tasks/notes.txt"):
+        (folder / name).unlink()
+    for change in (delete_task_from_bundle, add_another):
+        sent.clear()
+        change(folder, "sky")
+        with pytest.raises(InputError, match=r"card and config\.json .* were written for other tasks.*share save .* --overwrite"):
+            hub.push_to_hub(folder, "me/tiny")
+        assert sent == []
+        hub.save_pretrained(folder, folder)
+        hub.push_to_hub(folder, "me/tiny")
+        assert ("tasks/sky.safetensors" in sent) is (change is add_another)
 
 
 def test_a_bundle_without_a_card_gets_one_before_it_is_sent(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

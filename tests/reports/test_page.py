@@ -15,6 +15,7 @@ from img2img.errors import InputError
 from img2img.reports import text
 from img2img.reports.page import improvement, write_report
 from img2img.tasks.segmentation import Segmentation
+from img2img.training.results import read_results
 
 NAMES = ("shapes", "landscape", "colour", "style-tissue", "style-hubble", "edges")
 BASELINE = {
@@ -312,6 +313,28 @@ def test_the_forgetting_matrix_marks_what_equals_the_diagonal(demo: tuple[Path, 
     assert "the outputs are the same, bit for bit" in page.text
 
 
+def test_a_baseline_of_0_is_beaten_and_an_equal_value_is_neither_good_nor_bad(tmp_path: Path) -> None:
+    results = six_tasks()
+    results["tasks"][0]["baseline"] = 0.0  # a score above it
+    results["tasks"][2] |= {"value": 0.5, "baseline": 0.0}  # an error above it
+    results["tasks"][3]["baseline"] = results["tasks"][3]["value"]
+    page = report(tmp_path / "run", results)
+    assert "tasks do better than their baselines4 of 6" in page.text
+    assert [page.row(name)[4] for name in ("shapes", "colour", "style-tissue", "edges")] == ["—", "—", "0 %", "+59.5 %"]
+    classes = [attrs.get("class") for tag, attrs in page.tags if tag == "td"]
+    assert (classes.count("good"), classes.count("bad")) == (3, 0)
+
+
+@pytest.mark.parametrize(("method", "fixed"), [("piggyback", True), ("finetune", True), ("sequential", False), ("mine", False)])
+def test_that_nothing_can_change_is_said_of_methods_that_cannot_forget_alone(tmp_path: Path, method: str, fixed: bool) -> None:
+    results = six_tasks() | {"method": method}
+    results["forgetting"]["remeasured"] = "end"
+    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert ("What a task runs with cannot change any more, so every earlier task was measured" in page.text) is fixed
+    assert ("Every earlier task was measured again on its test images after the last one." in page.text) is not fixed
+
+
 def test_a_value_that_moved_by_the_last_bit_is_not_called_the_same(tmp_path: Path) -> None:
     results = six_tasks()
     matrix = results["forgetting"]["value_matrix"]
@@ -454,6 +477,9 @@ def test_missing_and_broken_files_are_refused_with_what_to_do(tmp_path: Path) ->
     (tmp_path / "results.json").write_text('{"version": 2,', encoding="utf-8")
     with pytest.raises(InputError, match="not valid JSON"):
         write_report(tmp_path)
+    (tmp_path / "results.json").write_text(json.dumps(one_task() | {"seed": float("nan")}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"NaN is no JSON.*write it again"):
+        read_results(tmp_path)
 
 
 def test_a_broken_image_or_log_is_named(tmp_path: Path) -> None:
@@ -488,7 +514,8 @@ def test_improvement_is_relative_to_the_baseline(value: Any, baseline: Any, high
     [
         (text.number, None, "—"), (text.number, 0.0, "0"), (text.number, 0.5, "0.5000"), (text.number, -0.123456, "−0.1235"),
         (text.number, 447480.0, "447,480"), (text.number, 999.97, "1,000"), (text.number, 1.5e-5, "1.5e−05"),
-        (text.signed, 2.0, "+2.000"), (text.signed, None, "—"), (text.percent, 0.0123, "1.23 %"), (text.percent, 0.5, "50.0 %"),
+        (text.signed, 2.0, "+2.000"), (text.signed, None, "—"), (text.signed, float("inf"), "—"), (text.gain, float("inf"), "—"),
+        (text.signed, 0.0, "0"), (text.gain, None, "—"), (text.percent, 0.0123, "1.23 %"), (text.percent, 0.5, "50.0 %"),
         (text.percent, 0.9999, "100 %"), (text.percent, 0.0, "0 %"), (text.gain, 5.39, "+539 %"), (text.gain, -0.5, "−50.0 %"),
         (text.size, 56_400_000, "56.4 MB"), (text.size, 999, "999 bytes"), (text.size, 999_900, "1.00 MB"),
         (text.size, 338.4e6, "338 MB"),

@@ -142,6 +142,16 @@ def test_what_does_not_fit_the_bundle_is_refused(
     assert not (tmp_path / "run" / "bundle").exists()
 
 
+def test_a_name_that_differs_from_one_of_the_bundle_in_case_alone_is_refused_before_training(
+    config: Make, base: Path, tmp_path: Path
+) -> None:
+    more = config(backbone={"mode": "bundle", "weights": str(base)}, sequence=["Colour"])
+    more["tasks"]["Colour"] = more["tasks"]["colour"]
+    with pytest.raises(InputError, match=r"'Colour' differs from that of the task 'colour' in case alone.*another name"):
+        run(more)
+    assert not (tmp_path / "run" / "bundle").exists()
+
+
 def test_a_run_that_goes_on_keeps_what_was_added_to_its_bundle(config: Make, disk_data: Path, tmp_path: Path) -> None:
     """Also a run whose first task was not finished when the other came, and that is to learn one of the same name."""
     out, backbone = tmp_path / "run", {"mode": "random", "kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}
@@ -199,6 +209,7 @@ def test_a_backbone_in_half_precision_takes_half_the_bytes_and_gives_the_same_ou
     weights = {name: t for name, t in stored.items() if t.ndim > 1}
     assert {t.dtype for t in weights.values()} == {torch.float16}
     assert any(t.abs().max() > 0 for t in weights.values())
+    assert results["backbone"]["bytes"] == results["shared_bytes"] == sum(t.nbytes for t in stored.values())
     network, _ = load_bundle(tmp_path / "half" / "bundle")
     assert {t.dtype for name, t in network.backbone.state_dict().items() if name in weights} == {torch.float32}
     assert all(torch.equal(network.backbone.state_dict()[name], t.float()) for name, t in weights.items())

@@ -470,12 +470,21 @@ def test_the_pipeline_prints_one_message_and_no_traceback(config: Make, tmp_path
     assert "sequnce" in unknown.stderr
 
 
-@pytest.mark.parametrize(("name", "said"), [("a/b", "letters, digits"), ("a.b", "letters, digits"), ("items", "reserve")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("a/b", "letters, digits"), ("a.b", "letters, digits"), ("items", "reserve"), ("Nul", "Windows")]
+)
 def test_a_task_name_that_no_file_or_module_can_have_is_refused_before_training(config: Make, name: str, said: str) -> None:
     made = config(method={"name": "sequential"})
     made["tasks"][name] = made["tasks"]["colour"]
     with pytest.raises(InputError, match=said):
         read_experiment({**made, "sequence": ["disks", name]})
+
+
+def test_task_names_that_differ_in_case_alone_are_refused_before_training(config: Make) -> None:
+    made = config()
+    made["tasks"]["Disks"] = made["tasks"]["colour"]
+    with pytest.raises(InputError, match=r"'disks' differs from that of the task 'Disks' in case alone.*another name"):
+        run({**made, "sequence": ["disks", "Disks"]})
 
 
 def test_one_value_for_the_normalisation_names_what_to_raise(config: Make) -> None:
