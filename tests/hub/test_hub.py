@@ -32,6 +32,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "colour": {"kind": "colourisation"},
 }
 FIGURES = {"disks": {"mIoU": 0.75}, "sky": {"mIoU": 0.5}, "colour": {"ab error": 123.456}}
+SHARED = ["README.md", "backbone.safetensors", "bundle.json", "config.json", "tasks"]
 IMAGE = np.random.default_rng(0).integers(0, 256, (21, 30, 3), np.uint8)
 
 
@@ -85,13 +86,7 @@ def test_a_folder_gives_the_same_outputs_bit_for_bit(run: Path, tmp_path: Path) 
     folder = img2img.save_pretrained(run, tmp_path / "shared")
     assert same_outputs(img2img.load(run), img2img.from_pretrained(folder))
     assert same_outputs(img2img.load(run), img2img.from_pretrained(str(folder), device="cpu"))
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "README.md",
-        "backbone.safetensors",
-        "bundle.json",
-        "config.json",
-        "tasks",
-    ]
+    assert sorted(p.name for p in folder.iterdir()) == SHARED
     assert [p.name for p in tmp_path.iterdir()] == ["shared"]  # nothing temporary is left
 
 
@@ -242,13 +237,7 @@ def test_a_task_that_comes_while_a_folder_is_shared_anew_is_kept(
     hub.save_pretrained(folder, folder)
     adding.join()
     assert list(load_bundle(folder)[0].tasks()) == [*TASKS, "late"]
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "README.md",
-        "backbone.safetensors",
-        "bundle.json",
-        "config.json",
-        "tasks",
-    ]
+    assert sorted(p.name for p in folder.iterdir()) == SHARED
     assert [p.name for p in tmp_path.iterdir()] == ["shared"]
 
 
