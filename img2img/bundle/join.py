@@ -105,12 +105,14 @@ class _Joint:
         tasks: the folder of the bundle that each task is taken from, by name.
         bases: SHA-256 by name.
         files_of_bases: the folder of a bundle that has the basis, by SHA-256.
+        masked: the names of the weights that are masked, by whatever patterns they are selected.
     """
 
     description: dict[str, Any] = field(default_factory=dict)
     tasks: dict[str, Path] = field(default_factory=dict)
     bases: dict[str, str] = field(default_factory=dict)
     files_of_bases: dict[str, Path] = field(default_factory=dict)
+    masked: frozenset[str] = frozenset()
 
     def add(self, folder: Path, *, may_be_empty: bool = False) -> None:
         """Take the bundle in `folder` up, after checking everything in it."""
@@ -119,12 +121,19 @@ class _Joint:
             check_has_tasks(folder, description)
         network, backbone = load_backbone(folder, description)  # checks backbone and bases
         load_tasks(folder, description["tasks"], network, backbone)  # and that each would open, before it is joined
-        self.description = self.description or description
-        for key, what in (("sha256", "backbone"), ("spec", "description of the backbone"), ("select", "selection of weights")):
-            if without_head(description[key]) != without_head(self.description[key]):
+        masked = frozenset(network.roles.masked)
+        if not self.description:
+            self.description, self.masked = description, masked
+        first = self.description
+        for key, what, same in (
+            ("sha256", "backbone", description["sha256"] == first["sha256"]),
+            ("spec", "description of the backbone", without_head(description["spec"]) == without_head(first["spec"])),
+            ("select", "selection of weights", masked == self.masked),
+        ):
+            if not same:
                 raise InputError(
                     f"{folder} has another {what} than the bundles before it ({description[key]!r:.60}, not "
-                    f"{self.description[key]!r:.60}): its masks mean nothing there; train its tasks on the same backbone, with "
+                    f"{first[key]!r:.60}): its masks mean nothing there; train its tasks on the same backbone, with "
                     "backbone_from=RUN or backbone=bundle"
                 )
         for name, sha256 in description["bases"].items():

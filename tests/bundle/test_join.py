@@ -160,6 +160,15 @@ def test_what_does_not_belong_together_is_refused_and_nothing_is_written(
     assert files(one) == before
 
 
+def test_weights_selected_by_other_patterns_are_the_same_where_they_are_the_same(tmp_path: Path) -> None:
+    one = bundle(tmp_path / "one", {"first": 1})
+    names = list(load_bundle(one)[0].roles.masked)
+    other = bundle(tmp_path / "other", {"second": 2}, select=names)
+    assert read_bundle(other)["select"] == names != read_bundle(one)["select"]
+    assert join_bundles(one, [other]) == ["first", "second"]
+    assert list(load_bundle(one)[0].tasks()) == ["first", "second"]
+
+
 def test_damage_is_found_and_a_kill_leaves_the_bundle_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = bundle(tmp_path / "one", {"first": 1}), bundle(tmp_path / "two", {"b": 2})
     with pytest.raises(InputError, match="no bundles to join"):
