@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 
 from img2img.backbones import build_backbone
-from img2img.bundle import HEAD
+from img2img.bundle import HEAD, stored_bytes
 from img2img.errors import InputError
 from img2img.inference.evaluator import Network
 from img2img.masks import MaskedNetwork
@@ -117,11 +117,11 @@ class SeparateNetworks(Strategy):
         return total_bytes(self._networks[name].own_tensors())
 
     def shared_bytes(self) -> int:
-        """What no task trains of the backbone; nothing where tasks train all of it."""
+        """What no task trains of the backbone, as it is stored; nothing where tasks train all of it."""
         if self.trained is None:
             return 0
         tensors = self.context.network.backbone.state_dict()
-        return total_bytes({name: t for name, t in tensors.items() if name.partition(".")[0] not in self.trained})
+        return stored_bytes({name: t for name, t in tensors.items() if name.partition(".")[0] not in self.trained})
 
     def relative_parameters(self) -> float:
         """What is shared once, and the trained children of each task; of a backbone trained elsewhere its own children besides.
