@@ -92,9 +92,11 @@ def _page_of_run(run: Path, out: Path) -> tuple[Path, Path]:
 
 def _check_no_bundle_around(out: Path) -> None:
     """Refuse to write into a bundle, whose folders hold nothing else."""
-    for folder in (out.absolute(), *out.absolute().parents):
+    for folder in (out.resolve(), *out.resolve().parents):
         if (folder / "bundle.json").is_file():
-            raise InputError(f"--out {out} lies within the bundle in {folder}: expected a folder for a page; choose another")
+            from img2img.bundle import check_outside  # only where there is one: it loads torch
+
+            check_outside(folder, out)
 
 
 def _remove_earlier(out: Path, run: Path, names: set[str]) -> None:
