@@ -48,11 +48,14 @@ class TaskGraph(nn.Module):
             return raw
         height, width = input.shape[-2:]
         if self.border and height > self.border and width > self.border:
-            raw = self.network(F.pad(input, [self.border] * 4, mode="reflect"))
+            raw = self._compact(F.pad(input, [self.border] * 4, mode="reflect"))
             raw = raw[..., self.border : self.border + height, self.border : self.border + width]
         else:
-            raw = self.network(input)
+            raw = self._compact(input)
         return self.task.show(self.task.prediction(raw, input), input, _form(self.task))
+
+    def _compact(self, input: Tensor) -> Tensor:
+        return self.task.compact(self.network(input), input)
 
 
 @dataclass(frozen=True)

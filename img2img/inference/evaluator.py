@@ -94,7 +94,8 @@ class Evaluator:
     def predict(self, network: Network, task: Task, input: Tensor) -> Tensor:
         """The prediction for images of any size."""
         border = self.border(task, (input.shape[-2], input.shape[-1]))
-        return task.prediction(self.raw(network, input, border=border), input)
+        raw = self.raw(lambda seen: task.compact(network(seen), seen), input, border=border)
+        return task.prediction(raw, input)
 
     def metrics(self, network: Network | None, task: Task, images: ImageDataset) -> dict[str, float]:
         """All metrics of `task` over a set of whole images, read once, in order.

@@ -360,7 +360,7 @@ class Model:
             tile = max(tile, *view)  # one tile, so that what it normalises by is that of the whole view
 
         def compact(x: Tensor) -> Tensor:
-            return task.compact(alone()(x) if batches is None else batches(name, x))
+            return task.compact(alone()(x) if batches is None else batches(name, x), x)
 
         tile = tile_for(task, tile)
         return RunSettings(task=task, network=compact, evaluator=self._evaluator, view=view, tile=tile, overlap=OVERLAP)

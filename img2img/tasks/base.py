@@ -139,11 +139,18 @@ class Task(ABC):
         """The channels of what `compact` gives."""
         return self.out_channels
 
-    def compact(self, raw: Tensor) -> Tensor:
-        """What of the head's raw output is blended and resized where large images are run: by default all of it.
+    def compact(self, raw: Tensor, input: Tensor) -> Tensor:
+        """What of the head's raw output is cut, blended and resized where whole images are run: by default all of it.
 
-        Of a head with hundreds of channels it saves gigabytes. `prediction` takes what it gives in the place of the raw output,
-        with the same result.
+        Of a head with hundreds of channels it saves gigabytes, and what looks at neighbouring pixels is computed here, at the
+        size at which the network sees an image. `prediction` takes what it gives in the place of the raw output.
+
+        Args:
+            raw: (N, out_channels, H, W).
+            input: (N, 3, H, W) as the network saw it.
+
+        Returns:
+            (N, compact_channels, H, W).
         """
         return raw
 

@@ -13,6 +13,7 @@ from img2img import metrics as measures
 from img2img.data.base import Batch, ImageDataset
 from img2img.tasks.base import TASKS, Example, Metrics, Task, combine, unit
 from img2img.tasks.colour_bins import BinOptions, ColourBins
+from img2img.tasks.guided_filter import GuidedFilterOptions, guided, guided_coefficients
 from img2img.tasks.image_output import PerceptualTerm
 from img2img.validation import Options, checked
 
@@ -41,6 +42,8 @@ class Colourisation(Task):
 
     Args:
         bins: see `BinOptions`; an empty mapping for the paper's, None for none.
+        guided_filter: filters the colours, led by the lightness, which takes blotches off and lets colours of large images end
+            at their edges, see `GuidedFilterOptions`; an empty mapping for its defaults, None for none.
         loss: a perceptual term that is added, see `ColourLossOptions`; None for none.
     """
 
@@ -52,10 +55,20 @@ class Colourisation(Task):
     in_parts: ClassVar[bool] = True
     out_channels = 2
 
-    def __init__(self, *, bins: Mapping[str, Any] | None = None, loss: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        bins: Mapping[str, Any] | None = None,
+        guided_filter: Mapping[str, Any] | None = None,
+        loss: Mapping[str, Any] | None = None,
+    ) -> None:
         self.bins = None if bins is None else ColourBins(checked(BinOptions, bins, what="bins of the colourisation task"))
         if self.bins is not None:
             self.out_channels = len(self.bins)
+        self._filter = None
+        if guided_filter is not None:
+            what = "guided_filter of the colourisation task"
+            self._filter = checked(GuidedFilterOptions, guided_filter, what=what)
         self._loss = None if loss is None else checked(ColourLossOptions, loss, what="loss of the colourisation task")
         what = "loss.perceptual of the colourisation task"
         self._perceptual = None if self._loss is None else PerceptualTerm(self._loss.network, what=what)
@@ -88,18 +101,26 @@ class Colourisation(Task):
 
     @property
     def compact_channels(self) -> int:
-        """a and b."""
-        return 2
+        """a and b, or with a filter two coefficients of each."""
+        return 2 if self._filter is None else 4
 
-    def compact(self, raw: Tensor) -> Tensor:
-        """ab of a distribution over bins; else the raw output."""
+    def compact(self, raw: Tensor, input: Tensor) -> Tensor:
+        """ab of a distribution over bins, or the raw output without; with a filter its coefficients, which are smooth."""
+        if self._filter is not None:
+            return guided_coefficients(input[:, :1].float(), self._colours(raw), self._filter)
         return raw if self.bins is None else self.bins.annealed_mean(raw)
 
     def prediction(self, raw: Tensor, input: Tensor) -> Tensor:
-        """ab in Lab units, within ±`AB`; of bins their annealed mean."""
-        if self.bins is None:
-            return AB * torch.tanh(raw.float() / 4)
-        return raw.float() if raw.shape[1] == self.compact_channels else self.compact(raw)
+        """ab in Lab units, within ±`AB`; of bins their annealed mean; with a filter these filtered."""
+        if self._filter is not None:
+            coefficients = raw if raw.shape[1] == self.compact_channels else self.compact(raw, input)
+            return guided(coefficients, input[:, :1].float()).clamp(-AB, AB)
+        is_compact = self.bins is not None and raw.shape[1] == self.compact_channels
+        return raw.float() if is_compact else self._colours(raw)
+
+    def _colours(self, raw: Tensor) -> Tensor:
+        """ab in Lab units of the head's raw output, pixel by pixel."""
+        return AB * torch.tanh(raw.float() / 4) if self.bins is None else self.bins.annealed_mean(raw)
 
     def loss(self, raw: Tensor, example: Example) -> Tensor:
         """Mean squared error of ab / (AB / 4), or the cross entropy of bins; with the perceptual term where there is one."""
@@ -141,8 +162,10 @@ class Colourisation(Task):
         return lab_to_rgb(torch.cat([input[:, :1] * 100, prediction], 1)).clamp(0, 1)
 
     def options(self) -> dict[str, Any]:
-        """The kind, and the bins where there are some."""
-        return super().options() | ({} if self.bins is None else {"bins": self.bins.stored()})
+        """The kind, and the bins and the filter where there are some."""
+        bins = {} if self.bins is None else {"bins": self.bins.stored()}
+        filtered = {} if self._filter is None else {"guided_filter": self._filter.model_dump()}
+        return super().options() | bins | filtered
 
 
 class _ColourMetrics(Metrics):

@@ -20,6 +20,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "classification": {"kind": "classification", "classes": ["a", "b", "c", "d"]},
     "colourisation": {"kind": "colourisation"},
     "bins": {"kind": "colourisation", "bins": {"grid": 40}},
+    "guided": {"kind": "colourisation", "bins": {"grid": 40}, "guided_filter": {}},
     "super_resolution": {"kind": "super_resolution", "factor": 2},
     "style": {"kind": "style"},
     "edges": {"kind": "edges", "drawing": "sobel"},

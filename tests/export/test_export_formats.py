@@ -28,7 +28,7 @@ from img2img.export.graph import TaskGraph, served_input, task_graph
 from img2img.inference.evaluator import Evaluator
 from img2img.tasks import build_task
 
-KINDS = ("segmentation", "bins", "super_resolution", "style", "edges", "denoising", "translation")
+KINDS = ("segmentation", "bins", "guided", "super_resolution", "style", "edges", "denoising", "translation")
 # Most networks are too slow to trace for every kind and method: each stands for what is special about it.
 NETWORKS = {
     "transposed": ({"kind": "image_transformer", "width": 4, "blocks": 1, "head_kernel": 3}, "edges", "ksm"),

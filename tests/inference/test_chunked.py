@@ -25,6 +25,7 @@ ImageLike = NDArray[np.uint8]
 TASKS = {
     "parts": {"kind": "segmentation", "classes": ["ground", "tree", "house"]},
     "colour": {"kind": "colourisation"},
+    "guided": {"kind": "colourisation", "guided_filter": {"window": 9}},
     "sobel": {"kind": "edges", "drawing": "sobel"},
     "canny": {"kind": "edges", "drawing": "canny"},
     "clean": {"kind": "denoising"},

@@ -290,9 +290,9 @@ def test_colours_are_chosen_in_full_precision(tmp_path: Path, monkeypatch: pytes
     task = half.task("colour")
     plain, seen = task.compact, []
 
-    def compact(raw: torch.Tensor) -> torch.Tensor:
+    def compact(raw: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
         seen.append(torch.is_autocast_enabled("cpu"))
-        return plain(raw)
+        return plain(raw, input)
 
     monkeypatch.setattr(task, "compact", compact)
     half.run("colour", _image())

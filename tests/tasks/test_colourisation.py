@@ -165,8 +165,8 @@ def test_the_stored_task_runs_as_the_trained_one_and_needs_no_training_images() 
     again = build_task(stored)
     raw, input = torch.randn(1, task.out_channels, 4, 6), torch.rand(1, 3, 4, 6)
     assert torch.equal(again.prediction(raw, input), task.prediction(raw, input))
-    assert torch.equal(task.prediction(task.compact(raw), input), task.prediction(raw, input))
-    assert task.compact(raw).shape[1] == task.compact_channels == 2
+    assert torch.equal(task.prediction(task.compact(raw, input), input), task.prediction(raw, input))
+    assert task.compact(raw, input).shape[1] == task.compact_channels == 2
     assert colouring().options() == {"kind": "colourisation"}, "as files have it that exist"
 
 
