@@ -188,7 +188,7 @@ def _changes(name: str, overrides: Sequence[str]) -> tuple[list[str], tuple[dict
     Raises:
         InputError: one changes what the call itself says, or what a bundle has.
     """
-    from img2img.training.compose import taken_apart
+    from img2img.training.overrides import taken_apart
 
     for text in overrides:
         key = text.partition("=")[0].lstrip("+~")
@@ -225,7 +225,8 @@ def _config(name: str, folder: Path, method: str | Mapping[str, Any], overrides:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from img2img.training.compose import check_overrides, compose, without_script_keys
+    from img2img.training.compose import compose, without_script_keys
+    from img2img.training.overrides import check_overrides
 
     changes = [*([f"method={method}"] if isinstance(method, str) else []), f"name={name}", *overrides]
     check_overrides(changes, named=False)

@@ -162,7 +162,7 @@ PROGRAM = """
 import contextlib, io, json, sys
 import img2img
 from img2img.cli import main
-from img2img.training.compose import config_folder
+from img2img.training.config_files import config_folder
 
 answers = {"files": [img2img.__file__, str(config_folder())]}
 for name, arguments in json.load(sys.stdin).items():

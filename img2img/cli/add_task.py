@@ -204,7 +204,7 @@ def _check_method(method: str, known: Collection[str] = ()) -> None:
         InputError: with the known ones.
     """
     from img2img.masks import METHODS
-    from img2img.training.compose import config_folder
+    from img2img.training.config_files import config_folder
     from img2img.validation import did_you_mean
 
     if not known:

@@ -201,7 +201,7 @@ def perceptual_network(given: str) -> dict[str, Any]:
     Raises:
         InputError: there is none of that name, or no such file.
     """
-    from img2img.training.compose import config_folder
+    from img2img.training.config_files import config_folder
 
     name, equals, weights = given.partition("=")
     file = config_folder() / "perceptual" / f"{name}.yaml"

@@ -75,7 +75,9 @@ def start(main: Callable[[], object], *, experiment: bool = True) -> None:
     keep_freed_memory()
     bound_spinning()
     with _ending():
-        from img2img.training.compose import check_overrides, composition_error, config_folders, register_defaults
+        from img2img.training.compose import composition_error, register_defaults
+        from img2img.training.config_files import config_folders
+        from img2img.training.overrides import check_overrides
 
         check_overrides(sys.argv[1:], experiment=experiment)
         register_defaults(config_folders(sys.argv[1:]))

@@ -53,7 +53,8 @@ def train(
         img2img train --pipeline cifar100 experiment=cifar100_reduced data_root=DATA
     """
     if pipeline == "image_to_image" and not any(_CHOOSES.match(argument) for argument in context.args):
-        from img2img.training.compose import check_overrides, config_folders, experiment_names
+        from img2img.training.config_files import config_folders, experiment_names
+        from img2img.training.overrides import check_overrides
 
         check_overrides(context.args)  # a stray word may be the name of one
         known = ", ".join(experiment_names(config_folders(context.args)))
@@ -70,7 +71,7 @@ def run_pipeline(pipeline: str, arguments: list[str]) -> None:
     import hydra
 
     from img2img.cli import pipeline as pipelines
-    from img2img.training.compose import config_folder
+    from img2img.training.config_files import config_folder
 
     others = {"decathlon": pipelines.run_decathlon, "impresslearn": pipelines.run_study}
     run = others.get(pipeline, pipelines.run_config)

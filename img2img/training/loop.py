@@ -176,9 +176,9 @@ def fit(
     rows: list[dict[str, Any]] = []
     tables: dict[str, list[dict[str, Any]]] = {}
     running = torch.zeros((), device=fabric.device)
-    best: dict[str, Any] = {"value": None, "step": 0, "state": None}
+    kept = _Kept()
     if start_value is not None and options.validation.keep == "best":
-        best |= {"value": start_value, "state": copy.deepcopy(module.state_dict())}
+        kept = _Kept(start_value, 0, copy.deepcopy(module.state_dict()))
     if checkpoint.exists():
         saved = load_checkpoint(checkpoint, fingerprint=fingerprint)
         module.load_state_dict(saved["module"])
@@ -187,7 +187,7 @@ def fit(
         # A process that was not there before draws on from its own.
         for state in [saved["random"], *saved.get("others", ())][processes.rank :][:1]:
             set_random_states(state)
-        start, seconds, rows, best = saved["step"], saved["seconds"], saved["rows"], saved["best"]
+        start, seconds, rows, kept = saved["step"], saved["seconds"], saved["rows"], _Kept(**saved["best"])
         running, since, tables = saved["running"].to(fabric.device), saved["since"], saved["tables"]
         fabric.strategy.precision.load_state_dict(saved["precision"])
         load_states(callbacks, saved["callbacks"], checkpoint)
@@ -203,6 +203,17 @@ def fit(
         parameter.requires_grad_(False)
 
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    gradients = _Gradients(
+        wrapped=wrapped,
+        task=task,
+        fabric=fabric,
+        processes=processes,
+        optimisers=fabric_optimisers,
+        trained=trained,
+        extra=extra,
+        adversary=adversary,
+        memory_format=memory_format,
+    )
     intervals = (options.log_every, options.validation.every, options.checkpoint_every)
     module.train()
 
@@ -213,25 +224,7 @@ def fit(
                 parameter.requires_grad_(True)
             start_momentum(optimisers)
         with explained(options):
-            example = task.example(batch.to(fabric.device))
-            input = example.input.contiguous(memory_format=memory_format)
-            output = wrapped(input)
-            loss = task.loss(output, example)
-            with fabric.autocast():  # as the module runs in: what is added may run parts of it again
-                more = None if extra is None else extra(input, output)
-            if adversary is not None:
-                term = adversary.step(output, example, step)
-                more = term if more is None else more + term
-            if processes.world_size > 1:
-                loss, whole = processes.share(loss, task.loss_count(example), more)
-            else:
-                loss = loss if more is None else loss + more
-                whole = loss.detach()
-            for optimiser in fabric_optimisers:
-                optimiser.zero_grad()
-            fabric.backward(loss)
-            processes.add_gradients(trained)
-        running += whole
+            running += gradients(batch, step)
         since += 1
         # Before the step, so that the weights are still those of the last good one. On a GPU looking is a
         # synchronisation, so there it happens with the log, a validation or a checkpoint.
@@ -262,12 +255,8 @@ def fit(
                 module.train()
                 if not math.isfinite(value):
                     raise TrainingDivergedError(_diverged(f"the validation's {task.metric}", task, step, options))
-                if best["value"] is None or options.validation.keep == "last":
-                    better = True
-                else:
-                    better = value > best["value"] if task.higher_is_better else value < best["value"]
-                if better:
-                    best = {"value": value, "step": done, "state": copy.deepcopy(module.state_dict())}
+                if options.validation.keep == "last" or kept.is_surpassed(value, higher_is_better=task.higher_is_better):
+                    kept = _Kept(value, done, copy.deepcopy(module.state_dict()))
         if logged or validated:
             mean = float(running) / max(since, 1)
             log.add({"step": done, "loss": mean, "rate": schedule(step, options), f"val {task.metric}": value})
@@ -276,7 +265,7 @@ def fit(
             running.zero_()
             since = 0
             if progress is not None:
-                progress(done, loss=mean, best=best["value"])
+                progress(done, loss=mean, best=kept.value)
         if saves:
             log.write()  # first: a run that was killed after its last checkpoint does no more steps
             processes.average_statistics(module)  # one state is saved, and all go on from it
@@ -291,7 +280,7 @@ def fit(
                 "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                 "random": own,
                 "others": others,
-                "best": best,
+                "best": vars(kept),
                 "seconds": time.monotonic() - began,
                 "rows": log.rows,
                 "tables": log.tables,
@@ -304,11 +293,74 @@ def fit(
                 save_checkpoint(checkpoint, saving)
 
     stream.close()
-    assert best["state"] is not None
-    module.load_state_dict(best["state"])
+    assert kept.value is not None
+    assert kept.state is not None
+    module.load_state_dict(kept.state)
     processes.broadcast(module)
     module.eval()
-    return Fitted(task.metric, best["value"], best["step"], time.monotonic() - began, options.steps)
+    return Fitted(task.metric, kept.value, kept.step, time.monotonic() - began, options.steps)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The state that a training ends with, so far.
+
+    Attributes:
+        value: what it validated as; None before the first validation.
+        step: the step after which it did.
+        state: the module's.
+    """
+
+    value: float | None = None
+    step: int = 0
+    state: dict[str, Any] | None = None
+
+    def is_surpassed(self, value: float, *, higher_is_better: bool) -> bool:
+        """Whether a state that validates as `value` is better."""
+        if self.value is None:
+            return True
+        return value > self.value if higher_is_better else value < self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Gradients:
+    """A step up to its gradients; the fields are those of `fit` and what it made of them.
+
+    Attributes:
+        wrapped: the module in its precision.
+    """
+
+    wrapped: nn.Module
+    task: Objective
+    fabric: Fabric
+    processes: Processes
+    optimisers: Sequence[Any]
+    trained: Sequence[nn.Parameter]
+    extra: Callable[[Tensor, Tensor], Tensor | None] | None
+    adversary: AdversarialTraining | None
+    memory_format: torch.memory_format
+
+    def __call__(self, batch: Any, step: int) -> Tensor:
+        """Add a batch's gradients to zero; returns its loss over all processes, detached."""
+        example = self.task.example(batch.to(self.fabric.device))
+        input = example.input.contiguous(memory_format=self.memory_format)
+        output = self.wrapped(input)
+        loss = self.task.loss(output, example)
+        with self.fabric.autocast():  # as the module runs in: what is added may run parts of it again
+            more = None if self.extra is None else self.extra(input, output)
+        if self.adversary is not None:
+            term = self.adversary.step(output, example, step)
+            more = term if more is None else more + term
+        if self.processes.world_size > 1:
+            loss, whole = self.processes.share(loss, self.task.loss_count(example), more)
+        else:
+            loss = loss if more is None else loss + more
+            whole = loss.detach()
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
+        self.fabric.backward(loss)
+        self.processes.add_gradients(self.trained)
+        return whole
 
 
 def _all_but(head: nn.Module, module: nn.Module) -> list[nn.Parameter]:

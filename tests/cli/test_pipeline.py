@@ -13,8 +13,8 @@ from scripts import run_command, run_script
 from img2img.cli.pipeline import job_errors
 from img2img.cli.train import PIPELINE_VARIABLE, run_pipeline
 from img2img.errors import InputError
-from img2img.training.compose import check_overrides
 from img2img.training.evaluation import evaluate_run, read_run
+from img2img.training.overrides import check_overrides
 
 pytestmark = pytest.mark.usefixtures("without_curves")
 

@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 from img2img import InputError
 from img2img.backbones import build_backbone
 from img2img.research.impresslearn.options import read_study
-from img2img.training.compose import check_overrides, compose, method_names, plain_config
+from img2img.training.compose import compose, method_names, plain_config
 from img2img.training.config import Experiment, TrainOptions, read_experiment
+from img2img.training.overrides import check_overrides
 from img2img.training.strategies import comparison_methods
 from img2img.training.task_data import prepare
 from img2img.validation import paths_of

@@ -20,8 +20,9 @@ from img2img.research.strategies.shared import SharedNetwork
 from img2img.research.suites.runner import load_suite
 from img2img.training.backbone import starting_backbone
 from img2img.training.checkpoint import set_random_states
-from img2img.training.compose import compose, config_folder, plain_config
+from img2img.training.compose import compose, plain_config
 from img2img.training.config import Experiment, OptimiserOptions, TaskConfig, TrainOptions, ValidationOptions, read_experiment
+from img2img.training.config_files import config_folder
 from img2img.training.log import Callback, check_callbacks
 from img2img.training.mask_strategy import groups_of
 from img2img.training.optimiser import DenseAdam, Groups, all_groups, all_of, build_optimisers, check_one_optimiser, schedule
