@@ -37,7 +37,9 @@ demo: $(READY)
 starter: $(READY)
 	$(if $(DATA),,$(error make starter DATA=FOLDER: expected the folder with photos/, ccp/, camvid/, styles/ and weights/))
 	$(BIN)/python pipelines/image_to_image.py experiment=starter data_root=$(DATA) launcher=ray
-	$(BIN)/img2img share save runs/starter bundles/starter --overwrite --license other --notes bundles/terms.md
+	$(BIN)/img2img share save runs/starter runs/starter/starter --overwrite --license other --notes bundles/terms.md
+	rm -rf bundles/starter   # no command changes what comes with img2img
+	mv runs/starter/starter bundles/starter
 
 test: $(READY) lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal

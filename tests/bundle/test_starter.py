@@ -63,3 +63,18 @@ def test_an_enlarged_grey_photo_is_grey(model: Model, photo: Pixels) -> None:
     large = model.run("enlarge", grey)
     assert large.shape == (400, 400, 3)
     assert np.ptp(large, axis=2).max() == 0
+
+
+def test_styles_have_the_colours_of_their_paintings(model: Model, photo: Pixels) -> None:
+    grey = np.repeat(photo.mean(2, keepdims=True).astype(np.uint8), 3, 2)
+    munch, gogh = (rgb2lab(model.run(name, grey))[..., 1:].mean((0, 1)) for name in ("munch", "gogh"))
+    assert munch.min() > 5, "The Scream is orange"
+    assert gogh[1] < -10, "The Starry Night is blue"
+
+
+def test_a_bright_half_above_a_grey_one_is_sky_above_a_road(model: Model) -> None:
+    street = np.full((192, 256, 3), (235, 240, 245), np.uint8)
+    street[110:] = (95, 95, 100)
+    labels, classes = model.run("streets", street, form="labels"), model.tasks["streets"].classes
+    assert (labels[:40] == classes.index("sky")).mean() > 0.9
+    assert (labels[-40:] == classes.index("road")).mean() > 0.9
