@@ -103,16 +103,28 @@ class DataSpec:
         return Parts(**cached)
 
     def build_test(self) -> CachedDataset:
-        """Open what to measure on alone: the test part where the data have parts, else every image.
+        """Open what to measure on alone: the test part of data in parts, else every image.
+
+        Options that speak of other parts too (`fractions`, `blocks`, a `limit` of train or val) are those of a training, and cut
+        a set as the training does. A `limit` of test alone takes so many of all images, and a warning says so.
 
         Raises:
             InputError: see `build_data`.
         """
-        if "test" not in self.arguments and self.options.get("fractions") is not None:
+        limits = self.options.get("limit") or {}
+        if "test" not in self.arguments and (
+            self.options.get("fractions") is not None or self.options.get("blocks") is not None or limits.keys() - {"test"}
+        ):
             return self.build().test
         with collect_warnings() as warnings:
             images = self.builder(**self.arguments.get("test", self.arguments.get(_WHOLE, {})))
-        return self._cached(self._limited(images, "test"), "test", warnings)
+        chosen = self._limited(images, "test")
+        if _WHOLE in self.arguments and len(chosen) < len(images):
+            warnings += [
+                f"{len(chosen)} of all {len(images)} images are measured; if the task was trained on this set, some of them were "
+                "trained on: give fractions too, [0.8, 0.1, 0.1] unless the training had others, for those that it left out"
+            ]
+        return self._cached(chosen, "test", warnings)
 
     def _limited(self, images: ImageDataset, part: str) -> ImageDataset:
         limits = self.options.get("limit") or {}

@@ -75,8 +75,9 @@ def evaluate(
     """Measure a task of a bundle on other images than those of its training; what is to be said of them is logged as warnings.
 
     The images are brought to the shorter side that the task was measured on when it was learned, unless `data` has `resize` or
-    `square`, and metrics are taken at that size. All images count, or the test part of data that have parts. Constant baselines,
-    such as the majority class, are those of the measured images themselves.
+    `square`, and metrics are taken at that size. All images count, or the test part of data that have parts: by `parts`, or by
+    `fractions`, `blocks` or a `limit` of train or val, with which the set is cut as a training cuts it. Constant baselines, such
+    as the majority class, are those of the measured images themselves.
 
     Example:
         data = {"kind": "image_label_folder", "images": "photos", "labels": "labels"}

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import img2img
 from img2img.cli import app
+from img2img.data.spec import DataSpec, build_data
 from img2img.errors import InputError, OutOfMemoryError
 from img2img.inference.evaluation import evaluate
 from img2img.training.run import run
@@ -108,6 +109,27 @@ def test_all_images_count_or_the_test_part_of_data_with_parts(learned: Path, dis
     assert evaluate(learned, "colour", whole).images == 12
     assert evaluate(learned, "colour", whole | {"fractions": [0.5, 0.25, 0.25]}).images == 3
     assert evaluate(learned, "colour", whole | {"limit": {"test": 5}}).images == 5
+
+
+@pytest.mark.parametrize("more", [{"blocks": 1}, {"limit": {"train": 8}}, {"fractions": [0.5, 0.25, 0.25], "limit": {"test": 2}}])
+def test_options_of_a_training_give_its_own_test_images(learned: Path, disk_data: Path, more: dict[str, Any]) -> None:
+    whole: dict[str, Any] = {"kind": "image_folder", "root": str(disk_data / "train" / "images")}
+    trained = build_data(whole | more)
+    measured = DataSpec.of(whole | more).build_test()
+    assert [measured.files(i) for i in range(len(measured))] == [trained.test.files(i) for i in range(len(trained.test))]
+    assert evaluate(learned, "colour", whole | more).images == len(trained.test) < 12
+
+
+def test_a_limit_of_a_whole_set_is_said_to_take_training_images(
+    learned: Path, disk_data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole: dict[str, Any] = {"kind": "image_folder", "root": str(disk_data / "train" / "images")}
+    evaluate(learned, "colour", whole | {"limit": {"test": 5}})
+    assert "5 of all 12 images are measured; if the task was trained on this set" in caplog.text
+    caplog.clear()
+    for more in ({}, {"limit": {"test": 12}}, {"fractions": [0.5, 0.25, 0.25], "limit": {"test": 2}}):
+        evaluate(learned, "colour", whole | more)
+    assert "are measured; if" not in caplog.text
 
 
 def test_options_of_the_task_may_differ_from_those_of_its_file(learned: Path, disk_data: Path) -> None:
