@@ -76,10 +76,10 @@ def add_task(
     """Teach a bundle a new task from images of your own; its other tasks stay as they are, bit for bit.
 
     What is learned depends on what is given: --pairs, or --inputs and --targets, a translation from one to the other; --images,
-    --labels and --classes a segmentation; --style that style, on --images or else on sample photos; --images alone
-    colourisation, or what --kind says (denoising, super_resolution, edges, classification by subfolders). Where labels or targets
-    have other names than images or inputs, say how with --suffix or --match; where labels hold other values than 0, 1, 2, ...,
-    with --values. The run's folder has a report, and the same command goes on after an interruption.
+    --labels and --classes a segmentation, by cross entropy and Dice; --style that style, on --images or else on sample photos;
+    --images alone colourisation, or what --kind says (denoising, super_resolution, edges, classification by subfolders). Where
+    labels or targets have other names than images or inputs, say how with --suffix or --match; where labels hold other values
+    than 0, 1, 2, ..., with --values. The run's folder has a report, and the same command goes on after an interruption.
 
     Examples:
 

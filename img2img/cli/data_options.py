@@ -87,7 +87,10 @@ def _from_options(given: Mapping[str, Any], perceptual: str) -> tuple[dict[str, 
             return {"kind": "translation"}, {"kind": "paired_folders", "inputs": paths["inputs"], "targets": paths["targets"]}
         case ["classes", "images", "labels"]:
             folders = {"images": paths["images"], "labels": paths["labels"]}
-            return {"kind": "segmentation"}, {"kind": "image_label_folder", **folders, "classes": _names(paths["classes"])}
+            from img2img.tasks.segmentation import SUGGESTED_LOSS  # with torch, which other commands do without
+
+            task = {"kind": "segmentation", "loss": dict(SUGGESTED_LOSS)}
+            return task, {"kind": "image_label_folder", **folders, "classes": _names(paths["classes"])}
         case ["images", "style"] | ["style"]:
             task = {"kind": "style", "picture": paths["style"], "network": perceptual_network(perceptual)}
             return task, {"kind": "image_folder", "root": paths["images"]} if "images" in paths else {"kind": "samples"}

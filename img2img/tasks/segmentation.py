@@ -21,6 +21,11 @@ from img2img.validation.arguments import shown
 
 LOSSES = ("cross_entropy", "dice", "lovasz")
 """The terms of the loss."""
+SUGGESTED_LOSS = {"cross_entropy": 1.0, "dice": 1.0}
+"""What `img2img add-task` and the page's Teach train by: cross entropy alone, a mean over pixels, leaves small classes behind,
+which count in the mIoU as much as large ones (docs/findings/losses.md). Not the default, since with Dice several processes would
+not learn what one learns, see `Segmentation`.
+"""
 CLASS_WEIGHTS = ("median_frequency",)
 """How classes may be weighted in the cross entropy."""
 

@@ -26,6 +26,7 @@ from img2img.errors import InputError
 from img2img.files.json_files import read_json, write_json
 from img2img.files.paths import expanded
 from img2img.masks.task_store import check_task_name
+from img2img.tasks.segmentation import SUGGESTED_LOSS
 from img2img.web.limits import RefusedError, TeachOptions
 from img2img.web.service import Service
 from img2img.web.teach_files import Kind, TeachFiles
@@ -259,7 +260,8 @@ class Teacher:
         else:
             data: dict[str, Any] = {"kind": "image_label_folder", "images": root("images"), "labels": root("labels")}
             data |= {"classes": job.classes} | ({"values": job.values} if job.values else {})
-            (self._home / "task.yaml").write_text(json.dumps({"task": {"kind": "segmentation"}, "data": data}))
+            task = {"kind": "segmentation", "loss": SUGGESTED_LOSS}
+            (self._home / "task.yaml").write_text(json.dumps({"task": task, "data": data}))
             options = [*options, "--config", "task.yaml"]
         changes = [
             f"evaluation.previews={PREVIEWS}",
