@@ -111,10 +111,8 @@ class DataSpec:
         Raises:
             InputError: see `build_data`.
         """
-        limits = self.options.get("limit") or {}
-        if "test" not in self.arguments and (
-            self.options.get("fractions") is not None or self.options.get("blocks") is not None or limits.keys() - {"test"}
-        ):
+        other_limits = (self.options.get("limit") or {}).keys() - {"test"}
+        if "test" not in self.arguments and any((self.options.get("fractions"), self.options.get("blocks"), other_limits)):
             return self.build().test
         with collect_warnings() as warnings:
             images = self.builder(**self.arguments.get("test", self.arguments.get(_WHOLE, {})))

@@ -22,9 +22,9 @@ from img2img.validation.arguments import shown
 LOSSES = ("cross_entropy", "dice", "lovasz")
 """The terms of the loss."""
 SUGGESTED_LOSS = {"cross_entropy": 1.0, "dice": 1.0}
-"""What `img2img add-task` and the page's Teach train by: cross entropy alone, a mean over pixels, leaves small classes behind,
-which count in the mIoU as much as large ones (docs/findings/losses.md). Not the default, since with Dice several processes would
-not learn what one learns, see `Segmentation`.
+"""What `add-task` and `absorb` with labels, and the page's Teach, train by: cross entropy alone, a mean over pixels, leaves small
+classes behind, which count in the mIoU as much as large ones (docs/findings/losses.md). Not the default, since with Dice several
+processes would not learn what one learns, see `Segmentation`.
 """
 CLASS_WEIGHTS = ("median_frequency",)
 """How classes may be weighted in the cross entropy."""
@@ -217,7 +217,7 @@ def median_frequency(pixels: NDArray[np.int64], together: NDArray[np.int64]) -> 
 
 def _loss_weights(given: Any) -> dict[str, float]:
     """The terms of a loss that weigh more than 0, in a fixed order."""
-    found = {"cross_entropy": 1.0} if given is None else mapping("segmentation loss", given, {"cross_entropy": 1.0, "dice": 1.0})
+    found = {"cross_entropy": 1.0} if given is None else mapping("segmentation loss", given, SUGGESTED_LOSS)
     for name, value in found.items():
         one_of("segmentation loss", name, LOSSES)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:

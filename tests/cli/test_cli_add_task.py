@@ -131,6 +131,8 @@ def test_a_set_is_learned_as_it_is_downloaded(here: Path) -> None:
     result = call("add-task", "bundle", "vessels", *options, "--values", "0,255")
     assert result.exit_code == 0, f"{result.output} {result.exception}"
     assert img2img.load("bundle").tasks["vessels"].classes == ("ground", "vessel")
+    config = read_yaml("runs/vessels/config/config.yaml", "a config")
+    assert config["tasks"]["vessels"]["task"] == {"kind": "segmentation", "loss": {"cross_entropy": 1.0, "dice": 1.0}}
 
 
 @pytest.mark.parametrize(

@@ -352,6 +352,7 @@ def test_a_training_that_fails_says_why(room: Class, client: httpx.Client) -> No
     send(client, kind="labels", classes=["ground", "a, b"], values=[0, 255])
     client.post("/teach/start")
     task = json.loads((room.folder / "night" / "task.yaml").read_text())
+    assert task["task"] == {"kind": "segmentation", "loss": {"cross_entropy": 1.0, "dice": 1.0}}
     assert task["data"] == {
         "kind": "image_label_folder", "images": "data/images", "labels": "data/labels", "classes": ["ground", "a, b"],
         "values": [0, 255],
