@@ -18,6 +18,7 @@ from img2img.masks.tensors import as_factor
 from img2img.validation import one_of
 
 Allocation = Literal["layer", "global", "erdos_renyi"]
+_SAMPLE = 1 << 14  # values that say where about a cut lies
 
 
 class Cut(NamedTuple):
@@ -31,14 +32,35 @@ def cut_at(scores: Tensor, count: int) -> Cut:
     """The cut that leaves exactly `count` ones among `scores`, a vector; 1 <= count <= its length."""
     rest = len(scores) - count
     if scores.device.type == "cpu":
-        parted = np.partition(scores.numpy(), rest)  # ten times as fast as PyTorch's kthvalue and topk
-        lowest = parted[rest]
-        tied = rest > 0 and bool(parted[:rest].max() == lowest)
-        return Cut(float(lowest), int((parted[rest:] == lowest).sum()) if tied else None)
+        # Partitioned by NumPy: ten times as fast as PyTorch's kthvalue and topk.
+        near, left = _around(scores.numpy(), rest)
+        parted = np.partition(near, left)
+        lowest = parted[left]
+        tied = left > 0 and bool(parted[:left].max() == lowest)
+        return Cut(float(lowest), int((parted[left:] == lowest).sum()) if tied else None)
     top = scores.topk(count, sorted=False).values
     smallest = top.min()
     tied = int((scores >= smallest).sum()) > count
     return Cut(smallest.item(), int((top == smallest).sum()) if tied else None)
+
+
+def _around(values: np.ndarray, rank: int) -> tuple[np.ndarray, int]:
+    """Values among which the one of `rank` in ascending order is, with all that equal it, and its rank among them.
+
+    A sample says between which values it almost certainly lies (Floyd and Rivest 1975), so that only a few per cent are left
+    to be partitioned. Where the sample misleads, as an order in the values can make it, all values are returned.
+    """
+    every = len(values) // _SAMPLE
+    if every < 8:
+        return values, rank
+    sample = np.sort(values[::every])
+    share = rank / len(values)
+    middle, error = share * len(sample), 4 * math.sqrt(len(sample) * share * (1 - share)) + 1
+    low = sample[int(middle - error)] if middle >= error else -np.inf
+    high = sample[int(middle + error)] if middle + error < len(sample) else np.inf
+    below = int(np.count_nonzero(values < low))
+    near = values[(values >= low) & (values <= high)]
+    return (near, rank - below) if below <= rank < below + len(near) else (values, rank)
 
 
 def cuts_at(scores: Sequence[Tensor], count: int) -> list[Cut]:

@@ -127,6 +127,39 @@ def test_the_cut_is_the_same_on_a_cpu_and_elsewhere(count: int, distinct: bool) 
     assert cut.score == scores.sort(descending=True).values[count - 1].item()
 
 
+_MANY = 200_000  # enough for a sample to say where about the cut lies
+
+LARGE = {
+    "normal": lambda: torch.randn(_MANY),
+    "ascending": lambda: torch.linspace(-1, 1, _MANY),
+    "four values": lambda: torch.randint(4, (_MANY,)).float(),
+    "all equal": lambda: torch.full((_MANY,), 0.5),
+    # Every twelfth value, which is the sample here, is far above the others: it says nothing of them.
+    "a sample that misleads": lambda: torch.rand(_MANY) + 10 * (torch.arange(_MANY) % (_MANY >> 14) == 0),
+    "with infinities": lambda: torch.randn(_MANY).masked_fill(torch.arange(_MANY) % 5 == 1, -torch.inf),
+}
+
+
+@pytest.mark.parametrize("count", [1, 2, 10_000, 20_000, 100_000, 180_000, _MANY - 1, _MANY])
+@pytest.mark.parametrize("kind", LARGE)
+def test_the_cut_of_many_scores_is_that_of_their_sorted_list(kind: str, count: int) -> None:
+    scores = LARGE[kind]()
+    ordered = scores.sort(descending=True).values
+    cut = cut_at(scores, count)
+    assert cut.score == ordered[count - 1].item()
+    equal = int((ordered[:count] == cut.score).sum())
+    assert cut.ties == (equal if count < _MANY and ordered[count] == cut.score else None)
+    assert int(above(scores, cut).sum()) == count
+
+
+def test_of_many_scores_those_that_are_not_numbers_lie_above_all() -> None:
+    """As NumPy sorts them, and as they do among few."""
+    scores = torch.randn(_MANY)
+    scores[::3] = torch.nan
+    lost = int(scores.isnan().sum())
+    assert cut_at(scores, lost + 1000).score == scores.nan_to_num(-torch.inf).sort(descending=True).values[999].item()
+
+
 @pytest.mark.parametrize("cut", [0.0, -1.0, 1e-30, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_lowest_score_kept_is_kept_in_every_type(cut: float, dtype: torch.dtype) -> None:
