@@ -62,7 +62,7 @@ def _installed() -> dict[str, Any]:
 def _of_bundle(bundle: Path) -> dict[str, Any]:
     from img2img.bundle import bundle_folder, read_bundle, task_path
     from img2img.masks.storage import read_header
-    from img2img.tasks.stored import stored_task
+    from img2img.tasks.stored import stored_baseline, stored_task
 
     folder = bundle_folder(bundle)
     description = read_bundle(folder)
@@ -74,7 +74,8 @@ def _of_bundle(bundle: Path) -> dict[str, Any]:
     for name in description["tasks"]:
         with contextlib.suppress(InputError):  # of a kind that is not known here, or without its file
             told = read_header(task_path(folder, name))["info"]
-            metrics[name] = measured(stored_task(told), told.get("figures", {}), told.get("baseline"))
+            task = stored_task(told)
+            metrics[name] = measured(task, told.get("figures", {}), stored_baseline(task, told))
     tasks = {name: size(task_path(folder, name)) for name in description["tasks"]}
     return {
         "folder": str(folder),

@@ -21,7 +21,7 @@ from img2img.masks import METHODS
 from img2img.masks.storage import read_header
 from img2img.registry import Registry
 from img2img.tasks import TASKS
-from img2img.tasks.stored import check_info, stored_task
+from img2img.tasks.stored import check_info, stored_baseline, stored_task
 from img2img.validation import Number, Stored, as_model
 
 _PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
@@ -126,10 +126,10 @@ def _row(
     """What is known of one task: its file says most, and the run the rest, unless another task has that name by now."""
     with naming(task_path(folder, task)):
         known = stored_task(header["info"])
-    kind, cls = known.kind, type(known)
+    kind = known.kind
     entries: list[dict[str, Any]] = (results or {}).get("tasks", [])
     entry = next((entry for entry in entries if entry.get("name") == task), {})
-    value = header["info"].get("figures", {}).get(cls.metric)
+    value = header["info"].get("figures", {}).get(known.metric)
     by_run = results is None or (bool(entry) and _alike(entry.get("value"), value))
     data = mapping(mapping(mapping(config.get("tasks")).get(task)).get("data")) if by_run else {}
     return {
@@ -137,14 +137,14 @@ def _row(
         "kind": kind,
         "pipeline": _PIPELINES.get(kind, "image-to-image"),
         "method": _method(header["method"]),
-        "metric": cls.metric,
-        "arrow": "↑" if cls.higher_is_better else "↓",
+        "metric": known.metric,
+        "arrow": "↑" if known.higher_is_better else "↓",
         "value": value,
         "by_run": by_run,
         "data_kind": data.get("kind"),
         "data": _data_text(data),
-        "baseline": _if_number(entry.get("baseline") if by_run and entry else header["info"].get("baseline")),
-        "baseline_name": cls.baseline_name,
+        "baseline": _if_number(entry.get("baseline") if by_run and entry else stored_baseline(known, header["info"])),
+        "baseline_name": known.baseline_name,
         "test_images": _if_number(entry.get("test_images")) if by_run else None,
         "bytes": task_path(folder, task).stat().st_size,
         "classes": [_one_line(name) for name in getattr(known, "classes", ())],

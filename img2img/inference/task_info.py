@@ -10,7 +10,7 @@ from img2img.errors import InputError
 from img2img.masks.base import affected
 from img2img.masks.task_state import TaskState
 from img2img.tasks import Task
-from img2img.tasks.stored import stored_task
+from img2img.tasks.stored import stored_baseline, stored_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class TaskInfo:
             method=state.method.inner.name,
             primary_metric=task.metric,
             metrics=state.info.get("figures", {}),
-            baseline=state.info.get("baseline"),
+            baseline=stored_baseline(task, state.info),
             options={key: value for key, value in task.options().items() if key not in ("kind", "classes")},
             density=density,
             effect=effect,

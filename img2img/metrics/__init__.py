@@ -4,6 +4,8 @@
 - `accuracy`: top-1, top-5 and the accuracy of each class of a classification.
 - `image_quality`: SSIM, MSE on the 0..255 scale and PSNR.
 - `colour`: the squared ab error of a colouring, CIE76 and CIEDE2000 colour differences, and the colourfulness ratio.
+- `colour_accuracy`: the share of colours that are about right, of all pixels and of all colours alike.
+- `colour_classes`: bins of ab, their frequencies and weights.
 - `perceptual`: LPIPS, DISTS and KID over a network whose weights are a local file.
 - `style`: Gram style loss, content loss and total variation; the same numbers serve as training loss and as metric.
 - `per_image`: a mean over images, the base of most of the above, and the checks of their inputs.
@@ -25,12 +27,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from img2img.metrics.accuracy import AccuracyMetrics
     from img2img.metrics.colour import ColourMetrics, LabMetrics
+    from img2img.metrics.colour_accuracy import ColourAccuracy
     from img2img.metrics.image_quality import ImageQualityMetrics, LightMatchedMetrics
     from img2img.metrics.segmentation import SegmentationMetrics, majority_class
     from img2img.metrics.style import StyleMetrics, StyleWeights, gram, perceptual_distance, style_terms
 
 __all__ = [
     "AccuracyMetrics",
+    "ColourAccuracy",
     "ColourMetrics",
     "ImageQualityMetrics",
     "LabMetrics",
@@ -47,6 +51,7 @@ __all__ = [
 _MODULES = {
     "accuracy": ("AccuracyMetrics",),
     "colour": ("ColourMetrics", "LabMetrics"),
+    "colour_accuracy": ("ColourAccuracy",),
     "image_quality": ("ImageQualityMetrics", "LightMatchedMetrics"),
     "segmentation": ("SegmentationMetrics", "majority_class"),
     "style": ("StyleMetrics", "StyleWeights", "gram", "perceptual_distance", "style_terms"),

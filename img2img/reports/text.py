@@ -24,6 +24,15 @@ METRICS = {
         "that have a match within 0.75 % of the image's diagonal. 1 is perfect",
     ),
     "ab error": ("↓", "the squared error of the two colour channels (a and b of CIE Lab); lightness is given and does not count"),
+    "AuC": (
+        "↑",
+        "how near the colours are to the true ones, all pixels counting alike: the share of pixels within a distance in a and b, "
+        "averaged over distances from 0 to 150. 1 is perfect; a grey copy of photographs has about 0.9",
+    ),
+    "balanced AuC": (
+        "↑",
+        "likewise, each true colour counting alike, however rare. 1 is perfect; a grey copy has about 0.65",
+    ),
     "delta E": ("↓", "the mean distance between the colours in CIE Lab; about 2 is just visible"),
     "CIEDE2000": ("↓", "the mean difference between the colours as eyes judge it, lightness included; about 1 is just visible"),
     "colourfulness ratio": (

@@ -79,8 +79,8 @@ class Task(ABC):
     """
 
     kind: ClassVar[str]
-    metric: ClassVar[str]
-    higher_is_better: ClassVar[bool]
+    metric: str
+    higher_is_better: bool
     baseline_name: ClassVar[str]
     has_classes: ClassVar[bool] = False
     compares_images: ClassVar[bool] = False

@@ -36,8 +36,8 @@ class Classification(Task):
             (Szegedy et al. 2016, section 7; `torch.nn.CrossEntropyLoss`).
     """
 
-    metric: ClassVar[str] = "top-1"
-    higher_is_better: ClassVar[bool] = True
+    metric: str = "top-1"
+    higher_is_better: bool = True
     baseline_name: ClassVar[str] = "most frequent class"
     has_classes: ClassVar[bool] = True
     image_level: ClassVar[bool] = True

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from img2img import metrics as measures
 from img2img.data.base import Batch, ImageDataset
+from img2img.metrics.names import joined
 from img2img.tasks.base import TASKS, Example, Metrics, Task, combine, unit
 from img2img.tasks.colour_bins import BinOptions, ColourBins
 from img2img.tasks.guided_filter import GuidedFilterOptions, guided, guided_coefficients
@@ -38,7 +39,8 @@ class Colourisation(Task):
 
     The loss is the mean squared error of ab, in units of `AB / 4`, about the spread of colours in photographs. With `bins` the
     head gives a distribution over bins of ab in place of ab, and the loss is its rebalanced cross entropy (Zhang, Isola and
-    Efros, ECCV 2016): more saturated colours, at a larger ab error.
+    Efros, ECCV 2016): more saturated colours, at a larger ab error. A grey copy can win by that error over bold colours, of which
+    a wrong one costs twice what no colour costs; so the primary metric of `bins` is "balanced AuC", see `ColourAccuracy`.
 
     Args:
         bins: see `BinOptions`; an empty mapping for the paper's, None for none.
@@ -47,8 +49,8 @@ class Colourisation(Task):
         loss: a perceptual term that is added, see `ColourLossOptions`; None for none.
     """
 
-    metric: ClassVar[str] = "ab error"
-    higher_is_better: ClassVar[bool] = False
+    metric: str = "ab error"
+    higher_is_better: bool = False
     baseline_name: ClassVar[str] = "grey copy"
     compares_images: ClassVar[bool] = True
     at_measured_side: ClassVar[bool] = True
@@ -65,6 +67,8 @@ class Colourisation(Task):
         self.bins = None if bins is None else ColourBins(checked(BinOptions, bins, what="bins of the colourisation task"))
         if self.bins is not None:
             self.out_channels = len(self.bins)
+            if not self._own_metric():
+                self.metric, self.higher_is_better = "balanced AuC", True
         self._filter = None
         if guided_filter is not None:
             what = "guided_filter of the colourisation task"
@@ -144,14 +148,18 @@ class Colourisation(Task):
         return -(soft * F.log_softmax(raw.float() / temperature, dim=1)).sum(1).mean()
 
     def metrics(self) -> Metrics:
-        """ab error and delta E; of the RGB images SSIM, MSE, PSNR, CIEDE2000 and the colourfulness ratio."""
+        """ab error, delta E, AuC and balanced AuC; of the RGB images SSIM, MSE, PSNR, CIEDE2000 and the colourfulness ratio."""
         return _ColourMetrics(self)
 
     def primary_metrics(self) -> Metrics:
-        """ab error and delta E."""
-        if self.metric != Colourisation.metric:  # a subclass's own
+        """ab error, delta E, AuC and balanced AuC."""
+        if self._own_metric():
             return self.metrics()
-        return combine(lab=measures.LabMetrics())
+        return combine(lab=measures.LabMetrics(), accuracy=measures.ColourAccuracy())
+
+    def _own_metric(self) -> bool:
+        """Whether a subclass says what its primary metric is."""
+        return type(self).metric != Colourisation.metric
 
     def baseline(self, example: Example) -> Tensor:
         """No colour at all."""
@@ -170,14 +178,15 @@ class Colourisation(Task):
 
 class _ColourMetrics(Metrics):
     def __init__(self, task: Colourisation) -> None:
-        self._task, self._lab = task, measures.LabMetrics()
+        self._task, self._ab = task, (measures.LabMetrics(), measures.ColourAccuracy())
         self._images = (measures.ImageQualityMetrics(), measures.ColourMetrics())
 
     def update(self, prediction: Tensor, example: Example) -> None:
-        self._lab.update(prediction, example.target)
         rgb = [self._task.to_image(ab, example.input) for ab in (prediction, example.target)]
-        for metrics in self._images:
-            metrics.update(*rgb)
+        for of_ab in self._ab:
+            of_ab.update(prediction, example.target)
+        for of_images in self._images:
+            of_images.update(*rgb)
 
     def compute(self) -> dict[str, Any]:
-        return self._lab.compute() | self._images[0].compute() | self._images[1].compute()
+        return joined(metrics.compute() for metrics in (*self._ab, *self._images))

@@ -109,8 +109,8 @@ class ImageOutput(Task):
         loss: another loss than the task's own, of training alone, see `ImageLossOptions`; None: the task's own.
     """
 
-    metric: ClassVar[str] = "MSE"
-    higher_is_better: ClassVar[bool] = False
+    metric: str = "MSE"
+    higher_is_better: bool = False
     compares_images: ClassVar[bool] = True
     _given_loss: ImageLoss | None = None
 

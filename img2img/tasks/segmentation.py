@@ -57,8 +57,8 @@ class Segmentation(Task):
             no weight above 0.
     """
 
-    metric: ClassVar[str] = "mIoU"
-    higher_is_better: ClassVar[bool] = True
+    metric: str = "mIoU"
+    higher_is_better: bool = True
     baseline_name: ClassVar[str] = "majority class"
     has_classes: ClassVar[bool] = True
     at_measured_side: ClassVar[bool] = True

@@ -66,6 +66,14 @@ def stored_task(info: Mapping[str, Any]) -> Task:
     return build_task(build_task(options).options())
 
 
+def stored_baseline(task: Task, info: Mapping[str, Any]) -> float | None:
+    """What the task's trivial baseline scores by its primary metric, as its file says.
+
+    None where the file has none, or was measured by another metric: earlier versions chose another one for some tasks.
+    """
+    return info.get("baseline") if task.metric in info.get("figures", {}) else None
+
+
 def _class_name(name: Any) -> str:
     if isinstance(name, list | dict):
         raise InputError(f"info.task: the class {name!r:.80} is no name; get the file again from whoever made it")

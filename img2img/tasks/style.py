@@ -38,8 +38,8 @@ class Style(Task):
         variation: weight of the total variation.
     """
 
-    metric: ClassVar[str] = "total style loss"
-    higher_is_better: ClassVar[bool] = False
+    metric: str = "total style loss"
+    higher_is_better: bool = False
     baseline_name: ClassVar[str] = "unstylised input"
     in_parts: ClassVar[bool] = True
     mirrored: ClassVar[bool] = True

@@ -7,6 +7,7 @@ from img2img.bundle import stored_bytes
 from img2img.masks import MaskedNetwork
 from img2img.masks.methods.mixed import names_of_copies
 from img2img.metrics import sequence as transfer
+from img2img.tasks import Task
 from img2img.training.config import Experiment
 from img2img.training.results import (
     VERSION,
@@ -22,25 +23,30 @@ from img2img.training.strategies import MASKS
 
 
 def collect_results(
-    experiment: Experiment, progress: Progress, network: MaskedNetwork, *, relative_parameters: float | None = None
+    experiment: Experiment,
+    known: Mapping[str, Task],
+    progress: Progress,
+    network: MaskedNetwork,
+    *,
+    relative_parameters: float | None = None,
 ) -> Results:
-    """The results of the finished tasks; `relative_parameters`: see `Strategy.relative_parameters`."""
+    """The results of the finished tasks, which are all `known`; `relative_parameters`: see `Strategy.relative_parameters`."""
     finished = [task for task in experiment.tasks if task.name in progress.tasks]
     tasks, baselines, higher = [], [], []
     for config in finished:
-        record, kind = progress.tasks[config.name], config.task.builder
-        baselines.append(record.baseline[kind.metric])
-        higher.append(kind.higher_is_better)
+        record, task = progress.tasks[config.name], known[config.name]
+        baselines.append(record.baseline[task.metric])
+        higher.append(task.higher_is_better)
         compared = {method: entries[config.name] for method, entries in progress.comparisons.items() if config.name in entries}
         tasks.append(
             TaskResult(
                 name=config.name,
-                kind=kind.kind,
-                primary_metric=kind.metric,
-                higher_is_better=kind.higher_is_better,
+                kind=task.kind,
+                primary_metric=task.metric,
+                higher_is_better=task.higher_is_better,
                 value=record.value,
                 baseline=baselines[-1],
-                baseline_name=kind.baseline_name,
+                baseline_name=task.baseline_name,
                 comparisons={m: ComparisonResult(value=found.value, bytes=found.bytes) for m, found in compared.items()},
                 method=config.method_spec.kind if config.own_method else None,
                 before=record.before,

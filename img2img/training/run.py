@@ -118,7 +118,8 @@ def _run(
 
 def _results(runner: SequenceRunner, network: MaskedNetwork) -> dict[str, Any]:
     parameters = runner.strategy.relative_parameters()
-    results = collect_results(runner.experiment, runner.progress, network, relative_parameters=parameters)
+    known = {name: data.task for name, data in runner.task_data.items()}
+    results = collect_results(runner.experiment, known, runner.progress, network, relative_parameters=parameters)
     if runner.processes.is_rank_zero:
         for task in results.tasks:
             task.data_sha256 = runner.records.digest(task.name)

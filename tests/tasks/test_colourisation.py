@@ -19,9 +19,10 @@ from img2img.export import export_task
 from img2img.inference import load
 from img2img.inference.prediction import TILE, tile_for
 from img2img.masks import Piggyback
+from img2img.metrics.colour_classes import class_weights, gamut_bins, smoothed_prior
 from img2img.tasks import build_task, colour_bins
-from img2img.tasks.colour_bins import class_weights, gamut_bins, smoothed_prior
 from img2img.tasks.colourisation import Colourisation
+from img2img.tasks.stored import stored_baseline
 
 Array = NDArray[np.float64]
 
@@ -277,3 +278,35 @@ def test_exported_files_give_the_annealed_mean(
         shown: Tensor = task.to_image(task.prediction(network(input, task="colour"), input), input)
         assert torch.allclose(program(image), shown, atol=1e-4)
         assert (shown - shown.mean(1, keepdim=True)).abs().max() > 0.02
+
+
+def test_of_bins_the_primary_metric_is_one_that_grey_does_not_win() -> None:
+    images = torch.rand(2, 12, 12, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte().numpy()
+    for task, expected in ((colouring(bins={}), ("balanced AuC", True)), (colouring(), ("ab error", False))):
+        assert (task.metric, task.higher_is_better) == expected
+        example = task.example(Batch(image=torch.from_numpy(images).permute(0, 3, 1, 2)))
+        metrics = (task.metrics(), task.primary_metrics())
+        for each in metrics:
+            each.update(task.baseline(example), example)
+        full, primary = (each.compute() for each in metrics)
+        assert primary == {name: full[name] for name in ("ab error", "delta E", "AuC", "balanced AuC")}
+
+
+class _OwnMetric(Colourisation):
+    metric = "SSIM"
+    higher_is_better = True
+
+
+def test_a_subclass_keeps_its_own_primary_metric_with_bins() -> None:
+    task = _OwnMetric(bins={})
+    assert (task.metric, task.higher_is_better) == ("SSIM", True)
+    assert type(task.primary_metrics()) is type(task.metrics())
+
+
+def test_a_file_that_was_measured_by_another_metric_has_no_baseline() -> None:
+    """Files of bins were measured by the ab error once: its baseline says nothing of the balanced AuC."""
+    task = colouring(bins={})
+    info = {"figures": {"ab error": 240.0}, "baseline": 263.0}
+    assert stored_baseline(task, info) is None
+    assert stored_baseline(colouring(), info) == 263.0
+    assert stored_baseline(task, {"figures": {"balanced AuC": None}, "baseline": 0.65}) == 0.65

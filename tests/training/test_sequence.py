@@ -14,7 +14,7 @@ from killing import Killed, killed_at, refuse_steps
 from PIL import Image
 
 import img2img
-from img2img import InputError
+from img2img import InputError, MaskedNetwork
 from img2img.bundle import load_bundle
 from img2img.inference.evaluator import Evaluator
 from img2img.masks.task_state import TaskState
@@ -23,6 +23,7 @@ from img2img.training import sequence as sequence_module
 from img2img.training.collect import collect_results
 from img2img.training.config import read_experiment
 from img2img.training.loop import fit
+from img2img.training.results import Results
 from img2img.training.run import run
 from img2img.training.sequence import SequenceRunner
 
@@ -36,6 +37,10 @@ def _tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def _collected(runner: SequenceRunner, network: MaskedNetwork) -> Results:
+    return collect_results(runner.experiment, {n: data.task for n, data in runner.task_data.items()}, runner.progress, network)
 
 
 def _untimed(results: dict[str, Any]) -> dict[str, Any]:
@@ -262,7 +267,7 @@ def test_a_forgetful_network_would_be_reported(
 
     monkeypatch.setattr(runner, "_learn", disturb)
     network = runner.run()
-    results = collect_results(runner.experiment, runner.progress, network)
+    results = _collected(runner, network)
     assert results.forgetting.max_abs_output_change > 0
     assert "the outputs of disks are not those that were stored when it was learned" in caplog.text
 
@@ -305,7 +310,7 @@ def test_finished_tasks_are_measured_again_when_it_is_due(
     assert [len(changes) for changes in runner.progress.changes] == [
         min(n, 3) if n < 4 and calls[n] == 1 else n for n in compared
     ]
-    results = collect_results(runner.experiment, runner.progress, network)
+    results = _collected(runner, network)
     assert results.forgetting.remeasured == ("end" if calls[1] == 1 else "every")
     assert [len(row) for row in runner.progress.rows] == calls, "what was measured, and nothing twice"
     matrix = results.forgetting.value_matrix
