@@ -136,6 +136,7 @@ def end() -> None:
 
 
 SHORT = (
+    "start",
     "training_step",
     "deployment",
     "disk",
