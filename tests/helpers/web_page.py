@@ -10,6 +10,17 @@ from web_bundles import same
 expect = pytest.importorskip("playwright.sync_api").expect
 
 
+RING = """one => [one, one.closest("label"), one.closest("figure")].filter(Boolean)
+    .flatMap(element => ["", "::after"].map(pseudo => getComputedStyle(element, pseudo)))
+    .map(style => `${style.outline} ${style.boxShadow}`).join()"""
+"""What shows where the keyboard's focus is: rings of an element or around it."""
+COVERED = """one => {
+    const shown = one.matches("[type=file], [type=radio]") ? one.closest("label") : one, box = shown.getBoundingClientRect();
+    const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+    return !(shown.contains(top) || top?.contains(shown));
+}"""
+
+
 class User:
     """Somebody with a browser of their own, whose every request is written down."""
 
@@ -63,6 +74,37 @@ class User:
 
     def shows(self, selector: str, expected: Image.Image) -> bool:
         return same(self.shown(selector), expected.convert("RGB"))
+
+    def focused(self) -> str:
+        """The name of what has the keyboard's focus; none where nothing that can be seen has it."""
+        return str(
+            self.page.evaluate(
+                """() => {
+                    const one = document.activeElement;
+                    if (one === document.body || !one.checkVisibility()) return "";
+                    return one.getAttribute("aria-label") ?? (one.labels?.[0] ?? one).textContent.trim();
+                }"""
+            )
+        )
+
+    def walk(self, most: int = 60) -> list[str]:
+        """The names of what Tab reaches, in order. What has the focus is seen: it has a ring then, and nothing lies on it."""
+        page, names = self.page, list[str]()
+        page.evaluate("window.walked = new Set()")
+        page.locator("h1").evaluate("top => { top.tabIndex = -1; top.focus(); }")
+        for _ in range(most):
+            page.keyboard.press("Tab")
+            name, one = self.focused(), page.evaluate_handle("document.activeElement")
+            if not name or one.evaluate("one => window.walked.has(one)"):  # the browser's own bar, or round again
+                break
+            one.evaluate("one => window.walked.add(one)")
+            names.append(name)
+            ring = one.evaluate(RING)
+            assert not one.evaluate(COVERED), f"{name} is covered"
+            one.evaluate("one => one.blur()")
+            assert one.evaluate(RING) != ring, f"no ring around {name}"
+            one.evaluate("one => one.focus()")
+        return names
 
     def download(self, link: Any) -> tuple[str, Image.Image]:
         """The name and the content of what a link downloads."""

@@ -81,6 +81,33 @@ def test_the_slider_by_mouse_touch_and_keyboard(visit: Callable[..., User], url:
     assert "10%" in clip
 
 
+def test_the_slider_dragged_by_a_finger(visit: Callable[..., User], url: str) -> None:
+    """A finger across the image moves the slider, wherever it began; one along the image scrolls the page."""
+    user = visit(url, viewport={"width": 390, "height": 500}, is_mobile=True, has_touch=True)
+    page = user.page
+    user.choose("a.png", encoded(photo(200, 300)))
+    user.done("all tasks")
+    user.task("colour")
+    slider = page.get_by_role("slider", name="Share of the input that is shown")
+    slider.scroll_into_view_if_needed()
+    protocol = page.context.new_cdp_session(page)
+
+    def drag(start: tuple[float, float], *there: tuple[float, float]) -> int:
+        box = page.locator("#compare").bounding_box()
+        for kind, at in [("touchStart", start), *(("touchMove", at) for at in there), ("touchEnd", None)]:
+            points = [{"x": box["x"] + at[0] * box["width"], "y": box["y"] + at[1] * box["height"]}] if at else []
+            protocol.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        return int(slider.get_attribute("aria-valuenow") or -1)
+
+    before = page.evaluate("scrollY")
+    assert abs(drag((0.5, 0.5), (0.6, 0.5), (0.7, 0.51), (0.8, 0.52)) - 80) <= 1
+    assert abs(drag((0.3, 0.5), (0.25, 0.5), (0.1, 0.48)) - 10) <= 1
+    assert drag((0.3, 0.5), (0.1, 0.5), (-0.2, 0.5)) == 0, "beyond the image's edge"
+    assert page.evaluate("scrollY") == before
+    drag((0.5, 0.4), (0.5, 0.3), (0.5, 0.2), (0.5, 0.05))
+    page.wait_for_function("before => scrollY > before", arg=before)
+
+
 def test_samples_paste_drop_and_files_that_no_browser_shows(visit: Callable[..., User], url: str, reference: Any) -> None:
     user = visit(url, permissions=["clipboard-read", "clipboard-write"])
     page = user.page
@@ -189,6 +216,19 @@ def test_errors_in_plain_words_and_the_page_goes_on(visit: Callable[..., User], 
         assert user.shows("#after", reference.run("colour", photo()))
 
 
+def test_a_task_that_fails_has_no_result_and_the_others_have_theirs(visit: Callable[..., User], url: str, reference: Any) -> None:
+    user = visit(url)
+    page = user.page
+    page.route("**/run/colour?*", lambda route: route.fulfill(status=413, json={"error": "too large for this one"}))
+    user.choose("a.png", encoded(photo()))
+    expect(page.locator("#error")).to_have_text("colour: Too large for this one.")
+    expect(page.get_by_role("button", name="Show colour")).to_have_text("no result")
+    expect(page.get_by_role("link", name="Download edges")).to_be_visible()
+    page.unroute("**/run/colour?*")
+    user.task("colour")
+    assert user.shows("#after", reference.run("colour", photo()))
+
+
 def test_cancel_and_a_service_that_has_gone(visit: Callable[..., User], reference: Any) -> None:
     slow = Slow(reference)
     with serving(slow) as url:
@@ -243,6 +283,60 @@ def test_the_keyboards_focus_stays_in_the_gallery_and_goes_to_the_slider(visit: 
         assert user.shows("#after", reference.run("colour", photo()))
 
 
+def test_the_whole_page_by_keyboard_alone(visit: Callable[..., User], url: str, reference: Any) -> None:
+    user = visit(url)
+    page, keys = user.page, user.page.keyboard
+    samples = ["coffee", "astronaut", "chelsea", "rocket", "landscape", "shapes"]
+    tasks = ["all tasks", "disks, segmentation", "colour, colourisation", "edges, edges"]
+    assert user.walk() == ["Images", "Choose image", "Paste", *samples, *tasks]
+    page.get_by_role("button", name="landscape").focus()
+    keys.press("Enter")
+    user.done("all tasks")
+    tiles = [name for task in ("disks", "colour", "edges") for name in (f"Show {task}", f"Download {task}")]
+    assert user.walk() == ["Images", "Choose image", "Paste", *samples, *tasks, *tiles]
+    page.get_by_role("button", name="disks, segmentation").focus()
+    keys.press("Space")
+    user.done("disks")
+    assert user.walk()[-3:] == ["Share of the input that is shown", "colours", "Download"]
+    page.get_by_role("radio", name="colours").focus()
+    keys.press("ArrowRight")
+    user.done("disks")
+    form = user.focused()
+    expect(page.locator("#status")).to_contain_text("disks: ")
+    assert user.shows("#after", reference.run("disks", user.shown("#before"), form=form))
+    page.locator("#file").focus()
+    with page.expect_file_chooser():
+        keys.press("Space")
+    page.get_by_role("tab", name="Images").focus()
+    keys.press("ArrowLeft")
+    assert (user.focused(), user.walk()[:1]) == ("Masks", ["Masks"])
+    page.get_by_role("img", name="Zeroed weights of each task's mask, by layer").wait_for()
+
+
+def test_the_bar_and_the_forms_are_in_view(visit: Callable[..., User], reference: Any) -> None:
+    """Progress and "Cancel" are seen while it runs, without scrolling, and so are a segmentation's forms."""
+    slow = Slow(reference)
+    for width, height in ((1280, 800), (390, 700)):
+        slow.go.clear()
+        with serving(slow) as url:
+            user = visit(url, viewport={"width": width, "height": height})
+            page = user.page
+            user.choose("a.png", encoded(photo(300, 400)))
+            expect(page.locator("#status")).to_contain_text("disks (1 of 3)")
+            tile = page.get_by_role("button", name="Show disks")
+            room_for_it = tile.bounding_box()
+            expect(tile).to_have_text("runs …")
+            for name in ("#status", "#progress", "#cancel"):
+                expect(page.locator(name)).to_be_in_viewport(ratio=1)
+            slow.go.set()
+            user.done("all tasks")
+            assert abs(tile.bounding_box()["height"] - room_for_it["height"]) <= 1, "nothing moves as a result comes"
+            user.task("disks")
+            if width > 1000:
+                expect(page.get_by_role("radiogroup", name="Form")).to_be_in_viewport(ratio=1)
+            expect(page.locator("#download")).to_be_in_viewport(ratio=1)
+
+
 def test_the_watch_sees_a_request_that_leaves(browser: Any, url: str) -> None:
     """What all tests above end with can fail: by a request that goes out, and by one that the policy stops."""
     user = User(browser.new_context())
@@ -292,5 +386,6 @@ def test_the_starter(visit: Callable[..., User]) -> None:
             user.task(task)
             # The merged weights of masks that scale differ in their last bit, which may turn a rounding.
             assert largest_difference(user.shown("#after"), model.run(task, photo())) <= 1, task
+        expect(user.page.locator("#status")).to_contain_text("enlarge: 60 × 44 → 120 × 88 pixels in ")
         user.page.get_by_role("tab", name="Masks").click()
         expect(user.page.locator("#table tbody tr")).to_have_count(len(model.tasks))
