@@ -95,8 +95,12 @@ class Teacher:
                 check_task_name(name)
             except InputError as error:
                 raise RefusedError(422, str(error)) from error
-            if name in self._service.tasks.infos or (self._folder / name).exists():
+            if name in self._service.tasks.infos:
                 raise RefusedError(409, f"there is a task {name!r} already: choose another name")
+            if (self._folder / name).exists():
+                raise RefusedError(
+                    409, f"the folder of an earlier training has the name {name!r} already: choose another name, or delete it"
+                )
             if not 1 <= steps <= self.options.steps:
                 raise RefusedError(422, f"steps={steps}: expected 1 to {self.options.steps:,}")
             if kind == "labels" and len(classes) < 2:

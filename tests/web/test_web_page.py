@@ -180,6 +180,19 @@ def test_scores_and_names_that_look_like_html(visit: Callable[..., User], classe
         assert user.page.title() == "img2img"
 
 
+def test_a_classification_among_all_tasks_says_the_most_probable_class(visit: Callable[..., User], tmp_path: Path) -> None:
+    task = {"kind": "classification", "classes": ["robin", "wren", "owl"]}
+    bundle = make_bundle(tmp_path / "two", {"kind": "vgg_small", "width": 0.0625, "hidden": []}, {"birds": task, "nests": task})
+    model = img2img.load(str(bundle), weights="merged")
+    with serving(model) as url:
+        user = visit(url)
+        user.choose("photo.png", encoded(photo()))
+        user.done("all tasks")
+        for name in ("birds", "nests"):
+            most, score = next(iter(model.run(name, photo(), form="scores").items()))
+            expect(user.page.get_by_role("button", name=f"Show {name}")).to_have_text(f"{most} {100 * score:.0f}%")
+
+
 def test_the_masks(visit: Callable[..., User], url: str) -> None:
     user = visit(url)
     page = user.page

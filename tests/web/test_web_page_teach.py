@@ -200,14 +200,17 @@ def test_what_cannot_be_learned_from_is_said_and_the_form_stays_usable(visit: Ca
             ([("all.zip", bytes(2_000_000))], "all.zip has 2.00 MB: expected 300 kB at most"),
             ([("readme.txt", b"text")], "There is no image and no zip in this"),
         ):
-            page.get_by_role("radio", name="A style").check()
-            page.get_by_role("radio", name="Inputs → results").check()  # the images of before are gone
             give(page, "Inputs", *files)
             if not files[0][0].endswith(".txt"):
                 teach(page)
             expect(failure).to_contain_text(said)
             expect(page.get_by_role("button", name="Teach", exact=True)).to_be_enabled()
+            if not files[0][0].endswith(".txt"):
+                page.get_by_role("button", name="Inputs: Clear").click()
+                expect(page.get_by_role("group", name="Inputs")).to_contain_text("what the network will be given")
         give(page, "Inputs", ("all.zip", zipped(pairs())))
+        give(page, "Inputs", ("all.zip", zipped(inputs)))
+        expect(failure).to_contain_text("There is another all.zip already. Clear first")
         page.get_by_label("Name").fill("colour")
         teach(page)
         expect(failure).to_have_text("There is a task 'colour' already: choose another name.")
@@ -265,7 +268,7 @@ def test_teach_by_keyboard_alone(visit: Callable[..., User], room: Class, tmp_pa
         keys.press("ArrowLeft")
         go("Inputs: Files or a zip")
         with page.expect_file_chooser() as chooser:
-            keys.press("Space")
+            keys.press("Enter")
         chooser.value.set_files(tmp_path / "all.zip")
         go("Name")
         keys.type("night")
@@ -409,19 +412,21 @@ def test_a_real_training_from_a_zip_stopped_and_continued(visit: Callable[..., U
     images |= {name.replace("inputs", "targets"): image.point(lambda value: 255 - value) for name, image in images.items()}
     with serving(img2img.load(str(own), weights="merged"), teach=TeachOptions(folder=tmp_path / "teach")) as url:
         user = visit(url)
-        page = form(user, "night", steps=400)
+        page = form(user, "night", steps=200)
         give(page, "Inputs", ("all.zip", zipped({name: encoded(image) for name, image in images.items()})))
         teach(page)
         step = lambda: int(page.locator("#running-facts dd").first.inner_text().split()[0])  # noqa: E731
         page.wait_for_function("() => parseInt(document.querySelector('#running-facts dd')?.textContent) >= 60", timeout=300_000)
         page.get_by_role("button", name="Stop").click()
         expect(page.get_by_role("heading", name="night is stopped")).to_be_visible()
-        assert 60 <= step() < 400, "stopped before its end"
+        assert 60 <= step() < 200, "stopped before its end"
         page.get_by_role("button", name="Go on").click()
         used_and_downloaded(user, own, "night", timeout=500_000)
-        rows = (tmp_path / "teach" / "night" / "run" / "metrics" / "night.csv").read_text().splitlines()
+        run = tmp_path / "teach" / "night"
+        assert "goes on from its checkpoint, at step " in (run / "log.txt").read_text()
+        rows = (run / "run" / "metrics" / "night.csv").read_text().splitlines()
         steps = [int(row.split(",")[0]) for row in rows[1:]]
-        assert steps == list(range(10, 401, 10)), "each step is learned once: it goes on from its checkpoint"
+        assert (steps, steps[-1]) == (sorted(set(steps)), 200), "the log has each step once"
 
 
 @pytest.mark.slow

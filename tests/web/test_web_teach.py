@@ -409,6 +409,13 @@ def test_what_cannot_be_taught(room: Class, client: httpx.Client, asked: dict[st
     assert not room.folder.exists()
 
 
+def test_the_folder_of_an_earlier_training_is_kept(room: Class, client: httpx.Client) -> None:
+    (room.folder / "night").mkdir(parents=True)
+    said = error(client.post("/teach", json={"name": "night", "kind": "pairs"}), 409)
+    assert "the folder of an earlier training has the name 'night'" in said
+    assert "choose another name" in said
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -38,6 +38,7 @@ const sentence = text => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$
 const words = name => name.replaceAll("_", " ");
 const seconds = value => value < 9.95 ? `${value.toFixed(1)} s` : value < 60 ? `${Math.round(value)} s`
   : value < 3600 ? `${Math.floor(value / 60)} min ${Math.round(value % 60)} s` : `${Math.floor(value / 3600)} h ${Math.round(value / 60) % 60} min`;
+const percent = share => `${Math.round(100 * share)}%`;
 const bytes = value => value < 1e3 ? `${value} ${value === 1 ? "byte" : "bytes"}` : value < 1e6 ? `${(value / 1e3).toPrecision(3)} kB` : value < 1e9 ? `${(value / 1e6).toPrecision(3)} MB` : `${(value / 1e9).toPrecision(3)} GB`;
 const number = value => value == null ? "–" : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)));
 
@@ -251,7 +252,7 @@ async function run(tasks) {
     draw();
   }
   $("cancel").hidden = $("progress").hidden = true;
-  tell(due, "no result");
+  tell(due.filter(task => !image.results.has(key(task, form(task)))), "no result");
   if (failed.length) {
     const [task, error] = failed[0];
     show($("error"), error instanceof Refused ? new Refused(`${task}: ${error.message}`) : error);
@@ -314,7 +315,7 @@ function draw() {
     return make("li", {}, swatch, make("span", { textContent: name }));
   }));
   $("scores").replaceChildren(...Object.entries(result?.scores ?? {}).slice(0, 5).map(([name, score]) =>
-    make("li", {}, make("span", { textContent: name }), make("meter", { value: score, max: 1 }), make("b", { textContent: `${Math.round(100 * score)}%` }))));
+    make("li", {}, make("span", { textContent: name }), make("meter", { value: score, max: 1 }), make("b", { textContent: percent(score) }))));
   $("download").hidden = !result?.url;
   if (result?.url) Object.assign($("download"), { href: result.url, download: fileName(chosen) });
 }
@@ -332,7 +333,8 @@ function drawGallery() {  // a tile stays while its image comes, so that the key
   const [input, ...tiles] = $("gallery").children;
   if (input.querySelector("img").src !== image.url) input.querySelector("img").src = image.url;
   for (const [index, name] of names.entries()) {
-    const url = image.results.get(key(name, form(name)))?.url;
+    const { url, scores } = image.results.get(key(name, form(name))) ?? {};
+    if (scores) for (const [most, score] of Object.entries(scores).slice(0, 1)) tell([name], `${most} ${percent(score)}`);
     const shown = tiles[index].querySelector("img"), link = tiles[index].querySelector("a");
     shown.hidden = link.hidden = !url;
     tiles[index].querySelector(".open span").hidden = Boolean(url);
