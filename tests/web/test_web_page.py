@@ -299,6 +299,7 @@ def test_the_keyboards_focus_stays_in_the_gallery_and_goes_to_the_slider(visit: 
 def test_the_whole_page_by_keyboard_alone(visit: Callable[..., User], url: str, reference: Any) -> None:
     user = visit(url)
     page, keys = user.page, user.page.keyboard
+    page.on("filechooser", lambda _: None)  # watched from the start, so that none is missed
     samples = ["coffee", "astronaut", "chelsea", "rocket", "landscape", "shapes"]
     tasks = ["all tasks", "disks, segmentation", "colour, colourisation", "edges, edges"]
     assert user.walk() == ["Images", "Choose image", "Paste", *samples, *tasks]

@@ -250,6 +250,7 @@ def test_teach_by_keyboard_alone(visit: Callable[..., User], room: Class, tmp_pa
     with serving(room.model, teach=room.options) as url:
         user = visit(url)
         page, keys = user.page, user.page.keyboard
+        page.on("filechooser", lambda _: None)  # watched from the start, so that none is missed
 
         def go(name: str) -> None:
             for _ in range(40):
