@@ -342,6 +342,7 @@ def test_the_bar_and_the_forms_are_in_view(visit: Callable[..., User], reference
             expect(tile).to_have_text("runs …")
             for name in ("#status", "#progress", "#cancel"):
                 expect(page.locator(name)).to_be_in_viewport(ratio=1)
+            assert page.locator("#bar").bounding_box()["height"] < 70, "one row, also on a phone"
             slow.go.set()
             user.done("all tasks")
             assert abs(tile.bounding_box()["height"] - room_for_it["height"]) <= 1, "nothing moves as a result comes"
