@@ -10,15 +10,20 @@ from web_bundles import same
 expect = pytest.importorskip("playwright.sync_api").expect
 
 
-RING = """one => [one, one.closest("label"), one.closest("figure")].filter(Boolean)
-    .flatMap(element => ["", "::after"].map(pseudo => getComputedStyle(element, pseudo)))
-    .map(style => `${style.outline} ${style.boxShadow}`).join()"""
-"""What shows where the keyboard's focus is: rings of an element or around it."""
-COVERED = """one => {
-    const shown = one.matches("[type=file], [type=radio]") ? one.closest("label") : one, box = shown.getBoundingClientRect();
-    const top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
-    return !(shown.contains(top) || top?.contains(shown));
+STEP = """() => {
+    const one = document.activeElement, ring = () => [one, one.closest("label"), one.closest("figure")].filter(Boolean)
+        .flatMap(element => ["", "::after"].map(pseudo => getComputedStyle(element, pseudo)))
+        .map(style => `${style.outline} ${style.boxShadow}`).join();
+    const again = window.walked.has(one), shown = one.matches("[type=file], [type=radio]") ? one.closest("label") : one;
+    window.walked.add(one);
+    const box = shown.getBoundingClientRect(), top = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+    const before = ring();
+    one.blur();
+    const ringed = ring() !== before;
+    one.focus();
+    return {again, ringed, covered: !(shown.contains(top) || top?.contains(shown))};
 }"""
+"""Of what has the keyboard's focus: whether it had it before, has a ring for it, and has something lying on it."""
 
 
 class User:
@@ -94,16 +99,13 @@ class User:
         page.locator("h1").evaluate("top => { top.tabIndex = -1; top.focus(); }")
         for _ in range(most):
             page.keyboard.press("Tab")
-            name, one = self.focused(), page.evaluate_handle("document.activeElement")
-            if not name or one.evaluate("one => window.walked.has(one)"):  # the browser's own bar, or round again
+            if not (name := self.focused()):  # the browser's own bar
                 break
-            one.evaluate("one => window.walked.add(one)")
+            found = page.evaluate(STEP)
+            if found["again"]:
+                break
+            assert found == {"again": False, "ringed": True, "covered": False}, name
             names.append(name)
-            ring = one.evaluate(RING)
-            assert not one.evaluate(COVERED), f"{name} is covered"
-            one.evaluate("one => one.blur()")
-            assert one.evaluate(RING) != ring, f"no ring around {name}"
-            one.evaluate("one => one.focus()")
         return names
 
     def download(self, link: Any) -> tuple[str, Image.Image]:
