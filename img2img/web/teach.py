@@ -75,6 +75,7 @@ class Teacher:
         self._process: subprocess.Popen[bytes] | None = None
         self._began = time.monotonic()
         self._began_at = 0
+        self._first: tuple[int, float] | None = None
         self._job: Job | None = None
         self._files: TeachFiles | None = None
         self._take_up()
@@ -94,8 +95,12 @@ class Teacher:
                 check_task_name(name)
             except InputError as error:
                 raise RefusedError(422, str(error)) from error
-            if name in self._service.tasks.infos or (self._folder / name).exists():
+            if name in self._service.tasks.infos:
                 raise RefusedError(409, f"there is a task {name!r} already: choose another name")
+            if (self._folder / name).exists():
+                raise RefusedError(
+                    409, f"the folder of an earlier training has the name {name!r} already: choose another name, or delete it"
+                )
             if not 1 <= steps <= self.options.steps:
                 raise RefusedError(422, f"steps={steps}: expected 1 to {self.options.steps:,}")
             if kind == "labels" and len(classes) < 2:
@@ -144,6 +149,7 @@ class Teacher:
                     409, f"it has taken {job.seconds:.0f} s: expected {self.options.seconds:g} s at most; use fewer steps"
                 )
             self._files.close("has begun")
+            self._first = None
             self._began, self._began_at = time.monotonic(), max([row[0] for row in self._rows()], default=0)
             with open(self._home / "log.txt", "ab") as out:
                 out.write(b"\n")
@@ -317,13 +323,18 @@ class Teacher:
         return list(_read_log(self._home / "run" / "metrics" / f"{self._here().name}.csv"))
 
     def _left(self, step: int, job: Job) -> float | None:
-        """Seconds until the last step, at the rate of this start; None before the first steps."""
-        done = step - self._began_at
-        if job.state != "running" or done <= 0:
+        """Seconds until the last step; None before the first steps of this start.
+
+        The rate is that since the first row that was seen, as soon as there is another: what came before it was also loading.
+        """
+        if job.state != "running" or step <= self._began_at:
             return None
         path = self._home / "run" / "metrics" / f"{job.name}.csv"
-        took = time.monotonic() - self._began - (time.time() - path.stat().st_mtime)
-        return max(0.0, took / done * (job.steps - step) - (time.time() - path.stat().st_mtime))
+        age = time.time() - path.stat().st_mtime
+        at = time.monotonic() - self._began - age
+        self._first = self._first or (step, at)
+        since, then = self._first if step > self._first[0] else (self._began_at, 0.0)
+        return max(0.0, (at - then) / (step - since) * (job.steps - step) - age)
 
 
 def _read_log(path: Path) -> Iterator[tuple[int, float]]:

@@ -1,6 +1,7 @@
-"""Services in this process; `web_service.start` has one in a process of its own."""
+"""Services in this process, and a browser; `web_service.start` has a service in a process of its own."""
 
 import contextlib
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -73,3 +74,34 @@ def local() -> Iterator[Callable[..., str]]:
     """`local(model, **limits)`: the URL of a service in this process, for one test."""
     with contextlib.ExitStack() as stack:
         yield lambda model, **limits: stack.enter_context(serving(model, **limits))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on the PATH")
+    with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-extensions"]
+        started = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """`visit(url)`: a user at the page. Afterwards each is looked at: no request may have left the machine."""
+    from web_page import User
+
+    users: list[User] = []
+
+    def make(url: str, *, tasks: bool = True, **options: Any) -> User:
+        users.append(User(browser.new_context(**options)))
+        users[-1].open(url, tasks=tasks)
+        return users[-1]
+
+    yield make
+    found = [user.foreign() for user in users]
+    for user in users:
+        user.context.close()
+    assert found == [[] for _ in users]

@@ -1,119 +1,19 @@
 """The page in a real browser: it shows what `Model.run` gives, and asks nobody else for anything."""
 
-import json
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
-import pytest
-import skimage.data
 from conftest import serving
-from PIL import Image, ImageChops
-from test_web_teach import Class, room, send  # noqa: F401
+from PIL import Image
+from test_web_teach import Class, room  # noqa: F401
 from web_bundles import encoded, make_bundle, photo, same
+from web_page import User, expect, largest_difference
 from web_service import Slow
 
 import img2img
-from img2img.bundle.join import join_bundles
-from img2img.bundle.packaged import packaged_bundles
-from img2img.web import TeachOptions
-
-sync_api = pytest.importorskip("playwright.sync_api")
-expect = sync_api.expect
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
-
-
-class User:
-    """Somebody with a browser of their own, whose every request is written down."""
-
-    def __init__(self, context: Any) -> None:
-        self.context = context
-        self.requests: list[str] = []
-        self.console: list[str] = []
-        context.on("request", lambda request: self.requests.append(request.url))
-        context.on("console", lambda message: self.console.append(f"{message.type}: {message.text}"))
-        context.on("weberror", lambda error: self.console.append(f"uncaught: {error.error}"))
-        self.page = context.new_page()
-        self.page.set_default_timeout(30_000)
-
-    def foreign(self) -> list[str]:
-        """Requests that leave the machine, attempts that the page's policy stopped, and errors of the script."""
-        parts = [urlsplit(url) for url in self.requests]
-        left = [part.geturl() for part in parts if part.scheme not in ("data", "blob") and part.hostname != "127.0.0.1"]
-        return left + [line for line in self.console if "Content Security Policy" in line or line.startswith("uncaught: ")]
-
-    def open(self, url: str, *, tasks: bool = True) -> None:
-        self.page.goto(url)
-        if tasks:
-            self.page.locator("#tasks button").first.wait_for()
-
-    def choose(self, name: str, blob: bytes, kind: str = "image/png") -> None:
-        self.page.locator("#file").set_input_files({"name": name, "mimeType": kind, "buffer": blob})
-
-    def task(self, name: str, form: str | None = None) -> None:
-        """Choose a task, and wait for its result."""
-        self.page.locator(f"#tasks button[data-task='{name}']").click()
-        if form is not None:
-            self.page.locator("#forms").get_by_role("radio", name=form, exact=True).check()
-        self.done(name)
-
-    def done(self, name: str) -> None:
-        expect(self.page.locator("#status")).to_contain_text(f"{name}: ", timeout=60_000)
-
-    def shown(self, selector: str) -> Image.Image:
-        """The pixels of an image as the browser has decoded it."""
-        width, height, values = self.page.locator(selector).evaluate(
-            """async image => {
-                await image.decode();
-                const canvas = document.createElement("canvas");
-                Object.assign(canvas, {width: image.naturalWidth, height: image.naturalHeight});
-                const context = canvas.getContext("2d");
-                context.drawImage(image, 0, 0);
-                return [canvas.width, canvas.height, Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data)];
-            }"""
-        )
-        return Image.frombytes("RGBA", (width, height), bytes(values)).convert("RGB")
-
-    def shows(self, selector: str, expected: Image.Image) -> bool:
-        return same(self.shown(selector), expected.convert("RGB"))
-
-    def download(self, link: Any) -> tuple[str, Image.Image]:
-        """The name and the content of what a link downloads."""
-        with self.page.expect_download() as download:
-            link.click()
-        return download.value.suggested_filename, Image.open(download.value.path())
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-extensions"]
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., User]]:
-    """`visit(url)`: a user at the page. Afterwards each is looked at: no request may have left the machine."""
-    users: list[User] = []
-
-    def make(url: str, *, tasks: bool = True, **options: Any) -> User:
-        users.append(User(browser.new_context(**options)))
-        users[-1].open(url, tasks=tasks)
-        return users[-1]
-
-    yield make
-    found = [user.foreign() for user in users]
-    for user in users:
-        user.context.close()
-    assert found == [[] for _ in users]
-
 
 # ---------------------------------------------------------------------- what it shows
 
@@ -179,6 +79,33 @@ def test_the_slider_by_mouse_touch_and_keyboard(visit: Callable[..., User], url:
     page.keyboard.press("PageDown")
     clip = page.locator("#before").evaluate("image => getComputedStyle(image).clipPath")
     assert "10%" in clip
+
+
+def test_the_slider_dragged_by_a_finger(visit: Callable[..., User], url: str) -> None:
+    """A finger across the image moves the slider, wherever it began; one along the image scrolls the page."""
+    user = visit(url, viewport={"width": 390, "height": 500}, is_mobile=True, has_touch=True)
+    page = user.page
+    user.choose("a.png", encoded(photo(200, 300)))
+    user.done("all tasks")
+    user.task("colour")
+    slider = page.get_by_role("slider", name="Share of the input that is shown")
+    slider.scroll_into_view_if_needed()
+    protocol = page.context.new_cdp_session(page)
+
+    def drag(start: tuple[float, float], *there: tuple[float, float]) -> int:
+        box = page.locator("#compare").bounding_box()
+        for kind, at in [("touchStart", start), *(("touchMove", at) for at in there), ("touchEnd", None)]:
+            points = [{"x": box["x"] + at[0] * box["width"], "y": box["y"] + at[1] * box["height"]}] if at else []
+            protocol.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        return int(slider.get_attribute("aria-valuenow") or -1)
+
+    before = page.evaluate("scrollY")
+    assert abs(drag((0.5, 0.5), (0.6, 0.5), (0.7, 0.51), (0.8, 0.52)) - 80) <= 1
+    assert abs(drag((0.3, 0.5), (0.25, 0.5), (0.1, 0.48)) - 10) <= 1
+    assert drag((0.3, 0.5), (0.1, 0.5), (-0.2, 0.5)) == 0, "beyond the image's edge"
+    assert page.evaluate("scrollY") == before
+    drag((0.5, 0.4), (0.5, 0.3), (0.5, 0.2), (0.5, 0.05))
+    page.wait_for_function("before => scrollY > before", arg=before)
 
 
 def test_samples_paste_drop_and_files_that_no_browser_shows(visit: Callable[..., User], url: str, reference: Any) -> None:
@@ -253,6 +180,19 @@ def test_scores_and_names_that_look_like_html(visit: Callable[..., User], classe
         assert user.page.title() == "img2img"
 
 
+def test_a_classification_among_all_tasks_says_the_most_probable_class(visit: Callable[..., User], tmp_path: Path) -> None:
+    task = {"kind": "classification", "classes": ["robin", "wren", "owl"]}
+    bundle = make_bundle(tmp_path / "two", {"kind": "vgg_small", "width": 0.0625, "hidden": []}, {"birds": task, "nests": task})
+    model = img2img.load(str(bundle), weights="merged")
+    with serving(model) as url:
+        user = visit(url)
+        user.choose("photo.png", encoded(photo()))
+        user.done("all tasks")
+        for name in ("birds", "nests"):
+            most, score = next(iter(model.run(name, photo(), form="scores").items()))
+            expect(user.page.get_by_role("button", name=f"Show {name}")).to_have_text(f"{most} {100 * score:.0f}%")
+
+
 def test_the_masks(visit: Callable[..., User], url: str) -> None:
     user = visit(url)
     page = user.page
@@ -287,6 +227,19 @@ def test_errors_in_plain_words_and_the_page_goes_on(visit: Callable[..., User], 
         expect(page.locator("#error")).to_be_hidden()
         user.task("colour")
         assert user.shows("#after", reference.run("colour", photo()))
+
+
+def test_a_task_that_fails_has_no_result_and_the_others_have_theirs(visit: Callable[..., User], url: str, reference: Any) -> None:
+    user = visit(url)
+    page = user.page
+    page.route("**/run/colour?*", lambda route: route.fulfill(status=413, json={"error": "too large for this one"}))
+    user.choose("a.png", encoded(photo()))
+    expect(page.locator("#error")).to_have_text("colour: Too large for this one.")
+    expect(page.get_by_role("button", name="Show colour")).to_have_text("no result")
+    expect(page.get_by_role("link", name="Download edges")).to_be_visible()
+    page.unroute("**/run/colour?*")
+    user.task("colour")
+    assert user.shows("#after", reference.run("colour", photo()))
 
 
 def test_cancel_and_a_service_that_has_gone(visit: Callable[..., User], reference: Any) -> None:
@@ -343,6 +296,62 @@ def test_the_keyboards_focus_stays_in_the_gallery_and_goes_to_the_slider(visit: 
         assert user.shows("#after", reference.run("colour", photo()))
 
 
+def test_the_whole_page_by_keyboard_alone(visit: Callable[..., User], url: str, reference: Any) -> None:
+    user = visit(url)
+    page, keys = user.page, user.page.keyboard
+    page.on("filechooser", lambda _: None)  # watched from the start, so that none is missed
+    samples = ["coffee", "astronaut", "chelsea", "rocket", "landscape", "shapes"]
+    tasks = ["all tasks", "disks, segmentation", "colour, colourisation", "edges, edges"]
+    assert user.walk() == ["Images", "Choose image", "Paste", *samples, *tasks]
+    page.get_by_role("button", name="landscape").focus()
+    keys.press("Enter")
+    user.done("all tasks")
+    tiles = [name for task in ("disks", "colour", "edges") for name in (f"Show {task}", f"Download {task}")]
+    assert user.walk() == ["Images", "Choose image", "Paste", *samples, *tasks, *tiles]
+    page.get_by_role("button", name="disks, segmentation").focus()
+    keys.press("Space")
+    user.done("disks")
+    assert user.walk()[-3:] == ["Share of the input that is shown", "colours", "Download"]
+    page.get_by_role("radio", name="colours").focus()
+    keys.press("ArrowRight")
+    user.done("disks")
+    form = user.focused()
+    expect(page.locator("#status")).to_contain_text("disks: ")
+    assert user.shows("#after", reference.run("disks", user.shown("#before"), form=form))
+    page.locator("#file").focus()
+    with page.expect_file_chooser():
+        keys.press("Space")
+    page.get_by_role("tab", name="Images").focus()
+    keys.press("ArrowLeft")
+    assert (user.focused(), user.walk()[:1]) == ("Masks", ["Masks"])
+    page.get_by_role("img", name="Zeroed weights of each task's mask, by layer").wait_for()
+
+
+def test_the_bar_and_the_forms_are_in_view(visit: Callable[..., User], reference: Any) -> None:
+    """Progress and "Cancel" are seen while it runs, without scrolling, and so are a segmentation's forms."""
+    slow = Slow(reference)
+    for width, height in ((1280, 800), (390, 700)):
+        slow.go.clear()
+        with serving(slow) as url:
+            user = visit(url, viewport={"width": width, "height": height})
+            page = user.page
+            user.choose("a.png", encoded(photo(300, 400)))
+            expect(page.locator("#status")).to_contain_text("disks (1 of 3)")
+            tile = page.get_by_role("button", name="Show disks")
+            room_for_it = tile.bounding_box()
+            expect(tile).to_have_text("runs …")
+            for name in ("#status", "#progress", "#cancel"):
+                expect(page.locator(name)).to_be_in_viewport(ratio=1)
+            assert page.locator("#bar").bounding_box()["height"] < 70, "one row, also on a phone"
+            slow.go.set()
+            user.done("all tasks")
+            assert abs(tile.bounding_box()["height"] - room_for_it["height"]) <= 1, "nothing moves as a result comes"
+            user.task("disks")
+            if width > 1000:
+                expect(page.get_by_role("radiogroup", name="Form")).to_be_in_viewport(ratio=1)
+            expect(page.locator("#download")).to_be_in_viewport(ratio=1)
+
+
 def test_the_watch_sees_a_request_that_leaves(browser: Any, url: str) -> None:
     """What all tests above end with can fail: by a request that goes out, and by one that the policy stops."""
     user = User(browser.new_context())
@@ -391,121 +400,7 @@ def test_the_starter(visit: Callable[..., User]) -> None:
         for task in ("colour", "clothes", "enlarge"):
             user.task(task)
             # The merged weights of masks that scale differ in their last bit, which may turn a rounding.
-            assert _largest_difference(user.shown("#after"), model.run(task, photo())) <= 1, task
+            assert largest_difference(user.shown("#after"), model.run(task, photo())) <= 1, task
+        expect(user.page.locator("#status")).to_contain_text("enlarge: 60 × 44 → 120 × 88 pixels in ")
         user.page.get_by_role("tab", name="Masks").click()
         expect(user.page.locator("#table tbody tr")).to_have_count(len(model.tasks))
-
-
-def _largest_difference(one: Image.Image, other: Image.Image) -> int:
-    assert one.size == other.size
-    return max(high for _, high in ImageChops.difference(one, other.convert("RGB")).getextrema())
-
-
-# ---------------------------------------------------------------------- teach
-
-
-def test_teach(visit: Callable[..., User], room: Class) -> None:  # noqa: F811
-    with serving(room.model, teach=room.options) as url:
-        user = visit(url)
-        page = user.page
-        user.choose("photo.png", encoded(photo()))
-        user.done("all tasks")
-        page.get_by_role("tab", name="Teach").click()
-        page.get_by_label("Name").fill("night")
-        page.get_by_label("Steps", exact=True).fill("100")
-        page.get_by_role("button", name="Teach").click()
-        expect(page.get_by_role("alert").filter(has_text="Add images first")).to_be_visible()
-        images = [{"name": f"{n}.png", "mimeType": "image/png", "buffer": encoded(photo(seed=n))} for n in range(10)]
-        for zone in ("Inputs", "Targets"):
-            page.get_by_label(f"{zone}: Files or a zip").set_input_files(images)
-            expect(page.get_by_role("group", name=zone)).to_contain_text("10 files")
-        page.get_by_role("button", name="Teach").click()
-        expect(page.get_by_role("heading", name="Learns night")).to_be_visible()
-        expect(page.locator("#running-facts")).to_contain_text("50 of 100")
-        expect(page.get_by_role("img", name="Held-out images")).to_be_visible()
-        expect(page.get_by_role("img", name="Loss by step")).to_be_visible()
-        page.get_by_role("button", name="Stop").click()
-        expect(page.get_by_role("heading", name="night is stopped")).to_be_visible()
-        page.reload()
-        page.get_by_role("tab", name="Teach").click()
-        page.get_by_role("button", name="Go on").click()
-        room.end()
-        expect(page.get_by_role("heading", name="night is learned")).to_be_visible()
-        with page.expect_download() as download:
-            page.get_by_role("link", name="Download its file").click()
-        assert Path(download.value.path()).read_bytes() == (room.bundle / "tasks" / "night.safetensors").read_bytes()
-        page.get_by_role("button", name="Use it now").click()
-        user.choose("photo.png", encoded(photo()))
-        user.done("night")
-        assert user.shows("#after", img2img.load(str(room.bundle)).run("night", photo()))
-        assert json.loads((room.folder / "night" / "job.json").read_text())["state"] == "done"
-        page.get_by_role("tab", name="Teach").click()
-        page.get_by_role("button", name="Teach another").click()
-        expect(page.get_by_label("Name")).to_be_visible()
-
-
-def test_an_upload_is_cancelled_and_what_an_interrupted_one_left_is_discarded_or_learned_from(
-    visit: Callable[..., User],
-    room: Class,  # noqa: F811
-) -> None:
-    with serving(room.model, teach=room.options) as url, httpx.Client(base_url=f"{url}/api/v1", timeout=60) as http:
-        user = visit(url)
-        page = user.page
-        page.get_by_role("tab", name="Teach").click()
-        page.get_by_role("radio", name="Images → labels").check()
-        page.get_by_label("Name").fill("night")
-        page.locator("#classes").fill("ground, car")
-        page.locator("#values").fill("0, x")
-        for zone in ("Images", "Labels"):
-            page.get_by_label(f"{zone}: Files or a zip").set_input_files(
-                [{"name": "1.png", "mimeType": "image/png", "buffer": b"x"}]
-            )
-            expect(page.get_by_role("group", name=zone)).to_contain_text("1 file, 1 byte")
-        page.get_by_role("button", name="Teach", exact=True).click()
-        expect(page.locator("#teach-error")).to_have_text(
-            "The label value x is none: expected whole numbers from 0 to 255, such as 0, 255."
-        )
-        page.locator("#values").fill("0, 255")
-        page.route("**/teach/files/**", lambda route: None)  # an upload that does not end
-        page.get_by_role("button", name="Teach", exact=True).click()
-        expect(page.locator("#teach-status")).to_have_text("Sends 1 of 2 files …")
-        page.locator("#cancel-sending").click()
-        expect(page.locator("#teach-error")).to_have_text("Cancelled.")
-        assert http.get("/teach").json()["job"] is None
-        page.get_by_role("button", name="Teach", exact=True).click()
-        expect(page.locator("#teach-status")).to_have_text("Sends 1 of 2 files …")
-        page.reload()  # in the middle of it
-        page.get_by_role("tab", name="Teach").click()
-        expect(page.get_by_role("heading", name="night waits for its images")).to_be_visible()
-        page.get_by_role("button", name="Go on").click()
-        expect(page.locator("#running-message")).to_have_text("Got 0 images as images: expected 10 or more.")
-        page.get_by_role("button", name="Discard").click()
-        expect(page.get_by_label("Name")).to_be_visible()
-        send(http)
-        page.get_by_role("tab", name="Teach").click()
-        expect(page.locator("#running-facts")).to_contain_text("inputs10targets10")
-        page.get_by_role("button", name="Go on").click()
-        expect(page.get_by_role("heading", name="Learns night")).to_be_visible()
-
-
-@pytest.mark.slow
-def test_a_style_of_ones_own_on_the_starter(visit: Callable[..., User], tmp_path: Path) -> None:
-    """A real training, on a copy of the bundle that comes with img2img."""
-    join_bundles(tmp_path / "mine", [packaged_bundles()["starter"]])
-    with serving(img2img.load(tmp_path / "mine", weights="merged"), teach=TeachOptions(folder=tmp_path / "teach")) as url:
-        user = visit(url)
-        page = user.page
-        page.get_by_role("tab", name="Teach").click()
-        page.get_by_role("radio", name="A style").check()
-        page.get_by_label("Name").fill("gravel")
-        page.get_by_label("Steps", exact=True).fill("10")
-        gravel = {"name": "gravel.png", "mimeType": "image/png", "buffer": encoded(Image.fromarray(skimage.data.gravel()))}
-        page.get_by_label("Style: Image").set_input_files([gravel])
-        page.get_by_role("button", name="Teach").click()
-        expect(page.get_by_role("heading", name="gravel is learned")).to_be_visible(timeout=600_000)
-        page.get_by_role("button", name="Use it now").click()
-        user.choose("photo.png", encoded(photo()))
-        user.done("gravel")
-        model = img2img.load(tmp_path / "mine")
-        assert _largest_difference(user.shown("#after"), model.run("gravel", photo())) <= 1
-        assert _largest_difference(model.run("colour", photo()), img2img.load("starter").run("colour", photo())) == 0

@@ -6,6 +6,7 @@ The process that trains is mostly a stand-in, which writes the files that a trai
 import contextlib
 import io
 import json
+import os
 import shutil
 import sys
 import threading
@@ -214,7 +215,7 @@ name, bundle, ready, preview, control = sys.argv[1], *map(pathlib.Path, sys.argv
 run = pathlib.Path("run"); (run / "metrics").mkdir(parents=True, exist_ok=True); (run / "previews").mkdir(exist_ok=True)
 rows = ["step,loss"] + [f"{step},{1 / step}" for step in range(10, 60, 10)]
 (run / "metrics" / f"{name}.csv").write_text("\\n".join(rows))
-shutil.copy(preview, run / "previews" / f"{name}.jpg")
+draft = shutil.copy(preview, run / "draft.jpg"); draft.replace(run / "previews" / f"{name}.jpg")  # whole, as a training writes it
 print("learns", flush=True)
 while not control.exists():
     time.sleep(0.02)
@@ -324,6 +325,19 @@ def test_from_images_to_a_task_that_is_served(room: Class, client: httpx.Client)
     assert "evaluation.previews=4" in command
 
 
+def test_the_time_left_does_not_count_loading_as_steps(room: Class, client: httpx.Client) -> None:
+    send(client)
+    client.post("/teach/start")
+    wait(client, "running", until=lambda job: job["step"] == 50)
+    log = room.folder / "night" / "run" / "metrics" / "night.csv"
+    written = log.stat().st_mtime
+    with open(log, "a") as file:
+        file.write("\n60,0.01")
+    os.utime(log, (written + 10, written + 10))  # ten steps in ten seconds, and 40 to go
+    job = wait(client, "running", until=lambda job: job["step"] == 60)
+    assert 30 <= job["left"] <= 51
+
+
 def opened_jpeg(answer: httpx.Response) -> tuple[int, int]:
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
     from PIL import Image
@@ -393,6 +407,13 @@ def test_what_cannot_be_taught(room: Class, client: httpx.Client, asked: dict[st
     assert said in error(client.post("/teach", json={"name": "night", "kind": "pairs", **asked}), status)
     assert state(client) is None
     assert not room.folder.exists()
+
+
+def test_the_folder_of_an_earlier_training_is_kept(room: Class, client: httpx.Client) -> None:
+    (room.folder / "night").mkdir(parents=True)
+    said = error(client.post("/teach", json={"name": "night", "kind": "pairs"}), 409)
+    assert "the folder of an earlier training has the name 'night'" in said
+    assert "choose another name" in said
 
 
 @pytest.mark.parametrize(

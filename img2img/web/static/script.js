@@ -35,8 +35,10 @@ async function ask(path, options = {}) {
 }
 
 const sentence = text => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+const words = name => name.replaceAll("_", " ");
 const seconds = value => value < 9.95 ? `${value.toFixed(1)} s` : value < 60 ? `${Math.round(value)} s`
   : value < 3600 ? `${Math.floor(value / 60)} min ${Math.round(value % 60)} s` : `${Math.floor(value / 3600)} h ${Math.round(value / 60) % 60} min`;
+const percent = share => `${Math.round(100 * share)}%`;
 const bytes = value => value < 1e3 ? `${value} ${value === 1 ? "byte" : "bytes"}` : value < 1e6 ? `${(value / 1e3).toPrecision(3)} kB` : value < 1e9 ? `${(value / 1e6).toPrecision(3)} MB` : `${(value / 1e9).toPrecision(3)} GB`;
 const number = value => value == null ? "–" : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)));
 
@@ -74,7 +76,11 @@ async function load(choose) {
   chosen = choose ?? ((chosen === ALL && count > 1) || info(chosen) ? chosen : count > 1 ? ALL : service.tasks[0]?.name ?? null);
   drawTasks();
   drawForms();
-  if (!image) $("status").textContent = count ? "Choose an image, and every task runs on it." : NO_TASKS;
+  invite();
+}
+
+function invite() {
+  if (!image) $("status").textContent = chosen ? `Choose an image, and ${chosen === ALL ? "every task" : chosen} runs on it.` : NO_TASKS;
 }
 
 function drawSamples() {
@@ -99,7 +105,7 @@ function drawTasks() {
     const result = name === ALL ? null : image?.results.get(key(name, form(name)));
     const thumb = result?.url ? make("img", { src: result.url, alt: "" }) : make("span", { textContent: name === ALL ? "▦" : "" });
     thumb.className = "thumb";
-    const kind = name === ALL ? `${service.tasks.length}, one by one` : info(name).kind;
+    const kind = name === ALL ? `${service.tasks.length}, one by one` : words(info(name).kind);
     button.append(thumb, make("span", { className: "name", textContent: name === ALL ? "All tasks" : name }, make("small", { textContent: kind })));
     button.dataset.task = name;
     button.setAttribute("aria-pressed", String(name === chosen));
@@ -123,6 +129,7 @@ function choose(name) {
   chosen = name;
   for (const button of $("tasks").children) button.setAttribute("aria-pressed", String(button.dataset.task === name));
   drawForms();
+  invite();
   if (image) run(name === ALL ? service.tasks.map(task => task.name) : info(name) ? [name] : []);
 }
 
@@ -164,7 +171,9 @@ async function decoded(url) {
   const probe = new Image();
   probe.src = url;
   await probe.decode();
+  return probe;
 }
+const size = picture => `${picture.naturalWidth} × ${picture.naturalHeight}`;
 
 const fileOf = list => [...list].find(item => item.type?.startsWith("image/")) ?? [...list][0];
 
@@ -214,6 +223,7 @@ async function run(tasks) {
   const mine = generation, due = tasks.filter(task => !image.results.has(key(task, form(task))));
   show($("error"), null);
   draw();
+  tell(due, "waits");
   $("cancel").hidden = $("progress").hidden = due.length === 0;
   const failed = [];
   for (const [done, task] of due.entries()) {
@@ -221,11 +231,13 @@ async function run(tasks) {
     if (due.length === 1) $("progress").removeAttribute("value");
     $("status").textContent = due.length > 1 ? `${task} (${done + 1} of ${due.length}) …` : `${task} …`;
     mark(task, true);
+    tell([task], "runs …");
     try {
       const how = form(task);
       const answer = await ask(`/run/${encodeURIComponent(task)}?form=${how}`, { method: "POST", body: image.blob, signal: stop.signal });
       const ms = Number(answer.headers.get("server-timing")?.match(/dur=([\d.]+)/)?.[1]);
       const result = how === "scores" ? { scores: (await answer.json()).scores } : { url: URL.createObjectURL(await answer.blob()) };
+      if (result.url) result.size = size(await decoded(result.url));
       if (mine !== generation) return result.url && URL.revokeObjectURL(result.url);
       image.results.set(key(task, how), { ...result, ms });
     } catch (error) {
@@ -240,6 +252,7 @@ async function run(tasks) {
     draw();
   }
   $("cancel").hidden = $("progress").hidden = true;
+  tell(due.filter(task => !image.results.has(key(task, form(task)))), "no result");
   if (failed.length) {
     const [task, error] = failed[0];
     show($("error"), error instanceof Refused ? new Refused(`${task}: ${error.message}`) : error);
@@ -254,6 +267,10 @@ function mark(task, busy) {
   for (const button of $("tasks").children) if (button.dataset.task === task) button.classList.toggle("busy", busy);
 }
 
+function tell(tasks, text) {  // in the tiles of tasks, where results will be
+  for (const button of $("gallery").querySelectorAll(".open")) if (tasks.includes(button.dataset.task)) button.querySelector("span").textContent = text;
+}
+
 function drawThumb(task) {
   const url = image.results.get(key(task, form(task)))?.url;
   const button = [...$("tasks").children].find(one => one.dataset.task === task);
@@ -261,13 +278,13 @@ function drawThumb(task) {
 }
 
 function said() {
-  const size = `${$("before").naturalWidth} × ${$("before").naturalHeight} pixels`;
   if (chosen === null) return void ($("status").textContent = NO_TASKS);
   const names = chosen === ALL ? service.tasks.map(task => task.name) : [chosen];
   const results = names.map(task => image.results.get(key(task, form(task)))).filter(Boolean);
   if (results.length === names.length) {
     const total = results.reduce((sum, result) => sum + result.ms, 0) / 1000;
-    $("status").textContent = `${chosen}: ${size} in ${seconds(total)}`;
+    const given = size($("before")), got = chosen === ALL ? given : results[0].size ?? given;
+    $("status").textContent = `${chosen}: ${got === given ? given : `${given} → ${got}`} pixels in ${seconds(total)}`;
   }
 }
 
@@ -298,7 +315,7 @@ function draw() {
     return make("li", {}, swatch, make("span", { textContent: name }));
   }));
   $("scores").replaceChildren(...Object.entries(result?.scores ?? {}).slice(0, 5).map(([name, score]) =>
-    make("li", {}, make("span", { textContent: name }), make("meter", { value: score, max: 1 }), make("b", { textContent: `${Math.round(100 * score)}%` }))));
+    make("li", {}, make("span", { textContent: name }), make("meter", { value: score, max: 1 }), make("b", { textContent: percent(score) }))));
   $("download").hidden = !result?.url;
   if (result?.url) Object.assign($("download"), { href: result.url, download: fileName(chosen) });
 }
@@ -312,10 +329,12 @@ function drawGallery() {  // a tile stays while its image comes, so that the key
     $("gallery").replaceChildren(input, ...names.map(tile));
     $("gallery").dataset.of = known;
   }
+  $("gallery").style.setProperty("--ratio", $("before").naturalWidth / $("before").naturalHeight);  // of the room for a result
   const [input, ...tiles] = $("gallery").children;
   if (input.querySelector("img").src !== image.url) input.querySelector("img").src = image.url;
   for (const [index, name] of names.entries()) {
-    const url = image.results.get(key(name, form(name)))?.url;
+    const { url, scores } = image.results.get(key(name, form(name))) ?? {};
+    if (scores) for (const [most, score] of Object.entries(scores).slice(0, 1)) tell([name], `${most} ${percent(score)}`);
     const shown = tiles[index].querySelector("img"), link = tiles[index].querySelector("a");
     shown.hidden = link.hidden = !url;
     tiles[index].querySelector(".open span").hidden = Boolean(url);
@@ -325,7 +344,8 @@ function drawGallery() {  // a tile stays while its image comes, so that the key
 }
 
 function tile(name) {
-  const button = label(make("button", { className: "open" }, make("img", { alt: "" }), make("span", { textContent: "waits" })), `Show ${name}`);
+  const button = label(make("button", { className: "open" }, make("img", { alt: "" }), make("span")), `Show ${name}`);
+  button.dataset.task = name;
   button.onclick = () => {
     choose(name);  // which hides the tile
     const next = $("compare").classList.contains("input-only") ? [...$("tasks").children].find(one => one.dataset.task === name) : $("slider");
@@ -372,7 +392,7 @@ async function drawMasks() {
   $("table").tBodies[0].replaceChildren(...service.tasks.map(task => {
     const metric = task.metrics[task.primary_metric];
     const cells = [
-      task.kind, task.method === "identity" ? "none (the backbone itself)" : task.method,
+      words(task.kind), task.method === "identity" ? "none (the backbone itself)" : task.method,
       metric == null ? "–" : `${task.primary_metric} ${number(metric)}`,
       task.affected == null ? "–" : `${(100 * task.affected).toFixed(1)} % ${task.effect}`, task.bytes == null ? "–" : bytes(task.bytes),
     ];
@@ -398,11 +418,11 @@ async function drawMasks() {
 
 const KINDS = {
   pairs: {
-    name: "Inputs → results", hint: "Pairs of images of the same size and the same file name: what goes in, and what shall come out.",
+    name: "Inputs → results", hint: "Ten or more pairs of images of the same size and file name: what goes in, and what shall come out. Drop files, folders or a zip. One zip or folder may hold both, in subfolders inputs and targets.",
     zones: { inputs: ["Inputs", "what the network will be given"], targets: ["Targets", "what it shall make of them"] },
   },
   labels: {
-    name: "Images → labels", hint: "Photos, and label images of the same names whose pixel values are the numbers of classes.",
+    name: "Images → labels", hint: "Ten or more photos, and label images of the same sizes and names whose pixel values are the numbers of classes. Drop files, folders or a zip. One zip or folder may hold both, in subfolders images and labels.",
     zones: { images: ["Images", "photos"], labels: ["Labels", "PNG, one value a class"] },
   },
   style: {
@@ -414,6 +434,7 @@ const ENDINGS = /\.(jpe?g|jpe|jfif|png|webp|bmp|tiff?|gif)$/i;
 let kind = "pairs";
 let given = {};           // the files of each zone, as [path, File]
 let job = null;
+let bounds = {};          // of a training
 let polling = 0;
 let sending = null;       // the AbortController of this page's upload
 
@@ -434,16 +455,29 @@ function drawZones() {
   $("for-classes").hidden = $("for-values").hidden = kind !== "labels";
   $("classes").required = kind === "labels";
   $("zones").replaceChildren(...Object.entries(KINDS[kind].zones).map(([role, [title, hint]]) => {
-    const count = make("p", { textContent: hint });
+    const count = make("p", { textContent: hint }), clear = label(make("button", { type: "button", textContent: "Clear", hidden: true }), `${title}: Clear`);
+    clear.className = "button";
     const add = files => {
-      given[role] = [...(role === "style" ? [] : given[role] ?? []), ...files].slice(role === "style" ? -1 : 0);
-      const size = given[role].reduce((sum, [, file]) => sum + file.size, 0);
-      count.textContent = `${given[role].length} ${given[role].length === 1 ? "file" : "files"}, ${bytes(size)}`;
+      show($("teach-error"), null);
+      try {
+        given[role] = joined(role === "style" ? [] : given[role] ?? [], wanted(files)).slice(role === "style" ? -1 : 0);
+        const size = given[role].reduce((sum, [, file]) => sum + file.size, 0);
+        count.textContent = `${given[role].length} ${given[role].length === 1 ? "file" : "files"}, ${bytes(size)}`;
+        clear.hidden = false;
+      } catch (error) {
+        show($("teach-error"), error);
+      }
+    };
+    clear.onclick = () => {
+      delete given[role];
+      count.textContent = hint;
+      zone.querySelector("input").focus();
+      clear.hidden = true;
     };
     const choose = (text, options) => {
       const input = make("input", { type: "file", ...options });
       input.onchange = () => {
-        add(wanted([...input.files].map(file => [file.webkitRelativePath.split("/").slice(1).join("/") || file.name, file])));
+        if (input.files.length) add([...input.files].map(file => [file.webkitRelativePath.split("/").slice(1).join("/") || file.name, file]));
         input.value = "";
       };
       const button = make("label", { className: "button" }, text, input);
@@ -453,17 +487,37 @@ function drawZones() {
     const many = role !== "style";
     const zone = make("div", { className: "zone" }, make("strong", { textContent: title }), count, make("div", { className: "row" },
       choose(many ? "Files or a zip" : "Image", { multiple: many, accept: many ? "image/*,.tif,.tiff,.zip" : "image/*,.tif,.tiff" }),
-      ...(many ? [choose("A folder", { webkitdirectory: true })] : [])));
+      ...(many ? [choose("A folder", { webkitdirectory: true })] : []), clear));
     label(zone, title).setAttribute("role", "group");
     dropsOn(zone, zone, async data => {
       const entries = [...data.items].map(item => item.webkitGetAsEntry?.()).filter(Boolean);
-      add(wanted((await Promise.all(entries.map(entry => inside(entry, entry.isDirectory)))).flat()));
+      try {  // of several folders the names say what is what
+        add((await Promise.all(entries.map(entry => inside(entry, entry.isDirectory && entries.length === 1)))).flat());
+      } catch (error) {
+        show($("teach-error"), new Refused(`What was dropped cannot be read: ${error.message}`));
+      }
     });
     return zone;
   }));
 }
 
-const wanted = files => files.filter(([path]) => (ENDINGS.test(path) || /\.zip$/i.test(path)) && !/(^|\/)(\.|__MACOSX)/.test(path));
+function wanted(files) {
+  const found = files.filter(([path]) => (ENDINGS.test(path) || /\.zip$/i.test(path)) && !/(^|\/)(\.|__MACOSX)/.test(path));
+  if (!found.length) throw new Refused("There is no image and no zip in this.");
+  return found;
+}
+
+function joined(before, files) {  // a file that is given again counts once; another one of its name would take its place
+  const all = new Map(before);
+  for (const [path, file] of files) {
+    const there = all.get(path);
+    if (there && (there.size !== file.size || there.lastModified !== file.lastModified)) {
+      throw new Refused(`There is another ${path} already. Clear first, or put all into one folder with subfolders and add that.`);
+    }
+    all.set(path, file);
+  }
+  return [...all];
+}
 
 async function inside(entry, top) {  // files of a dropped folder, by their paths below it
   if (entry.isFile) return new Promise((resolve, reject) => entry.file(file => resolve([[entry.name, file]]), reject));
@@ -478,10 +532,11 @@ const post = (path, body) => ask(path, { method: "POST", ...(body && { body: JSO
 
 $("job").onsubmit = async event => {
   event.preventDefault();
+  if (sending) return;
   show($("teach-error"), null);
   const files = Object.keys(KINDS[kind].zones).flatMap(role => (given[role] ?? []).map(([path, file]) => [role, path, file]));
   const { signal } = sending = new AbortController();
-  $("start").disabled = true;
+  $("start").setAttribute("aria-disabled", "true");  // a disabled button would lose the keyboard's focus
   $("cancel-sending").hidden = false;
   let failed = null;
   try {
@@ -493,8 +548,7 @@ $("job").onsubmit = async event => {
       let done = 0;
       for (const [role, path, file] of files) {
         $("teach-status").textContent = `Sends ${++done} of ${files.length} files …`;
-        if (/\.zip$/i.test(path)) await ask(`/teach/zip?role=${role}`, { method: "POST", body: file, signal });
-        else await ask(`/teach/files/${role}/${path.split("/").map(encodeURIComponent).join("/")}`, { method: "PUT", body: file, signal });
+        await send(role, path, file, signal);
       }
       signal.throwIfAborted();
       await post("/teach/start");
@@ -507,12 +561,23 @@ $("job").onsubmit = async event => {
   }
   sending = null;
   $("teach-status").textContent = "";
-  $("start").disabled = false;
+  $("start").removeAttribute("aria-disabled");
   $("cancel-sending").hidden = true;
   await poll();
   if (failed) show($("job").hidden ? $("running-message") : $("teach-error"), failed);
   if (signal.aborted) $("start").focus();
 };
+
+async function send(role, path, file, signal) {
+  const most = /\.zip$/i.test(path) ? bounds.upload_bytes : service.limits.upload_bytes;
+  if (file.size > most) throw new Refused(`${path} has ${bytes(file.size)}: expected ${bytes(most)} at most.`);
+  try {
+    if (/\.zip$/i.test(path)) await ask(`/teach/zip?role=${role}`, { method: "POST", body: file, signal });
+    else await ask(`/teach/files/${role}/${path.split("/").map(encodeURIComponent).join("/")}`, { method: "PUT", body: file, signal });
+  } catch (error) {
+    throw error instanceof Refused && !error.message.includes(path) ? new Refused(`${path}: ${error.message}`) : error;
+  }
+}
 
 $("cancel-sending").onclick = () => sending?.abort();
 
@@ -530,23 +595,39 @@ async function poll() {
   try {
     said = await (await ask("/teach")).json();
   } catch (error) {
-    return show($("running-message"), error);
+    if (before === "running") polling = setTimeout(poll, 1000);  // the service may come back
+    return show($("job").hidden ? $("running-message") : $("teach-error"), error);
   }
+  if (before === "done" && !said.job) emptyForm();
   job = said.job;
-  $("steps").max = said.limits.steps;
+  bounds = said.limits;
+  $("steps").max = bounds.steps;
   drawJob();
-  if (job?.state === "done" && before === "running") await load();
   if (job?.state === "running") polling = setTimeout(poll, 1000);
+  if (job?.state === "done" && before === "running") await load().catch(error => show($("running-message"), error));
+}
+
+function emptyForm() {  // the next task has a name and images of its own
+  $("name").value = $("classes").value = $("values").value = "";
+  drawZones();
 }
 
 function drawJob() {
+  const focused = $("teach").contains(document.activeElement) ? document.activeElement : null;
+  drawState();
+  if (focused && !focused.checkVisibility()) ($("running").hidden ? $("kinds").querySelector(":checked") : $("running-name")).focus();
+}
+
+function drawState() {
   const shown = job && !(job.state === "receiving" && sending);  // what this page sends itself is in its form
   $("job").hidden = Boolean(shown);
   $("running").hidden = !shown;
   if (!shown) return;
   const { name, state, step, steps, loss, left, counts } = job, receiving = state === "receiving";
   $("running-name").textContent = { receiving: `${name} waits for its images`, running: `Learns ${name}`, stopped: `${name} is stopped`, failed: `${name} could not be learned`, done: `${name} is learned` }[state];
-  Object.assign($("running-progress"), { max: steps, value: state === "done" ? steps : step });
+  $("running-progress").max = steps;
+  if (state === "running" && (step === 0 || step >= steps)) $("running-progress").removeAttribute("value");  // it starts or measures
+  else $("running-progress").value = state === "done" ? steps : step;
   const facts = receiving ? { ...counts, "bytes in all": bytes(job.bytes) } : { step: `${state === "done" ? steps : step} of ${steps}`, loss: loss.length ? number(loss.at(-1)[1]) : "–", "time left": state !== "running" ? "–"
     : left == null ? "starts …" : step >= steps ? "measures …" : seconds(left), "time so far": seconds(job.seconds) };
   $("running-facts").replaceChildren(...Object.entries(facts).map(([term, value]) => make("div", {}, make("dt", { textContent: term }), make("dd", { textContent: value }))));
@@ -558,6 +639,7 @@ function drawJob() {
   $("running-progress").hidden = receiving;
   $("go-on").hidden = state === "running" || state === "done";
   $("use").hidden = $("task-file").hidden = state !== "done";
+  $("discard").hidden = state === "running";  // one click must not delete hours of work
   $("discard").textContent = state === "done" ? "Teach another" : "Discard";
   show($("running-message"), job.message ? new Refused(sentence(job.message)) : null);
 }
@@ -585,8 +667,13 @@ $("go-on").onclick = () => order("/teach/start", { method: "POST" });
 $("discard").onclick = () => order("/teach", { method: "DELETE" });
 $("use").onclick = async () => {
   const name = job.name;
-  await load(name);
+  try {
+    await load(name);
+  } catch (error) {
+    return show($("running-message"), error);
+  }
   open($("tab-images"));
+  $("tab-images").focus();
   if (image) choose(name);
 };
 
