@@ -22,7 +22,7 @@ from rich.table import Table
 
 PEER = "imports of its libraries"
 GOALS = {"img2img run": (2.5, 1.25), "to the first step": (4.0, 2.0)}
-"""Seconds that were asked for, which the imports alone exceed where this was measured; so what is judged is the ratio to these."""
+"""Seconds that were asked for, which the imports alone exceed where this was measured; so the ratio to these is judged."""
 
 # A training that ends with its first step.
 _TO_FIRST_STEP = """

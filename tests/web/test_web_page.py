@@ -14,6 +14,7 @@ from web_page import User, expect, largest_difference
 from web_service import Slow
 
 import img2img
+from img2img.inference.conversion import OpenedImages
 
 # ---------------------------------------------------------------------- what it shows
 
@@ -325,6 +326,51 @@ def test_the_whole_page_by_keyboard_alone(visit: Callable[..., User], url: str, 
     keys.press("ArrowLeft")
     assert (user.focused(), user.walk()[:1]) == ("Masks", ["Masks"])
     page.get_by_role("img", name="Zeroed weights of each task's mask, by layer").wait_for()
+
+
+class Watched:
+    """A model that remembers the images which it was given."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self.given = model, list[OpenedImages]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def run(self, task: str, image: Any, **options: Any) -> Any:
+        self.given.append(image)
+        return self._model.run(task, image, **options)
+
+
+def test_a_large_photo_is_tried_small_and_made_at_its_full_size_on_request(visit: Callable[..., User], reference: Any) -> None:
+    model, given = Watched(reference), photo(1500, 120)
+    with serving(model) as url:
+        user = visit(url)
+        page = user.page
+        user.choose("large.png", encoded(given))
+        user.done("all tasks")
+        expect(page.locator("#status")).to_contain_text("1024 × 82 pixels in ")
+        assert page.get_by_role("radio", name="1024 × 82, quick").is_checked()
+        small = model.given[0]
+        assert {images.size for images in model.given} == {(82, 1024)}
+        sent = Image.fromarray(small.values.reshape(3, 82, 1024).permute(1, 2, 0).numpy())
+        assert largest_difference(sent, given.resize((1024, 82), Image.Resampling.BOX)) < 10, "by another filter"
+        user.task("disks", "overlay")
+        assert user.shows("#after", reference.run("disks", small, form="overlay"))
+        assert user.shows("#before", given)
+        asked = len(model.given)
+        page.get_by_role("radio", name="1500 × 120, full size").check()
+        expect(page.locator("#status")).to_contain_text("disks: 1500 × 120 pixels in ")
+        expected = reference.run("disks", given, form="overlay")
+        assert user.shows("#after", expected)
+        assert same(user.download(page.locator("#download"))[1], expected)
+        page.get_by_role("radio", name="1024 × 82, quick").check()
+        expect(page.locator("#status")).to_contain_text("disks: 1024 × 82 pixels in ")
+        assert len(model.given) == asked + 1, "what was made once is kept"
+        user.choose("small.png", encoded(photo()))
+        user.done("disks")
+        expect(page.locator("#sizes")).to_be_hidden()
+        assert user.foreign() == []
 
 
 def test_the_bar_and_the_forms_are_in_view(visit: Callable[..., User], reference: Any) -> None:

@@ -64,7 +64,8 @@ const form = task => {
   const asked = $("forms").querySelector(":checked")?.value;
   return forms(task).includes(asked) ? asked : forms(task)[0];
 };
-const key = (task, how) => JSON.stringify([task, how]);
+const whole = () => !image?.small || $("sizes").querySelector(":checked")?.value === "full";
+const key = (task, how) => JSON.stringify([task, how, whole()]);
 
 async function load(choose) {
   service = await (await ask("/tasks")).json();
@@ -156,12 +157,14 @@ async function take(blob, name) {
     $("status").textContent = "";
     return mine === generation && show($("error"), error);
   }
+  const small = await smaller(await decoded(url));
   if (mine !== generation) return URL.revokeObjectURL(url);
   if (image) for (const one of [image, ...image.results.values()]) URL.revokeObjectURL(one.url);
-  image = { blob, name, url, results: new Map() };
+  image = { blob, name, url, small, results: new Map() };
   $("before").src = url;
   await $("before").decode();
   $("before").alt = `Input: ${name}`;
+  drawSizes();
   drawTasks();
   draw();
   choose(chosen);
@@ -173,7 +176,32 @@ async function decoded(url) {
   await probe.decode();
   return probe;
 }
-const size = picture => `${picture.naturalWidth} × ${picture.naturalHeight}`;
+const sides = (width, height) => `${width} × ${height}`;
+const size = picture => sides(picture.naturalWidth, picture.naturalHeight);
+
+// A photo of a camera takes minutes at its full size. It is tried at this one, its longer side in pixels, until the user asks for more.
+const QUICK = 1024;
+
+async function smaller(picture) {  // null for an image that is small already
+  const scale = QUICK / Math.max(picture.naturalWidth, picture.naturalHeight);
+  if (scale >= 1) return null;
+  const [width, height] = [picture.naturalWidth, picture.naturalHeight].map(side => Math.max(1, Math.round(scale * side)));
+  const canvas = make("canvas", { width, height }), context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(picture, 0, 0, width, height);
+  const blob = await new Promise(done => canvas.toBlob(done, "image/png"));  // null where the browser has no memory for it
+  return blob && { blob, size: sides(width, height) };
+}
+
+function drawSizes() {
+  $("sizes").hidden = !image.small;
+  const named = image.small ? { quick: `${image.small.size}, quick`, full: `${size($("before"))}, full size` } : {};
+  $("sizes").replaceChildren(...Object.entries(named).map(([value, text]) => {
+    const input = make("input", { type: "radio", name: "size", value, checked: value === "quick" });
+    input.onchange = () => choose(chosen);
+    return make("label", {}, input, text);
+  }));
+}
 
 const fileOf = list => [...list].find(item => item.type?.startsWith("image/")) ?? [...list][0];
 
@@ -220,7 +248,7 @@ async function run(tasks) {
   if (!image) return;
   running?.abort();
   const stop = running = new AbortController();
-  const mine = generation, due = tasks.filter(task => !image.results.has(key(task, form(task))));
+  const mine = generation, body = whole() ? image.blob : image.small.blob, due = tasks.filter(task => !image.results.has(key(task, form(task))));
   show($("error"), null);
   draw();
   tell(due, "waits");
@@ -233,13 +261,13 @@ async function run(tasks) {
     mark(task, true);
     tell([task], "runs …");
     try {
-      const how = form(task);
-      const answer = await ask(`/run/${encodeURIComponent(task)}?form=${how}`, { method: "POST", body: image.blob, signal: stop.signal });
+      const how = form(task), place = key(task, how);
+      const answer = await ask(`/run/${encodeURIComponent(task)}?form=${how}`, { method: "POST", body, signal: stop.signal });
       const ms = Number(answer.headers.get("server-timing")?.match(/dur=([\d.]+)/)?.[1]);
       const result = how === "scores" ? { scores: (await answer.json()).scores } : { url: URL.createObjectURL(await answer.blob()) };
       if (result.url) result.size = size(await decoded(result.url));
       if (mine !== generation) return result.url && URL.revokeObjectURL(result.url);
-      image.results.set(key(task, how), { ...result, ms });
+      image.results.set(place, { ...result, ms });
     } catch (error) {
       if (mine !== generation || stop !== running) return;
       if (stop.signal.aborted) break;
@@ -283,7 +311,7 @@ function said() {
   const results = names.map(task => image.results.get(key(task, form(task)))).filter(Boolean);
   if (results.length === names.length) {
     const total = results.reduce((sum, result) => sum + result.ms, 0) / 1000;
-    const given = size($("before")), got = chosen === ALL ? given : results[0].size ?? given;
+    const given = whole() ? size($("before")) : image.small.size, got = chosen === ALL ? given : results[0].size ?? given;
     $("status").textContent = `${chosen}: ${got === given ? given : `${given} → ${got}`} pixels in ${seconds(total)}`;
   }
 }
