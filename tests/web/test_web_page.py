@@ -392,6 +392,11 @@ def test_the_bar_and_the_forms_are_in_view(visit: Callable[..., User], reference
             slow.go.set()
             user.done("all tasks")
             assert abs(tile.bounding_box()["height"] - room_for_it["height"]) <= 1, "nothing moves as a result comes"
+            user.page.get_by_role("button", name="Show edges").click()
+            user.done("edges")
+            button = page.locator("#tasks button[data-task='edges']").bounding_box()
+            assert button["x"] >= 0
+            assert button["x"] + button["width"] <= width, "the row of tasks has moved to it"
             user.task("disks")
             if width > 1000:
                 expect(page.get_by_role("radiogroup", name="Form")).to_be_in_viewport(ratio=1)

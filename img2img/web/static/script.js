@@ -128,7 +128,11 @@ function drawForms() {
 
 function choose(name) {
   chosen = name;
-  for (const button of $("tasks").children) button.setAttribute("aria-pressed", String(button.dataset.task === name));
+  for (const button of $("tasks").children) {
+    const pressed = button.dataset.task === name, row = $("tasks").getBoundingClientRect(), box = button.getBoundingClientRect();
+    button.setAttribute("aria-pressed", String(pressed));
+    if (pressed) $("tasks").scrollLeft += box.x + box.width / 2 - row.x - row.width / 2;  // on a phone the row is longer than the screen
+  }
   drawForms();
   invite();
   if (image) run(name === ALL ? service.tasks.map(task => task.name) : info(name) ? [name] : []);
